@@ -94,6 +94,14 @@ def _global_states():
 
 
 @pytest.fixture
+def blank_figures(monkeypatch):
+    """Figures are white: matplotlib takes half a second for each, and the test looks at none."""
+    import numpy as np
+
+    monkeypatch.setattr("ddim.plots.charts.rasterise", lambda figure: np.full((64, 64, 3), 255, np.uint8))
+
+
+@pytest.fixture
 def foreground():
     """Signals as a process in the foreground has them: one started with & ignores Ctrl-C."""
     kept = {kind: signal.getsignal(kind) for kind in KINDS}

@@ -17,6 +17,7 @@ import ddim
 import tiny
 from ddim.machine import startup
 from oracles import made
+from stubs import stub
 
 MACHINE = replace(tiny.MACHINE, threads=2)
 
@@ -36,7 +37,9 @@ def global_state():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return ddim.train(None, tiny.recipe(), out=tmp_path_factory.mktemp("run") / "run", machine=MACHINE)
+    return ddim.train(
+        None, tiny.recipe(images=8), out=tmp_path_factory.mktemp("run") / "run", machine=tiny.MACHINE
+    )
 
 
 CALLS = {
@@ -55,9 +58,9 @@ def test_train_load_and_sample_change_no_global_state(call, run, monkeypatch):
     assert global_state() == before
 
 
-def test_sampling_runs_with_the_threads_of_the_run(run):
+def test_sampling_runs_with_the_threads_of_the_loaded_run(run):
     used = []
-    trained = ddim.load(run)
+    trained = ddim.load(run, threads=2)
     trained.model.net.register_forward_hook(lambda *_: used.append(torch.get_num_threads()))
     ddim.sample(trained, n=1, steps=1)
     assert used == [2]
@@ -86,7 +89,7 @@ def test_paths_may_be_text(run, tmp_path):
     assert torch.equal(images, ddim.sample(ddim.load(str(run)), 2, 2))
     ddim.resume(str(run))
     other = ddim.train(
-        None, tiny.recipe(images=8), out=str(tmp_path / "other"), source=str(run), machine=MACHINE
+        None, tiny.recipe(images=8), out=str(tmp_path / "other"), source=str(run), machine=tiny.MACHINE
     )
     assert other == tmp_path / "other"
 
@@ -164,15 +167,16 @@ def test_image_k_depends_on_seed_k_and_seeds_are_numbers_or_lists(run):
 
 
 def test_numbers_of_numpy_are_as_good_as_those_of_python(tmp_path):
-    one, machine = np.int64(1), ddim.Machine("cpu", "fp32", threads=np.int64(2))
+    one, machine = np.int64(1), ddim.Machine("cpu", "fp32", threads=np.int64(1))
     recipe = replace(tiny.recipe(), sampler=ddim.DPMSolver(np.int64(2)))
     options = {"seed": one, "images": np.int64(8), "size": np.array([32, 32]), "progress": False}
     run = ddim.train(None, recipe, out=tmp_path / "run", machine=machine, **options)
-    pipeline = ddim.load(run, threads=np.int64(2))
+    pipeline = ddim.load(run, threads=np.int64(1))
     assert (pipeline.recipe.sampler, pipeline.recipe.seed) == (ddim.DPMSolver(2), 1)
     for sampler in (ddim.UniPC(np.int64(2)), ddim.AdamsBashforth(np.int64(2))):
         assert len(ddim.sample(pipeline, 2, sampler=sampler)) == 2
-    found = ddim.evaluate(pipeline, n=np.int64(20), part="all", steps=np.int64(2), seed=one, progress=False)
+    counts = {"n": np.int64(20), "steps": np.int64(2), "seed": one}
+    found = ddim.evaluate(pipeline, part="all", features=stub(), progress=False, **counts)
     assert found.record["sampling"]["seeds"] == list(range(1, 21))
 
 

@@ -39,7 +39,7 @@ def kept(said):
     return json.loads(Path(said.rstrip().rpartition(": ")[2]).read_text())
 
 
-@pytest.mark.parametrize(("method", "steps", "nfe"), [("vlb", 20, 20), ("ode", 3, 12)])
+@pytest.mark.parametrize(("method", "steps", "nfe"), [("vlb", 8, 8), ("ode", 3, 12)])
 def test_the_record_has_the_bits_of_each_image_and_the_settings(method, steps, nfe, run, command):
     words = ["likelihood", run, "--method", method, "-n", 3, "--steps", steps]
     said = command(*words).out.splitlines()[-1]
@@ -79,15 +79,10 @@ def test_fewer_images_are_the_first_of_more(run, command):
 
 
 def test_a_mistake_is_one_sentence(run, tmp_path, refused):
-    seed = tiny.train(tiny.recipe(schedule__max_signal=0.95), tmp_path / "seed")
-    newest = checkpoint.find_newest(run / "checkpoints")
+    seed = tiny.train(tiny.recipe(schedule__max_signal=0.95, images=8), tmp_path / "seed")
     np.save(tmp_path / "deep.npy", np.arange(4 * 16 * 16 * 3, dtype=np.uint16).reshape(4, 16, 16, 3))
     for words, sentence in [
         ([seed], "likelihood needs a least noise sigma / alpha in training of at most 0.05"),
-        ([newest], "is a checkpoint, and results are added to a run"),
-        ([run, "-n", 0], "n must be at least 1 and at most 1,000,000, got 0"),
-        ([run, "--steps", 1], "steps on this schedule, got 1"),
-        ([run, "--data", tmp_path / "missing"], "missing"),
         ([run, "--data", tmp_path / "deep.npy"], "for 8-bit images, but"),
     ]:
         assert sentence in refused("likelihood", *words)
@@ -95,7 +90,7 @@ def test_a_mistake_is_one_sentence(run, tmp_path, refused):
 
 def test_the_steps_on_a_tabulated_schedule_are_at_most_its_entries(tmp_path, command, refused):
     table = Linear(30, 1e-4, 0.5, clip="none", read="log_snr")
-    run = tiny.train(replace(tiny.BASE, schedule=table), tmp_path / "run")
+    run = tiny.train(replace(tiny.BASE, schedule=table, images=8), tmp_path / "run")
     assert kept(command("likelihood", run, "-n", "1").out)["steps"] == 30
     assert "to 30 steps" in refused("likelihood", run, "-n", "1", "--steps", "31")
     assert len(list((run / "likelihoods").iterdir())) == 1

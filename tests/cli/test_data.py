@@ -111,13 +111,6 @@ def test_clusters_are_counted_and_each_has_a_row_of_its_typical_images(folder, t
     assert all((cell == 255).all() for cell in cells[sizes[1] :])
 
 
-def test_impossible_numbers_of_clusters_are_refused(folder):
-    with pytest.raises(UserError, match="needs 2 clusters or more"):
-        run("photos", "--size", "8", "--clusters", "1")
-    with pytest.raises(UserError, match="give at most clusters:2"):
-        run("photos", "--size", "8", "--clusters", "3")
-
-
 def test_a_file_is_replaced_only_if_asked(folder, tmp_path):
     (tmp_path / "data-grid.png").write_bytes(b"mine")
     run("photos", "--size", "8")
@@ -127,24 +120,6 @@ def test_a_file_is_replaced_only_if_asked(folder, tmp_path):
         run("photos", "--size", "8", "--out", "data-grid.png")
     run("photos", "--size", "8", "--out", "data-grid.png", "--overwrite")
     assert (tmp_path / "data-grid.png").read_bytes() == made
-
-
-@pytest.mark.parametrize(
-    ("out", "message"), [("no/folder/grid.png", "does not exist"), ("grid.jpg", "must end in .png")]
-)
-def test_a_path_that_cannot_hold_a_sheet_is_refused(folder, out, message):
-    with pytest.raises(UserError, match=message):
-        run("photos", "--out", out)
-
-
-def test_many_classes_are_summarised(folder, tmp_path, capsys):
-    files = {f"class-{number:02d}/a.png": encoded(noise(number), "PNG") for number in range(30)}
-    as_folder(tmp_path / "many", files)
-    run("many", "--size", "8")
-    lines = capsys.readouterr().out.splitlines()
-    assert "classes: 30, of 1 to 1 images" in lines
-    assert sum(line.startswith("  class-") for line in lines) == 10
-    assert "  ... 20 others" in lines
 
 
 def test_json_holds_counts_classes_rejects_and_duplicates(folder, capsys):

@@ -1,7 +1,6 @@
 """`ddim invert`, `interpolate`, `inpaint`, `vary`: files, records, mistakes."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -66,8 +65,8 @@ def test_invert_writes_latents_and_reports_the_round_trip(run, side, photo, tmp_
 
 
 def test_an_exact_inversion_has_a_smaller_round_trip_error(run, photo, tmp_path, edit):
-    plain, _ = edit("invert", run, tmp_path / "a", photo, "--steps", 40)
-    exact, said = edit("invert", run, tmp_path / "b", photo, "--steps", 40, "--exact")
+    plain, _ = edit("invert", run, tmp_path / "a", photo, "--steps", 8)
+    exact, said = edit("invert", run, tmp_path / "b", photo, "--steps", 8, "--exact")
     assert exact["converged"]
     assert "did not converge" not in said
     assert exact["squared_errors"][0] < 1e-8 < plain["squared_errors"][0]
@@ -149,54 +148,17 @@ def test_mistakes_are_one_sentence(run, photo, tmp_path, refused):
     (tmp_path / "words.png").write_text("no image")
     Image.new("L", (90, 48)).save(tmp_path / "black.png")
     assert "cannot be used" in refused("invert", run, tmp_path / "words.png")
-    assert "cannot be read" in refused("vary", run, tmp_path / "none.png")
     assert "strength must be a number in (0, 1]" in refused("vary", run, photo, "--strength", 2)
-    assert "-n must be" in refused("vary", run, photo, "-n", 0)
     assert "white pixels, to inpaint" in refused("inpaint", run, photo, "--mask", tmp_path / "black.png")
-    (tmp_path / "folder").mkdir()
-    for mask, reason in (("none.png", "read: No such"), ("folder", "read: Is a"), ("words.png", "used: con")):
-        said = refused("inpaint", run, photo, "--mask", tmp_path / mask)
-        assert f"{tmp_path / mask} cannot be {reason}" in said
     assert "two images, or two seeds" in refused("interpolate", run, photo)
-    assert "two images, or two seeds" in refused("interpolate", run)
-    assert "must be two seeds" in refused("interpolate", run, "--seeds", "3")
-    assert "--frames must be" in refused("interpolate", run, "--seeds", "3,4", "--frames", 1)
-    assert "the recipe fields it takes are grid" in refused("invert", run, photo, "--sampler", "edm")
-    assert "--steps must be" in refused("invert", run, photo, "--steps", 0)
-    many = 99999999999
-    assert "at most 1,000,000" in refused("vary", run, photo, "--steps", many)
-    assert "at most 1,000,000" in refused("interpolate", run, "--seeds", "3,4", "--frames", many)
-    painted = ["inpaint", run, photo, "--mask", photo]
-    assert "--resample must be at least 1 and at most" in refused(*painted, "--resample", many)
     assert "holds files already" in refused("invert", run, photo, "--out", tmp_path)
     assert f"RUN comes before IMAGE: ddim vary {run} {photo}" in refused("vary", photo, run)
-    spaced = photo.with_name("my photo.png")
-    shutil.copy(photo, spaced)
-    assert f"RUN comes before IMAGE: ddim vary {run} '{spaced}'" in refused("vary", spaced, run)
-    assert f"RUN comes before IMAGE: ddim invert {run} {photo}" in refused("invert", photo, run)
 
 
 def test_a_refused_edit_leaves_no_folder(run, photo, tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
     Image.new("L", (90, 48)).save("black.png")
     before = sorted(tmp_path.iterdir())
-    for words in (
-        ["invert", run, "none.png"],
-        ["vary", run, "none.png"],
-        ["interpolate", run, photo, "none.png"],
-        ["inpaint", run, photo, "--mask", "none.png"],
-        ["inpaint", run, photo, "--mask", "black.png"],
-    ):
+    for words in (["invert", run, "none.png"], ["inpaint", run, photo, "--mask", "black.png"]):
         refused(*words)
     assert sorted(tmp_path.iterdir()) == before
-
-
-def test_invert_warns_of_noise_at_the_end_of_its_grid(run, tmp_path, photo, edit):
-    recipe = tiny.recipe(optim__warmup=0, schedule__max_signal=0.99995)
-    clean = tiny.train(recipe, tmp_path / "run")
-    for source, sigma in ((run, "0."), (clean, "0.39")):
-        _, said = edit("invert", source, tmp_path / sigma, photo, "--grid", "uniform")
-        assert f"at the last of these 4 times, sigma is still {sigma}" in said
-    record, said = edit("invert", clean, tmp_path / "fine", photo)
-    assert record["grid"] == {"kind": "uniform_log_snr", "end": 6.0}
-    assert "sigma" not in said

@@ -6,10 +6,7 @@ import shutil
 import pytest
 
 import tiny
-from ddim.cli import console
 from ddim.files import lock_folder
-from ddim.recipe.codec import override
-from ddim.sampling.pipeline import read_run_recipe
 from ddim.training import resume
 
 
@@ -76,61 +73,14 @@ def test_picking_shows_a_table_and_keeps_the_best(run, command):
     [
         (["--pick", "--width", "0.1"], "give --width or --pick, not both"),
         (["--width", "0.5"], "width must be above 0 and at most 0.289"),
-        (["--pick", "--by", "fid"], "by must be validation or kid, got 'fid'"),
-        (["--width", "0.1", "--name", "raw"], "the name of an average must be a plain word"),
         (["--by", "kid"], "--by is an option of --pick: give both"),
-        (["--width", "0.1", "-n", "1000"], "-n is an option of --pick: give both"),
-        (["--pick", "-n", "1000"], "-n is the number of samples for --by kid: give both"),
-        (["--width", "0.1", "--device", "cpu"], "--device is an option of --pick"),
-        (["--name", "mine"], "--name names the average of --width or --pick: give one of them"),
     ],
 )
 def test_mistakes_are_explained(words, said, run, refused):
     assert said in refused("ema", run, *words)
 
 
-@pytest.mark.parametrize("words", [["--pick"], ["--width", "0.08"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["--pick"]], ids=" ".join)
 def test_a_run_that_is_still_training_is_refused(words, run, refused):
     with lock_folder(run):
         assert "is still training" in refused("ema", run, *words)
-
-
-@pytest.mark.slow
-def test_a_run_without_snapshots_is_refused_with_advice(tmp_path, refused, command):
-    run = tmp_path / "run"
-    said = command(
-        "train", "blossoms:40", "--recipe", "smoke", "--images", 32, "--out", run, "--no-compile"
-    ).err
-    assert "ddim ema" not in said
-    assert "--report.snapshots 8" in refused("ema", run)
-
-
-def test_the_commands_for_a_checkpoint_name_the_checkpoint(run, command):
-    earlier = sorted((run / "checkpoints").glob("step-*"))[0]
-    assert command("ema", earlier).out.splitlines()[-1] == f"`ddim ema {earlier} --pick` chooses a width"
-    command("ema", f"{run}/best", "--width", "0.08")
-    said = command("ema", f"{run}/best").out
-    assert f": ddim sample {run}/best --weights width-0.08\n" in said
-
-
-def test_training_without_a_snapshot_does_not_name_the_command(tmp_path, command):
-    words = ["train", "blossoms:40", "--recipe", "smoke", "--images", 32, "--out", tmp_path / "run"]
-    assert "ddim ema" not in command(*words, "--no-compile", "--report.snapshots", 2).err
-
-
-@pytest.mark.parametrize(("student", "fewest"), [(False, 2), (True, 20)])
-def test_the_command_is_named_if_enough_images_are_held_out(student, fewest, run, capsys, monkeypatch):
-    recipe = override(read_run_recipe(run), {"objective": "consistency"} if student else {})
-    monkeypatch.setattr(console, "read_run_recipe", lambda path: recipe)
-    for held_out in (fewest - 1, fewest):
-        monkeypatch.setattr(console, "read_sealed", lambda path, n=held_out: {"data": {"valid": n}})
-        console.Console().done(run)
-        assert ("ddim ema" in capsys.readouterr().err) == (held_out == fewest)
-
-
-def test_training_with_snapshots_names_the_command(tmp_path, command, monkeypatch):
-    monkeypatch.setattr("ddim.nn.power_averages.FIRST", 2)
-    run = tmp_path / "run"
-    words = ["train", "blossoms:40", "--recipe", "smoke", "--images", 64, "--out", run, "--no-compile"]
-    said = command(*words, "--report.snapshots", 2).err
-    assert f"ddim ema {run} --pick    chooses how long the average of the weights is" in said

@@ -10,12 +10,13 @@ import pytest
 import tiny
 from ddim.cli import main
 from ddim.cli.choice_tables import parse_choices
-from ddim.evaluation.comparison_page import shorten_values
 from ddim.evaluation.record import read_evaluation
 from ddim.machine import distributed
 from ddim.machine.distributed import Processes
 from ddim.metrics import catalogue, features
 from stubs import stub, written
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
 def found(name=features.DEFAULT, weights=None):
@@ -30,7 +31,7 @@ def run(tmp_path_factory):
         patch.setattr(features, "load_extractor", found)
         recipe = tiny.recipe(data__source="blossoms:60", data__validation="0.5", optim__warmup="0")
         folder = tiny.train(recipe, tmp_path_factory.mktemp("run") / "one")
-        for words in (["-n", "120"], ["-n", "120", "--sampler", "edm"]):
+        for words in (["-n", "40"], ["-n", "40", "--sampler", "edm"]):
             assert main(["evaluate", str(folder), "--steps", "2", *words]) == 0
     return folder
 
@@ -55,8 +56,6 @@ def test_the_metrics_are_printed_with_their_conditions(run, command):
 
 
 def test_real_images_in_place_of_samples_are_printed_as_a_yardstick(run, command):
-    text = command("evaluate", run, "-n", 30, "--steps", 2).out
-    assert "\nreal against real: 30 training images in place of samples would score\nKID " in text
     # No other test has samples of these seeds.
     words = ["evaluate", run, "-n", 40, "--steps", 2, "--seed", 777]
     text = command(*words).out
@@ -79,25 +78,14 @@ def test_features_are_taken_by_name(run, command):
 @pytest.mark.parametrize(
     "words, sentence",
     [
-        (["RUN", "-n", 5], "n must be at least 20 and at most 1,000,000, got 5"),
-        (["RUN", "--steps", 0], "steps must be at least 1 and at most 1,000,000, got 0"),
         (["RUN", "--part", "vald"], "got 'vald'; perhaps you meant valid"),
         (
             ["RUN", "--optim.lr", 1],
             "--optim.lr is not an option of ddim evaluate; the recipe fields it takes are sampler",
         ),
-        (["RUN", "--steps", "1,x"], "--steps must be one or more whole numbers, such as 20 or 10,20,50, got"),
-        (["RUN", "--guidance", "high"], "--guidance must be one or more numbers, such as 2 or 1,1.5,2, got"),
-        (["RUN", "--metric", "fid"], "--metric is for tables: give several values of one option"),
         (["RUN", "--steps", "1,2", "--out", "RUN"], "is not a new or empty folder"),
-        (["RUN", "--stepz", 3], "perhaps you meant --steps"),
-        (["RUN", "--weights", "best"], "weights must be one of ema, raw"),
-        (["blossoms:40"], "blossoms:40 is not a run: name the reference images, with --data"),
         (["blossoms:40", "--data", "blossoms:40", "-n", 50], "-n is for runs, and blossoms:40 is not a run"),
-        (["blossoms:40", "--data", "blossoms:40", "--sampler", "ddim"], "--sampler is for runs"),
-        (["nowhere", "--data", "blossoms:40"], "'nowhere' is neither a folder"),
         (["runs/typo"], "runs/typo does not exist: name a run or a folder or archive of images"),
-        (["/"], "/ is not a run: name the reference images, with --data"),
     ],
 )
 def test_mistakes_are_one_sentence(run, words, sentence, refused):
@@ -137,13 +125,6 @@ def test_evaluations_are_ranked_and_their_differing_settings_are_listed(run, tmp
     assert [line.split()[0] for line in lines[7:]] == ["samples"]
 
 
-def test_values_are_cut_short_only_if_they_still_differ_after_the_cut():
-    long = "x" * 40
-    assert shorten_values([f"a{long}", f"b{long}"]) == [f"a{'x' * 28}...", f"b{'x' * 28}..."]
-    assert shorten_values([f"{long}a", f"{long}b", "c"]) == [f"{long}a", f"{long}b", "c"]
-    assert shorten_values([True, False, None, 50000]) == ["True", "False", "-", "50,000"]
-
-
 def test_several_values_of_a_choice_give_a_table(run, tmp_path, command):
     ways = ["--sampler", "ddim,ddpm", "--sampler.eta", "0,0.5", "--sampler.variance", "large"]
     said = command("evaluate", run, "-n", 40, "--steps", "1,2", *ways, "--out", tmp_path / "table")
@@ -161,15 +142,6 @@ def test_several_values_of_a_choice_give_a_table(run, tmp_path, command):
     differences = "minus ddim eta 0: differences from the first row with 95 % confidence intervals, paired"
     assert differences in said.out
     assert lines[-1] == f"{tmp_path / 'table'}/table.csv and .png"
-    before = len(list((run / "evaluations").iterdir()))
-    tables = len(list((run / "tables").glob("*")))  # other tests evaluate this run too
-    words = ["--metric", "recall", "--seed", 0, "-n", 40]
-    again = command("evaluate", run, *words, "--steps", "1,2", "--sampler", "ddim").out
-    cells = json.loads(command("evaluate", run, *words, "--steps", "1,2", "--json").out)["cells"]
-    assert [cell["steps"] for cell in cells] == [1, 2]
-    assert again.startswith("recall (higher is better)")
-    assert again.splitlines()[-1] == f"{run}/tables/{tables + 1}/table.csv and .png"
-    assert len(list((run / "evaluations").iterdir())) - before in (0, 2)
 
 
 def test_other_processes_take_the_evaluations_of_process_0_and_write_no_table(run, monkeypatch, command):
@@ -217,16 +189,3 @@ def test_an_evaluation_has_the_difference_0_to_itself(run, monkeypatch, command)
     assert "+0.00000 (+0.00000 ... +0.00000), paired, not distinguishable at 95 %" in same.replace(
         "-0.0", "+0.0"
     )
-
-
-@pytest.mark.parametrize(
-    "words, sentence",
-    [
-        (["RUN"], "a comparison needs at least two evaluations, got 1"),
-        (["RUN", "nowhere"], "nowhere does not exist: name a record, the folder of an evaluation, or a run"),
-        (["RUN", "RUN", "--metric", "fed"], "metric must be one of kid, fid, "),
-    ],
-)
-def test_evaluations_that_cannot_be_compared_give_one_sentence(run, words, sentence, refused):
-    words = [str(run) if word == "RUN" else word for word in words]
-    assert sentence in refused("compare", *words)

@@ -1,9 +1,6 @@
 import diffusers
 import pytest
 
-from ddim.evaluation.evaluate import evaluate_source
-from ddim.evaluation.reference import Reference
-from ddim.evaluation.samples import Samples
 from ddim.exchange.diffusers import export_to_diffusers, import_from_diffusers
 from ddim.sampling.pipeline import load
 from stubs import stub
@@ -49,15 +46,6 @@ def test_an_imported_run_has_no_images_and_none_are_opened(tmp_path, monkeypatch
     said = refused("train", "--from", run, "--out", tmp_path / "new")
     assert said == f"run {run} was imported and has no training images"
     assert not opened
-
-
-def test_an_imported_run_is_measured_on_named_images(tmp_path, command):
-    export_to_diffusers(load(run_of(recipe(data__size="32"), tmp_path / "run")), tmp_path / "out")
-    run = import_from_diffusers(tmp_path / "out", tmp_path / "back")
-    said = command("likelihood", run, "--data", "blossoms:40", "-n", 2, "--steps", 2).out
-    assert "bits per dimension" in said
-    found = evaluate_source(run, Samples(n=20, steps=2), Reference("blossoms:40"), extractor=stub())
-    assert found.value("kid") is not None
 
 
 @pytest.mark.parametrize("name", ["export", "import"])

@@ -92,30 +92,12 @@ def test_a_run_of_another_network_guides(home, tmp_path, command):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (
-            ["--guidance", "2"],
-            "guidance needs a label",
-        ),
-        (
-            ["--guide-with", "@guide"],
-            "guidance_interval and guide_with need a guidance scale",
-        ),
-        (["--guidance", "2", "--guide-with", "@best@x"], "weights must be one of"),
+        (["--guidance", "2"], "guidance needs a label"),
         (["--guidance", "2", "--guide-with", "nowhere"], "run nowhere is not a folder"),
-        (
-            ["--guidance", "2", "--guide-with", "HOME/other"],
-            "must have the pixels",
-        ),
-        (["--guidance", "2", "--guide-with", "HOME/other/guide@raw"], "must have the pixels"),
         (
             ["--guidance", "2", "--guidance-interval", "5,-2"],
             "--guidance-interval must have its lower end first",
         ),
-        (
-            ["--guidance", "2", "--guidance-interval", "5"],
-            "--guidance-interval must be two log-SNRs, such as",
-        ),
-        (["--guidance", "x"], "--guidance"),
     ],
 )
 def test_a_mistake_is_one_sentence(words, said, home, here, refused):

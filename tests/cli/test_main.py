@@ -26,32 +26,20 @@ MEMORY = "the memory is full: end other programs, or use a smaller --size or --o
 SAVED = "stopped and saved; continue with `ddim train --resume --out runs/one`"
 
 
-@pytest.mark.parametrize(
-    "words",
-    [["--help"], [], ["--version"], ["plot", "schedule", "--help"], *([name, "--help"] for name in COMMANDS)],
-)
-def test_help_imports_nothing_heavy(words):
+def test_help_imports_nothing_heavy():
+    pages = [["--help"], [], ["--version"], ["plot", "schedule", "--help"]]
+    pages += [[name, "--help"] for name in COMMANDS]
     code = f"""
-import sys
-from ddim.cli import COMMANDS, main
-try:
-    code = main({words!r})
-except SystemExit as end:
-    code = end.code
+import contextlib, sys
+from ddim.cli import main
+for words in {pages}:
+    with contextlib.suppress(SystemExit):
+        main(words)
 sys.stderr.write(" ".join(sys.modules))
-sys.exit(code)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stderr.split()) & HEAVY == set()
-    assert done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 110
-
-
-@pytest.mark.parametrize("name", ddim.__all__)
-def test_every_public_name_resolves_and_has_a_docstring(name):
-    assert getattr(ddim, name).__doc__
-    with pytest.raises(AttributeError, match="no attribute 'scheduler'"):
-        ddim.scheduler  # noqa: B018
 
 
 @pytest.mark.parametrize("words", [["--version"], ["-V"], ["version"]])
@@ -81,41 +69,16 @@ def test_every_command_explains_each_option(name, capsys):
         assert all(option in said for option in argument.option_strings)
 
 
-def test_help_has_no_colours():
-    """From Python 3.14 on, argparse colours the help of parsers whose `color` is true."""
-    parser = cli.build_parser("plot")
-    assert parser.commands
-    assert not any(each.color for each in (parser, *parser.commands.values()))
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["frobnicate"], "'frobnicate' is not a command; `ddim` lists the commands"),
         (["plot", "foward"], ", losses, got 'foward'; perhaps you meant forward; see `ddim plot --help`"),
-        (["trian"], "'trian' is not a command; perhaps you meant train; `ddim` lists the commands"),
-        (["xyzzy"], "'xyzzy' is not a command; `ddim` lists the commands"),
         (["/"], "'/' is not a command; perhaps you meant `ddim train /`"),
-        (["help", "trian"], "'trian' is not a command"),
-        (
-            ["sample", "run", "--eta", "1"],
-            "--eta is not an option of ddim sample; the recipe fields",
-        ),
-        (["sample", "run", "--eta", "1"], "perhaps you meant --sampler.eta"),
+        (["sample", "run", "--eta", "1"], "--eta is not an option of ddim sample; the recipe fields"),
         (["train", "--order", "3"], "order is not a field of a recipe; perhaps you meant sampler.order"),
-        (["train", "--threads", "many"], "--threads must be a whole number, got 'many'"),
-        (["train", "a", "b"], "unrecognized arguments: b"),
         (["train", "--minutes", "1", "--images", "2"], "give --minutes or --images, not both"),
-        (["train", "--optim.lr"], "--optim.lr needs a value"),
         (["train", "--optim.lr", "--recipe", "fast"], "--optim.lr needs a value"),
-        (["train", "tiny", "--find_lr"], "--find_lr is not an option; perhaps you meant --find-lr"),
-        (
-            ["train", "--find_lr", "--recipe", "fast"],
-            "--find_lr is not an option; perhaps you meant --find-lr",
-        ),
-        (["sample", "--fillm", "run"], "--fillm is not an option; perhaps you meant --film"),
-        (["train", "--xyzzy"], "--xyzzy is not an option"),
-        (["train", "--images=5", "--grid"], "--grid needs a value"),
         (["sample"], "RUN must be given; see `ddim sample --help`"),
     ],
 )
@@ -131,14 +94,6 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, said, capsys, tmp_path, mo
     assert captured.out == ""
     assert captured.err.startswith(f"ddim: {said}") or said in captured.err
     assert captured.err.count("\n") == 1
-
-
-@pytest.mark.parametrize("command", ["train", "sample"])
-def test_a_path_that_the_shell_split_at_its_spaces_is_named(command, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "my best photos").mkdir()
-    assert main([command, "my", "best", "photos", "--steps", "3"]) == 2
-    assert capsys.readouterr().err == "ddim: a path with spaces needs quotes: 'my best photos'\n"
 
 
 def test_help_is_a_command_too(capsys):
@@ -218,18 +173,19 @@ def test_a_warning_of_the_package_is_one_line(monkeypatch):
     assert warnings.formatwarning is usual
 
 
-def test_commands_start_without_importing_the_compiler():
-    """It takes two seconds, which torchvision's networks would take too."""
+def test_commands_import_neither_the_compiler_nor_pyplot(tmp_path):
+    """The compiler takes two seconds, which torchvision's networks would take too."""
     code = (
         "import sys\nimport ddim.cli.console, ddim.evaluation.evaluate\n"
-        "from ddim.sampling.record import list_versions\n"
-        "list_versions()\nsys.exit('torch._dynamo' in sys.modules)"
+        "from ddim.cli import main\nfrom ddim.sampling.record import list_versions\n"
+        "list_versions()\nassert main(['plot', 'schedule']) == 0\n"
+        "sys.exit(bool({'torch._dynamo', 'matplotlib.pyplot'} & sys.modules.keys()))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=tmp_path)
 
 
 def test_a_closed_pipe_is_not_an_error():
-    code = "import sys; from ddim.cli import main; sys.exit(main(['train', '--help-recipe', 'fast']))"
+    code = "import sys; from ddim.cli import main; sys.exit(main(['help', 'train']))"
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, check=False)

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ import torch
 from PIL import Image
 
 from cases import mark_slow
-from ddim.cli import plot
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import SCHEDULES
 from ddim.evaluation import run_figures
@@ -60,25 +57,16 @@ def test_a_figure_is_written_to_the_current_folder_and_its_path_is_printed(here,
         pixels = np.asarray(image)
     assert min(pixels.shape[:2]) > 300
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1
-    # The second call leaves the figure alone and draws the same again; it replaces a figure if asked.
+    # The second call leaves the figure alone and draws the same again.
     assert command("plot", *words).out == f"{words[0]}-2.png\n"
     before = (here / f"{words[0]}.png").read_bytes()
     assert (here / f"{words[0]}-2.png").read_bytes() == before
-    (here / "old.png").write_bytes(b"old")
-    command("plot", *words, "--out", "old.png", "--overwrite")
-    assert (here / "old.png").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "words", [["schedule"], pytest.param(["forward", "--size", "32"], marks=pytest.mark.slow)]
-)
 @pytest.mark.parametrize(("ending", "start"), [("svg", b"<?xml"), ("pdf", b"%PDF")])
-def test_a_figure_has_the_format_of_its_name(here, words, ending, start, command):
-    for name in ("a", "b"):
-        command("plot", *words, "--out", f"{name}.{ending}")
-    content = (here / f"a.{ending}").read_bytes()
-    assert content.startswith(start)
-    assert content == (here / f"b.{ending}").read_bytes()
+def test_a_figure_has_the_format_of_its_name(here, ending, start, command):
+    command("plot", "schedule", "--out", f"a.{ending}")
+    assert (here / f"a.{ending}").read_bytes().startswith(start)
 
 
 @pytest.mark.parametrize("kind", ["reverse", "losses"])
@@ -106,25 +94,11 @@ def test_runs_are_named_by_the_shortest_distinct_ends_of_their_paths(run, here, 
     ("words", "said"),
     [
         (["schedule", "--out", "nowhere/a.png"], "folder that does not exist"),
-        (["schedule", "--out", "a.jpg"], "must end in .png or .svg or .pdf"),
         (["schedule", "--out", "mine.png"], "exists: give another name"),
         (["schedule", "cosin"], "perhaps you meant cosine"),
-        (["schedule", "--schedule.clip", "power"], "perhaps you meant powers"),
-        (["schedule", "--schedule.clop", "x"], "schedule.clop is not a field of cosine, linear, linear_beta"),
-        (
-            ["schedule", "--schedule", "linear"],
-            "name the schedule without an option: ddim plot schedule linear",
-        ),
         (["schedule", "--sampler", "ddim"], "--sampler is not an option of ddim plot schedule"),
-        (["embedding", "--schedule.clip", "powers"], "not an option of ddim plot embedding"),
         (["embedding", "--width", "7"], "width must be even"),
-        (["embedding", "--max-frequency", "inf"], "max-frequency must be above 1 and finite, got inf"),
-        (["forward", "nowhere.jpg"], "'nowhere.jpg' cannot be read: No such file or directory"),
-        (["forward", "--size", "big"], "data.size"),
-        (["forward", "--size", "32", "--seed", "-1"], "seed must lie in"),
         (["reverse", "nowhere"], "nowhere"),
-        (["losses", "nowhere"], "nowhere"),
-        (["losses", "."], "no loss is logged yet"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(here, words, said, refused):
@@ -147,18 +121,3 @@ def test_help_names_every_schedule_and_its_fields(command):
         assert f"\n  {name} " in lines
         own = {field.name for field in dataclasses.fields(schedule)}
         assert all(re.search(rf"\b{field}\b", lines) for field in own)
-
-
-def test_help_names_every_kind_of_figure(command):
-    text = command("plot", "--help").out
-    assert "ddim plot forward photo.jpg" in text
-    for kind in plot._DRAW:
-        assert f"    {kind}" in text
-
-
-def test_drawing_does_not_import_pyplot(here):
-    code = (
-        "import sys\nfrom ddim.cli import main\nassert main(['plot', 'schedule']) == 0\n"
-        "assert 'matplotlib.pyplot' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=here, capture_output=True)

@@ -68,16 +68,13 @@ def test_no_images_are_opened_by_a_name_that_a_stranger_chose(hub, run, refused,
 
 
 @pytest.mark.parametrize("words", [["distill", NAME], ["train", "--from", NAME]], ids=["distill", "train"])
-def test_no_training_opens_images_by_a_name_that_a_stranger_chose(hub, words, refused, command, tmp_path):
+def test_no_training_opens_images_by_a_name_that_a_stranger_chose(hub, words, refused, tmp_path):
     fields = {"schedule": "cosine", "conditioning": "log_snr", "grid": "uniform", "data__size": "32"}
     chosen = recipe(data__source="hub:mallory/pictures", optim__batch=4, **fields)
     publish(hub, "ada/flowers", run_of(chosen, tmp_path / "flowers", images=9))
     hub.requests.clear()
     assert "was published without its training images" in refused(*words, "--images", 8)
     assert not [request for request in hub.requests if "mallory" in str(request)]
-    small = ["--data.source", "blossoms:20", "--images", 8, "--threads", 1, "--no-compile"]
-    command(*words, *small, "--out", "new")
-    assert (tmp_path / "new" / "run.json").is_file()
 
 
 def test_results_that_belong_to_a_run_folder_need_a_folder(hub, run, refused):
@@ -116,10 +113,7 @@ def test_a_training_takes_its_images_and_its_weights_from_the_hub(hub, run, comm
     "words, said",
     [
         (("sample", "hub:flowers"), "a repository is named hub:OWNER/NAME or"),
-        (("sample", "hub:ada/none"), "hub:ada/none cannot be downloaded (404"),
-        (("train", "hub:ada/none"), "hub:ada/none cannot be downloaded (404"),
         (("push", "nothing", "ada/flowers"), "run nothing is not a folder"),
-        (("push", "RUN", "ada/flowers", "--weights", "none"), "weights must be one of"),
     ],
 )
 def test_a_mistake_is_one_sentence_with_exit_code_2(hub, run, refused, words, said):

@@ -72,6 +72,8 @@ def test_each_command_prints_the_keys_that_the_page_promises(here, command, tmp_
     with hub_in_use(tmp_path_factory.mktemp("hub")):
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         for words in WORDS:
-            document = json.loads(command(*words.split(), "--json", "--quiet").out)
+            out, err = command(*words.split(), "--json", "--quiet")
+            assert err == "", words
+            document = json.loads(out)
             found[words.split()[0]] = set(document[0] if isinstance(document, list) else document)
     assert found == PROMISED

@@ -1,10 +1,8 @@
 """`ddim train`: options, mistakes, resuming, progress."""
 
-import contextlib
 import json
 import re
 import shutil
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +14,6 @@ import tiny
 from ddim.cli.console import Console
 from ddim.data import open_images, parse_size
 from ddim.data.arrays import give_images
-from ddim.errors import Notice
 from ddim.experiments.sweep.plan import SweepRequest, shared_recipe
 from ddim.recipe import named as named_recipes
 from ddim.recipe.codec import dump, list_fields, override, read_recipe, write_recipe
@@ -25,7 +22,7 @@ from ddim.runs import checkpoint
 from ddim.runs.state import Plan
 from ddim.sampling.pipeline import load
 from ddim.training.budget import WARM_UP
-from ddim.training.progress import Pace, format_duration
+from ddim.training.progress import Pace
 from ddim.training.request import change_recipe, choose_recipe
 
 FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]
@@ -76,39 +73,6 @@ def test_help_recipe_lists_every_field_as_an_option_takes_it(name, command):
     assert override(Recipe(), shown) == named_recipes.find_recipe(name)
 
 
-def test_help_recipe_explains_a_single_field(command):
-    assert "--optim.lr" in command("train", "--help-recipe", "optim.lr").out
-    # The default sampler has no such field, but another kind has.
-    assert "--sampler.s_churn" in command("train", "--help-recipe", "sampler.s_churn").out
-
-
-def test_help_recipe_without_a_name_explains_the_chosen_recipe(command):
-    named = command("train", "--help-recipe", "edm").out
-    assert command("train", "--recipe", "edm", "--help-recipe").out == named
-    assert command("train", "--help-recipe").out == command("train", "--help-recipe", "fast").out
-
-
-def test_options_that_would_have_no_effect_are_refused(here, refused):
-    said = refused("train", "blossoms:40", "--resume", "--more", "20")
-    assert said == ("no run fits this command, so --more has nothing to extend: name one with --out")
-    said = refused("train", "blossoms:40", "--find-lr", "--optim.lr", "1e-3")
-    assert said == "--find-lr sets --optim.lr too: give one of them"
-    assert not (here / "runs").exists()
-
-
-def test_an_unknown_name_of_help_recipe_lists_recipes_and_fields(refused):
-    said = refused("train", "--help-recipe", "optim.lrr")
-    assert "fast, " in said
-    assert "objective" in said
-    assert "perhaps you meant optim.lr" in said
-
-
-def test_help_recipe_says_which_fields_are_required(command):
-    said = command("train", "--help-recipe", "grid").out
-    assert "MISSING" not in said
-    assert "required" in said
-
-
 # New runs
 
 
@@ -128,11 +92,6 @@ def test_a_run_shows_its_progress_and_the_next_command(here, train_command):
     assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000010"
 
 
-def test_a_run_of_one_step_does_not_measure_at_its_end(here, train_command):
-    lines = train_command(["--recipe", "tiny.yaml", "--images", "8", *FAST])
-    assert any(re.fullmatch(r"8 of 8 images, loss 0\.\d+", line) for line in lines)
-
-
 def test_options_and_fields_reach_the_recipe(here, train_command):
     words = ["--recipe", "tiny.yaml", "--images", "8", "--size", "32x40", "--seed", "3", "--optim.lr=3e-4"]
     train_command(["blossoms:24", *words, "--schedule", "linear", "--out", "run", *FAST])
@@ -148,9 +107,6 @@ def test_options_and_fields_reach_the_recipe(here, train_command):
         ([(16, 24)] * 7 + [(40, 40)] * 5, "32", "16"),
         ([(16, 24)] * 6 + [(40, 40)] * 6, "32", None),
         ([(20, 300)] * 12, "32", "20"),
-        ([(12, 18)] * 4 + [(24, 36)] * 4 + [(16, 24)] * 4, "32x48", "16x24"),
-        ([(16, 24)] * 12, "16x24", None),
-        ([(4, 4)] * 12, "32", None),
     ],
 )
 def test_enlarged_images_are_reported_with_their_own_size(here, capsys, sizes, size, advised):
@@ -202,26 +158,11 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, tra
     ("words", "sentence"),
     [
         (["--minuts", "3"], "--minuts is not an option; perhaps you meant --minutes"),
-        (["--recipie", "fast"], "--recipie is not an option; perhaps you meant --recipe"),
         (["--optim.rl", "3"], "optim.rl is not a field of a recipe; perhaps you meant optim.lr"),
-        (["--optm.lr", "3"], "optm is not a field of a recipe; perhaps you meant optim"),
         (["--schedule", "cosin"], "schedule must be one of cosine, linear, linear_beta, "),
-        (["--recipe", "fats"], "recipe must be one of fast, flow, dit, ddpm, iddpm, keras, clear, luz, "),
         (["--minutes", "soon"], "minutes must be a number, got 'soon'"),
         (["--minutes", "0"], "minutes (--minutes) must be above 0, got 0"),
-        (["--images", "-1"], "images (--images) must be above 0, got -1"),
-        (["--size", "huge"], "data.size (--size) must be a number"),
-        (["--seed", "4294967296"], "seed must lie in [0, 2^32), got 4294967296"),
-        (["--optim.batch", "0"], "optim.batch must be above 0, got 0"),
-        (["nowhere/"], ""),
-        (["blosoms"], ""),
-        (["--from", "nowhere"], "run nowhere is not a folder"),
         (["--from", "x", "--resume"], "--resume continues a run and --from starts a new run"),
-        (["--resume", "--out", "runs/mistyped"], "--out runs/mistyped does not exist; give DATA"),
-        (["--device", "abacus"], "device must be one of auto, cpu"),
-        (["--precision", "fp8"], "precision must be auto, fp32 or bf16, got 'fp8'"),
-        (["--help-recipe", "fats"], "--help-recipe must be a recipe (fast, "),
-        (["--recipe", "missing.yaml"], "recipe missing.yaml cannot be read"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(words, sentence, tmp_path, monkeypatch, train_command):
@@ -249,43 +190,23 @@ def test_a_named_recipe_takes_the_pixels_of_the_run_it_starts_from(here, finishe
     train_command([*words, "--out", "child"])
     assert read_recipe(here / "child" / "recipe.yaml").pixels == tiny.recipe().pixels != Fixed()
     assert load(here / "child").pixels == load(finished).pixels
-    resumed = [word for word in words if word not in ("--from", finished)]
-    assert "is finished" in train_command([*resumed, "--out", "child", "--resume"])[0]
-    for asked in (["--pixels", "fixed"], ["--pixels.std", "0.5"]):
-        for more in ([], ["--find-lr"]):
-            (line,) = train_command([*words, *asked, *more, "--out", "other"], 2)
-            assert line.startswith("ddim: pixels must be the same as in the run of --from")
-    # From Python too.
-    tiny.train("fixed.yaml", here / "python", source=finished)
-    assert read_recipe(here / "python" / "recipe.yaml").pixels == tiny.recipe().pixels
+    (line,) = train_command([*words, "--pixels.std", "0.5", "--out", "other"], 2)
+    assert line.startswith("ddim: pixels must be the same as in the run of --from")
 
 
-def test_sigma_data_must_be_the_deviation_of_the_pixels_of_the_run_it_starts_from(
-    here, finished, train_command
-):
-    edm = override(tiny.recipe(images=8), {"pixels.std": 0.5, "predicts": "edm", "predicts.sigma_data": 0.5})
-    (here / "edm.yaml").write_text(write_recipe(edm))
-    words = ["--recipe", "edm.yaml", "--from", finished, "--out", "run", *FAST]
-    (line,) = train_command(words, 2)
-    assert "predicts.sigma_data must be 1.0, as in the schedule or the pixels, got 0.5" in line
-    with pytest.warns(Notice, match="trained with another predicts"):
-        train_command([*words, "--predicts.sigma_data", "1"])
-
-
+@pytest.mark.slow
 def test_the_learning_rate_of_the_range_test_is_used_and_drawn(here, train_command):
     lines = train_command(["--recipe", "tiny.yaml", "--find-lr", "--images", "8", "--out", "run", *FAST])
     found = float(re.search(r"learning rate (\S+);", "\n".join(lines))[1])
     assert read_recipe(here / "run" / "recipe.yaml").optim.lr == pytest.approx(found, rel=0.06)
     assert (here / "run" / "lr-finder.png").is_file()
     assert {path.name for path in here.iterdir()} == {"run", "tiny.yaml"}
-    # The same command resumes it: the learning rate that it found is no contradiction.
-    train_command(["--recipe", "tiny.yaml", "--find-lr", "--images", "8", "--out", "run", "--resume"])
 
 
 # Resuming
 
 
-@pytest.mark.parametrize("words", [[], ["blossoms:40"], ["blossoms:40", "--recipe", "tiny.yaml"], FAST])
+@pytest.mark.parametrize("words", [["blossoms:40", "--recipe", "tiny.yaml"]])
 def test_resuming_a_finished_run_changes_nothing(words, here, finished, train_command):
     before = contents(finished)
     lines = train_command([*words, "--resume", "--out", finished])
@@ -300,10 +221,7 @@ def test_resuming_a_finished_run_changes_nothing(words, here, finished, train_co
     ("words", "said"),
     [
         (["blossoms:41"], "does not hold the images"),
-        (["--recipe", "smoke"], "another recipe"),
         (["--images", "64"], "a budget of 80 images"),
-        (["--minutes", "40"], "another recipe"),
-        (["--size", "64"], "another recipe"),
         (["--optim.lr", "1"], "another recipe"),
     ],
 )
@@ -322,32 +240,17 @@ def test_a_finished_run_trains_longer_on_request(here, finished, train_command):
     assert train_command([*words, "--images", "80"])[0] == "run run is finished: nothing to resume"
     train_command(["--resume", "--out", "run", "--more", "0.001"])
     assert checkpoint.find_newest(here / "run" / "checkpoints").name > "step-000000015"
-    shutil.rmtree(here / "run" / "checkpoints")
-    (line,) = train_command(words, 2)
-    assert "no undamaged checkpoint" in line
-    (line,) = train_command(["--recipe", "tiny.yaml", "--more", "3"], 2)
-    assert line == "ddim: --more is an option of --resume: give both"
 
 
-def unfinished(folder, seed, step=5):
+def unfinished(folder, seed):
     """Train a run that stops after its first event."""
-    tiny.train_until_crash(tiny.recipe(seed=seed), folder, tiny.At(step + 1, tiny.crash))
-
-
-def test_an_imported_run_cannot_be_resumed(here, train_command):
-    unfinished(here / "run", 1)
-    (here / "run" / "run.json").unlink()
-    (line,) = train_command(["--recipe", "tiny.yaml", "--resume", "--out", "run", *FAST], 2)
-    assert line == (
-        "ddim: --out run is an imported run, with weights but without a training state: "
-        "start a new run from its weights with --from run"
-    )
+    tiny.train_until_crash(tiny.recipe(seed=seed), folder, tiny.At(6, tiny.crash))
 
 
 def test_without_a_folder_the_newest_run_with_the_same_options_is_resumed(here, train_command):
-    for k, seed in enumerate((1, 2, 1)):
+    for k, seed in enumerate((1, 2)):
         unfinished(here / "runs" / f"r{k}", seed)
-        time.sleep(0.02)
+    shutil.copytree(here / "runs" / "r0", here / "runs" / "r2")
     (here / "runs" / "broken").mkdir()
     (here / "runs" / "broken" / "run.json").write_text("{")
     words = ["blossoms:40", "--recipe", "tiny.yaml", "--resume", *FAST]
@@ -361,22 +264,6 @@ def test_without_a_folder_the_newest_run_with_the_same_options_is_resumed(here, 
     assert steps == {"r0": "05", "r1": "10", "r2": "10"}
 
 
-def test_without_a_run_that_fits_a_new_one_starts(here, train_command):
-    words = ["blossoms:40", "--recipe", "tiny.yaml", "--resume", *FAST]
-    for more in (["--images", "8"], [], ["--seed", "9"]):
-        lines = train_command([*words, *more])
-        assert lines[0] == "no run fits this command: starting a new one"
-        assert not any("continuing" in line for line in lines)
-    assert len(list((here / "runs").iterdir())) == 3
-
-
-def test_an_empty_folder_is_not_resumed_on_other_images(here, train_command):
-    (here / "empty").mkdir()
-    (line,) = train_command(["--resume", "--out", "empty"], 2)
-    assert line == "ddim: --out empty holds no run to resume; give DATA to start a new run there"
-    assert list((here / "empty").iterdir()) == []
-
-
 def test_a_run_does_not_lie_among_its_images(here, train_command, command):
     tiny.write_grays(here / "photos", range(0, 256, 8))
     before = contents(here)
@@ -387,27 +274,13 @@ def test_a_run_does_not_lie_among_its_images(here, train_command, command):
     assert contents(here) == before
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_run_without_a_checkpoint_starts_again(there, here, finished, train_command):
-    if there:
-        unfinished(here / "run", 0, step=1)
-    words = ["blossoms:40", "--recipe", "tiny.yaml", "--resume", "--out", "run", *FAST]
-    lines = train_command(words)
-    assert ("no run fits this command: starting a new one" in lines) is not there
+def test_resume_starts_a_new_run_if_there_is_none(here, finished, train_command):
+    lines = train_command(["blossoms:40", "--recipe", "tiny.yaml", "--resume", "--out", "run", *FAST])
+    assert "no run fits this command: starting a new one" in lines
     tiny.check_same_run(here / "run", finished)
 
 
 # What is shown
-
-
-def test_durations_are_formatted_in_minutes_and_hours():
-    assert [format_duration(seconds) for seconds in (0, 59.6, 90, 3600, 3700)] == [
-        "0:00",
-        "1:00",
-        "1:30",
-        "1:00:00",
-        "1:01:40",
-    ]
 
 
 def test_the_time_left_is_that_of_the_remaining_images_at_the_speed_after_the_warm_up():
@@ -429,19 +302,6 @@ def test_the_time_left_of_a_run_of_unknown_length_is_none():
         pace.update(float(k))
     assert pace.speed == pytest.approx(8.0)
     assert pace.left(run) is None
-
-
-def test_the_bar_stops_after_an_error(monkeypatch):
-    stopped = []
-
-    class Bar:
-        def stop(self):
-            stopped.append(1)
-
-    with contextlib.suppress(RuntimeError), Console() as console:
-        console.bar = Bar()
-        raise RuntimeError
-    assert stopped == [1]
 
 
 def test_run_json_and_recipe_yaml_hold_the_same_recipe(finished):

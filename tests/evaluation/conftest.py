@@ -11,7 +11,7 @@ import tiny
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A finished run with 30 images held out."""
-    recipe = tiny.recipe(data__source="blossoms:60", data__validation="0.5", optim__warmup="0")
+    recipe = tiny.recipe(data__source="blossoms:60", data__size=16, data__validation="0.5", optim__warmup=0)
     return tiny.train(recipe, tmp_path_factory.mktemp("run") / "one")
 
 

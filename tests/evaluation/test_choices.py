@@ -1,10 +1,8 @@
 """Combinations of choices of sampling, and their names."""
 
 import numpy as np
-import pytest
 
 import ddim
-from ddim.errors import UserError
 from ddim.evaluation.choices import choose_samples, expand_choices, name_choices
 from ddim.evaluation.samples import Samples
 
@@ -45,18 +43,3 @@ def test_choices_may_be_values():
     assert choose_samples(Samples(n=30, seed=3), found[0]) == Samples(
         n=30, seed=3, steps=5, fields={"sampler": "ddim", "sampler.eta": 0.2}
     )
-
-
-@pytest.mark.parametrize(
-    "choices, sentence",
-    [
-        ({"stesp": [1]}, "stesp is not a choice of sampling; choices are steps, .*perhaps you meant steps"),
-        ({"optim.lr": [1]}, "optim.lr is not a choice of sampling"),
-        ({"steps.a": [1]}, "steps.a is not a choice"),
-        ({"steps": []}, "steps must have different values, got"),
-        ({"steps": [10, 10]}, "steps must have different values, got"),
-    ],
-)
-def test_mistakes_are_one_sentence(choices, sentence):
-    with pytest.raises(UserError, match=sentence):
-        expand_choices(choices)

@@ -137,12 +137,11 @@ def mean_apart(generated, reference):
     return float(generated[:, 0].mean() - reference[:, 0].mean())
 
 
-@pytest.mark.parametrize("sizes", [(200, 200), (200, 90)])
-def test_the_interval_of_a_difference_holds_the_truth_in_95_percent_of_cases(sizes):
+def test_the_interval_of_a_difference_holds_the_truth_in_95_percent_of_cases():
     truth, draws = normal(100, 3), 1000
     held = 0
     for seed in range(draws):
-        x, y = normal(sizes[0], 2 * seed, 0.3), normal(sizes[1], 2 * seed + 1)
+        x, y = normal(200, 2 * seed, 0.3), normal(90, 2 * seed + 1)
         value, low, high = _jackknife(mean_apart, x, y, truth)
         assert value == pytest.approx(x[:, 0].mean() - y[:, 0].mean(), abs=1e-6)
         held += low <= 0.3 <= high

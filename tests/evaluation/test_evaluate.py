@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import os
 import shutil
 import signal
@@ -36,7 +35,6 @@ from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid
 from ddim.metrics.prdc import prdc
 from ddim.runs import checkpoint
-from ddim.runs.folder import publish_output
 from ddim.runs.state import TrainedOn
 from ddim.sampling import searched
 from ddim.sampling.generate import sample_uint8
@@ -44,6 +42,8 @@ from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.sampling.sampling_setup import SamplingSetup
 from shown_events import read_events
 from stubs import stub
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
 
 FEW = Samples(n=40, steps=2)
 
@@ -81,20 +81,13 @@ def test_features_are_computed_on_the_device_of_the_run(run):
     places, of = [], stub()
     extractor = Moved(of.name, of.weights, of.resize, of.dimensions, of.network)
     evaluate_source(load(run), FEW, extractor=extractor)
-    ddim.memorisation(load(run), 40, 2, features=extractor)
+    ddim.memorisation(load(run), 20, 2, features=extractor)
     assert places == ["cpu", "cpu"]
 
 
 @pytest.mark.parametrize(
     ("fields", "how"),
-    [
-        ({}, "dpm_solver, uniform_log_snr grid, 2 steps, 2 network evaluations each"),
-        ({"sampler": "edm", "grid": "karras"}, "edm, karras grid, 2 steps, 3 network evaluations each"),
-        (
-            {"sampler": "ddim", "sampler.eta": 0.5},
-            "ddim eta 0.5, uniform_log_snr grid, 2 steps, 2 network evaluations each",
-        ),
-    ],
+    [({"sampler": "edm", "grid": "karras"}, "edm, karras grid, 2 steps, 3 network evaluations each")],
 )
 def test_the_work_is_announced_with_the_network_evaluations_that_it_takes(run, fields, how):
     said, seen = [], []
@@ -131,26 +124,12 @@ def test_the_record_holds_what_the_metrics_depend_on(run):
     assert record["features"] == features
     assert record["reference"]["source"] == "blossoms:60"
     assert (record["reference"]["part"], record["reference"]["images"]) == ("valid", 30)
-    assert record["reference"]["size"] == [32, 32]
+    assert record["reference"]["size"] == [16, 16]
     digest = hashlib.sha256((found.folder / "features.npy").read_bytes()).hexdigest()
     generated = {"images": 40, "source": str(run), "fingerprint": None, "kept": 0}
     assert record["generated"] == generated | {"sha256": digest}
     assert set(record["seconds"]) == {"sampling", "features", "metrics"}
     assert record["versions"]["torch"] == torch.__version__
-
-
-def test_the_samples_are_those_of_ddim_sample_without_its_sheet(run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["sample", str(run), "-n", "40", "--steps", "2", "--out", "made"]) == 0
-    of_run = evaluate_source(run, FEW, extractor=stub())
-    of_files = evaluate_source("made", reference=Reference("blossoms:60"), extractor=stub())
-    assert of_files.folder == Path("evaluations/made-1")
-    generated = of_files.record["generated"]
-    assert (generated["images"], generated["source"]) == (40, "made")
-    assert generated["fingerprint"] == open_images("made", (32, 32)).fingerprint
-    one, other = (np.load(found.folder / "features.npy") for found in (of_run, of_files))
-    np.testing.assert_array_equal(one, other)
-    assert of_files.record["reference"]["part"] == "all"
 
 
 def test_samples_in_a_folder_are_evaluated_like_samples_of_their_run(run, tmp_path, monkeypatch):
@@ -169,8 +148,6 @@ def test_samples_in_a_folder_are_evaluated_like_samples_of_their_run(run, tmp_pa
     of_some = evaluate_source("made", reference=reference, extractor=stub())
     assert (of_some.record["generated"]["images"], of_some.record["sampling"]) == (40, None)
     assert of_some.record["generated"]["fingerprint"] != of_files.record["generated"]["fingerprint"]
-    (tmp_path / "made" / "record.json").write_text(json.dumps({"seeds": [k for k in range(41) if k != 7]}))
-    assert evaluate_source("made", reference=reference, extractor=stub()).record["sampling"] is None
     (tmp_path / "made" / "record.json").write_text("{")
     with pytest.raises(UserError, match="made/record.json is damaged"):
         evaluate_source("made", reference=reference, extractor=stub())
@@ -215,12 +192,7 @@ def test_an_evaluation_computes_only_features_that_are_not_in_the_cache(run, cac
         assert (found.folder / "grid.png").read_bytes() == (first.folder / "grid.png").read_bytes()
     assert again.record["metrics"] == first.record["metrics"]
     assert again.record["sampling"] == first.record["sampling"]
-    for changed in (
-        replace(FEW, steps=3),
-        replace(FEW, weights="raw"),
-        replace(FEW, fields={"sampler.eta": "0.5"}),
-        replace(FEW, seed=1),
-    ):
+    for changed in (replace(FEW, steps=3), replace(FEW, weights="raw"), replace(FEW, seed=1)):
         assert evaluate_source(run, changed, extractor=network(seen)).record["generated"]["kept"] == 0
     # A damaged part is made again.
     for part in (cache / "features").glob("samples-*/0-32"):
@@ -238,17 +210,13 @@ def test_other_features_of_the_same_samples_need_no_sampling(run, cache, monkeyp
         patch.setattr(sample_features, "sample_uint8", None)
         second = evaluate_source(run, FEW, extractor=other)
         check_memorisation(run, 40, 2)
-        # The last part of 30 samples is a piece of a part that was kept.
-        assert main(["memorisation", str(run), "-n", "30", "--steps", "2"]) == 0
-        loaded = load(run)
-        check_memorisation(loaded, 40, 2)
     assert (second.record["generated"]["kept"], second.record["seconds"]["sampling"]) == (40, 0)
     assert second.record["metrics"] == alone.record["metrics"]
     assert second.record["sampling"] == alone.record["sampling"]
     assert (second.folder / "grid.png").read_bytes() == (alone.folder / "grid.png").read_bytes()
     # Samples of large evaluations are not kept: only their features, and the 36 samples that are shown.
     shutil.rmtree(cache)
-    monkeypatch.setattr(sample_features, "LARGEST_KEPT", 40 * 3 * 32 * 32 - 1)
+    monkeypatch.setattr(sample_features, "LARGEST_KEPT", 40 * 3 * 16 * 16 - 1)
     evaluate_source(run, Samples(n=70, steps=2), extractor=stub())
     assert evaluate_source(run, Samples(n=70, steps=2), extractor=other).record["generated"]["kept"] == 64
 
@@ -263,14 +231,8 @@ def test_a_loaded_run_is_evaluated_as_its_run_even_if_its_checkpoint_is_gone(run
     assert found.record["sampling"]["checkpoint"]["sha256"] == loaded.checkpoint.sha256
 
 
-def test_a_run_is_no_guide_of_itself(run):
-    guided = replace(FEW, guidance=2.0, guide_with=load(run))
-    with pytest.raises(UserError, match="must be weaker than the model"):
-        evaluate_source(run, guided, extractor=stub())
-
-
 def test_real_images_are_compared_with_the_reference_as_a_yardstick(run):
-    images, recipe = open_images("blossoms:60", (32, 32)), read_run_recipe(run)
+    images, recipe = open_images("blossoms:60", (16, 16)), read_run_recipe(run)
     split = split_images(images, recipe.data.validation, recipe.seed)
     reference, real = (
         extract_features(stub(), np.asarray(images.pixels)[which])
@@ -280,16 +242,12 @@ def test_real_images_are_compared_with_the_reference_as_a_yardstick(run):
     assert (found["images"], found["part"]) == (30, "train")
     assert found["metrics"]["kid"]["value"] == pytest.approx(kid(real, reference).value, abs=1e-6)
     assert found["metrics"]["recall"]["value"] == prdc(real, reference).recall
-    swapped = evaluate_source(run, FEW, Reference(part="train"), extractor=stub()).record["yardstick"]
-    assert swapped["part"] == "valid"
-    assert swapped["metrics"]["kid"]["value"] == pytest.approx(found["metrics"]["kid"]["value"], abs=1e-6)
-    assert evaluate_source(run, Samples(20, 2), extractor=stub()).record["yardstick"]["images"] == 20
     assert evaluate_source(run, FEW, Reference(part="all"), extractor=stub()).record["yardstick"] is None
 
 
 def test_evaluations_of_a_run_are_numbered_and_never_overwritten(run):
-    folders = [evaluate_source(run, FEW, extractor=stub()).folder for _ in range(3)]
-    assert folders == [run / "evaluations" / str(n) for n in (1, 2, 3)]
+    folders = [evaluate_source(run, FEW, extractor=stub()).folder for _ in range(2)]
+    assert folders == [run / "evaluations" / str(n) for n in (1, 2)]
     (run / "evaluations" / "10").mkdir()
     assert evaluate_source(run, FEW, extractor=stub()).folder.name == "11"
     assert {path.name for path in folders[0].iterdir()} == {"record.json", "features.npy", "grid.png"}
@@ -322,22 +280,6 @@ def test_tensorboard_shows_metrics_and_sheet_at_the_evaluated_step(run):
         checkpoint.verify(path)
 
 
-def test_an_evaluation_in_another_folder_is_not_shown_with_the_run(run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    evaluate_source(run, FEW, extractor=stub(), out=tmp_path / "elsewhere")
-    alone = tmp_path / "alone"
-    shutil.copytree(checkpoint.find_newest(run / "checkpoints"), alone)
-    before = sorted(alone.rglob("*"))
-    assert (
-        evaluate_source(alone, FEW, Reference("blossoms:60"), extractor=stub()).folder.parent.name
-        == "evaluations"
-    )
-    assert sorted(alone.rglob("*")) == before
-    evaluate_source("blossoms:60", reference=Reference("blossoms:60"), extractor=stub())
-    assert shown(run) == ({}, [])
-    assert not list(tmp_path.glob("events*"))
-
-
 def test_two_evaluations_at_once_do_not_interfere(run, cache):
     """Both have the same process id, as in containers that share a drive."""
 
@@ -355,14 +297,6 @@ def test_two_evaluations_at_once_do_not_interfere(run, cache):
     assert isinstance(
         measure_difference(read_evaluation(run / "evaluations" / "1"), found, "kid"), Difference
     )
-
-
-def test_a_number_that_another_evaluation_takes_first_is_not_reused(run, monkeypatch):
-    (run / "evaluations" / "1").mkdir(parents=True)
-    (run / "evaluations" / "1" / "record.json").write_text("another's")
-    monkeypatch.setattr("ddim.runs.folder.list_numbered_folders", lambda *_: [])
-    assert evaluate_source(run, FEW, extractor=stub()).folder.name == "2"
-    assert (run / "evaluations" / "1" / "record.json").read_text() == "another's"
 
 
 def test_a_checkpoint_is_evaluated_and_not_changed(run):
@@ -426,21 +360,6 @@ def test_a_killed_evaluation_leaves_no_record(run, batches, tmp_path, monkeypatc
     assert [path.name for path in (run / "evaluations").iterdir() if path not in left] == ["1"]
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists the maps of a process")
-def test_an_evaluation_is_renamed_when_none_of_its_files_is_mapped(run, monkeypatch):
-    """Windows does not rename a folder while a file in it is open or mapped."""
-    maps = []
-
-    def publish(folder, *arguments):
-        lines = Path("/proc/self/maps").read_text().splitlines()
-        maps.append([line for line in lines if str(folder) in line])
-        return publish_output(folder, *arguments)
-
-    monkeypatch.setattr("ddim.evaluation.evaluate.publish_output", publish)
-    assert evaluate_source(run, FEW, extractor=stub()).folder.is_dir()
-    assert maps == [[]]
-
-
 def test_an_evaluation_that_fails_leaves_no_folder(run):
     def network(images):
         raise MemoryError
@@ -453,7 +372,7 @@ def test_an_evaluation_that_fails_leaves_no_folder(run):
     assert [path.name for path in (run / "evaluations").iterdir()] == ["1"]
 
 
-@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("channels", [4])
 def test_gray_and_transparent_runs_are_evaluated(channels, tmp_path):
     recipe = tiny.recipe(
         data__source="blossoms:60", data__validation="0.5", data__channels=str(channels), images="8"
@@ -497,11 +416,7 @@ def test_samples_in_arrays_are_evaluated_with_the_range_of_the_reference(tmp_pat
 
 
 def test_a_given_part_or_other_images_are_the_reference(run):
-    for reference, images in (
-        (Reference(part="train"), 30),
-        (Reference(part="all"), 60),
-        (Reference("blossoms:50"), 50),
-    ):
+    for reference, images in ((Reference(part="train"), 30), (Reference("blossoms:50"), 50)):
         record = evaluate_source(run, FEW, reference, extractor=stub()).record
         assert record["reference"]["images"] == images
 
@@ -527,34 +442,10 @@ def test_mistakes_are_refused_in_one_sentence(run, tmp_path, monkeypatch):
     said = refused("blossoms:40")
     assert "blossoms:40 is not a run: name the reference images, with --data, or with `reference` in" in said
     assert "neither a folder" in refused("nowhere", reference=Reference("blossoms:40"))
-    (tmp_path / "empty").mkdir()
-    assert "neither a run nor" in refused("empty", reference=Reference("blossoms:40"))
-    assert "has 12 images, and at least 20" in refused("blossoms:12", reference=Reference("blossoms:40"))
     few = refused(run, FEW, Reference("blossoms:12"))
     assert few.startswith("the reference is 12 images of blossoms:12, and at least 20 are needed: name more")
-    part = refused("blossoms:40", reference=Reference("blossoms:40", "valid"))
-    assert part.startswith("the reference is 4 held-out images of blossoms:40, and at least 20 are needed: ")
-    assert part.endswith("use all of its images, with --part all")
     assert "new or empty" in refused(run, FEW, out=run)
-    (tmp_path / "file").touch()
-    assert "new or empty" in refused(run, FEW, out=tmp_path / "file")
-    with pytest.raises(UserError, match="n must be at least 20 and at most 1,000,000, got 19"):
-        Samples(n=19)
-    with pytest.raises(UserError, match="steps must be at least 1 and at most 1,000,000, got 0"):
-        Samples(steps=0)
-    with pytest.raises(UserError, match="seed must lie in"):
-        Samples(seed=2**32 - 5)
     assert not (run / "evaluations").exists()
-
-
-def test_a_folder_that_cannot_be_made_is_refused_before_images_are_read(run, tmp_path):
-    (tmp_path / "file").touch()
-    seen = []
-    with pytest.raises(UserError, match="file is a file"):
-        evaluate_source(
-            run, FEW, Reference("blossoms:61"), extractor=stub(seen), out=tmp_path / "file" / "new"
-        )
-    assert seen == []
 
 
 def test_a_run_whose_images_changed_needs_another_reference(run, monkeypatch):
@@ -579,15 +470,6 @@ def test_out_is_the_folder_of_the_evaluation(run, tmp_path):
     assert evaluate_source(run, FEW, extractor=stub(), out=tmp_path / "there").folder == tmp_path / "there"
 
 
-def test_files_beside_a_given_folder_are_not_touched(run, tmp_path):
-    """Only names that ddim gives to its temporary folders belong to it."""
-    mine = tmp_path / ".tmp-thesis"
-    mine.mkdir()
-    os.utime(mine, (0, 0))
-    evaluate_source(run, Samples(20, 2), extractor=stub(), out=tmp_path / "other")
-    assert mine.is_dir()
-
-
 def normal(n, d, seed):
     return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
 
@@ -600,14 +482,6 @@ def test_fid_is_extrapolated_only_if_every_part_has_two_images_for_each_dimensio
         assert any("FID-infinity needs more than 80" in note for note in notes) != enough
         assert any("for these 200 reference images" in note for note in notes) == enough
     assert metrics["fid"]["low"] < metrics["fid"]["infinity"] < metrics["fid"]["high"]
-
-
-def test_a_recall_of_0_gives_a_note():
-    far = normal(200, 8, 1) + 100
-    _, notes = measure_metrics(far, normal(200, 8, 2))
-    assert any("recall is 0" in note and "precision and density say little" in note for note in notes)
-    _, notes = measure_metrics(normal(200, 8, 1), normal(200, 8, 2))
-    assert not any("recall is 0" in note for note in notes)
 
 
 def test_few_images_give_notes():

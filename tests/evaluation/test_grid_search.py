@@ -2,7 +2,6 @@ import itertools
 import json
 import math
 import shlex
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -67,17 +66,12 @@ def test_a_searched_grid_beats_every_named_one_on_unseen_images(sampler, steps):
     assert unseen(times) < min(unseen(grid) for grid in named.values())
 
 
-def test_two_levels_leave_nothing_to_search():
-    with pytest.raises(UserError, match="steps must be at least 3"):
-        grid_search.search_times(2, ENDS, lambda times: 0.0)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run with a searched grid for four steps."""
     folder = tmp_path_factory.mktemp("run") / "one"
-    tiny.train(tiny.recipe(optim__warmup=0), folder)
-    assert main(["search", str(folder), "--steps", "4", "--seeds", "2"]) == 0
+    tiny.train(tiny.recipe(data__size=16, optim__warmup=0), folder)
+    assert main(["search", str(folder), "--steps", "4", "--seeds", "1"]) == 0
     return folder
 
 
@@ -133,24 +127,6 @@ def test_a_search_samples_as_the_recipe_does(run):
         plain = wanted if plain is None else plain
 
 
-def test_mistakes_are_one_sentence(run, tmp_path, capsys):
-    path = checkpoint.find_newest(run / "checkpoints")
-    for words, said in (
-        ([str(path)], "is a checkpoint"),
-        ([str(run), "--seeds", "0"], "seeds must be"),
-        ([str(run), "--end", "2"], "--end must lie"),
-        ([str(run), "--steps", "2"], "steps must be at least 3"),
-        ([str(run), "--steps", "99999999999", "--end", "0.1"], "at most 1,000,000"),
-        ([str(run), "--optim.lr", "2"], "not an option of ddim search"),
-        (
-            [str(run), "--guidance", "--grid", "uniform"],
-            "--grid is an option of the search without --guidance",
-        ),
-    ):
-        assert main(["search", *words]) == 2
-        assert said in capsys.readouterr().err
-
-
 def test_times_are_saved_for_the_schedule_of_the_run_alone(run, tmp_path):
     with pytest.raises(UserError, match="fields of a search must be of the sampler or the grid, got clip"):
         grid_search.search_grid(run, 4, fields={"clip": True})
@@ -204,16 +180,3 @@ def test_a_search_clips_its_samples_like_its_reference(run):
     clips = [replace(trained, recipe=override(trained.recipe, {"clip": clip})) for clip in ("x0", "yes")]
     kept, clipped = (discretisation_error.sample_in_model_units(each, DDIM(), times, [0]) for each in clips)
     assert torch.equal(kept, clipped)
-
-
-def test_a_search_with_a_given_end_needs_only_the_first_time_of_the_grid(run, tmp_path, capsys, monkeypatch):
-    copy = tmp_path / "copy"
-    shutil.copytree(run, copy)
-    shares = {"grid": "sections", "grid.entries": 1000, "grid.shares": "2", "steps": 4}
-    trained = load(copy)
-    trained = replace(trained, recipe=override(trained.recipe, shares))
-    monkeypatch.setattr("ddim.sampling.pipeline.load", lambda *_, **__: trained)
-    monkeypatch.setattr(discretisation_error, "sample_in_model_units", lambda *_: torch.zeros(1))
-    assert main(["search", str(copy), "--steps", "3", "--end", "0.1", "--seeds", "1"]) == 0
-    assert main(["search", str(copy), "--steps", "3", "--seeds", "1"]) == 2
-    assert "multiple of 2" in capsys.readouterr().err

@@ -34,7 +34,7 @@ N, STEPS = 12, 6
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A finished run with a guide and 20 images held out."""
-    recipe = tiny.recipe(report__guide=0.3, data__validation="0.5")
+    recipe = tiny.recipe(data__size=16, report__guide=0.3, data__validation="0.5")
     return tiny.train(recipe, tmp_path_factory.mktemp("run") / "one")
 
 
@@ -147,31 +147,6 @@ def test_a_search_makes_real_samples_and_measures_them(run):
     assert again == found
 
 
-def test_a_run_without_labels_and_guide_has_nothing_to_guide_with(run):
-    shutil.rmtree(run / "guide")
-    with pytest.raises(
-        UserError, match=r"has no labels and no guide checkpoint \(report\.guide\): name weaker"
-    ):
-        search_guidance(run, STEPS, N)
-    with pytest.raises(UserError, match="has no labels and no guide checkpoint"):
-        search_guidance(run, STEPS, N, guides=[])
-
-
-def test_an_empty_list_of_guides_is_refused(run):
-    with pytest.raises(UserError, match='guides must name a weaker model, such as "@guide", or be left out'):
-        search_guidance(run, STEPS, N, guides=[])
-
-
-def test_one_guide_needs_no_list(run, quality):
-    quality(lambda guidance, steps: 0.1)
-    one, listed = (search_guidance(run, STEPS, N, guides=guides) for guides in ("@raw", ["@raw"]))
-    assert one == listed
-    assert {trial.guidance.guide for trial in one.trials} == {None, "@raw"}
-    for loaded in (load(run, "raw"), [load(run, "raw")]):
-        with pytest.raises(UserError, match="guides must be names, .* got a loaded run"):
-            search_guidance(run, STEPS, N, guides=loaded)
-
-
 def test_a_setting_with_samples_that_are_nan_is_never_chosen(run, quality, monkeypatch):
     def distance(guidance, steps):
         if guidance.scale > 2:
@@ -188,23 +163,6 @@ def test_a_setting_with_samples_that_are_nan_is_never_chosen(run, quality, monke
     assert "inf" not in line
 
 
-def test_nan_on_fresh_samples_is_not_kept(run, quality):
-    """The search has its table, and no guidance is saved."""
-    seen = []
-
-    def distance(guidance, steps):
-        seen.append(guidance.scale)
-        if seen.count(2.0) > 4 and guidance.scale == 2.0:
-            raise SamplesNotFinite("samples must be finite")
-        return 0.0 if guidance.scale == 2 else 2.0
-
-    quality(distance)
-    found = search_guidance(run, STEPS, N)
-    assert found.best.guidance.scale == 2
-    assert found.chosen is None
-    assert not (run / "searched.json").exists()
-
-
 def test_guidance_must_beat_the_same_steps_without_guidance_too(run, quality):
     """Searched times can make a few steps better than twice as many."""
     quality(lambda guidance, steps: 1.0 if guidance.on else 0.5 if steps == STEPS else 2.0)
@@ -214,20 +172,11 @@ def test_guidance_must_beat_the_same_steps_without_guidance_too(run, quality):
 
 def test_guidance_is_saved_and_used_for_the_schedule_and_clipping_of_the_run(run, quality):
     quality(lambda guidance, steps: 0.0 if guidance.on else 2.0)
-    for changes in ({"clip": True}, {"sampled_on": "linear"}, {"grid": "karras"}):
-        (name,) = changes
-        with pytest.raises(UserError, match=f"^{name} must be that of the run"):
-            search_guidance(load(run).with_recipe(**changes), STEPS, N)
+    with pytest.raises(UserError, match="^clip must be that of the run"):
+        search_guidance(load(run).with_recipe(clip=True), STEPS, N)
     assert search_guidance(run, STEPS, N).chosen
     assert open_guidance(load(run), None, STEPS, None).on
     assert not open_guidance(load(run).with_recipe(clip=True), None, STEPS, None).on
-
-
-def test_too_few_held_out_images_are_refused_before_samples_are_made(run, quality, monkeypatch):
-    monkeypatch.setattr("ddim.evaluation.reference.LEAST", 21)
-    quality(lambda *_: pytest.fail("samples were made"))
-    with pytest.raises(UserError, match="KID needs at least 21 held-out images, got 20"):
-        search_guidance(run, STEPS, 21)
 
 
 def test_times_that_were_searched_do_not_replace_a_grid_that_was_chosen(run):
@@ -258,17 +207,16 @@ def test_a_run_with_vectors_also_guides_itself(run, quality, tmp_path):
         trials = search_guidance(folder, STEPS, N).trials
         guides[share] = {trial.guidance.guide for trial in trials if trial.guidance.scale != 1}
     assert guides == {0.5: {None, "@guide"}, 0: {None}}
-    sure = tiny.recipe(**fields, report__guide=0, data__unlabelled=0)
-    folder = tiny.train(sure, tmp_path / "sure", str(tmp_path / "grays.npy"))
-    with pytest.raises(UserError, match=r"no label was withheld \(data\.unlabelled 0\), and has no guide"):
-        search_guidance(folder, STEPS, N)
-    with pytest.raises(UserError, match="cannot guide itself, since the samples have no label, and has no"):
-        search_guidance(tmp_path / "0", STEPS, N, label="none")
 
 
 def test_the_guidance_of_one_class_is_not_saved_for_all(run, quality, tmp_path):
     quality(lambda guidance, steps: 4.0 - guidance.scale)
-    fields = {"data__labels": "clusters:2", "data__unlabelled": 0.5, "data__validation": "0.5"}
+    fields = {
+        "data__size": 16,
+        "data__labels": "clusters:2",
+        "data__unlabelled": 0.5,
+        "data__validation": "0.5",
+    }
     labelled = tiny.train(tiny.recipe("group norm", **fields, report__guide=0.3), tmp_path / "labelled")
     place = labelled, read_run_recipe(labelled).sampler, STEPS, "ema"
     save_guidance(*place, Guidance(1.5), labelled=True)
@@ -306,23 +254,3 @@ def test_the_result_is_a_table():
     assert "guidance 2, log-SNR -2 to 5" in repr(found)
     assert "difference -0.50000 (-0.75000 ... -0.25000)" in repr(found)
     assert found.chosen == trial.guidance
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["-n", "5"], "-n is an option of the search with --guidance"),
-        (["--guide-with", "@raw"], "--guide-with is an option of the search with --guidance"),
-        (["--guidance", "--end", "0.1"], "--end is an option of the search without --guidance"),
-        (
-            ["--guidance", "--label", "frog"],
-            "label must be left out",
-        ),
-        (["--guidance", "--guide-with", "nowhere"], "run nowhere is not a folder"),
-        (["--guidance", "-n", "1"], "n must be at least"),
-    ],
-)
-def test_mistakes_are_one_sentence(words, said, run, capsys):
-    assert main(["search", str(run), *words]) == 2
-    assert said in capsys.readouterr().err
-    assert not (run / "searched.json").exists()

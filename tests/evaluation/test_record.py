@@ -53,13 +53,6 @@ def test_the_newest_complete_evaluation_of_a_run_is_read(tmp_path):
     assert read_evaluation(folder).folder == folder
 
 
-def test_a_folder_without_evaluations_says_how_to_make_one(tmp_path):
-    with pytest.raises(UserError, match="holds no evaluation: make one with `ddim evaluate"):
-        read_evaluation(tmp_path)
-    with pytest.raises(UserError, match="missing does not exist: name a record, the folder of an evaluation"):
-        read_evaluation(tmp_path / "missing")
-
-
 SOUND = json.dumps(RECORD)
 
 
@@ -67,26 +60,10 @@ SOUND = json.dumps(RECORD)
     "text, sentence",
     [
         ("", "is damaged: it is not JSON"),
-        (SOUND[:200], "is damaged: it is not JSON"),
-        ("[" * 100_000, "is damaged: it is not JSON"),
         (SOUND.replace("0.02", "NaN", 1), "is damaged: "),
-        ("[1]", "is damaged: it is not a table of entries"),
-        (json.dumps({"seeds": [1], "times": [1]}), "is not the record of an evaluation"),
         (json.dumps(record(schema=2)), "schema 2, but this version reads schema 1: a newer ddim wrote it"),
-        (json.dumps(record(schema=0)), "schema 0, but this version reads schema 1: evaluate again"),
-        (json.dumps(record(schema=None)), "schema None, but this version reads schema 1: evaluate again"),
-        (json.dumps(record(features=3)), "is damaged: features is not a table"),
-        (json.dumps(record(features__weights=3)), "is damaged: features.weights is missing or of another"),
-        (json.dumps(record(reference__images=True)), "is damaged: reference.images is missing or of another"),
-        (json.dumps(record(generated={})), "is damaged: generated.images is missing"),
         (json.dumps(record(metrics__kid__value="1")), "is damaged: metrics.kid.value is not a number"),
-        (json.dumps(record(metrics__kid={"value": 1})), "is damaged: metrics.kid.low is not a number"),
-        (json.dumps(record(metrics__fid__low=None)), "is damaged: metrics.fid.low is not a number"),
-        (json.dumps(record(metrics__fid=[])), "is damaged: metrics.fid.value is not a number"),
-        (json.dumps(record(sampling={"seeds": []})), "is damaged: sampling.recipe is not a table"),
         (json.dumps(record(sampling=SAMPLING | {"seeds": ["a", 1]})), "sampling.seeds is missing or of a"),
-        (json.dumps(record(sampling=SAMPLING | {"times": [1, None]})), "sampling.times is missing or of a"),
-        (json.dumps(record(reference__size=[32, True])), "reference.size is missing or of another type"),
     ],
 )
 def test_a_file_that_is_no_record_is_refused_in_one_sentence(text, sentence, tmp_path):

@@ -11,7 +11,6 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Gaussian, Mixture
 from ddim.diffusion.samplers import DDIM, EDM, last_state
 from ddim.diffusion.schedules import Cosine, KarrasSigma, LinearBeta
-from ddim.errors import UserError
 from ddim.evaluation.discretisation_error import TimeRange
 from ddim.evaluation.sampler_ablation import (
     DISCRETISATIONS,
@@ -20,7 +19,6 @@ from ddim.evaluation.sampler_ablation import (
     Flow,
     ablate_churn,
     ablate_flows,
-    ablate_sampler,
     discretise,
     trace_improvements,
 )
@@ -61,17 +59,6 @@ def test_sigma_equal_to_t_without_scaling_gives_ddim_and_heun(schedule):
     times = discretise("edm", 7, TimeRange(schedule, END))
     assert torch.allclose(run(Flow(1), law, x, times), run(DDIM(), law, x, times))
     assert torch.allclose(run(Flow(2), law, x, times), run(EDM(), law, x, times))
-
-
-@every_flow
-def test_choices_differ_at_large_steps(clock, scaling):
-    schedule = Cosine(0.05, 0.999)
-    law, x = Gaussian(schedule), normal(2, 1, 2, 2)
-    times = discretise("edm", 5, TimeRange(schedule, END))
-    found = run(Flow(1, clock, scaling), law, x, times)
-    for other in FLOWS:
-        same = torch.allclose(run(Flow(1, *other), law, x, times), found, atol=1e-6)
-        assert same == (other == (clock, scaling))
 
 
 @pytest.mark.parametrize("steps", [2, 5, 10])
@@ -143,8 +130,3 @@ def test_improvements_start_as_published_and_end_at_edm():
     # Of the published samplers, that of the VE SDE, Euler's rule in sigma^2, has the largest gain.
     assert trace_improvements(table, "VE")[0] > 10 * trace_improvements(table, "VE")[-1]
     assert len({trace_improvements(table, origin)[-1] for origin in ORIGINS}) == 1
-
-
-def test_too_few_evaluations_are_refused():
-    with pytest.raises(UserError, match="evaluations must be at least 3"):
-        ablate_sampler(None, evaluations=2)

@@ -3,9 +3,6 @@
 import csv
 import io
 import shutil
-import sys
-import types
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +10,6 @@ import pytest
 from PIL import Image
 
 import ddim
-from ddim.errors import UserError
 from ddim.evaluation.compare import Difference, measure_difference
 from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.reference import Reference
@@ -84,8 +80,6 @@ def test_unequal_evaluations_of_the_network_are_remarked_upon(run):
     assert any("(NFE) differ: ddim, 3 steps, 3 NFE; edm, 3 steps, 5 NFE" in note for note in table.notes)
     assert any("should not be ranked: 20 images are too few" in note for note in table.notes)
     assert not any(table.is_best(cell) for cell in table.cells)
-    plain = tabulate(run, {"steps": [2, 3]}, Samples(n=20), features=stub())
-    assert not any("NFE" in note for note in plain.notes)
 
 
 def test_a_table_says_which_samples_are_guided_by_saved_guidance(run):
@@ -95,12 +89,6 @@ def test_a_table_says_which_samples_are_guided_by_saved_guidance(run):
     assert [record["guided"] for record in table.to_records()] == ["", "guidance 2, guide @raw"]
     said = "combinations use guidance that `ddim search` found (guidance 2, guide @raw); --guidance 1 turns"
     assert any(note.startswith(f"some {said}") for note in table.notes)
-    alone = tabulate(run, {"steps": [3]}, FEW, features=stub())
-    assert any(note.startswith(f"all {said}") for note in alone.notes)
-    asked = tabulate(run, {"steps": [2, 3]}, replace(FEW, guidance=2.0, guide_with="@raw"), features=stub())
-    assert not any("turns it off" in note for note in asked.notes)
-    plain = tabulate(run, {"steps": [2, 3], "guidance": [1.0]}, FEW, features=stub())
-    assert not any("turns it off" in note for note in plain.notes)
 
 
 def test_parts_of_the_users_own_can_be_choices(run):
@@ -110,23 +98,6 @@ def test_parts_of_the_users_own_can_be_choices(run):
     assert theirs.value("kid") == pytest.approx(ours.value("kid"), abs=1e-6)
     grids = tabulate(run, {"grid": ["uniform", Cubes()], "steps": [3]}, FEW, features=stub())
     assert grids.rows == ["uniform", "Cubes"]
-
-
-def test_mistakes_are_refused_before_anything_is_computed(run):
-    for choices, sentence in (
-        ({"steps": [2, 3], "sampler.eta": ["0", "3"]}, "sampler.eta must lie in"),
-        ({"steps": [2, 0]}, "steps must be at least 1"),
-        ({"grid": ["uniform", "uniformly"]}, "grid must be one of"),
-        ({"weights": ["ema", "best"]}, "weights must be"),
-    ):
-        seen = []
-        with pytest.raises(UserError, match=sentence):
-            tabulate(run, choices, FEW, features=stub(seen))
-        assert not seen
-    with pytest.raises(UserError, match="metric must be one of"):
-        tabulate(run, {"steps": [1, 2]}, metric="fad", features=stub())
-    with pytest.raises(UserError, match="blossoms:40 is not a run: a table compares ways to sample a run"):
-        tabulate("blossoms:40", {"steps": [1, 2]}, features=stub())
 
 
 def made(values, columns=("10 steps", "20 steps")):
@@ -198,19 +169,6 @@ def test_csv_has_one_line_for_each_cell():
         "True",
     )
     assert (rows[0]["fid_infinity_low"], rows[0]["nfe"]) == ("20.0", "10")
-
-
-def test_notebooks_show_a_table_whose_names_are_escaped():
-    page = SONG._repr_html_()
-    assert "<td>eta_0 &lt;&amp;&gt;</td><td>* 0.0300 ± 0.0100</td>" in page
-    assert '<p class="note">a &lt;note&gt;</p>' in page
-
-
-def test_a_data_frame_has_the_records(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pandas", types.SimpleNamespace(DataFrame=list))
-    for found, row in zip(SONG.to_frame(), SONG.to_records(), strict=True):
-        assert list(found) == list(row)
-        assert all(found[name] == value for name, value in row.items() if value is not None)
 
 
 @pytest.mark.parametrize("columns", [2, 1])

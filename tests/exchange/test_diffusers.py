@@ -76,17 +76,6 @@ def test_attention_may_have_the_names_of_old_files(run):
     assert all(torch.equal(back[name], value) for name, value in state.items())
 
 
-def test_weights_that_do_not_fit_are_named_in_the_message(run):
-    state = load(run).model.net.state_dict()
-    theirs = convert_to_diffusers(state)
-    with pytest.raises(UserError, match="conv_in.weight is missing or of another size"):
-        convert_from_diffusers({n: v for n, v in theirs.items() if n != "conv_in.weight"}, state)
-    with pytest.raises(UserError, match="conv_in.bias is missing or of another size"):
-        convert_from_diffusers({**theirs, "conv_in.bias": torch.zeros(3)}, state)
-    with pytest.raises(UserError, match="no place for conv_more.weight"):
-        convert_from_diffusers({**theirs, "conv_more.weight": torch.zeros(3)}, state)
-
-
 @pytest.mark.parametrize("size", ["16", "16x24"])
 def test_an_exported_network_gives_the_same_output(tmp_path, size):
     source = run_of(recipe(data__size=size), tmp_path / "run")
@@ -197,15 +186,6 @@ def test_classes_go_to_diffusers_and_back(tmp_path, label):
     for pipeline in (load(source), back):
         found, _ = generate(SamplingSetup(pipeline, 10, label), SEEDS)
         assert torch.allclose(found, names["images"], rtol=0, atol=1e-4)
-
-
-def test_a_run_that_needs_a_class_still_does_in_diffusers_and_back(tmp_path):
-    chosen = recipe(data__labels="true", data__unlabelled="0", net__classes="4")
-    source = run_of(chosen, tmp_path / "run", classes=("a", "b", "c", "d"))
-    assert "each needs a class" in export_to_diffusers(load(source), tmp_path / "out").notes[0]
-    assert opened(tmp_path / "out").unet.config.num_class_embeds == 4
-    back = load(import_from_diffusers(tmp_path / "out", tmp_path / "back"))
-    assert (back.model.classes, back.recipe.data.unconditional) == (4, False)
 
 
 @pytest.mark.parametrize("labels", [False, True])
@@ -325,20 +305,10 @@ def test_an_imported_run_clips_like_its_pipeline_and_by_default(run, tmp_path):
         ({"net": "unet"}, "the net of recipe ddpm"),
         ({"pixels__mean": "0.4"}, "pixels"),
         ({"conditioning": "log_snr"}, "conditioning"),
-        ({"conditioning__scale": "0.25"}, "conditioning"),
         ({"predicts": "edm"}, "predicts"),
-        ({"predicts": "score"}, "predicts"),
-        ({"sampled_on": "cosine"}, "sampled_on"),
         ({"data__size": "17"}, "data.size"),
-        ({"data__size": "16x18", "net__multipliers": "1,2,2", "net__attention": "no,yes,no"}, "data.size"),
         ({"augment__probability": "0.1", "net__augment": "9"}, "net.augment"),
-        ({"net__embedding": "fourier"}, "net.embedding"),
-        ({"net__resample": "box"}, "net.resample"),
         ({"net__multipliers": "2,2"}, "net.width"),
-        ({"net__sde": "true"}, "net.sde"),
-        ({"net__group_channels": "4"}, "net.group_channels"),
-        ({"schedule": "karras_sigma"}, "schedule"),
-        ({"net__heads": "2", "net__attention": "yes,yes"}, "net.heads"),
     ],
 )
 def test_options_that_diffusers_lacks_are_refused(tmp_path, changes, said):
@@ -353,47 +323,25 @@ def test_options_that_diffusers_lacks_are_refused(tmp_path, changes, said):
 REFUSED = {
     "unet/config.json": [
         {"act_fn": "relu"},
-        {"downsample_padding": 2},
         {"freq_shift": 5},
-        {"out_channels": 6},
         {"block_out_channels": [16, 24]},
         {"block_out_channels": [16, "a"]},
-        {"block_out_channels": [0, 16]},
-        {"block_out_channels": [16, -32]},
-        {"block_out_channels": [16.5, 33]},
-        {"block_out_channels": "16"},
-        {"block_out_channels": [32, 64]},
         {"block_out_channels": [2**40, 2**41]},
         {"in_channels": -3, "out_channels": -3},
-        {"in_channels": 2, "out_channels": 2},
-        {"in_channels": True, "out_channels": True},
         {"down_block_types": ["X"] * 2, "up_block_types": ["X"] * 2},
-        {"layers_per_block": "many"},
         {"layers_per_block": 20000},
-        {"layers_per_block": 10**30},
-        {"norm_num_groups": None},
         {"norm_eps": "small"},
-        {"sample_size": None},
-        {"sample_size": [16]},
-        {"sample_size": "16"},
         {"sample_size": [16, 0]},
         {"num_class_embeds": 10**6},
     ],
     "scheduler/scheduler_config.json": [
         {"_class_name": "PNDMScheduler"},
-        {"_class_name": None},
         {"_class_name": "DDPMScheduler", "variance_type": "learned_range"},
         {"beta_schedule": "laplace"},
-        {"beta_start": "0.02"},
-        {"num_train_timesteps": None},
         {"num_train_timesteps": 10**12},
-        {"trained_betas": [0.1]},
         {"trained_betas": [0.5] * 1000},
-        {"set_alpha_to_one": False},
         {"prediction_type": "flow"},
         {"timestep_spacing": "linspace"},
-        {"thresholding": True},
-        {"clip_sample": "x"},
         {"clip_sample": True, "clip_sample_range": 2.0},
     ],
 }

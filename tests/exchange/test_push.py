@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from huggingface_hub import constants
 
 import ddim
 from ddim.errors import UserError
@@ -85,13 +84,7 @@ def test_no_folder_of_the_machine_is_uploaded(hub, run, tmp_path):
 
 @pytest.mark.parametrize(
     "source, shown",
-    [
-        ("blossoms:200", "blossoms:200"),
-        ("pets:/home/ada/pets", "pets"),
-        ("pets:C:\\copy", "pets"),
-        ("/home/ada/a.zip", "a.zip"),
-        ("C:\\Users\\ada\\a.zip", "a.zip"),
-    ],
+    [("blossoms:200", "blossoms:200"), ("pets:C:\\copy", "pets"), ("/home/ada/a.zip", "a.zip")],
 )
 def test_the_name_of_the_images_stays(source, shown):
     chosen = recipe(data__source=source)
@@ -105,9 +98,7 @@ def test_the_name_of_the_images_stays(source, shown):
     "guide, shown",
     [
         ("/home/ada/runs/small-1/best", "small-1/best"),
-        ("/home/ada/runs/small-1@raw", "small-1@raw"),
         ("C:\\Users\\ada\\runs\\small-1\\best", "small-1/best"),
-        ("@guide", "@guide"),
         ("hub:ada/flowers", "hub:ada/flowers"),
     ],
 )
@@ -159,10 +150,7 @@ def test_guidance_by_another_checkpoint_is_left_out_and_said(hub, run, tmp_path)
     "token, to, said",
     [
         (None, "ada/flowers", "Token is required"),
-        ("hf_wrong", "ada/flowers", "Invalid user token"),
         (TOKEN, "eve/flowers", "You don't have the rights"),
-        (TOKEN, "flowers", "is named hub:OWNER/NAME"),
-        (TOKEN, "ada/flowers@v1", "without @"),
         (TOKEN, "ada/bert", "holds another model"),
     ],
 )
@@ -176,10 +164,3 @@ def test_each_refusal_is_one_sentence_and_nothing_is_uploaded(hub, run, monkeypa
         ddim.push(run, to)
     assert "\n" not in str(error.value)
     assert not any("/commit/" in path or method == "PUT" for method, path in hub.requests)
-
-
-def test_without_a_connection_nothing_is_uploaded(hub, run, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="offline mode"):
-        ddim.push(run, "ada/flowers")
-    assert not hub.requests

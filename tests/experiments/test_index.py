@@ -7,9 +7,8 @@ import pytest
 
 import sweeping
 from ddim.cli import main
-from ddim.errors import UserError
 from ddim.experiments.index import filter_runs, find_runs, read_run, sort_runs
-from ddim.files import is_locked, lock_folder
+from ddim.files import lock_folder
 from ddim.recipe.codec import dump, list_fields
 from ddim.recipe.named import RECIPES
 from ddim.recipe.options import flatten_as_text
@@ -26,15 +25,6 @@ def test_a_run_has_its_progress_and_its_errors(tmp_path):
     assert (run.images, run.total, run.state) == (480, 960, "stopped")
     assert run.errors == ERRORS
     assert read_run(make(tmp_path / "whole")).state == "finished"
-
-
-def test_a_run_in_training_is_running(tmp_path):
-    folder = make(tmp_path / "run", seen=(160,))
-    with lock_folder(folder):
-        assert is_locked(folder)
-        assert read_run(folder).state == "running"
-    assert not is_locked(folder)
-    assert read_run(folder).state == "stopped"
 
 
 def test_the_remaining_time_of_a_running_run_follows_its_pace(tmp_path):
@@ -70,12 +60,6 @@ def test_a_run_behind_a_link_is_listed(tmp_path):
     assert [run.path for run in find_runs(tmp_path / "runs")] == [tmp_path / "runs" / "a", own]
 
 
-def test_without_runs_the_message_says_how_to_train_one(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(["runs"]) == 0
-    assert "no runs in runs yet: `ddim train" in capsys.readouterr().err
-
-
 def test_a_run_is_finished_once_its_last_checkpoint_is_there(tmp_path):
     """The log reports all images before the last validation; the last checkpoint follows it."""
     folder = make(tmp_path / "run", step=30)
@@ -106,11 +90,6 @@ def test_reading_a_run_does_not_keep_it_from_training(tmp_path):
         pass
 
 
-def test_the_checkpoint_may_be_ahead_of_the_log(tmp_path):
-    run = read_run(make(tmp_path / "run", seen=(160,), step=60))
-    assert (run.images, run.state) == (960, "finished")
-
-
 def test_a_budget_in_minutes_becomes_the_number_of_images_that_the_run_settled_on(tmp_path):
     assert read_run(make(tmp_path / "new", images=None, seen=(160,))).total is None
     run = read_run(make(tmp_path / "settled", images=None, seen=(160, 320), step=20))
@@ -136,10 +115,7 @@ def test_runs_are_found_at_any_depth(tmp_path):
     assert find_runs(tmp_path / "run")[0].path == tmp_path / "run"
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["{", "[]", "{}", '{"recipe": 3}', '{"recipe": {"optim": {"batch": 16}}}', '{"recipe": {"images": 9}}'],
-)
+@pytest.mark.parametrize("text", ["{", "{}", '{"recipe": {"images": 9}}'])
 def test_a_damaged_run_is_listed_beside_the_others(tmp_path, text):
     make(tmp_path / "whole")
     make(tmp_path / "torn")
@@ -149,7 +125,7 @@ def test_a_damaged_run_is_listed_beside_the_others(tmp_path, text):
     assert torn.why
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1, "kind": "evaluation"}', '{"schema": 2}'])
+@pytest.mark.parametrize("text", ["{", '{"schema": 1, "kind": "evaluation"}'])
 def test_an_unreadable_record_is_left_out_and_named(tmp_path, text):
     folder = make(tmp_path / "run", seen=(160, 480))
     write_evaluation(folder, 1, kid=0.1)
@@ -160,7 +136,7 @@ def test_an_unreadable_record_is_left_out_and_named(tmp_path, text):
     assert run.why.startswith("evaluations/2/record.json is ")
 
 
-@pytest.mark.parametrize("text", ["[1]", "{}", '{"program": "train.py", "method": "grid"}'])
+@pytest.mark.parametrize("text", ['{"program": "train.py", "method": "grid"}'])
 def test_a_sweep_file_of_another_program_is_ignored(tmp_path, text):
     make(tmp_path / "theirs" / "run")
     (tmp_path / "theirs" / "sweep.json").write_text(text)
@@ -174,8 +150,6 @@ def test_a_sweep_file_of_another_program_is_ignored(tmp_path, text):
     [
         ({"schema": 2}, "sweep.json has schema 2, but this version reads schema 1"),
         ({"trials": [{}]}, "sweep.json is damaged"),
-        ({"trials": None}, "sweep.json is damaged"),
-        (None, "sweep.json is damaged: it is not JSON"),
     ],
 )
 def test_an_unreadable_sweep_is_listed_beside_the_runs(tmp_path, change, said):
@@ -189,7 +163,7 @@ def test_an_unreadable_sweep_is_listed_beside_the_runs(tmp_path, change, said):
     assert find_runs(tmp_path)[0].why.startswith(said)
 
 
-@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+@pytest.mark.parametrize("text", ["{"])
 def test_an_unreadable_outcome_is_named(tmp_path, text):
     planned = sweeping.plan_sweep(tmp_path, ["a", "b"])
     make(planned.run_folder(planned.trials[0]))
@@ -258,34 +232,6 @@ def test_runs_are_sorted_numerically_and_those_without_a_value_come_last(tmp_pat
         for file in ("metrics.jsonl", "run.json"):
             os.utime(tmp_path / name / file, (1e9 - age, 1e9 - age))
     assert [run.path.name for run in sort_runs(find_runs(tmp_path), "age")] == list("cabd")
-
-
-def test_runs_are_filtered_by_a_size_spelt_as_for_train(tmp_path):
-    for size in ((32, 32), (64, 96)):
-        make(tmp_path / f"{size[0]}", data__size=size)
-    found = find_runs(tmp_path)
-    for text, named in (("32", ["32"]), ("64x96", ["64"]), ("64,96", ["64"]), ("64", []), ("96x64", [])):
-        assert [run.path.name for run in filter_runs(found, {"data.size": text})] == named
-    assert filter_runs(found, {"report.validation_images": "32"}) == found
-
-
-def test_runs_without_evaluations_can_be_sorted_by_a_metric(tmp_path):
-    for name in "ab":
-        make(tmp_path / name)
-    found = find_runs(tmp_path)
-    assert sort_runs(found, "kid") == sort_runs(found, "coverage") == found
-    assert filter_runs(found, {"fid": "3"}) == []
-
-
-def test_an_unknown_name_is_refused_with_a_suggestion(tmp_path):
-    make(tmp_path / "run")
-    found = find_runs(tmp_path)
-    with pytest.raises(UserError, match="image_may is not a column.*perhaps you meant image_mae"):
-        sort_runs(found, "image_may")
-    with pytest.raises(UserError, match="perhaps you meant optim.lr"):
-        filter_runs(found, {"optim.rl": "1"})
-    with pytest.raises(UserError, match="is not a folder of runs"):
-        find_runs(tmp_path / "nowhere")
 
 
 def test_filtered_runs_are_compared_only_with_each_other(tmp_path, capsys):

@@ -60,12 +60,6 @@ def test_the_end_of_a_short_trial_says_nothing_about_long_runs():
     assert interpolate_kid([CURVE, trial], 1000) == 0.1
 
 
-def test_runs_of_one_length_are_averaged():
-    twin = replace(CURVE, points=((10, 0.5), (1000, 0.3)), kid=0.3)
-    assert interpolate_error([CURVE, twin], 1000) == pytest.approx(0.25)
-    assert interpolate_kid([CURVE, twin], 1000) == pytest.approx(0.2)
-
-
 def test_kid_is_known_at_the_ends_of_runs_whose_samples_are_made_alike():
     assert interpolate_kid([CURVE], 1000) == 0.1
     assert interpolate_kid([CURVE], 100) is None
@@ -121,27 +115,13 @@ def test_runs_of_other_images_or_recipes_are_not(own, tmp_path):
     assert list_own_curves(tmp_path / "nowhere", smoke(), "f") == []
 
 
-def test_the_kid_of_a_run_counts_also_if_most_runs_have_other_images(own):
-    runs, _ = own
-    for name in ("b", "c"):
-        folder = run_folders.make(runs / name, step=60)
-        write_evaluation(folder, 1, 0.2, reference__fingerprint="other")
-    (curve,) = list_own_curves(runs, smoke(), "f")
-    assert curve.kid == 0.07
-
-
 @pytest.mark.parametrize(
     "changes",
     [
         {"sampling__guidance": 2.0},
-        {"sampling__times": [1.0, 0.5]},
         {"sampling__weights": "raw"},
-        {"sampling__label": 1},
         {"sampling__recipe": dump(override(smoke(), {"sampler": "edm"}))},
-        {"features__extractor": "scattering"},
-        {"reference__fingerprint": "other"},
         {"reference__part": "train"},
-        {"sampling": None},
     ],
 )
 def test_kid_is_that_of_the_default_sampling_and_features_against_held_out_images(own, changes):

@@ -14,22 +14,17 @@ from ddim.errors import UserError
 from ddim.evaluation.run_figures import plot_logs
 from ddim.experiments.index import find_runs, read_run
 from ddim.experiments.measurements import Measurements, read_measurements
-from ddim.experiments.report import (
-    _loss_curves,
-    _tails,
-    build_report,
-    mean_log,
-    write_report,
-)
-from ddim.experiments.report_tables import format_spread
+from ddim.experiments.report import _loss_curves, _tails, build_report, mean_log, write_report
 from ddim.experiments.run_pictures import growth, last_samples, real_images
-from ddim.experiments.summary import Spread, group_runs
+from ddim.experiments.summary import group_runs
 from ddim.plots.page import Picture, Strips, Text
 from ddim.plots.pictures import GAP, make_sheet, save_png, split_sheet, to_uint8
 from ddim.plots.table import Table
 from evaluated_runs import record
 from html_reader import Reader
 from run_folders import make, write_evaluation
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
 def images(n, height, width):
@@ -98,12 +93,7 @@ def test_the_table_has_a_row_for_each_configuration_and_columns_where_they_diffe
             "Image MAE ↓": "0.3000 ± 0.0707",
             "Noise MAE ↓": "0.5000 ± 0.0000",
         },
-        {
-            "optim.lr": "0.0001",
-            "finished": "0 of 1",
-            "Image MAE ↓": "0.2000",
-            "Noise MAE ↓": "–",
-        },
+        {"optim.lr": "0.0001", "finished": "0 of 1", "Image MAE ↓": "0.2000", "Noise MAE ↓": "–"},
     ]
     assert any("standard deviation over repeats" in note for note in notes)
     assert any("are the latest so far" in note for note in notes)
@@ -145,57 +135,6 @@ def test_a_note_says_how_the_evaluated_runs_were_sampled(tmp_path):
     assert not any(note.startswith("Sampling") for note in notes)
 
 
-def test_the_overview_has_the_images_that_a_stopped_run_saw(tmp_path):
-    make(tmp_path / "a", seen=(160, 480))
-    assert ", images seen 480" in block(find_runs(tmp_path), Text).text
-
-
-def test_a_note_says_which_numbers_come_from_some_of_the_runs(tmp_path):
-    for seed in range(3):
-        for lr in (1e-3, 1e-4):
-            folder = make(tmp_path / f"{lr}-{seed}", seed=seed, optim__lr=lr)
-            if seed < 2 or lr == 1e-4:
-                with_record(folder, kid=0.1 * seed)
-    rows, notes = table(find_runs(tmp_path))
-    assert [row["finished"] for row in rows] == ["3 of 3"] * 2
-    # The errors, and all numbers of the other configuration, come from three runs.
-    assert [note for note in notes if " of its 3 runs" in note] == ["0.001: only 2 of its 3 runs have KID."]
-
-
-def test_the_largest_recall_is_the_best(tmp_path):
-    for k, recall in enumerate((0.3, 0.5)):
-        folder = make(tmp_path / str(k), optim__lr=10.0**-k)
-        with_record(folder)
-        path = folder / "evaluations" / "1" / "record.json"
-        document = json.loads(path.read_text())
-        document["metrics"]["recall"] = {"value": recall}
-        path.write_text(json.dumps(document))
-    rows, _ = table(find_runs(tmp_path))
-    assert [row["Recall ↑"].startswith("* ") for row in rows] == [False, True]
-
-
-@pytest.mark.parametrize(
-    "samples, recall, said", [(20, 0.5, "With so few images (20)"), (1000, 0.0, "Recall is 0")]
-)
-def test_precision_of_few_images_or_without_recall_has_a_note(tmp_path, samples, recall, said):
-    folder = make(tmp_path / "a")
-    with_record(folder, samples=samples)
-    path = folder / "evaluations" / "1" / "record.json"
-    document = json.loads(path.read_text())
-    document["metrics"] |= {"recall": {"value": recall}, "precision": {"value": 0.9}}
-    path.write_text(json.dumps(document))
-    _, notes = table(find_runs(tmp_path))
-    assert len([note for note in notes if "precision and density say little" in note]) == 1
-    assert any(note.startswith(said) for note in notes)
-
-
-def test_equal_numbers_have_no_best(tmp_path):
-    for k in range(2):
-        with_record(make(tmp_path / str(k), optim__lr=10.0**-k), kid=0.1)
-    rows, _ = table(find_runs(tmp_path))
-    assert [row["KID ↓"].startswith("* ") for row in rows] == [False, False]
-
-
 def test_metrics_with_too_few_images_are_not_ranked(tmp_path):
     """A FID needs as many images as there are dimensions, 1280; here the reference has 700."""
     for k in range(2):
@@ -207,7 +146,7 @@ def test_metrics_with_too_few_images_are_not_ranked(tmp_path):
     assert "Too few images to rank by FID, FID-infinity." in notes
 
 
-@pytest.mark.parametrize("field, value", [("schedule", "linear"), ("pixels__std", 2.0)])
+@pytest.mark.parametrize("field, value", [("schedule", "linear")])
 def test_errors_in_different_units_are_not_ranked(tmp_path, field, value):
     make(tmp_path / "a", errors={"image_mae": 0.1})
     make(tmp_path / "b", errors={"image_mae": 0.2}, **{field: value})
@@ -224,15 +163,6 @@ def test_runs_on_different_images_are_not_ranked(tmp_path):
     rows, notes = table(find_runs(tmp_path))
     assert not any(text.startswith("* ") for row in rows for text in row.values())
     assert any(note.startswith("Data differ") for note in notes)
-
-
-def test_the_overview_names_shared_images_without_their_folder(tmp_path):
-    for k, source in enumerate(["/home/ada/flowers.zip"] * 2 + ["/mnt/flowers.zip"]):
-        make(tmp_path / str(k), seed=k, data__source=source)
-    both, all_three = ([tmp_path / str(k) for k in range(n)] for n in (2, 3))
-    found = [[run for path in paths for run in find_runs(path)] for paths in (both, all_three)]
-    assert "recipe smoke, images flowers.zip, images seen" in block(found[0], Text).text
-    assert "images flowers" not in block(found[1], Text).text
 
 
 @pytest.mark.parametrize("height, width, n", [(32, 32, 4), (24, 40, 7), (64, 64, 1), (8, 16, 16)])
@@ -301,11 +231,7 @@ def test_other_measurements_of_a_run_are_shown_and_damaged_ones_are_named(traine
     assert found.pairs == home / "memorisation" / "10" / "pairs.png"
     blocks, files = build_report(find_runs(trained))
     (shown,) = [each for each in blocks if isinstance(each, Table) and "bits" in " ".join(each.columns)]
-    assert shown.rows[0] == [
-        "a0",
-        "3.0 % [1.0, 6.0]",
-        "3.250 ± 0.062 (vlb, 8 images, 1,000 steps)",
-    ]
+    assert shown.rows[0] == ["a0", "3.0 % [1.0, 6.0]", "3.250 ± 0.062 (vlb, 8 images, 1,000 steps)"]
     assert shown.notes[1:] == [
         f"a0: {verdict} Samples: guidance 2.5.",
         "a1: likelihoods/1/record.json cannot be read.",
@@ -330,13 +256,6 @@ def test_likelihoods_of_different_methods_are_marked_as_not_comparable(tmp_path)
     ]
 
 
-def test_a_likelihood_of_an_earlier_step_is_marked(tmp_path):
-    write(make(tmp_path / "a") / "likelihoods" / "1", likelihood(step=30))
-    cells, notes = measurements_table(find_runs(tmp_path))
-    assert cells == ["3.250 ± 0.062 (vlb, 8 images, 1,000 steps)*"]
-    assert any("at an earlier step, 30" in note for note in notes)
-
-
 def test_the_mean_of_logs_has_the_lines_that_all_of_them_have():
     one = [{"images": 16, "loss": 1.0}, {"images": 32, "loss": 3.0}, {"images": 32, "image_mae": 0.5}]
     two = [{"images": 16, "loss": 2.0}, {"images": 32, "loss": 5.0}, {"images": 48, "loss": 7.0}]
@@ -350,18 +269,8 @@ def test_an_extended_run_is_no_repeat_of_a_shorter_run(tmp_path):
     facts = json.loads((tmp_path / "2" / "run.json").read_text())
     (tmp_path / "2" / "run.json").write_text(json.dumps({**facts, "extended": 3696}))
     rows, _ = table(find_runs(tmp_path))
-    assert [(row["images"], row["finished"]) for row in rows] == [
-        ("400", "2 of 2"),
-        ("3696", "0 of 1"),
-    ]
+    assert [(row["images"], row["finished"]) for row in rows] == [("400", "2 of 2"), ("3696", "0 of 1")]
     assert [row["Image MAE ↓"] for row in rows] == ["0.1500 ± 0.0707", "0.3000"]
-
-
-def test_repeats_that_saw_different_numbers_of_images_are_said_to(tmp_path):
-    for k, seen in enumerate((160, 320)):
-        make(tmp_path / str(k), images=None, seed=k, seen=(160, seen))
-    _, notes = table(find_runs(tmp_path))
-    assert any("saw different numbers of images: 160 to 320" in note for note in notes)
 
 
 def test_a_run_that_goes_further_than_its_repeats_has_a_line_of_its_own(tmp_path):
@@ -385,19 +294,6 @@ def test_only_the_best_of_many_configurations_have_curves(tmp_path):
     assert said in block(find_runs(tmp_path), Picture).caption
 
 
-@pytest.mark.parametrize(("finish", "after", "jumps"), [(0.0, 0, False), (0.3, 0, True), (0.3, 10**9, False)])
-def test_the_caption_explains_a_jump_of_the_loss(finish, after, jumps, tmp_path):
-    make(tmp_path / "a", objective__finish=finish, objective__finish_after=after)
-    caption = block(find_runs(tmp_path), Picture).caption
-    assert ("objective.finish changes the loss" in caption) == jumps
-
-
-def test_a_configuration_without_a_logged_loss_is_not_called_worse(tmp_path):
-    make(tmp_path / "a", optim__lr=0.1)
-    make(tmp_path / "b", optim__lr=0.01, seen=())
-    assert "lowest" not in block(find_runs(tmp_path), Picture).caption
-
-
 def test_a_report_is_one_file_with_its_pictures(trained, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     out = tmp_path / "out" / "comparison.html"
@@ -417,34 +313,11 @@ def test_a_report_is_one_file_with_its_pictures(trained, tmp_path, capsys):
     assert out.read_bytes() == before
 
 
-def test_a_report_lies_in_the_folder_of_its_runs_by_default(trained, capsys):
-    assert main(["report", str(trained)]) == 0
-    assert capsys.readouterr().out.startswith(f"{trained}/report.html\n")
-
-
-def test_a_run_that_is_named_twice_counts_once(trained, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(["report", str(trained / "a0"), str(trained / "a1"), str(trained / "a0")]) == 0
-    assert capsys.readouterr().out == "report.html\n"
-    assert "2 runs of 1 configuration: 2 finished." in (tmp_path / "report.html").read_text()
-
-
 def test_files_of_other_programs_are_not_overwritten(trained, tmp_path):
     (tmp_path / "page.html").write_text("mine")
     with pytest.raises(UserError, match="was not made by ddim"):
         write_report(find_runs(trained), tmp_path / "page.html", "t")
     assert (tmp_path / "page.html").read_text() == "mine"
-
-
-@pytest.mark.parametrize("out", ["x.png", "no/x.html"])
-def test_an_impossible_output_path_is_refused(trained, out, capsys):
-    assert main(["report", str(trained), "--out", out]) == 2
-    assert out in capsys.readouterr().err
-
-
-def test_a_folder_without_runs_has_no_report(tmp_path, capsys):
-    assert main(["report", str(tmp_path)]) == 2
-    assert "no run there" in capsys.readouterr().err
 
 
 def test_a_report_on_runs_without_numbers_can_be_written(tmp_path):
@@ -470,7 +343,7 @@ def test_a_damaged_run_leaves_the_rest_of_a_report_as_it_was(trained):
     assert [blocks[-1].rows[k] for k in (0, 2)] == [whole[-1].rows[k] for k in (0, 2)]
 
 
-@pytest.mark.parametrize("part", ["half", "nothing", "no image"])
+@pytest.mark.parametrize("part", ["half"])
 @pytest.mark.filterwarnings("ignore:.*is damaged")
 def test_a_run_with_an_unreadable_sheet_has_no_strip(trained, part):
     path = trained / "a1" / "samples" / "step-000000060.png"
@@ -488,9 +361,3 @@ def test_an_evaluation_of_an_earlier_step_is_shown_with_a_mark(tmp_path):
     # The column is there even if all runs were evaluated at earlier steps.
     rows, _ = table(find_runs(tmp_path / "b"))
     assert rows[0]["KID ↓"] == "0.1000*"
-
-
-def test_numbers_have_their_significant_digits():
-    assert format_spread(Spread(0.12344, 1)) == "0.1234"
-    assert format_spread(Spread(235.996, 3, 0.844)) == "236.00 ± 0.84"
-    assert format_spread(Spread(30.0, 1, None, (28.04, 31.96))) == "30.00 [28.04, 31.96]"

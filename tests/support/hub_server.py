@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
+from types import SimpleNamespace
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
@@ -177,12 +178,15 @@ _ROUTES = [
 def hub_in_use(home):
     """Serve an empty Hub for a block; `huggingface_hub` talks to it, with its cache in the folder `home`."""
     from huggingface_hub import constants
+    from huggingface_hub.utils import _http
 
     hub = Hub()
     handler = type("Handler", (_Handler,), {"hub": hub})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, pytest.MonkeyPatch.context() as patch:
         hub.address = f"http://127.0.0.1:{server.server_port}"
         patch.setattr(constants, "ENDPOINT", hub.address)
+        # It asks a Hub that is out of order again, after pauses of up to 8 s.
+        patch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: None))
         template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
         patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))

