@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from ddim.training.parent import hold_out_alike
 from torch.utils.data import TensorDataset
 
 import ddim
@@ -16,6 +15,7 @@ from ddim.errors import Notice, UserError
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.training import distill, resume
+from ddim.training.start import hold_out_alike
 
 
 def short(**changes):
