@@ -67,7 +67,6 @@ def test_by_default_the_student_has_an_hour(here, teacher):
             ["RUN", "--guidance", "2", "--guide-with", "@guide", "--guidance-interval", "5,-2"],
             "lower end first",
         ),
-        (["RUN", "--guidance", "1", "--objective.guidance", "3"], "sets fields of objective too: give one"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -301,7 +301,6 @@ def test_resuming_a_finished_run_changes_nothing(words, here, finished, train_co
     [
         (["blossoms:41"], "does not hold the images"),
         (["--recipe", "smoke"], "another recipe"),
-        (["--images", "64"], "a budget of 80 images"),
         (["--minutes", "40"], "another recipe"),
         (["--size", "64"], "another recipe"),
         (["--optim.lr", "1"], "another recipe"),
