@@ -184,7 +184,9 @@ class Optim:
         check_part_values("optim", self)
         check_positive("optim", lr=self.lr, batch=self.batch, accumulate=self.accumulate)
         if self.batch % self.accumulate:
-            raise UserError(f"optim.batch {self.batch} must be a multiple of optim.accumulate {self.accumulate}")
+            raise UserError(
+                f"optim.batch {self.batch} must be a multiple of optim.accumulate {self.accumulate}"
+            )
         if min(self.weight_decay, self.clip, self.warmup) < 0:
             raise UserError("optim.weight_decay, optim.clip and optim.warmup must be at least 0")
 

@@ -24,7 +24,7 @@ GUIDE = "guide"
 PUBLISHED = "published"
 """The name of the JSON document, which names the weights, that only a published checkpoint has."""
 _TENSORS, _DOCUMENTS = ("model", "clusters", "vectors"), ("state", "recipe", PUBLISHED, "searched")
-FILES = [MANIFEST, *(f"{name}.safetensors" for name in _TENSORS), *(f"{name}.json" for name in _DOCUMENTS)]
+FILES = (MANIFEST, *(f"{name}.safetensors" for name in _TENSORS), *(f"{name}.json" for name in _DOCUMENTS))
 """The files of a published checkpoint."""
 
 
@@ -106,13 +106,15 @@ def read_checkpoint(run: str | Path, read: Callable[[Path], T]) -> T:
         return read(run)
     named = names_checkpoint(run)
     best = named and run.name == BEST
-    home = run.parent if best else run
-    content = checkpoint.read_newest(run if named and not best else home / CHECKPOINTS, read, best)
+    folder = run if named else run / CHECKPOINTS
+    content = checkpoint.read_newest(run.parent / CHECKPOINTS if best else folder, read, best)
     if content is not None:
         return content
-    if not (named or run.is_dir()):
+    if named:
+        raise UserError(f"run {run.parent} has no {run.name} checkpoint: see report.{run.name} of its recipe")
+    if not run.is_dir():
         raise UserError(f"run {run} is not a folder{suggest_run(run)}")
-    raise UserError(f"{run} holds no undamaged checkpoint: `ddim runs {quote(home)}` lists the runs below it")
+    raise UserError(f"{run} holds no undamaged checkpoint: `ddim runs {quote(run)}` lists the runs below it")
 
 
 def find_checkpoint(run: str | Path) -> Path:
