@@ -135,7 +135,7 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
     if isinstance(loss, Consistency) and loss.guidance != 1:
         unguided = loss.guide is None and not recipe.data.conditional
         if unguided or source is None or source.is_student:
-            yield f"objective.guidance {loss.guidance:g} is for runs with labels or a guide: use `ddim distill`"
+            yield f"objective.guidance {loss.guidance:g} needs labels or a guide, and `ddim distill`"
         elif other := find_other_meaning(source, recipe):
             yield f"objective.guidance {loss.guidance:g} needs the {other} of the run of --from"
     for part, numbers in recipe.shared_numbers.items():

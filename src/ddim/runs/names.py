@@ -173,12 +173,14 @@ def check_no_run(source: str) -> None:
 
 
 def suggest_run(run: Path) -> str:
-    """Return "; perhaps you meant NAME" for a path that does not exist, or "" if no run has a similar name.
+    """Return "; perhaps you meant RUN" for a path that does not exist, or "" if no run has a similar name.
 
     The name is compared with the names of the runs beside the path and in runs/.
     """
     files = [file for folder in (run.parent, Path("runs")) for file in folder.glob(f"*/{RUN}")]
-    return suggest(run.name, [file.parent.name for file in files])
+    runs = {file.parent.name: file.parent for file in files}
+    name = suggest(run.name, runs).removeprefix(meant := "; perhaps you meant ")
+    return f"{meant}{runs[name]}" if name else ""
 
 
 def pin_place(text: str) -> str:
