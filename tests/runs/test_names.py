@@ -49,8 +49,8 @@ def test_a_name_that_means_nothing_is_explained(run, tmp_path):
     (run / "run.json").write_text("{}")
     (tmp_path / "empty").mkdir()
     (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
-    for name in ("empty", "begun/best", "begun@guide"):
-        with pytest.raises(UserError, match="holds no undamaged checkpoint"):
+    for name, word in (("empty", "undamaged"), ("begun/best", "no best"), ("begun@guide", "no guide")):
+        with pytest.raises(UserError, match=f"{word} checkpoint"):
             resolve(name)
     for name in ("small-2", "@guide"):
         with pytest.raises(UserError, match="is not a folder"):

@@ -125,8 +125,7 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
         yield f"pixels must be the same as in the run of --from, {source.pixels}, got {recipe.pixels}"
     t = torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
     if len(set(conditioning(t, schedule(t)).tolist())) == 1:
-        name = kind_name(conditioning)
-        yield f"conditioning {name} is the same number at all noise levels: set --conditioning log_snr"
+        yield f"conditioning {kind_name(conditioning)} is the same number at all noise levels: set another"
     noisiest = schedule(1.0)
     explodes = noisiest.alpha**2 + noisiest.sigma**2 > 2
     if isinstance(loss, Objective) and loss.finish and isinstance(loss.weight, Unweighted) and explodes:
@@ -135,11 +134,12 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
         yield "objective consistency needs a continuous schedule: set --schedule cosine"
     if isinstance(loss, Consistency) and loss.guidance != 1:
         unguided = loss.guide is None and not recipe.data.conditional
-        if unguided or source is None or source.is_student or find_other_meaning(source, recipe):
-            yield f"objective.guidance {loss.guidance:g} trains a student of a run: use `ddim distill`"
-    tables = {"grid": recipe.sampling_schedule}
+        if unguided or source is None or source.is_student:
+            yield f"objective.guidance {loss.guidance:g} needs labels or a guide, and `ddim distill`"
+        elif other := find_other_meaning(source, recipe):
+            yield f"objective.guidance {loss.guidance:g} needs the {other} of the run of --from"
     for part, numbers in recipe.shared_numbers.items():
-        free = tables.get(part, schedule).entries is None
+        free = (recipe.sampling_schedule if part == "grid" else schedule).entries is None
         for path, _, value in list_fields(getattr(recipe, part), part):
             number = path.rpartition(".")[2]
             if value != numbers.get(number, value) and not (free and number == "entries"):

@@ -24,7 +24,7 @@ GUIDE = "guide"
 PUBLISHED = "published"
 """The name of the JSON document, which names the weights, that only a published checkpoint has."""
 _TENSORS, _DOCUMENTS = ("model", "clusters", "vectors"), ("state", "recipe", PUBLISHED, "searched")
-FILES = [MANIFEST, *(f"{name}.safetensors" for name in _TENSORS), *(f"{name}.json" for name in _DOCUMENTS)]
+FILES = (MANIFEST, *(f"{name}.safetensors" for name in _TENSORS), *(f"{name}.json" for name in _DOCUMENTS))
 """The files of a published checkpoint."""
 
 
@@ -106,13 +106,15 @@ def read_checkpoint(run: str | Path, read: Callable[[Path], T]) -> T:
         return read(run)
     named = names_checkpoint(run)
     best = named and run.name == BEST
-    home = run.parent if best else run
-    content = checkpoint.read_newest(run if named and not best else home / CHECKPOINTS, read, best)
+    folder = run if named else run / CHECKPOINTS
+    content = checkpoint.read_newest(run.parent / CHECKPOINTS if best else folder, read, best)
     if content is not None:
         return content
-    if not (named or run.is_dir()):
+    if named:
+        raise UserError(f"run {run.parent} has no {run.name} checkpoint: see report.{run.name} of its recipe")
+    if not run.is_dir():
         raise UserError(f"run {run} is not a folder{suggest_run(run)}")
-    raise UserError(f"{run} holds no undamaged checkpoint: `ddim runs {quote(home)}` lists the runs below it")
+    raise UserError(f"{run} holds no undamaged checkpoint: `ddim runs {quote(run)}` lists the runs below it")
 
 
 def find_checkpoint(run: str | Path) -> Path:
@@ -171,12 +173,14 @@ def check_no_run(source: str) -> None:
 
 
 def suggest_run(run: Path) -> str:
-    """Return "; perhaps you meant NAME" for a path that does not exist, or "" if no run has a similar name.
+    """Return "; perhaps you meant RUN" for a path that does not exist, or "" if no run has a similar name.
 
     The name is compared with the names of the runs beside the path and in runs/.
     """
     files = [file for folder in (run.parent, Path("runs")) for file in folder.glob(f"*/{RUN}")]
-    return suggest(run.name, [file.parent.name for file in files])
+    runs = {file.parent.name: file.parent for file in files}
+    name = suggest(run.name, runs).removeprefix(meant := "; perhaps you meant ")
+    return f"{meant}{runs[name]}" if name else ""
 
 
 def pin_place(text: str) -> str:
