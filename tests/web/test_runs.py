@@ -106,18 +106,7 @@ def test_a_damaged_run_is_a_row_with_its_reason(copy_client, runs, text):
     assert copy_client.get("/api/runs/broken").status_code == 200
 
 
-<<<<<<< HEAD
-def test_a_damaged_log_is_named_in_a_whole_sentence(copy_client, runs):
-    (runs / RUN / "metrics.jsonl").write_text('{"noise_mae/1"}\n')
-    answer = copy_client.get(f"/api/runs/{RUN}/curves")
-    assert answer.status_code == 409
-    assert answer.json()["error"].startswith('metrics.jsonl, line 1 is damaged: b\'{"noise_mae/1"}')
-
-
 @pytest.mark.parametrize("text", ["", '{"seal": "0", "verdict": "no copies"}'])
-=======
-@pytest.mark.parametrize("text", ["", "[]", '{"seal": "0", "verdict": "no copies"}', "{}"])
->>>>>>> h-rec
 def test_a_damaged_memorisation_test_is_named(copy_client, runs, text):
     shutil.rmtree(runs / RUN / "checkpoints")  # else the worker would start, which takes seconds
     folder = runs / RUN / "memorisation" / "1"
