@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from ddim.diffusion.grids import equal_log_snr_times
 from ddim.diffusion.oracles import Gaussian, Mixture
 from ddim.diffusion.parameterisation import from_image
-from ddim.diffusion.grids import equal_log_snr_times
-from ddim.diffusion.times import log_snr_range
 from ddim.diffusion.schedules import Cosine
+from ddim.diffusion.times import log_snr_range
 from ddim.evaluation.denoising import Gap, measure_errors, measure_gap
 from ddim.metrics.statistics import Estimate
 from oracles import normal

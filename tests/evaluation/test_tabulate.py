@@ -114,7 +114,6 @@ def test_parts_of_the_users_own_can_be_choices(run):
 
 def test_mistakes_are_refused_before_anything_is_computed(run):
     for choices, sentence in (
-        ({"steps": [2, 3], "sampler.eta": ["0", "3"]}, "sampler.eta must lie in"),
         ({"steps": [2, 0]}, "steps must be at least 1"),
         ({"grid": ["uniform", "uniformly"]}, "grid must be one of"),
         ({"weights": ["ema", "best"]}, "weights must be"),
