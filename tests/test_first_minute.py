@@ -204,7 +204,6 @@ def test_every_repr_fits_a_screen(run):
         ddim.Reference(),
         ddim.Samples(),
         ddim.DPMSolver(2),
-        ddim.Listed(tuple(1 - k / 1000 for k in range(1000))),
         ddim.KarrasSigma(),
     ]
     for value in values:

@@ -60,7 +60,7 @@ BUGS = [
     bug(
         "the inpainting mask is inverted",
         "diffusion/editing.py",
-        "mask * state.x0 + (1 - mask) * self.known.to(x) => (1 - mask) * state.x0 + mask * self.known.to(x)",
+        "mask * new + (1 - mask) * known => (1 - mask) * new + mask * known",
         "diffusion/test_editing.py::test_the_known_part_of_an_inpainted_sample_is_the_image",
     ),
     bug(
@@ -84,7 +84,7 @@ BUGS = [
     bug(
         "a single noise level is copied to the device",
         "diffusion/schedules.py",
-        "return value.to(x.dtype) if value.ndim == 0 else => return value.to(x) if value.ndim == 0 else",
+        "return value.to(x.dtype) => return value.to(x)",
         "diffusion/test_devices.py::test_sampling_never_waits_for_the_device",
     ),
     bug(

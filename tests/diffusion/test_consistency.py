@@ -6,7 +6,6 @@ import pytest
 import torch
 from scipy.optimize import brentq
 
-from ddim.diffusion.guidance import Guided
 from ddim.diffusion.loss import Consistency
 from ddim.diffusion.parameterisation import from_image
 from ddim.diffusion.schedules import Cosine, KarrasSigma, LinearBeta
@@ -48,38 +47,14 @@ class Bent:
         return from_image(x_t, 0.3 + at.noise_to_signal**self.power * (image - 0.3), at)
 
 
-@dataclass
-class TrueGuidedConsistency:
-    """The end of the guided flow of normal pixels, whose guide has the same mean and a larger deviation.
-
-    With z = x_t / alpha, the guided denoiser D is linear, and dz / dtau = (z - D(z)) / tau can be integrated:
-    (z - mean) / ((std^2 + tau^2)^(scale / 2) (weak^2 + tau^2)^((1 - scale) / 2)) stays the same.
-    """
-
-    schedule: object
-    scale: float
-    weak: float
-    std: float = 0.5
-
-    def __call__(self, x_t, t):
-        at = self.schedule(t).over(x_t)
-        z, tau = x_t / at.alpha, at.noise_to_signal
-        ratio = lambda std: std**2 / (std**2 + tau**2)
-        kept = ratio(self.std) ** (self.scale / 2) * ratio(self.weak) ** ((1 - self.scale) / 2)
-        return from_image(x_t, 0.3 + kept * (z - 0.3), at)
-
-
-def find_power(schedule, progress, guided=None, true=None):
-    """The power at which the mean gradient of the loss is 0: what training finds if nothing else can bend.
-
-    With `guided`, training sees the images that guidance has moved.
-    """
-    t, true = schedule.inverse(2 - 3 * uniform(N, seed=2)), true or TrueConsistency(schedule)
-    x0, eps = guided.move(X0, t, EPS) if guided else (X0, EPS)
+def find_power(schedule, progress):
+    """The power at which the mean gradient of the loss is 0: what training finds if nothing else can bend."""
+    t = schedule.inverse(2 - 3 * uniform(N, seed=2))
 
     def slope(value):
         power = torch.tensor(value, dtype=torch.float64, requires_grad=True)
-        LOSS.at(progress, 0)(Bent(schedule, power, true), x0, t, eps, None).mean().backward()
+        bent = Bent(schedule, power, TrueConsistency(schedule))
+        LOSS.at(progress, 0)(bent, X0, t, EPS, None).mean().backward()
         return power.grad.item()
 
     return brentq(slope, -1.0, 1.0, xtol=1e-4)
@@ -105,18 +80,6 @@ def test_training_finds_the_true_consistency_function_as_the_gap_shrinks(schedul
     assert powers[1] < 0.5 * powers[0]
     assert powers[2] < 0.5 * powers[1]
     assert powers[3] < 0.01
-
-
-@every_schedule
-def test_on_moved_images_training_finds_the_consistency_function_of_the_guided_flow(schedule):
-    guided = Guided(Gaussian(schedule), Gaussian(schedule, std=0.8), 2.0)
-    true = TrueGuidedConsistency(schedule, 2.0, 0.8)
-    powers = [abs(find_power(schedule, progress, guided, true)) for progress in (0.25, 0.5, 0.75, 1.0)]
-    assert powers[1] < 0.6 * powers[0]
-    assert powers[2] < 0.5 * powers[1]
-    assert powers[3] < 0.01
-    # Without guidance the function is another one.
-    assert abs(find_power(schedule, 1.0, None, true)) > 0.05
 
 
 @every_schedule

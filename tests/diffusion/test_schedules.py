@@ -162,12 +162,6 @@ def test_the_clip_of_powers_has_the_plateaus_of_torch_luz(clip, shares):
     assert [*plateaus(table)] == pytest.approx(ends if shares else [], abs=1e-6)
 
 
-def test_floor_reads_entry_999_t_truncated():
-    table = Linear(read="floor")
-    t = torch.tensor([0.0, 1 / 999 - 1e-9, 1 / 999 + 1e-9, 0.5, 0.9999, 1.0], dtype=torch.float64)
-    assert torch.allclose(table(t).alpha ** 2, table.powers[[0, 0, 1, 499, 998, 999]], rtol=1e-14)
-
-
 def test_log_snr_reading_meets_the_entries_and_is_straight_between_them():
     table = Linear(clip="none", read="log_snr")
     i = torch.tensor([0, 1, 7, 500, 999])

@@ -205,7 +205,6 @@ def test_seeds_are_listed_or_counted():
         {"steps": 0},
         {"steps": "20"},
         {"sampler": "unipcs"},
-        {"sampler": DDIM},
         {"grid": [0.5, 1]},
     ],
 )

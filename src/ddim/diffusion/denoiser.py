@@ -160,6 +160,10 @@ class Model(nn.Module):
         t = time_of_ratio(self.schedule, torch.as_tensor(sigma, dtype=torch.float64))
         return self(self.schedule(t).over(x).alpha * x, t, label).x0
 
+    def __repr__(self) -> str:
+        parts = self.schedule, self.predicts, self.conditioning, self.shape
+        return f"Model({type(self.net).__name__}, {', '.join(map(repr, parts))})"
+
     def with_labels(self, label: Tensor | int | None = None, augment: Tensor | None = None) -> Denoiser:
         """Return a denoiser that calls this model with fixed labels; they are sent to its device once.
 

@@ -246,7 +246,7 @@ def bound_bits(
         denoise: the model.
         x0: 8-bit images (B, C, H, W) in model units.
         pixels: the map that defines the model units.
-        times: decreasing times (T,), from `bound_times`: at least 2, and at most the entries of a table.
+        times: decreasing times (T,), from `bound_times`.
         noise: the random streams, one for each image.
         variance: the variance of the steps p(x_s | x_t). "large" is right if the distribution of images is
             smooth on the scale of the noise, which holds near the clean end. "learned" needs a network that
@@ -255,8 +255,14 @@ def bound_bits(
     Returns:
         Bits per dimension (B,), float64 on the CPU.
 
+    Raises:
+        UserError: if there are fewer than 2 times, or more than the schedule's table has entries.
     """
     schedule = denoise.schedule
+    # If a table has fewer entries than times, some times lie between them, where the network is not trained.
+    most = schedule.entries or math.inf
+    if not 2 <= len(times) <= most:
+        raise UserError(f"the bound needs 2 to {most} steps on this schedule, got {len(times)}")
     # Bits are added up on the CPU, because not every device has float64.
     total = prior_bits(x0, schedule(times[0])).cpu().double()
     least = posterior(schedule(times[-2]), schedule(times[-1])).small

@@ -55,6 +55,7 @@ class AdamsBashforth(Sampler):
     steps: Literal["unequal", "equal"] = "unequal"
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
+        """Make each step with the mean of the polynomial through the last slopes; see `Sampler.walk`."""
         slopes: deque[Known] = deque(maxlen=int(self.order))
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
@@ -104,6 +105,7 @@ class DPMSolver(Sampler):
         return self.eta > 0
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
+        """Make exponential steps with the last predicted images, and add noise; see `Sampler.walk`."""
         images: deque[Known] = deque(maxlen=int(self.order))
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
@@ -141,13 +143,14 @@ class UniPC(Sampler):
     variant: Literal["bh1", "bh2"] = "bh2"
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
+        """Make exponential steps, each twice: predicted, then corrected; see `Sampler.walk`."""
         images: deque[Known] = deque(maxlen=int(self.order))
         start = None  # the images at the start of the last step
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
             yield State(x, t.item(), p.x0)
-            if start is not None:  # correct the last step
+            if start is not None:  # repeat the last step with the image predicted at its end
                 x = exponential_step(start, images, now, variant=self.variant, end=p.x0)
                 start = None
             if now.log_snr != then.log_snr:
@@ -181,8 +184,9 @@ def exponential_step(
     Returns:
         The images (B, C, H, W) at noise level `then`.
     """
-    now = images[-1][0]
-    known = [*images] if end is None else [*images, (then, end)]
+    now, known = images[-1][0], list(images)
+    if end is not None:
+        known.append((then, end))
     h = (then.log_snr - now.log_snr) / 2
     nodes = torch.stack([(at.log_snr - now.log_snr) / 2 for at, _ in known]) / h
     moments = exponential_moments((1 + eta) * h, len(known))

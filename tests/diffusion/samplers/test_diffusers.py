@@ -33,16 +33,11 @@ def theirs(scheduler, count, x, **options):
     scheduler.set_timesteps(count)
     x, states, timesteps = x * scheduler.init_noise_sigma, [], []
     for t in scheduler.timesteps:
-        eps = predicted_noise(scheduler, x, t)
+        eps = LAW(scheduler.scale_model_input(x, t), times_of(t)).eps
         x = scheduler.step(eps, t, x, **options).prev_sample
         states.append(x)
         timesteps.append(t)
     return states, torch.stack(timesteps)
-
-
-def predicted_noise(scheduler, x, t):
-    """The noise that the oracle predicts for the input that diffusers gives a network."""
-    return LAW(scheduler.scale_model_input(x, t), times_of(t)).eps
 
 
 def ours(sampler, x, timesteps, seeds=(0,)):

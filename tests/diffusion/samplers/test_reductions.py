@@ -7,17 +7,7 @@ from ddim.diffusion.grids import Quadratic, Uniform
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.parameterisation import Prediction
-from ddim.diffusion.samplers import (
-    DDIM,
-    DDPM,
-    EDM,
-    AdamsBashforth,
-    DPMSolver,
-    Sampler,
-    UniPC,
-    initial_noise,
-    last_state,
-)
+from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, Sampler, UniPC, last_state
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearPath
 from oracles import Gaussian, normal
 
@@ -160,13 +150,6 @@ def test_a_step_between_two_times_of_one_level_does_nothing(sampler, clip):
     twice, single = (last_state(sampler(law, X, grid, Constant(0))).x for grid in (times, once))
     assert torch.isfinite(twice).all()
     assert torch.allclose(twice, single, atol=1e-9)
-
-
-@pytest.mark.parametrize("schedule, scale", [(Cosine(), 1.0), (KarrasSigma(), 6401**0.5)])
-def test_initial_noise_has_the_deviation_of_its_level(schedule, scale):
-    blank = torch.zeros(4, 3, 8, 8, dtype=torch.float64)
-    x = initial_noise(schedule, Noise(range(4)), blank, 1.0)
-    assert torch.allclose(x, scale * Noise(range(4)).like(blank))
 
 
 class Euler(Sampler):
