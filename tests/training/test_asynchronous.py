@@ -1,6 +1,5 @@
 """No step of a training waits for its device, by reading a value or by a copy, or mixes devices."""
 
-import itertools
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,7 +14,6 @@ from ddim.data import split_images
 from ddim.data.values import Values
 from ddim.diffusion.denoiser import Shape
 from ddim.machine.runtime import Runtime
-from ddim.recipe.named import RECIPES
 from ddim.runs.state import Plan
 from ddim.training import batches
 from ddim.training.batches import Batches
@@ -24,6 +22,7 @@ from in_processes import CASES, choose_case
 from one_device import OneDevice
 
 EAGER = [name for name in CASES if not name.startswith("compiled")]
+QUICK = ["luz", "accumulated", "labels", "augmented", "loss-aware", "muon", "averages", "guided"]
 
 
 class WaitError(Exception):
@@ -58,15 +57,8 @@ def meta(monkeypatch):
     return Runtime("meta")
 
 
-# Images on the device are read alike for all cases, so one of them is enough for the quick tests.
-MEMORY = {"images read ahead": 0, "images on the device": 2**40}
-PAIRS = [*itertools.product(EAGER, MEMORY)]
-QUICK = [*PAIRS[:2], *((name, "images read ahead") for name in EAGER if name not in RECIPES)]
-
-
-@pytest.mark.parametrize(("name", "place"), mark_slow(PAIRS, lambda pair: pair in QUICK))
-def test_no_step_reads_a_value_of_the_device(name, place, meta, monkeypatch):
-    monkeypatch.setattr(batches, "_device_memory", lambda _: MEMORY[place])
+@pytest.mark.parametrize("name", mark_slow(EAGER, lambda name: name in QUICK))
+def test_no_step_reads_a_value_of_the_device(name, meta):
     run = tiny.give_teacher(Trainer(*choose_case(name), meta, Plan(320)))
     # The first step copies what all steps share, such as the table of a schedule.
     run.advance()
@@ -91,7 +83,7 @@ def test_no_step_waits_for_a_gpu(name):
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY)
+@pytest.mark.parametrize("memory", [0, 2**40], ids=["images read ahead", "images on the device"])
 @pytest.mark.parametrize("values", [Values(), Values("uint16", 0.0, 999.0)], ids=["uint8", "uint16"])
 def test_an_accelerator_gets_the_same_images_as_a_cpu(values, memory, monkeypatch):
     monkeypatch.setattr(batches, "_device_memory", lambda _: memory)

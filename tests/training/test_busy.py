@@ -11,6 +11,7 @@ from ddim.runs import checkpoint
 from ddim.training import Callback, loop, resume
 
 MACHINE = replace(tiny.MACHINE, threads=None)
+RECIPE = tiny.recipe(images=32, data__size=16)
 
 
 @pytest.fixture
@@ -32,11 +33,11 @@ def test_threads_follow_the_other_programs_at_each_validation_and_survive_a_resu
     listener = Callback()
     listener.on_change = lambda training, text: texts.append(text)
     busy(0.0, 1.0)
-    whole = tiny.train(tiny.recipe(), tmp_path / "whole", machine=MACHINE, callbacks=[listener])
+    whole = tiny.train(RECIPE, tmp_path / "whole", machine=MACHINE, callbacks=[listener])
     assert ["2 threads" in texts[0], "1 thread " in texts[1]] == [True, True]
     assert torch.get_num_threads() == before
     busy(0.0, 1.0)
-    folder = tiny.train_until_crash(tiny.recipe(), tmp_path / "run", tiny.At(7, tiny.crash), machine=MACHINE)
+    folder = tiny.train_until_crash(RECIPE, tmp_path / "run", tiny.At(3, tiny.crash), machine=MACHINE)
     path = checkpoint.find_newest(folder / "checkpoints")
     assert checkpoint.read_document(path, "state")["runtime"]["threads"] == 2
     resume(folder)

@@ -50,12 +50,6 @@ def test_the_guide_has_the_weights_of_its_share_of_the_budget_and_no_more_than_s
     assert {path.name for path in guide_bits(finished)} == {"model.safetensors", "default.safetensors"}
 
 
-def test_no_guide_is_kept_without_a_share(tmp_path):
-    run = tiny.train(tiny.recipe(report__guide=0, images=16), tmp_path / "run")
-    with pytest.raises(UserError, match="has no guide checkpoint"):
-        load(run / "guide")
-
-
 @pytest.mark.parametrize("step", mark_slow([2, 3, 6], lambda step: step == 3))
 def test_a_killed_run_has_the_same_guide_after_it_is_resumed(step, finished, tmp_path):
     """Before the guide, at its step, and after it, when it is no longer the newest checkpoint."""

@@ -27,7 +27,7 @@ def torture(folder, kills, saving, longest, *options):
 
 def test_a_run_killed_in_a_save_ends_with_the_same_bits(tmp_path):
     options = ["--images", "320", "--report.checkpoint", "0.1", "--precision", "fp32", "--no-compile"]
-    torture(tmp_path / "runs", 1, 1, 0, *options)
+    torture(tmp_path / "runs", 1, 1, 0, *options, *SMALL)
 
 
 @pytest.mark.slow

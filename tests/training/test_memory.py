@@ -45,11 +45,6 @@ def test_the_precision_and_recomputation_are_counted():
     assert estimate(micro_batch=1000, optim__batch=64) > full
 
 
-def test_averages_are_counted():
-    weights = sum(p.nbytes for p in tiny.training().parameters.values())
-    assert estimate(ema__more="1,2") - estimate() == pytest.approx(2 * weights, abs=2)
-
-
 @pytest.mark.parametrize("net", ["batch norm", "group norm"])
 def test_an_estimate_changes_nothing_of_the_training(net):
     """A training that fits keeps its parts; its weights and statistics stay as they are."""

@@ -9,7 +9,6 @@ from torch import nn
 
 import tiny
 from ddim.recipe.recipe import Optim
-from ddim.training import resume
 from ddim.training.optim import Muon, divide_parameters, orthogonalise
 
 MUON = Optim(method="muon", lr=1e-2, weight_decay=0.1, betas=(0.9, 0.99))
@@ -98,12 +97,3 @@ def test_a_step_that_is_not_finite_changes_nothing():
     run.optimizer.found_inf = torch.tensor(1.0)
     run.optimizer.step()
     assert tiny.different(before, tiny.bits(run)) == []
-
-
-@pytest.mark.slow
-def test_a_run_that_crashed_ends_like_an_uninterrupted_one(tmp_path):
-    changes = {"report__checkpoint": "0", "data__size": 16}
-    recipe = replace(tiny.recipe("layer norm", **changes), optim=replace(MUON, batch=8))
-    whole = tiny.train(recipe, tmp_path / "whole")
-    folder = resume(tiny.train_until_crash(recipe, tmp_path / "run", tiny.At(6, tiny.crash)))
-    tiny.check_same_run(folder, whole)

@@ -31,12 +31,6 @@ def test_the_cosine_is_half_way_down_half_way_through_and_almost_zero_at_the_end
     assert [a + b for a, b in zip(found[1:], reversed(found[1:]), strict=True)] == pytest.approx([1.0] * 999)
 
 
-def test_the_rate_depends_on_images_and_not_on_the_batch():
-    small, large = Optim(batch=8, warmup=320, decay="cosine"), Optim(batch=32, warmup=320, decay="cosine")
-    for seen in range(320, 3200, 32):
-        assert Plan(3200).rate(small, seen) == Plan(3200).rate(large, seen)
-
-
 def test_the_cosine_decay_starts_where_the_length_was_fixed():
     optim = Optim(lr=1.0, batch=10, decay="cosine")
     assert Plan(None).rate(optim, 500) == 1.0
@@ -116,22 +110,13 @@ def test_a_new_plan_survives_a_resume(clock, tmp_path):
     assert tiny.metrics(folder)[-1]["images"] == plan["total"]
 
 
-@pytest.mark.parametrize("later", [1.0, 5.0])
-def test_validations_neither_shorten_nor_lengthen_a_time_budget(later, clock, tmp_path):
-    """The first validation takes half of the budget and the others a second each, or all five seconds."""
-    clock.aside = 30.0 if later == 1.0 else later
-    quick = tiny.Callback()
+@pytest.mark.parametrize(("first", "later"), [(15.0, 0.5), (2.5, 2.5)])
+def test_validations_neither_shorten_nor_lengthen_a_time_budget(first, later, clock, tmp_path):
+    """The first validation takes half of the budget and the others little, or all take the same time."""
+    clock.aside, quick = first, tiny.Callback()
     quick.on_validation = lambda training, values: setattr(clock, "aside", later)
-    tiny.train(timed(1, report__events="5"), tmp_path / "run", callbacks=[clock, quick])
-    assert clock.now - 1000 == pytest.approx(60, rel=0.1)
-
-
-def test_a_speed_that_goes_up_and_down_still_ends_in_time(clock, tmp_path):
-    """Updates are quick for six seconds, and slow for the next six."""
-    disturbed = tiny.Callback()
-    disturbed.on_step = lambda *_: setattr(clock, "update", 0.1 if (clock.now - 1000) % 12 < 6 else 0.3)
-    tiny.train(timed(1, report__events="4"), tmp_path / "run", callbacks=[clock, disturbed])
-    assert clock.now - 1000 == pytest.approx(60, rel=0.2)
+    tiny.train(timed(0.5, report__events="5"), tmp_path / "run", callbacks=[clock, quick])
+    assert clock.now - 1000 == pytest.approx(30, rel=0.1)
 
 
 def test_a_budget_used_up_before_the_speed_is_known_ends_at_once(clock, tmp_path):

@@ -56,35 +56,22 @@ def test_steps_after_a_restore_are_those_without_one(net, parts, stop, tmp_path)
     [
         override(tiny.AUGMENTED, {"objective.finish": 0.5}),
         replace(tiny.recipe("batch norm"), ema=Exponential(0.9, (0.1, 0.3))),
+        tiny.recipe(optim__method="muon"),
     ],
-    ids=["augmented, with a finish", "several averages"],
+    ids=["augmented, with a finish", "several averages", "Muon"],
 )
 def test_steps_after_a_restore_of_other_parts_are_those_without_one(recipe, tmp_path):
     compare_restored(recipe, 3, 8, tmp_path)
 
 
-HYBRID = replace(
-    tiny.BASE, net=tiny.VARIANCE, objective=Hybrid(times=LossAware(4, 4, 0.01)), schedule=LinearBeta()
-)
-
-
-@pytest.mark.parametrize(
-    ("recipe", "files"),
-    [
-        # Which labels are withheld is no state; how many classes there are is in the recipe that is saved.
-        (override(tiny.BASE, {"data.labels": True, "data.unlabelled": 0.5}), 3),
-        # The memory is full after four updates, so that the last six draw by it.
-        (HYBRID, 4),
-    ],
-    ids=["labels", "times drawn by their losses"],
-)
-def test_a_run_with_labels_or_losses_by_time_that_crashed_ends_like_an_uninterrupted_one(
-    recipe, files, tmp_path
-):
+def test_losses_that_times_are_drawn_by_survive_a_resume(tmp_path):
+    """The memory is full after four updates, so that the last six draw by it."""
+    times = LossAware(4, history=4, uniform=0.01)
+    recipe = replace(tiny.BASE, net=tiny.VARIANCE, objective=Hybrid(times=times), schedule=LinearBeta())
     recipe = override(recipe, {"report.checkpoint": 0, "data.size": 16})
     whole = tiny.train(recipe, tmp_path / "whole")
     folder = resume(tiny.train_until_crash(recipe, tmp_path / "run", tiny.CrashAtSave(7)))
-    tiny.check_same_run(folder, whole, files)
+    tiny.check_same_run(folder, whole, files=4)
 
 
 @pytest.mark.parametrize(("stop", "newest", "logged"), [(2, 0, []), (9, 5, [3, 5, 6, 9])])

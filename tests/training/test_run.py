@@ -12,7 +12,6 @@ import tiny
 from ddim.data import split_images
 from ddim.errors import UserError
 from ddim.files import lock_folder
-from ddim.machine.distributed import Processes
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import read_recipe
 from ddim.recipe.recipe import Data
@@ -125,15 +124,6 @@ def test_a_user_error_is_one_sentence_and_leaves_no_files(mistake, whole, tmp_pa
         train(**words)
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_resumed_run_gets_no_more_threads_than_there_are_cores(monkeypatch):
-    monkeypatch.setattr("ddim.training.start.count_allowed", lambda: 8)
-    alone, shared = Processes(), Processes(local_count=4)
-    for threads, processes, most in ((64, alone, 8), (2, alone, 2), (8, shared, 2)):
-        assert Machine().change(Runtime(threads=threads), None, processes).threads == most
-    # What the user asks for is used.
-    assert Machine(threads=3).change(Runtime(), 9, alone).threads == 3
 
 
 def test_a_folder_with_files_is_refused_before_images_are_read_and_an_empty_one_is_used(tmp_path):

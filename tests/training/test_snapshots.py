@@ -8,13 +8,11 @@ import torch
 
 import tiny
 from cases import mark_slow
-from ddim.nn.ema import Exponential, Power
+from ddim.nn.ema import Power
 from ddim.nn.power_averages import GAMMAS, is_snapshot_step
 from ddim.recipe.codec import write_recipe
 from ddim.runs import checkpoint
 from ddim.runs.averages import list_snapshots
-from ddim.sampling.pipeline import load
-from ddim.sampling.reconstruction import reconstruct_average
 from ddim.training import resume
 from ddim.training.start import open_split
 from in_processes import launch
@@ -84,29 +82,6 @@ def test_a_run_that_crashed_at_any_step_has_the_same_snapshots(stop, run, tmp_pa
     assert all(step <= (5 if stop > 5 else 0) for step in left)
     tiny.check_same_run(folder, run, files=4)
     assert stored(folder) == stored(run)
-
-
-@pytest.mark.slow
-def test_a_run_that_is_trained_longer_has_the_snapshots_of_the_longer_run(tmp_path):
-    changes = {"optim__decay": "constant", "data__size": 16}
-    longer = tiny.train(recipe(images=160, **changes), tmp_path / "longer")
-    folder = tiny.train(recipe(**changes), tmp_path / "run")
-    assert steps(folder) == KEPT
-    resume(folder, images=160)
-    assert steps(folder) == [7, 11, 16]
-    # The validations are at other steps, but the weights are the same.
-    assert stored(folder) == stored(longer)
-
-
-def test_an_average_is_found_whatever_the_recipe_averages(tmp_path):
-    chosen = replace(recipe(data__size=16, images=56), ema=Exponential(0.9, (0.5,)))
-    folder = tiny.train(chosen, tmp_path / "run")
-    names = {path.name for path in checkpoint.find_newest(folder / "checkpoints").glob("ema/*")}
-    assert names == {f"{name}.safetensors" for name in ("default", "0.5", "power-16.97", "power-6.94")}
-    average = reconstruct_average(folder, 0.05)
-    one, other = (load(folder, name).model.state_dict() for name in (average.name, "power-16.97"))
-    for name, value in one.items():
-        assert torch.allclose(value, other[name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -12,9 +12,8 @@ from ddim.data import split_images
 from ddim.diffusion.loss import Consistency
 from ddim.machine.runtime import Runtime
 from ddim.training import budget
-from ddim.training.budget import WARM_UP, estimate_seconds, time_image
+from ddim.training.budget import estimate_seconds, time_image
 from ddim.training.speed import Speed, forecast_run, measure_speed
-from ddim.training.trainer import Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -47,18 +46,6 @@ def test_the_steps_of_a_student_are_timed_as_they_are_after_its_start(monkeypatc
     assert set(seen) == {0.5}
 
 
-def test_long_steps_are_timed_with_fewer_images_and_the_compilation_counts_once(monkeypatch):
-    now, steps = [0.0], iter([30.0] + [1.0] * 99)
-    monkeypatch.setattr(ddim.training.speed.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(
-        Trainer, "advance", lambda _: now.__setitem__(0, now[0] + next(steps)) or {"loss": 0.0}
-    )
-    # Of 10 seconds, an image takes 2.4: four of them fit, two in each part. Their step takes one second.
-    speed = measure(tiny.recipe(optim__batch=16, optim__accumulate=2), cost=2.4)
-    assert speed.batch == 4
-    assert speed.warm_up == pytest.approx(29 + WARM_UP * 4)
-
-
 def speed_of(recipe, first=3.0, update=0.2, aside=0.5, start=0.0):
     """The speed that a measurement by the clock of `clocks` would find."""
     batch = recipe.optim.batch
@@ -74,14 +61,6 @@ def test_a_run_sees_about_the_images_of_its_forecast(monkeypatch, tmp_path):
     folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock])
     assert forecast.images == pytest.approx(tiny.metrics(folder)[-1]["images"], rel=0.05)
     assert forecast.seconds == pytest.approx(clock.now - 1000, rel=0.05)
-
-
-def test_a_budget_in_images_is_seen_whole_with_its_validations():
-    # 13 batches of 8: three slow ones, ten of 0.2 s, and three validations.
-    recipe = clocks.quick_recipe(images="100", report__events="3")
-    forecast = forecast_run(recipe, speed_of(recipe))
-    assert forecast.images == 104
-    assert forecast.seconds == pytest.approx(3.4 + 10 * 0.2 + 3 * 0.5)
 
 
 def test_processes_share_the_images_of_a_run_and_not_its_minutes(monkeypatch):

@@ -61,19 +61,6 @@ def test_only_errors_in_the_finish_choose_the_best_checkpoint(changes, first, tm
     assert best_step(folder) == min(finish, key=finish.get)
 
 
-def test_a_run_too_short_for_the_finish_forgets_its_best_error_if_a_raised_budget_has_one(tmp_path):
-    changes = {"objective__finish": "0.5", "objective__finish_after": str(tiny.BASE.images)}
-    recipe = tiny.recipe(**changes, **tiny.DIVERGING, data__size=16)
-    folder = tiny.train(recipe, tmp_path / "run")
-    errors = values(folder, "image_mae")
-    least = min(errors, key=errors.get)
-    assert best_step(folder) == least
-    resume(folder, images=2 * recipe.images)
-    finish = {step: error for step, error in values(folder, "image_mae").items() if step > 10}
-    assert min(finish.values()) > errors[least], "the test must tell one from the other"
-    assert best_step(folder) == min(finish, key=finish.get)
-
-
 @pytest.mark.parametrize("labels", ["no", "clusters:3"])
 def test_each_validation_logs_the_kid_of_the_ema_weights(labels, quick, tmp_path):
     """With classes, it is measured on samples with the frequencies of training."""
@@ -99,12 +86,3 @@ def test_the_best_checkpoint_by_kid_is_kept_and_a_resumed_run_logs_and_keeps_the
     resume(folder)
     tiny.check_same_run(folder, whole)
     assert best_step(folder) == best_step(whole)
-
-
-def test_the_features_of_the_reference_are_computed_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
-    seen = []
-    monkeypatch.setattr("ddim.training.validation.load_extractor", lambda: stub(seen))
-    for runs, name in enumerate(("one", "two"), 1):
-        tiny.train(tiny.recipe(**KID, images=8), tmp_path / name)
-        assert sum(seen) == 30 + runs * 32

@@ -108,16 +108,6 @@ def test_folders_of_samples_record_their_vectors(run, given, tmp_path):
         write_samples(SamplingSetup(pipeline, 2, other), range(3), tmp_path / "out")
 
 
-@pytest.mark.parametrize("text", ["other,level\n0.2,150\n", "150,0.2\n"])
-def test_a_file_of_vectors_for_samples_has_the_columns_of_the_run(text, run, tmp_path):
-    path = tmp_path / "wanted.csv"
-    path.write_text(text)
-    assert np.array_equal(find_vectors(path, [4], load(run).vectors).rows, [[150, 0.2]])
-    path.write_text("Level,Other\n150,0.2\n")
-    with pytest.raises(UserError, match="must have the columns of this run"):
-        find_vectors(path, [4], load(run).vectors)
-
-
 def test_likelihoods_condition_only_the_images_of_the_run_on_vectors(given, tmp_path):
     chosen = recipe(given, schedule__max_signal=0.9999, images=8)
     run = load(tiny.train(chosen, tmp_path / "run", str(given / "grays.npy")))
