@@ -118,7 +118,7 @@ def test_a_model_in_train_mode_is_measured_in_eval_mode_and_left_as_it_was(tmp_p
     given.model.train().requires_grad_(True)
     before = {name: tensor.clone() for name, tensor in given.model.state_dict().items()}
     for measure in (
-        lambda trained: diagnose.diagnose(trained, 4, 3, progress=False),
+        lambda trained: diagnose.diagnose(trained, 2, 2, progress=False),
         lambda trained: bits_per_dim(trained, n=3, steps=3, progress=False).bits.tolist(),
         lambda trained: check_memorisation(trained, 4, 2, progress=False).gap,
     ):

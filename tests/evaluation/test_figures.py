@@ -152,12 +152,6 @@ def test_the_distance_figure_draws_the_same_line_for_every_level():
 # --- strips -------------------------------------------------------------------------------------------------
 
 
-def photograph(path, size=(40, 30), seed=0):
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    return pixels
-
-
 def test_the_first_flower_of_the_embedded_set_is_taken_without_drawing_the_others():
     image = run_figures.read_image("blossoms", (32, 48))
     assert np.array_equal(to_uint8(image)[0], source.draw_blossom(0, (32, 48)))

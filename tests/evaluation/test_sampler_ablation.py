@@ -48,7 +48,7 @@ def test_every_choice_converges_to_the_one_flow_at_the_order_of_its_rule(order, 
         times = discretise("edm", steps + 1, TimeRange(schedule, END))
         return (run(Flow(order, clock, scaling), law, x, times) - truth).abs().max().item()
 
-    errors = [error(steps) for steps in (200, 400)]
+    errors = [error(steps) for steps in (100, 200)]
     assert errors[1] < errors[0] < 0.5
     assert math.log2(errors[0] / errors[1]) > order - 0.2
 
