@@ -49,7 +49,7 @@ def resolve(name: str | Path, weights: str = "ema", within: Path | None = None) 
     Raises:
         UserError: if there is no such checkpoint, it is damaged, or it cannot be downloaded.
     """
-    path, named = parse_place(str(name), within)
+    path, named = parse_place(str(name), within) if isinstance(name, str | Path) else (name, "ema")
     path = locate_run(path)
     return Place(find_run_folder(path), find_checkpoint(path), weights if named == "ema" else named)
 
