@@ -127,7 +127,6 @@ class Reversed(mine.Straight):
         ({"objective": Loose()}, "frozen dataclass.*got .*Loose"),
         ({"schedule": Reversed()}, "schedule Reversed must have a log-SNR that falls"),
         ({"schedule": Melting()}, r"Melting must be a frozen dataclass: write @dataclass\(frozen=True\)"),
-        ({"schedule": mine.Straight}, r"such as Straight\(\), got the class Straight"),
         ({"net": lambda: 3}, "must return a torch.nn.Module, got int"),
     ],
 )
