@@ -88,7 +88,7 @@ def test_wandb_offline_holds_the_log_and_the_recipe(tmp_path, monkeypatch):
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
     id = json.loads((folder / "run.json").read_text())["trackers"]["wandb"]
     numbers = {json.dumps(value) for line in logged(folder) for value in line.values()}
-    wanted = {"flowers", id, "optim.batch", "samples/path", "image_mae", *numbers}
+    wanted = {"flowers", id, "optim.batch", "media/images/samples", "image_mae", *numbers}
     # The file has these texts uncompressed. The process of wandb writes the last after the training.
     until = time.monotonic() + 60
     while missing := {text for text in wanted if text.encode() not in file.read_bytes()}:
