@@ -85,14 +85,6 @@ class Net(nn.Module):
         return self.last(hidden.relu())
 
 
-class Wide(nn.Module):
-    """Returns one channel."""
-
-    def forward(self, x, noise_level):
-        """Return the mean of the channels of x (B, 3, H, W)."""
-        return x.mean(1, keepdim=True)
-
-
 RECIPE = replace(
     tiny.BASE,
     name="mine",
