@@ -7,27 +7,33 @@ folder: a file for each image, strip.png with all images, and record.json.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.editing import Inpaint, check_strength, interpolate_latents, vary
+from ddim.diffusion.denoiser import Denoiser, Model
+from ddim.diffusion.editing import Inpaint, check_strength, interpolate_latents, invert, restore, vary
+from ddim.diffusion.grids import Grid, Uniform, UniformLogSNR
+from ddim.diffusion.guidance import Interval
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.samplers import DDIM, State, initial_noise
 from ddim.errors import UserError, check_count
 from ddim.files import write_atomic, write_sealed
-from ddim.machine.progress import with_bar
+from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.plots.charts import plot_strip, rasterise, save_figure
 from ddim.plots.pictures import check_zoom, render_png, save_film, to_uint8
+from ddim.recipe.checks import check_diffusion_model, check_unconditional
+from ddim.recipe.codec import override
+from ddim.recipe.recipe import Recipe
 from ddim.runs.folder import make_output_folder
-from ddim.sampling.edit_setup import EditOptions, EditSetup, Source, open_edit
-from ddim.sampling.generate import list_seeds
+from ddim.sampling.generate import Walk, Watch, generate, list_seeds
+from ddim.sampling.guidance import OFF, collect_guidance
+from ddim.sampling.labels import default_label
 from ddim.sampling.pictures import (
     Picture,
     list_pictures,
@@ -37,8 +43,9 @@ from ddim.sampling.pictures import (
     open_pictures,
     write_images,
 )
-from ddim.sampling.pipeline import Pipeline
+from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, open_pipeline
 from ddim.sampling.record import describe_times, make_record
+from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +54,34 @@ RECORD, STRIP, FILM, LATENTS = "record.json", "strip.png", "film.webp", "latents
 
 NOISY = 0.05
 """The largest sigma at the end of the grid with which inversion of real images is accurate."""
+
+Source = str | Path | Pipeline | Model
+
+
+class EditOptions(TypedDict, total=False):
+    """The options of every edit.
+
+    Only a weaker model can guide an edit, unless the run has clusters or vectors; an inversion takes no
+    guidance.
+
+    Attributes:
+        grid: the grid of times (timesteps) or its name. By default, edits of samples use the grid of the run,
+            and edits of real images use `choose_edit_grid`.
+        guidance: guidance scale; by default 1, which turns guidance off.
+        guidance_interval: (low, high), the log-SNRs with guidance; None for all.
+        guide_with: the weaker model, such as "@guide"; see `ddim.sampling.guidance.open_guide`.
+        progress: called with "network evaluations" of an inversion, or "samples"; see `Progress`.
+        watch: called for each state of each micro-batch of samples, with their seeds and the state; frames of
+            an interpolation have the seeds 0, 1, ... An inversion has no states: it leads from images to
+            noise.
+    """
+
+    grid: Grid | str | None
+    guidance: float | None
+    guidance_interval: Interval | None
+    guide_with: str | Path | LoadedRun | None
+    progress: Progress
+    watch: Watch | None
 
 
 @dataclass(frozen=True)
@@ -152,6 +187,18 @@ def _name_given(value: Any, out: Path) -> Any:  # noqa: ANN401 (an image, or sev
     return name_picture(value)
 
 
+class _Inverted(NamedTuple):
+    """The latents of images, both (B, C, H, W), and the images that are restored from the latents.
+
+    `residual` is the largest change in the last iteration of an exact step that did not converge, else 0.
+    """
+
+    latents: Tensor
+    restored: Tensor
+    residual: float
+    calls: int
+
+
 @with_bar
 def invert_images(
     model: Source,
@@ -170,7 +217,7 @@ def invert_images(
         images: one image or several: files, images of Pillow, arrays or tensors.
         steps: number of timesteps in the grid.
         exact: whether each step is solved by iteration, in float32, instead of by extrapolation.
-        options: grid, guidance and progress, see `EditOptions`.
+        options: grid and progress, see `EditOptions`.
 
     Raises:
         UserError: if the network was never trained without a class label, the grid cannot have `steps`
@@ -180,31 +227,28 @@ def invert_images(
         >>> inversion = ddim.invert(run, "rose.jpg")
         >>> inversion.latents, inversion.errors
     """
-    setup = open_edit(model, "an inversion", steps, options, inverts=True)
-    pictures = list_pictures(images)
-    x = open_pictures(setup.pipeline, pictures, setup.notes)
-    # Exact steps take more evaluations. Their number is not known in advance, so the shown total then grows.
-    setup.expect(len(x), 2 * (steps - 1))
-    latents, residual = setup.find_latents(x, exact=exact)
-    restored = setup.restore(latents, exact=exact)
+    setup = _open_edit(model, "an inversion", steps, options, inverts=True)
+    pictures, notes = list_pictures(images), []
+    x = open_pictures(setup.pipeline, pictures, notes)
+    latents, restored, residual, calls = _invert(setup, x, options, exact=exact)
     errors = (restored - x).square().mean((1, 2, 3))
     sigma = setup.pipeline.recipe.sampling_schedule(setup.times[-1]).sigma
     if sigma > NOISY:
-        setup.notes.append(
+        notes.append(
             f"at the last of these {steps} times, sigma is still {sigma:.2f}, but a real image has no noise. "
             "So the latent gives back a slightly different image; with more steps, the difference is smaller"
         )
     if residual > 0:
-        setup.notes.append(
-            f"some steps did not converge (change per iteration {residual:.2g}): take more steps"
-        )
+        notes.append(f"some steps did not converge (change per iteration {residual:.2g}): take more steps")
     # If a latent overflowed, its error is NaN. JSON has no NaN, so the record gets null.
     plain = [error if math.isfinite(error) else None for error in errors.tolist()]
     facts = {"exact": exact, "converged": residual == 0, "squared_errors": plain}
     shown = (latents / latents.std() / 6 + 0.5).clamp(0, 1)
     rows = {"input": x, "latent": shown, "restored": restored}
     given = {"images": pictures}
-    return _finish("invert", setup, rows, facts, given, latents=latents, errors=errors)
+    return _describe(
+        "invert", setup, rows, calls, facts, given=given, notes=notes, latents=latents, errors=errors
+    )
 
 
 @with_bar
@@ -242,31 +286,30 @@ def interpolate(
     if sorted([len(numbers), len(pictures)]) != [0, 2]:
         raise UserError("give two images, or two seeds, such as seeds=[3, 8] (--seeds 3,8)")
     what = "an interpolation of images" if pictures else "an interpolation"
-    setup = open_edit(model, what, steps, options, inverts=bool(pictures))
-    sampler = DDIM() if pictures else setup.pipeline.recipe.sampler
-    setup.expect(frames, sampler.evaluations(steps))
+    setup, notes = _open_edit(model, what, steps, options, inverts=bool(pictures)), []
+    pipeline, times, before = setup.pipeline, setup.times, None
     if pictures:
-        setup.expect(2, 2 * (steps - 1))
-        ends, _ = setup.find_latents(open_pictures(setup.pipeline, pictures, setup.notes))
+        before = _invert(setup, open_pictures(pipeline, pictures, notes), options)
+        ends, sampler = before.latents, DDIM()
     else:
-        blank = setup.pipeline.model.blank(2).cpu()
-        ends = initial_noise(setup.denoise.schedule, Noise(numbers), blank, setup.times[0])
-    with setup.pipeline.runtime:
+        blank, schedule = pipeline.model.blank(2).cpu(), pipeline.recipe.sampling_schedule
+        ends, sampler = initial_noise(schedule, Noise(numbers), blank, times[0]), pipeline.recipe.sampler
+    with pipeline.runtime:
         latents = interpolate_latents(ends[0], ends[1], frames)
 
     def walk(denoise: Denoiser, _blank: Tensor, places: Sequence[int]) -> Iterator[State]:
-        x = setup.pipeline.runtime.images(latents[[*places]])
-        return sampler(denoise, x, setup.times, Noise(range(len(x))))
+        x = pipeline.runtime.images(latents[[*places]])
+        return sampler(denoise, x, times, Noise(range(len(x))))
 
-    frame = setup.sample(walk, range(frames))
-    if pictures:
-        # Like the inversion, `restore` leaves out the denoising at the last time.
-        frame[[0, -1]] = setup.restore(ends)
+    frame, calls = _sample(setup, walk, range(frames), options)
+    if before is not None:
+        # Like the inversion, the restored images leave out the denoising at the last time.
+        frame[[0, -1]], calls = before.restored, calls + before.calls
     first, last = ("first input", "second input") if pictures else _name_seeds(numbers)
     captions = [first, *(f"{100 * k / (frames - 1):.0f} %" for k in range(1, frames - 1)), last]
-    facts = {"between_seeds": numbers}
-    given = {"images": pictures}
-    return _finish("interpolate", setup, {"frame": frame}, facts, given, captions)
+    facts, given = {"between_seeds": numbers}, {"images": pictures}
+    rows = {"frame": frame}
+    return _describe("interpolate", setup, rows, calls, facts, given=given, notes=notes, captions=captions)
 
 
 @with_bar
@@ -303,32 +346,24 @@ def inpaint_image(
         >>> ddim.inpaint(run, "rose.jpg", "mask.png", seeds=[3, 7])
     """
     check_count("resample", resample)
-    seeds = list_seeds(None, 0, check_seeds(seeds))
-    setup = open_edit(model, "inpainting", steps, options, seeded=True)
-    x = _open_one(setup, image)
-    hole = open_mask(setup.pipeline, mask, image, setup.notes)
+    seeds, notes = list_seeds(None, 0, check_seeds(seeds)), []
+    setup = _open_edit(model, "inpainting", steps, options, seeded=True)
+    x = _open_one(setup, image, notes)
+    hole = open_mask(setup.pipeline, mask, image, notes)
     paint = Inpaint(setup.pipeline.pixels.enter(x), hole, resample)
-    setup.expect(len(seeds), paint.evaluations(steps))
 
     def walk(denoise: Denoiser, blank: Tensor, filled: Sequence[int]) -> Iterator[State]:
         noise = Noise(filled)
         start = initial_noise(denoise.schedule, noise, blank, setup.times[0])
         return paint(denoise, start, setup.times, noise)
 
+    samples, calls = _sample(setup, walk, seeds, options)
     # Kept pixels are taken from the image itself: a conversion to model units and back changes last bits.
-    painted = setup.sample(walk, seeds) * hole + x * (1 - hole)
-    masked = x * (1 - hole) + draw_stripes(x) * hole
-    rows = {"input": x, "mask": masked, "painted": painted}
+    painted = samples * hole + x * (1 - hole)
+    rows = {"input": x, "mask": x * (1 - hole) + _draw_stripes(x) * hole, "painted": painted}
     facts = {"resample": int(resample), "seed": seeds[0], "seeds": list(seeds)}
-    return _finish("inpaint", setup, rows, facts, {"image": image, "mask": mask}, _name_seeds(seeds))
-
-
-def draw_stripes(image: Tensor) -> Tensor:
-    """Return diagonal stripes of white and dark gray (1, 1, H, W), visible on dark and on light images."""
-    height, width = image.shape[-2:]
-    rows, columns = torch.arange(height)[:, None], torch.arange(width)
-    wide = max(1, height // 16)
-    return torch.where((rows + columns) // wide % 2 == 0, 1.0, 0.25)[None, None]
+    given, captions = {"image": image, "mask": mask}, _name_seeds(seeds)
+    return _describe("inpaint", setup, rows, calls, facts, given=given, notes=notes, captions=captions)
 
 
 @with_bar
@@ -357,45 +392,152 @@ def vary_image(
         >>> ddim.vary(run, "rose.jpg", strength=0.6)
     """
     check_strength(strength)
-    seeds = list_seeds(None, 0, check_seeds(seeds))
-    setup = open_edit(model, "a variation", steps, options, seeded=True)
-    x = _open_one(setup, image)
-    x0 = setup.pipeline.pixels.enter(x)
-    times = setup.times
+    seeds, notes = list_seeds(None, 0, check_seeds(seeds)), []
+    setup = _open_edit(model, "a variation", steps, options, seeded=True)
+    x = _open_one(setup, image, notes)
+    x0, times = setup.pipeline.pixels.enter(x), setup.times
     used = [float(strength), *times[times < strength].tolist()]
-    setup.expect(len(seeds), len(used))
 
     def walk(denoise: Denoiser, blank: Tensor, filled: Sequence[int]) -> Iterator[State]:
         return vary(denoise, blank + x0.to(blank), strength, times, DDIM(), Noise(filled))
 
-    rows = {"input": x, "varied": setup.sample(walk, seeds)}
+    varied, calls = _sample(setup, walk, seeds, options)
+    rows = {"input": x, "varied": varied}
     facts = {"strength": float(strength), "seed": seeds[0], "seeds": list(seeds), "times": used}
-    return _finish("vary", setup, rows, facts, {"image": image}, _name_seeds(seeds))
+    given, captions = {"image": image}, _name_seeds(seeds)
+    return _describe("vary", setup, rows, calls, facts, given=given, notes=notes, captions=captions)
 
 
-def _open_one(setup: EditSetup, image: Picture | Sequence[Picture]) -> Tensor:
+def choose_edit_grid(recipe: Recipe, fields: Mapping[str, Any] | None = None, *, real: bool = True) -> Grid:
+    """Return the default grid of an edit, after changing the fields that a user sets.
+
+    For samples, the default is the recipe's own grid. This may end at a time with much noise, but real images
+    have no noise. Their default grid has equal steps of log-SNR and ends at log-SNR 6 (sigma 0.05). Inversion
+    is most accurate on this grid. If the schedule does not reach log-SNR 6, it is a grid of uniform times.
+
+    Args:
+        recipe: the recipe of the run.
+        fields: new values keyed by field path, such as {"grid": "uniform_log_snr", "grid.end": "1"}.
+        real: whether real images are edited, and not samples.
+
+    Raises:
+        UserError: if a field does not exist, or a value is invalid.
+    """
+    if real and "grid" not in (fields or {}):
+        cleanest = recipe.sampling_schedule(torch.zeros((), dtype=torch.float64)).log_snr
+        grid = UniformLogSNR()
+        recipe = replace(recipe, grid=grid if cleanest > grid.end else Uniform())
+    return override(recipe, fields).grid if fields else recipe.grid
+
+
+def _open_edit(
+    source: Source,
+    what: str,
+    steps: int,
+    options: EditOptions,
+    *,
+    inverts: bool = False,
+    seeded: bool = False,
+) -> SamplingSetup:
+    """Return how an edit samples.
+
+    Args:
+        source: a run folder, a pipeline or a model.
+        what: the name of the edit in messages, such as "an inversion".
+        steps: number of timesteps in the grid.
+        options: see `EditOptions`.
+        inverts: whether the edit needs latents of real images. Guidance makes these latents inaccurate.
+        seeded: whether a real image is edited, and each result has its own seed. Such results have the
+            default label of samples. Other edits use no class, because all their images need the same model.
+
+    Raises:
+        UserError: if the run is a student, or the edit uses no class, but the network was never trained
+            without a class. Also if the grid cannot have `steps` timesteps, or this edit cannot use guidance.
+    """
+    # A latent needs a step from the image to noise.
+    check_count("steps", steps, 2 if inverts else 1)
+    guidance = collect_guidance(*(options.get(name) for name in _GUIDANCE)) or OFF
+    if inverts and guidance.on:
+        raise UserError(
+            f"{what} cannot be guided, because guidance multiplies the errors of latents (Mokady et al. "
+            f"2023): leave guidance out, got {guidance.scale:g}"
+        )
+    pipeline, real = open_pipeline(source), inverts or seeded
+    check_diffusion_model(pipeline.recipe, f"{what} needs")
+    label = default_label(pipeline.recipe) if seeded else None
+    if label is None:
+        check_unconditional(pipeline.recipe, what)
+    grid = options.get("grid") or choose_edit_grid(pipeline.recipe, real=real)
+    setup = choose_sampling(pipeline, steps, label, grid=grid, guidance=guidance)
+    return replace(setup, consistent=real)
+
+
+_GUIDANCE = ("guidance", "guidance_interval", "guide_with")
+
+
+def _sample(
+    setup: SamplingSetup, walk: Walk, seeds: Sequence[int], options: EditOptions
+) -> tuple[Tensor, int]:
+    """Return one image in [0, 1] for each seed, and the number of network evaluations."""
+    progress = options.get("progress", ignore_progress)
+    images, nfe = generate(setup, seeds, walk=walk, watch=options.get("watch"), progress=progress)
+    return images, nfe * math.ceil(len(seeds) / setup.pipeline.runtime.micro_batch)
+
+
+@torch.no_grad()
+def _invert(setup: SamplingSetup, x: Tensor, options: EditOptions, *, exact: bool = False) -> _Inverted:
+    """Invert images (B, C, H, W) in [0, 1] and restore them, in micro-batches of the run's fixed size.
+
+    The network has the precision of the run, or float32 if `exact`.
+    """
+    pipeline, times, runtime = setup.pipeline, setup.times, setup.pipeline.runtime
+    denoise, (counter,) = setup.condition(None)
+    parts, progress = x.split(runtime.micro_batch), options.get("progress", ignore_progress)
+    # Exact steps take more evaluations. Their number is not known in advance, so the shown total then grows.
+    expected = 2 * (setup.steps - 1) * len(parts)
+    counter.watch = lambda done: progress("network evaluations", done, max(done, expected))
+    latents, restored, residual = [], [], 0.0
+    with evaluating(pipeline.model), runtime if exact else runtime.precise():
+        for part in parts:
+            rest = part[-1:].expand(runtime.micro_batch - len(part), -1, -1, -1)
+            x0 = runtime.images(pipeline.pixels.enter(torch.cat([part, rest])))
+            inverted = invert(denoise, x0, times, exact=exact)
+            images = restore(denoise, inverted.latent.float(), times)
+            latents.append(inverted.latent[: len(part)].float().cpu())
+            restored.append(pipeline.pixels.leave(images[: len(part)].float()).cpu())
+            residual = max(residual, 0.0 if inverted.converged else inverted.residual)
+    return _Inverted(torch.cat(latents), torch.cat(restored), residual, counter.evaluations)
+
+
+def _open_one(setup: SamplingSetup, image: Picture | Sequence[Picture], notes: list[str]) -> Tensor:
     """Return an image as a tensor (1, C, H, W)."""
-    x = open_pictures(setup.pipeline, image, setup.notes)
+    x = open_pictures(setup.pipeline, image, notes)
     if len(x) != 1:
         raise UserError(f"this edit takes one image, got {len(x)}")
     return x
+
+
+def _draw_stripes(image: Tensor) -> Tensor:
+    """Return diagonal stripes of white and dark gray (1, 1, H, W), visible on dark and on light images."""
+    height, width = image.shape[-2:]
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    wide = max(1, height // 16)
+    return torch.where((rows + columns) // wide % 2 == 0, 1.0, 0.25)[None, None]
 
 
 def _name_seeds(seeds: Sequence[int]) -> list[str]:
     return [f"seed {seed}" for seed in seeds]
 
 
-def _finish(
+def _describe(
     command: str,
-    setup: EditSetup,
+    setup: SamplingSetup,
     rows: dict[str, Tensor],
+    calls: int,
     facts: dict[str, Any],
-    given: dict[str, Any],
-    captions: Sequence[str] = (),
-    **results: Tensor,
+    **more: Any,  # noqa: ANN401 (fields of `Edit`)
 ) -> Edit:
     """Return the result of an edit, with its guidance and its label among its facts."""
     facts |= setup.guidance.describe() if setup.guidance.on else {}
     facts |= {} if setup.label is None else {"label": setup.label}
-    more = {"facts": facts, "given": given, "captions": captions, "notes": setup.notes}
-    return Edit(command, setup.pipeline, setup.times, rows, setup.calls, **more, **results)
+    return Edit(command, setup.pipeline, setup.times, rows, calls, facts, **more)

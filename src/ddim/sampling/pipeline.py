@@ -66,12 +66,10 @@ class Pipeline:
 
     def __repr__(self) -> str:
         """Return one line: recipe, size, parameters and device."""
-        shape = self.model.shape
-        count = sum(p.numel() for p in self.model.parameters())
-        return (
-            f"{type(self).__name__}({self.recipe.name}, {shape.channels} x {shape.height} x {shape.width}, "
-            f"{count:,} parameters, {self.runtime.device})"
-        )
+        shape, count = self.model.shape, sum(p.numel() for p in self.model.parameters())
+        size = f"{shape.channels} x {shape.height} x {shape.width}"
+        facts = f"{self.recipe.name}, {size}, {count:,} parameters, {self.runtime.device}"
+        return f"{type(self).__name__}({facts})"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -96,10 +94,7 @@ class Pipeline:
         recipe, allowed = replace(self.recipe, **chosen), (*SAMPLING_FIELDS, "steps")
         for name in chosen:
             if name not in allowed and getattr(recipe, name) != getattr(self.recipe, name):
-                raise UserError(
-                    f"{name} cannot be changed after training; only {', '.join(allowed)} can, and "
-                    "sampled_on is the noise schedule of sampling"
-                )
+                raise UserError(f"{name} cannot be changed after training; only {', '.join(allowed)} can")
         return replace(self, recipe=recipe)
 
     def denoiser(self, inner: Denoiser | None = None, *, consistent: bool = False) -> Denoiser:
@@ -164,6 +159,15 @@ class LoadedCheckpoint:
     average: str | None = None
     clusters: ImageClusters | None = None
 
+    def describe_file(self) -> dict[str, str]:
+        """Return the path and the SHA-256 of the checkpoint, for a record."""
+        return {"path": str(self.path), "sha256": self.sha256}
+
+    def describe_weights(self) -> dict[str, Any]:
+        """Return the step and the weights, for a record; a stored average has its SHA-256."""
+        average = {} if self.average is None else {"average": {"sha256": self.average}}
+        return {"step": self.state.step, "weights": self.weights, **average}
+
 
 @dataclass(frozen=True, repr=False)
 class LoadedRun(Pipeline):
@@ -178,21 +182,15 @@ class LoadedRun(Pipeline):
 
     def list_changed(self, *fields: str) -> list[str]:
         """Return which of these fields of the recipe were changed since the run was loaded."""
-        recipe = self.checkpoint.recipe
-        return [name for name in fields if getattr(recipe, name) != getattr(self.recipe, name)]
+        return [n for n in fields if getattr(self.checkpoint.recipe, n) != getattr(self.recipe, n)]
 
     def describe(self) -> dict[str, Any]:
         """Return checkpoint, step, weights, recipe and runtime, as JSON."""
-        found = self.checkpoint
-        return {
-            "checkpoint": {"path": str(found.path), "sha256": found.sha256},
-            "step": found.state.step,
-            "weights": found.weights,
-            **({} if found.average is None else {"average": {"sha256": found.average}}),
-            **super().describe(),
-            # Samples equal those of the training in every bit only with its runtime, without torch.compile.
-            "bit_equal": self.runtime == replace(found.state.runtime, compile=False),
-        }
+        at = self.checkpoint
+        # Samples equal those of the training in every bit only with its runtime, without torch.compile.
+        equal = self.runtime == replace(at.state.runtime, compile=False)
+        plain = super().describe()
+        return {"checkpoint": at.describe_file(), **at.describe_weights(), **plain, "bit_equal": equal}
 
     def searched_grid(self, sampler: Sampler, steps: int) -> Listed | None:
         """Return the grid that `ddim search` saved with the run; None if another grid was chosen since."""
@@ -236,17 +234,23 @@ def load(
         run, named = parse_place(str(run))
         weights = named if weights == "ema" else weights
     run = locate_run(run)
-    read = partial(_load, run=run, weights=weights, compiling=compiling, device=device, threads=threads)
+
+    def read(path: Path) -> LoadedRun:
+        at, tensors = _read_weights(path, run, weights)
+        runtime = replace(_choose_runtime(at, device, threads), compile=compiling)
+        model = build_fitting_model(path, at.recipe, at.state.channels, tensors)
+        runtime.place(model.eval().requires_grad_(False))
+        model.net = runtime.compiled(model.net, frozen=True)
+        counts, vectors = count_images(at.clusters), load_vectors(path, at.recipe)
+        more = {"class_counts": counts, "values": at.state.values, "vectors": vectors}
+        return LoadedRun(model, at.state.pixels, at.recipe, runtime, at, **more)
+
     return checkpoint.read_steadily(lambda: find_checkpoint(run), read)
 
 
-def _load(
-    path: Path, run: Path, weights: str, *, compiling: bool, device: str | None, threads: int | None
-) -> LoadedRun:
-    """Load the checkpoint `path` of a run; see `load`."""
-    sha256 = checkpoint.hash_checkpoint(path)
+def _read_weights(path: Path, run: Path, weights: str) -> tuple[LoadedCheckpoint, dict[str, Tensor]]:
+    """Read the checkpoint `path` of a run, and its tensors with the weights of this name; see `load`."""
     recipe = load_recipe(checkpoint.read_document(path, "recipe"))
-    state = load_state(path)
     published = choose_published(path, weights)
     stored = None if published else find_stored_average(path, weights)
     tensors = checkpoint.read_tensors(path, "model")
@@ -254,15 +258,25 @@ def _load(
         tensors |= checkpoint.read_tensors(stored, AVERAGE)
     elif not published and weights != "raw":
         tensors |= checkpoint.read_tensors(path, f"ema/{'default' if weights == 'ema' else weights}")
-    model = build_fitting_model(path, recipe, state.channels, tensors)
-    runtime = replace(_runtime(state.runtime, recipe.data.size, device, threads), compile=compiling)
-    runtime.place(model.eval().requires_grad_(False))
-    model.net = runtime.compiled(model.net, frozen=True)
-    average = None if stored is None else checkpoint.hash_checkpoint(stored)
-    clusters = read_clusters(path, recipe)
-    loaded = LoadedCheckpoint(path, sha256, published or weights, state, run, recipe, average, clusters)
-    more = {"values": state.values, "class_counts": count_images(clusters)}
-    return LoadedRun(model, state.pixels, recipe, runtime, loaded, vectors=load_vectors(path, recipe), **more)
+    sha256, average = (each and checkpoint.hash_checkpoint(each) for each in (path, stored))
+    state, clusters = load_state(path), read_clusters(path, recipe)
+    return LoadedCheckpoint(
+        path, sha256, published or weights, state, run, recipe, average, clusters
+    ), tensors
+
+
+def _choose_runtime(at: LoadedCheckpoint, device: str | None, threads: int | None) -> Runtime:
+    """Return the recorded runtime with the given changes; for another type of device, it is chosen anew."""
+    recorded = at.state.runtime
+    try:
+        where = find_device(current_processes().assign_device(recorded.device if device is None else device))
+    except UserError:
+        if device is not None:
+            raise
+        where = find_device("auto")
+    if where.split(":")[0] != recorded.device.split(":")[0]:
+        return choose_runtime(where, compiling=False, threads=threads, size=at.recipe.data.size)
+    return replace(recorded, device=where, threads=recorded.threads if threads is None else threads)
 
 
 def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
@@ -281,14 +295,13 @@ def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
         what = "a run folder, a Pipeline or a Model, such as ddim.Model(network, ddim.Cosine())"
         raise UserError(f"model must be {what}, got {describe_given(source)}")
     shape, weight = source.shape, next(source.parameters(), torch.zeros(()))
-    size = (shape.height, shape.width)
-    own: dict[str, Any] = {name: getattr(source, name) for name in ("schedule", "predicts", "conditioning")}
-    recipe = Recipe(
-        data=Data(size=size, channels=choose_channels(shape.channels), labels=source.classes > 0),
-        pixels=Fixed(0.5, 0.5),
-        net=UNetSpec(classes=source.classes),
-        **own,
+    size, channels = (shape.height, shape.width), choose_channels(shape.channels)
+    parts: dict[str, Any] = {name: getattr(source, name) for name in ("schedule", "predicts", "conditioning")}
+    data, net = (
+        Data(size=size, channels=channels, labels=source.classes > 0),
+        UNetSpec(classes=source.classes),
     )
+    recipe = Recipe(data=data, net=net, pixels=Fixed(0.5, 0.5), **parts)
     runtime = Runtime(str(weight.device), channels_last=False, threads=torch.get_num_threads())
     return Pipeline(source, Pixels.fixed(0.5, 0.5, shape.channels), recipe, runtime)
 
@@ -311,47 +324,22 @@ def read_run_recipe(run: str | Path) -> Recipe:
     Raises:
         UserError: if there is no checkpoint.
     """
-    found = checkpoint.read_steadily(
-        lambda: find_checkpoint(run), lambda path: checkpoint.read_document(path, "recipe")
-    )
-    return load_recipe(found)
+    read = partial(checkpoint.read_document, name="recipe")
+    return load_recipe(checkpoint.read_steadily(lambda: find_checkpoint(run), read))
 
 
 def read_clusters(path: Path, recipe: Recipe) -> ImageClusters | None:
     """Return the clusters in the checkpoint `path`; None if the labels of the recipe are not clusters."""
-    if not isinstance(recipe.data.labels, Clusters):
-        return None
-    return ImageClusters.from_tensors(checkpoint.read_tensors(path, CLUSTERS))
+    clustered = isinstance(recipe.data.labels, Clusters)
+    return ImageClusters.from_tensors(checkpoint.read_tensors(path, CLUSTERS)) if clustered else None
 
 
 def load_vectors(path: Path, recipe: Recipe) -> ImageVectors | None:
     """Return the vectors in the checkpoint `path`; None if the run was trained without vectors."""
-    if recipe.data.vectors is None:
-        return None
-    return ImageVectors.from_tensors(checkpoint.read_tensors(path, VECTORS))
+    given = recipe.data.vectors is not None
+    return ImageVectors.from_tensors(checkpoint.read_tensors(path, VECTORS)) if given else None
 
 
 def load_state(path: Path) -> RunState:
-    """Return the typed state of the checkpoint `path`.
-
-    Raises:
-        Damaged: if state.json does not contain the state of a run.
-    """
-    document = checkpoint.read_document(path, "state")
-    try:
-        return RunState.from_json(document)
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise checkpoint.Damaged(f"{path}/state.json is not the state of a run: {error}") from None
-
-
-def _runtime(recorded: Runtime, size: tuple[int, int], device: str | None, threads: int | None) -> Runtime:
-    """Return the recorded runtime with the given changes; for another type of device, it is chosen anew."""
-    try:
-        where = find_device(current_processes().assign_device(recorded.device if device is None else device))
-    except UserError:
-        if device is not None:
-            raise
-        where = find_device("auto")
-    if where.split(":")[0] != recorded.device.split(":")[0]:
-        return choose_runtime(where, compiling=False, threads=threads, size=size)
-    return replace(recorded, device=where, threads=recorded.threads if threads is None else threads)
+    """Return the typed state of the checkpoint `path`."""
+    return RunState.from_json(checkpoint.read_document(path, "state"))
