@@ -174,7 +174,7 @@ def test_pixels_outside_the_mask_keep_their_bits(pipeline, images):
 IMAGE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 EDITS = {
     "vary": lambda run, **options: ddim.vary(run, IMAGE, 0.9, range(2), STEPS, **options),
-    "inpaint": lambda run, **options: ddim.inpaint(run, IMAGE, MASK, [3], STEPS, resample=2, **options),
+    "inpaint": lambda run, **options: ddim.inpaint(run, IMAGE, MASK, [0], STEPS, resample=2, **options),
     "interpolate": lambda run, **options: ddim.interpolate(run, None, 3, STEPS, seeds=[3, 7], **options),
 }
 
@@ -197,13 +197,16 @@ def test_states_and_progress_of_an_edit_are_shown(name, count, pipeline):
     small = replace(pipeline, runtime=replace(pipeline.runtime, micro_batch=2))
     watched = EDITS[name](
         small,
-        watch=lambda places, state: seen.append((list(places), len(state.x))),
-        progress=lambda *now: steps.append(now[1:]),
+        watch=lambda seeds, state: seen.append((list(seeds), len(state.x))),
+        progress=lambda *now: steps.append(now),
     )
     assert torch.equal(EDITS[name](small).images, watched.images)
-    assert all(len(places) == images for places, images in seen)
-    assert sorted({place for places, _ in seen for place in places}) == list(range(count))
-    assert steps == [(k, watched.calls) for k in range(watched.calls)]
+    assert all(len(seeds) == images for seeds, images in seen)
+    assert sorted({seed for seeds, _ in seen for seed in seeds}) == list(range(count))
+    assert len(steps) == len(seen)
+    assert [what for what, _, _ in steps] == ["samples"] * len(steps)
+    assert steps == sorted(steps)
+    assert all(done < total == count for _, done, total in steps)
 
 
 def test_the_ends_of_a_guided_interpolation_are_the_guided_samples(pipeline):

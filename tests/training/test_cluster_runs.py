@@ -130,11 +130,8 @@ def test_kid_in_training_is_of_samples_with_the_frequencies_of_training(monkeypa
     monkeypatch.setattr(
         "ddim.training.validation.load_extractor", lambda: Extractor("x", "w" * 64, "x", 12, network)
     )
-    training, counts = (
-        start_training(recipe, open_split(recipe), Runtime(), None),
-        (30, 8, 2),
-    )
-    unequal = replace(training.split.clusters, counts=np.array(counts))
+    training = start_training(recipe, open_split(recipe), Runtime(), None)
+    unequal = replace(training.split.clusters, counts=np.array((30, 8, 2)))
     training.split = replace(training.split, clusters=unequal)
     # At the start, the output does not depend on the class.
     shaken(training.model.net)
@@ -144,7 +141,7 @@ def test_kid_in_training_is_of_samples_with_the_frequencies_of_training(monkeypa
     measure()
     with training.averaged() as averaged:
         pipeline = ddim.Pipeline(
-            averaged.model, training.pixels, training.recipe, training.runtime, class_counts=counts
+            averaged.model, training.pixels, training.recipe, training.runtime, clusters=unequal
         )
         wanted, _ = generate(SamplingSetup(pipeline, 2, "natural"), range(24))
     assert torch.equal(torch.cat(seen), (wanted * 255).round().byte())
@@ -161,7 +158,7 @@ def test_a_run_from_the_weights_of_another_takes_over_its_clusters(run, tmp_path
     parent = ddim.load(run)
     recipe = tiny.recipe(**CHANGES | {"data__source": "blossoms:50", "images": 16})
     child = ddim.load(tiny.train(recipe, tmp_path / "child", source=run))
-    assert np.array_equal(child.checkpoint.clusters.centres, parent.checkpoint.clusters.centres)
+    assert np.array_equal(child.clusters.centres, parent.clusters.centres)
     mine, parents = (
         dict(zip(own.images.names, own.images.labels.tolist(), strict=True))
         for own in map(open_run_images, (child, parent))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
 from safetensors.torch import save
@@ -23,7 +23,7 @@ from ddim.diffusion.guidance import Interval
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.samplers import DDIM, State, initial_noise
 from ddim.errors import UserError, check_count
-from ddim.files import write_atomic, write_sealed
+from ddim.files import shorten_paths, write_atomic, write_sealed
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.plots.charts import plot_strip, rasterise, save_figure
 from ddim.plots.pictures import check_zoom, render_png, save_film, to_uint8
@@ -90,12 +90,10 @@ class Edit:
 
     Attributes:
         command: the name of the edit, such as "vary".
-        pipeline: the model that was used.
-        times: the times (timesteps) (N,) of the grid.
+        setup: the model, and the times of the grid.
         rows: images (B, C, H, W) in [0, 1], keyed by row name, such as "input"; the last row is the result.
         calls: number of network evaluations, each on one micro-batch.
-        facts: further results and options, as JSON.
-        given: the images that the user gave, keyed by their names in the record.
+        facts: further results, options and the names of the given images, as JSON.
         captions: a caption for each image of the result, such as its seed.
         notes: sentences on how images were resized, and what makes an inversion less accurate.
         latents: the latents (B, C, H, W) of an inversion; None for other edits.
@@ -104,12 +102,10 @@ class Edit:
     """
 
     command: str
-    pipeline: Pipeline
-    times: Tensor
+    setup: SamplingSetup
     rows: dict[str, Tensor]
     calls: int
-    facts: dict[str, Any] = field(default_factory=dict)
-    given: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any]
     captions: Sequence[str] = ()
     notes: Sequence[str] = ()
     latents: Tensor | None = None
@@ -118,7 +114,7 @@ class Edit:
     def __repr__(self) -> str:
         """Return one line with the rows of images and the numbers of timesteps and network evaluations."""
         rows = ", ".join(f"{name} {tuple(images.shape)}" for name, images in self.rows.items())
-        return f"Edit({rows}; {len(self.times)} times, {self.calls} network evaluations)"
+        return f"Edit({rows}; {self.setup.steps} times, {self.calls} network evaluations)"
 
     @property
     def images(self) -> Tensor:
@@ -137,8 +133,8 @@ class Edit:
 
     def name_files(self, row: str) -> list[str]:
         """Return the names of the files in which `save` writes the images of a row."""
-        count, channels = self.rows[row].shape[:2]
-        return [name_file(f"{row}-{k:02d}", channels, self.pipeline.values) for k in range(count)]
+        values, (count, channels) = self.setup.pipeline.values, self.rows[row].shape[:2]
+        return [name_file(f"{row}-{k:02d}", channels, values) for k in range(count)]
 
     def save(self, folder: str | Path | None = None, zoom: int | None = None) -> Path:
         """Write a file for each image, a strip of all images and a record; return the folder.
@@ -160,8 +156,9 @@ class Edit:
         if folder is not None and (Path(folder) / RECORD).exists():
             raise UserError(f"folder {folder} holds results already; give a new folder")
         out = make_output_folder(None if folder is None else Path(folder), "edits", self.command)
+        pipeline = self.setup.pipeline
         for row, images in self.rows.items():
-            write_images([out / name for name in self.name_files(row)], images, self.pipeline.values)
+            write_images([out / name for name in self.name_files(row)], images, pipeline.values)
         save_figure(out / STRIP, self.figure(zoom))
         if self.command == "interpolate":
             save_film(out / FILM, list(to_uint8(self.images)), zoom=zoom)
@@ -169,34 +166,19 @@ class Edit:
             write_atomic(out / LATENTS, save({"latent": self.latents.contiguous()}))
         content = {
             "command": self.command,
-            **describe_times(self.pipeline, len(self.times)),
+            **describe_times(pipeline, self.setup.steps),
             "network_calls": self.calls,
-            **self.facts,
-            **{name: _name_given(value, out) for name, value in self.given.items()},
+            **{name: _shorten(value, out) for name, value in self.facts.items()},
         }
-        write_sealed(out / RECORD, make_record("edit", content, self.pipeline))
+        write_sealed(out / RECORD, make_record("edit", content, pipeline))
         return out
 
 
-def _name_given(value: Any, out: Path) -> Any:  # noqa: ANN401 (an image, or several)
-    """Return the names of images that a user gave; those in the folder `out` are relative to it."""
-    if isinstance(value, list | tuple):
-        return [_name_given(each, out) for each in value]
-    if isinstance(value, str | Path) and Path(value).is_relative_to(out):
-        return Path(value).relative_to(out).as_posix()
-    return name_picture(value)
-
-
-class _Inverted(NamedTuple):
-    """The latents of images, both (B, C, H, W), and the images that are restored from the latents.
-
-    `residual` is the largest change in the last iteration of an exact step that did not converge, else 0.
-    """
-
-    latents: Tensor
-    restored: Tensor
-    residual: float
-    calls: int
+def _shorten(value: Any, out: Path) -> Any:  # noqa: ANN401 (JSON)
+    """Return JSON in which the paths of files in the folder `out` are relative to it."""
+    if isinstance(value, list):
+        return [_shorten(each, out) for each in value]
+    return shorten_paths(value, out) if isinstance(value, str) else value
 
 
 @with_bar
@@ -230,7 +212,7 @@ def invert_images(
     setup = _open_edit(model, "an inversion", steps, options, inverts=True)
     pictures, notes = list_pictures(images), []
     x = open_pictures(setup.pipeline, pictures, notes)
-    latents, restored, residual, calls = _invert(setup, x, options, exact=exact)
+    latents, restored, calls, residual = _invert(setup, x, options, exact=exact)
     errors = (restored - x).square().mean((1, 2, 3))
     sigma = setup.pipeline.recipe.sampling_schedule(setup.times[-1]).sigma
     if sigma > NOISY:
@@ -242,13 +224,11 @@ def invert_images(
         notes.append(f"some steps did not converge (change per iteration {residual:.2g}): take more steps")
     # If a latent overflowed, its error is NaN. JSON has no NaN, so the record gets null.
     plain = [error if math.isfinite(error) else None for error in errors.tolist()]
-    facts = {"exact": exact, "converged": residual == 0, "squared_errors": plain}
+    names = [name_picture(each) for each in pictures]
+    facts = {"exact": exact, "converged": residual == 0, "squared_errors": plain, "images": names}
     shown = (latents / latents.std() / 6 + 0.5).clamp(0, 1)
     rows = {"input": x, "latent": shown, "restored": restored}
-    given = {"images": pictures}
-    return _describe(
-        "invert", setup, rows, calls, facts, given=given, notes=notes, latents=latents, errors=errors
-    )
+    return Edit("invert", setup, rows, calls, facts, notes=notes, latents=latents, errors=errors)
 
 
 @with_bar
@@ -287,13 +267,14 @@ def interpolate(
         raise UserError("give two images, or two seeds, such as seeds=[3, 8] (--seeds 3,8)")
     what = "an interpolation of images" if pictures else "an interpolation"
     setup, notes = _open_edit(model, what, steps, options, inverts=bool(pictures)), []
-    pipeline, times, before = setup.pipeline, setup.times, None
+    pipeline, times = setup.pipeline, setup.times
     if pictures:
-        before = _invert(setup, open_pictures(pipeline, pictures, notes), options)
-        ends, sampler = before.latents, DDIM()
+        ends, restored, before, _ = _invert(setup, open_pictures(pipeline, pictures, notes), options)
+        sampler = DDIM()
     else:
         blank, schedule = pipeline.model.blank(2).cpu(), pipeline.recipe.sampling_schedule
-        ends, sampler = initial_noise(schedule, Noise(numbers), blank, times[0]), pipeline.recipe.sampler
+        ends, restored, before = initial_noise(schedule, Noise(numbers), blank, times[0]), None, 0
+        sampler = pipeline.recipe.sampler
     with pipeline.runtime:
         latents = interpolate_latents(ends[0], ends[1], frames)
 
@@ -302,14 +283,14 @@ def interpolate(
         return sampler(denoise, x, times, Noise(range(len(x))))
 
     frame, calls = _sample(setup, walk, range(frames), options)
-    if before is not None:
+    if restored is not None:
         # Like the inversion, the restored images leave out the denoising at the last time.
-        frame[[0, -1]], calls = before.restored, calls + before.calls
+        frame[[0, -1]] = restored
     first, last = ("first input", "second input") if pictures else _name_seeds(numbers)
     captions = [first, *(f"{100 * k / (frames - 1):.0f} %" for k in range(1, frames - 1)), last]
-    facts, given = {"between_seeds": numbers}, {"images": pictures}
-    rows = {"frame": frame}
-    return _describe("interpolate", setup, rows, calls, facts, given=given, notes=notes, captions=captions)
+    facts = {"between_seeds": numbers, "images": [name_picture(each) for each in pictures]}
+    facts |= _describe_condition(setup)
+    return Edit("interpolate", setup, {"frame": frame}, before + calls, facts, captions, notes)
 
 
 @with_bar
@@ -362,8 +343,8 @@ def inpaint_image(
     painted = samples * hole + x * (1 - hole)
     rows = {"input": x, "mask": x * (1 - hole) + _draw_stripes(x) * hole, "painted": painted}
     facts = {"resample": int(resample), "seed": seeds[0], "seeds": list(seeds)}
-    given, captions = {"image": image, "mask": mask}, _name_seeds(seeds)
-    return _describe("inpaint", setup, rows, calls, facts, given=given, notes=notes, captions=captions)
+    facts |= {"image": name_picture(image), "mask": name_picture(mask), **_describe_condition(setup)}
+    return Edit("inpaint", setup, rows, calls, facts, _name_seeds(seeds), notes)
 
 
 @with_bar
@@ -404,8 +385,8 @@ def vary_image(
     varied, calls = _sample(setup, walk, seeds, options)
     rows = {"input": x, "varied": varied}
     facts = {"strength": float(strength), "seed": seeds[0], "seeds": list(seeds), "times": used}
-    given, captions = {"image": image}, _name_seeds(seeds)
-    return _describe("vary", setup, rows, calls, facts, given=given, notes=notes, captions=captions)
+    facts |= {"image": name_picture(image), **_describe_condition(setup)}
+    return Edit("vary", setup, rows, calls, facts, _name_seeds(seeds), notes)
 
 
 def choose_edit_grid(recipe: Recipe, fields: Mapping[str, Any] | None = None, *, real: bool = True) -> Grid:
@@ -456,12 +437,10 @@ def _open_edit(
     """
     # A latent needs a step from the image to noise.
     check_count("steps", steps, 2 if inverts else 1)
-    guidance = collect_guidance(*(options.get(name) for name in _GUIDANCE)) or OFF
+    given = (options.get("guidance"), options.get("guidance_interval"), options.get("guide_with"))
+    guidance = collect_guidance(*given) or OFF
     if inverts and guidance.on:
-        raise UserError(
-            f"{what} cannot be guided, because guidance multiplies the errors of latents (Mokady et al. "
-            f"2023): leave guidance out, got {guidance.scale:g}"
-        )
+        raise UserError(f"{what} cannot be guided, because guidance multiplies the errors of latents")
     pipeline, real = open_pipeline(source), inverts or seeded
     check_diffusion_model(pipeline.recipe, f"{what} needs")
     label = default_label(pipeline.recipe) if seeded else None
@@ -470,9 +449,6 @@ def _open_edit(
     grid = options.get("grid") or choose_edit_grid(pipeline.recipe, real=real)
     setup = choose_sampling(pipeline, steps, label, grid=grid, guidance=guidance)
     return replace(setup, consistent=real)
-
-
-_GUIDANCE = ("guidance", "guidance_interval", "guide_with")
 
 
 def _sample(
@@ -485,10 +461,16 @@ def _sample(
 
 
 @torch.no_grad()
-def _invert(setup: SamplingSetup, x: Tensor, options: EditOptions, *, exact: bool = False) -> _Inverted:
+def _invert(
+    setup: SamplingSetup, x: Tensor, options: EditOptions, *, exact: bool = False
+) -> tuple[Tensor, Tensor, int, float]:
     """Invert images (B, C, H, W) in [0, 1] and restore them, in micro-batches of the run's fixed size.
 
     The network has the precision of the run, or float32 if `exact`.
+
+    Returns:
+        The latents; the images in [0, 1] that are restored from them; the number of network evaluations; and
+        the largest change in the last iteration of an exact step that did not converge, else 0.
     """
     pipeline, times, runtime = setup.pipeline, setup.times, setup.pipeline.runtime
     denoise, (counter,) = setup.condition(None)
@@ -506,7 +488,7 @@ def _invert(setup: SamplingSetup, x: Tensor, options: EditOptions, *, exact: boo
             latents.append(inverted.latent[: len(part)].float().cpu())
             restored.append(pipeline.pixels.leave(images[: len(part)].float()).cpu())
             residual = max(residual, 0.0 if inverted.converged else inverted.residual)
-    return _Inverted(torch.cat(latents), torch.cat(restored), residual, counter.evaluations)
+    return torch.cat(latents), torch.cat(restored), counter.evaluations, residual
 
 
 def _open_one(setup: SamplingSetup, image: Picture | Sequence[Picture], notes: list[str]) -> Tensor:
@@ -529,15 +511,7 @@ def _name_seeds(seeds: Sequence[int]) -> list[str]:
     return [f"seed {seed}" for seed in seeds]
 
 
-def _describe(
-    command: str,
-    setup: SamplingSetup,
-    rows: dict[str, Tensor],
-    calls: int,
-    facts: dict[str, Any],
-    **more: Any,  # noqa: ANN401 (fields of `Edit`)
-) -> Edit:
-    """Return the result of an edit, with its guidance and its label among its facts."""
-    facts |= setup.guidance.describe() if setup.guidance.on else {}
-    facts |= {} if setup.label is None else {"label": setup.label}
-    return Edit(command, setup.pipeline, setup.times, rows, calls, facts, **more)
+def _describe_condition(setup: SamplingSetup) -> dict[str, Any]:
+    """Return the guidance and the label of an edit, as JSON; entries that do nothing are left out."""
+    label = {} if setup.label is None else {"label": setup.label}
+    return label | (setup.guidance.describe() if setup.guidance.on else {})

@@ -202,8 +202,7 @@ def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidanc
 
 def _list_meanings(pipeline: Pipeline) -> dict[str, object]:
     """Return what decides the meaning of images and of labels."""
-    clusters = pipeline.checkpoint.clusters if isinstance(pipeline, LoadedRun) else None
-    vectors = pipeline.vectors
+    clusters, vectors = pipeline.clusters, pipeline.vectors
     return {
         "image size": pipeline.model.shape,
         "pixels": pipeline.pixels,
@@ -228,7 +227,9 @@ def find_searched_guidance(pipeline: Pipeline, label: Label, steps: int) -> Guid
     at = pipeline.checkpoint
     name = name_search(pipeline.recipe.sampler, steps, at.weights) | {"labelled": label is not None}
     entry = find_searched(at.run, "guidance", name)
-    return entry and Guidance(entry["scale"], entry["interval"], entry["guide"], searched=True)
+    if entry is None:
+        return None
+    return Guidance(entry["scale"], entry["interval"], entry["guide"], searched=True)
 
 
 def save_guidance(

@@ -138,7 +138,8 @@ def keep_part(path: Path, tensors: dict[str, Tensor]) -> None:
         make_folder(path.parent)
         write_atomic(path, hashlib.sha256(content).digest() + content)
     except OSError as error:
-        raise unwritable_cache(path.parent, error) from None
+        what = f"features cannot be kept in {path.parent}"
+        raise explain_error(error, what, "set DDIM_CACHE to a folder that can be written") from None
 
 
 def take_pictures(images: Images, which: np.ndarray) -> np.ndarray:
@@ -147,9 +148,3 @@ def take_pictures(images: Images, which: np.ndarray) -> np.ndarray:
         return images.pixels[which]
     parts = [to_uint8(gather_batch(images, which[k : k + BATCH])) for k in range(0, len(which), BATCH)]
     return np.concatenate([*parts, to_uint8(gather_batch(images, which[:0]))])
-
-
-def unwritable_cache(folder: Path, error: OSError) -> BaseException:
-    """Return the error for a folder of the cache in which features cannot be kept."""
-    what = f"features cannot be kept in {folder}"
-    return explain_error(error, what, "set DDIM_CACHE to a folder that can be written")

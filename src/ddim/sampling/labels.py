@@ -98,11 +98,6 @@ def _set_count(recipe: Recipe, field: str, count: int) -> Recipe:
     return recipe if given == count else replace(recipe, net=replace(recipe.net, **{field: count}))  # type: ignore[call-arg]
 
 
-def count_images(clusters: ImageClusters | None) -> tuple[int, ...]:
-    """Return the number of training images of each cluster; () if there are no clusters."""
-    return () if clusters is None else tuple(clusters.counts.tolist())
-
-
 def label_images(recipe: Recipe, images: Images, which: np.ndarray) -> Tensor | None:
     """Return the class labels (B,) or vectors (B, d) of the images at indices `which`.
 

@@ -45,12 +45,10 @@ def open_pictures(pipeline: Pipeline, given: Picture | Sequence[Picture], notes:
     Raises:
         UserError: if there is no image, or one cannot be used.
     """
-    shape = pipeline.model.shape
-    images = list_pictures(given)
+    channels, images = pipeline.model.shape.channels, list_pictures(given)
     if not images:
         raise UserError("give at least one image")
-    size = shape.height, shape.width
-    return torch.stack([_open_image(each, size, shape.channels, pipeline.values, notes) for each in images])
+    return torch.stack([_open_image(pipeline, each, channels, pipeline.values, notes) for each in images])
 
 
 def open_mask(
@@ -73,21 +71,17 @@ def open_mask(
         UserError: if the mask cannot be read or has other proportions, or it selects no pixel or all pixels.
     """
     name = name_picture(mask)
-    size = pipeline.model.shape.height, pipeline.model.shape.width
     if isinstance(mask, np.ndarray | Tensor):
-        levels = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
+        levels = torch.as_tensor(mask).detach().cpu()
         white = levels > (0.5 if levels.max() <= 1 else 127.5)
-        gray = np.where(white, 255, 0).astype(np.uint8)
-        mask = Image.fromarray(gray.reshape(levels.shape[-2:]))
-    layers = _open_image(mask, size, 4, EIGHT_BITS, notes)
-    height, width = _measure(mask)
-    whole = _measure(image)
+        mask = Image.fromarray(white.reshape(levels.shape[-2:]).numpy())
+    layers = _open_image(pipeline, mask, 4, EIGHT_BITS, notes)
+    (height, width), whole, shape = _measure(mask), _measure(image), pipeline.model.shape
     # A size that is scaled in proportion is rounded to whole pixels.
-    if not any(abs(height * w - width * h) <= max(h, w) for h, w in (whole, size)):
+    if not any(abs(height * w - width * h) <= max(h, w) for h, w in (whole, (shape.height, shape.width))):
         wanted = f"{whole[0]}x{whole[1]}"
         raise UserError(f"the mask must have the proportions of the image, {wanted}, got {height}x{width}")
-    light = layers[:3].mean(0)
-    seen = layers[3] > 0.5
+    light, seen = layers[:3].mean(0), layers[3] > 0.5
     if seen.all():
         hole = light > 0.5
     else:
@@ -96,10 +90,7 @@ def open_mask(
         share = f"{100 * hole.float().mean():.0f} % of the image"
         notes.append(f"{name}: the {'white' if brush else 'transparent'} part, {share}, will be inpainted")
     if hole.all() or not hole.any():
-        raise UserError(
-            f"the mask, {name}, must have white pixels, to inpaint, and black pixels, to keep; or erase the "
-            "part to inpaint, so that it is transparent"
-        )
+        raise UserError(f"the mask, {name}, must have white pixels, to inpaint, and black pixels, to keep")
     return hole.float()[None, None]
 
 
@@ -117,24 +108,22 @@ def list_pictures(given: Picture | Sequence[Picture]) -> list[Picture]:
 
 
 def _open_image(
-    image: Picture, size: tuple[int, int], channels: int, values: Values, notes: list[str]
+    pipeline: Pipeline, image: Picture, channels: int, values: Values, notes: list[str]
 ) -> Tensor:
-    """Return an image as a tensor (C, H, W) in [0, 1] of a size (height, width)."""
-    name = name_picture(image)
+    """Return an image as a tensor (C, H, W) in [0, 1] of the size of the model."""
+    name, size = name_picture(image), (pipeline.model.shape.height, pipeline.model.shape.width)
     try:
         data = _read(image)
         # Floats of an array are in [0, 1] already, and those of a file have the range of the training images.
         unit = isinstance(data, np.ndarray) and data.dtype == np.float32
         if isinstance(data, np.ndarray) and unit and values.eight_bits:
             check_pixels("float32", data.min(), data.max())
-        kind = "float32" if unit else values.type
-        to_floats = (values.low, values.high) == (0, 1)
+        kind, to_floats = "float32" if unit else values.type, (values.low, values.high) == (0, 1)
         with hide_warnings():
             decoded = decode_image(data, size, channels, kind, to_floats=to_floats)
-    except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
-    except UnusableError as error:
-        raise UserError(f"{name} cannot be used: {error}") from None
+    except (OSError, UnusableError) as error:
+        failed = f"read: {error.strerror or error}" if isinstance(error, OSError) else f"used: {error}"
+        raise UserError(f"{name} cannot be {failed}") from None
     whole = decoded.header.height, decoded.header.width
     if whole != size:
         left, top, right, bottom = find_crop(whole, size)

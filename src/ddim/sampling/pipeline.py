@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ddim.data.clusters import Clusters, ImageClusters
 from ddim.data.values import EIGHT_BITS, Values, choose_channels
@@ -33,7 +33,7 @@ from ddim.runs import checkpoint
 from ddim.runs.averages import AVERAGE, find_stored_average
 from ddim.runs.names import choose_published, find_checkpoint, locate_run, parse_place
 from ddim.runs.state import RunState
-from ddim.sampling.labels import GivenVectors, Label, count_images, find_label, find_vectors
+from ddim.sampling.labels import GivenVectors, Label, find_label, find_vectors
 from ddim.sampling.searched import find_saved_grid
 
 CLUSTERS = "clusters"
@@ -51,7 +51,8 @@ class Pipeline:
         pixels: the map between images and model units.
         recipe: how the model was trained, and how it is sampled: see `with_recipe`.
         runtime: how the network runs.
-        class_counts: number of training images of each class; empty if the classes are not clusters.
+        classes: the class names, in the order of class indices; empty if the names are not known.
+        clusters: the clusters of the training images; None if the classes are not clusters.
         values: the type and range of the values of the training images; `values.from_unit` converts samples.
         vectors: the vectors of all images; None if the run was trained without vectors.
     """
@@ -60,7 +61,8 @@ class Pipeline:
     pixels: Pixels
     recipe: Recipe
     runtime: Runtime
-    class_counts: tuple[int, ...] = field(default=(), kw_only=True)
+    classes: tuple[str, ...] = field(default=(), kw_only=True)
+    clusters: ImageClusters | None = field(default=None, kw_only=True)
     values: Values = field(default=EIGHT_BITS, kw_only=True)
     vectors: ImageVectors | None = field(default=None, kw_only=True)
 
@@ -72,9 +74,9 @@ class Pipeline:
         return f"{type(self).__name__}({facts})"
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """The class names, in the order of class indices; empty if the names are not known."""
-        return ()
+    def class_counts(self) -> tuple[int, ...]:
+        """The number of training images of each cluster; empty if the classes are not clusters."""
+        return () if self.clusters is None else tuple(self.clusters.counts.tolist())
 
     def describe(self) -> dict[str, Any]:
         """Return the recipe and the runtime, as JSON, for a record."""
@@ -147,7 +149,6 @@ class LoadedCheckpoint:
         run: the argument of `load`: a run folder, RUN/best or a checkpoint folder.
         recipe: the recipe of the checkpoint. The recipe of the pipeline may have been changed since.
         average: SHA-256 (hex) of the average, if `weights` names one that `ddim ema` stored; else None.
-        clusters: the clusters of the training images; None if the labels of the run are not clusters.
     """
 
     path: Path
@@ -157,7 +158,6 @@ class LoadedCheckpoint:
     run: Path
     recipe: Recipe = field(repr=False)
     average: str | None = None
-    clusters: ImageClusters | None = None
 
     def describe_file(self) -> dict[str, str]:
         """Return the path and the SHA-256 of the checkpoint, for a record."""
@@ -174,11 +174,6 @@ class LoadedRun(Pipeline):
     """A pipeline and the checkpoint that it was loaded from."""
 
     checkpoint: LoadedCheckpoint
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the class folders or clusters that the run was trained on."""
-        return self.checkpoint.state.classes
 
     def list_changed(self, *fields: str) -> list[str]:
         """Return which of these fields of the recipe were changed since the run was loaded."""
@@ -241,9 +236,9 @@ def load(
         model = build_fitting_model(path, at.recipe, at.state.channels, tensors)
         runtime.place(model.eval().requires_grad_(False))
         model.net = runtime.compiled(model.net, frozen=True)
-        counts, vectors = count_images(at.clusters), load_vectors(path, at.recipe)
-        more = {"class_counts": counts, "values": at.state.values, "vectors": vectors}
-        return LoadedRun(model, at.state.pixels, at.recipe, runtime, at, **more)
+        facts = {"classes": at.state.classes, "values": at.state.values}
+        tensors = {"clusters": read_clusters(path, at.recipe), "vectors": load_vectors(path, at.recipe)}
+        return LoadedRun(model, at.state.pixels, at.recipe, runtime, at, **facts, **tensors)
 
     return checkpoint.read_steadily(lambda: find_checkpoint(run), read)
 
@@ -258,11 +253,10 @@ def _read_weights(path: Path, run: Path, weights: str) -> tuple[LoadedCheckpoint
         tensors |= checkpoint.read_tensors(stored, AVERAGE)
     elif not published and weights != "raw":
         tensors |= checkpoint.read_tensors(path, f"ema/{'default' if weights == 'ema' else weights}")
-    sha256, average = (each and checkpoint.hash_checkpoint(each) for each in (path, stored))
-    state, clusters = load_state(path), read_clusters(path, recipe)
-    return LoadedCheckpoint(
-        path, sha256, published or weights, state, run, recipe, average, clusters
-    ), tensors
+    sha256 = checkpoint.hash_checkpoint(path)
+    average = None if stored is None else checkpoint.hash_checkpoint(stored)
+    at = LoadedCheckpoint(path, sha256, published or weights, load_state(path), run, recipe, average)
+    return at, tensors
 
 
 def _choose_runtime(at: LoadedCheckpoint, device: str | None, threads: int | None) -> Runtime:

@@ -15,7 +15,7 @@ from ddim.errors import UserError, warn_user
 from ddim.machine.distributed import current_processes
 from ddim.recipe.checks import find_other_meaning
 from ddim.recipe.recipe import Recipe
-from ddim.sampling.images import check_same_split, fingerprint_source
+from ddim.sampling.images import check_same_split, open_source
 from ddim.sampling.pipeline import LoadedRun, load
 
 
@@ -47,7 +47,7 @@ def label_clusters(recipe: Recipe, split: SplitImages, parent: LoadedRun | None)
     if not isinstance(wanted, Clusters):
         return split
     if processes.leads:
-        images, known = split.images, None if parent is None else parent.checkpoint.clusters
+        images, known = split.images, None if parent is None else parent.clusters
         cells = average_cells(images.pixels, images.values, np.arange(len(images)))
         if known is None:
             clusters = group_images(cells, split.train, wanted.count, recipe.data.flip, recipe.seed)
@@ -118,7 +118,7 @@ def _has_images_of(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> boo
     if known is None or known.fingerprint == parts.images.fingerprint:
         return known is not None
     data = replace(parent.recipe.data, channels=choose_channels(parent.checkpoint.state.channels))
-    return fingerprint_source(recipe.data.source, data) == known.fingerprint
+    return open_source(recipe.data.source, data).fingerprint == known.fingerprint
 
 
 def warn_of_other_meaning(parent: Recipe, recipe: Recipe) -> None:
