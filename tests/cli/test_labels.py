@@ -97,7 +97,7 @@ def test_the_record_names_label_and_guidance_and_a_folder_holds_one_of_each(home
             ["--guidance", "2"],
             "guidance needs a label",
         ),
-        (["--label", "all", "--guidance", "-1"], "guidance must be at least 0 and at most 1,000,000, got -1"),
+        (["--label", "all", "--guidance", "-1"], "guidance must be a number of at least 0, got -1"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(words, said, home, tmp_path, monkeypatch, refused):

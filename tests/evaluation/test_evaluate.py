@@ -263,12 +263,6 @@ def test_a_loaded_run_is_evaluated_as_its_run_even_if_its_checkpoint_is_gone(run
     assert found.record["sampling"]["checkpoint"]["sha256"] == loaded.checkpoint.sha256
 
 
-def test_a_run_is_no_guide_of_itself(run):
-    guided = replace(FEW, guidance=2.0, guide_with=load(run))
-    with pytest.raises(UserError, match="must be weaker than the model"):
-        evaluate_source(run, guided, extractor=stub())
-
-
 def test_real_images_are_compared_with_the_reference_as_a_yardstick(run):
     images, recipe = open_images("blossoms:60", (32, 32)), read_run_recipe(run)
     split = split_images(images, recipe.data.validation, recipe.seed)

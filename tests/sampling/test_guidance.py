@@ -210,7 +210,7 @@ def test_guidance_scales_the_distance_from_the_sample_of_no_class(guidance, clip
         (run(WEAK, sha="b", size=4), "image size"),
         (run(WEAK, sha="b", pixels=Pixels((0.4,), (0.5,))), "pixels"),
         (run(WEAK, sha="b", schedule=Cosine(0.1, 0.9)), "noise levels on which the guide is trained"),
-        (run(WEAK, sha="b", data={"labels": True, "unlabelled": 0}), "without labels"),
+        (run(WEAK, sha="b", data={"labels": True, "unlabelled": 0}), "without a label"),
     ],
 )
 def test_a_guide_that_does_not_fit_is_refused(guide, said):
@@ -230,28 +230,6 @@ def test_a_guide_of_fewer_noise_levels_guides_inside_of_them():
     weak = run(WEAK, sha="b", schedule=Cosine(0.1, 0.9))
     chosen = open_guidance(run(STRONG), None, 9, Guidance(2.0, (-4.0, 1.0), "weak", weak))
     assert generate(SamplingSetup(run(STRONG), 9, guidance=chosen), [0])[1] > 9
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"guidance": 2.0}, "label"),
-        ({"guidance": -1.0}, "at least 0"),
-        ({"guidance": math.nan}, "at least 0"),
-        ({"guide_with": "b"}, "need a guidance scale"),
-        ({"guidance_interval": (0, 1)}, "need a guidance scale"),
-        ({"guidance": 2, "guidance_interval": (1, 1)}, "guidance_interval must be"),
-        ({"guidance": 2, "guide_with": "nowhere"}, "nowhere"),
-    ],
-)
-def test_options_that_cannot_guide_are_refused(options, said):
-    with pytest.raises(UserError, match=said):
-        sample(run(STRONG), 1, 2, **options)
-
-
-def test_a_model_without_a_run_has_no_versions_of_its_own():
-    with pytest.raises(UserError, match="this model has no run"):
-        sample(run(STRONG, size=8).model, 1, 2, guidance=2.0, guide_with="@guide")
 
 
 def test_a_run_always_trained_with_a_class_cannot_guide_itself(labelled):

@@ -135,8 +135,6 @@ def test_a_student_is_no_teacher_no_guide_and_no_diffusion_model(early, teacher,
             ddim.sample(strong, n=1, guidance=2, guide_with=guide, progress=False)
     with pytest.raises(UserError, match="needs a diffusion model"):
         ddim.vary(student, torch.zeros(1, 3, 32, 32), steps=3, seeds=[1], progress=False)
-    with pytest.warns(UserWarning, match="guides its samples twice"):
-        ddim.sample(guided, n=1, guidance=1.5, guide_with=str(early), progress=False)
 
 
 def test_a_student_starts_from_the_ema_weights_and_learns(teacher, student, tmp_path):

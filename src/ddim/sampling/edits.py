@@ -4,8 +4,6 @@ Each edit is a function that takes a run, and images or seeds, and returns an `E
 folder: a file for each image, strip.png with all images, and record.json.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,15 +32,7 @@ from ddim.runs.folder import make_output_folder
 from ddim.sampling.generate import Walk, Watch, generate, list_seeds
 from ddim.sampling.guidance import OFF, collect_guidance
 from ddim.sampling.labels import default_label
-from ddim.sampling.pictures import (
-    Picture,
-    list_pictures,
-    name_file,
-    name_picture,
-    open_mask,
-    open_pictures,
-    write_images,
-)
+from ddim.sampling.pictures import Picture, name_file, name_picture, open_mask, open_pictures, write_images
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, open_pipeline
 from ddim.sampling.record import describe_times, make_record
 from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
@@ -121,7 +111,7 @@ class Edit:
         """The result: the images of the last row."""
         return list(self.rows.values())[-1]
 
-    def figure(self, zoom: int | None = None) -> Figure:
+    def figure(self, zoom: int | None = None) -> "Figure":
         """Return a figure of all images, in named rows; see `plot_strip`."""
         rows = {name: list(to_uint8(images)) for name, images in self.rows.items()}
         heads = [""] * max(map(len, rows.values()))
@@ -210,8 +200,7 @@ def invert_images(
         >>> inversion.latents, inversion.errors
     """
     setup = _open_edit(model, "an inversion", steps, options, inverts=True)
-    pictures, notes = list_pictures(images), []
-    x = open_pictures(setup.pipeline, pictures, notes)
+    x, names = open_pictures(setup.pipeline, images, notes := [])
     latents, restored, calls, residual = _invert(setup, x, options, exact=exact)
     errors = (restored - x).square().mean((1, 2, 3))
     sigma = setup.pipeline.recipe.sampling_schedule(setup.times[-1]).sigma
@@ -224,7 +213,6 @@ def invert_images(
         notes.append(f"some steps did not converge (change per iteration {residual:.2g}): take more steps")
     # If a latent overflowed, its error is NaN. JSON has no NaN, so the record gets null.
     plain = [error if math.isfinite(error) else None for error in errors.tolist()]
-    names = [name_picture(each) for each in pictures]
     facts = {"exact": exact, "converged": residual == 0, "squared_errors": plain, "images": names}
     shown = (latents / latents.std() / 6 + 0.5).clamp(0, 1)
     rows = {"input": x, "latent": shown, "restored": restored}
@@ -261,20 +249,17 @@ def interpolate(
         >>> ddim.interpolate(run, seeds=[3, 7])
         >>> ddim.interpolate(run, ["rose.jpg", "lily.jpg"])
     """
-    numbers = [] if seeds is None else check_seeds(seeds)
-    pictures = [] if images is None else list_pictures(images)
-    if sorted([len(numbers), len(pictures)]) != [0, 2]:
+    if sorted(0 if ends is None else len(ends) for ends in (images, seeds)) != [0, 2]:
         raise UserError("give two images, or two seeds, such as seeds=[3, 8] (--seeds 3,8)")
-    what = "an interpolation of images" if pictures else "an interpolation"
-    setup, notes = _open_edit(model, what, steps, options, inverts=bool(pictures)), []
-    pipeline, times = setup.pipeline, setup.times
-    if pictures:
-        ends, restored, before, _ = _invert(setup, open_pictures(pipeline, pictures, notes), options)
-        sampler = DDIM()
+    setup = _open_edit(model, "an interpolation", steps, options, inverts=images is not None)
+    pipeline, times, sampler = setup.pipeline, setup.times, setup.pipeline.recipe.sampler
+    numbers, names, notes, restored, before = check_seeds(seeds or []), [], [], None, 0
+    if images is not None:
+        x, names = open_pictures(pipeline, images, notes)
+        (ends, restored, before, _), sampler = _invert(setup, x, options), DDIM()
     else:
         blank, schedule = pipeline.model.blank(2).cpu(), pipeline.recipe.sampling_schedule
-        ends, restored, before = initial_noise(schedule, Noise(numbers), blank, times[0]), None, 0
-        sampler = pipeline.recipe.sampler
+        ends = initial_noise(schedule, Noise(numbers), blank, times[0])
     with pipeline.runtime:
         latents = interpolate_latents(ends[0], ends[1], frames)
 
@@ -286,9 +271,9 @@ def interpolate(
     if restored is not None:
         # Like the inversion, the restored images leave out the denoising at the last time.
         frame[[0, -1]] = restored
-    first, last = ("first input", "second input") if pictures else _name_seeds(numbers)
+    first, last = ("first input", "second input") if names else _name_seeds(numbers)
     captions = [first, *(f"{100 * k / (frames - 1):.0f} %" for k in range(1, frames - 1)), last]
-    facts = {"between_seeds": numbers, "images": [name_picture(each) for each in pictures]}
+    facts = {"between_seeds": numbers, "images": names}
     facts |= _describe_condition(setup)
     return Edit("interpolate", setup, {"frame": frame}, before + calls, facts, captions, notes)
 
@@ -311,8 +296,8 @@ def inpaint_image(
     Args:
         model: a run folder, a pipeline or a model.
         image: the image: a file, an image of Pillow, an array or a tensor.
-        mask: an image, white in the part to inpaint and black elsewhere, with the proportions of the image or
-            of the model's images; for transparency, see `open_mask`.
+        mask: an image, white in the part to inpaint and black elsewhere, which is cropped and resized like
+            the image; for transparency, see `open_mask`.
         seeds: one seed for each result.
         steps: number of timesteps in the grid.
         resample: how often each step is done. Noise is added before each repetition, so that the inpainted
@@ -329,8 +314,8 @@ def inpaint_image(
     check_count("resample", resample)
     seeds, notes = list_seeds(None, 0, check_seeds(seeds)), []
     setup = _open_edit(model, "inpainting", steps, options, seeded=True)
-    x = _open_one(setup, image, notes)
-    hole = open_mask(setup.pipeline, mask, image, notes)
+    x, name = _open_one(setup, image, notes)
+    hole = open_mask(setup.pipeline, mask, notes)
     paint = Inpaint(setup.pipeline.pixels.enter(x), hole, resample)
 
     def walk(denoise: Denoiser, blank: Tensor, filled: Sequence[int]) -> Iterator[State]:
@@ -341,9 +326,9 @@ def inpaint_image(
     samples, calls = _sample(setup, walk, seeds, options)
     # Kept pixels are taken from the image itself: a conversion to model units and back changes last bits.
     painted = samples * hole + x * (1 - hole)
-    rows = {"input": x, "mask": x * (1 - hole) + _draw_stripes(x) * hole, "painted": painted}
+    rows = {"input": x, "mask": hole.expand_as(x), "painted": painted}
     facts = {"resample": int(resample), "seed": seeds[0], "seeds": list(seeds)}
-    facts |= {"image": name_picture(image), "mask": name_picture(mask), **_describe_condition(setup)}
+    facts |= {"image": name, "mask": name_picture(mask), **_describe_condition(setup)}
     return Edit("inpaint", setup, rows, calls, facts, _name_seeds(seeds), notes)
 
 
@@ -375,7 +360,7 @@ def vary_image(
     check_strength(strength)
     seeds, notes = list_seeds(None, 0, check_seeds(seeds)), []
     setup = _open_edit(model, "a variation", steps, options, seeded=True)
-    x = _open_one(setup, image, notes)
+    x, name = _open_one(setup, image, notes)
     x0, times = setup.pipeline.pixels.enter(x), setup.times
     used = [float(strength), *times[times < strength].tolist()]
 
@@ -385,7 +370,7 @@ def vary_image(
     varied, calls = _sample(setup, walk, seeds, options)
     rows = {"input": x, "varied": varied}
     facts = {"strength": float(strength), "seed": seeds[0], "seeds": list(seeds), "times": used}
-    facts |= {"image": name_picture(image), **_describe_condition(setup)}
+    facts |= {"image": name, **_describe_condition(setup)}
     return Edit("vary", setup, rows, calls, facts, _name_seeds(seeds), notes)
 
 
@@ -491,20 +476,14 @@ def _invert(
     return torch.cat(latents), torch.cat(restored), counter.evaluations, residual
 
 
-def _open_one(setup: SamplingSetup, image: Picture | Sequence[Picture], notes: list[str]) -> Tensor:
-    """Return an image as a tensor (1, C, H, W)."""
-    x = open_pictures(setup.pipeline, image, notes)
+def _open_one(
+    setup: SamplingSetup, image: Picture | Sequence[Picture], notes: list[str]
+) -> tuple[Tensor, str]:
+    """Return an image as a tensor (1, C, H, W), and its name."""
+    x, names = open_pictures(setup.pipeline, image, notes)
     if len(x) != 1:
         raise UserError(f"this edit takes one image, got {len(x)}")
-    return x
-
-
-def _draw_stripes(image: Tensor) -> Tensor:
-    """Return diagonal stripes of white and dark gray (1, 1, H, W), visible on dark and on light images."""
-    height, width = image.shape[-2:]
-    rows, columns = torch.arange(height)[:, None], torch.arange(width)
-    wide = max(1, height // 16)
-    return torch.where((rows + columns) // wide % 2 == 0, 1.0, 0.25)[None, None]
+    return x, names[0]
 
 
 def _name_seeds(seeds: Sequence[int]) -> list[str]:

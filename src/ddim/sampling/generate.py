@@ -3,10 +3,9 @@
 So the image of a seed has the same bits in any company: alone, among thousands, or on several processes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -202,23 +201,24 @@ def split_into_parts(pipeline: Pipeline, seeds: Sequence[int], about: int = 1) -
         yield seeds[first : first + size]
 
 
-def share_seeds(pipeline: Pipeline, seeds: Sequence[int]) -> list[int]:
-    """Return the part of `seeds` that this process samples if all processes share the work.
+def generate_together(
+    setup: SamplingSetup,
+    seeds: Sequence[int],
+    *,
+    watch: Watch | None = None,
+    progress: Progress = ignore_progress,
+) -> tuple[Tensor, int]:
+    """Generate one image for each seed; all processes share the work, and each returns all images.
 
-    Each part consists of whole micro-batches. Give the part to `generate`, then collect the samples of all
-    processes with `gather_samples`: they are bit-identical to the samples of a single process.
+    The images are bit-identical to those of a single process. See `generate` for the arguments; `watch` gets
+    the states of the images that this process makes.
     """
-    parts = current_processes().share([*split_into_parts(pipeline, seeds)])
-    return [seed for part in parts for seed in part]
-
-
-def gather_samples(pipeline: Pipeline, mine: Tensor) -> Tensor:
-    """Return the samples of all processes, in the order of the seeds that were given to `share_seeds`.
-
-    `mine` contains the samples (B, C, H, W) of this process.
-    """
-    parts = mine.split(pipeline.runtime.micro_batch) if len(mine) else ()
-    return torch.cat(current_processes().interleave(parts))
+    processes, size = current_processes(), setup.pipeline.runtime.micro_batch
+    shares = processes.share([*split_into_parts(setup.pipeline, seeds)])
+    mine, nfe = generate(setup, [*chain(*shares)], watch=watch, progress=progress)
+    images = processes.interleave(mine.split(size) if len(mine) else ())
+    # A sampler of the user may need more evaluations for some images than for others.
+    return torch.cat(images), max(processes.highest(nfe))
 
 
 def sample_uint8(

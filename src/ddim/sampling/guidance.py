@@ -5,8 +5,6 @@ Autoguidance (Karras et al. 2024) compares the model with a guide, a smaller or 
 no labels.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +16,7 @@ from ddim.diffusion.denoiser import Counted, Denoiser, Labelled, Model
 from ddim.diffusion.guidance import Guided, Interval, Rescheduled, check_reach, find_ends, lies_inside
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError
-from ddim.recipe.checks import check_diffusion_model
+from ddim.recipe.checks import check_diffusion_model, check_unconditional
 from ddim.runs.names import find_run_folder, parse_place, pin_place
 from ddim.sampling.labels import Label
 from ddim.sampling.pipeline import LoadedRun, Pipeline, load
@@ -187,12 +185,12 @@ def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidanc
         UserError: if it does not; also if the guide is a distilled student.
     """
     check_diffusion_model(guide.recipe, "a guide must be", str(guidance.guide))
-    if label is None and not guide.recipe.data.unconditional:
-        raise UserError(f"the guide {guidance.guide} must also be trained without labels, as these samples")
-    mine, other = (_list_meanings(each) for each in (pipeline, guide))
-    compared = [*mine] if label is not None and guide.recipe.data.conditional else ["image size", "pixels"]
-    if different := [name for name in compared if mine[name] != other[name]]:
-        raise UserError(f"the guide {guidance.guide} must have the {different[0]} of the model")
+    if label is None:
+        check_unconditional(guide.recipe, f"the guide {guidance.guide}")
+    labelled = label is not None and guide.recipe.data.conditional
+    if _list_meanings(pipeline, labelled) != _list_meanings(guide, labelled):
+        what = "image size, the pixels and the classes, clusters or vectors"
+        raise UserError(f"the guide {guidance.guide} must have the {what} of the model")
     schedule = pipeline.recipe.sampling_schedule
     times = pipeline.recipe.grid(steps, schedule)
     guided = times[lies_inside(schedule(times).log_snr, *guidance.limits)]
@@ -200,16 +198,13 @@ def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidanc
         check_reach(guide.recipe.schedule, schedule(guided), "guidance_interval", "the guide")
 
 
-def _list_meanings(pipeline: Pipeline) -> dict[str, object]:
-    """Return what decides the meaning of images and of labels."""
+def _list_meanings(pipeline: Pipeline, labelled: bool) -> list[object]:
+    """Return what decides the meaning of images, and of labels if `labelled`."""
     clusters, vectors = pipeline.clusters, pipeline.vectors
-    return {
-        "image size": pipeline.model.shape,
-        "pixels": pipeline.pixels,
-        "classes": pipeline.classes,
-        "clusters": clusters and clusters.centres.tolist(),
-        "vectors": vectors and (vectors.columns, vectors.mean.tolist()),
-    }
+    centres = clusters and clusters.centres.tolist()
+    scale = vectors and (vectors.columns, vectors.mean.tolist())
+    labels = [pipeline.classes, centres, scale] if labelled else []
+    return [pipeline.model.shape, pipeline.pixels, *labels]
 
 
 # What `ddim search` saved

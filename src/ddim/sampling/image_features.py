@@ -5,8 +5,6 @@ a part of it. Features are kept in parts, so that a stopped computation continue
 begins with the SHA-256 of its content, and is used only if this is right.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Open the images that a run was trained on, with their split into training and validation images."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -174,11 +172,9 @@ def open_source(source: str, data: Data, progress: Progress = ignore_progress) -
 
 
 def _explain_missing(run: Path, source: str) -> str:
-    if source.startswith(PREFIX):
-        return (
-            f"the images of run {run} were given from Python as {source.removeprefix(PREFIX)}: give them "
-            "again, as in ddim.resume(run, data=images) or ddim train FILE.py:NAME --resume"
-        )
+    given = source.removeprefix(PREFIX)
+    if given != source:
+        return f"the images of run {run} were given from Python as {given}: give them again to ddim.resume"
     return (
         f"the images of run {run}, {source!r}, do not exist, seen from {Path.cwd()}: put them back, or give "
         f"their new path with `ddim train DATA --resume --out {quote(run)}`"

@@ -1,7 +1,5 @@
 """Labels: the class or the vector of each training image, and those on which samples are conditioned."""
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

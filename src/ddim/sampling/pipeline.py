@@ -1,7 +1,5 @@
 """Pipelines: models with all that sampling needs. `load` builds a pipeline from a run's checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Reconstruct weight averages of any width from the snapshots of a run (Karras et al. 2024, appendix C)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

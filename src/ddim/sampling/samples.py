@@ -8,8 +8,6 @@ The sheet is one image that shows the samples. The film is an animated WebP of t
 record contains all sampling options.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import time
@@ -34,14 +32,7 @@ from ddim.machine.progress import Progress, continue_progress, ignore_progress
 from ddim.plots.pictures import GAP, LARGEST_FILM, check_zoom, enlarge, make_sheet, save_film, save_png
 from ddim.runs.folder import is_unused, make_output_folder
 from ddim.runs.names import find_run_folder
-from ddim.sampling.generate import (
-    Watch,
-    check_samples,
-    gather_samples,
-    generate,
-    share_seeds,
-    split_into_parts,
-)
+from ddim.sampling.generate import Watch, check_samples, generate_together, split_into_parts
 from ddim.sampling.pictures import is_picture, name_file, read_saved_image, show_image, write_images
 from ddim.sampling.pipeline import LoadedRun, Pipeline
 from ddim.sampling.record import make_record, sample_conditions, sampling_record
@@ -122,9 +113,7 @@ def write_samples(
         nfe, seconds, done = before["nfe"], 0.0, len(seeds) - len(missing)
         for part in split_into_parts(pipeline, missing, pipeline.runtime.micro_batch * processes.count):
             start, onward = time.monotonic(), continue_progress(progress, done, len(seeds))
-            mine, count = generate(setup, share_seeds(pipeline, part), watch=show, progress=onward)
-            # A sampler of the user may need more evaluations for some images than were counted before.
-            images, (nfe,) = gather_samples(pipeline, mine), processes.highest(count)
+            images, nfe = generate_together(setup, part, watch=show, progress=onward)
             check_samples(images, part, pipeline)
             done, seconds = done + len(part), seconds + time.monotonic() - start
             if out is not None:

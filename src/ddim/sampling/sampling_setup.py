@@ -1,7 +1,5 @@
 """How a model is sampled: the options of a user become one value."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar

@@ -5,8 +5,6 @@ by its kind and by those of its fields that are not defaults. So a field that a 
 sampler changes no name.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
