@@ -273,8 +273,7 @@ def interpolate(
         frame[[0, -1]] = restored
     first, last = ("first input", "second input") if names else _name_seeds(numbers)
     captions = [first, *(f"{100 * k / (frames - 1):.0f} %" for k in range(1, frames - 1)), last]
-    facts = {"between_seeds": numbers, "images": names}
-    facts |= _describe_condition(setup)
+    facts = {"between_seeds": numbers, "images": names, **_describe_condition(setup)}
     return Edit("interpolate", setup, {"frame": frame}, before + calls, facts, captions, notes)
 
 
@@ -312,9 +311,7 @@ def inpaint_image(
         >>> ddim.inpaint(run, "rose.jpg", "mask.png", seeds=[3, 7])
     """
     check_count("resample", resample)
-    seeds, notes = list_seeds(None, 0, check_seeds(seeds)), []
-    setup = _open_edit(model, "inpainting", steps, options, seeded=True)
-    x, name = _open_one(setup, image, notes)
+    setup, x, facts, notes = _open_seeded(model, "inpainting", image, seeds, steps, options)
     hole = open_mask(setup.pipeline, mask, notes)
     paint = Inpaint(setup.pipeline.pixels.enter(x), hole, resample)
 
@@ -323,13 +320,12 @@ def inpaint_image(
         start = initial_noise(denoise.schedule, noise, blank, setup.times[0])
         return paint(denoise, start, setup.times, noise)
 
-    samples, calls = _sample(setup, walk, seeds, options)
+    samples, calls = _sample(setup, walk, facts["seeds"], options)
     # Kept pixels are taken from the image itself: a conversion to model units and back changes last bits.
     painted = samples * hole + x * (1 - hole)
     rows = {"input": x, "mask": hole.expand_as(x), "painted": painted}
-    facts = {"resample": int(resample), "seed": seeds[0], "seeds": list(seeds)}
-    facts |= {"image": name, "mask": name_picture(mask), **_describe_condition(setup)}
-    return Edit("inpaint", setup, rows, calls, facts, _name_seeds(seeds), notes)
+    facts |= {"mask": name_picture(mask), "resample": int(resample)}
+    return Edit("inpaint", setup, rows, calls, facts, _name_seeds(facts["seeds"]), notes)
 
 
 @with_bar
@@ -358,20 +354,17 @@ def vary_image(
         >>> ddim.vary(run, "rose.jpg", strength=0.6)
     """
     check_strength(strength)
-    seeds, notes = list_seeds(None, 0, check_seeds(seeds)), []
-    setup = _open_edit(model, "a variation", steps, options, seeded=True)
-    x, name = _open_one(setup, image, notes)
+    setup, x, facts, notes = _open_seeded(model, "a variation", image, seeds, steps, options)
     x0, times = setup.pipeline.pixels.enter(x), setup.times
-    used = [float(strength), *times[times < strength].tolist()]
 
     def walk(denoise: Denoiser, blank: Tensor, filled: Sequence[int]) -> Iterator[State]:
         return vary(denoise, blank + x0.to(blank), strength, times, DDIM(), Noise(filled))
 
-    varied, calls = _sample(setup, walk, seeds, options)
-    rows = {"input": x, "varied": varied}
-    facts = {"strength": float(strength), "seed": seeds[0], "seeds": list(seeds), "times": used}
-    facts |= {"image": name, **_describe_condition(setup)}
-    return Edit("vary", setup, rows, calls, facts, _name_seeds(seeds), notes)
+    varied, calls = _sample(setup, walk, facts["seeds"], options)
+    used = [float(strength), *times[times < strength].tolist()]
+    facts |= {"strength": float(strength), "times": used}
+    rows, captions = {"input": x, "varied": varied}, _name_seeds(facts["seeds"])
+    return Edit("vary", setup, rows, calls, facts, captions, notes)
 
 
 def choose_edit_grid(recipe: Recipe, fields: Mapping[str, Any] | None = None, *, real: bool = True) -> Grid:
@@ -436,6 +429,24 @@ def _open_edit(
     return replace(setup, consistent=real)
 
 
+def _open_seeded(
+    source: Source,
+    what: str,
+    image: Picture,
+    seeds: Sequence[int],
+    steps: int,
+    options: EditOptions,
+) -> tuple[SamplingSetup, Tensor, dict[str, Any], list[str]]:
+    """Return how an edit of one image samples, the image (1, C, H, W), facts of the edit, and notes on it."""
+    listed, notes = list_seeds(None, 0, check_seeds(seeds)), []
+    setup = _open_edit(source, what, steps, options, seeded=True)
+    x, names = open_pictures(setup.pipeline, image, notes)
+    if len(x) != 1:
+        raise UserError(f"this edit takes one image, got {len(x)}")
+    facts = {"image": names[0], "seed": listed[0], "seeds": list(listed)}
+    return setup, x, facts | _describe_condition(setup), notes
+
+
 def _sample(
     setup: SamplingSetup, walk: Walk, seeds: Sequence[int], options: EditOptions
 ) -> tuple[Tensor, int]:
@@ -474,16 +485,6 @@ def _invert(
             restored.append(pipeline.pixels.leave(images[: len(part)].float()).cpu())
             residual = max(residual, 0.0 if inverted.converged else inverted.residual)
     return torch.cat(latents), torch.cat(restored), counter.evaluations, residual
-
-
-def _open_one(
-    setup: SamplingSetup, image: Picture | Sequence[Picture], notes: list[str]
-) -> tuple[Tensor, str]:
-    """Return an image as a tensor (1, C, H, W), and its name."""
-    x, names = open_pictures(setup.pipeline, image, notes)
-    if len(x) != 1:
-        raise UserError(f"this edit takes one image, got {len(x)}")
-    return x, names[0]
 
 
 def _name_seeds(seeds: Sequence[int]) -> list[str]:

@@ -234,9 +234,9 @@ def load(
         model = build_fitting_model(path, at.recipe, at.state.channels, tensors)
         runtime.place(model.eval().requires_grad_(False))
         model.net = runtime.compiled(model.net, frozen=True)
-        facts = {"classes": at.state.classes, "values": at.state.values}
-        tensors = {"clusters": read_clusters(path, at.recipe), "vectors": load_vectors(path, at.recipe)}
-        return LoadedRun(model, at.state.pixels, at.recipe, runtime, at, **facts, **tensors)
+        labels = {"clusters": read_clusters(path, at.recipe), "vectors": load_vectors(path, at.recipe)}
+        facts = {"classes": at.state.classes, "values": at.state.values, **labels}
+        return LoadedRun(model, at.state.pixels, at.recipe, runtime, at, **facts)
 
     return checkpoint.read_steadily(lambda: find_checkpoint(run), read)
 
@@ -289,11 +289,8 @@ def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
     shape, weight = source.shape, next(source.parameters(), torch.zeros(()))
     size, channels = (shape.height, shape.width), choose_channels(shape.channels)
     parts: dict[str, Any] = {name: getattr(source, name) for name in ("schedule", "predicts", "conditioning")}
-    data, net = (
-        Data(size=size, channels=channels, labels=source.classes > 0),
-        UNetSpec(classes=source.classes),
-    )
-    recipe = Recipe(data=data, net=net, pixels=Fixed(0.5, 0.5), **parts)
+    data = Data(size=size, channels=channels, labels=source.classes > 0)
+    recipe = Recipe(data=data, net=UNetSpec(classes=source.classes), pixels=Fixed(0.5, 0.5), **parts)
     runtime = Runtime(str(weight.device), channels_last=False, threads=torch.get_num_threads())
     return Pipeline(source, Pixels.fixed(0.5, 0.5, shape.channels), recipe, runtime)
 

@@ -98,8 +98,8 @@ def open_averages(run: str | Path) -> Averages:
     return Averages(folder, path, step, power_averages.list_powers(tracked), snapshots)
 
 
-@dataclass(frozen=True, repr=False)
-class ReconstructedAverage(Tabular):
+@dataclass(frozen=True)
+class ReconstructedAverage:
     """An average that was reconstructed and stored; `ddim.load(run, weights=name)` loads it.
 
     Attributes:
@@ -111,19 +111,6 @@ class ReconstructedAverage(Tabular):
     name: str
     folder: Path
     facts: StoredAverage
-
-    def to_records(self) -> list[dict[str, Any]]:
-        """Return one row with the width, the power, the error and the step."""
-        return [_describe_stored(self.name, self.facts)]
-
-    @property
-    def title(self) -> str:
-        return f"average {self.name}: {self.folder}"
-
-
-def _describe_stored(name: str, facts: StoredAverage) -> dict[str, Any]:
-    row = {"weights": name, "width": facts.width, "gamma": facts.gamma}
-    return row | {"reconstruction_error": facts.error, "step": facts.step}
 
 
 def reconstruct_average(run: str | Path, width: float, *, name: str | None = None) -> ReconstructedAverage:
@@ -217,6 +204,9 @@ def list_averages(run: str | Path) -> AverageList:
         {"width": w, "gamma": power_of_width(w), "reconstruction_error": opened.combine(w).error}
         for w in opened.widths
     )
-    stored = tuple(_describe_stored(*each) for each in averages.list_stored(opened.run).items())
+    stored = tuple(
+        {"weights": name, "width": a.width, "gamma": a.gamma, "reconstruction_error": a.error, "step": a.step}
+        for name, a in averages.list_stored(opened.run).items()
+    )
     steps, sizes = zip(*((one.step, one.size) for one in opened.snapshots), strict=True)
     return AverageList(opened.run, rows, stored, opened.step, steps, sum(sizes))

@@ -194,13 +194,12 @@ def _make_folder(folder: str | Path | None, record: dict[str, Any]) -> Path:
 def _plan(
     pipeline: LoadedRun, folder: Path, seeds: Sequence[int], film: bool, record: dict[str, Any]
 ) -> tuple[dict[str, Any], Sequence[int], Sequence[int]]:
-    """Return the NFE, seeds, seconds and film of earlier calls, the seeds to film, and the missing seeds."""
-    fresh = {"nfe": record["nfe"], "seeds": [], "seconds": 0.0, "film": None}
-    earlier = _read_earlier(folder, record)
-    if earlier is None:
+    """Return the record of earlier calls, the seeds to film, and the missing seeds."""
+    before = _read_earlier(folder, record)
+    if before is None:
         # The record marks the folder as a folder of samples, so that the same call can finish it later.
-        write_sealed(folder / RECORD, record | fresh)
-    before = {name: (earlier or fresh)[name] for name in fresh}
+        before = record | {"seeds": [], "seconds": 0.0, "film": None}
+        write_sealed(folder / RECORD, before)
     side = max(pipeline.model.shape.height, pipeline.model.shape.width)
     fitting = ((LARGEST_FILM + GAP) // (side + GAP)) ** 2
     filmed = list(seeds[: min(SHOWN, fitting)])
