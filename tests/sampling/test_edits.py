@@ -95,21 +95,12 @@ def test_images_of_pillow_are_read_as_their_files(pipeline, tmp_path):
     ("edit", "said"),
     [
         (lambda run, x: ddim.invert(run, x - 2), "images must be .* convert them"),
-        (lambda run, x: ddim.vary(run, torch.full_like(x[0], torch.nan)), "finite"),
         (lambda run, x: ddim.vary(run, x, seeds=[1, 2], steps=2), "one image, got 2"),
-        (lambda run, x: ddim.invert(run, []), "at least one image"),
         (lambda run, x: ddim.vary(run, "none.png"), "none.png cannot be read"),
-        (lambda run, x: ddim.vary(run, x[0], seeds=[]), "list of seeds"),
-        (lambda run, x: ddim.inpaint(run, x[0], MASK, None), "seeds must be a list"),
-        (lambda run, x: ddim.vary(run, x[0], 1.5), "strength must be a number"),
         (lambda run, x: ddim.interpolate(run), "two images, or two seeds"),
         (lambda run, x: ddim.interpolate(run, x, seeds=[3, 7]), "two images, or two seeds"),
-        (lambda run, x: ddim.interpolate(run, x[:1]), "two images, or two seeds"),
         (lambda run, x: ddim.inpaint(run, x[0], MASK * 0), "white pixels"),
-        (lambda run, x: ddim.inpaint(run, x[0], MASK + 1), "white pixels"),
-        (lambda run, x: ddim.invert(run, x, 1), "steps must be at least 2"),
         (lambda run, x: ddim.interpolate(run, x, 3, STEPS, **GUIDED), "cannot be guided"),
-        (lambda run, x: ddim.vary(run, x[0], guidance=2.0), "guidance needs a label"),
     ],
 )
 def test_what_an_edit_cannot_use_is_refused(edit, said, run, images):

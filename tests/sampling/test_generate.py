@@ -190,10 +190,9 @@ def test_seeds_are_listed_or_counted():
     assert [*list_seeds(None, 0, None)] == [*range(16)]
     assert [*list_seeds(3, 5, None)] == [5, 6, 7]
     assert [*list_seeds(None, 0, (3, np.int64(7)))] == [3, 7]
-    wrong = [(None, 5, [1, 2]), (3, 0, [1, 2]), (0, 0, None), (2.5, 0, None), (1, np.array([3]), None)]
-    for given in [*wrong, (None, 0, ["a"]), (None, 0, 5), (None, 0, torch.tensor([3.0]))]:
+    for wrong in ((None, 5, [1, 2]), (3, 0, [1, 2]), (None, 0, torch.tensor([3.0]))):
         with pytest.raises(UserError):
-            list_seeds(*given)
+            list_seeds(*wrong)
 
 
 def test_a_sampler_and_a_grid_can_be_named(trained):

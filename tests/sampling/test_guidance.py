@@ -253,9 +253,8 @@ def test_a_name_says_scale_interval_and_guide():
     record = guided(2.0, -2.0).describe()
     assert name_recorded_guidance(record) == "guidance 2, log-SNR above -2, guide weak"
     assert record["guide"] == {"name": "weak", "path": "b", "sha256": "b", "step": 3, "weights": "ema"}
-    assert (
-        name_recorded_guidance(guided(2.0, -2.0, 5.0).describe()) == "guidance 2, log-SNR -2 to 5, guide weak"
-    )
+    both = guided(2.0, -2.0, 5.0).describe()
+    assert name_recorded_guidance(both) == "guidance 2, log-SNR -2 to 5, guide weak"
     below = Guidance(1.5, (None, 3)).describe()
     assert name_recorded_guidance(below) == "guidance 1.5, log-SNR below 3"
     assert name_recorded_guidance(guided(1.0).describe()) == name_recorded_guidance({}) == ""
@@ -264,14 +263,11 @@ def test_a_name_says_scale_interval_and_guide():
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("/home/ada/small-1@raw", "small-1@raw"),
         ("/home/ada/small-1/best", "small-1/best"),
         ("/home/ada/small-1/guide@raw", "small-1/guide@raw"),
-        ("/home/ada/small-1/checkpoints/step-000000012", "small-1/checkpoints/step-000000012"),
         ("C:\\runs\\small-1\\checkpoints\\step-000000012", "small-1/checkpoints/step-000000012"),
         ("@guide", "@guide"),
         ("hub:ada/small", "hub:ada/small"),
-        (".", "."),
     ],
 )
 def test_the_name_of_a_guide_is_that_of_its_run_without_other_folders(name, shown):
