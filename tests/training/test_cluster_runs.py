@@ -226,7 +226,7 @@ def test_a_variation_has_the_class_of_its_seed(pipeline):
     x0 = pipeline.pixels.enter(image)
     for seed, label, varied in zip(seeds, classes, found.images, strict=True):
         denoise = pipeline.denoiser(pipeline.model.with_labels(label), consistent=True)
-        states = vary(denoise, x0, 0.7, found.times, DDIM(), Noise([seed]))
+        states = vary(denoise, x0, 0.7, found.setup.times, DDIM(), Noise([seed]))
         with torch.no_grad():
             wanted = pipeline.pixels.leave(last_state(states).x0.float())
         torch.testing.assert_close(varied, wanted[0], atol=1e-4, rtol=0)

@@ -73,8 +73,8 @@ def count_classes(recipe: Recipe, images: Images) -> Recipe:
         return recipe
     if images.labels is None:
         raise UserError(
-            "data.labels needs a label for each image: give images in class folders, and none outside these, "
-            "or pairs (image, label) from Python; --data.labels clusters:16 finds 16 classes"
+            "data.labels needs a label for each image: give images in class folders, or pairs (image, label) "
+            "from Python; --data.labels clusters:16 finds 16 classes of similar images"
         )
     return _set_count(recipe, "classes", len(images.classes))
 

@@ -230,7 +230,8 @@ def load(
 
     def read(path: Path) -> LoadedRun:
         at, tensors = _read_weights(path, run, weights)
-        runtime = replace(_choose_runtime(at, device, threads), compile=compiling)
+        runtime = _runtime(at.state.runtime, at.recipe.data.size, device, threads)
+        runtime = replace(runtime, compile=compiling)
         model = build_fitting_model(path, at.recipe, at.state.channels, tensors)
         runtime.place(model.eval().requires_grad_(False))
         model.net = runtime.compiled(model.net, frozen=True)
@@ -257,9 +258,8 @@ def _read_weights(path: Path, run: Path, weights: str) -> tuple[LoadedCheckpoint
     return at, tensors
 
 
-def _choose_runtime(at: LoadedCheckpoint, device: str | None, threads: int | None) -> Runtime:
+def _runtime(recorded: Runtime, size: tuple[int, int], device: str | None, threads: int | None) -> Runtime:
     """Return the recorded runtime with the given changes; for another type of device, it is chosen anew."""
-    recorded = at.state.runtime
     try:
         where = find_device(current_processes().assign_device(recorded.device if device is None else device))
     except UserError:
@@ -267,7 +267,7 @@ def _choose_runtime(at: LoadedCheckpoint, device: str | None, threads: int | Non
             raise
         where = find_device("auto")
     if where.split(":")[0] != recorded.device.split(":")[0]:
-        return choose_runtime(where, compiling=False, threads=threads, size=at.recipe.data.size)
+        return choose_runtime(where, compiling=False, threads=threads, size=size)
     return replace(recorded, device=where, threads=recorded.threads if threads is None else threads)
 
 

@@ -91,8 +91,7 @@ def write_samples(
         progress: called with "samples" after each sampling step.
 
     Raises:
-        UserError: if a seed cannot be used, the folder holds other files, or another process is writing into
-            it.
+        UserError: if the folder holds other files, or another process is writing into it.
     """
     check_seeds(seeds)
     check_zoom(zoom)
@@ -103,17 +102,11 @@ def write_samples(
     with nullcontext() if out is None else lock_folder(out):
         plan = None if out is None else _plan(pipeline, out, seeds, film, record)
         before, filmed, missing = processes.broadcast(plan)
-        frames = Film(pipeline, filmed)
-
-        def show(some: Sequence[int], state: State) -> None:
-            frames.add(some, state)
-            if watch is not None:
-                watch(some, state)
-
+        frames = Film(pipeline, filmed, watch)
         nfe, seconds, done = before["nfe"], 0.0, len(seeds) - len(missing)
         for part in split_into_parts(pipeline, missing, pipeline.runtime.micro_batch * processes.count):
             start, onward = time.monotonic(), continue_progress(progress, done, len(seeds))
-            images, nfe = generate_together(setup, part, watch=show, progress=onward)
+            images, nfe = generate_together(setup, part, watch=frames.add, progress=onward)
             check_samples(images, part, pipeline)
             done, seconds = done + len(part), seconds + time.monotonic() - start
             if out is not None:
@@ -140,10 +133,13 @@ def find_sample(folder: Path, seed: int, pipeline: Pipeline) -> Path:
 
 
 class Film:
-    """Collects the states of a sampler into the frames of a film, which shows the samples of `seeds`."""
+    """Collects the states of a sampler into the frames of a film, which shows the samples of `seeds`.
 
-    def __init__(self, pipeline: Pipeline, seeds: Sequence[int]) -> None:
-        self.pixels, self.seeds = pipeline.pixels, frozenset(seeds)
+    `watch` gets all states too, if it is given.
+    """
+
+    def __init__(self, pipeline: Pipeline, seeds: Sequence[int], watch: Watch | None = None) -> None:
+        self.pixels, self.seeds, self.watch = pipeline.pixels, frozenset(seeds), watch
         self._parts: dict[float, list[Tensor]] = {}
 
     def add(self, seeds: Sequence[int], state: State) -> None:
@@ -151,6 +147,8 @@ class Film:
         mine = [k for k, seed in enumerate(seeds) if seed in self.seeds]
         if mine:
             self._parts.setdefault(state.t, []).append(self.pixels.leave(state.x[mine].float()).cpu())
+        if self.watch is not None:
+            self.watch(seeds, state)
 
     def collect(self) -> None:
         """Collect the states that the other processes of the command have added."""

@@ -81,7 +81,10 @@ class EditPreview:
         draw = partial(draw_state, self.pipeline, seeds[0] - self.first, state)
         self.monitor.preview(self.done, self.total, draw)
 
-    def progress(self, _what: str, done: float, total: int) -> None:
-        """Send how much is done; see `Progress`."""
+    def progress(self, what: str, done: float, total: int) -> None:
+        """Send how much is done, unless the states of samples say it; see `Progress`."""
         self.done, self.total = done, total
-        self.monitor.preview(self.done, total)
+        if what == "samples":
+            self.monitor.check()
+        else:
+            self.monitor.preview(done, total)
