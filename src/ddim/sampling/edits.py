@@ -323,7 +323,7 @@ def inpaint_image(
     samples, calls = _sample(setup, walk, facts["seeds"], options)
     # Kept pixels are taken from the image itself: a conversion to model units and back changes last bits.
     painted = samples * hole + x * (1 - hole)
-    rows = {"input": x, "mask": hole.expand_as(x), "painted": painted}
+    rows = {"input": x, "mask": x * (1 - hole) + _draw_stripes(x) * hole, "painted": painted}
     facts |= {"mask": name_picture(mask), "resample": int(resample)}
     return Edit("inpaint", setup, rows, calls, facts, _name_seeds(facts["seeds"]), notes)
 
@@ -485,6 +485,14 @@ def _invert(
             restored.append(pipeline.pixels.leave(images[: len(part)].float()).cpu())
             residual = max(residual, 0.0 if inverted.converged else inverted.residual)
     return torch.cat(latents), torch.cat(restored), counter.evaluations, residual
+
+
+def _draw_stripes(image: Tensor) -> Tensor:
+    """Return diagonal stripes of white and dark gray (1, 1, H, W), visible on dark and on light images."""
+    height, width = image.shape[-2:]
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    wide = max(1, height // 16)
+    return torch.where((rows + columns) // wide % 2 == 0, 1.0, 0.25)[None, None]
 
 
 def _name_seeds(seeds: Sequence[int]) -> list[str]:
