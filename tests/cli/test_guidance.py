@@ -104,9 +104,9 @@ def test_a_run_of_another_network_guides(home, tmp_path, command):
         (["--guidance", "2", "--guide-with", "nowhere"], "run nowhere is not a folder"),
         (
             ["--guidance", "2", "--guide-with", "HOME/other"],
-            "must have the pixels",
+            "must have the image size",
         ),
-        (["--guidance", "2", "--guide-with", "HOME/other/guide@raw"], "must have the pixels"),
+        (["--guidance", "2", "--guide-with", "HOME/other/guide@raw"], "must have the image size"),
         (
             ["--guidance", "2", "--guidance-interval", "5,-2"],
             "--guidance-interval must have its lower end first",
