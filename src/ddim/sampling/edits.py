@@ -130,7 +130,7 @@ class Edit:
         """Write a file for each image, a strip of all images and a record; return the folder.
 
         An interpolation also gets film.webp, and an inversion latents.safetensors. The record names images in
-        the folder by their paths relative to the folder, and other files by the given paths.
+        the folder by their relative paths.
 
         Args:
             folder: the output folder, by default a new folder edits/COMMAND-N.
@@ -192,8 +192,7 @@ def invert_images(
         options: grid and progress, see `EditOptions`.
 
     Raises:
-        UserError: if the network was never trained without a class label, the grid cannot have `steps`
-            timesteps, or `options` turns on guidance.
+        UserError: if the network was never trained without a class label, or `options` turns on guidance.
 
     Example:
         >>> inversion = ddim.invert(run, "rose.jpg")
@@ -408,10 +407,6 @@ def _open_edit(
         inverts: whether the edit needs latents of real images. Guidance makes these latents inaccurate.
         seeded: whether a real image is edited, and each result has its own seed. Such results have the
             default label of samples. Other edits use no class, because all their images need the same model.
-
-    Raises:
-        UserError: if the run is a student, or the edit uses no class, but the network was never trained
-            without a class. Also if the grid cannot have `steps` timesteps, or this edit cannot use guidance.
     """
     # A latent needs a step from the image to noise.
     check_count("steps", steps, 2 if inverts else 1)
