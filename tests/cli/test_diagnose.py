@@ -1,6 +1,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,7 +75,8 @@ def test_a_mistake_is_one_sentence(run, words, said, refused):
 
 def test_a_checkpoint_and_other_images_are_refused(run, tmp_path, monkeypatch, refused):
     assert "is a checkpoint" in refused("diagnose", str(next((run / "checkpoints").glob("step-*"))))
-    monkeypatch.setattr("ddim.sampling.images.fingerprint_source", lambda *a: "other images")
+    other = SimpleNamespace(fingerprint="other images")
+    monkeypatch.setattr("ddim.sampling.images.open_source", lambda *_: other)
     assert f"has changed since {run} was trained on it: put its images back" in refused("diagnose", run)
 
 
@@ -200,7 +202,6 @@ def test_batches_of_a_diagnosis_are_independent(n, batch):
 def test_times_that_are_drawn_by_their_losses_are_shown_as_drawn(tmp_path, monkeypatch):
     training, trained = at_the_start(AWARE, tmp_path)
     images = training.split.images
-    monkeypatch.setattr("ddim.sampling.images.fingerprint_source", lambda *a: images.fingerprint)
     monkeypatch.setattr("ddim.sampling.images.open_images", lambda *a, **k: images)
     times = diagnose.diagnose(trained, 2, 2).training_times
     # The squared losses are 1, 1/4, 1/16, ...; a hundredth of the draws is uniform.

@@ -116,7 +116,7 @@ def test_files_are_those_of_all_samples_at_once(run, tmp_path):
 
 
 def test_samples_are_written_and_freed_before_the_next_batch(run, tmp_path, monkeypatch):
-    size, sound = load(run).runtime.micro_batch, samples.generate
+    size, sound = load(run).runtime.micro_batch, samples.generate_together
     out, seen = tmp_path / "a", []
 
     def noting(trained, seeds, *args, **options):
@@ -127,7 +127,7 @@ def test_samples_are_written_and_freed_before_the_next_batch(run, tmp_path, monk
         seen.append((weakref.ref(images), len(seeds), there, alive))
         return images, nfe
 
-    monkeypatch.setattr(samples, "generate", noting)
+    monkeypatch.setattr(samples, "generate_together", noting)
     monkeypatch.setattr(samples, "SHOWN", 9)
     files = sample_files(run, out, "-n", 4 * size + 1, "--steps", 2, "--film")
     assert [count for _, count, *_ in seen] == [size] * 4 + [1]
@@ -137,7 +137,7 @@ def test_samples_are_written_and_freed_before_the_next_batch(run, tmp_path, monk
 
 
 def test_a_stopped_command_is_finished_by_the_same_command(run, tmp_path, monkeypatch, command, refused):
-    size, sound = load(run).runtime.micro_batch, samples.generate
+    size, sound = load(run).runtime.micro_batch, samples.generate_together
     words = ["-n", size + 2, "--steps", 2]
 
     made = []
@@ -148,7 +148,7 @@ def test_a_stopped_command_is_finished_by_the_same_command(run, tmp_path, monkey
             raise KeyboardInterrupt
         return sound(trained, seeds, *args, **options)
 
-    monkeypatch.setattr(samples, "generate", stopping)
+    monkeypatch.setattr(samples, "generate_together", stopping)
     command("sample", run, "--out", tmp_path / "a", *words, code=130)
     assert len(list((tmp_path / "a").glob("0*.png"))) == size
     record = json.loads((tmp_path / "a" / "record.json").read_text())
@@ -181,13 +181,13 @@ def test_the_record_has_the_evaluations_of_a_sampler_whose_number_depends_on_the
 
 
 def test_samples_that_are_not_numbers_are_refused_and_not_written(run, tmp_path, monkeypatch, command):
-    sound = samples.generate
+    sound = samples.generate_together
 
     def broken(*args, **options):
         images, nfe = sound(*args, **options)
         return torch.where(torch.arange(len(images))[:, None, None, None] == 1, torch.nan, images), nfe
 
-    monkeypatch.setattr(samples, "generate", broken)
+    monkeypatch.setattr(samples, "generate_together", broken)
     words = ["-n", 3, "--steps", 1, "--out", tmp_path / "a"]
     assert "got NaN in 1 of 3, first of seed 1" in command("sample", run, *words, code=2).err
     assert not list((tmp_path / "a").glob("*.png"))
@@ -195,13 +195,13 @@ def test_samples_that_are_not_numbers_are_refused_and_not_written(run, tmp_path,
 
 def test_only_missing_samples_are_made(run, tmp_path, monkeypatch, command):
     words = ["-n", 6, "--steps", 2, "--film"]
-    whole, sound, made = sample_files(run, tmp_path / "a", *words), samples.generate, []
+    whole, sound, made = sample_files(run, tmp_path / "a", *words), samples.generate_together, []
 
     def noting(trained, seeds, *args, **options):
         made.extend(seeds)
         return sound(trained, seeds, *args, **options)
 
-    monkeypatch.setattr(samples, "generate", noting)
+    monkeypatch.setattr(samples, "generate_together", noting)
     said = command("sample", run, "--out", tmp_path / "a", *words).out
     assert said.startswith("6 images, of which 6 were there before, 2 network evaluations each: ")
     assert made == []

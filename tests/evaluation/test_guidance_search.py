@@ -109,7 +109,7 @@ def test_the_best_setting_is_found_saved_and_then_used(run, quality, capsys, tmp
     summary = open_evaluated_images(run, Samples(N, STEPS), Reference(), ignore_progress).summary
     assert "guide @guide, found by ddim search (--guidance 1 turns it off), uniform_log_snr grid" in summary
     shutil.rmtree(run / "guide")
-    with pytest.raises(UserError, match=r"has no guide checkpoint: .* guidance 1 turns it off"):
+    with pytest.raises(UserError, match="has no guide checkpoint"):
         ddim.sample(run, 2, STEPS)
 
 

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import ddim
+from cases import mark_slow
+from ddim.data.clusters import ImageClusters
 from ddim.data.values import Values
 from ddim.diffusion.loss import Consistency
 from ddim.diffusion.noise import Noise
@@ -129,7 +131,10 @@ def test_the_steps_describe_every_kind_of_run(chosen, onnx, tmp_path, monkeypatc
 
 def test_clusters_are_drawn_as_often_as_in_training(tmp_path):
     chosen = small(net=replace(SMALL, classes=2), data__labels="true")
-    pipeline = replace(load(run_of(chosen, tmp_path / "run")), class_counts=(3, 1))
+    pipeline = replace(
+        load(run_of(chosen, tmp_path / "run")),
+        clusters=ImageClusters(np.zeros((2, 1)), False, counts=np.array([3, 1])),
+    )
     assert describe_sampling(pipeline, 4)["class_weights"] is None
     clustered = replace(pipeline, recipe=override(pipeline.recipe, {"data.labels": "clusters:2"}))
     assert describe_sampling(clustered, 4)["class_weights"] == [3, 1]

@@ -54,23 +54,25 @@ def files(tmp_path_factory):
 # Images
 
 
+def opened(pipeline, given):
+    """The images that are given, and the sentences about them."""
+    return open_pictures(pipeline, given, notes := [])[0], notes
+
+
 def test_a_file_a_picture_an_array_and_a_tensor_are_the_same_image(pipeline, images, files, tmp_path):
     ddim.sheet(images[:1], zoom=1).save(tmp_path / "one.png")
     pixels, exact = np.asarray(ddim.sheet(images[:1], zoom=1)), images[:1]
     for given in (str(tmp_path / "one.png"), Image.fromarray(pixels), pixels, exact, exact[0], exact.numpy()):
-        assert torch.equal(open_pictures(pipeline, given, []), exact)
+        assert torch.equal(opened(pipeline, given)[0], exact)
     for given in (list(images), images, [images[:1], images[1]], (images * 255).byte()):
-        assert torch.equal(open_pictures(pipeline, given, []), images)
-    notes = []
-    photos = [open_pictures(pipeline, p, notes) for p in (files["A"], Image.open(files["A"]), PHOTO)]
-    assert all(torch.equal(photo, photos[0]) for photo in photos)
-    assert [note.split(": ")[1] for note in notes] == [
-        "48x90, cropped to 48x48, resized to 32x32, the size of the run (height x width)"
-    ] * 3
-    floats = open_pictures(pipeline, torch.from_numpy(PHOTO).permute(2, 0, 1) / 255, [])
+        assert torch.equal(opened(pipeline, given)[0], images)
+    photos = [opened(pipeline, p) for p in (files["A"], Image.open(files["A"]), PHOTO)]
+    for photo, notes in photos:
+        assert torch.equal(photo, photos[0][0])
+        assert "48x90, cropped to 48x48, resized to 32x32" in notes[0]
+    floats, _ = opened(pipeline, torch.from_numpy(PHOTO).permute(2, 0, 1) / 255)
     # Bytes are rounded while they are resized, and floats are not.
-    assert (floats - photos[0]).abs().mean() < 1 / 255
-    assert not torch.equal(floats, photos[0])
+    assert 0 < (floats - photos[0][0]).abs().mean() < 1 / 255
 
 
 def test_images_of_pillow_are_read_as_their_files(pipeline, tmp_path):
@@ -80,42 +82,25 @@ def test_images_of_pillow_are_read_as_their_files(pipeline, tmp_path):
     photo.convert("CMYK").save(tmp_path / "cmyk.tif")
     Image.fromarray(np.linspace(0, 300, 1600, dtype=np.float32).reshape(40, 40)).save(tmp_path / "floats.tif")
     for name in ("turned.jpg", "cmyk.tif", "floats.tif"):
-        both = [open_pictures(pipeline, of, []) for of in (tmp_path / name, Image.open(tmp_path / name))]
-        assert torch.equal(*both)
+        assert torch.equal(
+            *(opened(pipeline, of)[0] for of in (tmp_path / name, Image.open(tmp_path / name)))
+        )
     wide = replace(pipeline, values=Values("uint16", 0, 4095))
     Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32)).save(tmp_path / "deep.png")
     for given in (tmp_path / "deep.png", Image.open(tmp_path / "deep.png")):
-        assert torch.equal(open_pictures(wide, given, [])[0, 0].flatten(), torch.arange(1024) / 4095)
+        assert torch.equal(opened(wide, given)[0][0, 0].flatten(), torch.arange(1024) / 4095)
 
 
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
         (lambda run, x: ddim.invert(run, x - 2), "images must be .* convert them"),
-        (lambda run, x: ddim.vary(run, torch.full_like(x[0], torch.nan)), "finite"),
         (lambda run, x: ddim.vary(run, x, seeds=[1, 2], steps=2), "one image, got 2"),
-        (lambda run, x: ddim.inpaint(run, list(x), MASK, [1], 2), "one image, got 2"),
-        (lambda run, x: ddim.invert(run, []), "at least one image"),
-        (lambda run, x: ddim.invert(run, x[:0]), "at least one image"),
         (lambda run, x: ddim.vary(run, "none.png"), "none.png cannot be read"),
-        (lambda run, x: ddim.vary(run, Image.new("LAB", (32, 32))), "cannot be read: .*LAB"),
-        (lambda run, x: ddim.vary(run, x[0], seeds=[]), "list of seeds"),
-        (lambda run, x: ddim.vary(run, x[0], seeds=3), "seeds must be a list"),
-        (lambda run, x: ddim.inpaint(run, x[0], MASK, None), "seeds must be a list"),
-        (lambda run, x: ddim.vary(run, x[0], 1.5), "strength must lie in"),
         (lambda run, x: ddim.interpolate(run), "two images, or two seeds"),
         (lambda run, x: ddim.interpolate(run, x, seeds=[3, 7]), "two images, or two seeds"),
-        (lambda run, x: ddim.interpolate(run, x[:1]), "two images, or two seeds"),
-        (lambda run, x: ddim.interpolate(run, seeds=[3]), "two images, or two seeds"),
         (lambda run, x: ddim.inpaint(run, x[0], MASK * 0), "white pixels"),
-        (lambda run, x: ddim.inpaint(run, x[0], MASK + 1), "white pixels"),
-        (lambda run, x: ddim.inpaint(run, x[0], MASK[:16]), "proportions of the image, 32x32, got 16x32"),
-        (lambda run, x: ddim.inpaint(run, PHOTO, MASK[:16]), "proportions of the image, 48x90, got 16x32"),
-        (lambda run, x: ddim.invert(run, x, 1), "steps must be at least 2"),
-        (lambda run, x: ddim.invert(run, x, **GUIDED), "cannot be guided"),
         (lambda run, x: ddim.interpolate(run, x, 3, STEPS, **GUIDED), "cannot be guided"),
-        (lambda run, x: ddim.vary(run, x[0], guidance=2.0), "guidance needs a label"),
-        (lambda run, x: ddim.vary(run, x[0], guide_with="@guide"), "need a guidance scale"),
     ],
 )
 def test_what_an_edit_cannot_use_is_refused(edit, said, run, images):
@@ -153,12 +138,11 @@ def test_a_mask_is_brought_to_the_size_of_the_run_like_its_photo(kind, pipeline,
         masks[0].save(tmp_path / "mask.png")
         masks.append(tmp_path / "mask.png")
     for mask in masks:
-        hole = open_mask(pipeline, mask, PHOTO, notes)
-        assert hole.dtype == torch.float32
+        hole = open_mask(pipeline, mask, notes)
         assert torch.equal(hole[0, 0], (torch.arange(32) >= 16).float().expand(32, 32))
     part = {"white strokes on transparency": "white"}.get(kind, "transparent" if "erased" in kind else None)
-    assert [n for n in notes if "inpainted" in n and f"the {part} part, 50 %" not in n] == []
-    assert (part is not None) == any("inpainted" in note for note in notes)
+    said = [note.split(": ")[1] for note in notes if "inpainted" in note]
+    assert said == ([f"the {part} part, 50 % of the image, will be inpainted"] * len(masks) if part else [])
 
 
 def test_pixels_outside_the_mask_keep_their_bits(pipeline, images):
@@ -173,7 +157,7 @@ def test_pixels_outside_the_mask_keep_their_bits(pipeline, images):
 IMAGE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 EDITS = {
     "vary": lambda run, **options: ddim.vary(run, IMAGE, 0.9, range(2), STEPS, **options),
-    "inpaint": lambda run, **options: ddim.inpaint(run, IMAGE, MASK, [3], STEPS, resample=2, **options),
+    "inpaint": lambda run, **options: ddim.inpaint(run, IMAGE, MASK, [0], STEPS, resample=2, **options),
     "interpolate": lambda run, **options: ddim.interpolate(run, None, 3, STEPS, seeds=[3, 7], **options),
 }
 
@@ -196,27 +180,22 @@ def test_states_and_progress_of_an_edit_are_shown(name, count, pipeline):
     small = replace(pipeline, runtime=replace(pipeline.runtime, micro_batch=2))
     watched = EDITS[name](
         small,
-        watch=lambda places, state: seen.append((list(places), len(state.x))),
-        progress=lambda *now: steps.append(now[1:]),
+        watch=lambda seeds, state: seen.append((list(seeds), len(state.x))),
+        progress=lambda *now: steps.append(now),
     )
     assert torch.equal(EDITS[name](small).images, watched.images)
-    assert all(len(places) == images for places, images in seen)
-    assert sorted({place for places, _ in seen for place in places}) == list(range(count))
-    assert steps == [(k, watched.calls) for k in range(watched.calls)]
+    assert all(len(seeds) == images for seeds, images in seen)
+    assert sorted({seed for seeds, _ in seen for seed in seeds}) == list(range(count))
+    assert len(steps) == len(seen)
+    assert [what for what, _, _ in steps] == ["samples"] * len(steps)
+    assert steps == sorted(steps)
+    assert all(done < total == count for _, done, total in steps)
 
 
 def test_the_ends_of_a_guided_interpolation_are_the_guided_samples(pipeline):
     frames = EDITS["interpolate"](pipeline, **GUIDED).images
     samples = ddim.sample(pipeline, None, STEPS, seeds=[3, 7], **GUIDED)
     assert torch.allclose(frames[[0, -1]], samples, atol=1e-5)
-
-
-@pytest.mark.parametrize("gray", [0.0, 0.25, 1.0])
-def test_the_masked_part_of_a_strip_is_visible_on_any_image(gray, pipeline):
-    edit = ddim.inpaint(pipeline, torch.full((3, 32, 32), gray), MASK, [5], 2, resample=1)
-    shown = edit.rows["mask"]
-    assert (shown[..., :8, :] == gray).all()
-    assert ((shown - gray).abs() * MASK > 0.5).sum() > 0.4 * 3 * MASK.sum()
 
 
 # The folder

@@ -3,7 +3,7 @@
 import itertools
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 import ddim
 import tiny
 from cases import mark_slow
-from ddim.diffusion.grids import Grid, Karras, Listed
+from ddim.diffusion.grids import Karras, Listed
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, SAMPLERS, AdamsBashforth, DPMSolver, Multistep, UniPC
 from ddim.errors import UserError
@@ -190,27 +190,9 @@ def test_seeds_are_listed_or_counted():
     assert [*list_seeds(None, 0, None)] == [*range(16)]
     assert [*list_seeds(3, 5, None)] == [5, 6, 7]
     assert [*list_seeds(None, 0, (3, np.int64(7)))] == [3, 7]
-    wrong = [(None, 5, [1, 2]), (3, 0, [1, 2]), (0, 0, None), (2.5, 0, None), (1, np.array([3]), None)]
-    for given in [*wrong, (None, 0, ["a"]), (None, 0, 5), (None, 0, torch.tensor([3.0]))]:
+    for wrong in ((None, 5, [1, 2]), (3, 0, [1, 2]), (None, 0, torch.tensor([3.0]))):
         with pytest.raises(UserError):
-            list_seeds(*given)
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"seed": -1},
-        {"seed": 2**32 - 1, "n": 2},
-        {"label": 1},
-        {"steps": 0},
-        {"steps": "20"},
-        {"sampler": "unipcs"},
-        {"grid": [0.5, 1]},
-    ],
-)
-def test_impossible_samples_are_refused(trained, given):
-    with pytest.raises(UserError, match=next(iter(given))):
-        sample(trained, **{"n": 1, "steps": 1, **given})
+            list_seeds(*wrong)
 
 
 def test_a_sampler_and_a_grid_can_be_named(trained):
@@ -223,29 +205,6 @@ def test_a_sampler_and_a_grid_can_be_named(trained):
     walked = trained.with_recipe(grid=Listed((0.9, 0.2)))
     made(walked, [0], 2, watch=lambda _, state: times.append(state.t))
     assert times == [0.9, 0.2, 0.0]
-
-
-@dataclass(frozen=True)
-class Given(Grid):
-    """A grid that returns what it holds."""
-
-    times: object
-
-    def __call__(self, steps, schedule):
-        return self.times
-
-
-def test_the_times_of_a_grid_of_your_own_are_checked(trained):
-    assert len(sample(trained, 1, 2, grid=Given(torch.tensor([1.0, 0.5])))) == 1
-    for times in ([0.5, 1.0], [0.5, 0.5], [1.0], [1.0, 0.0], [1.5, 0.5], [1.0, torch.nan]):
-        with pytest.raises(UserError, match="2 decreasing times"):
-            sample(trained, 1, 2, grid=Given(torch.tensor(times)))
-
-
-@pytest.mark.parametrize("model", [torch.nn.Identity(), None, torch.zeros(2, 3)])
-def test_other_values_than_models_are_not_sampled(model):
-    with pytest.raises(UserError, match="must be a run folder, a Pipeline or a Model"):
-        sample(model, 1, 1)
 
 
 def test_clipping_keeps_predicted_images_within_the_pixel_range(trained):
@@ -306,17 +265,6 @@ def test_a_run_of_a_missing_accelerator_uses_the_runtime_of_this_machine(trained
     assert (here.device, here.micro_batch) == ("cpu", 16)
     assert here.threads < 96
     assert load(trained.checkpoint.path).runtime.micro_batch == SIZE
-
-
-def test_runs_that_cannot_be_loaded_are_refused(trained, tmp_path):
-    for place, options in (
-        (trained.checkpoint.path, {"weights": "averaged"}),
-        (trained.checkpoint.path, {"device": "abacus"}),
-        (tmp_path / "nowhere", {}),
-        (tmp_path, {}),
-    ):
-        with pytest.raises(UserError):
-            load(place, **options)
 
 
 def test_weights_of_another_network_are_named(trained, tmp_path):

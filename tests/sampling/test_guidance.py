@@ -54,9 +54,10 @@ def run(std, schedule=SCHEDULE, sha="a", labels=False, size=2, pixels=PIXELS, da
     recipe = replace(tiny.BASE, schedule=schedule, sampler=DDIM(), **fields, **changes)
     net = Net(schedule, std, 2 * labels)
     model = Model(net, schedule, PredictsImage(), TellsTime(), Shape(1, size, size))
-    state = SimpleNamespace(step=3, runtime=Runtime(), classes=("a", "b")[: 2 * labels])
+    state = SimpleNamespace(step=3, runtime=Runtime())
     place = LoadedCheckpoint(Path(sha), sha, "ema", state, Path(sha), recipe)
-    return LoadedRun(model, pixels, recipe, Runtime(micro_batch=64), place)
+    classes = ("a", "b")[: 2 * labels]
+    return LoadedRun(model, pixels, recipe, Runtime(micro_batch=64), place, classes=classes)
 
 
 def guided(scale, low=None, high=None, **changes):
@@ -208,9 +209,8 @@ def test_guidance_scales_the_distance_from_the_sample_of_no_class(guidance, clip
     [
         (run(WEAK, sha="b", size=4), "image size"),
         (run(WEAK, sha="b", pixels=Pixels((0.4,), (0.5,))), "pixels"),
-        (run(WEAK), "weaker"),
         (run(WEAK, sha="b", schedule=Cosine(0.1, 0.9)), "noise levels on which the guide is trained"),
-        (run(WEAK, sha="b", data={"labels": True, "unlabelled": 0}), "without labels"),
+        (run(WEAK, sha="b", data={"labels": True, "unlabelled": 0}), "without a label"),
     ],
 )
 def test_a_guide_that_does_not_fit_is_refused(guide, said):
@@ -221,7 +221,7 @@ def test_a_guide_that_does_not_fit_is_refused(guide, said):
 def test_a_guide_with_other_classes_is_refused():
     strong, weak = run(STRONG, labels=True), run(WEAK, sha="b", labels=True)
     assert open_guidance(strong, "all", 3, Guidance(2.0, None, "weak", weak)).on
-    weak.checkpoint.state.classes = ("b", "a")
+    weak = replace(weak, classes=("b", "a"))
     with pytest.raises(UserError, match="classes"):
         open_guidance(strong, "all", 3, Guidance(2.0, None, "weak", weak))
 
@@ -230,28 +230,6 @@ def test_a_guide_of_fewer_noise_levels_guides_inside_of_them():
     weak = run(WEAK, sha="b", schedule=Cosine(0.1, 0.9))
     chosen = open_guidance(run(STRONG), None, 9, Guidance(2.0, (-4.0, 1.0), "weak", weak))
     assert generate(SamplingSetup(run(STRONG), 9, guidance=chosen), [0])[1] > 9
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"guidance": 2.0}, "label"),
-        ({"guidance": -1.0}, "at least 0"),
-        ({"guidance": math.nan}, "at most 1,000,000"),
-        ({"guide_with": "b"}, "need a guidance scale"),
-        ({"guidance_interval": (0, 1)}, "need a guidance scale"),
-        ({"guidance": 2, "guidance_interval": (1, 1)}, "low < high"),
-        ({"guidance": 2, "guide_with": "nowhere"}, "nowhere"),
-    ],
-)
-def test_options_that_cannot_guide_are_refused(options, said):
-    with pytest.raises(UserError, match=said):
-        sample(run(STRONG), 1, 2, **options)
-
-
-def test_a_model_without_a_run_has_no_versions_of_its_own():
-    with pytest.raises(UserError, match="this model has no run"):
-        sample(run(STRONG, size=8).model, 1, 2, guidance=2.0, guide_with="@guide")
 
 
 def test_a_run_always_trained_with_a_class_cannot_guide_itself(labelled):
@@ -275,9 +253,8 @@ def test_a_name_says_scale_interval_and_guide():
     record = guided(2.0, -2.0).describe()
     assert name_recorded_guidance(record) == "guidance 2, log-SNR above -2, guide weak"
     assert record["guide"] == {"name": "weak", "path": "b", "sha256": "b", "step": 3, "weights": "ema"}
-    assert (
-        name_recorded_guidance(guided(2.0, -2.0, 5.0).describe()) == "guidance 2, log-SNR -2 to 5, guide weak"
-    )
+    both = guided(2.0, -2.0, 5.0).describe()
+    assert name_recorded_guidance(both) == "guidance 2, log-SNR -2 to 5, guide weak"
     below = Guidance(1.5, (None, 3)).describe()
     assert name_recorded_guidance(below) == "guidance 1.5, log-SNR below 3"
     assert name_recorded_guidance(guided(1.0).describe()) == name_recorded_guidance({}) == ""
@@ -286,14 +263,11 @@ def test_a_name_says_scale_interval_and_guide():
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("/home/ada/small-1@raw", "small-1@raw"),
         ("/home/ada/small-1/best", "small-1/best"),
         ("/home/ada/small-1/guide@raw", "small-1/guide@raw"),
-        ("/home/ada/small-1/checkpoints/step-000000012", "small-1/checkpoints/step-000000012"),
         ("C:\\runs\\small-1\\checkpoints\\step-000000012", "small-1/checkpoints/step-000000012"),
         ("@guide", "@guide"),
         ("hub:ada/small", "hub:ada/small"),
-        (".", "."),
     ],
 )
 def test_the_name_of_a_guide_is_that_of_its_run_without_other_folders(name, shown):

@@ -10,12 +10,11 @@ from scipy import stats
 
 import tiny
 from ddim.data import Images
-from ddim.data.clusters import Clusters
 from ddim.data.vectors import ImageVectors
 from ddim.diffusion.loss import Objective
 from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
-from ddim.recipe.codec import dump, load_recipe, override
+from ddim.recipe.codec import override
 from ddim.sampling.generate import generate
 from ddim.sampling.guidance import Guidance
 from ddim.sampling.labels import (
@@ -205,36 +204,11 @@ def test_a_label_that_the_run_does_not_have_is_refused(label):
         find_label(label, recipe_of(labels=True), ("a", "b", "c"))
 
 
-@pytest.mark.parametrize(
-    ("recipe", "label"),
-    [
-        (tiny.BASE, 0),
-        (tiny.BASE, "all"),
-        (recipe_of(vectors="rows.csv"), "all"),
-        (recipe_of(labels=True, unlabelled=0), None),
-        (recipe_of(labels=True, unlabelled=0), "none"),
-    ],
-)
-def test_labels_that_do_not_suit_the_training_are_refused(recipe, label):
-    with pytest.raises(UserError, match="label"):
-        find_label(label, recipe, ("a", "b") if recipe.data.labels else ())
-
-
 # --- clusters -----------------------------------------------------------------------------------------------
 
 CLUSTERED = recipe_of(labels="clusters:5")
 COUNTS = (500, 260, 120, 61, 9)
 """Training images of each class."""
-
-
-def test_a_recipe_holds_the_number_of_clusters_and_files_hold_its_text():
-    assert CLUSTERED.data.labels == Clusters(5)
-    assert dump(CLUSTERED)["data"]["labels"] == "clusters:5"
-    assert load_recipe(dump(CLUSTERED)) == CLUSTERED
-    assert override(CLUSTERED, {"data.labels": "no"}) == tiny.BASE
-    for text in ("clusters:1", "clusters", "16", 0):
-        with pytest.raises(UserError, match="clusters"):
-            override(tiny.BASE, {"data.labels": text})
 
 
 @pytest.mark.parametrize("first", [0, 1000, 2**31, None])
@@ -282,11 +256,3 @@ def test_vectors_are_standardised_and_belong_to_their_seeds(kind, tmp_path):
     assert {tuple(row) for row in drawn.tolist()} == {tuple(row) for row in wanted[[0, 2]].tolist()}
     assert assign_labels(None, [1], 0, (), VECTORS) is None
     assert isinstance(one, VectorLabel)
-
-
-@pytest.mark.parametrize("given", [ROWS[0, :2], ROWS, [0.0, 1.0, np.nan], ROWS[:2, :2]])
-def test_vectors_that_do_not_fit_are_refused(given):
-    with pytest.raises(UserError, match="vector must hold 3 finite numbers"):
-        find_vectors(given, [5, 9], VECTORS)
-    with pytest.raises(UserError, match="trained with vectors"):
-        find_vectors(given, [5, 9], None)

@@ -1,7 +1,6 @@
 """What the record of samples says, and the film of their states."""
 
 import json
-import platform
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +12,10 @@ import tiny
 from ddim.plots.pictures import make_sheet
 from ddim.recipe.codec import override
 from ddim.runs import checkpoint
-from ddim.sampling.generate import Film, generate
+from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import load
-from ddim.sampling.record import describe_kind, list_versions, sample_conditions, sampling_record
+from ddim.sampling.record import describe_kind, sample_conditions, sampling_record
+from ddim.sampling.samples import Film
 from ddim.sampling.sampling_setup import SamplingSetup
 
 
@@ -62,25 +62,14 @@ def test_a_record_says_whether_samples_are_bit_identical(folder, monkeypatch):
 
 def test_a_film_has_one_sheet_for_each_state_and_ends_with_the_samples_of_its_seeds(folder):
     trained = load(folder)
-    whole, small = Film(trained.pixels, range(18)), Film(trained.pixels, [3, 17])
+    whole, small = Film(trained, range(18)), Film(trained, [3, 17])
     for film in (whole, small):
         images, _ = generate(SamplingSetup(trained, 3), range(18), watch=film.add)
-    frames = whole.frames()
-    assert len(frames) == len(small.frames()) == 4
+    frames = whole.draw()
+    assert len(frames) == len(small.draw()) == 4
     assert all(frame.shape == frames[0].shape for frame in frames)
     np.testing.assert_array_equal(frames[-1], make_sheet(images))
-    np.testing.assert_array_equal(small.frames()[-1], make_sheet(images[[3, 17]]))
-
-
-def test_versions_name_what_numbers_depend_on():
-    found = list_versions()
-    assert list(found) == ["python", "torch", "torchvision", "ddim", "platform", "processor", "threads"]
-    assert found["python"] == platform.python_version()
-    assert found["torch"] == torch.__version__
-    assert found["ddim"] == ddim.__version__
-    assert found["threads"] == torch.get_num_threads()
-    assert found["processor"]
-    assert json.loads(json.dumps(found)) == found
+    np.testing.assert_array_equal(small.draw()[-1], make_sheet(images[[3, 17]]))
 
 
 def test_samples_depend_on_the_weights_of_a_guide_and_not_on_its_place(folder):

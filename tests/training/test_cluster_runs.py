@@ -81,7 +81,7 @@ def test_a_run_from_the_weights_of_another_takes_over_its_clusters(run, tmp_path
     parent = ddim.load(run)
     recipe = tiny.recipe(**CHANGES | {"data__source": "blossoms:50", "images": 16})
     child = ddim.load(tiny.train(recipe, tmp_path / "child", source=run))
-    assert np.array_equal(child.checkpoint.clusters.centres, parent.checkpoint.clusters.centres)
+    assert np.array_equal(child.clusters.centres, parent.clusters.centres)
     mine, parents = (
         dict(zip(images.names, images.labels.tolist(), strict=True))
         for images in (open_run_images(each).images for each in (child, parent))
@@ -112,7 +112,7 @@ def test_a_variation_has_the_class_of_its_seed(run):
     x0 = pipeline.pixels.enter(image)
     for seed, label, varied in zip(seeds, classes, found.images, strict=True):
         denoise = pipeline.denoiser(pipeline.model.with_labels(label), consistent=True)
-        states = vary(denoise, x0, 0.7, found.times, DDIM(), Noise([seed]))
+        states = vary(denoise, x0, 0.7, found.setup.times, DDIM(), Noise([seed]))
         with torch.no_grad():
             wanted = pipeline.pixels.leave(last_state(states).x0.float())
         torch.testing.assert_close(varied, wanted[0], atol=1e-4, rtol=0)

@@ -99,8 +99,9 @@ def test_a_student_is_no_teacher_and_no_guide(teacher, student):
         distill(student)
     with pytest.raises(UserError, match="no table of levels"):
         make_student(find_recipe("ddpm"))
-    with pytest.raises(UserError, match="a guide must be a diffusion model"):
-        ddim.sample(load(teacher), n=1, guidance=2, guide_with=str(student), progress=False)
+    for strong, guide in ((load(teacher), str(student)), (load(student), "@raw")):
+        with pytest.raises(UserError, match="a guide must be a diffusion model"):
+            ddim.sample(strong, n=1, guidance=2, guide_with=guide, progress=False)
 
 
 def test_a_student_starts_from_the_ema_weights_and_learns(teacher, student, tmp_path):

@@ -57,7 +57,7 @@ def edit_and_save(
         UserError: if an argument cannot be used.
     """
     from ddim.cli.console import ProgressDisplay
-    from ddim.sampling.edit_setup import choose_edit_grid
+    from ddim.sampling.edits import choose_edit_grid
 
     run = load_run(args)
     options = take_guidance(args) if guided else {}

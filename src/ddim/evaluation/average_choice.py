@@ -38,8 +38,6 @@ from ddim.sampling.reconstruction import (
     Averages,
     ReconstructedAverage,
     check_ended,
-    describe_combination,
-    list_widths,
     open_averages,
 )
 from ddim.sampling.sampling_setup import SamplingSetup
@@ -218,7 +216,7 @@ def _choose_widths(
         return given, ()
     # The default average is always measured, so it needs no width here.
     own = {relative_width(gamma) for gamma, name in averages.names.items() if name == "default"}
-    possible = [width for width in list_widths(averages) if width not in own]
+    possible = [width for width in averages.widths if width not in own]
     errors = {width: averages.combine(width).error for width in possible}
     tried = tuple(width for width in possible if errors[width] <= LARGEST_ERROR)
     return tried, tuple(width for width in possible if width not in tried)
@@ -254,8 +252,7 @@ def _try_all(
 def _make_average(averages: Averages, width: float | None) -> tuple[dict[str, Tensor], StoredAverage]:
     """Return the average of a width, or the default average for None, with its facts."""
     if width is not None:
-        found = averages.combine(width)
-        return averages.sum(found.coefficients), describe_combination(averages, width, found)
+        return averages.reconstruct(width)
     gamma = next((gamma for gamma, name in averages.names.items() if name == "default"), None)
     own = None if gamma is None else relative_width(gamma)
     facts = StoredAverage(own, gamma, 0.0, averages.step, hash_weights(averages.path))

@@ -230,7 +230,7 @@ def _classes(run: LoadedRun, chosen: ImageSet) -> Tensor | None:
 
     Return None for a run with neither labels nor vectors.
     """
-    clusters = run.checkpoint.clusters
+    clusters = run.clusters
     classes = label_any_images(run.recipe, run.classes, chosen.images, chosen.which, clusters)
     if classes is None:
         return None

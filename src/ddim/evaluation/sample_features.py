@@ -26,13 +26,13 @@ from torch import Tensor
 
 from ddim.errors import NoSpace, UserError
 from ddim.evaluation.compare import Difference
-from ddim.files import cache_folder, make_folder
+from ddim.files import cache_folder
 from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress
 from ddim.metrics.features import Extractor
 from ddim.metrics.kid import kid_difference
 from ddim.sampling.generate import SamplesNotFinite, sample_uint8, split_into_parts
-from ddim.sampling.image_features import BATCH, keep_part, name_part, read_part, unwritable_cache
+from ddim.sampling.image_features import BATCH, keep_part, name_part, read_part
 from ddim.sampling.record import sample_conditions, sampling_record
 from ddim.sampling.sampling_setup import SamplingSetup
 
@@ -85,7 +85,6 @@ class SampledParts:
             UserError: if the cache folder cannot be written.
         """
         folder = self._folder(extractor)
-        _create_folder(folder)
         processes = current_processes()
         parts = [*split_into_parts(self.setup.pipeline, self.seeds, BATCH)]
         for first in range(0, len(parts), processes.count):
@@ -180,10 +179,3 @@ def compare_paired(mine: np.ndarray | None, theirs: np.ndarray | None, reference
         return Difference(math.inf, math.inf, math.inf, paired=True)
     found = kid_difference(mine, theirs, reference, paired=True)
     return Difference(found.value, found.low, found.high, paired=True)
-
-
-def _create_folder(folder: Path) -> None:
-    try:
-        make_folder(folder)
-    except OSError as error:
-        raise unwritable_cache(folder, error) from None

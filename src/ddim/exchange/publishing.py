@@ -40,8 +40,8 @@ def write_published(run: LoadedRun, folder: Path) -> Published:
     """
     found, recipe, notes = run.checkpoint, hide_folders(run.recipe), []
     tensors: dict[str, Mapping[str, Tensor]] = {"model": run.model.state_dict()}
-    if found.clusters is not None:
-        tensors[CLUSTERS] = found.clusters.to_tensors()
+    if run.clusters is not None:
+        tensors[CLUSTERS] = run.clusters.to_tensors()
     if run.vectors is not None:
         tensors[VECTORS] = run.vectors.to_tensors()
         notes.append("the vectors of all images, also of the validation images, are part of the run")

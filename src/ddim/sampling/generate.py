@@ -1,11 +1,13 @@
-"""Sample images from a pipeline: in micro-batches of a fixed size, with one random stream for each image."""
+"""Sample images: in micro-batches of one fixed size, with one random stream for each image.
 
-from __future__ import annotations
+So the image of a seed has the same bits in any company: alone, among thousands, or on several processes.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,12 +15,11 @@ from ddim.diffusion.denoiser import Denoiser, Model
 from ddim.diffusion.grids import Grid
 from ddim.diffusion.guidance import Interval
 from ddim.diffusion.noise import Noise, check_seeds
-from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler, State, initial_noise
 from ddim.errors import UserError, check_count, to_int
 from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, open_progress
-from ddim.plots.pictures import make_sheet, to_uint8
+from ddim.plots.pictures import to_uint8
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.guidance import collect_guidance
 from ddim.sampling.image_features import BATCH
@@ -26,7 +27,11 @@ from ddim.sampling.labels import GivenVectors, Label, assign_labels
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, open_pipeline
 from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
 
+Walk = Callable[[Denoiser, Tensor, Sequence[int]], Iterator[State]]
+"""Takes a denoiser, zeros (B, C, H, W) and B seeds, and yields states; the last state holds the samples."""
+
 Watch = Callable[[Sequence[int], State], None]
+"""Called with the seeds of a micro-batch and each of its states."""
 
 
 class SamplesNotFinite(UserError):  # noqa: N818 (the name says what has happened)
@@ -91,15 +96,30 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     return images
 
 
+def list_seeds(n: int | None, seed: int, seeds: Iterable[int] | None) -> Sequence[int]:
+    """Return the seeds that the arguments of `sample` name."""
+    if seeds is None:
+        check_count("n", count := 16 if n is None else n)
+        first = to_int("seed", seed, "; a list of seeds is given as seeds=[3, 7]")
+        return range(first, first + count)
+    listed = check_seeds(seeds)
+    if seed or n not in (None, len(listed)) or not listed:
+        raise UserError(
+            f"give a list of seeds, or n and seed, got {len(listed)} seeds, n {n} and seed {seed}"
+        )
+    return listed
+
+
 @torch.no_grad()
 def generate(
     setup: SamplingSetup,
     seeds: Sequence[int],
     *,
+    walk: Walk | None = None,
     watch: Watch | None = None,
     progress: Progress = ignore_progress,
 ) -> tuple[Tensor, int]:
-    """Sample one image for each seed.
+    """Generate one image for each seed.
 
     The network always runs on micro-batches of one fixed size, because the last bits of a convolution depend
     on the batch size. The last micro-batch is filled up with samples that are thrown away.
@@ -107,6 +127,7 @@ def generate(
     Args:
         setup: the model, with steps, label and guidance.
         seeds: image k is a function of seeds[k] alone.
+        walk: how the images of a micro-batch are made, by default from pure noise, by `sample_states`.
         watch: called for each state of each micro-batch, with the seeds of the micro-batch and the state.
         progress: called with "samples" after each sampling step.
 
@@ -114,42 +135,36 @@ def generate(
         Images (N, C, H, W), float32 in [0, 1], on the CPU; and the NFE (network evaluations per image).
     """
     pipeline, times = setup.pipeline, setup.times
-    model, sampler = pipeline.model, pipeline.recipe.sampler
-    images, nfe, done = [], 0, 0
+    walk = walk or partial(sample_states, times=times, sampler=pipeline.recipe.sampler)
+    # If several processes share the work, some may have no seeds, and therefore no images.
+    images, nfe = [pipeline.model.blank(0).float().cpu()], 0
     for mine, filled, blank, labels in fill_micro_batches(pipeline, seeds, setup.label):
-        guided, counters = setup.guidance.apply(model, labels)
-        denoise, state = pipeline.denoiser(guided), None
-        with evaluating(model), pipeline.runtime.precise():
-            for step, state in enumerate(sample_states(denoise, blank, filled, times, sampler)):
-                # The sampler yields a state for each time, and the last state is the sample.
+        denoise, counters = setup.condition(labels)
+        done, x0 = sum(map(len, images)), blank
+        with evaluating(pipeline.model), pipeline.runtime.precise():
+            for step, state in enumerate(walk(denoise, blank, filled)):
                 progress("samples", done + len(mine) * step / len(times), len(seeds))
                 if watch is not None:
                     watch(mine, state.first(len(mine)))
-        if state is not None:
-            images.append(pipeline.pixels.leave(state.x0[: len(mine)].float()).cpu())
+                x0 = state.x0
+        images.append(pipeline.pixels.leave(x0[: len(mine)].float()).cpu())
         nfe = sum(counter.evaluations for counter in counters)
-        done += len(mine)
-    # If several processes share the work, some may have no seeds and therefore no images.
-    return torch.cat(images) if images else model.blank(0).cpu(), nfe
+    return torch.cat(images), nfe
 
 
-def share_seeds(pipeline: Pipeline, seeds: Sequence[int]) -> list[int]:
-    """Return the part of `seeds` that this process samples if all processes share the work.
+def fill_micro_batches(
+    pipeline: Pipeline, seeds: Sequence[int], label: Label
+) -> Iterator[tuple[Sequence[int], Sequence[int], Tensor, Tensor | None]]:
+    """Yield each micro-batch: seeds, these seeds padded to a fixed size B, zeros (B, C, H, W), and labels.
 
-    Each part consists of whole micro-batches. Give the part to `generate`, then collect the samples of all
-    processes with `gather_samples`: they are bit-identical to the samples of a single process.
+    The zeros and the labels are on the device of the network.
     """
-    parts = current_processes().share([*split_into_parts(pipeline, seeds)])
-    return [seed for part in parts for seed in part]
-
-
-def gather_samples(pipeline: Pipeline, mine: Tensor) -> Tensor:
-    """Return the samples of all processes, in the order of the seeds that were given to `share_seeds`.
-
-    `mine` contains the samples (B, C, H, W) of this process.
-    """
-    parts = mine.split(pipeline.runtime.micro_batch) if len(mine) else ()
-    return torch.cat(current_processes().interleave(parts))
+    size, classes = pipeline.runtime.micro_batch, pipeline.model.classes
+    for mine in split_into_parts(pipeline, seeds):
+        filled = [*mine] + [0] * (size - len(mine))
+        labels = assign_labels(label, filled, classes, pipeline.class_counts, pipeline.vectors)
+        sent = None if labels is None else pipeline.runtime.move(labels)
+        yield mine, filled, pipeline.runtime.images(pipeline.model.blank(size)), sent
 
 
 def sample_states(
@@ -173,39 +188,7 @@ def sample_states(
     yield State(x0, 0.0, x0)
 
 
-def sample_uint8(
-    setup: SamplingSetup, seeds: Sequence[int], progress: Progress = ignore_progress, *, finite: bool = True
-) -> Iterator[tuple[Tensor, int]]:
-    """Yield (samples, NFE per sample) for each batch; samples (B, C, H, W) are uint8, as in their PNG files.
-
-    See `generate` for the other arguments. If `finite` is False, NaN becomes black.
-
-    Raises:
-        SamplesNotFinite: if a sample is NaN and `finite` is True.
-    """
-    # B is about the batch size of feature extractors, which often take these samples.
-    done = 0
-    for part in split_into_parts(setup.pipeline, seeds, BATCH):
-        images, nfe = generate(setup, part, progress=continue_progress(progress, done, len(seeds)))
-        if finite:
-            check_samples(images, part, setup.pipeline)
-        done += len(part)
-        yield torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2), nfe
-
-
-def fill_micro_batches(
-    pipeline: Pipeline, seeds: Sequence[int], label: Label
-) -> Iterator[tuple[Sequence[int], Sequence[int], Tensor, Tensor | None]]:
-    """Yield each micro-batch: seeds, these seeds padded to a fixed size B, zeros (B, C, H, W), and labels.
-
-    The zeros and the labels are on the device of the network.
-    """
-    size, classes = pipeline.runtime.micro_batch, pipeline.model.classes
-    for mine in split_into_parts(pipeline, seeds):
-        filled = [*mine] + [0] * (size - len(mine))
-        labels = assign_labels(label, filled, classes, pipeline.class_counts, pipeline.vectors)
-        sent = None if labels is None else pipeline.runtime.move(labels)
-        yield mine, filled, pipeline.runtime.images(pipeline.model.blank(size)), sent
+# Parts of the work
 
 
 def split_into_parts(pipeline: Pipeline, seeds: Sequence[int], about: int = 1) -> Iterator[Sequence[int]]:
@@ -218,34 +201,44 @@ def split_into_parts(pipeline: Pipeline, seeds: Sequence[int], about: int = 1) -
         yield seeds[first : first + size]
 
 
-def find_grid_ends(recipe: Recipe, steps: int) -> tuple[float, float]:
-    """Return the first and the last of the `steps` times in a recipe's grid."""
-    times = recipe.grid(steps, recipe.sampling_schedule)
-    return times[0].item(), times[-1].item()
+def generate_together(
+    setup: SamplingSetup,
+    seeds: Sequence[int],
+    *,
+    watch: Watch | None = None,
+    progress: Progress = ignore_progress,
+) -> tuple[Tensor, int]:
+    """Generate one image for each seed; all processes share the work, and each returns all images.
+
+    The images are bit-identical to those of a single process. See `generate` for the arguments; `watch` gets
+    the states of the images that this process makes.
+    """
+    processes, size = current_processes(), setup.pipeline.runtime.micro_batch
+    shares = processes.share([*split_into_parts(setup.pipeline, seeds)])
+    mine, nfe = generate(setup, [*chain(*shares)], watch=watch, progress=progress)
+    images = processes.interleave(mine.split(size) if len(mine) else ())
+    # A sampler of the user may need more evaluations for some images than for others.
+    return torch.cat(images), max(processes.highest(nfe))
 
 
-class Film:
-    """Collects the states of a sampler into the frames of a film, which shows the samples of `seeds`."""
+def sample_uint8(
+    setup: SamplingSetup, seeds: Sequence[int], progress: Progress = ignore_progress, *, finite: bool = True
+) -> Iterator[tuple[Tensor, int]]:
+    """Yield (samples, NFE per sample) for each batch; samples (B, C, H, W) are uint8, as in their PNG files.
 
-    def __init__(self, pixels: Pixels, seeds: Sequence[int]) -> None:
-        self.pixels, self.seeds = pixels, frozenset(seeds)
-        self._parts: dict[float, list[Tensor]] = {}
+    A batch has about as many samples as extractors of features take. See `generate` for the other arguments.
+    If `finite` is False, NaN becomes black.
 
-    def add(self, seeds: Sequence[int], state: State) -> None:
-        """Add the state of a micro-batch with these seeds; seeds that are not in the film are ignored."""
-        mine = [k for k, seed in enumerate(seeds) if seed in self.seeds]
-        if mine:
-            self._parts.setdefault(state.t, []).append(self.pixels.leave(state.x[mine].float()).cpu())
-
-    def collect(self) -> None:
-        """Collect the states that the other processes of the command have added."""
-        processes = current_processes()
-        times = processes.broadcast(list(self._parts))
-        self._parts = {t: processes.interleave(self._parts.get(t, [])) for t in times}
-
-    def frames(self) -> list[np.ndarray]:
-        """Return one sheet of images (H, W, 3) uint8 for each time, from noise to samples."""
-        return [make_sheet(torch.cat(self._parts[t])) for t in sorted(self._parts, reverse=True)]
+    Raises:
+        SamplesNotFinite: if a sample is NaN and `finite` is True.
+    """
+    done = 0
+    for part in split_into_parts(setup.pipeline, seeds, BATCH):
+        images, nfe = generate(setup, part, progress=continue_progress(progress, done, len(seeds)))
+        if finite:
+            check_samples(images, part, setup.pipeline)
+        done += len(part)
+        yield torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2), nfe
 
 
 def check_samples(images: Tensor, seeds: Sequence[int], pipeline: Pipeline) -> None:
@@ -259,20 +252,11 @@ def check_samples(images: Tensor, seeds: Sequence[int], pipeline: Pipeline) -> N
         recipe = pipeline.recipe
         raise SamplesNotFinite(
             f"samples must be finite, got NaN in {len(wrong)} of {len(images)}, first of seed {wrong[0]}: "
-            f"check the sampler {recipe.sampler}, the schedule {recipe.sampling_schedule} and the weights of "
-            "the network"
+            f"check the sampler {recipe.sampler}, the schedule {recipe.sampling_schedule} and the weights"
         )
 
 
-def list_seeds(n: int | None, seed: int, seeds: Iterable[int] | None) -> Sequence[int]:
-    """Return the seeds; see `sample`."""
-    if seeds is None:
-        check_count("n", count := 16 if n is None else n)
-        first = to_int("seed", seed, "; a list of seeds is given as seeds=[3, 7]")
-        return range(first, first + count)
-    listed = check_seeds(seeds)
-    if seed or n not in (None, len(listed)) or not listed:
-        raise UserError(
-            f"give a list of seeds, or n and seed, got {len(listed)} seeds, n {n} and seed {seed}"
-        )
-    return listed
+def find_grid_ends(recipe: Recipe, steps: int) -> tuple[float, float]:
+    """Return the first and the last of the `steps` times in a recipe's grid."""
+    times = recipe.grid(steps, recipe.sampling_schedule)
+    return times[0].item(), times[-1].item()

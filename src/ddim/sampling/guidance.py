@@ -5,8 +5,6 @@ Autoguidance (Karras et al. 2024) compares the model with a guide, a smaller or 
 no labels.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,17 +14,13 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Counted, Denoiser, Labelled, Model
 from ddim.diffusion.guidance import Guided, Interval, Rescheduled, check_reach, find_ends, lies_inside
-from ddim.diffusion.loss import Consistency
 from ddim.diffusion.samplers import Sampler
-from ddim.errors import UserError, warn_user
-from ddim.recipe.checks import check_diffusion_model
+from ddim.errors import UserError
+from ddim.recipe.checks import check_diffusion_model, check_unconditional
 from ddim.runs.names import find_run_folder, parse_place, pin_place
 from ddim.sampling.labels import Label
 from ddim.sampling.pipeline import LoadedRun, Pipeline, load
 from ddim.sampling.searched import find_searched, name_search, save_searched
-
-LARGEST_SCALE = 1e6
-"""The largest guidance scale. Useful scales are below 20; float32 keeps no difference of a larger one."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +47,12 @@ class Guidance:
     searched: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.scale <= LARGEST_SCALE:
-            raise UserError(f"guidance must be at least 0 and at most 1,000,000, got {self.scale}")
+        if not 0 <= self.scale < math.inf:
+            raise UserError(f"guidance must be a number of at least 0, got {self.scale}")
         # Equal values must be equal as text too, in records and names.
         object.__setattr__(self, "scale", float(self.scale))
-        low, high = self.interval or (None, None)
-        ends = tuple(None if end is None or math.isinf(end) else float(end) for end in (low, high))
-        object.__setattr__(self, "interval", None if ends == (None, None) else ends)
-        if not self.limits[0] < self.limits[1]:
-            raise UserError(f"guidance_interval must have low < high, got {low} and {high}")
+        low, high = (None if math.isinf(end) else end for end in self.limits)
+        object.__setattr__(self, "interval", None if low is high is None else (low, high))
 
     @property
     def on(self) -> bool:
@@ -87,14 +78,7 @@ class Guidance:
             described["guidance_interval"] = list(self.interval)
         if self.on and self.run:
             at = self.run.checkpoint
-            described["guide"] = {
-                "name": self.guide,
-                "path": str(at.path),
-                "sha256": at.sha256,
-                "step": at.state.step,
-                "weights": at.weights,
-                **({} if at.average is None else {"average": {"sha256": at.average}}),
-            }
+            described["guide"] = {"name": self.guide, **at.describe_file(), **at.describe_weights()}
         return described
 
     def apply(self, model: Model, labels: Tensor | None) -> tuple[Denoiser, list[Counted]]:
@@ -114,8 +98,7 @@ class Guidance:
         """Return a denoiser in which `weak` guides `strong`, and the counters of its evaluations."""
         if not self.on:
             return strong, [strong]
-        on = strong.schedule
-        other = weak if weak.schedule == on else Rescheduled(weak, on)
+        other = weak if weak.schedule == strong.schedule else Rescheduled(weak, strong.schedule)
         return Guided(strong, other, self.scale, *self.limits), [strong, weak]
 
 
@@ -138,21 +121,19 @@ def collect_guidance(
     Raises:
         UserError: if the scale is missing, or a value is not possible.
     """
-    if guidance is not None:
-        run = guide_with if isinstance(guide_with, LoadedRun) else None
-        name = guide_with if run is None else run.checkpoint.run
-        return Guidance(guidance, guidance_interval, None if name is None else str(name), run)
-    if guidance_interval is not None or guide_with is not None:
+    if guidance is None:
+        if guidance_interval is None and guide_with is None:
+            return None
         raise UserError(
             "guidance_interval and guide_with need a guidance scale, such as guidance 2 (--guidance 2)"
         )
-    return None
+    if isinstance(guide_with, LoadedRun):
+        return Guidance(guidance, guidance_interval, str(guide_with.checkpoint.run), guide_with)
+    return Guidance(guidance, guidance_interval, None if guide_with is None else str(guide_with))
 
 
 def open_guidance(pipeline: Pipeline, label: Label, steps: int, asked: Guidance | None) -> Guidance:
     """Return the guidance of samples; its guide is loaded, and fits the model.
-
-    A warning says so if the model is a student that has learned guidance already.
 
     Args:
         pipeline: the model to sample, with its sampler and grid.
@@ -166,19 +147,15 @@ def open_guidance(pipeline: Pipeline, label: Label, steps: int, asked: Guidance 
     chosen = asked or find_searched_guidance(pipeline, label, steps) or OFF
     if not chosen.on:
         return OFF
-    try:
-        if chosen.guide is not None and chosen.run is None:
-            chosen = replace(chosen, run=open_guide(pipeline, chosen.guide))
-        _check_guide(pipeline, label, steps, chosen)
-    except UserError as error:
-        if not chosen.searched:
-            raise
-        raise UserError(f"{error}; ddim search chose this guidance, and guidance 1 turns it off") from None
-    loss = pipeline.recipe.objective
-    if isinstance(loss, Consistency) and loss.guidance != 1:
-        warn_user(
-            f"this student has learned guidance {loss.guidance:g} from its teacher, so guidance "
-            f"{chosen.scale:g} guides its samples twice"
+    data = pipeline.recipe.data
+    if chosen.guide is not None:
+        run = chosen.run or open_guide(pipeline, chosen.guide)
+        chosen = replace(chosen, run=run)
+        _check_guide(pipeline, label, steps, chosen, run)
+    elif label is None or not data.conditional or not data.unconditional:
+        raise UserError(
+            "guidance needs a label, of a run that also trained without labels (data.unlabelled), or a "
+            f"weaker model, guide_with @guide (--guide-with @guide), got guidance {chosen.scale:g}"
         )
     return chosen
 
@@ -201,25 +178,19 @@ def open_guide(pipeline: Pipeline, name: str) -> LoadedRun:
     return load(path, weights, device=on.device, threads=on.threads, compiling=on.compile)
 
 
-def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidance) -> None:
-    """Check that guidance changes samples as it should.
+def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidance, guide: LoadedRun) -> None:
+    """Check that a guide predicts the same images, at the noise levels and with the labels of the samples.
 
     Raises:
-        UserError: if there is no guide and classifier-free guidance is impossible. Also if the guide is a
-            student, does not fit the model, or was not trained at a noise level of the interval.
+        UserError: if it does not; also if the guide is a distilled student.
     """
-    guide, data = guidance.run, pipeline.recipe.data
-    if guide is None:
-        if label is None or not data.conditional or not data.unconditional:
-            raise UserError(
-                "guidance needs a label, of a run that also trained without labels (data.unlabelled), or a "
-                f"weaker model, guide_with @guide (--guide-with @guide), got guidance {guidance.scale:g}"
-            )
-        return
     check_diffusion_model(guide.recipe, "a guide must be", str(guidance.guide))
-    for demand, fits in _compare_with_guide(pipeline, label, guide).items():
-        if not fits:
-            raise UserError(f"the guide {guidance.guide} must {demand} the model")
+    if label is None:
+        check_unconditional(guide.recipe, f"the guide {guidance.guide}")
+    labelled = label is not None and guide.recipe.data.conditional
+    if _list_meanings(pipeline, labelled) != _list_meanings(guide, labelled):
+        what = "image size, the pixels and the classes, clusters or vectors"
+        raise UserError(f"the guide {guidance.guide} must have the {what} of the model")
     schedule = pipeline.recipe.sampling_schedule
     times = pipeline.recipe.grid(steps, schedule)
     guided = times[lies_inside(schedule(times).log_snr, *guidance.limits)]
@@ -227,32 +198,13 @@ def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidanc
         check_reach(guide.recipe.schedule, schedule(guided), "guidance_interval", "the guide")
 
 
-def _compare_with_guide(pipeline: Pipeline, label: Label, guide: LoadedRun) -> dict[str, bool]:
-    """Return whether a guide meets each demand, keyed by the demand in words."""
-    at, mine = guide.checkpoint, pipeline.checkpoint if isinstance(pipeline, LoadedRun) else None
-    unlabelled = label is None or not guide.recipe.data.conditional
-    return {
-        "be weaker than": mine is None or (at.sha256, at.weights) != (mine.sha256, mine.weights),
-        "have the image size of": guide.model.shape == pipeline.model.shape,
-        "have the pixels (the map from images to model units) of": guide.pixels == pipeline.pixels,
-        "also be trained without labels, as these samples of": (
-            label is not None or guide.recipe.data.unconditional
-        ),
-        "have the classes, clusters or vectors of": (
-            unlabelled or _list_label_meanings(guide) == _list_label_meanings(pipeline)
-        ),
-    }
-
-
-def _list_label_meanings(pipeline: Pipeline) -> list[object]:
-    """Return what decides the meaning of labels: classes, cluster centres, columns and means of vectors."""
-    clusters = pipeline.checkpoint.clusters if isinstance(pipeline, LoadedRun) else None
-    vectors = pipeline.vectors
-    return [
-        pipeline.classes,
-        clusters and clusters.centres.tolist(),
-        vectors and (vectors.columns, vectors.mean.tolist()),
-    ]
+def _list_meanings(pipeline: Pipeline, labelled: bool) -> list[object]:
+    """Return what decides the meaning of images, and of labels if `labelled`."""
+    clusters, vectors = pipeline.clusters, pipeline.vectors
+    centres = clusters and clusters.centres.tolist()
+    scale = vectors and (vectors.columns, vectors.mean.tolist())
+    labels = [pipeline.classes, centres, scale] if labelled else []
+    return [pipeline.model.shape, pipeline.pixels, *labels]
 
 
 # What `ddim search` saved

@@ -1,9 +1,6 @@
 """Name guidance in words, from its values or from a record. This module does not import torch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from pathlib import PureWindowsPath
 from typing import Any
 
 
@@ -17,12 +14,8 @@ def name_guidance(scale: float, interval: Sequence[float | None] | None, guide: 
     """
     if scale == 1:
         return ""
-    words = [f"guidance {scale:g}"]
-    if interval:
-        words.append(f"log-SNR {name_interval(interval)}")
-    if guide:
-        words.append(f"guide {name_guide(guide)}")
-    return ", ".join(words)
+    limits = f", log-SNR {name_interval(interval)}" if interval else ""
+    return f"guidance {scale:g}{limits}" + (f", guide {name_guide(guide)}" if guide else "")
 
 
 def name_recorded_guidance(record: Mapping[str, Any]) -> str:
@@ -30,9 +23,8 @@ def name_recorded_guidance(record: Mapping[str, Any]) -> str:
 
     Any of these entries may be missing.
     """
-    guide = record.get("guide")
-    scale, interval = record.get("guidance", 1.0), record.get("guidance_interval")
-    return name_guidance(scale, interval, guide["name"] if guide else None)
+    guide = record.get("guide") or {"name": None}
+    return name_guidance(record.get("guidance", 1.0), record.get("guidance_interval"), guide["name"])
 
 
 def name_guide(name: str) -> str:
@@ -42,11 +34,11 @@ def name_guide(name: str) -> str:
     """
     if name.startswith(("@", "hub:")):
         return name
-    # The path may be from Windows, where both / and \ separate folders.
-    parts = PureWindowsPath(name).parts or (name,)
-    kept = 2 if parts[-1].partition("@")[0] in ("best", "guide") else 1
-    inside = parts[-2:-1] in (("checkpoints",), ("guide",))
-    return "/".join(parts[-3:] if inside else parts[-kept:])
+    # The path may be from Windows, where both / and \\ separate folders.
+    *folders, last = name.replace("\\", "/").rstrip("/").split("/")
+    if folders[-1:] in (["checkpoints"], ["guide"]):
+        return "/".join([*folders[-2:], last])
+    return "/".join([*folders[-1:], last]) if last.partition("@")[0] in ("best", "guide") else last
 
 
 def name_interval(interval: Sequence[float | None]) -> str:

@@ -5,8 +5,6 @@ a part of it. Features are kept in parts, so that a stopped computation continue
 begins with the SHA-256 of its content, and is used only if this is right.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -138,7 +136,8 @@ def keep_part(path: Path, tensors: dict[str, Tensor]) -> None:
         make_folder(path.parent)
         write_atomic(path, hashlib.sha256(content).digest() + content)
     except OSError as error:
-        raise unwritable_cache(path.parent, error) from None
+        what = f"features cannot be kept in {path.parent}"
+        raise explain_error(error, what, "set DDIM_CACHE to a folder that can be written") from None
 
 
 def take_pictures(images: Images, which: np.ndarray) -> np.ndarray:
@@ -147,9 +146,3 @@ def take_pictures(images: Images, which: np.ndarray) -> np.ndarray:
         return images.pixels[which]
     parts = [to_uint8(gather_batch(images, which[k : k + BATCH])) for k in range(0, len(which), BATCH)]
     return np.concatenate([*parts, to_uint8(gather_batch(images, which[:0]))])
-
-
-def unwritable_cache(folder: Path, error: OSError) -> BaseException:
-    """Return the error for a folder of the cache in which features cannot be kept."""
-    what = f"features cannot be kept in {folder}"
-    return explain_error(error, what, "set DDIM_CACHE to a folder that can be written")

@@ -1,7 +1,5 @@
 """Open the images that a run was trained on, with their split into training and validation images."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,20 +26,11 @@ from ddim.runs.state import RunState, TrainedOn
 from ddim.sampling.pipeline import LoadedRun, load_state
 
 
-def fingerprint_source(source: str, data: Data) -> str:
-    """Return the fingerprint of the images of a source, read as `data` says; they are decoded if necessary.
-
-    Raises:
-        UserError: if there is no such source, or no usable image in it.
-    """
-    return open_images(source, data.size, data.channels, reading=data.reading).fingerprint
-
-
 def open_run_images(trained: LoadedRun, progress: Progress = ignore_progress) -> SplitImages:
     """Return the images that a run was trained on, split as in its training; see `reopen_images`."""
     images = reopen_run_images(trained, progress)
     split = split_images(images, trained.recipe.data.validation, trained.recipe.split_seed)
-    return split.with_clusters(trained.checkpoint.clusters).with_vectors(trained.vectors)
+    return split.with_clusters(trained.clusters).with_vectors(trained.vectors)
 
 
 def reopen_run_images(trained: LoadedRun, progress: Progress = ignore_progress) -> Images:
@@ -52,7 +41,7 @@ def reopen_run_images(trained: LoadedRun, progress: Progress = ignore_progress) 
             way now. Also if the run was published, and its images are not a built-in data set.
     """
     at, data, seed = trained.checkpoint, trained.recipe.data, trained.recipe.split_seed
-    known = _check_known_images(at.path, at.run, data.source, at.state.images)
+    known = _check_known_images(at.path, data.source, at.state)
     data = replace(data, channels=choose_channels(at.state.channels))
     images = reopen_images(at.run, data, known.fingerprint, progress)
     check_same_split(split_images(images, data.validation, seed), known.train)
@@ -69,32 +58,25 @@ def check_same_split(split: SplitImages, train: int) -> None:
         raise UserError(
             f"the run was trained on {train:,} of these images, but they are now split into "
             f"{len(split.train):,} training images and {len(split.validation):,} held-out images: name the "
-            "images so that they are split as before (a data set such as pets defines a split, and a folder "
-            "with the same images does not), or train a new run without its weights"
+            "images so that they are split as before, or train a new run without its weights"
         )
 
 
-def _check_known_images(path: Path, run: str | Path, source: str, images: TrainedOn | None) -> TrainedOn:
-    """Return the images of a run, after checking that they may be opened.
+def _check_known_images(path: Path, source: str, state: RunState) -> TrainedOn:
+    """Return the images of the checkpoint `path` of a run, after checking that they may be opened.
 
     A stranger may have written the recipe of a published run. From such a recipe, only a built-in data set is
     opened, never a path or a repository.
-
-    Args:
-        path: the checkpoint of the run.
-        run: the run, for messages.
-        source: the field `data.source` of its recipe.
-        images: the images in its state; None if the run was imported.
 
     Raises:
         UserError: if the run was imported, or published and `source` is not the name of a built-in data set.
     """
     built_in = source.partition(":")[0] in NAMES and not re.search(r"[/\\]", source)
     if is_published(path) and not built_in:
-        raise UserError(f"run {run} was published without its training images ({source!r})")
-    if images is None:
-        raise UserError(f"run {run} was imported and has no training images")
-    return images
+        raise UserError(f"run {path} was published without its training images ({source!r})")
+    if state.images is None:
+        raise UserError(f"run {path} was imported and has no training images")
+    return state.images
 
 
 def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
@@ -110,21 +92,20 @@ def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
             missing or have changed, or it was imported, or published and they are not a built-in data set.
     """
 
-    def read(path: Path) -> tuple[Path, Recipe, RunState | None]:
-        state = None if own_images else load_state(path)
-        return path, load_recipe(checkpoint.read_document(path, "recipe")), state
+    def read(path: Path) -> tuple[Path, Recipe, RunState]:
+        return path, load_recipe(checkpoint.read_document(path, "recipe")), load_state(path)
 
     path, recipe, state = read_checkpoint(run, read)
-    if state is None:
+    if own_images:
         return recipe
-    source = recipe.data.source
-    known = _check_known_images(path, run, source, state.images)
+    folder, source = find_run_folder(path), recipe.data.source
+    known = _check_known_images(path, source, state)
     data = replace(recipe.data, channels=choose_channels(state.channels))
-    place = _find_place(find_run_folder(path), data, known.fingerprint)
-    if place is None:
-        raise UserError(_explain_missing(find_run_folder(path), source))
-    same = source_exists(source) and absolute_source(source) == place
-    return replace(recipe, data=replace(recipe.data, source=source if same else place))
+    opened = _find_images(folder, data, known.fingerprint, ignore_progress)
+    if opened is None:
+        raise UserError(_explain_missing(folder, source))
+    same = source_exists(source) and absolute_source(source) == opened[0]
+    return replace(recipe, data=replace(recipe.data, source=source if same else opened[0]))
 
 
 def reopen_images(run: Path, data: Data, fingerprint: str, progress: Progress = ignore_progress) -> Images:
@@ -144,10 +125,9 @@ def reopen_images(run: Path, data: Data, fingerprint: str, progress: Progress = 
     Raises:
         UserError: if the images are missing or have changed.
     """
-    place = _find_place(run, data, fingerprint)
-    if place is not None:
-        watch = watch_reading(progress)
-        return open_images(place, data.size, data.channels, reading=data.reading, progress=watch)
+    opened = _find_images(run, data, fingerprint, progress)
+    if opened is not None:
+        return opened[1]
     images = open_decoded(fingerprint)
     if images is None:
         raise UserError(_explain_missing(run, data.source))
@@ -158,35 +138,43 @@ def reopen_images(run: Path, data: Data, fingerprint: str, progress: Progress = 
     return replace(images, values=data.reading.limit(images.values, images.ends))
 
 
-def _find_place(run: Path, data: Data, fingerprint: str) -> str | None:
-    """Return the place where the images of a run are now; None if no known place has images.
+def _find_images(run: Path, data: Data, fingerprint: str, progress: Progress) -> tuple[str, Images] | None:
+    """Return the place where the images of a run are now, and the images; None if no known place has images.
 
     Raises:
         UserError: if the images have changed, or cannot be read, such as a data set that must be downloaded.
     """
+    recorded = read_sealed(run / RUN)["data"].get("path") if (run / RUN).is_file() else None
+    places = dict.fromkeys((recorded or data.source, data.source))
     problem = None
-    for place in dict.fromkeys((_recorded_path(run) or data.source, data.source)):
-        if not source_exists(place):
-            continue
+    for place in filter(source_exists, places):
         try:
-            if fingerprint_source(place, data) == fingerprint:
-                return place
-            problem = UserError(
-                f"data {place} has changed since {run} was trained on it: put its images back"
-            )
+            images = open_source(place, data, progress)
         except UserError as error:
             problem = error
+            continue
+        if images.fingerprint == fingerprint:
+            return place, images
+        problem = UserError(f"data {place} has changed since {run} was trained on it: put its images back")
     if problem is not None:
         raise problem
     return None
 
 
+def open_source(source: str, data: Data, progress: Progress = ignore_progress) -> Images:
+    """Return the images of a source, read as `data` says; they are decoded if necessary.
+
+    Raises:
+        UserError: if there is no such source, or no usable image in it.
+    """
+    watch = watch_reading(progress)
+    return open_images(source, data.size, data.channels, reading=data.reading, progress=watch)
+
+
 def _explain_missing(run: Path, source: str) -> str:
-    if source.startswith(PREFIX):
-        return (
-            f"the images of run {run} were given from Python as {source.removeprefix(PREFIX)}: give them "
-            "again, as in ddim.resume(run, data=images) or ddim train FILE.py:NAME --resume"
-        )
+    given = source.removeprefix(PREFIX)
+    if given != source:
+        return f"the images of run {run} were given from Python as {given}: give them again to ddim.resume"
     return (
         f"the images of run {run}, {source!r}, do not exist, seen from {Path.cwd()}: put them back, or give "
         f"their new path with `ddim train DATA --resume --out {quote(run)}`"
@@ -200,20 +188,10 @@ def record_new_place(run: Path, source: str) -> None:
         UserError: if the images in `source` are not those that the run was trained on.
     """
     document = read_sealed(run / RUN)
-    data, facts = load_recipe(document["recipe"]).data, document["data"]
-    if fingerprint_source(source, data) != facts["fingerprint"]:
+    facts = document["data"]
+    if open_source(source, load_recipe(document["recipe"]).data).fingerprint != facts["fingerprint"]:
         raise UserError(f"data {source} does not hold the images on which {run} was trained")
-    place = absolute_source(source)
-    if facts.get("path") != place:
-        write_sealed(run / RUN, document | {"data": {**facts, "path": place}})
-
-
-def _recorded_path(run: Path) -> str | None:
-    """Return the absolute path that a run recorded for its images; None if it recorded no path."""
-    if not (run / RUN).is_file():
-        return None  # The checkpoint was copied out of its run.
-    data = read_sealed(run / RUN).get("data")
-    return data.get("path") if isinstance(data, dict) else None
+    write_sealed(run / RUN, document | {"data": {**facts, "path": absolute_source(source)}})
 
 
 def to_model_batches(trained: LoadedRun, images: Images, which: np.ndarray) -> Iterator[Tensor]:

@@ -1,7 +1,5 @@
 """Labels: the class or the vector of each training image, and those on which samples are conditioned."""
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -47,9 +45,8 @@ class VectorLabel:
 
     def to_json(self) -> list[float] | dict[str, list[float]]:
         """Return the vector, or the vectors keyed by seed, as JSON."""
-        if not self.seeds:
-            return list(self.rows[0])
-        return {str(seed): list(row) for seed, row in zip(self.seeds, self.rows, strict=True)}
+        keyed = {str(seed): list(row) for seed, row in zip(self.seeds, self.rows, strict=False)}
+        return keyed or list(self.rows[0])
 
 
 Label: TypeAlias = int | Literal["all", "natural"] | VectorLabel | None
@@ -76,9 +73,8 @@ def count_classes(recipe: Recipe, images: Images) -> Recipe:
         return recipe
     if images.labels is None:
         raise UserError(
-            "data.labels needs a label for each image: give images in two class folders or more and none "
-            "outside these, or pairs (image, label) from Python; --data.labels clusters:16 finds 16 classes "
-            "of similar images"
+            "data.labels needs a label for each image: give images in class folders, or pairs (image, label) "
+            "from Python; --data.labels clusters:16 finds 16 classes of similar images"
         )
     return _set_count(recipe, "classes", len(images.classes))
 
@@ -98,11 +94,6 @@ def _set_count(recipe: Recipe, field: str, count: int) -> Recipe:
         raise UserError(f"net.{field} must be {count} for these images, or left out, got {given}")
     # A network that the user wrote has this number already, and is no dataclass.
     return recipe if given == count else replace(recipe, net=replace(recipe.net, **{field: count}))  # type: ignore[call-arg]
-
-
-def count_images(clusters: ImageClusters | None) -> tuple[int, ...]:
-    """Return the number of training images of each cluster; () if there are no clusters."""
-    return () if clusters is None else tuple(clusters.counts.tolist())
 
 
 def label_images(recipe: Recipe, images: Images, which: np.ndarray) -> Tensor | None:
@@ -185,26 +176,25 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
         UserError: if the run has no such label; the message suggests the nearest name. Also if the samples
             have no label, and the network never trained without one.
     """
-    data, count = recipe.data, len(classes) or recipe.net.classes
-    known: dict[str | int, Label] = {"none": None}
-    if default_label(recipe) is not None:
-        known["natural"] = "natural"
+    data, count, default = recipe.data, len(classes) or recipe.net.classes, default_label(recipe)
+    known: dict[str | int | None, Label] = {None: default, "none": None}
+    if default is not None:
+        known["natural"] = default
     if data.labels:
         # A class name may be a number or a word: names come before indices, and "all" before names.
         known |= {str(k): k for k in range(count)} | {k: k for k in range(count)}
         known |= {name: k for k, name in enumerate(classes)} | {"all": "all"}
     asked = label if isinstance(label, str | None) else index(label)
-    if asked is not None and asked not in known:
-        allowed = f'one of the run\'s {count} classes or "all"' if data.labels else "left out"
+    if asked not in known:
         trained = "without labels" if data.vectors is None else "with vectors: give vector (--vector)"
-        why = "" if data.labels else f", since this run was trained {trained}"
-        raise UserError(f"label must be {allowed}{why}, got {label!r}{suggest(str(label), classes)}")
-    found = default_label(recipe) if asked is None else known[asked]
-    if found is None and not data.unconditional:
+        one = f'one of the run\'s {count} classes or "all"'
+        allowed = one if data.labels else f"left out, since this run was trained {trained}"
+        raise UserError(f"label must be {allowed}, got {label!r}{suggest(str(label), classes)}")
+    if known[asked] is None and not data.unconditional:
         raise UserError(
             "samples need a label, since this run was trained with one for every image (data.unlabelled 0)"
         )
-    return found
+    return known[asked]
 
 
 def default_label(recipe: Recipe) -> Label:
@@ -236,15 +226,15 @@ def find_vectors(given: GivenVectors, seeds: Sequence[int], vectors: ImageVector
     """
     if vectors is None:
         raise UserError("vector needs a run that was trained with vectors")
-    count, columns = len(vectors.columns), ", ".join(vectors.columns[:10])
+    count = len(vectors.columns)
     if isinstance(given, str | Path):
         rows = _read_table(given, vectors)
     else:
         rows = torch.as_tensor(given, dtype=torch.float64).cpu().numpy()
     if rows.shape not in ((count,), (len(seeds), count)) or not np.isfinite(rows).all():
         raise UserError(
-            f"vector must hold {count} finite numbers ({columns}), or a row of them for each of the "
-            f"{len(seeds)} samples, got {rows.tolist() if rows.ndim == 1 else rows.shape}"
+            f"vector must hold {count} finite numbers ({', '.join(vectors.columns[:10])}), or a row of them "
+            f"for each of the {len(seeds)} samples, got {rows.tolist() if rows.ndim == 1 else rows.shape}"
         )
     if rows.ndim == 1:
         return VectorLabel((tuple(rows.tolist()),))

@@ -4,8 +4,6 @@ Images are written without loss: as PNG if they are pictures of 8 bits or gray i
 .npy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddim.data.arrays import arrange_pixels, encode_picture
-from ddim.data.decode import UnusableError, decode_image, find_crop, hide_warnings, read_header
+from ddim.data.decode import UnusableError, decode_image, find_crop, hide_warnings
 from ddim.data.values import EIGHT_BITS, PICTURE_CHANNELS, Values
 from ddim.errors import UserError, check_pixels, describe_given
 from ddim.files import atomic_file, write_atomic
@@ -34,8 +32,10 @@ Floats of arrays and tensors lie in [0, 1], and integers have the values of file
 # Images that users give
 
 
-def open_pictures(pipeline: Pipeline, given: Picture | Sequence[Picture], notes: list[str]) -> Tensor:
-    """Return images as one tensor (B, C, H, W) in [0, 1], cropped at their centres and resized for a model.
+def open_pictures(
+    pipeline: Pipeline, given: Picture | Sequence[Picture], notes: list[str]
+) -> tuple[Tensor, list[str]]:
+    """Return images (B, C, H, W) in [0, 1], cropped and resized for a model, and their names.
 
     Args:
         pipeline: the model, which sets the size, the channels and the type of the values.
@@ -45,17 +45,17 @@ def open_pictures(pipeline: Pipeline, given: Picture | Sequence[Picture], notes:
     Raises:
         UserError: if there is no image, or one cannot be used.
     """
-    shape = pipeline.model.shape
-    images = list_pictures(given)
+    images: list[Picture] = []
+    for part in given if isinstance(given, list | tuple) else [given]:
+        images += list(part) if isinstance(part, np.ndarray | Tensor) and part.ndim == 4 else [part]
     if not images:
         raise UserError("give at least one image")
-    size = shape.height, shape.width
-    return torch.stack([_open_image(each, size, shape.channels, pipeline.values, notes) for each in images])
+    channels = pipeline.model.shape.channels
+    opened = [_open_image(pipeline, each, channels, pipeline.values, notes) for each in images]
+    return torch.stack(opened), [name_picture(each) for each in images]
 
 
-def open_mask(
-    pipeline: Pipeline, mask: Picture, image: Picture | Sequence[Picture], notes: list[str]
-) -> Tensor:
+def open_mask(pipeline: Pipeline, mask: Picture, notes: list[str]) -> Tensor:
     """Return a mask as a tensor (1, 1, H, W) of the model's size, 1 for pixels to inpaint and 0 elsewhere.
 
     If the mask has no transparency, its light pixels are inpainted. If it has transparency and all its opaque
@@ -64,30 +64,20 @@ def open_mask(
 
     Args:
         pipeline: the model.
-        mask: the mask, with the proportions of the image or of the model's images. An array or tensor is
-            (H, W), where black is 0, and white is 1 or the gray level 255.
-        image: the image.
+        mask: the mask, which is cropped and resized like an image. An array or tensor is (H, W), where black
+            is 0, and white is 1 or the gray level 255.
         notes: gets a sentence if the mask was cropped or resized, or has transparency.
 
     Raises:
-        UserError: if the mask cannot be read or has other proportions, or it selects no pixel or all pixels.
+        UserError: if the mask cannot be read, or it selects no pixel or all pixels.
     """
     name = name_picture(mask)
-    size = pipeline.model.shape.height, pipeline.model.shape.width
     if isinstance(mask, np.ndarray | Tensor):
-        levels = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
+        levels = torch.as_tensor(mask).detach().cpu()
         white = levels > (0.5 if levels.max() <= 1 else 127.5)
-        gray = np.where(white, 255, 0).astype(np.uint8)
-        mask = Image.fromarray(gray.reshape(levels.shape[-2:]))
-    layers = _open_image(mask, size, 4, EIGHT_BITS, notes)
-    height, width = _measure(mask)
-    whole = _measure(image)
-    # A size that is scaled in proportion is rounded to whole pixels.
-    if not any(abs(height * w - width * h) <= max(h, w) for h, w in (whole, size)):
-        wanted = f"{whole[0]}x{whole[1]}"
-        raise UserError(f"the mask must have the proportions of the image, {wanted}, got {height}x{width}")
-    light = layers[:3].mean(0)
-    seen = layers[3] > 0.5
+        mask = Image.fromarray(white.reshape(levels.shape[-2:]).numpy())
+    layers = _open_image(pipeline, mask, 4, EIGHT_BITS, notes)
+    light, seen = layers[:3].mean(0), layers[3] > 0.5
     if seen.all():
         hole = light > 0.5
     else:
@@ -96,10 +86,7 @@ def open_mask(
         share = f"{100 * hole.float().mean():.0f} % of the image"
         notes.append(f"{name}: the {'white' if brush else 'transparent'} part, {share}, will be inpainted")
     if hole.all() or not hole.any():
-        raise UserError(
-            f"the mask, {name}, must have white pixels, to inpaint, and black pixels, to keep; or erase the "
-            "part to inpaint, so that it is transparent"
-        )
+        raise UserError(f"the mask, {name}, must have white pixels, to inpaint, and black pixels, to keep")
     return hole.float()[None, None]
 
 
@@ -108,33 +95,23 @@ def name_picture(picture: Any) -> str:  # noqa: ANN401 (whatever a user gives)
     return str(picture) if isinstance(picture, str | Path) else describe_given(picture)
 
 
-def list_pictures(given: Picture | Sequence[Picture]) -> list[Picture]:
-    """Return the images one by one; an array or tensor with four axes is a list of images."""
-    images: list[Picture] = []
-    for part in given if isinstance(given, list | tuple) else [given]:
-        images += list(part) if isinstance(part, np.ndarray | Tensor) and part.ndim == 4 else [part]
-    return images
-
-
 def _open_image(
-    image: Picture, size: tuple[int, int], channels: int, values: Values, notes: list[str]
+    pipeline: Pipeline, image: Picture, channels: int, values: Values, notes: list[str]
 ) -> Tensor:
-    """Return an image as a tensor (C, H, W) in [0, 1] of a size (height, width)."""
-    name = name_picture(image)
+    """Return an image as a tensor (C, H, W) in [0, 1] of the size of the model."""
+    name, size = name_picture(image), (pipeline.model.shape.height, pipeline.model.shape.width)
     try:
         data = _read(image)
         # Floats of an array are in [0, 1] already, and those of a file have the range of the training images.
         unit = isinstance(data, np.ndarray) and data.dtype == np.float32
         if isinstance(data, np.ndarray) and unit and values.eight_bits:
             check_pixels("float32", data.min(), data.max())
-        kind = "float32" if unit else values.type
-        to_floats = (values.low, values.high) == (0, 1)
+        kind, to_floats = "float32" if unit else values.type, (values.low, values.high) == (0, 1)
         with hide_warnings():
             decoded = decode_image(data, size, channels, kind, to_floats=to_floats)
-    except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
-    except UnusableError as error:
-        raise UserError(f"{name} cannot be used: {error}") from None
+    except (OSError, UnusableError) as error:
+        failed = f"read: {error.strerror or error}" if isinstance(error, OSError) else f"used: {error}"
+        raise UserError(f"{name} cannot be {failed}") from None
     whole = decoded.header.height, decoded.header.width
     if whole != size:
         left, top, right, bottom = find_crop(whole, size)
@@ -151,12 +128,6 @@ def _read(image: Picture) -> bytes | np.ndarray:
     if isinstance(image, str | Path):
         return Path(image).read_bytes()
     return encode_picture(image) if isinstance(image, Image.Image) else arrange_pixels(image, "an image")
-
-
-def _measure(image: Picture | Sequence[Picture]) -> tuple[int, int]:
-    """Return the (height, width) of an image, which may be the only one of a list."""
-    head = read_header(_read(list_pictures(image)[0]))
-    return head.height, head.width
 
 
 # Files that samples and edits write

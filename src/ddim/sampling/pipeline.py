@@ -1,7 +1,5 @@
 """Pipelines: models with all that sampling needs. `load` builds a pipeline from a run's checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -10,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ddim.data.clusters import Clusters, ImageClusters
 from ddim.data.values import EIGHT_BITS, Values, choose_channels
@@ -33,7 +31,7 @@ from ddim.runs import checkpoint
 from ddim.runs.averages import AVERAGE, find_stored_average
 from ddim.runs.names import choose_published, locate_run, parse_place, read_checkpoint
 from ddim.runs.state import RunState
-from ddim.sampling.labels import GivenVectors, Label, count_images, find_label, find_vectors
+from ddim.sampling.labels import GivenVectors, Label, find_label, find_vectors
 from ddim.sampling.searched import find_saved_grid
 
 CLUSTERS = "clusters"
@@ -51,7 +49,8 @@ class Pipeline:
         pixels: the map between images and model units.
         recipe: how the model was trained, and how it is sampled: see `with_recipe`.
         runtime: how the network runs.
-        class_counts: number of training images of each class; empty if the classes are not clusters.
+        classes: the class names, in the order of class indices; empty if the names are not known.
+        clusters: the clusters of the training images; None if the classes are not clusters.
         values: the type and range of the values of the training images; `values.from_unit` converts samples.
         vectors: the vectors of all images; None if the run was trained without vectors.
     """
@@ -60,23 +59,22 @@ class Pipeline:
     pixels: Pixels
     recipe: Recipe
     runtime: Runtime
-    class_counts: tuple[int, ...] = field(default=(), kw_only=True)
+    classes: tuple[str, ...] = field(default=(), kw_only=True)
+    clusters: ImageClusters | None = field(default=None, kw_only=True)
     values: Values = field(default=EIGHT_BITS, kw_only=True)
     vectors: ImageVectors | None = field(default=None, kw_only=True)
 
     def __repr__(self) -> str:
         """Return one line: recipe, size, parameters and device."""
-        shape = self.model.shape
-        count = sum(p.numel() for p in self.model.parameters())
-        return (
-            f"{type(self).__name__}({self.recipe.name}, {shape.channels} x {shape.height} x {shape.width}, "
-            f"{count:,} parameters, {self.runtime.device})"
-        )
+        shape, count = self.model.shape, sum(p.numel() for p in self.model.parameters())
+        size = f"{shape.channels} x {shape.height} x {shape.width}"
+        facts = f"{self.recipe.name}, {size}, {count:,} parameters, {self.runtime.device}"
+        return f"{type(self).__name__}({facts})"
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """The class names, in the order of class indices; empty if the names are not known."""
-        return ()
+    def class_counts(self) -> tuple[int, ...]:
+        """The number of training images of each cluster; empty if the classes are not clusters."""
+        return () if self.clusters is None else tuple(self.clusters.counts.tolist())
 
     def describe(self) -> dict[str, Any]:
         """Return the recipe and the runtime, as JSON, for a record."""
@@ -96,10 +94,7 @@ class Pipeline:
         recipe, allowed = replace(self.recipe, **chosen), (*SAMPLING_FIELDS, "steps")
         for name in chosen:
             if name not in allowed and getattr(recipe, name) != getattr(self.recipe, name):
-                raise UserError(
-                    f"{name} cannot be changed after training; only {', '.join(allowed)} can, and "
-                    "sampled_on is the noise schedule of sampling"
-                )
+                raise UserError(f"{name} cannot be changed after training; only {', '.join(allowed)} can")
         return replace(self, recipe=recipe)
 
     def denoiser(self, inner: Denoiser | None = None, *, consistent: bool = False) -> Denoiser:
@@ -152,7 +147,6 @@ class LoadedCheckpoint:
         run: the argument of `load`: a run folder, RUN/best or a checkpoint folder.
         recipe: the recipe of the checkpoint. The recipe of the pipeline may have been changed since.
         average: SHA-256 (hex) of the average, if `weights` names one that `ddim ema` stored; else None.
-        clusters: the clusters of the training images; None if the labels of the run are not clusters.
     """
 
     path: Path
@@ -162,7 +156,15 @@ class LoadedCheckpoint:
     run: Path
     recipe: Recipe = field(repr=False)
     average: str | None = None
-    clusters: ImageClusters | None = None
+
+    def describe_file(self) -> dict[str, str]:
+        """Return the path and the SHA-256 of the checkpoint, for a record."""
+        return {"path": str(self.path), "sha256": self.sha256}
+
+    def describe_weights(self) -> dict[str, Any]:
+        """Return the step and the weights, for a record; a stored average has its SHA-256."""
+        average = {} if self.average is None else {"average": {"sha256": self.average}}
+        return {"step": self.state.step, "weights": self.weights, **average}
 
 
 @dataclass(frozen=True, repr=False)
@@ -171,28 +173,17 @@ class LoadedRun(Pipeline):
 
     checkpoint: LoadedCheckpoint
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the class folders or clusters that the run was trained on."""
-        return self.checkpoint.state.classes
-
     def list_changed(self, *fields: str) -> list[str]:
         """Return which of these fields of the recipe were changed since the run was loaded."""
-        recipe = self.checkpoint.recipe
-        return [name for name in fields if getattr(recipe, name) != getattr(self.recipe, name)]
+        return [n for n in fields if getattr(self.checkpoint.recipe, n) != getattr(self.recipe, n)]
 
     def describe(self) -> dict[str, Any]:
         """Return checkpoint, step, weights, recipe and runtime, as JSON."""
-        found = self.checkpoint
-        return {
-            "checkpoint": {"path": str(found.path), "sha256": found.sha256},
-            "step": found.state.step,
-            "weights": found.weights,
-            **({} if found.average is None else {"average": {"sha256": found.average}}),
-            **super().describe(),
-            # Samples equal those of the training in every bit only with its runtime, without torch.compile.
-            "bit_equal": self.runtime == replace(found.state.runtime, compile=False),
-        }
+        at = self.checkpoint
+        # Samples equal those of the training in every bit only with its runtime, without torch.compile.
+        equal = self.runtime == replace(at.state.runtime, compile=False)
+        plain = super().describe()
+        return {"checkpoint": at.describe_file(), **at.describe_weights(), **plain, "bit_equal": equal}
 
     def searched_grid(self, sampler: Sampler, steps: int) -> Listed | None:
         """Return the grid that `ddim search` saved with the run; None if another grid was chosen since."""
@@ -236,17 +227,24 @@ def load(
         run, named = parse_place(str(run))
         weights = named if weights == "ema" else weights
     run = locate_run(run)
-    read = partial(_load, run=run, weights=weights, compiling=compiling, device=device, threads=threads)
+
+    def read(path: Path) -> LoadedRun:
+        at, tensors = _read_weights(path, run, weights)
+        runtime = _runtime(at.state.runtime, at.recipe.data.size, device, threads)
+        runtime = replace(runtime, compile=compiling)
+        model = build_fitting_model(path, at.recipe, at.state.channels, tensors)
+        runtime.place(model.eval().requires_grad_(False))
+        model.net = runtime.compiled(model.net, frozen=True)
+        labels = {"clusters": read_clusters(path, at.recipe), "vectors": load_vectors(path, at.recipe)}
+        facts = {"classes": at.state.classes, "values": at.state.values, **labels}
+        return LoadedRun(model, at.state.pixels, at.recipe, runtime, at, **facts)
+
     return read_checkpoint(run, read)
 
 
-def _load(
-    path: Path, run: Path, weights: str, *, compiling: bool, device: str | None, threads: int | None
-) -> LoadedRun:
-    """Load the checkpoint `path` of a run; see `load`."""
-    sha256 = checkpoint.hash_checkpoint(path)
+def _read_weights(path: Path, run: Path, weights: str) -> tuple[LoadedCheckpoint, dict[str, Tensor]]:
+    """Read the checkpoint `path` of a run, and its tensors with the weights of this name; see `load`."""
     recipe = load_recipe(checkpoint.read_document(path, "recipe"))
-    state = load_state(path)
     published = choose_published(path, weights)
     stored = None if published else find_stored_average(path, weights)
     tensors = checkpoint.read_tensors(path, "model")
@@ -254,15 +252,23 @@ def _load(
         tensors |= checkpoint.read_tensors(stored, AVERAGE)
     elif not published and weights != "raw":
         tensors |= checkpoint.read_tensors(path, f"ema/{'default' if weights == 'ema' else weights}")
-    model = build_fitting_model(path, recipe, state.channels, tensors)
-    runtime = replace(_runtime(state.runtime, recipe.data.size, device, threads), compile=compiling)
-    runtime.place(model.eval().requires_grad_(False))
-    model.net = runtime.compiled(model.net, frozen=True)
+    sha256 = checkpoint.hash_checkpoint(path)
     average = None if stored is None else checkpoint.hash_checkpoint(stored)
-    clusters = read_clusters(path, recipe)
-    loaded = LoadedCheckpoint(path, sha256, published or weights, state, run, recipe, average, clusters)
-    more = {"values": state.values, "class_counts": count_images(clusters)}
-    return LoadedRun(model, state.pixels, recipe, runtime, loaded, vectors=load_vectors(path, recipe), **more)
+    at = LoadedCheckpoint(path, sha256, published or weights, load_state(path), run, recipe, average)
+    return at, tensors
+
+
+def _runtime(recorded: Runtime, size: tuple[int, int], device: str | None, threads: int | None) -> Runtime:
+    """Return the recorded runtime with the given changes; for another type of device, it is chosen anew."""
+    try:
+        where = find_device(current_processes().assign_device(recorded.device if device is None else device))
+    except UserError:
+        if device is not None:
+            raise
+        where = find_device("auto")
+    if where.split(":")[0] != recorded.device.split(":")[0]:
+        return choose_runtime(where, compiling=False, threads=threads, size=size)
+    return replace(recorded, device=where, threads=recorded.threads if threads is None else threads)
 
 
 def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
@@ -281,14 +287,10 @@ def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
         what = "a run folder, a Pipeline or a Model, such as ddim.Model(network, ddim.Cosine())"
         raise UserError(f"model must be {what}, got {describe_given(source)}")
     shape, weight = source.shape, next(source.parameters(), torch.zeros(()))
-    size = (shape.height, shape.width)
-    own: dict[str, Any] = {name: getattr(source, name) for name in ("schedule", "predicts", "conditioning")}
-    recipe = Recipe(
-        data=Data(size=size, channels=choose_channels(shape.channels), labels=source.classes > 0),
-        pixels=Fixed(0.5, 0.5),
-        net=UNetSpec(classes=source.classes),
-        **own,
-    )
+    size, channels = (shape.height, shape.width), choose_channels(shape.channels)
+    parts: dict[str, Any] = {name: getattr(source, name) for name in ("schedule", "predicts", "conditioning")}
+    data = Data(size=size, channels=channels, labels=source.classes > 0)
+    recipe = Recipe(data=data, net=UNetSpec(classes=source.classes), pixels=Fixed(0.5, 0.5), **parts)
     runtime = Runtime(str(weight.device), channels_last=False, threads=torch.get_num_threads())
     return Pipeline(source, Pixels.fixed(0.5, 0.5, shape.channels), recipe, runtime)
 
@@ -317,39 +319,16 @@ def read_run_recipe(run: str | Path) -> Recipe:
 
 def read_clusters(path: Path, recipe: Recipe) -> ImageClusters | None:
     """Return the clusters in the checkpoint `path`; None if the labels of the recipe are not clusters."""
-    if not isinstance(recipe.data.labels, Clusters):
-        return None
-    return ImageClusters.from_tensors(checkpoint.read_tensors(path, CLUSTERS))
+    clustered = isinstance(recipe.data.labels, Clusters)
+    return ImageClusters.from_tensors(checkpoint.read_tensors(path, CLUSTERS)) if clustered else None
 
 
 def load_vectors(path: Path, recipe: Recipe) -> ImageVectors | None:
     """Return the vectors in the checkpoint `path`; None if the run was trained without vectors."""
-    if recipe.data.vectors is None:
-        return None
-    return ImageVectors.from_tensors(checkpoint.read_tensors(path, VECTORS))
+    given = recipe.data.vectors is not None
+    return ImageVectors.from_tensors(checkpoint.read_tensors(path, VECTORS)) if given else None
 
 
 def load_state(path: Path) -> RunState:
-    """Return the typed state of the checkpoint `path`.
-
-    Raises:
-        Damaged: if state.json does not contain the state of a run.
-    """
-    document = checkpoint.read_document(path, "state")
-    try:
-        return RunState.from_json(document)
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise checkpoint.Damaged(f"{path}/state.json is not the state of a run: {error}") from None
-
-
-def _runtime(recorded: Runtime, size: tuple[int, int], device: str | None, threads: int | None) -> Runtime:
-    """Return the recorded runtime with the given changes; for another type of device, it is chosen anew."""
-    try:
-        where = find_device(current_processes().assign_device(recorded.device if device is None else device))
-    except UserError:
-        if device is not None:
-            raise
-        where = find_device("auto")
-    if where.split(":")[0] != recorded.device.split(":")[0]:
-        return choose_runtime(where, compiling=False, threads=threads, size=size)
-    return replace(recorded, device=where, threads=recorded.threads if threads is None else threads)
+    """Return the typed state of the checkpoint `path`."""
+    return RunState.from_json(checkpoint.read_document(path, "state"))

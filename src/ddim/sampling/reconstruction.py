@@ -1,9 +1,6 @@
 """Reconstruct weight averages of any width from the snapshots of a run (Karras et al. 2024, appendix C)."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,27 +9,12 @@ from torch import Tensor
 
 from ddim.errors import UserError, to_float
 from ddim.files import is_locked
-from ddim.nn.power_averages import (
-    Combination,
-    Profile,
-    combine_profiles,
-    list_powers,
-    power_of_width,
-    relative_width,
-    track_averages,
-)
+from ddim.nn import power_averages
+from ddim.nn.power_averages import Combination, Profile, power_of_width, relative_width
 from ddim.plots.table import Tabular
 from ddim.recipe.codec import load_recipe
-from ddim.runs import checkpoint
-from ddim.runs.averages import (
-    Snapshot,
-    StoredAverage,
-    check_average_name,
-    hash_weights,
-    list_snapshots,
-    list_stored,
-    store_average,
-)
+from ddim.runs import averages, checkpoint
+from ddim.runs.averages import Snapshot, StoredAverage
 from ddim.runs.names import resolve
 
 WIDTHS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25)
@@ -63,28 +45,35 @@ class Averages:
     snapshots: tuple[Snapshot, ...]
 
     @property
-    def profiles(self) -> list[Profile]:
-        """The profiles of all averages; those of the checkpoint come last."""
-        earlier = [Profile(one.step, gamma) for one in self.snapshots for gamma in one.gammas]
-        return earlier + [Profile(self.step, gamma) for gamma in self.names]
+    def widths(self) -> list[float]:
+        """The widths that the run tracks and the other widths in `WIDTHS`, sorted."""
+        tracked = [relative_width(gamma) for gamma in self.names]
+        others = [w for w in WIDTHS if not any(math.isclose(w, one, rel_tol=0.01) for one in tracked)]
+        return sorted([*tracked, *others])
 
     def combine(self, width: float) -> Combination:
         """Return the combination of these averages that is nearest to an average with this width."""
-        return combine_profiles(self.profiles, Profile(self.step, power_of_width(width)))
+        profiles = [Profile(one.step, gamma) for one in self.snapshots for gamma in one.gammas]
+        profiles += [Profile(self.step, gamma) for gamma in self.names]
+        return power_averages.combine_profiles(profiles, Profile(self.step, power_of_width(width)))
 
-    def sum(self, coefficients: Sequence[float]) -> dict[str, Tensor]:
-        """Return the linear combination of the averages with these coefficients, keyed by tensor name.
+    def reconstruct(self, width: float) -> tuple[dict[str, Tensor], StoredAverage]:
+        """Return the average of a width, float32 and keyed by tensor name, and the facts stored with it.
 
-        It is summed in float64 and returned in float32. Each file is read once and checked by its hash.
+        It is summed in float64. Each file is read once and checked by its hash.
         """
+        combination = self.combine(width)
         files = [(one.path, f"{gamma}") for one in self.snapshots for gamma in one.gammas]
         files += [(self.path, f"ema/{name}") for name in self.names.values()]
         total: dict[str, Tensor] = {}
-        for (path, file), coefficient in zip(files, coefficients, strict=True):
+        for (path, file), coefficient in zip(files, combination.coefficients, strict=True):
             for name, value in checkpoint.read_tensors(path, file).items():
                 part = value.double().mul_(coefficient)
                 total[name] = total[name].add_(part) if name in total else part
-        return {name: value.float() for name, value in total.items()}
+        gamma, error, weights = power_of_width(width), combination.error, averages.hash_weights(self.path)
+        steps = tuple(one.step for one in self.snapshots)
+        facts = StoredAverage(width, gamma, error, self.step, weights, steps)
+        return {name: value.float() for name, value in total.items()}, facts
 
 
 def open_averages(run: str | Path) -> Averages:
@@ -99,19 +88,18 @@ def open_averages(run: str | Path) -> Averages:
     folder, path, _ = resolve(run)
     recipe = load_recipe(checkpoint.read_document(path, "recipe"))
     step = checkpoint.read_manifest(path).step
-    snapshots = tuple(list_snapshots(folder, step))
+    snapshots = tuple(averages.list_snapshots(folder, step))
     if not snapshots:
         raise UserError(
             f"run {folder} has no snapshots of its averages before step {step}: train with "
             "--report.snapshots 8 to keep them, from step 64 on"
         )
-    return Averages(
-        folder, path, step, list_powers(track_averages(recipe.ema, recipe.report.snapshots)), snapshots
-    )
+    tracked = power_averages.track_averages(recipe.ema, recipe.report.snapshots)
+    return Averages(folder, path, step, power_averages.list_powers(tracked), snapshots)
 
 
-@dataclass(frozen=True, repr=False)
-class ReconstructedAverage(Tabular):
+@dataclass(frozen=True)
+class ReconstructedAverage:
     """An average that was reconstructed and stored; `ddim.load(run, weights=name)` loads it.
 
     Attributes:
@@ -123,25 +111,6 @@ class ReconstructedAverage(Tabular):
     name: str
     folder: Path
     facts: StoredAverage
-
-    def to_records(self) -> list[dict[str, Any]]:
-        """Return one row with the width, the power, the error and the step."""
-        return [describe_average(self.name, self.facts)]
-
-    @property
-    def title(self) -> str:
-        return f"average {self.name}: {self.folder}"
-
-
-def describe_average(name: str, facts: StoredAverage) -> dict[str, Any]:
-    """Return the table row of a stored average: name, width, power, error and step."""
-    return {
-        "weights": name,
-        "width": facts.width,
-        "gamma": facts.gamma,
-        "reconstruction_error": facts.error,
-        "step": facts.step,
-    }
 
 
 def reconstruct_average(run: str | Path, width: float, *, name: str | None = None) -> ReconstructedAverage:
@@ -164,13 +133,11 @@ def reconstruct_average(run: str | Path, width: float, *, name: str | None = Non
         >>> ddim.sample(ddim.load("runs/photos-fast-1", weights=average.name))
     """
     width = to_float("width", width)
-    name = check_average_name(f"width-{width:g}" if name is None else name)
-    averages = open_averages(run)
-    check_ended(averages.run)
-    combination = averages.combine(width)
-    facts = describe_combination(averages, width, combination)
-    folder = store_average(averages.run, name, averages.sum(combination.coefficients), facts)
-    return ReconstructedAverage(name, folder, facts)
+    name = averages.check_average_name(f"width-{width:g}" if name is None else name)
+    opened = open_averages(run)
+    check_ended(opened.run)
+    tensors, facts = opened.reconstruct(width)
+    return ReconstructedAverage(name, averages.store_average(opened.run, name, tensors, facts), facts)
 
 
 def check_ended(run: Path) -> None:
@@ -184,20 +151,6 @@ def check_ended(run: Path) -> None:
             f"run {run} is still training, and an average belongs to one of its checkpoints: wait until it "
             "ends, or stop it with Ctrl-C and resume it later"
         )
-
-
-def describe_combination(averages: Averages, width: float, found: Combination) -> StoredAverage:
-    """Return the facts about a reconstructed average that are stored with it."""
-    steps = tuple(one.step for one in averages.snapshots)
-    gamma = power_of_width(width)
-    return StoredAverage(width, gamma, found.error, averages.step, hash_weights(averages.path), steps)
-
-
-def list_widths(averages: Averages) -> list[float]:
-    """Return a sorted list of the widths that the run tracks and of the other widths in `WIDTHS`."""
-    tracked = [relative_width(gamma) for gamma in averages.names]
-    others = [width for width in WIDTHS if not any(math.isclose(width, one, rel_tol=0.01) for one in tracked)]
-    return sorted([*tracked, *others])
 
 
 @dataclass(frozen=True, repr=False)
@@ -246,16 +199,14 @@ def list_averages(run: str | Path) -> AverageList:
     Raises:
         UserError: if the run has no snapshots.
     """
-    averages = open_averages(run)
+    opened = open_averages(run)
     rows = tuple(
-        {
-            "width": width,
-            "gamma": power_of_width(width),
-            "reconstruction_error": averages.combine(width).error,
-        }
-        for width in list_widths(averages)
+        {"width": w, "gamma": power_of_width(w), "reconstruction_error": opened.combine(w).error}
+        for w in opened.widths
     )
-    stored = tuple(describe_average(name, facts) for name, facts in list_stored(averages.run).items())
-    steps = tuple(one.step for one in averages.snapshots)
-    size = sum(one.size for one in averages.snapshots)
-    return AverageList(averages.run, rows, stored, averages.step, steps, size)
+    stored = tuple(
+        {"weights": name, "width": a.width, "gamma": a.gamma, "reconstruction_error": a.error, "step": a.step}
+        for name, a in averages.list_stored(opened.run).items()
+    )
+    steps, sizes = zip(*((one.step, one.size) for one in opened.snapshots), strict=True)
+    return AverageList(opened.run, rows, stored, opened.step, steps, sum(sizes))

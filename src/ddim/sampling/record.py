@@ -1,7 +1,5 @@
 """Records: JSON documents with everything on which the images and numbers of a result depend."""
 
-from __future__ import annotations
-
 import platform
 import re
 from collections.abc import Mapping, Sequence

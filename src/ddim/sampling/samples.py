@@ -8,8 +8,6 @@ The sheet is one image that shows the samples. The film is an animated WebP of t
 record contains all sampling options.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import time
@@ -21,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ddim.data.arrays import SUFFIXES
 from ddim.data.sources import Folder, Member, Reject
@@ -33,15 +32,7 @@ from ddim.machine.progress import Progress, continue_progress, ignore_progress
 from ddim.plots.pictures import GAP, LARGEST_FILM, check_zoom, enlarge, make_sheet, save_film, save_png
 from ddim.runs.folder import is_unused, make_output_folder
 from ddim.runs.names import find_run_folder
-from ddim.sampling.generate import (
-    Film,
-    Watch,
-    check_samples,
-    gather_samples,
-    generate,
-    share_seeds,
-    split_into_parts,
-)
+from ddim.sampling.generate import Watch, check_samples, generate_together, split_into_parts
 from ddim.sampling.pictures import is_picture, name_file, read_saved_image, show_image, write_images
 from ddim.sampling.pipeline import LoadedRun, Pipeline
 from ddim.sampling.record import make_record, sample_conditions, sampling_record
@@ -100,54 +91,40 @@ def write_samples(
         progress: called with "samples" after each sampling step.
 
     Raises:
-        UserError: if a seed cannot be used, the folder holds other files, or another process is writing into
-            it.
+        UserError: if the folder holds other files, or another process is writing into it.
     """
     check_seeds(seeds)
     check_zoom(zoom)
     pipeline, processes = setup.pipeline, current_processes()
     record = make_record("samples", sampling_record(setup, seeds))
     # Process 0 alone reads and writes the folder.
-    place = _make_folder(folder, record) if processes.leads else None
-    with nullcontext() if place is None else lock_folder(place):
-        work = processes.broadcast(None if place is None else _plan(pipeline, place, seeds, film, record))
-        before = work.before
-        frames = Film(pipeline.pixels, work.filmed)
-
-        def show(some: Sequence[int], state: State) -> None:
-            frames.add(some, state)
-            if watch is not None:
-                watch(some, state)
-
-        nfe, seconds = _make_missing(setup, work, len(seeds), show, progress)
+    out = _make_folder(folder, record) if processes.leads else None
+    with nullcontext() if out is None else lock_folder(out):
+        plan = None if out is None else _plan(pipeline, out, seeds, film, record)
+        before, filmed, missing = processes.broadcast(plan)
+        frames = Film(pipeline, filmed, watch)
+        nfe, seconds, done = before["nfe"], 0.0, len(seeds) - len(missing)
+        for part in split_into_parts(pipeline, missing, pipeline.runtime.micro_batch * processes.count):
+            start, onward = time.monotonic(), continue_progress(progress, done, len(seeds))
+            images, nfe = generate_together(setup, part, watch=frames.add, progress=onward)
+            check_samples(images, part, pipeline)
+            done, seconds = done + len(part), seconds + time.monotonic() - start
+            if out is not None:
+                write_images([find_sample(out, seed, pipeline) for seed in part], images, pipeline.values)
         frames.collect()
-        if not processes.leads:
+        if out is None:
             return processes.broadcast(None)
-        sheet = _write_overviews(pipeline, work, seeds, frames, zoom)
+        if filmed:
+            save_film(out / FILM, frames.draw(), zoom=zoom)
+        sheet = _write_overviews(pipeline, out, seeds, zoom)
         record |= {
             "nfe": nfe,
             "seeds": sorted({*before["seeds"], *seeds}),
             "seconds": round(before["seconds"] + seconds, 2),
-            "film": work.filmed or before["film"],
+            "film": filmed or before["film"],
         }
-        write_sealed(work.folder / RECORD, record)
-        return processes.broadcast(Written(work.folder, sheet, len(work.missing), seconds, nfe))
-
-
-def _write_overviews(
-    pipeline: LoadedRun, work: _Work, seeds: Sequence[int], frames: Film, zoom: int | None
-) -> np.ndarray:
-    """Write the sheet, and the film and the array of all samples if they are needed; return the sheet."""
-    samples = [find_sample(work.folder, seed, pipeline) for seed in seeds]
-    shown = [show_image(read_saved_image(path), pipeline.values) for path in samples[:SHOWN]]
-    sheet = make_sheet(torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2))
-    save_png(work.folder / SHEET, enlarge(sheet, zoom))
-    if work.filmed:
-        save_film(work.folder / FILM, frames.frames(), zoom=zoom)
-    pictures = is_picture(pipeline.values, pipeline.model.shape.channels)
-    if pipeline.recipe.data.source.lower().endswith(SUFFIXES) or not pictures:
-        _write_stack(work.folder / STACK, samples)
-    return sheet
+        write_sealed(out / RECORD, record)
+        return processes.broadcast(Written(out, sheet, len(missing), seconds, nfe))
 
 
 def find_sample(folder: Path, seed: int, pipeline: Pipeline) -> Path:
@@ -155,17 +132,33 @@ def find_sample(folder: Path, seed: int, pipeline: Pipeline) -> Path:
     return folder / name_file(f"{seed:05d}", pipeline.model.shape.channels, pipeline.values)
 
 
-def _write_stack(path: Path, samples: Sequence[Path]) -> None:
-    """Write samples as one array (N, H, W, C), or (N, H, W) if they have one channel."""
-    first = read_saved_image(samples[0])
-    deep = first.shape[2] > 1
-    shape = (len(samples), *first.shape[: 3 if deep else 2])
-    # One sample after the other, so that the memory does not grow.
-    with atomic_file(path) as file:
-        header = {"descr": first.dtype.str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for sample in samples:
-            file.write(read_saved_image(sample).tobytes())
+class Film:
+    """Collects the states of a sampler into the frames of a film, which shows the samples of `seeds`.
+
+    `watch` gets all states too, if it is given.
+    """
+
+    def __init__(self, pipeline: Pipeline, seeds: Sequence[int], watch: Watch | None = None) -> None:
+        self.pixels, self.seeds, self.watch = pipeline.pixels, frozenset(seeds), watch
+        self._parts: dict[float, list[Tensor]] = {}
+
+    def add(self, seeds: Sequence[int], state: State) -> None:
+        """Add the state of a micro-batch with these seeds; seeds that are not in the film are ignored."""
+        mine = [k for k, seed in enumerate(seeds) if seed in self.seeds]
+        if mine:
+            self._parts.setdefault(state.t, []).append(self.pixels.leave(state.x[mine].float()).cpu())
+        if self.watch is not None:
+            self.watch(seeds, state)
+
+    def collect(self) -> None:
+        """Collect the states that the other processes of the command have added."""
+        processes = current_processes()
+        times = processes.broadcast(list(self._parts))
+        self._parts = {t: processes.interleave(self._parts.get(t, [])) for t in times}
+
+    def draw(self) -> list[np.ndarray]:
+        """Return one sheet of images (H, W, 3) uint8 for each time, from noise to samples."""
+        return [make_sheet(torch.cat(self._parts[t])) for t in sorted(self._parts, reverse=True)]
 
 
 @dataclass(frozen=True)
@@ -187,70 +180,32 @@ class SampleArrays(Folder):
             yield Member(name, read_saved_image(self.path / name))
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What a call of `write_samples` has to do.
-
-    Attributes:
-        folder: the folder of the samples.
-        before: the NFE, seeds and seconds of earlier calls, and the seeds of their film.
-        filmed: the seeds of the film; [] if no film must be made.
-        missing: the seeds whose samples must be made.
-    """
-
-    folder: Path
-    before: dict[str, Any]
-    filmed: Sequence[int]
-    missing: Sequence[int]
+def _make_folder(folder: str | Path | None, record: dict[str, Any]) -> Path:
+    """Create the output folder, and return its path; a folder of other files is left unchanged."""
+    if folder is not None:
+        _read_earlier(Path(folder), record)
+    # The folder is named after the run, also for RUN/best and for RUN/checkpoints/N.
+    run = find_run_folder(record["checkpoint"]["path"]) if "checkpoint" in record else Path("model")
+    return make_output_folder(None if folder is None else Path(folder), "samples", run.resolve().name)
 
 
 def _plan(
     pipeline: LoadedRun, folder: Path, seeds: Sequence[int], film: bool, record: dict[str, Any]
-) -> _Work:
-    earlier = _read_earlier(folder, record)
-    fresh = {"nfe": record["nfe"], "seeds": [], "seconds": 0.0, "film": None}
-    if earlier is None:
+) -> tuple[dict[str, Any], Sequence[int], Sequence[int]]:
+    """Return the record of earlier calls, the seeds to film, and the missing seeds."""
+    before = _read_earlier(folder, record)
+    if before is None:
         # The record marks the folder as a folder of samples, so that the same call can finish it later.
-        write_sealed(folder / RECORD, record | fresh)
-    before = {name: (earlier or fresh)[name] for name in fresh}
+        before = record | {"seeds": [], "seconds": 0.0, "film": None}
+        write_sealed(folder / RECORD, before)
     side = max(pipeline.model.shape.height, pipeline.model.shape.width)
     fitting = ((LARGEST_FILM + GAP) // (side + GAP)) ** 2
     filmed = list(seeds[: min(SHOWN, fitting)])
     if not film or (before["film"] == filmed and (folder / FILM).is_file()):
         filmed = []
     # Files are written atomically, so those that exist are whole.
-    again = frozenset(filmed)
-    missing = [seed for seed in seeds if seed in again or not find_sample(folder, seed, pipeline).exists()]
-    return _Work(folder, before, filmed, missing)
-
-
-def _make_missing(
-    setup: SamplingSetup[LoadedRun], work: _Work, count: int, watch: Watch, progress: Progress
-) -> tuple[int, float]:
-    """Generate and write the missing ones of `count` samples; return the NFE and the seconds of sampling."""
-    pipeline, processes = setup.pipeline, current_processes()
-    nfe = work.before["nfe"]
-    seconds, done = 0.0, count - len(work.missing)
-    for part in split_into_parts(pipeline, work.missing, pipeline.runtime.micro_batch * processes.count):
-        start, onward = time.monotonic(), continue_progress(progress, done, count)
-        mine, made = generate(setup, share_seeds(pipeline, part), watch=watch, progress=onward)
-        # A sampler of the user may need more evaluations for some images than were counted before.
-        images, (nfe,) = gather_samples(pipeline, mine), processes.highest(made)
-        check_samples(images, part, pipeline)
-        done, seconds = done + len(part), seconds + time.monotonic() - start
-        if processes.leads:
-            paths = [find_sample(work.folder, seed, pipeline) for seed in part]
-            write_images(paths, images, pipeline.values)
-    return nfe, seconds
-
-
-def _make_folder(out: str | Path | None, record: dict[str, Any]) -> Path:
-    """Create the output folder, and return its path; a folder of other files is left unchanged."""
-    if out is not None:
-        _read_earlier(Path(out), record)
-    # The folder is named after the run, also for RUN/best and for RUN/checkpoints/N.
-    named = find_run_folder(record["checkpoint"]["path"]) if "checkpoint" in record else Path("model")
-    return make_output_folder(None if out is None else Path(out), "samples", named.resolve().name)
+    missing = [s for s in seeds if s in filmed or not find_sample(folder, s, pipeline).exists()]
+    return before, filmed, missing
 
 
 def _read_earlier(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None:
@@ -268,3 +223,27 @@ def _read_earlier(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None
     if changed := [name for name in new if old[name] != new[name]]:
         raise UserError(f"folder {folder} holds samples with another {', '.join(changed)}; give a new folder")
     return earlier
+
+
+def _write_overviews(pipeline: LoadedRun, folder: Path, seeds: Sequence[int], zoom: int | None) -> np.ndarray:
+    """Write the sheet, and the array of all samples if it is needed; return the sheet."""
+    samples = [find_sample(folder, seed, pipeline) for seed in seeds]
+    shown = [show_image(read_saved_image(path), pipeline.values) for path in samples[:SHOWN]]
+    sheet = make_sheet(torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2))
+    save_png(folder / SHEET, enlarge(sheet, zoom))
+    pictures = is_picture(pipeline.values, pipeline.model.shape.channels)
+    if pipeline.recipe.data.source.lower().endswith(SUFFIXES) or not pictures:
+        _write_stack(folder / STACK, samples)
+    return sheet
+
+
+def _write_stack(path: Path, samples: Sequence[Path]) -> None:
+    """Write samples as one array (N, H, W, C), or (N, H, W) if they have one channel."""
+    first = read_saved_image(samples[0])
+    shape = (len(samples), *(first.shape if first.shape[2] > 1 else first.shape[:2]))
+    # One sample after the other, so that the memory does not grow.
+    with atomic_file(path) as file:
+        header = {"descr": first.dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for sample in samples:
+            file.write(read_saved_image(sample).tobytes())

@@ -1,7 +1,5 @@
 """How a model is sampled: the options of a user become one value."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -9,12 +7,11 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from ddim.diffusion.denoiser import Counted
+from ddim.diffusion.denoiser import Counted, Denoiser
 from ddim.diffusion.grids import Grid
-from ddim.diffusion.guidance import Rescheduled
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.parameterisation import Prediction, from_image
-from ddim.diffusion.samplers import Sampler, initial_noise, last_state
+from ddim.diffusion.samplers import Sampler, last_state
 from ddim.diffusion.schedules import Schedule
 from ddim.recipe.checks import check_recipe, check_steps
 from ddim.recipe.codec import override_sampling
@@ -35,6 +32,7 @@ class SamplingSetup(Generic[P]):
         label: the label of the samples.
         guidance: the guidance, see `open_guidance`; inside its interval each step needs twice the NFE.
         searched: whether `ddim search` found the grid.
+        consistent: see `Pipeline.denoiser`.
     """
 
     pipeline: P
@@ -42,12 +40,18 @@ class SamplingSetup(Generic[P]):
     label: Label = None
     guidance: Guidance = OFF
     searched: bool = False
+    consistent: bool = False
 
     @property
     def times(self) -> Tensor:
         """The decreasing times (N,) of the grid."""
         recipe = self.pipeline.recipe
         return recipe.grid(self.steps, recipe.sampling_schedule)
+
+    def condition(self, labels: Tensor | None) -> tuple[Denoiser, list[Counted]]:
+        """Return the guided denoiser for a batch with these labels, and the counters of its evaluations."""
+        guided, counters = self.guidance.apply(self.pipeline.model, labels)
+        return self.pipeline.denoiser(guided, consistent=self.consistent), counters
 
     def count_evaluations(self) -> int:
         """Return the number of network evaluations that each sample needs (NFE).
@@ -56,13 +60,9 @@ class SamplingSetup(Generic[P]):
         them, the sampler runs on one image, with denoisers that predict 0.
         """
         recipe = self.pipeline.recipe
-        strong, weak = (Counted(_Zero(recipe.schedule)) for _ in range(2))
-        denoise, counters = self.guidance.combine(strong, weak)
-        denoise = Rescheduled(denoise, on) if (on := recipe.sampled_on) else denoise
-        times, noise, shape = self.times, Noise([0]), self.pipeline.model.shape
-        blank = torch.zeros(1, shape.channels, shape.height, shape.width)
-        x = initial_noise(denoise.schedule, noise, blank, times[0])
-        last_state(recipe.sampler(denoise, x, times, noise))
+        guided, counters = self.guidance.combine(*(Counted(_Zero(recipe.schedule)) for _ in range(2)))
+        blank = torch.zeros(self.pipeline.model.blank(1).shape)
+        last_state(recipe.sampler(self.pipeline.denoiser(guided), blank, self.times, Noise([0])))
         return sum(counter.evaluations for counter in counters)
 
 
@@ -74,8 +74,8 @@ class _Zero:
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
         """Return the prediction; see `Denoiser`."""
-        predicted = from_image(x_t, torch.zeros_like(x_t), self.schedule(t).over(x_t))
-        return replace(predicted, variance_mix=torch.full_like(x_t, 0.5))
+        zero = torch.zeros_like(x_t)
+        return replace(from_image(x_t, zero, self.schedule(t).over(x_t)), variance_mix=zero + 0.5)
 
 
 def choose_sampling(

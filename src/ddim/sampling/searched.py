@@ -5,8 +5,6 @@ by its kind and by those of its fields that are not defaults. So a field that a 
 sampler changes no name.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -38,11 +36,13 @@ def read_searched(run: Path) -> dict[str, list[dict[str, Any]]]:
 
 def name_search(sampler: Sampler, steps: int, weights: str) -> dict[str, Any]:
     """Return the values by which a saved entry is found: the sampler, the number of steps, the weights."""
-    own = fields(sampler) if is_dataclass(sampler) else ()
-    changed = [(f.name, value) for f in own if (value := getattr(sampler, f.name)) != f.default]
-    # Equal numbers must have equal names, such as 1 and 1.0.
-    words = [f"{name} {f'{value:g}' if isinstance(value, int | float) else value}" for name, value in changed]
-    return {"sampler": " ".join([kind_name(sampler), *words]), "steps": steps, "weights": weights}
+    words = [kind_name(sampler)]
+    for field in fields(sampler) if is_dataclass(sampler) else ():
+        value = getattr(sampler, field.name)
+        if value != field.default:
+            # Equal numbers must have equal names, such as 1 and 1.0.
+            words.append(f"{field.name} {f'{value:g}' if isinstance(value, int | float) else value}")
+    return {"sampler": " ".join(words), "steps": steps, "weights": weights}
 
 
 def find_searched(run: Path, part: Part, name: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -50,7 +50,7 @@ def find_searched(run: Path, part: Part, name: Mapping[str, Any]) -> dict[str, A
     return next((entry for entry in read_searched(run)[part] if name.items() <= entry.items()), None)
 
 
-def save_searched(run: Path, part: Part, name: Mapping[str, Any], found: Mapping[str, Any] | None) -> None:
+def save_searched(run: Path, part: Part, name: Mapping[str, Any], values: Mapping[str, Any] | None) -> None:
     """Save the result of a search in the place of an earlier one with the same name; None removes that one.
 
     Two searches that end at the same time lose no result.
@@ -58,8 +58,8 @@ def save_searched(run: Path, part: Part, name: Mapping[str, Any], found: Mapping
     with filelock.FileLock(run / f".{FILE}.lock"):
         entries = read_searched(run)
         others = [entry for entry in entries[part] if not name.items() <= entry.items()]
-        if found is not None or len(others) < len(entries[part]):
-            entries[part] = others if found is None else [*others, {**name, **found}]
+        if values is not None or len(others) < len(entries[part]):
+            entries[part] = others if values is None else [*others, {**name, **values}]
             write_sealed(run / FILE, entries)
 
 
@@ -92,7 +92,7 @@ def find_saved_grid(run: Path, sampler: Sampler, steps: int, weights: str) -> Li
     return None if entry is None else Listed(tuple(entry["times"]))
 
 
-def save_grid(run: Path, sampler: Sampler, steps: int, weights: str, found: SearchedGrid) -> None:
+def save_grid(run: Path, sampler: Sampler, steps: int, weights: str, result: SearchedGrid) -> None:
     """Save a grid in the run folder; `ddim sample` uses this grid if the user names no other grid.
 
     Args:
@@ -100,9 +100,9 @@ def save_grid(run: Path, sampler: Sampler, steps: int, weights: str, found: Sear
         sampler: the sampler for which the grid was searched.
         steps: number of times in the grid.
         weights: the weights for which the grid was searched, such as "ema".
-        found: the grid and its error.
+        result: the grid and its error.
     """
     # The error of a grid that diverged is infinite. JSON has no infinity, so it becomes null.
-    named = {name: error if math.isfinite(error) else None for name, error in found.named.items()}
-    entry = {"times": list(found.times), "error": found.error, "named": named}
+    named = {name: error if math.isfinite(error) else None for name, error in result.named.items()}
+    entry = {"times": list(result.times), "error": result.error, "named": named}
     save_searched(run, "grids", name_search(sampler, steps, weights), entry)

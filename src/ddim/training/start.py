@@ -31,7 +31,7 @@ from ddim.recipe.checks import check_training, find_other_meaning
 from ddim.recipe.recipe import Recipe
 from ddim.runs.names import check_no_run
 from ddim.runs.state import Plan
-from ddim.sampling.images import check_same_split, fingerprint_source
+from ddim.sampling.images import check_same_split, open_source
 from ddim.sampling.labels import count_classes, count_vectors
 from ddim.sampling.pipeline import LoadedRun, load
 from ddim.training.budget import estimate_seconds
@@ -214,7 +214,7 @@ def label_clusters(recipe: Recipe, split: SplitImages, parent: LoadedRun | None)
     if not isinstance(wanted, Clusters):
         return split
     if processes.leads:
-        images, known = split.images, parent.checkpoint.clusters if parent else None
+        images, known = split.images, parent.clusters if parent else None
         cells = average_cells(images.pixels, images.values, np.arange(len(images)))
         if known is None:
             clusters = group_images(cells, split.train, wanted.count, recipe.data.flip, recipe.seed)
@@ -260,7 +260,7 @@ def check_held_out(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> Non
     if state.images.fingerprint != parts.images.fingerprint:
         # The same images may have another size in the new run.
         data = replace(before.data, channels=choose_channels(state.channels))
-        if state.images.fingerprint != fingerprint_source(recipe.data.source, data):
+        if state.images.fingerprint != open_source(recipe.data.source, data).fingerprint:
             return
     split = split_images(parts.images, before.data.validation, before.split_seed)
     check_same_split(split, state.images.train)

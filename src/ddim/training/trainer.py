@@ -28,7 +28,6 @@ from ddim.recipe.recipe import Recipe, build_model, may_leave_weights_unused
 from ddim.recipe.user_parts import is_user_part
 from ddim.runs.state import Plan, RunState, TrainedOn
 from ddim.sampling.images import check_same_split
-from ddim.sampling.labels import count_images
 from ddim.sampling.pipeline import CLUSTERS, VECTORS, Pipeline
 from ddim.training.batches import Batches, draw_times
 from ddim.training.optim import build_optimizer, divide_parameters
@@ -305,7 +304,7 @@ class Trainer:
         before = {name: value.clone() for name, value in ema.select_averaged(self.model).items()}
         try:
             self.model.load_state_dict(self.average, strict=False)
-            given = {"class_counts": count_images(self.split.clusters), "vectors": self.split.vectors}
+            given = {"clusters": self.split.clusters, "vectors": self.split.vectors}
             yield Pipeline(self.model.eval(), self.pixels, self.recipe, self.runtime, **given)
         finally:
             self.model.load_state_dict(before, strict=False)

@@ -18,7 +18,7 @@ from ddim.metrics.features import load_extractor
 from ddim.metrics.kid import kid
 from ddim.metrics.statistics import estimate_mean
 from ddim.recipe.recipe import Recipe
-from ddim.sampling.generate import gather_samples, generate, sample_uint8, share_seeds, split_into_parts
+from ddim.sampling.generate import generate_together, sample_uint8, split_into_parts
 from ddim.sampling.image_features import BATCH, ImageSet, compute_features
 from ddim.sampling.labels import choose_label, default_label, label_images
 from ddim.sampling.pipeline import Pipeline
@@ -114,9 +114,8 @@ def sample_preview(training: Trainer) -> Tensor:
     label = "all" if recipe.data.labels else default_label(recipe)
     with training.averaged() as pipeline:
         setup = SamplingSetup(pipeline, recipe.steps, label)
-        mine = share_seeds(pipeline, range(recipe.report.grid))
-        images, _ = generate(setup, mine, progress=training.check_signals)
-    return gather_samples(pipeline, images)
+        images, _ = generate_together(setup, range(recipe.report.grid), progress=training.check_signals)
+    return images
 
 
 def prepare_kid(training: Trainer) -> MeasureKID:

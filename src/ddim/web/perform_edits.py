@@ -12,12 +12,12 @@ from typing import Any
 from ddim.errors import UserError
 from ddim.files import shorten_paths
 from ddim.recipe.checks import check_diffusion_model
-from ddim.sampling.edit_setup import choose_edit_grid
 from ddim.sampling.edits import (
     FILM,
     RECORD,
     STRIP,
     Edit,
+    choose_edit_grid,
     inpaint_image,
     interpolate,
     invert_images,
@@ -59,7 +59,7 @@ def _edit(task: tasks.EditTask, folder: Path, monitor: Monitor) -> dict[str, Any
     files = _write_inputs(task, folder, pipeline, monitor)
     real = task.kind != "interpolate" or not task.seeds or bool(files)
     grid = choose_edit_grid(pipeline.recipe, task.fields, real=real)
-    preview = EditPreview(pipeline, monitor)
+    preview = EditPreview(pipeline, monitor, 0 if task.kind == "interpolate" else task.seed)
     edit = _choose_edit(task, files, folder / MASK)(
         pipeline,
         steps=task.steps,

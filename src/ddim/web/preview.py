@@ -65,21 +65,26 @@ class EditPreview:
     Attributes:
         pipeline: the model that edits.
         monitor: where the previews go.
-        done: the number of network evaluations so far.
-        total: the number of network evaluations that the edit will make.
+        first: the seed of the first image of the result.
+        done: how much of the present stage is done.
+        total: how much there is to do.
     """
 
     pipeline: LoadedRun
     monitor: Monitor
-    done: int = 0
+    first: int = 0
+    done: float = 0
     total: int = 1
 
-    def watch(self, places: Sequence[int], state: State) -> None:
-        """Send the state of the newest evaluation; see `ddim.sampling.edit_setup.EditOptions`."""
-        draw = partial(draw_state, self.pipeline, places[0], state)
-        self.monitor.preview(min(self.done + 1, self.total), self.total, draw)
+    def watch(self, seeds: Sequence[int], state: State) -> None:
+        """Send a preview of a state; see `ddim.sampling.edits.EditOptions`."""
+        draw = partial(draw_state, self.pipeline, seeds[0] - self.first, state)
+        self.monitor.preview(self.done, self.total, draw)
 
-    def progress(self, _what: str, done: float, total: int) -> None:
-        """Send the number of network evaluations; see `Progress`."""
-        self.done, self.total = int(done), total
-        self.monitor.preview(self.done, total)
+    def progress(self, what: str, done: float, total: int) -> None:
+        """Send how much is done, unless the states of samples say it; see `Progress`."""
+        self.done, self.total = done, total
+        if what == "samples":
+            self.monitor.check()
+        else:
+            self.monitor.preview(done, total)

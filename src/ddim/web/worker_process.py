@@ -56,7 +56,7 @@ class Monitor:
         if self._cancelled.is_set():
             raise Cancelled
 
-    def preview(self, step: int, steps: int, draw: Callable[[], Drawn] | None = None) -> None:
+    def preview(self, step: float, steps: int, draw: Callable[[], Drawn] | None = None) -> None:
         """Tell the server that step `step` of `steps` is done, with a small PNG from `draw`.
 
         Steps that come too fast are not sent, except the last step.
