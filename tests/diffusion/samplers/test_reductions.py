@@ -1,5 +1,7 @@
 """Samplers that are one another's special cases, and rules written out independently."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
@@ -152,6 +154,7 @@ def test_a_step_between_two_times_of_one_level_does_nothing(sampler, clip):
     assert torch.allclose(twice, single, atol=1e-9)
 
 
+@dataclass(frozen=True)
 class Euler(Sampler):
     """The deterministic step of DDIM, and nothing else."""
 
