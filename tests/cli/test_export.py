@@ -42,9 +42,9 @@ def test_an_imported_run_has_no_images_and_none_are_opened(tmp_path, monkeypatch
         ("likelihood", ": name images with --data, or with `reference` in Python"),
         ("evaluate", ": name images with --data, or with `reference` in Python"),
     ]:
-        assert refused(name, run) == f"run {run} was imported and has no training images{hint}"
+        assert refused(name, run).endswith(f"was imported and has no training images{hint}")
     said = refused("train", "--from", run, "--out", tmp_path / "new")
-    assert said == f"run {run} was imported and has no training images"
+    assert said.endswith("was imported and has no training images")
     assert not opened
 
 
