@@ -35,12 +35,6 @@ def test_a_notebook_cell_shows_one_bar_and_one_sheet(cell, tmp_path):
     assert all("data:image/png;base64,iVBOR" in data["text/html"] for data in sheet)
 
 
-def test_a_run_that_ends_too_early_says_how_to_train_on(tmp_path, capsys):
-    stop = tiny.At(3, lambda training: training.fix_total(32))
-    tiny.train(tiny.recipe(images="none", minutes="3"), tmp_path / "run", progress=True, callbacks=[stop])
-    assert f"ddim.resume('{tmp_path}/run', more=" in capsys.readouterr().err.splitlines()[-1]
-
-
 def test_a_script_prints_lines_or_nothing(tmp_path, capsys):
     tiny.train(tiny.recipe(images=16), tmp_path / "run", progress=True)
     lines = capsys.readouterr().err.splitlines()

@@ -77,8 +77,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--track",
         action="append",
         default=[],
-        metavar="NAME",
-        help="also report to an experiment tracker: wandb or mlflow; may be repeated",
+        choices=["wandb", "mlflow"],
+        help="also report to an experiment tracker; may be repeated",
     )
     add_training_machine_options(parser)
     parser.add_argument(
@@ -100,13 +100,14 @@ def run(args: argparse.Namespace) -> int:
     from ddim.machine.distributed import current_processes
     from ddim.training import resume, train
     from ddim.training.request import choose_recipe
-    from ddim.training.trackers import make_tracker
+    from ddim.training.trackers import TRACKERS
 
     _check_options(args)
     machine, fields = choose_machine(args), read_fields(args)
     own = give_images(load_own(args.data)) if names_own(args.data) else None
     data = args.data if own is None else own
-    hooks: list[Callback] = [*map(load_callback, args.callback), *map(make_tracker, args.track)]
+    hooks: list[Callback] = [load_callback(name) for name in args.callback]
+    hooks += [TRACKERS[name]() for name in args.track]
     # Each machine counts only the restarts that its own processes caused, so take the highest count.
     restarted = current_processes().highest(count_restarts())[0] > 0
     if args.resume or restarted:

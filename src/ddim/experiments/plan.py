@@ -29,7 +29,7 @@ from ddim.runs.folder import check_runs
 from ddim.training.budget import estimate_seconds, time_image
 from ddim.training.progress import list_cautions
 from ddim.training.request import change_recipe, choose_recipe
-from ddim.training.speed import Speed, forecast_run, measure_speed
+from ddim.experiments.speed import Speed, forecast_run, measure_speed
 from ddim.training.start import Machine, check_machine, open_split
 
 MINUTES = (10, 40, 240)
@@ -118,14 +118,15 @@ def _measure_plan(
         tuple(
             PlannedRun(
                 budget,
-                found,
+                images,
+                seconds,
                 speed,
-                interpolate_error(curves, found.images),
-                interpolate_kid(curves, found.images),
-                interpolate_recorded(interpolate_error, recorded, found.images),
-                interpolate_recorded(interpolate_kid, recorded, found.images),
+                interpolate_error(curves, images),
+                interpolate_kid(curves, images),
+                interpolate_recorded(interpolate_error, recorded, images),
+                interpolate_recorded(interpolate_kid, recorded, images),
             )
-            for budget, found, speed in zip(budgets, forecasts, speeds, strict=True)
+            for budget, (images, seconds), speed in zip(budgets, forecasts, speeds, strict=True)
         ),
         len(parts.train),
         len(parts.validation),

@@ -6,7 +6,6 @@ Example:
 
 import math
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ddim.errors import UserError, suggest, warn_user
+from ddim.errors import UserError, warn_user
 from ddim.files import read_sealed
 from ddim.plots.pictures import enlarge
 from ddim.runs.folder import RUN, record_in_run
@@ -27,6 +26,7 @@ class Tracker(Callback):
 
     The run folder records the id of the run in the tracker, and a resumed run continues under this id.
     If the tracker fails during training, a warning says so once, and the training goes on without it.
+    A subclass names its `package` and has the methods `open`, `send`, `show` and `close`.
 
     Args:
         project: name of the project in the tracker.
@@ -36,6 +36,7 @@ class Tracker(Callback):
     """
 
     package: ClassVar[str]
+    open: Callable[..., str]
 
     def __init__(self, project: str = "ddim") -> None:
         self.project, self.works = project, True
@@ -45,18 +46,8 @@ class Tracker(Callback):
             advice = f'pip install "ddim[{self.package}]"'
             raise UserError(f"{self.package} cannot be imported ({error}): {advice}") from error
 
-    def open(self, folder: Path, fields: Mapping[str, str], known: str | None) -> str:
-        """Begin a run in the tracker, or continue the run with the id `known`; return its id there.
-
-        Args:
-            folder: the run folder; its name is the name of the run.
-            fields: the recipe as text, keyed by field path.
-            known: the id of the run that is continued; None for a new one.
-        """
-        raise NotImplementedError
-
     def on_start(self, training: Trainer, folder: Path) -> None:
-        """See `Callback`."""
+        """Begin a run in the tracker, named like the run folder, or continue the one with a known id."""
         known = read_sealed(folder / RUN).get("trackers", {})
         try:
             mine = self.open(folder, describe_choices(training), known.get(self.package))
@@ -64,20 +55,27 @@ class Tracker(Callback):
             raise UserError(f"{self.package} cannot start: {error}") from error
         record_in_run(folder, trackers={**known, self.package: mine})
 
-    def report(self, send: Callable[[], object]) -> None:
-        """Call `send`; after its first failure, of any kind, warn once and do nothing more."""
+    def on_log(self, training: Trainer, values: Mapping[str, float]) -> None:
+        """Send the finite values of a line of the log, with the number of images seen."""
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        self._try("send", training.step, {"images": training.seen, **finite})
+
+    def on_sheet(self, training: Trainer, sheet: np.ndarray) -> None:
+        """Show a sheet of samples (H, W, 3), enlarged."""
+        self._try("show", training.step, enlarge(sheet))
+
+    def on_end(self, training: Trainer) -> None:
+        """Close the run in the tracker."""
+        self._try("close", training.complete)
+
+    def _try(self, method: str, *values: object) -> None:
+        """Call a method of the subclass; after the first failure, of any kind, warn once and do nothing more."""
         try:
             if self.works:
-                send()
+                getattr(self, method)(*values)
         except Exception as error:  # noqa: BLE001  (a tracker must not end a training)
             self.works = False
             warn_user(f"the training goes on without {self.package}, which failed: {error}")
-
-
-def select_finite(training: Trainer, values: Mapping[str, float]) -> dict[str, float]:
-    """Return the finite values of a line of the log, with the number of images seen."""
-    finite = {name: value for name, value in values.items() if math.isfinite(value)}
-    return {"images": training.seen, **finite}
 
 
 class WandB(Tracker):
@@ -89,12 +87,11 @@ class WandB(Tracker):
     package = "wandb"
 
     def open(self, folder: Path, fields: Mapping[str, str], known: str | None) -> str:
-        """See `Tracker`."""
         self.run = self.api.init(
             project=self.project,
             name=folder.name,
             dir=str(folder),
-            id=known or uuid.uuid4().hex[:12],
+            id=known,
             resume="allow",
             config=dict(fields),
             # A run that the caller has open stays as it is, and so does the caller's terminal.
@@ -104,18 +101,14 @@ class WandB(Tracker):
         self.run.define_metric("*", step_metric="images")
         return self.run.id
 
-    def on_log(self, training: Trainer, values: Mapping[str, float]) -> None:
-        """See `Callback`."""
-        line = {"step": training.step, **select_finite(training, values)}
-        self.report(lambda: self.run.log(line))
+    def send(self, step: int, line: Mapping[str, float]) -> None:
+        self.run.log({"step": step, **line})
 
-    def on_sheet(self, training: Trainer, sheet: np.ndarray) -> None:
-        """See `Callback`."""
-        self.report(lambda: self.run.log({"samples": self.api.Image(enlarge(sheet)), "step": training.step}))
+    def show(self, step: int, sheet: np.ndarray) -> None:
+        self.run.log({"samples": self.api.Image(sheet), "step": step})
 
-    def on_end(self, training: Trainer) -> None:
-        """See `Callback`."""
-        self.report(lambda: self.run.finish(exit_code=0 if training.complete else 1))
+    def close(self, complete: bool) -> None:
+        self.run.finish(exit_code=0 if complete else 1)
 
 
 class MLflow(Tracker):
@@ -127,7 +120,6 @@ class MLflow(Tracker):
     package = "mlflow"
 
     def open(self, folder: Path, fields: Mapping[str, str], known: str | None) -> str:
-        """See `Tracker`."""
         # A client changes neither the active run nor the tracking server of the caller.
         self.client = self.api.MlflowClient()
         if known is None:
@@ -136,36 +128,21 @@ class MLflow(Tracker):
             known = self.client.create_run(place, run_name=folder.name).info.run_id
             for name, value in fields.items():
                 self.client.log_param(known, name, value)
-        else:
-            self.client.update_run(known, status="RUNNING")
+        self.client.update_run(known, status="RUNNING")
         self.id = known
         return known
 
-    def on_log(self, training: Trainer, values: Mapping[str, float]) -> None:
-        """See `Callback`."""
+    def send(self, step: int, line: Mapping[str, float]) -> None:
         now, metric = int(time.time() * 1000), self.api.entities.Metric
-        line = select_finite(training, values).items()
-        entries = [metric(name, value, now, training.step) for name, value in line]
-        self.report(lambda: self.client.log_batch(self.id, metrics=entries))
+        entries = [metric(name, value, now, step) for name, value in line.items()]
+        self.client.log_batch(self.id, metrics=entries)
 
-    def on_sheet(self, training: Trainer, sheet: np.ndarray) -> None:
-        """See `Callback`."""
-        file = f"samples/step-{training.step:09d}.png"
-        self.report(lambda: self.client.log_image(self.id, enlarge(sheet), artifact_file=file))
+    def show(self, step: int, sheet: np.ndarray) -> None:
+        self.client.log_image(self.id, sheet, artifact_file=f"samples/step-{step:09d}.png")
 
-    def on_end(self, training: Trainer) -> None:
-        """See `Callback`."""
-        status = "FINISHED" if training.complete else "KILLED"
-        self.report(lambda: self.client.set_terminated(self.id, status))
+    def close(self, complete: bool) -> None:
+        self.client.set_terminated(self.id, "FINISHED" if complete else "KILLED")
 
 
-def make_tracker(name: str) -> Tracker:
-    """Return a new tracker of the kind `name`, such as "wandb".
-
-    Raises:
-        UserError: if there is no such tracker, or its package is not installed.
-    """
-    kinds = {kind.package: kind for kind in (WandB, MLflow)}
-    if name not in kinds:
-        raise UserError(f"--track must be {', '.join(kinds)}, got {name!r}{suggest(name, kinds)}")
-    return kinds[name]()
+TRACKERS: dict[str, type[Tracker]] = {"wandb": WandB, "mlflow": MLflow}
+"""The trackers, keyed by their names in a command."""

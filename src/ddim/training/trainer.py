@@ -31,7 +31,7 @@ from ddim.sampling.images import check_same_split
 from ddim.sampling.labels import count_images
 from ddim.sampling.pipeline import CLUSTERS, VECTORS, Pipeline
 from ddim.training.batches import Batches, draw_times
-from ddim.training.optim import build_optimizer, divide_parameters
+from ddim.training.optim import Muon, divide_parameters
 from ddim.training.teacher import load_teacher
 
 IN_A_ROW = 3
@@ -112,7 +112,8 @@ class Trainer:
         self.memory = recipe.objective.times.memory(runtime.exact_device)
         others, matrices = divide_parameters(self.model, recipe.optim)
         self.parameters = others | matrices
-        self.optimizer = build_optimizer(others, matrices, recipe.optim, runtime.precision)
+        dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
+        self.optimizer = Muon([*others.values()], [*matrices.values()], dtype, recipe.optim)
         self.rules = track_averages(recipe.ema, recipe.report.snapshots)
         self._start_averages()
         # What each step needs of the model is listed once, so that no step walks over its layers. A network
@@ -223,7 +224,7 @@ class Trainer:
             norm = nn.utils.clip_grad_norm_(self.parameters.values(), o.clip or math.inf)
             finite = self.judge(loss, norm)
             # The fused optimiser changes nothing if this is 1. Apple's GPUs ignore it, so it is not called.
-            self.optimizer.found_inf = (~finite).float()  # pyrefly: ignore[missing-attribute]
+            self.optimizer.found_inf = (~finite).float()
             if exact == runtime.device or finite.item():
                 self.optimizer.step()
         except BaseException as error:
