@@ -10,8 +10,8 @@ import torch
 
 import ddim
 import ddim.experiments.plan
-import ddim.training.memory
 import ddim.experiments.speed
+import ddim.training.memory
 import tiny
 from ddim.errors import UserError
 from ddim.experiments.plan import plan_training

@@ -10,10 +10,10 @@ import ddim.experiments.speed
 import tiny
 from ddim.data import split_images
 from ddim.diffusion.loss import Consistency
-from ddim.machine.runtime import Runtime
-from ddim.training import budget
-from ddim.training.budget import estimate_seconds, time_image
 from ddim.experiments.speed import Speed, forecast_run, measure_speed
+from ddim.machine.runtime import Runtime
+from ddim.training import machine
+from ddim.training.machine import estimate_seconds, time_image
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def test_a_run_sees_about_the_images_of_its_forecast(monkeypatch, tmp_path):
 
 def test_processes_share_the_images_of_a_run_and_not_its_minutes(monkeypatch):
     """The trial step runs on the device of the run; a machine with an accelerator has no use for threads."""
-    monkeypatch.setattr(budget, "time_image", lambda *_, device: 0.5)
+    monkeypatch.setattr(machine, "time_image", lambda *_, device: 0.5)
     recipe = tiny.recipe(images="1000")
     assert estimate_seconds(recipe, 3, "cpu", 2) == 250
     assert estimate_seconds(recipe, 3, "cpu", 2, processes=5) == 50

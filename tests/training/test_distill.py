@@ -22,7 +22,7 @@ from ddim.sampling.generate import find_grid_ends
 from ddim.sampling.guidance import Guidance, save_guidance
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.training import distill, resume
-from ddim.training.distill import make_student
+from ddim.training.student import make_student
 
 FIELDS = {"optim.warmup": 0, "report.checkpoint": "0"}
 GUIDED = {"guidance": 3.0, "guide_with": "@guide", "guidance_interval": (-6.0, 2.0)}

@@ -15,7 +15,7 @@ from ddim.errors import Notice, UserError
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.training import distill, resume
-from ddim.training.start import hold_out_alike
+from ddim.training.run import hold_out_alike
 
 
 def short(**changes):

@@ -202,10 +202,10 @@ def test_a_finished_run_trains_longer_and_records_it(finished):
     assert [line["step"] for line in tiny.metrics(finished) if "image_mae" in line] == [5, 10, 15]
     assert rates.seen == [Plan(120).rate(optim, seen) for seen in range(80, 120, 8)]
     assert read_run(finished).total == 120
-    # The same request again changes nothing, and a smaller one is refused.
+    # The same request again changes nothing, and neither does a smaller one.
     resume(finished, images=120)
-    with pytest.raises(UserError, match="a budget of 120 images"):
-        resume(finished, images=96)
+    resume(finished, images=96)
+    assert read_run(finished).total == 120
 
 
 def test_a_larger_budget_survives_crashes_and_the_loss_of_the_newest_checkpoint(finished, whole, tmp_path):
@@ -230,15 +230,15 @@ def test_a_run_whose_budget_changed_before_trains_longer_at_the_rate_of_the_whol
     assert rates.seen == [Plan(96).rate(tiny.BASE.optim, seen) for seen in range(48, 96, 8)]
 
 
-def test_more_minutes_are_planned_by_the_speed_without_validations(finished):
-    # 24 images in 4 s between two lines of the log, and a validation of 50 s after each line.
+def test_more_minutes_are_planned_at_the_pace_of_the_log_with_its_validations(finished):
+    # 24 images in 4 s between two lines of the log, and a validation of 2 s after every second line.
     at, lines = 0.0, []
     for step in (3, 6, 9, 12):
         at += 4
         lines.append({"step": step, "images": 8 * step, "time": at, "loss": 1.0})
         if step % 6 == 0:
-            at += 50
+            at += 2
             lines.append({"step": step, "images": 8 * step, "time": at, "image_mae": 1.0})
     (finished / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     resume(finished, more=0.2)
-    assert read_sealed(finished / "run.json")["extended"] == 80 + 72
+    assert read_sealed(finished / "run.json")["extended"] == 80 + 64

@@ -10,7 +10,7 @@ import tiny
 from ddim.errors import UserError
 from ddim.runs.log import read_metrics
 from ddim.training import MLflow, WandB, resume
-from ddim.training.trackers import Tracker
+from ddim.training.callbacks import Tracker
 
 
 class Book(Tracker):

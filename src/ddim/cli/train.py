@@ -99,8 +99,8 @@ def run(args: argparse.Namespace) -> int:
     from ddim.data.arrays import give_images
     from ddim.machine.distributed import current_processes
     from ddim.training import resume, train
+    from ddim.training.callbacks import TRACKERS
     from ddim.training.request import choose_recipe
-    from ddim.training.trackers import TRACKERS
 
     _check_options(args)
     machine, fields = choose_machine(args), read_fields(args)

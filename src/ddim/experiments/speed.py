@@ -11,7 +11,7 @@ from ddim.recipe.recipe import Recipe
 from ddim.runs.state import Plan
 from ddim.training.budget import TRAINED, WARM_UP
 from ddim.training.memory import advance_within_memory
-from ddim.training.start import start_training
+from ddim.training.run import start_training
 from ddim.training.trainer import Trainer
 
 SECONDS = 6.0
@@ -113,7 +113,8 @@ def _finish_step(training: Trainer) -> None:
 def forecast_run(recipe: Recipe, speed: Speed, reading: float = 0.0) -> tuple[int, float]:
     """Return the images that a run of this recipe will see, counting repetitions, and its duration.
 
-    The duration is in seconds, from the command to the last validation. Compilation and validations take their part of the minutes; see `TimeBudget`.
+    The duration is in seconds, from the command to the last validation. Compilation and validations take
+    their part of the minutes; see `TimeBudget`.
 
     Args:
         recipe: the recipe, with its budget in minutes or images.

@@ -10,10 +10,10 @@ from typing import Any
 
 from ddim.errors import format_count
 from ddim.experiments.learning_curves import LearningCurve
+from ddim.experiments.speed import Speed
 from ddim.plots.table import Tabular
 from ddim.recipe.recipe import Recipe
 from ddim.training.progress import format_duration
-from ddim.experiments.speed import Speed
 
 NOT_MEASURED = "not measured"
 

@@ -10,8 +10,9 @@ from ddim.plots.charts import COLOURS, draw_curves, new_figure, save_figure
 from ddim.recipe.recipe import Recipe
 from ddim.runs.state import Plan
 from ddim.training.callbacks import Callback
+from ddim.training.machine import Machine
 from ddim.training.memory import advance_within_memory
-from ddim.training.start import Machine, prepare_training
+from ddim.training.run import prepare_training
 from ddim.training.trainer import Trainer
 
 

@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ddim.errors import OutOfMemory, UserError
 from ddim.sampling.pipeline import evaluating
-from ddim.training.budget import blank_loss, reduce_size
+from ddim.training.machine import blank_loss, reduce_size
 from ddim.training.trainer import StepValues, Trainer
 
 SMALL = 32

@@ -63,7 +63,6 @@ class Pace:
         total = training.plan.total
         return max(0, total - training.seen) / self.speed if total and self.speed else None
 
-
     def describe(self, training: Trainer, values: Mapping[str, float]) -> str:
         """Return a line with the images seen, the loss of this step, and the speed and time left if known."""
         total, left = training.plan.total, self.left(training)

@@ -32,7 +32,7 @@ from ddim.sampling.labels import count_images
 from ddim.sampling.pipeline import CLUSTERS, VECTORS, Pipeline
 from ddim.training.batches import Batches, draw_times
 from ddim.training.optim import Muon, divide_parameters
-from ddim.training.teacher import load_teacher
+from ddim.training.student import load_teacher
 
 IN_A_ROW = 3
 """Training stops after this number of steps in a row whose loss or gradient is not finite."""

@@ -80,11 +80,9 @@ def _describe_run(trainer: Trainer) -> dict[str, Any]:
 def _name_images(source: str) -> str:
     """Return a name for the run folder, such as "flowers64" for path/to/flowers64.zip."""
     source = source.removeprefix(PREFIX)
-    if names_repository(source):
-        source = parse_repository(source).id
-    elif not Path(source).exists():
-        source = source.partition(":")[0]
-    return Path(source).name.partition(".")[0] or "images"
+    source = parse_repository(source).id if names_repository(source) else source
+    source = source if Path(source).exists() else source.partition(":")[0]
+    return Path(source).name.partition(".")[0]
 
 
 class RunWriter:
@@ -103,8 +101,7 @@ class RunWriter:
     def __init__(self, trainer: Trainer, folder: Path, log: RunLog, callbacks: Sequence[Callback]) -> None:
         self.trainer, self.folder, self.log, self.callbacks = trainer, folder, log, callbacks
         self.checkpoints = folder / CHECKPOINTS
-        self._saved, self._saved_at = (trainer.step, trainer.due, trainer.stopped), time.monotonic()
-        self._changed = False
+        self._note_saved()
         # If the best checkpoint is saved again at the same step, it keeps its mark.
         self._best = checkpoint.find_best_step(self.checkpoints)
 
@@ -144,8 +141,7 @@ class RunWriter:
             self._write_line(values)
         error = values.get(trainer.recipe.report.best)
         if error is not None and math.isfinite(error) and self._has_last_loss(trainer.step):
-            known = trainer.best if self._has_last_loss(self._best) else None
-            if known is None or error < known:
+            if trainer.best is None or error < trainer.best or not self._has_last_loss(self._best):
                 trainer.best, self._best = error, trainer.step
         self._tell("on_validation", values)
 
@@ -180,10 +176,9 @@ class RunWriter:
         if not trainer.savable:
             return
         self.log.sync()
-        tensors, documents, best = trainer.tensors(), trainer.documents(), self._best == trainer.step
-        path = checkpoint.save(self.checkpoints, trainer.step, tensors, documents, best=best)
-        self._saved, self._saved_at = (trainer.step, trainer.due, trainer.stopped), time.monotonic()
-        self._changed = False
+        held, best = (trainer.tensors(), trainer.documents()), self._best == trainer.step
+        path = checkpoint.save(self.checkpoints, trainer.step, *held, best=best)
+        self._note_saved()
         self._tell("on_checkpoint", path)
 
     def finish(self) -> None:
@@ -192,15 +187,20 @@ class RunWriter:
         Raises:
             NotFinite: if the weights are not finite, so that they cannot be saved.
         """
-        trainer = self.trainer
-        if (trainer.step, trainer.due, trainer.stopped) != self._saved:
-            if not trainer.savable:
-                raise NotFinite(
-                    f"the weights are not finite at the last step, {trainer.step}: the last good checkpoint "
-                    "is kept"
-                )
+        if self._moment != self._saved:
             self.save()
+        if self._moment != self._saved:
+            raise NotFinite("the weights are not finite at the last step: the last good checkpoint is kept")
         self._tell("on_end")
+
+    @property
+    def _moment(self) -> tuple[int, bool, str | None]:
+        """What differs between two checkpoints of a run."""
+        return self.trainer.step, self.trainer.due, self.trainer.stopped
+
+    def _note_saved(self) -> None:
+        """Note that the newest checkpoint is of this moment."""
+        self._saved, self._saved_at, self._changed = self._moment, time.monotonic(), False
 
     def _tell(self, event: str, *values: object) -> None:
         """Call the method `event` of each callback."""
