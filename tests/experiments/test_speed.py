@@ -67,7 +67,7 @@ def test_processes_share_the_images_of_a_run_and_not_its_minutes(monkeypatch):
     """The trial step runs on the device of the run; a machine with an accelerator has no use for threads."""
     monkeypatch.setattr(machine, "time_image", lambda *_, device: 0.5)
     recipe = tiny.recipe(images="1000")
-    assert estimate_seconds(recipe, 3, "cpu", 2) == 250
+    assert estimate_seconds(recipe, 3, "cpu", 2, 1) == 250
     assert estimate_seconds(recipe, 3, "cpu", 2, processes=5) == 50
     assert estimate_seconds(recipe, 3, "cuda", 2, processes=5) == 100
     recipe = tiny.recipe(images="none", minutes="10")

@@ -95,7 +95,7 @@ def test_every_recipe_with_a_continuous_schedule_has_a_student_that_starts_where
 
 
 def test_a_student_is_no_teacher_and_no_guide(teacher, student):
-    with pytest.raises(UserError, match="student already"):
+    with pytest.raises(UserError, match="must be no student"):
         distill(student)
     with pytest.raises(UserError, match="a table of 1000 levels"):
         make_student(find_recipe("ddpm"))

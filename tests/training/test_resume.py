@@ -10,6 +10,7 @@ import pytest
 import tiny
 from cases import mark_slow
 from damage import damage_file, flip_bit
+from ddim.cli.train import find_run
 from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.schedules import LinearBeta
 from ddim.diffusion.times import LossAware
@@ -22,7 +23,7 @@ from ddim.runs import checkpoint
 from ddim.runs.state import Plan
 from ddim.sampling.pipeline import load_state
 from ddim.training import Callback, Machine, resume
-from ddim.training.request import choose_recipe, find_run
+from ddim.training.request import choose_recipe
 
 OFTEN = tiny.recipe(report__checkpoint="0")
 """Checkpoints at other steps than the undisturbed run has them: it must not matter."""

@@ -82,7 +82,8 @@ class Tracker(Callback):
         project: name of the project in the tracker.
 
     Raises:
-        UserError: if the package of the tracker is not installed, or the tracker cannot start.
+        ImportError: if the package of the tracker is not installed, see docs/trackers.md.
+        UserError: if the tracker cannot start.
     """
 
     package: ClassVar[str]
@@ -90,11 +91,7 @@ class Tracker(Callback):
 
     def __init__(self, project: str = "ddim") -> None:
         self.project, self.works = project, True
-        try:
-            self.api: Any = import_module(self.package)
-        except ImportError as error:
-            advice = f'pip install "ddim[{self.package}]"'
-            raise UserError(f"{self.package} cannot be imported ({error}): {advice}") from error
+        self.api: Any = import_module(self.package)
 
     def on_start(self, training: Trainer, folder: Path) -> None:
         """Begin a run in the tracker, named like the run folder, or continue the one with a known id."""
@@ -137,17 +134,10 @@ class WandB(Tracker):
     package = "wandb"
 
     def open(self, folder: Path, fields: Mapping[str, str], known: str | None) -> str:
-        self.run = self.api.init(
-            project=self.project,
-            name=folder.name,
-            dir=str(folder),
-            id=known,
-            resume="allow",
-            config=dict(fields),
-            # A run that the caller has open stays as it is, and so does the caller's terminal.
-            reinit="create_new",
-            settings=self.api.Settings(console="off"),
-        )
+        place = {"project": self.project, "name": folder.name, "dir": str(folder)}
+        # A run that the caller has open stays as it is, and so does the caller's terminal.
+        kept = {"reinit": "create_new", "settings": self.api.Settings(console="off")}
+        self.run = self.api.init(**place, id=known, resume="allow", config=dict(fields), **kept)
         self.run.define_metric("*", step_metric="images")
         return self.run.id
 

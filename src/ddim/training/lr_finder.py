@@ -93,9 +93,7 @@ class CurvePlot(Callback):
         save_figure(folder / "lr-finder.png", self.figure)
 
 
-def find_learning_rate(
-    recipe: Recipe, machine: Machine, source: Path | None = None, progress: Progress = ignore_progress
-) -> Curve:
+def find_learning_rate(recipe: Recipe, machine: Machine, source: Path | None, progress: Progress) -> Curve:
     """Run a learning-rate range test on the images of a recipe, and return its curve.
 
     The test starts from the weights from which the run would start.

@@ -75,7 +75,7 @@ class Machine:
 
 
 def estimate_seconds(
-    recipe: Recipe, channels: int, device: str, threads: int | None, processes: int = 1
+    recipe: Recipe, channels: int, device: str, threads: int | None, processes: int
 ) -> float:
     """Return the estimated duration of a run in seconds, on a machine without other programs.
 

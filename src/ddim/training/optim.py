@@ -83,12 +83,10 @@ class Muon(torch.optim.Optimizer):
         for parameter in matrices["params"]:
             if parameter.grad is not None:
                 alike[len(parameter), parameter[0].numel()].append((parameter, parameter.grad))
-        for shape, group in alike.items():
-            self._update(shape, group, matrices["lr"], matrices["weight_decay"])
+        for group in alike.values():
+            self._update(group, matrices["lr"], matrices["weight_decay"])
 
-    def _update(
-        self, shape: tuple[int, int], group: list[tuple[nn.Parameter, Tensor]], rate: float, decay: float
-    ) -> None:
+    def _update(self, group: list[tuple[nn.Parameter, Tensor]], rate: float, decay: float) -> None:
         """Update parameters of the same matrix shape by their gradients, all in one batched product."""
         momenta = []
         for parameter, gradient in group:
@@ -97,9 +95,9 @@ class Muon(torch.optim.Optimizer):
                 slot["momentum"] = torch.zeros_like(parameter)
             new = slot["momentum"].lerp(gradient, 1 - MOMENTUM)
             slot["momentum"].copy_(self._unless_infinite(new, slot["momentum"]))
-            momenta.append(gradient.lerp(slot["momentum"], MOMENTUM).reshape(shape))
+            momenta.append(gradient.lerp(slot["momentum"], MOMENTUM).reshape(len(parameter), -1))
         updates = orthogonalise(torch.stack(momenta).to(self.dtype)).float()
-        size = rate * RMS * math.sqrt(max(shape))
+        size = rate * RMS * math.sqrt(max(updates.shape[1:]))
         for (parameter, _), update in zip(group, updates, strict=True):
             new = parameter * (1 - rate * decay) - size * update.reshape(parameter.shape)
             parameter.copy_(self._unless_infinite(new, parameter))

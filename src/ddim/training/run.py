@@ -219,8 +219,7 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     budget = {"minutes": minutes, "images": images}
     changes = {**(fields or {}), **{name: value for name, value in budget.items() if value is not None}}
     if any(name.startswith(("objective.guid", "objective.interval")) for name in changes):
-        # Saved guidance would be mixed with these fields.
-        asked = asked or OFF
+        asked = asked or OFF  # saved guidance would be mixed with these fields
     learned = open_teacher_guidance(load(run, device="cpu"), asked)
     parent = load_parent_recipe(run, own_images=data is not None or "data.source" in changes)
     recipe = make_student(parent, learned)
@@ -256,12 +255,8 @@ def _start(requested: Recipe, out: Path | None, source: str | Path | None, sessi
         check_unused(out, ", or continue the run with resume")
     with prepare_training(requested, source, machine, session.decoding) as (trainer, sha256):
         measure_kid = prepare_kid(trainer)
-        facts = {
-            "requested": describe_request(requested),
-            "asked": vars(machine),
-            "source": None if source is None else pin_place(str(source)),
-            "source_sha256": sha256,
-        }
+        facts = {"requested": describe_request(requested), "asked": vars(machine)}
+        facts |= {"source": source and pin_place(str(source)), "source_sha256": sha256}
         folder = processes.broadcast(create_run(trainer, out, **facts) if processes.leads else None)
         with lock_folder(folder) if processes.leads else nullcontext():
             session.fit(trainer, folder, measure_kid, adapt=machine.threads is None)
@@ -285,7 +280,7 @@ def _continue(folder: Path, more: float | None, images: int | None, session: _Se
         trainer = Trainer(recipe, split, state.pixels, runtime, Plan(None))
         trainer.load({name: checkpoint.read_tensors(path, name) for name in trainer.tensors()}, state)
         if processes.leads:
-            trainer.plan = _extend_budget(trainer, folder, facts.get("extended", 0), more, images)
+            trainer.plan = _extend_budget(trainer, folder, more, images)
         trainer.plan = processes.broadcast(trainer.plan)
         if trainer.complete:
             return
@@ -304,23 +299,18 @@ def _read_exactly(path: Path) -> Recipe:
     with warnings.catch_warnings(action="ignore"):
         recipe = load_recipe(document)
     for part in find_changed_parts(document, dump(recipe)):
-        raise UserError(
-            f"the source code of {part} has changed since the run began, so it cannot be resumed exactly: "
-            "restore the old code, or start a new run from its weights with source= or --from"
-        )
+        advice = "restore the old code, or start a new run from its weights with source= or --from"
+        raise UserError(f"the source code of {part} has changed since the run began: {advice}")
     return recipe
 
 
-def _extend_budget(
-    trainer: Trainer, folder: Path, recorded: int, more: float | None, images: int | None
-) -> Plan:
+def _extend_budget(trainer: Trainer, folder: Path, more: float | None, images: int | None) -> Plan:
     """Return the plan of a run that is resumed, with a larger budget if one was ever asked for.
 
     Args:
         trainer: the training, loaded from its newest checkpoint.
-        folder: the run folder; run.json records the larger budget.
-        recorded: the larger budget in run.json. The process that recorded it may have been killed before it
-            saved a checkpoint with it.
+        folder: the run folder; run.json records the larger budget. The process that recorded it may have been
+            killed before it saved a checkpoint with it.
         more: see `resume`.
         images: see `resume`.
 
@@ -333,7 +323,7 @@ def _extend_budget(
     if plan.total is None:
         return plan
     before = math.ceil(plan.total / batch) * batch
-    known = max(recorded, before)
+    known = max(read_sealed(folder / RUN).get("extended", 0), before)
     added = max(batch, round(more * 60 / pace)) if more and pace else 0
     wanted = math.ceil(max(known + added, images or 0) / batch) * batch
     if wanted > known:
@@ -417,10 +407,8 @@ def start_training(recipe: Recipe, parts: SplitImages, runtime: Runtime, parent:
     if parent:
         trainer.start_from(parent.model.state_dict())
         if other := find_other_meaning(parent.recipe, recipe):
-            warn_user(
-                f"the weights of --from were trained with another {other}, so they must learn a new task; "
-                f"without --recipe and --{other}, the new run has the {other} of that run"
-            )
+            advice = f"leave out --recipe and --{other} to keep the {other} of that run"
+            warn_user(f"weights were trained with another {other}, so they must learn a new task: {advice}")
     if news := fit_memory(trainer):
         warn_user(news)
     return trainer
@@ -483,8 +471,6 @@ def _check_held_out(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> No
         return
     check_same_split(split, known.train)
     if not np.isin(parts.validation, split.validation).all():
-        raise UserError(
-            "images on which the run of --from was trained would be held out, and their errors would be too "
-            f"low: use at most its --data.validation {before.data.validation:g} and no other "
-            f"--data.split_seed than {before.split_seed}"
-        )
+        share, seed = before.data.validation, before.split_seed
+        advice = f"use at most its --data.validation {share:g} and no other --data.split_seed than {seed}"
+        raise UserError(f"images on which the run of --from was trained would be held out: {advice}")

@@ -1,7 +1,8 @@
 """Students, which sample in one or two network evaluations, and the guided teacher of a student.
 
-A guided teacher is set by `objective.guidance` of the loss `consistency`. The recipe of the student names the checkpoint of its teacher, and the guide. So the runs of both must stay
-where they are while the student is trained.
+A guided teacher is set by `objective.guidance` of the loss `consistency`. The recipe of the student names the
+checkpoint of its teacher, and the guide. So the runs of both must stay where they are while the student is
+trained.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +15,6 @@ from ddim.diffusion.denoiser import Denoiser, Labelled, Model
 from ddim.diffusion.grids import Karras
 from ddim.diffusion.guidance import Guided
 from ddim.diffusion.loss import Consistency, LossFunction, paper_times
-from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
@@ -82,10 +82,7 @@ def name_teacher(recipe: Recipe, run: LoadedRun, parts: SplitImages) -> Recipe:
     # With equal columns, both runs have the same mean and deviation: see `label_split`.
     other_vectors = vectors and run.vectors and vectors.columns != run.vectors.columns
     if other_vectors or (recipe.data.labels and tuple(parts.images.classes) != tuple(run.classes)):
-        raise UserError(
-            "objective.guidance needs images with the classes or vectors of the run of --from, in the same "
-            "order"
-        )
+        raise UserError("objective.guidance needs images with the classes or vectors of the run of --from")
     guide = loss.guide and pin_place(loss.guide)
     teacher = str(run.checkpoint.path.absolute())
     return replace(recipe, objective=replace(loss, teacher=teacher, guide=guide))
@@ -138,8 +135,7 @@ def make_student(recipe: Recipe, guidance: Guidance = OFF) -> Recipe:
     if recipe.is_student or recipe.net.outputs != 1 or recipe.schedule.entries is not None:
         raise UserError("a teacher must be no student, have no table of noise levels and predict no variance")
     # In EDM the deviation of the images is 0.5, the default if none is recorded.
-    edm = recipe.predicts.sigma_data if isinstance(recipe.predicts, PredictsEDM) else None
-    deviation = edm or recipe.pixels.deviation or 0.5
+    deviation = getattr(recipe.predicts, "sigma_data", None) or recipe.pixels.deviation or 0.5
     # Sampling with the student starts at the same noise level as sampling with the run.
     first, _ = find_grid_ends(recipe, recipe.steps)
     noise = recipe.sampling_schedule(first).noise_to_signal.item()

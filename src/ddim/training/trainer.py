@@ -85,12 +85,9 @@ class Trainer:
         self.recipe, self.split, self.pixels = recipe, split, pixels
         self.runtime, self.plan = runtime, plan
         self.processes = current_processes()
-        optim, count = recipe.optim, self.processes.count
-        if optim.batch % (optim.accumulate * count):
-            raise UserError(
-                f"optim.batch {optim.batch} must be a multiple of the number of processes {count} times "
-                f"optim.accumulate {optim.accumulate}"
-            )
+        parts = recipe.optim.accumulate * self.processes.count
+        if recipe.optim.batch % parts:
+            raise UserError(f"optim.batch must be a multiple of {parts}, accumulate times the processes")
         self.step, self.due, self.samples = 0, False, torch.empty(0)
         self.best: float | None = None
         self.stopped: str | None = None
@@ -160,11 +157,9 @@ class Trainer:
             NotFinite: after `IN_A_ROW` such steps; the message names the last of them.
         """
         if (count := int(self.in_a_row)) >= IN_A_ROW:
-            raise NotFinite(
-                f"loss or gradient was not finite {IN_A_ROW} times in a row, at step "
-                f"{self.step - count + IN_A_ROW}: the last good checkpoint is kept; a lower optim.lr or "
-                "--precision fp32 may help"
-            )
+            text = f"loss or gradient was not finite {IN_A_ROW} times in a row, at step"
+            advice = "the last good checkpoint is kept; a lower optim.lr or --precision fp32 may help"
+            raise NotFinite(f"{text} {self.step - count + IN_A_ROW}: {advice}")
 
     def stop(self, reason: str = "by a callback") -> None:
         """End the training after this step, and save a checkpoint; no last validation is made.
@@ -175,16 +170,8 @@ class Trainer:
         self.stopped = reason or "by a callback"
 
     def validation_steps(self) -> set[int]:
-        """Return the evenly spaced steps after which a run of known length validates; the last is its end.
-
-        A step is left out that would follow the validation at which the length was planned too closely.
-        """
-        events, batch, plan = self.recipe.report.events, self.recipe.optim.batch, self.plan
-        steps, total = plan.validation_steps(events, batch), plan.total or 0
-        if not plan.settled:
-            return steps
-        first = plan.settled + total / events / 2
-        return {k for k in steps if not plan.settled < k * batch < min(first, total)}
+        """Return the steps after which a run of known length validates; see `Plan.validation_steps`."""
+        return self.plan.validation_steps(self.recipe.report.events, self.recipe.optim.batch)
 
     def advance(self) -> StepValues:
         """Train for one step, and return its loss, gradient norm and learning rate.
@@ -316,11 +303,8 @@ class Trainer:
         """Return raw and EMA weights, clusters and vectors, which sampling needs, keyed as in `tensors`."""
         held = {f"ema/{profile}": average for profile, average in self.averages.items()}
         held["model"] = self.model.state_dict()
-        if self.split.clusters:
-            held[CLUSTERS] = self.split.clusters.to_tensors()
-        if self.split.vectors:
-            held[VECTORS] = self.split.vectors.to_tensors()
-        return held
+        labels = {CLUSTERS: self.split.clusters, VECTORS: self.split.vectors}
+        return held | {name: each.to_tensors() for name, each in labels.items() if each}
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors of a checkpoint, keyed by file name and then by tensor name."""
@@ -376,10 +360,9 @@ class Trainer:
             UserError: if the weights do not fit this network.
         """
         if wrong := find_misfit(self.model.state_dict(), tensors):
-            raise UserError(
-                f"--from loads weights that do not fit the network of recipe {self.recipe.name}: {wrong} is "
-                "missing or has another shape; leave out --recipe and --net to use the network of the weights"
-            )
+            advice = "leave out --recipe and --net to use the network of the weights"
+            name = self.recipe.name
+            raise UserError(f"weights of --from do not fit the network of recipe {name}: {wrong}; {advice}")
         self.model.load_state_dict(tensors)
         self._start_averages()
 

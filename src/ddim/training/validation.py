@@ -132,11 +132,8 @@ def prepare_kid(training: Trainer) -> MeasureKID:
     recipe, split, processes = training.recipe, training.split, training.processes
     if not recipe.report.kid:
         return dict
-    if len(split.validation) < LEAST:
-        raise UserError(
-            f"report.kid needs at least {LEAST} validation images, got {len(split.validation)}: "
-            "raise data.validation"
-        )
+    if (count := len(split.validation)) < LEAST:
+        raise UserError(f"report.kid needs {LEAST} validation images, got {count}: raise data.validation")
     held_out = ImageSet(split.images, split.validation, recipe.data.source, "valid")
     extractor = processes.local_first(load_extractor).to(training.runtime.exact_device)
     reference = processes.local_first(lambda: compute_features(held_out, extractor))

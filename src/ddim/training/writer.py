@@ -1,6 +1,7 @@
 """Write the files of a run: run.json, log, sheets of samples, checkpoints, guide and snapshots."""
 
 import math
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,6 @@ import numpy as np
 from ddim.data.arrays import PREFIX
 from ddim.data.images import gather_batch
 from ddim.data.open import absolute_source
-from ddim.data.remote import names_repository, parse_repository
 from ddim.errors import NotFinite
 from ddim.files import publish_folder, temporary_folder, write_atomic, write_sealed
 from ddim.machine.distributed import Processes, act_as
@@ -79,10 +79,7 @@ def _describe_run(trainer: Trainer) -> dict[str, Any]:
 
 def _name_images(source: str) -> str:
     """Return a name for the run folder, such as "flowers64" for path/to/flowers64.zip."""
-    source = source.removeprefix(PREFIX)
-    source = parse_repository(source).id if names_repository(source) else source
-    source = source if Path(source).exists() else source.partition(":")[0]
-    return Path(source).name.partition(".")[0]
+    return re.split("[.:@]", Path(source.removeprefix(PREFIX)).name)[0]
 
 
 class RunWriter:
@@ -141,7 +138,8 @@ class RunWriter:
             self._write_line(values)
         error = values.get(trainer.recipe.report.best)
         if error is not None and math.isfinite(error) and self._has_last_loss(trainer.step):
-            if trainer.best is None or error < trainer.best or not self._has_last_loss(self._best):
+            known = trainer.best if self._has_last_loss(self._best) else None
+            if known is None or error < known:
                 trainer.best, self._best = error, trainer.step
         self._tell("on_validation", values)
 
@@ -239,8 +237,8 @@ class RunWriter:
         trainer, share = self.trainer, self.trainer.recipe.report.guide
         due = trainer.plan.step_at(share, trainer.recipe.optim.batch)
         if share and trainer.step == due and trainer.savable:
-            weights, documents = trainer.weights(), trainer.documents()
-            checkpoint.save(self.folder / GUIDE, trainer.step, weights, documents, keep=1)
+            held = trainer.weights(), trainer.documents()
+            checkpoint.save(self.folder / GUIDE, trainer.step, *held, keep=1)
 
     def _has_last_loss(self, step: int) -> bool:
         """Return whether `report.best` of a step can be compared with its value at the end of the run.
