@@ -68,10 +68,10 @@ def test_processes_share_the_images_of_a_run_and_not_its_minutes(monkeypatch):
     monkeypatch.setattr(machine, "time_image", lambda *_, device: 0.5)
     recipe = tiny.recipe(images="1000")
     assert estimate_seconds(recipe, 3, "cpu", 2, 1) == 250
-    assert estimate_seconds(recipe, 3, "cpu", 2, processes=5) == 50
-    assert estimate_seconds(recipe, 3, "cuda", 2, processes=5) == 100
+    assert estimate_seconds(recipe, 3, "cpu", 2, 5) == 50
+    assert estimate_seconds(recipe, 3, "cuda", 2, 5) == 100
     recipe = tiny.recipe(images="none", minutes="10")
-    assert estimate_seconds(recipe, 3, "cpu", 2, processes=5) == 600
+    assert estimate_seconds(recipe, 3, "cpu", 2, 5) == 600
 
 
 def test_the_time_of_an_image_leaves_out_the_waiting_for_other_programs(monkeypatch):

@@ -103,19 +103,6 @@ def test_images_given_from_python_are_given_again_to_the_student(tmp_path):
         assert not found.recipe.data.labels
 
 
-def test_a_class_keeps_its_place_in_the_network(tmp_path):
-    def write(folder, names):
-        for k, name in enumerate(names):
-            tiny.write_grays(tmp_path / folder / name, range(20 * k, 20 * k + 12))
-        return str(tmp_path / folder)
-
-    recipe = short(data__labels=True)
-    first = tiny.train(recipe, tmp_path / "first", write("photos", ["cat", "dog"]))
-    with pytest.raises(UserError, match="bird, cat"):
-        tiny.train(recipe, tmp_path / "second", write("renamed", ["bird", "cat"]), source=first)
-    tiny.train(recipe, tmp_path / "third", write("others", ["lion", "tiger"]), source=first)
-
-
 @pytest.mark.parametrize(("columns", "scale", "shift"), [("a,b", 1, 0), ("a,c", 9, 5)])
 def test_vectors_of_the_same_columns_are_scaled_as_in_the_run_whose_weights_are_used(
     columns, scale, shift, tmp_path

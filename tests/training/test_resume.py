@@ -118,7 +118,7 @@ def test_a_run_that_cannot_start_leaves_no_folder(tmp_path, monkeypatch):
     with pytest.raises(tiny.PowerCutError):
         tiny.train(tiny.BASE, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(UserError, match="is not a run folder"):
+    with pytest.raises(UserError, match="cannot be read"):
         resume(tmp_path)
 
 

@@ -74,9 +74,7 @@ class Machine:
         )
 
 
-def estimate_seconds(
-    recipe: Recipe, channels: int, device: str, threads: int | None, processes: int
-) -> float:
+def estimate_seconds(recipe: Recipe, channels: int, device: str, threads: int | None, count: int) -> float:
     """Return the estimated duration of a run in seconds, on a machine without other programs.
 
     Args:
@@ -84,11 +82,11 @@ def estimate_seconds(
         channels: number of channels of the images.
         device: the device of the run.
         threads: number of processor threads of a run on a CPU; None for one per core.
-        processes: number of processes, which share the images of a run but not its minutes.
+        count: number of processes, which share the images of a run but not its minutes.
     """
     if recipe.images is None:
         return recipe.minutes * 60
-    share = processes * ((threads or count_cores()) if device == "cpu" else 1)
+    share = count * ((threads or count_cores()) if device == "cpu" else 1)
     return time_image(recipe, channels, device=device) * recipe.images / share
 
 

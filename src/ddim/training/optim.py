@@ -64,8 +64,9 @@ class Muon(torch.optim.Optimizer):
         self, others: list[nn.Parameter], matrices: list[nn.Parameter], dtype: torch.dtype, optim: Optim
     ) -> None:
         # PyTorch's AdamW refuses an empty list; `step` gives it the group of `others`, which may be empty.
-        some, options = others or [nn.Parameter(torch.zeros(1))], {"weight_decay": optim.weight_decay}
-        self.adamw = torch.optim.AdamW(some, optim.lr, optim.betas, **options, fused=True)
+        some = others or [nn.Parameter(torch.zeros(1))]
+        rates = {"lr": optim.lr, "betas": optim.betas, "weight_decay": optim.weight_decay}
+        self.adamw = torch.optim.AdamW(some, **rates, fused=True)
         super().__init__([{"params": others}, {"params": matrices}], self.adamw.defaults)
         self.dtype = dtype
         self.found_inf: Tensor | None = None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ddim.data import Images
 from ddim.errors import escape, format_count
-from ddim.machine.progress import Cell, Progress, ignore_progress, in_notebook
+from ddim.machine.progress import Cell, in_notebook
 from ddim.runs.folder import sheet_path
 from ddim.training.budget import WARM_UP
 from ddim.training.callbacks import Callback
@@ -168,16 +168,6 @@ def _write(line: str) -> None:
     # If a message cannot be written, the training goes on.
     with suppress(OSError):
         sys.stderr.write(escape(line, "\n\t") + "\n")
-
-
-def split_progress(progress: bool | Progress) -> tuple[list[Callback], Progress]:
-    """Return (callbacks, function to call during decoding) for the argument `progress` of `train`."""
-    if callable(progress):
-        return [], progress
-    if not progress:
-        return [], ignore_progress
-    display = Display()
-    return [display], display.prepare
 
 
 def list_cautions(images: Images, train: int) -> list[str]:

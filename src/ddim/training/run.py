@@ -47,7 +47,7 @@ from ddim.training.callbacks import Callback
 from ddim.training.loop import Lead, fit
 from ddim.training.machine import Machine
 from ddim.training.memory import fit_memory
-from ddim.training.progress import split_progress
+from ddim.training.progress import Display
 from ddim.training.request import choose_recipe, describe_request, load_parent_recipe, use_data
 from ddim.training.student import make_student, name_teacher, open_teacher_guidance
 from ddim.training.trainer import Trainer
@@ -232,8 +232,11 @@ class _Session:
 
     def __init__(self, machine: Machine, callbacks: Sequence[Callback], progress: bool | Progress) -> None:
         check_runtime(machine.device, machine.precision, machine.threads)
-        shown, self.decoding = split_progress(read_rank() == 0 and progress)
-        self.machine, self.hooks, self.began = machine, [*shown, *callbacks], time.monotonic()
+        leads, given = read_rank() == 0, progress if callable(progress) else ignore_progress
+        display = Display() if leads and progress and not callable(progress) else None
+        self.decoding: Progress = display.prepare if display else given if leads else ignore_progress
+        self.hooks = [display, *callbacks] if display else callbacks
+        self.machine, self.began = machine, time.monotonic()
 
     def fit(self, trainer: Trainer, folder: Path, measure_kid: MeasureKID, *, adapt: bool) -> None:
         """Train to the end; process 0 alone has the log, the clock and the callbacks. See `fit`."""

@@ -174,8 +174,8 @@ class RunWriter:
         if not trainer.savable:
             return
         self.log.sync()
-        held, best = (trainer.tensors(), trainer.documents()), self._best == trainer.step
-        path = checkpoint.save(self.checkpoints, trainer.step, *held, best=best)
+        held = trainer.tensors(), trainer.documents()
+        path = checkpoint.save(self.checkpoints, trainer.step, *held, best=self._best == trainer.step)
         self._note_saved()
         self._tell("on_checkpoint", path)
 
