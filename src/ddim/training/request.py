@@ -1,4 +1,4 @@
-"""What a user asks for: the recipe of a new run, or a run to resume."""
+"""What a user asks for: the recipe of a new run."""
 
 import os
 from collections.abc import Mapping
