@@ -41,8 +41,7 @@ def validate(training: Trainer) -> dict[str, float]:
     with training.averaged() as pipeline:
         errors = denoise_validation_images(pipeline, training.split, training.processes.share)
     errors = training.processes.interleave(errors)
-    names = ("noise_mae", "image_mae")
-    each = {name: torch.cat([error[name] for error in errors]) for name in names}
+    each = {name: torch.cat([error[name] for error in errors]) for name in ("noise_mae", "image_mae")}
     means = {name: values.mean().item() for name, values in each.items()}
     return means | mean_by_level(training.recipe.schedule(times).log_snr, each)
 
