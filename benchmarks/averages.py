@@ -25,7 +25,7 @@ from ddim.nn.power_averages import (
 )
 from ddim.recipe.named import smoke
 from ddim.runs.state import Plan
-from ddim.training.start import measure_pixels, open_split
+from ddim.training.run import measure_pixels, open_split
 from ddim.training.trainer import Trainer
 
 WIDTHS = (0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.15, 0.2)

@@ -22,7 +22,7 @@ from ddim.recipe.named import find_recipe
 from ddim.recipe.recipe import Recipe
 from ddim.runs.state import Plan
 from ddim.sampling.images import to_model_batches
-from ddim.training.start import measure_pixels, open_split
+from ddim.training.run import measure_pixels, open_split
 from ddim.training.trainer import Trainer
 
 TIMES = (torch.arange(10, dtype=torch.float64) + 0.5) / 10

@@ -18,7 +18,7 @@ from ddim.diffusion.editing import invert, restore
 from ddim.recipe.codec import override
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.pipeline import load
-from ddim.training.start import open_split
+from ddim.training.run import open_split
 
 SONG = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}
 

@@ -34,7 +34,7 @@ def test_an_imported_run_has_no_images_and_none_are_opened(tmp_path, monkeypatch
     export_to_diffusers(load(run_of(recipe(), tmp_path / "run")), tmp_path / "out")
     run, opened = import_from_diffusers(tmp_path / "out", tmp_path / "back"), []
     monkeypatch.setattr("ddim.metrics.features.load_extractor", lambda *a: stub())
-    for module in ("sampling.images", "evaluation.reference", "training.start"):
+    for module in ("sampling.images", "evaluation.reference", "training.run"):
         monkeypatch.setattr(f"ddim.{module}.open_images", lambda *a, **k: opened.append(a))
     for name, hint in [
         ("diagnose", ""),

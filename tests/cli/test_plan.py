@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-import ddim.training.speed
+import ddim.experiments.speed
 
 SMALL = ("blossoms:40", "--recipe", "smoke", "--device", "cpu", "--threads", "1", "--no-compile")
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, here):
-    monkeypatch.setattr(ddim.training.speed, "SECONDS", 0.1)
+    monkeypatch.setattr(ddim.experiments.speed, "SECONDS", 0.1)
 
 
 def test_the_options_of_a_training_are_taken_and_nothing_is_written(command, here):

@@ -19,7 +19,7 @@ from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import load
 from ddim.sampling.reconstruction import LARGEST_ERROR, open_averages
 from ddim.sampling.sampling_setup import SamplingSetup
-from ddim.training.start import open_split
+from ddim.training.run import open_split
 from stubs import stub
 
 

@@ -16,7 +16,8 @@ from ddim.evaluation.sample_features import FeatureBatch, SampledParts
 from ddim.sampling.generate import SamplesNotFinite
 from ddim.sampling.pipeline import load
 from ddim.sampling.searched import SearchedGrid
-from ddim.training.distill import distill, make_student
+from ddim.training import distill
+from ddim.training.student import make_student
 from stubs import stub
 
 N = 20

@@ -10,8 +10,8 @@ import torch
 
 import ddim
 import ddim.experiments.plan
+import ddim.experiments.speed
 import ddim.training.memory
-import ddim.training.speed
 import tiny
 from ddim.errors import UserError
 from ddim.experiments.plan import plan_training
@@ -20,7 +20,7 @@ from ddim.sampling.pipeline import read_run_recipe
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(ddim.training.speed, "SECONDS", 0.1)
+    monkeypatch.setattr(ddim.experiments.speed, "SECONDS", 0.1)
 
 
 NO_RUNS = Path(__file__).parent

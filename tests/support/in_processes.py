@@ -25,8 +25,8 @@ from ddim.runs.state import Plan
 from ddim.sampling.labels import count_classes
 from ddim.training import batches
 from ddim.training.batches import draw_times
-from ddim.training.distill import make_student
-from ddim.training.start import label_clusters, measure_pixels
+from ddim.training.run import label_split, measure_pixels
+from ddim.training.student import make_student
 from ddim.training.trainer import Trainer
 from quick_net import QuickNet
 from small_recipes import make_small
@@ -76,7 +76,7 @@ def choose_case(name):
     images = tiny.images()
     images = replace(images, labels=np.arange(40) % 2, classes=("even", "odd"))
     parts = split_images(images, chosen.data.validation, chosen.seed)
-    parts = label_clusters(chosen, parts, None)
+    parts = label_split(chosen, parts, None)
     chosen = count_classes(chosen, parts.images)
     return chosen, parts, measure_pixels(chosen, parts)
 

@@ -24,8 +24,8 @@ from ddim.runs import checkpoint
 from ddim.runs.state import Plan
 from ddim.training import Callback, Machine
 from ddim.training import train as train_run
-from ddim.training.start import measure_pixels
-from ddim.training.teacher import Teacher
+from ddim.training.run import measure_pixels
+from ddim.training.student import Teacher
 from ddim.training.trainer import Trainer
 
 COMMAND = [sys.executable, "-c", "import sys; from ddim.cli import main; sys.exit(main())"]

@@ -58,7 +58,7 @@ def test_a_run_that_crashed_keeps_its_labels_and_ends_like_an_uninterrupted_one(
 ):
     folder = tiny.train_until_crash(RECIPE, tmp_path / "run", tiny.At(step, tiny.crash))
     # On another machine, k-means could give other labels, so a resumed run must not use it.
-    monkeypatch.setattr("ddim.training.start.group_images", None)
+    monkeypatch.setattr("ddim.training.run.group_images", None)
     resume(folder)
     tiny.check_same_run(folder, run, 4)
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 import ddim
 import tiny
+from ddim.cli.train import check_resumed_recipe
 from ddim.errors import UserError
 from ddim.evaluation.likelihood import bits_per_dim
 from ddim.recipe.codec import override
@@ -15,7 +16,6 @@ from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load
 from ddim.sampling.samples import write_samples
 from ddim.sampling.sampling_setup import SamplingSetup
-from ddim.training.request import check_resumed_recipe
 from deep_files import noise16
 
 SMOOTH = noise16(20, 4, 4, 8).repeat(4, 1).repeat(4, 2)

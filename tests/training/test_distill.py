@@ -22,7 +22,7 @@ from ddim.sampling.generate import find_grid_ends
 from ddim.sampling.guidance import Guidance, save_guidance
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.training import distill, resume
-from ddim.training.distill import make_student
+from ddim.training.student import make_student
 
 FIELDS = {"optim.warmup": 0, "report.checkpoint": "0"}
 GUIDED = {"guidance": 3.0, "guide_with": "@guide", "guidance_interval": (-6.0, 2.0)}
@@ -95,9 +95,9 @@ def test_every_recipe_with_a_continuous_schedule_has_a_student_that_starts_where
 
 
 def test_a_student_is_no_teacher_and_no_guide(teacher, student):
-    with pytest.raises(UserError, match="no student"):
+    with pytest.raises(UserError, match="must be no student"):
         distill(student)
-    with pytest.raises(UserError, match="no table of levels"):
+    with pytest.raises(UserError, match="no table of noise levels"):
         make_student(find_recipe("ddpm"))
     for strong, guide in ((load(teacher), str(student)), (load(student), "@raw")):
         with pytest.raises(UserError, match="a guide must be a diffusion model"):

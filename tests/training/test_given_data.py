@@ -14,7 +14,7 @@ from ddim.errors import UserError
 from ddim.recipe.recipe import Data
 from ddim.sampling.images import open_run_images
 from ddim.training import resume
-from ddim.training.budget import time_image
+from ddim.training.machine import time_image
 from ddim.training.memory import estimate_memory
 
 PIXELS = torch.from_numpy(tiny.images(size=(16, 16)).pixels).permute(0, 3, 1, 2)

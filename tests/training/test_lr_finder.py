@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import tiny
+from ddim.machine.progress import ignore_progress
 from ddim.nn.unet import UNetSpec
 from ddim.training.lr_finder import Curve, CurvePlot, find_learning_rate, range_test
 
@@ -73,7 +74,7 @@ def test_the_suggestion_is_a_tenth_of_the_rate_of_least_loss():
 
 def test_a_run_after_a_range_test_starts_from_untouched_weights_and_keeps_the_plot(tmp_path):
     recipe = quick_recipe()
-    curve = find_learning_rate(recipe, tiny.MACHINE)
+    curve = find_learning_rate(recipe, tiny.MACHINE, None, ignore_progress)
     drawn = tiny.train(recipe, tmp_path / "drawn", callbacks=[CurvePlot(curve)])
     plain = tiny.train(recipe, tmp_path / "plain")
     tiny.check_same_run(drawn, plain)
@@ -84,6 +85,8 @@ def test_a_run_after_a_range_test_starts_from_untouched_weights_and_keeps_the_pl
 @pytest.mark.slow
 def test_the_range_test_of_a_run_from_another_uses_its_weights(tmp_path):
     parent = tiny.train(quick_recipe(optim__lr=0.01), tmp_path / "parent")
-    fresh, begun = (find_learning_rate(quick_recipe(), tiny.MACHINE, source) for source in (None, parent))
+    fresh, begun = (
+        find_learning_rate(quick_recipe(), tiny.MACHINE, source, ignore_progress) for source in (None, parent)
+    )
     # A network that has learnt errs less at rates too small to teach it anything.
     assert begun.losses[0] < fresh.losses[0]

@@ -16,7 +16,7 @@ from ddim.sampling.pipeline import load
 from ddim.training import Callback, resume
 from ddim.training.batches import Batch
 from ddim.training.memory import advance_within_memory, estimate_memory, fit_memory
-from ddim.training.start import measure_pixels
+from ddim.training.run import measure_pixels
 from ddim.training.trainer import Trainer
 
 

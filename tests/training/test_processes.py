@@ -109,7 +109,7 @@ def test_a_callback_stops_all_processes_and_all_get_the_images_again(tmp_path):
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_each_process_has_its_own_gpu(device, monkeypatch):
-    monkeypatch.setattr("ddim.training.start.find_device", lambda wanted: wanted)
+    monkeypatch.setattr("ddim.training.machine.find_device", lambda wanted: wanted)
     pair = Processes(1, 2, 1, 2)
     assert Machine().change(Runtime(device), 1, pair) == Runtime("cuda")
     assert Machine().change(Runtime(device), 1, Processes()) == Runtime(device)

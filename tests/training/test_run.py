@@ -17,7 +17,7 @@ from ddim.recipe.codec import read_recipe
 from ddim.recipe.recipe import Data
 from ddim.runs.state import Plan
 from ddim.training import Callback, Machine, train
-from ddim.training.start import measure_pixels
+from ddim.training.run import measure_pixels
 from ddim.training.trainer import Trainer
 
 

@@ -14,7 +14,7 @@ from ddim.recipe.codec import write_recipe
 from ddim.runs import checkpoint
 from ddim.runs.averages import list_snapshots
 from ddim.training import resume
-from ddim.training.start import open_split
+from ddim.training.run import open_split
 from in_processes import launch
 
 COUNT = 3

@@ -11,7 +11,7 @@ from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import load
 from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training import resume
-from ddim.training.start import open_split
+from ddim.training.run import open_split
 from ddim.training.validation import mean_by_level
 from stubs import stub
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import textwrap
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddim.cli.choices import list_kinds
 from ddim.cli.machine import add_training_machine_options, choose_machine
@@ -14,6 +16,7 @@ from ddim.cli.output import print_result
 from ddim.cli.own import load_callback, load_own, names_own
 from ddim.cli.request import add_request_options, read_fields
 from ddim.errors import UserError, suggest
+from ddim.files import read_sealed
 from ddim.machine.startup import count_restarts
 
 if TYPE_CHECKING:
@@ -77,8 +80,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--track",
         action="append",
         default=[],
-        metavar="NAME",
-        help="also report to an experiment tracker: wandb or mlflow; may be repeated",
+        choices=["wandb", "mlflow"],
+        help="also report to an experiment tracker; may be repeated",
     )
     add_training_machine_options(parser)
     parser.add_argument(
@@ -99,14 +102,15 @@ def run(args: argparse.Namespace) -> int:
     from ddim.data.arrays import give_images
     from ddim.machine.distributed import current_processes
     from ddim.training import resume, train
+    from ddim.training.callbacks import TRACKERS
     from ddim.training.request import choose_recipe
-    from ddim.training.trackers import make_tracker
 
     _check_options(args)
     machine, fields = choose_machine(args), read_fields(args)
     own = give_images(load_own(args.data)) if names_own(args.data) else None
     data = args.data if own is None else own
-    hooks: list[Callback] = [*map(load_callback, args.callback), *map(make_tracker, args.track)]
+    hooks: list[Callback] = [load_callback(name) for name in args.callback]
+    hooks += [TRACKERS[name]() for name in args.track]
     # Each machine counts only the restarts that its own processes caused, so take the highest count.
     restarted = current_processes().highest(count_restarts())[0] > 0
     if args.resume or restarted:
@@ -150,7 +154,7 @@ def _find_run(args: argparse.Namespace, data: object, fields: Mapping[str, str])
     """
     from ddim.machine.distributed import current_processes
     from ddim.runs.folder import CHECKPOINTS, RUN
-    from ddim.training.request import check_resumed_recipe, choose_recipe, find_run
+    from ddim.training.request import choose_recipe
 
     if args.out is None:
         recipe, processes = choose_recipe(args.recipe, data, fields, args.source), current_processes()
@@ -169,6 +173,54 @@ def _find_run(args: argparse.Namespace, data: object, fields: Mapping[str, str])
         what = "holds no run to resume" if args.out.exists() else "does not exist"
         raise UserError(f"--out {args.out} {what}; give DATA to start a new run there")
     return None
+
+
+def find_run(recipe: Recipe, runs: str | Path = "runs", *, any_rate: bool = False) -> Path | None:
+    """Return the newest run in a folder that was started with this recipe; None if there is none.
+
+    Args:
+        recipe: the recipe that a new run would have.
+        runs: the folder.
+        any_rate: whether runs with another learning rate fit too, because a range test chose it.
+    """
+    from ddim.runs.folder import RUN
+    from ddim.training.request import describe_request
+
+    wanted = describe_request(recipe)
+    for path in sorted(Path(runs).glob(f"*/{RUN}"), key=os.path.getmtime, reverse=True):
+        # A run that cannot be read, or was started elsewhere, does not fit.
+        with suppress(UserError, KeyError):
+            known = read_sealed(path)["requested"]
+            if any_rate:
+                known["optim"]["lr"] = wanted["optim"]["lr"]
+            if known == wanted:
+                return path.parent
+    return None
+
+
+def check_resumed_recipe(run: Path, recipe: str | None, fields: Mapping[str, Any]) -> None:
+    """Check that a request to resume a run asks for no other recipe.
+
+    Args:
+        run: the run folder.
+        recipe: the name or file of a recipe; None if the user gave none.
+        fields: the fields that the user gave. Another path of the images and another budget in images are
+            not compared, because the images may have moved, and the budget may grow.
+
+    Raises:
+        UserError: if the recipe of the run is another one.
+    """
+    from ddim.recipe.codec import load_recipe
+    from ddim.recipe.named import find_recipe
+    from ddim.runs.folder import RUN
+    from ddim.training.request import change_recipe
+
+    known = load_recipe(read_sealed(run / RUN)["recipe"])
+    given = {name: value for name, value in fields.items() if name not in ("data.source", "images")}
+    named = recipe is None or find_recipe(recipe, known.data.size).name == known.name
+    if not named or change_recipe(known, given) != known:
+        advice = "resume it with --out alone (and --more, --images or options of the machine)"
+        raise UserError(f"run {run} has another recipe than this command: {advice}")
 
 
 def _read_images(fields: Mapping[str, str]) -> int | None:

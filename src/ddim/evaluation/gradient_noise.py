@@ -23,7 +23,7 @@ from ddim.metrics.statistics import Estimate
 from ddim.runs import checkpoint
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating
 from ddim.training.batches import Batches, draw_times
-from ddim.training.teacher import load_teacher
+from ddim.training.student import load_teacher
 
 BATCHES = 16
 """Number of batches from whose gradients the noise scale is estimated."""

@@ -14,7 +14,6 @@ from typing import Any
 
 from ddim.errors import UserError, suggest
 from ddim.evaluation.record import RECORD, Evaluation, list_evaluations, read_evaluation
-from ddim.experiments.pace import estimate_seconds_left
 from ddim.experiments.sweep.document import SWEEP, read_plan
 from ddim.experiments.sweep.outcome import read_outcome
 from ddim.files import is_locked, read_sealed, shorten_paths
@@ -22,7 +21,7 @@ from ddim.metrics import catalogue
 from ddim.recipe.options import ERRORS, flatten_as_text
 from ddim.runs.checkpoint import read_document
 from ddim.runs.folder import CHECKPOINTS, RUN, check_runs, list_checkpoints
-from ddim.runs.log import METRICS, read_metrics
+from ddim.runs.log import METRICS, measure_pace, read_metrics
 
 COLUMNS = ("name", "recipe", "images", "total", "state", "age", *ERRORS)
 """The columns that every run has, in addition to its metrics and the fields of its recipe."""
@@ -172,7 +171,8 @@ def _read_run(path: Path) -> Run:
     seen = saved * recipe["optim"]["batch"] if (path / CHECKPOINTS).is_dir() else images
     ended = "stopped" if total is None or seen < total else "finished"
     state = "running" if locked else ended
-    left = estimate_seconds_left(lines, total) if locked else None
+    pace = measure_pace(lines) if locked else None
+    left = (total - images) * pace if pace and total is not None else None
     return Run(path, state, recipe, facts, images, total, errors, evaluations, changed, why, left)
 
 

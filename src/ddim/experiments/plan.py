@@ -20,17 +20,17 @@ from ddim.experiments.learning_curves import (
     list_own_curves,
     list_recorded_curves,
 )
+from ddim.experiments.speed import Speed, forecast_run, measure_speed
 from ddim.experiments.training_plan import PlannedRun, TrainingPlan
 from ddim.machine.progress import Progress, ignore_progress, with_bar
-from ddim.machine.runtime import Runtime, count_cores
+from ddim.machine.runtime import Runtime, check_runtime, count_cores
 from ddim.recipe.checks import check_training
 from ddim.recipe.recipe import Recipe
 from ddim.runs.folder import check_runs
-from ddim.training.budget import estimate_seconds, time_image
+from ddim.training.machine import Machine, estimate_seconds, time_image
 from ddim.training.progress import list_cautions
 from ddim.training.request import change_recipe, choose_recipe
-from ddim.training.speed import Speed, forecast_run, measure_speed
-from ddim.training.start import Machine, check_machine, open_split
+from ddim.training.run import open_split
 
 MINUTES = (10, 40, 240)
 """The training times, in minutes, that are planned if the user gives no budget."""
@@ -88,7 +88,7 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
     Example:
         >>> ddim.plan("photos/", minutes=[10, 40])
     """
-    check_machine(machine)
+    check_runtime(machine.device, machine.precision, machine.threads)
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
     recipe = choose_recipe(recipe, data, {"data.size": size, "data.labels": labels})
@@ -118,14 +118,15 @@ def _measure_plan(
         tuple(
             PlannedRun(
                 budget,
-                found,
+                images,
+                seconds,
                 speed,
-                interpolate_error(curves, found.images),
-                interpolate_kid(curves, found.images),
-                interpolate_recorded(interpolate_error, recorded, found.images),
-                interpolate_recorded(interpolate_kid, recorded, found.images),
+                interpolate_error(curves, images),
+                interpolate_kid(curves, images),
+                interpolate_recorded(interpolate_error, recorded, images),
+                interpolate_recorded(interpolate_kid, recorded, images),
             )
-            for budget, found, speed in zip(budgets, forecasts, speeds, strict=True)
+            for budget, (images, seconds), speed in zip(budgets, forecasts, speeds, strict=True)
         ),
         len(parts.train),
         len(parts.validation),

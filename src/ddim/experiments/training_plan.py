@@ -10,10 +10,10 @@ from typing import Any
 
 from ddim.errors import format_count
 from ddim.experiments.learning_curves import LearningCurve
+from ddim.experiments.speed import Speed
 from ddim.plots.table import Tabular
 from ddim.recipe.recipe import Recipe
 from ddim.training.progress import format_duration
-from ddim.training.speed import Forecast, Speed
 
 NOT_MEASURED = "not measured"
 
@@ -24,7 +24,8 @@ class PlannedRun:
 
     Attributes:
         recipe: the recipe with this budget.
-        forecast: the number of images that the run will see, and its duration.
+        images: the number of images that the run will see, counting repetitions.
+        seconds: its duration, from the command to the last validation.
         speed: the measured speed.
         own_error: validation error (image MAE) of the user's finished runs after this number of images; None
             if it was not measured.
@@ -34,7 +35,8 @@ class PlannedRun:
     """
 
     recipe: Recipe
-    forecast: Forecast
+    images: int
+    seconds: float
     speed: Speed
     own_error: float | None
     own_kid: float | None
@@ -66,9 +68,9 @@ class TrainingPlan(Tabular):
         """Return one row for each budget; an error or KID that was not measured is None."""
         return [
             {
-                "minutes": run.forecast.seconds / 60 if run.recipe.images else run.recipe.minutes,
-                "images": run.forecast.images,
-                "passes": run.forecast.images / self.train,
+                "minutes": run.seconds / 60 if run.recipe.images else run.recipe.minutes,
+                "images": run.images,
+                "passes": run.images / self.train,
                 "images_per_second": run.speed.images_per_second,
                 "compiled": run.speed.runtime.compile,
                 "error_of_your_runs": run.own_error,

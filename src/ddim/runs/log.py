@@ -9,7 +9,9 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from itertools import pairwise
 from pathlib import Path
+from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
 from ddim.errors import escape
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 METRICS = "metrics.jsonl"
 SHOWN_EVERY = 10.0
 """Seconds between two flushes of the events. TensorBoard sees an event only after its flush."""
+PACE = 5
+"""Number of the last logged steps from which the pace of a run is measured."""
+PAUSE = 20
+"""If this many times the median time passed between two logged steps, the training was stopped there."""
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
@@ -29,6 +35,21 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     What is not a complete line of a log, which a kill or a power cut may leave, is left out.
     """
     return [entry for _, entry in _read_lines(Path(folder))]
+
+
+def measure_pace(lines: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the seconds for an image at the last logged steps; None if not known.
+
+    Validations between these steps count. A pause before a resume does not.
+
+    Args:
+        lines: the last lines of the log.
+    """
+    recent = [line for line in lines if "loss" in line][-PACE:]
+    steps = [(b["time"] - a["time"], b["images"] - a["images"]) for a, b in pairwise(recent)]
+    paces = [seconds / images for seconds, images in steps if images > 0]
+    kept = [pace for pace in paces if pace <= PAUSE * median(paces)]
+    return (mean(kept) or None) if kept else None
 
 
 class RunLog(AbstractContextManager):

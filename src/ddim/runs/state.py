@@ -46,9 +46,13 @@ class Plan:
     def validation_steps(self, count: int, batch: int) -> set[int]:
         """Return `count` evenly spaced steps after which a run validates; the last one is the end of the run.
 
-        If `total` is None, the only step is 0.
+        If `total` is None, the only step is 0. A step is left out if it would too closely follow the
+        validation at which the length was planned.
         """
-        return {math.ceil((self.total or 0) * k / count / batch) for k in range(1, count + 1)}
+        total, begin = self.total or 0, self.settled
+        steps = {math.ceil(total * k / count / batch) for k in range(1, count + 1)}
+        close = min(begin + total / count / 2, total) if begin else 0
+        return {step for step in steps if not begin < step * batch < close}
 
     def step_at(self, share: float, batch: int) -> int | None:
         """Return the step at which training has used this share of the budget; None if no budget is set."""

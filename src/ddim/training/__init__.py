@@ -1,9 +1,7 @@
 """Training: the loop, its callbacks, and the learning-rate range test."""
 
-from ddim.training.callbacks import Callback
-from ddim.training.distill import distill
-from ddim.training.run import resume, train
-from ddim.training.start import Machine
-from ddim.training.trackers import MLflow, WandB
+from ddim.training.callbacks import Callback, MLflow, WandB
+from ddim.training.machine import Machine
+from ddim.training.run import distill, resume, train
 
 __all__ = ["Callback", "MLflow", "Machine", "WandB", "distill", "resume", "train"]

@@ -91,7 +91,7 @@ class Batches:
 
     def __init__(self, recipe: Recipe, split: SplitImages, shape: Shape, runtime: Runtime) -> None:
         self.recipe, self.split, self.shape, self.runtime = recipe, split, shape, runtime
-        self._on_device = _copy_if_small(split, runtime.device) if runtime.device != "cpu" else None
+        self._on_device = _copy_if_small(split, runtime.device)
         ahead = runtime.device != "cpu" and self._on_device is None
         self._thread = ThreadPoolExecutor(1, "images") if ahead else None
         self._next: tuple[int, Future[Tensor]] | None = None

@@ -1,16 +1,7 @@
-"""Convert a time budget to a training length in images, and estimate how long a run will take."""
+"""Convert a time budget to a training length in images."""
 
 import time
-from math import prod
 
-import torch
-from torch import Tensor
-
-from ddim.diffusion.denoiser import Model
-from ddim.diffusion.pixels import Pixels
-from ddim.machine.runtime import Precision, Runtime, count_cores
-from ddim.recipe.recipe import Recipe, build_model
-from ddim.recipe.user_parts import is_user_part
 from ddim.training.trainer import Trainer
 
 MEASURED = 60.0
@@ -31,9 +22,6 @@ validations.
 
 TRAINED = 0.25
 """The same fraction after two or more validations."""
-
-SMALL = 64
-"""The largest side in pixels of an image whose time is measured; larger for networks with many stages."""
 
 
 class TimeBudget:
@@ -111,73 +99,3 @@ class TimeBudget:
         left = max(0.0, self.deadline - time.monotonic())
         least = TRAINED if len(self.validations) > 1 else TRAINED_AT_FIRST
         return max(least * left, left - validations * min(self.validations, default=0.0))
-
-
-def estimate_seconds(
-    recipe: Recipe, channels: int, device: str, threads: int | None, processes: int = 1
-) -> float:
-    """Return the estimated duration of a run in seconds, on a machine without other programs.
-
-    Args:
-        recipe: the recipe of the run.
-        channels: number of channels of the images.
-        device: the device of the run.
-        threads: number of processor threads of a run on a CPU; None for one per core.
-        processes: number of processes, which share the images of a run but not its minutes.
-    """
-    if recipe.images is None:
-        return recipe.minutes * 60
-    share = processes * ((threads or count_cores()) if device == "cpu" else 1)
-    return time_image(recipe, channels, device=device) * recipe.images / share
-
-
-def time_image(recipe: Recipe, channels: int, precision: Precision = "fp32", device: str = "cpu") -> float:
-    """Return the seconds that training takes for one image.
-
-    The fastest of three updates of a few blank images counts. If an image takes more than a second, one
-    update of two images is enough. The time of a large image is that of `SMALL` times `SMALL` pixels, scaled
-    up. On a CPU the result is the processor time of one thread, which does not
-    depend on other programs.
-
-    Args:
-        recipe: the recipe; its images are not read.
-        channels: number of channels of the images.
-        precision: the precision of the network.
-        device: the device of the network.
-    """
-    runtime, cpu = Runtime(device, precision), device == "cpu"
-    clock = time.thread_time if cpu else time.monotonic
-    size = reduce_size(recipe, SMALL)
-    # Initial weights and dropout must not change the caller's random state.
-    with torch.random.fork_rng([device] if device.startswith("cuda") else []), runtime:
-        model = runtime.place(build_model(recipe, channels))
-
-        def update(count: int) -> float:
-            begin = clock()
-            blank_loss(model, recipe, runtime, size, count).mean().backward()
-            # An accelerator computes after the call; reading a number waits until it is done.
-            next(model.parameters()).sum().item()
-            return (clock() - begin) / count * prod(recipe.data.size) / prod(size)
-
-        first = update(2)
-        # An accelerator is hardly slower with more images.
-        few = 4 if cpu else min(16, recipe.optim.batch // recipe.optim.accumulate)
-        return first if cpu and first > 1 else min(update(few) for _ in range(3))
-
-
-def reduce_size(recipe: Recipe, side: int) -> tuple[int, int]:
-    """Return the height and width of images of a recipe, each at most `side` if the network allows it.
-
-    A network that the user wrote may take no other size than that of the recipe.
-    """
-    side = max(recipe.data.size) if is_user_part(recipe.net) else max(side, recipe.net.multiple)
-    height, width = recipe.data.size
-    return min(height, side), min(width, side)
-
-
-def blank_loss(model: Model, recipe: Recipe, runtime: Runtime, size: tuple[int, int], count: int) -> Tensor:
-    """Return the loss (count,) of blank images of this size, in the middle of the training."""
-    x0 = runtime.images(torch.ones_like(model.blank(count)[..., : size[0], : size[1]]))
-    pixels, measure = Pixels.fixed(0.5, 0.5, model.shape.channels), recipe.objective.at(0.5, 0)
-    with runtime.precise():
-        return measure(model.with_blank_labels(count), x0, torch.full((count,), 0.5), x0, pixels)

@@ -10,8 +10,9 @@ from ddim.plots.charts import COLOURS, draw_curves, new_figure, save_figure
 from ddim.recipe.recipe import Recipe
 from ddim.runs.state import Plan
 from ddim.training.callbacks import Callback
+from ddim.training.machine import Machine
 from ddim.training.memory import advance_within_memory
-from ddim.training.start import Machine, prepare_training
+from ddim.training.run import prepare_training
 from ddim.training.trainer import Trainer
 
 
@@ -92,9 +93,7 @@ class CurvePlot(Callback):
         save_figure(folder / "lr-finder.png", self.figure)
 
 
-def find_learning_rate(
-    recipe: Recipe, machine: Machine, source: Path | None = None, progress: Progress = ignore_progress
-) -> Curve:
+def find_learning_rate(recipe: Recipe, machine: Machine, source: Path | None, progress: Progress) -> Curve:
     """Run a learning-rate range test on the images of a recipe, and return its curve.
 
     The test starts from the weights from which the run would start.

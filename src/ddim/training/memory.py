@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ddim.errors import OutOfMemory, UserError
 from ddim.sampling.pipeline import evaluating
-from ddim.training.budget import blank_loss, reduce_size
+from ddim.training.machine import blank_loss, reduce_size
 from ddim.training.trainer import StepValues, Trainer
 
 SMALL = 32
@@ -86,11 +86,9 @@ def fit_memory(training: Trainer) -> str:
     while (needed := estimate_memory(training)) > free:
         news = _halve(training, f"{free / 2**30:.1f} GiB of memory are free")
         if not news:
-            raise UserError(
-                f"this training needs about {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB "
-                "are free: use a smaller --size or --optim.batch, a narrower network, --optim.accumulate 4, "
-                "or --recompute"
-            )
+            need = f"this training needs about {needed / 2**30:.1f} GiB of memory"
+            advice = "use a smaller --size or --optim.batch, a narrower network or --recompute"
+            raise UserError(f"{need}, and {free / 2**30:.1f} GiB are free: {advice}")
     return news
 
 

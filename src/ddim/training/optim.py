@@ -2,7 +2,6 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -45,30 +44,8 @@ def divide_parameters(
     return others, matrices
 
 
-def build_optimizer(
-    others: Mapping[str, nn.Parameter], matrices: Mapping[str, nn.Parameter], optim: Optim, precision: str
-) -> torch.optim.Optimizer:
-    """Return the optimiser of a recipe, with the parameters in the order of `others` and then `matrices`.
-
-    Args:
-        others: the parameters for AdamW, see `divide_parameters`.
-        matrices: the parameters for Muon.
-        optim: the recipe's optimiser.
-        precision: the precision of the network; with "bf16", Muon computes its matrix products in bf16.
-    """
-    if optim.method == "adamw":
-        return _build_adamw([*others.values()], optim)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    return Muon([*others.values()], [*matrices.values()], dtype, optim)
-
-
-def _build_adamw(parameters: list[nn.Parameter], optim: Optim) -> torch.optim.AdamW:
-    options = {"betas": optim.betas, "weight_decay": optim.weight_decay}
-    return torch.optim.AdamW(parameters, optim.lr, **options, fused=True)
-
-
 class Muon(torch.optim.Optimizer):
-    """Muon for `matrices`, AdamW for `others`.
+    """Muon for `matrices`, AdamW for `others`; without matrices, it is AdamW.
 
     The update of a matrix is its momentum, changed so that all singular values are about 1, times a constant
     and the learning rate. So the weights also change quickly in directions in which gradients are small. The
@@ -77,7 +54,7 @@ class Muon(torch.optim.Optimizer):
     As in PyTorch's fused AdamW, a step changes nothing if `found_inf` is 1.
 
     Args:
-        others: parameters for AdamW; they form the first group.
+        others: parameters for AdamW, see `divide_parameters`; they form the first group.
         matrices: parameters of two or more dimensions; they form the second group.
         dtype: the type of the matrix products.
         optim: learning rate, betas and weight decay; Muon ignores the betas.
@@ -87,7 +64,9 @@ class Muon(torch.optim.Optimizer):
         self, others: list[nn.Parameter], matrices: list[nn.Parameter], dtype: torch.dtype, optim: Optim
     ) -> None:
         # PyTorch's AdamW refuses an empty list; `step` gives it the group of `others`, which may be empty.
-        self.adamw = _build_adamw(others or [nn.Parameter(torch.zeros(1))], optim)
+        some = others or [nn.Parameter(torch.zeros(1))]
+        rates = {"lr": optim.lr, "betas": optim.betas, "weight_decay": optim.weight_decay}
+        self.adamw = torch.optim.AdamW(some, **rates, fused=True)
         super().__init__([{"params": others}, {"params": matrices}], self.adamw.defaults)
         self.dtype = dtype
         self.found_inf: Tensor | None = None
@@ -105,12 +84,10 @@ class Muon(torch.optim.Optimizer):
         for parameter in matrices["params"]:
             if parameter.grad is not None:
                 alike[len(parameter), parameter[0].numel()].append((parameter, parameter.grad))
-        for shape, group in alike.items():
-            self._update(shape, group, matrices["lr"], matrices["weight_decay"])
+        for group in alike.values():
+            self._update(group, matrices["lr"], matrices["weight_decay"])
 
-    def _update(
-        self, shape: tuple[int, int], group: list[tuple[nn.Parameter, Tensor]], rate: float, decay: float
-    ) -> None:
+    def _update(self, group: list[tuple[nn.Parameter, Tensor]], rate: float, decay: float) -> None:
         """Update parameters of the same matrix shape by their gradients, all in one batched product."""
         momenta = []
         for parameter, gradient in group:
@@ -119,9 +96,9 @@ class Muon(torch.optim.Optimizer):
                 slot["momentum"] = torch.zeros_like(parameter)
             new = slot["momentum"].lerp(gradient, 1 - MOMENTUM)
             slot["momentum"].copy_(self._unless_infinite(new, slot["momentum"]))
-            momenta.append(gradient.lerp(slot["momentum"], MOMENTUM).reshape(shape))
+            momenta.append(gradient.lerp(slot["momentum"], MOMENTUM).reshape(len(parameter), -1))
         updates = orthogonalise(torch.stack(momenta).to(self.dtype)).float()
-        size = rate * RMS * math.sqrt(max(shape))
+        size = rate * RMS * math.sqrt(max(updates.shape[1:]))
         for (parameter, _), update in zip(group, updates, strict=True):
             new = parameter * (1 - rate * decay) - size * update.reshape(parameter.shape)
             parameter.copy_(self._unless_infinite(new, parameter))

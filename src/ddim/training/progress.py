@@ -5,14 +5,13 @@ A notebook cell shows a progress bar and a sheet of samples. Elsewhere lines of 
 
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from ddim.data import Images
-from ddim.errors import escape
-from ddim.machine.progress import Cell, Progress, ignore_progress, in_notebook
+from ddim.errors import escape, format_count
+from ddim.machine.progress import Cell, in_notebook
 from ddim.runs.folder import sheet_path
 from ddim.training.budget import WARM_UP
 from ddim.training.callbacks import Callback
@@ -64,32 +63,23 @@ class Pace:
         total = training.plan.total
         return max(0, total - training.seen) / self.speed if total and self.speed else None
 
-
-def describe_pace(pace: Pace, training: Trainer, values: Mapping[str, float]) -> str:
-    """Return a line with the images seen, the speed, the loss of this step and the time left."""
-    total, left = training.plan.total, pace.left(training)
-    # The last batch may go beyond the budget.
-    seen = f"{min(training.seen, total):,} of {total:,}" if total else f"{training.seen:,}"
-    parts = [f"{seen} images", f"{pace.speed:.1f} images/s" if pace.speed else "warming up"]
-    parts += [f"loss {values['loss']:.4f}"]
-    parts += ["measuring the speed" if left is None else f"{format_duration(left)} left"]
-    # A short run can end before its speed is known. Its last line has no speed and no time left.
-    shown = parts[::2] if training.finished and left is None else parts
-    return ", ".join(shown)
+    def describe(self, training: Trainer, values: Mapping[str, float]) -> str:
+        """Return a line with the images seen, the loss of this step, and the speed and time left if known."""
+        total, left = training.plan.total, self.left(training)
+        # The last batch may go beyond the budget.
+        seen = f"{min(training.seen, total):,} of {total:,}" if total else f"{training.seen:,}"
+        speed = f", {self.speed:.1f} images/s" if self.speed else ""
+        line = f"{seen} images{speed}, loss {values['loss']:.4f}"
+        return line if left is None else f"{line}, {format_duration(left)} left"
 
 
 def describe_errors(training: Trainer, values: Mapping[str, float]) -> str:
-    """Return the validation error, and KID if known, as text: "validation error 0.484, lower is better".
-
-    The validation error of a student rises while it learns to give sharp images, so it comes last.
-    """
-    student, error, kid = training.recipe.is_student, values.get("image_mae"), values.get("kid")
-    errors = {"validation error": None if student else error, "KID": kid}
-    shown = [f"{name} {value:.3f}" for name, value in errors.items() if value is not None]
-    shown += ["lower is better"] if shown else []
-    if student and error is not None:
-        shown.append(f"validation error {error:.3f}, which rises while a student learns")
-    return ", ".join(shown)
+    """Return the validation error, and KID if known, as text: "validation error 0.484, lower is better"."""
+    names = {"image_mae": "validation error", "kid": "KID"}
+    shown = [f"{name} {values[key]:.3f}" for key, name in names.items() if key in values]
+    # The validation error of a student rises while it learns to give sharp images.
+    better = [] if training.recipe.is_student or not shown else ["lower is better"]
+    return ", ".join(shown + better)
 
 
 class Display(Callback):
@@ -121,7 +111,7 @@ class Display(Callback):
         """See `Callback`."""
         self.pace.update(time.monotonic())
         if self._is_due(EVERY):
-            self._show(describe_pace(self.pace, training, values), training.seen, training.plan.total)
+            self._show(self.pace.describe(training, values), training.seen, training.plan.total)
 
     def on_validation(self, training: Trainer, values: dict[str, float]) -> None:
         """See `Callback`."""
@@ -169,8 +159,8 @@ class Display(Callback):
             _write(f"{self.errors}{'; ' if errors else ''}samples {sheet}")
 
     def _conclude(self, training: Trainer, seen: str) -> None:
-        ended = "finished" if training.finished else "stopped"
-        ended = f"stopped, {training.stopped}" if training.stopped else ended
+        why = f", {training.stopped}" if training.stopped else ""
+        ended = "finished" if training.finished and not why else f"stopped{why}"
         self._show(f"run {self.folder}: {ended}; {seen}", training.seen, training.plan.total)
 
 
@@ -180,16 +170,6 @@ def _write(line: str) -> None:
         sys.stderr.write(escape(line, "\n\t") + "\n")
 
 
-def split_progress(progress: bool | Progress) -> tuple[list[Callback], Progress]:
-    """Return (callbacks, function to call during decoding) for the argument `progress` of `train`."""
-    if callable(progress):
-        return [], progress
-    if not progress:
-        return [], ignore_progress
-    display = Display()
-    return [display], display.prepare
-
-
 def list_cautions(images: Images, train: int) -> list[str]:
     """Return warnings about the images of a new run, with `train` training images.
 
@@ -197,10 +177,8 @@ def list_cautions(images: Images, train: int) -> list[str]:
     """
     cautions = []
     if rejects := images.rejects:
-        reason = Counter(reject.reason for reject in rejects).most_common(1)[0][0]
-        name = next(reject.name for reject in rejects if reject.reason == reason)
-        files = "1 file was" if len(rejects) == 1 else f"{len(rejects):,} files were"
-        cautions.append(f"{files} left out, such as {name!r}: {reason}")
+        example = f"{rejects[0].name!r}: {rejects[0].reason}"
+        cautions.append(f"{format_count(len(rejects), 'file')} left out, such as {example}")
     if train < FEW:
         cautions.append(f"few training images ({train}): the network may repeat them")
     return cautions

@@ -1,8 +1,7 @@
-"""What a user asks for: the recipe of a new run, or a run to resume."""
+"""What a user asks for: the recipe of a new run."""
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,12 +10,10 @@ from typing import Any
 from ddim.data.arrays import GivenImages, give_images
 from ddim.data.open import absolute_source, find_array_size
 from ddim.errors import UserError
-from ddim.files import read_sealed
 from ddim.machine.distributed import join_processes
-from ddim.recipe.codec import dump, load_recipe, override
+from ddim.recipe.codec import dump, override
 from ddim.recipe.named import RECIPES, find_recipe
 from ddim.recipe.recipe import Recipe
-from ddim.runs.folder import RUN
 from ddim.sampling.images import read_parent_recipe
 
 
@@ -133,45 +130,3 @@ def describe_request(recipe: Recipe) -> dict[str, Any]:
     """Return a requested recipe as run.json records it; the path of the images is absolute."""
     source = os.path.normpath(absolute_source(recipe.data.source))
     return dump(replace(recipe, data=replace(recipe.data, source=source)))
-
-
-def find_run(recipe: Recipe, runs: str | Path = "runs", *, any_rate: bool = False) -> Path | None:
-    """Return the newest run in a folder that was started with this recipe; None if there is none.
-
-    Args:
-        recipe: the recipe that a new run would have.
-        runs: the folder.
-        any_rate: whether runs with another learning rate fit too, because a range test chose it.
-    """
-    wanted = describe_request(recipe)
-    for path in sorted(Path(runs).glob(f"*/{RUN}"), key=os.path.getmtime, reverse=True):
-        # A run that cannot be read, or was started elsewhere, does not fit.
-        with suppress(UserError, KeyError):
-            known = read_sealed(path)["requested"]
-            if any_rate:
-                known["optim"]["lr"] = wanted["optim"]["lr"]
-            if known == wanted:
-                return path.parent
-    return None
-
-
-def check_resumed_recipe(run: Path, recipe: str | None, fields: Mapping[str, Any]) -> None:
-    """Check that a request to resume a run asks for no other recipe.
-
-    Args:
-        run: the run folder.
-        recipe: the name or file of a recipe; None if the user gave none.
-        fields: the fields that the user gave. Another path of the images and another budget in images are
-            not compared, because the images may have moved, and the budget may grow.
-
-    Raises:
-        UserError: if the recipe of the run is another one.
-    """
-    known = load_recipe(read_sealed(run / RUN)["recipe"])
-    given = {name: value for name, value in fields.items() if name not in ("data.source", "images")}
-    named = recipe is None or find_recipe(recipe, known.data.size).name == known.name
-    if not named or change_recipe(known, given) != known:
-        raise UserError(
-            f"run {run} has another recipe than this command: resume it with --out alone (and --more, "
-            "--images or options of the machine), or start a new run"
-        )

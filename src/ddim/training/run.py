@@ -1,40 +1,55 @@
-"""Train a new run into a run folder, and resume a run."""
+"""Train a new run into a run folder, resume a run, and distil a run into a student.
+
+A new run may start from the weights of another run, its parent.
+"""
 
 import math
 import time
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
-from itertools import pairwise
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from statistics import median_high
 from typing import Any
 
-from ddim.data import SplitImages, split_images
+import numpy as np
+
+from ddim.data import SplitImages, open_images, split_images
 from ddim.data.arrays import give_images
+from ddim.data.clusters import Clusters, average_cells, group_images
+from ddim.data.images import gather_batch, to_unit
 from ddim.data.open import source_exists
+from ddim.data.vectors import match_vectors
 from ddim.diffusion.denoiser import with_gradients
-from ddim.errors import UserError
+from ddim.diffusion.guidance import Interval
+from ddim.diffusion.pixels import Pixels
+from ddim.errors import UserError, warn_user
 from ddim.files import lock_folder, read_sealed
 from ddim.machine.distributed import current_processes, join_processes
-from ddim.machine.progress import Progress
+from ddim.machine.progress import Progress, ignore_progress, watch_reading
+from ddim.machine.runtime import Runtime, check_runtime
 from ddim.machine.startup import read_rank
+from ddim.recipe.checks import check_training, find_other_meaning
 from ddim.recipe.codec import dump, load_recipe
 from ddim.recipe.recipe import Recipe
 from ddim.recipe.user_parts import find_changed_parts, give_parts
 from ddim.runs import checkpoint
 from ddim.runs.folder import RUN, check_outside, check_unused, parse_out, record_in_run
-from ddim.runs.log import RunLog, read_metrics
-from ddim.runs.names import find_checkpoint, pin_place
+from ddim.runs.log import RunLog, measure_pace, read_metrics
+from ddim.runs.names import check_no_run, find_checkpoint, pin_place
 from ddim.runs.state import Plan
-from ddim.sampling.images import record_new_place, reopen_images
-from ddim.sampling.pipeline import load_state, load_vectors, read_clusters
+from ddim.sampling.guidance import OFF, collect_guidance
+from ddim.sampling.images import check_same_split, record_new_place, reopen_images
+from ddim.sampling.labels import count_classes, count_vectors
+from ddim.sampling.pipeline import LoadedRun, load, load_state, load_vectors, read_clusters
 from ddim.training.budget import TimeBudget
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Lead, fit
-from ddim.training.progress import split_progress
-from ddim.training.request import choose_recipe, describe_request
-from ddim.training.start import Machine, check_machine, prepare_training
+from ddim.training.machine import Machine
+from ddim.training.memory import fit_memory
+from ddim.training.progress import Display
+from ddim.training.request import choose_recipe, describe_request, load_parent_recipe, use_data
+from ddim.training.student import make_student, name_teacher, open_teacher_guidance
 from ddim.training.trainer import Trainer
 from ddim.training.validation import MeasureKID, prepare_kid
 from ddim.training.writer import RunWriter, create_run
@@ -150,13 +165,78 @@ def resume(  # noqa: PLR0913 (the choices of a notebook)
     return folder
 
 
+def distill(  # noqa: PLR0913 (the choices of a notebook)
+    run: str | Path,
+    data: object = None,
+    *,
+    minutes: float | None = None,
+    images: int | None = None,
+    guidance: float | None = None,
+    guidance_interval: Interval | None = None,
+    guide_with: str | Path | None = None,
+    fields: Mapping[str, Any] | None = None,
+    own: Sequence[Any] = (),
+    out: str | Path | None = None,
+    machine: Machine = Machine(),  # noqa: B008  (a frozen value)
+    callbacks: Sequence[Callback] = (),
+    progress: bool | Progress = True,
+) -> Path:
+    """Train a two-step student, starting from the EMA weights of a run, and return the folder of the student.
+
+    The student has the network of the run. It is trained on the images of the run by consistency tuning, see
+    `ddim.diffusion.loss.Consistency`. The student is a run like any other: it can be resumed, sampled
+    and evaluated. Samples have 2 steps by default, and can have 1 or more.
+
+    Args:
+        run: the run folder of the teacher, RUN/best or a checkpoint.
+        data: the images, see `train`; they get the size of the run, and its labels. By default the images of
+            the run, where they are now. Images from Python in another process must be given again.
+        minutes: training time of the student, by default 60.
+        images: training length in images, in place of `minutes`.
+        guidance: guidance scale of the teacher. The student learns the guided teacher, and needs no guidance
+            itself. None for the guidance that `ddim search` saved with the run, or 1 (off) if it saved none.
+        guidance_interval: the lowest and the highest log-SNR with guidance; None for all noise levels.
+        guide_with: the weaker model, with the network of the run, such as "@guide"; None for the run itself
+            without its labels. See `ddim.sample`.
+        fields: other values for fields of the student's recipe, keyed by path, such as {"optim.lr": 3e-4}.
+        own: the components of the run that you wrote; see `resume`.
+        out: the folder of the student, by default runs/DATA-RECIPE-distilled-N.
+        machine, callbacks, progress: as in `train`.
+
+    Raises:
+        UserError: if the run cannot be distilled or guided in this way, or its images are missing, have
+            changed or were not published. Also if images on which it was trained would be held out.
+        NotFinite, OutOfMemory, Interrupted: see `train`.
+
+    Example:
+        >>> student = ddim.distill("runs/photos-fast-1", minutes=60)
+        >>> ddim.sheet(ddim.sample(student, n=16))
+    """
+    give_parts(own)
+    # The images given from Python can be opened as long as this variable refers to their source.
+    data = data if isinstance(data, str | Path | None) else give_images(data)
+    asked = collect_guidance(guidance, guidance_interval, guide_with)
+    budget = {"minutes": minutes, "images": images}
+    changes = {**(fields or {}), **{name: value for name, value in budget.items() if value is not None}}
+    if any(name.startswith(("objective.guid", "objective.interval")) for name in changes):
+        asked = asked or OFF  # saved guidance would be mixed with these fields
+    learned = open_teacher_guidance(load(run, device="cpu"), asked)
+    parent = load_parent_recipe(run, own_images=data is not None or "data.source" in changes)
+    recipe = make_student(parent, learned)
+    recipe = use_data(recipe, data, {"data.labels": recipe.data.labels, **changes}, keep_size=False)
+    return train(recipe=recipe, source=run, out=out, machine=machine, callbacks=callbacks, progress=progress)
+
+
 class _Session:
     """A call of `train` or `resume`: how it uses the machine, what it tells, and when it began."""
 
     def __init__(self, machine: Machine, callbacks: Sequence[Callback], progress: bool | Progress) -> None:
-        check_machine(machine)
-        shown, self.decoding = split_progress(read_rank() == 0 and progress)
-        self.machine, self.hooks, self.began = machine, [*shown, *callbacks], time.monotonic()
+        check_runtime(machine.device, machine.precision, machine.threads)
+        leads, given = read_rank() == 0, progress if callable(progress) else ignore_progress
+        display = Display() if leads and progress and not callable(progress) else None
+        self.decoding: Progress = display.prepare if display else given if leads else ignore_progress
+        self.hooks = [display, *callbacks] if display else callbacks
+        self.machine, self.began = machine, time.monotonic()
 
     def fit(self, trainer: Trainer, folder: Path, measure_kid: MeasureKID, *, adapt: bool) -> None:
         """Train to the end; process 0 alone has the log, the clock and the callbacks. See `fit`."""
@@ -178,12 +258,8 @@ def _start(requested: Recipe, out: Path | None, source: str | Path | None, sessi
         check_unused(out, ", or continue the run with resume")
     with prepare_training(requested, source, machine, session.decoding) as (trainer, sha256):
         measure_kid = prepare_kid(trainer)
-        facts = {
-            "requested": describe_request(requested),
-            "asked": vars(machine),
-            "source": None if source is None else pin_place(str(source)),
-            "source_sha256": sha256,
-        }
+        facts = {"requested": describe_request(requested), "asked": vars(machine)}
+        facts |= {"source": source and pin_place(str(source)), "source_sha256": sha256}
         folder = processes.broadcast(create_run(trainer, out, **facts) if processes.leads else None)
         with lock_folder(folder) if processes.leads else nullcontext():
             session.fit(trainer, folder, measure_kid, adapt=machine.threads is None)
@@ -207,7 +283,7 @@ def _continue(folder: Path, more: float | None, images: int | None, session: _Se
         trainer = Trainer(recipe, split, state.pixels, runtime, Plan(None))
         trainer.load({name: checkpoint.read_tensors(path, name) for name in trainer.tensors()}, state)
         if processes.leads:
-            trainer.plan = _extend_budget(trainer, folder, facts.get("extended", 0), more, images)
+            trainer.plan = _extend_budget(trainer, folder, more, images)
         trainer.plan = processes.broadcast(trainer.plan)
         if trainer.complete:
             return
@@ -226,37 +302,32 @@ def _read_exactly(path: Path) -> Recipe:
     with warnings.catch_warnings(action="ignore"):
         recipe = load_recipe(document)
     for part in find_changed_parts(document, dump(recipe)):
-        raise UserError(
-            f"the source code of {part} has changed since the run began, so it cannot be resumed exactly: "
-            "restore the old code, or start a new run from its weights with source= or --from"
-        )
+        advice = "restore the old code, or start a new run from its weights with source= or --from"
+        raise UserError(f"the source code of {part} has changed since the run began: {advice}")
     return recipe
 
 
-def _extend_budget(
-    trainer: Trainer, folder: Path, recorded: int, more: float | None, images: int | None
-) -> Plan:
+def _extend_budget(trainer: Trainer, folder: Path, more: float | None, images: int | None) -> Plan:
     """Return the plan of a run that is resumed, with a larger budget if one was ever asked for.
 
     Args:
         trainer: the training, loaded from its newest checkpoint.
-        folder: the run folder; run.json records the larger budget.
-        recorded: the larger budget in run.json. The process that recorded it may have been killed before it
-            saved a checkpoint with it.
+        folder: the run folder; run.json records the larger budget. The process that recorded it may have been
+            killed before it saved a checkpoint with it.
         more: see `resume`.
         images: see `resume`.
 
     Raises:
         UserError: if the speed is not known yet.
     """
-    plan, batch = trainer.plan, trainer.recipe.optim.batch
+    plan, batch, pace = trainer.plan, trainer.recipe.optim.batch, measure_pace(read_metrics(folder))
+    if (more or images) and plan.total is None or more and not pace:
+        raise UserError(f"run {folder} has not measured its speed yet: resume it without a larger budget")
     if plan.total is None:
-        if more or images:
-            raise UserError(f"run {folder} is still measuring its speed: resume it without a larger budget")
         return plan
     before = math.ceil(plan.total / batch) * batch
-    known = max(recorded, before)
-    added = max(batch, round(more * 60 * _read_speed(folder))) if more else 0
+    known = max(read_sealed(folder / RUN).get("extended", 0), before)
+    added = max(batch, round(more * 60 / pace)) if more and pace else 0
     wanted = math.ceil(max(known + added, images or 0) / batch) * batch
     if wanted > known:
         record_in_run(folder, extended=wanted)
@@ -264,11 +335,145 @@ def _extend_budget(
     return Plan(wanted) if wanted > before else plan
 
 
-def _read_speed(folder: Path) -> float:
-    """Return the median of the images per second between two lines with losses in the log of a run."""
-    lines = [line for line in read_metrics(folder) if "loss" in line]
-    times = [(new["images"] - old["images"], new["time"] - old["time"]) for old, new in pairwise(lines)]
-    speeds = [images / seconds for images, seconds in times if seconds > 0]
-    if not speeds:
-        raise UserError(f"run {folder} is too short to know its speed: give the new budget in images")
-    return median_high(speeds)
+def open_split(recipe: Recipe, progress: Progress = ignore_progress) -> SplitImages:
+    """Return the images of a recipe, split into training and validation images by its split seed.
+
+    `progress` is called while images are decoded.
+
+    Raises:
+        UserError: if the images cannot be used, or are a run folder.
+    """
+    d = recipe.data
+    check_no_run(d.source)
+    images = open_images(d.source, d.size, d.channels, reading=d.reading, progress=watch_reading(progress))
+    return split_images(images, d.validation, recipe.split_seed)
+
+
+def measure_pixels(recipe: Recipe, parts: SplitImages) -> Pixels:
+    """Return the map between images and model units: fixed by the recipe, or measured on training images."""
+
+    def measure(deviation: float) -> Pixels:
+        chunks = (parts.train[k : k + 256] for k in range(0, len(parts.train), 256))
+        return Pixels.measured((to_unit(gather_batch(parts.images, chunk)) for chunk in chunks), deviation)
+
+    return recipe.pixels.find_pixels(parts.images.pixels.shape[-1], measure)
+
+
+@contextmanager
+def prepare_training(
+    recipe: Recipe, source: str | Path | None, machine: Machine, progress: Progress = ignore_progress
+) -> Generator[tuple[Trainer, str | None]]:
+    """Open the images, choose the runtime, and yield a training at step 0; the runtime is left at the end.
+
+    Args:
+        recipe: the recipe of the run.
+        source: the run whose EMA weights and pixels are used; None for random weights.
+        machine: how the training uses the machine.
+        progress: called while images are decoded.
+
+    Yields:
+        The training, and the SHA-256 of the checkpoint of `source`. It identifies the weights, because a
+        source that is trained further has other weights.
+    """
+    parent, processes = None if source is None else load(source, device="cpu"), current_processes()
+    # This check comes before the images are decoded, because decoding may take long.
+    check_training(recipe, parent.recipe if parent else None)
+    recipe = hold_out_alike(recipe, parent.recipe) if parent else recipe
+    split = processes.local_first(lambda: open_split(recipe, progress))
+    with machine.choose_for_all(recipe, split.images.pixels.shape[-1], processes) as runtime:
+        trainer = start_training(recipe, split, runtime, parent)
+        sha256 = parent.checkpoint.sha256 if parent else None
+        parent = None  # frees the memory of its network
+        yield trainer, sha256
+
+
+def start_training(recipe: Recipe, parts: SplitImages, runtime: Runtime, parent: LoadedRun | None) -> Trainer:
+    """Return a training at step 0, in parts of a batch that fit into the memory.
+
+    Args:
+        recipe: the recipe of the run.
+        parts: the images of the run, split into training and validation images.
+        runtime: how the network runs.
+        parent: the run whose EMA weights and pixels are used; None for random weights.
+
+    Raises:
+        UserError: if the images lack the labels or vectors that the recipe needs, or are too few for its
+            clusters. Also if the new run does not fit `parent`, or the memory.
+    """
+    parts = label_split(recipe, parts, parent)
+    recipe = count_vectors(count_classes(recipe, parts.images), parts.vectors)
+    pixels = parent.pixels if parent else measure_pixels(recipe, parts)
+    if parent:
+        _check_held_out(parent, recipe, parts)
+        recipe = name_teacher(recipe, parent, parts)
+    trainer = Trainer(recipe, parts, pixels, runtime, Plan(recipe.images))
+    if parent:
+        trainer.start_from(parent.model.state_dict())
+        if other := find_other_meaning(parent.recipe, recipe):
+            advice = f"leave out --recipe and --{other} to keep the {other} of that run"
+            warn_user(f"weights were trained with another {other}, so they must learn a new task: {advice}")
+    if news := fit_memory(trainer):
+        warn_user(news)
+    return trainer
+
+
+def hold_out_alike(recipe: Recipe, parent: Recipe) -> Recipe:
+    """Return a recipe that holds out the images which `parent` holds out, whatever its own seed is.
+
+    A `data.split_seed` that the user gives is kept.
+    """
+    if recipe.data.split_seed is not None or recipe.seed == parent.split_seed:
+        return recipe
+    return replace(recipe, data=replace(recipe.data, split_seed=parent.split_seed))
+
+
+def label_split(recipe: Recipe, split: SplitImages, parent: LoadedRun | None) -> SplitImages:
+    """Return the images with the labels of `data.labels`, if these are clusters, and `data.vectors`.
+
+    Process 0 finds the clusters and reads the vectors, and all processes use them. If `parent` has clusters,
+    the new run takes over their centres, because its network knows these classes. For the same reason it
+    takes over the mean and deviation of vectors of the same columns.
+
+    Raises:
+        UserError: if there are too few images, or the file of vectors does not fit them.
+    """
+    data, images, processes, clusters, vectors = recipe.data, split.images, current_processes(), None, None
+    if processes.leads and isinstance(data.labels, Clusters):
+        cells = average_cells(images.pixels, images.values, np.arange(len(images)))
+        if parent and parent.checkpoint.clusters is not None:
+            clusters = parent.checkpoint.clusters.assign(cells, split.train)
+        else:
+            clusters = group_images(cells, split.train, data.labels.count, data.flip, recipe.seed)
+    if processes.leads and data.vectors is not None:
+        vectors, known = match_vectors(data.vectors, images.names, split.train), parent and parent.vectors
+        if known and known.columns == vectors.columns:
+            vectors = replace(vectors, mean=known.mean, deviation=known.deviation)
+    clusters, vectors = processes.broadcast((clusters, vectors))
+    return split.with_clusters(clusters).with_vectors(vectors)
+
+
+def _check_held_out(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> None:
+    """Check that no image on which `parent` was trained is held out in a new run from its weights.
+
+    Args:
+        parent: the run whose weights the new run starts from.
+        recipe: the recipe of the new run.
+        parts: the images of the new run.
+
+    Raises:
+        UserError: if the errors on held-out images would be too low, or the images of `parent` are now split
+            in another way.
+    """
+    before, known = parent.recipe, parent.checkpoint.state.images
+    if known is None or not len(parts.validation):
+        return
+    split = split_images(parts.images, before.data.validation, before.split_seed)
+    # The same images have another fingerprint if they have another size.
+    resized = before.data.source == recipe.data.source and len(split.train) == known.train
+    if known.fingerprint != parts.images.fingerprint and not resized:
+        return
+    check_same_split(split, known.train)
+    if not np.isin(parts.validation, split.validation).all():
+        share, seed = before.data.validation, before.split_seed
+        advice = f"use at most its --data.validation {share:g} and no other --data.split_seed than {seed}"
+        raise UserError(f"images on which the run of --from was trained would be held out: {advice}")

@@ -30,8 +30,8 @@ from ddim.runs.state import Plan, RunState, TrainedOn
 from ddim.sampling.images import check_same_split
 from ddim.sampling.pipeline import CLUSTERS, VECTORS, Pipeline
 from ddim.training.batches import Batches, draw_times
-from ddim.training.optim import build_optimizer, divide_parameters
-from ddim.training.teacher import load_teacher
+from ddim.training.optim import Muon, divide_parameters
+from ddim.training.student import load_teacher
 
 IN_A_ROW = 3
 """Training stops after this number of steps in a row whose loss or gradient is not finite."""
@@ -84,12 +84,9 @@ class Trainer:
         self.recipe, self.split, self.pixels = recipe, split, pixels
         self.runtime, self.plan = runtime, plan
         self.processes = current_processes()
-        optim, count = recipe.optim, self.processes.count
-        if optim.batch % (optim.accumulate * count):
-            raise UserError(
-                f"optim.batch {optim.batch} must be a multiple of the number of processes {count} times "
-                f"optim.accumulate {optim.accumulate}"
-            )
+        parts = recipe.optim.accumulate * self.processes.count
+        if recipe.optim.batch % parts:
+            raise UserError(f"optim.batch must be a multiple of {parts}, accumulate times the processes")
         self.step, self.due, self.samples = 0, False, torch.empty(0)
         self.best: float | None = None
         self.stopped: str | None = None
@@ -111,7 +108,8 @@ class Trainer:
         self.memory = recipe.objective.times.memory(runtime.exact_device)
         others, matrices = divide_parameters(self.model, recipe.optim)
         self.parameters = others | matrices
-        self.optimizer = build_optimizer(others, matrices, recipe.optim, runtime.precision)
+        dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
+        self.optimizer = Muon([*others.values()], [*matrices.values()], dtype, recipe.optim)
         self.rules = track_averages(recipe.ema, recipe.report.snapshots)
         self._start_averages()
         # What each step needs of the model is listed once, so that no step walks over its layers. A network
@@ -158,11 +156,9 @@ class Trainer:
             NotFinite: after `IN_A_ROW` such steps; the message names the last of them.
         """
         if (count := int(self.in_a_row)) >= IN_A_ROW:
-            raise NotFinite(
-                f"loss or gradient was not finite {IN_A_ROW} times in a row, at step "
-                f"{self.step - count + IN_A_ROW}: the last good checkpoint is kept; a lower optim.lr or "
-                "--precision fp32 may help"
-            )
+            text = f"loss or gradient was not finite {IN_A_ROW} times in a row, at step"
+            advice = "the last good checkpoint is kept; a lower optim.lr or --precision fp32 may help"
+            raise NotFinite(f"{text} {self.step - count + IN_A_ROW}: {advice}")
 
     def stop(self, reason: str = "by a callback") -> None:
         """End the training after this step, and save a checkpoint; no last validation is made.
@@ -173,16 +169,8 @@ class Trainer:
         self.stopped = reason or "by a callback"
 
     def validation_steps(self) -> set[int]:
-        """Return the evenly spaced steps after which a run of known length validates; the last is its end.
-
-        A step is left out that would follow the validation at which the length was planned too closely.
-        """
-        events, batch, plan = self.recipe.report.events, self.recipe.optim.batch, self.plan
-        steps, total = plan.validation_steps(events, batch), plan.total or 0
-        if not plan.settled:
-            return steps
-        first = plan.settled + total / events / 2
-        return {k for k in steps if not plan.settled < k * batch < min(first, total)}
+        """Return the steps after which a run of known length validates; see `Plan.validation_steps`."""
+        return self.plan.validation_steps(self.recipe.report.events, self.recipe.optim.batch)
 
     def advance(self) -> StepValues:
         """Train for one step, and return its loss, gradient norm and learning rate.
@@ -222,7 +210,7 @@ class Trainer:
             norm = nn.utils.clip_grad_norm_(self.parameters.values(), o.clip or math.inf)
             finite = self.judge(loss, norm)
             # The fused optimiser changes nothing if this is 1. Apple's GPUs ignore it, so it is not called.
-            self.optimizer.found_inf = (~finite).float()  # pyrefly: ignore[missing-attribute]
+            self.optimizer.found_inf = (~finite).float()
             if exact == runtime.device or finite.item():
                 self.optimizer.step()
         except BaseException as error:
@@ -314,11 +302,8 @@ class Trainer:
         """Return raw and EMA weights, clusters and vectors, which sampling needs, keyed as in `tensors`."""
         held = {f"ema/{profile}": average for profile, average in self.averages.items()}
         held["model"] = self.model.state_dict()
-        if self.split.clusters:
-            held[CLUSTERS] = self.split.clusters.to_tensors()
-        if self.split.vectors:
-            held[VECTORS] = self.split.vectors.to_tensors()
-        return held
+        labels = {CLUSTERS: self.split.clusters, VECTORS: self.split.vectors}
+        return held | {name: each.to_tensors() for name, each in labels.items() if each}
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors of a checkpoint, keyed by file name and then by tensor name."""
@@ -374,10 +359,9 @@ class Trainer:
             UserError: if the weights do not fit this network.
         """
         if wrong := find_misfit(self.model.state_dict(), tensors):
-            raise UserError(
-                f"--from loads weights that do not fit the network of recipe {self.recipe.name}: {wrong} is "
-                "missing or has another shape; leave out --recipe and --net to use the network of the weights"
-            )
+            advice = "leave out --recipe and --net to use the network of the weights"
+            name = self.recipe.name
+            raise UserError(f"weights of --from do not fit the network of recipe {name}: {wrong}; {advice}")
         self.model.load_state_dict(tensors)
         self._start_averages()
 

@@ -41,8 +41,7 @@ def validate(training: Trainer) -> dict[str, float]:
     with training.averaged() as pipeline:
         errors = denoise_validation_images(pipeline, training.split, training.processes.share)
     errors = training.processes.interleave(errors)
-    names = ("noise_mae", "image_mae")
-    each = {name: torch.cat([error[name] for error in errors]) for name in names}
+    each = {name: torch.cat([error[name] for error in errors]) for name in ("noise_mae", "image_mae")}
     means = {name: values.mean().item() for name, values in each.items()}
     return means | mean_by_level(training.recipe.schedule(times).log_snr, each)
 
@@ -131,11 +130,8 @@ def prepare_kid(training: Trainer) -> MeasureKID:
     recipe, split, processes = training.recipe, training.split, training.processes
     if not recipe.report.kid:
         return dict
-    if len(split.validation) < LEAST:
-        raise UserError(
-            f"report.kid needs at least {LEAST} validation images, got {len(split.validation)}: "
-            "raise data.validation"
-        )
+    if (count := len(split.validation)) < LEAST:
+        raise UserError(f"report.kid needs {LEAST} validation images, got {count}: raise data.validation")
     held_out = ImageSet(split.images, split.validation, recipe.data.source, "valid")
     extractor = processes.local_first(load_extractor).to(training.runtime.exact_device)
     reference = processes.local_first(lambda: compute_features(held_out, extractor))

@@ -1,6 +1,7 @@
 """Write the files of a run: run.json, log, sheets of samples, checkpoints, guide and snapshots."""
 
 import math
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,6 @@ import numpy as np
 from ddim.data.arrays import PREFIX
 from ddim.data.images import gather_batch
 from ddim.data.open import absolute_source
-from ddim.data.remote import names_repository, parse_repository
 from ddim.errors import NotFinite
 from ddim.files import publish_folder, temporary_folder, write_atomic, write_sealed
 from ddim.machine.distributed import Processes, act_as
@@ -79,12 +79,7 @@ def _describe_run(trainer: Trainer) -> dict[str, Any]:
 
 def _name_images(source: str) -> str:
     """Return a name for the run folder, such as "flowers64" for path/to/flowers64.zip."""
-    source = source.removeprefix(PREFIX)
-    if names_repository(source):
-        source = parse_repository(source).id
-    elif not Path(source).exists():
-        source = source.partition(":")[0]
-    return Path(source).name.partition(".")[0] or "images"
+    return re.split("[.:@]", Path(source.removeprefix(PREFIX)).name)[0]
 
 
 class RunWriter:
@@ -103,8 +98,7 @@ class RunWriter:
     def __init__(self, trainer: Trainer, folder: Path, log: RunLog, callbacks: Sequence[Callback]) -> None:
         self.trainer, self.folder, self.log, self.callbacks = trainer, folder, log, callbacks
         self.checkpoints = folder / CHECKPOINTS
-        self._saved, self._saved_at = (trainer.step, trainer.due, trainer.stopped), time.monotonic()
-        self._changed = False
+        self._note_saved()
         # If the best checkpoint is saved again at the same step, it keeps its mark.
         self._best = checkpoint.find_best_step(self.checkpoints)
 
@@ -180,10 +174,9 @@ class RunWriter:
         if not trainer.savable:
             return
         self.log.sync()
-        tensors, documents, best = trainer.tensors(), trainer.documents(), self._best == trainer.step
-        path = checkpoint.save(self.checkpoints, trainer.step, tensors, documents, best=best)
-        self._saved, self._saved_at = (trainer.step, trainer.due, trainer.stopped), time.monotonic()
-        self._changed = False
+        held = trainer.tensors(), trainer.documents()
+        path = checkpoint.save(self.checkpoints, trainer.step, *held, best=self._best == trainer.step)
+        self._note_saved()
         self._tell("on_checkpoint", path)
 
     def finish(self) -> None:
@@ -192,15 +185,20 @@ class RunWriter:
         Raises:
             NotFinite: if the weights are not finite, so that they cannot be saved.
         """
-        trainer = self.trainer
-        if (trainer.step, trainer.due, trainer.stopped) != self._saved:
-            if not trainer.savable:
-                raise NotFinite(
-                    f"the weights are not finite at the last step, {trainer.step}: the last good checkpoint "
-                    "is kept"
-                )
+        if self._moment != self._saved:
             self.save()
+        if self._moment != self._saved:
+            raise NotFinite("the weights are not finite at the last step: the last good checkpoint is kept")
         self._tell("on_end")
+
+    @property
+    def _moment(self) -> tuple[int, bool, str | None]:
+        """What differs between two checkpoints of a run."""
+        return self.trainer.step, self.trainer.due, self.trainer.stopped
+
+    def _note_saved(self) -> None:
+        """Note that the newest checkpoint is of this moment."""
+        self._saved, self._saved_at, self._changed = self._moment, time.monotonic(), False
 
     def _tell(self, event: str, *values: object) -> None:
         """Call the method `event` of each callback."""
@@ -239,8 +237,8 @@ class RunWriter:
         trainer, share = self.trainer, self.trainer.recipe.report.guide
         due = trainer.plan.step_at(share, trainer.recipe.optim.batch)
         if share and trainer.step == due and trainer.savable:
-            weights, documents = trainer.weights(), trainer.documents()
-            checkpoint.save(self.folder / GUIDE, trainer.step, weights, documents, keep=1)
+            held = trainer.weights(), trainer.documents()
+            checkpoint.save(self.folder / GUIDE, trainer.step, *held, keep=1)
 
     def _has_last_loss(self, step: int) -> bool:
         """Return whether `report.best` of a step can be compared with its value at the end of the run.

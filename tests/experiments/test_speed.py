@@ -6,19 +6,19 @@ import pytest
 import torch
 
 import clocks
-import ddim.training.speed
+import ddim.experiments.speed
 import tiny
 from ddim.data import split_images
 from ddim.diffusion.loss import Consistency
+from ddim.experiments.speed import Speed, forecast_run, measure_speed
 from ddim.machine.runtime import Runtime
-from ddim.training import budget
-from ddim.training.budget import estimate_seconds, time_image
-from ddim.training.speed import Speed, forecast_run, measure_speed
+from ddim.training import machine
+from ddim.training.machine import estimate_seconds, time_image
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(ddim.training.speed, "SECONDS", 0.3)
+    monkeypatch.setattr(ddim.experiments.speed, "SECONDS", 0.3)
 
 
 def measure(recipe, cost=1e-4, **options):
@@ -57,21 +57,21 @@ def test_a_run_sees_about_the_images_of_its_forecast(monkeypatch, tmp_path):
     clock = clocks.install(monkeypatch)
     changes = {"report__validation_images": "1", "data__size": 8}
     recipe = clocks.quick_recipe(images="none", minutes=0.6, **changes)
-    forecast = forecast_run(recipe, speed_of(recipe))
+    images, seconds = forecast_run(recipe, speed_of(recipe))
     folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock])
-    assert forecast.images == pytest.approx(tiny.metrics(folder)[-1]["images"], rel=0.05)
-    assert forecast.seconds == pytest.approx(clock.now - 1000, rel=0.05)
+    assert images == pytest.approx(tiny.metrics(folder)[-1]["images"], rel=0.05)
+    assert seconds == pytest.approx(clock.now - 1000, rel=0.05)
 
 
 def test_processes_share_the_images_of_a_run_and_not_its_minutes(monkeypatch):
     """The trial step runs on the device of the run; a machine with an accelerator has no use for threads."""
-    monkeypatch.setattr(budget, "time_image", lambda *_, device: 0.5)
+    monkeypatch.setattr(machine, "time_image", lambda *_, device: 0.5)
     recipe = tiny.recipe(images="1000")
-    assert estimate_seconds(recipe, 3, "cpu", 2) == 250
-    assert estimate_seconds(recipe, 3, "cpu", 2, processes=5) == 50
-    assert estimate_seconds(recipe, 3, "cuda", 2, processes=5) == 100
+    assert estimate_seconds(recipe, 3, "cpu", 2, 1) == 250
+    assert estimate_seconds(recipe, 3, "cpu", 2, 5) == 50
+    assert estimate_seconds(recipe, 3, "cuda", 2, 5) == 100
     recipe = tiny.recipe(images="none", minutes="10")
-    assert estimate_seconds(recipe, 3, "cpu", 2, processes=5) == 600
+    assert estimate_seconds(recipe, 3, "cpu", 2, 5) == 600
 
 
 def test_the_time_of_an_image_leaves_out_the_waiting_for_other_programs(monkeypatch):

@@ -11,7 +11,7 @@ from ddim.recipe.recipe import Recipe
 from ddim.runs.state import Plan
 from ddim.training.budget import TRAINED, WARM_UP
 from ddim.training.memory import advance_within_memory
-from ddim.training.start import start_training
+from ddim.training.run import start_training
 from ddim.training.trainer import Trainer
 
 SECONDS = 6.0
@@ -110,23 +110,11 @@ def _finish_step(training: Trainer) -> None:
     float(advance_within_memory(training)[0]["loss"])
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """What a run is expected to do.
+def forecast_run(recipe: Recipe, speed: Speed, reading: float = 0.0) -> tuple[int, float]:
+    """Return the images that a run of this recipe will see, counting repetitions, and its duration.
 
-    Attributes:
-        images: number of training images that it will see, counting repetitions.
-        seconds: how long it will take, from the command to its last validation.
-    """
-
-    images: int
-    seconds: float
-
-
-def forecast_run(recipe: Recipe, speed: Speed, reading: float = 0.0) -> Forecast:
-    """Return the images that a run of this recipe will see, and its duration.
-
-    Compilation and validations take their part of the minutes; see `TimeBudget`.
+    The duration is in seconds, from the command to the last validation. Compilation and validations take
+    their part of the minutes; see `TimeBudget`.
 
     Args:
         recipe: the recipe, with its budget in minutes or images.
@@ -138,8 +126,8 @@ def forecast_run(recipe: Recipe, speed: Speed, reading: float = 0.0) -> Forecast
     if recipe.images is not None:
         images = math.ceil(recipe.images / batch) * batch
         rest = max(0, images - warm) / speed.images_per_second
-        return Forecast(images, aside + rest + events * speed.validation)
+        return images, aside + rest + events * speed.validation
     left = max(0.0, recipe.minutes * 60 - aside)
     # One validation more ends the measurement of the speed.
     left = max(TRAINED * left, left - (events + 1) * speed.validation)
-    return Forecast(warm + round(left * speed.images_per_second / batch) * batch, recipe.minutes * 60)
+    return warm + round(left * speed.images_per_second / batch) * batch, recipe.minutes * 60
