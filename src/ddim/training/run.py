@@ -440,8 +440,8 @@ def label_split(recipe: Recipe, split: SplitImages, parent: LoadedRun | None) ->
     data, images, processes, clusters, vectors = recipe.data, split.images, current_processes(), None, None
     if processes.leads and isinstance(data.labels, Clusters):
         cells = average_cells(images.pixels, images.values, np.arange(len(images)))
-        if parent and parent.checkpoint.clusters is not None:
-            clusters = parent.checkpoint.clusters.assign(cells, split.train)
+        if parent and parent.clusters is not None:
+            clusters = parent.clusters.assign(cells, split.train)
         else:
             clusters = group_images(cells, split.train, data.labels.count, data.flip, recipe.seed)
     if processes.leads and data.vectors is not None:
