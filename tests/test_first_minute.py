@@ -180,14 +180,10 @@ def test_numbers_of_numpy_are_as_good_as_those_of_python(tmp_path):
     assert found.record["sampling"]["seeds"] == list(range(1, 21))
 
 
-def test_a_size_of_three_numbers_and_another_machine_are_refused(tmp_path):
+def test_a_size_of_three_numbers_is_refused(tmp_path):
     options = {"images": 8, "out": tmp_path / "run", "progress": False}
     with pytest.raises(ddim.errors.UserError, match=r"must be a list of 2 whole numbers, got \(16, 16, 3\)"):
         ddim.train("blossoms:40", size=(16, 16, 3), **options)
-    with pytest.raises(ddim.errors.UserError, match=r"machine must be .*ddim.Machine\(.*got 'cpu'"):
-        ddim.train("blossoms:40", machine="cpu", **options)
-    with pytest.raises(ddim.errors.UserError, match=r"machine must be .*got 'cpu'"):
-        ddim.plan("blossoms:40", machine="cpu")
     assert not (tmp_path / "run").exists()
 
 

@@ -45,7 +45,7 @@ def test_a_signal_ends_a_run_within_a_step_and_a_save(number, step, whole, tmp_p
 
 @pytest.mark.parametrize("step", mark_slow([5, 10], lambda step: step == 5))
 def test_a_signal_ends_a_validation_at_once_and_it_is_made_again(step, whole, tmp_path, monkeypatch):
-    sound, left = ddim.training.validation.generate, [step // 5]
+    sound, left = ddim.training.validation.generate_together, [step // 5]
 
     def interrupted(*args, **options):
         left[0] -= 1
@@ -55,7 +55,7 @@ def test_a_signal_ends_a_validation_at_once_and_it_is_made_again(step, whole, tm
             pytest.fail("the sheet was sampled")
         return sound(*args, **options)
 
-    monkeypatch.setattr(ddim.training.validation, "generate", interrupted)
+    monkeypatch.setattr(ddim.training.validation, "generate_together", interrupted)
     folder = tmp_path / "run"
     with pytest.raises(Interrupted):
         tiny.train(tiny.recipe(), folder)

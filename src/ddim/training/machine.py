@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.pixels import Pixels
+from ddim.errors import to_int
 from ddim.machine.distributed import Processes
 from ddim.machine.runtime import Precision, Runtime, choose_runtime, count_allowed, count_cores, find_device
 from ddim.recipe.recipe import Recipe, build_model
@@ -37,6 +38,11 @@ class Machine:
     compiling: bool | None = None
     threads: int | None = None
     recompute: bool = False
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            # JSON refuses numbers of NumPy.
+            object.__setattr__(self, "threads", to_int("threads", self.threads))
 
     def choose(self, recipe: Recipe, seconds: float = 0.0) -> Runtime:
         """Return the runtime for a run that is expected to take `seconds`; see `choose_runtime`."""
