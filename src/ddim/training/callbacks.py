@@ -82,8 +82,8 @@ class Tracker(Callback):
         project: name of the project in the tracker.
 
     Raises:
-        ImportError: if the package of the tracker is not installed, see docs/trackers.md.
-        UserError: if the tracker cannot start.
+        UserError: if the package of the tracker is not installed, or the tracker cannot start; see
+            docs/trackers.md.
     """
 
     package: ClassVar[str]
@@ -91,7 +91,10 @@ class Tracker(Callback):
 
     def __init__(self, project: str = "ddim") -> None:
         self.project, self.works = project, True
-        self.api: Any = import_module(self.package)
+        try:
+            self.api: Any = import_module(self.package)
+        except ImportError as error:
+            raise UserError(f"reports need another package: pip install {self.package} ({error})") from error
 
     def on_start(self, training: Trainer, folder: Path) -> None:
         """Begin a run in the tracker, named like the run folder, or continue the one with a known id."""
