@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import ddim
-from cases import mark_slow
 from ddim.data.clusters import ImageClusters
 from ddim.data.values import Values
 from ddim.diffusion.loss import Consistency
