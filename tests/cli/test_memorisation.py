@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import tiny
-from ddim.sampling import guidance as sampling_guidance
+from ddim.sampling import sampling_setup as sampling_guidance
 from ddim.sampling import searched
 from shown_events import read_events
 

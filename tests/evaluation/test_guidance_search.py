@@ -22,9 +22,14 @@ from ddim.evaluation.sample_features import FeatureBatch, SampledParts
 from ddim.evaluation.samples import Samples
 from ddim.machine.progress import ignore_progress
 from ddim.sampling.generate import SamplesNotFinite, generate
-from ddim.sampling.guidance import Guidance, open_guidance, save_guidance
 from ddim.sampling.pipeline import load, read_run_recipe
-from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
+from ddim.sampling.sampling_setup import (
+    Guidance,
+    SamplingSetup,
+    choose_sampling,
+    open_guidance,
+    save_guidance,
+)
 from ddim.sampling.searched import SearchedGrid, save_grid
 from stubs import stub
 

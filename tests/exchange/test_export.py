@@ -27,9 +27,8 @@ from ddim.nn.unet import UNetSpec
 from ddim.recipe.codec import override
 from ddim.recipe.named import clear, fast
 from ddim.sampling.generate import generate
-from ddim.sampling.guidance import Guidance, save_guidance
 from ddim.sampling.pipeline import load
-from ddim.sampling.sampling_setup import SamplingSetup
+from ddim.sampling.sampling_setup import Guidance, SamplingSetup, save_guidance
 from ddim.sampling.searched import SearchedGrid, save_grid
 from evaluated_runs import record
 from small_nets import SPECS

@@ -16,7 +16,6 @@ from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import override
 from ddim.sampling.generate import generate
-from ddim.sampling.guidance import Guidance
 from ddim.sampling.labels import (
     NULL,
     VectorLabel,
@@ -32,7 +31,7 @@ from ddim.sampling.labels import (
     label_images,
 )
 from ddim.sampling.pipeline import Pipeline
-from ddim.sampling.sampling_setup import SamplingSetup
+from ddim.sampling.sampling_setup import Guidance, SamplingSetup
 from ddim.training.validation import validate
 from oracles import made, normal, shaken
 

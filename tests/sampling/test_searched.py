@@ -8,7 +8,7 @@ import pytest
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.samplers import DDIM, DPMSolver, Sampler
 from ddim.errors import UserError
-from ddim.sampling.guidance import Guidance, save_guidance
+from ddim.sampling.sampling_setup import Guidance, save_guidance
 from ddim.sampling.searched import (
     FILE,
     SearchedGrid,

@@ -32,8 +32,8 @@ from ddim.files import read_sealed, write_sealed
 from ddim.runs import checkpoint
 from ddim.runs.averages import read_stored
 from ddim.runs.folder import record_in_run
-from ddim.sampling.guidance import Guidance, save_guidance
 from ddim.sampling.image_features import keep_part, read_part
+from ddim.sampling.sampling_setup import Guidance, save_guidance
 from ddim.sampling.searched import SearchedGrid, find_saved_grid, save_grid
 from run_folders import make, write_evaluation
 

@@ -102,10 +102,9 @@ def run(args: argparse.Namespace) -> int:
     from ddim.machine.distributed import current_processes
     from ddim.plots.pictures import split_sheet
     from ddim.plots.preview import arrange_preview, can_preview, render_preview
-    from ddim.sampling.guidance import collect_guidance
     from ddim.sampling.guidance_name import name_recorded_guidance
     from ddim.sampling.samples import write_samples
-    from ddim.sampling.sampling_setup import choose_sampling
+    from ddim.sampling.sampling_setup import choose_sampling, collect_guidance
 
     pipeline = load_run(args, compiling=args.compile)
     label = pipeline.find_label(args.label, vector, seeds)

@@ -75,9 +75,7 @@ SAMPLES = 500
 
 @dataclass(frozen=True)
 class Averages:
-    """The averages of a checkpoint and of earlier snapshots.
-
-    Averages of other widths are reconstructed from them.
+    """The averages of a checkpoint and of earlier snapshots, from which other widths are reconstructed.
 
     Attributes:
         run: the run folder.
@@ -231,9 +229,6 @@ class AverageList(Tabular):
 
 def list_averages(run: str | Path) -> AverageList:
     """Return the widths of the averages that can be reconstructed for a run, each width with its error.
-
-    Args:
-        run: as in `reconstruct_average`.
 
     Raises:
         UserError: if the run has no snapshots.

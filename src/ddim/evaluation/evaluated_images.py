@@ -49,13 +49,12 @@ from ddim.runs.names import (
     suggest_run,
 )
 from ddim.sampling.generate import sample_uint8
-from ddim.sampling.guidance import collect_guidance
 from ddim.sampling.image_features import BATCH, ImageSet
 from ddim.sampling.labels import find_label
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, load, open_pipeline
 from ddim.sampling.record import sampling_record
 from ddim.sampling.samples import SAMPLE, SampleArrays
-from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
+from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling, collect_guidance
 
 
 @dataclass(frozen=True)

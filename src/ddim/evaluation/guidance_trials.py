@@ -8,8 +8,8 @@ from typing import Any
 
 from ddim.evaluation.compare import Difference
 from ddim.plots.table import Tabular
-from ddim.sampling.guidance import Guidance
 from ddim.sampling.guidance_name import name_guidance
+from ddim.sampling.sampling_setup import Guidance
 
 
 @dataclass(frozen=True)

@@ -37,13 +37,12 @@ from ddim.plots import charts
 from ddim.plots.pictures import save_png
 from ddim.plots.table import Tabular
 from ddim.runs.log import show_in_tensorboard
-from ddim.sampling.guidance import collect_guidance
 from ddim.sampling.image_features import take_pictures
 from ddim.sampling.images import open_run_images
 from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun
 from ddim.sampling.record import make_record
-from ddim.sampling.sampling_setup import choose_sampling
+from ddim.sampling.sampling_setup import choose_sampling, collect_guidance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,11 +21,10 @@ from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, open_progress
 from ddim.plots.pictures import to_uint8
 from ddim.recipe.recipe import Recipe
-from ddim.sampling.guidance import collect_guidance
 from ddim.sampling.image_features import BATCH
 from ddim.sampling.labels import GivenVectors, Label, assign_labels
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, open_pipeline
-from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
+from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling, collect_guidance
 
 Walk = Callable[[Denoiser, Tensor, Sequence[int]], Iterator[State]]
 """Takes a denoiser, zeros (B, C, H, W) and B seeds, and yields states; the last state holds the samples."""

@@ -13,10 +13,8 @@ from ddim.data.clusters import Clusters, ImageClusters
 from ddim.data.values import EIGHT_BITS, Values, choose_channels
 from ddim.data.vectors import ImageVectors
 from ddim.diffusion.denoiser import Denoiser, Model, with_gradients
-from ddim.diffusion.grids import Listed
 from ddim.diffusion.guidance import Clipped, Rescheduled
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError, describe_given
 from ddim.machine.distributed import current_processes
 from ddim.machine.runtime import Runtime, choose_runtime, find_device
@@ -31,7 +29,6 @@ from ddim.runs.averages import AVERAGE, find_stored_average
 from ddim.runs.names import choose_published, locate_run, parse_place, read_checkpoint
 from ddim.runs.state import RunState
 from ddim.sampling.labels import GivenVectors, Label, find_label, find_vectors
-from ddim.sampling.searched import find_saved_grid
 
 CLUSTERS = "clusters"
 """The name of the tensors of a checkpoint that hold the clusters of the training images."""
@@ -129,10 +126,6 @@ class Pipeline:
             raise UserError(f"give label or vector, not both, got label {label!r}")
         return find_vectors(vector, seeds, self.vectors)
 
-    def searched_grid(self, sampler: Sampler, steps: int) -> Listed | None:
-        """Return the grid that a search saved for this sampler and number of steps, or None."""
-        return None
-
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
@@ -183,12 +176,6 @@ class LoadedRun(Pipeline):
         equal = self.runtime == replace(at.state.runtime, compile=False)
         plain = super().describe()
         return {"checkpoint": at.describe_file(), **at.describe_weights(), **plain, "bit_equal": equal}
-
-    def searched_grid(self, sampler: Sampler, steps: int) -> Listed | None:
-        """Return the grid that `ddim search` saved with the run; None if another grid was chosen since."""
-        if self.list_changed("grid", "sampled_on"):
-            return None
-        return find_saved_grid(self.checkpoint.run, sampler, steps, self.checkpoint.weights)
 
 
 @with_gradients

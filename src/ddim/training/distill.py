@@ -19,8 +19,8 @@ from ddim.machine.progress import Progress
 from ddim.recipe.recipe import Recipe
 from ddim.recipe.user_parts import give_parts
 from ddim.sampling.generate import find_grid_ends
-from ddim.sampling.guidance import OFF, Guidance, collect_guidance
 from ddim.sampling.pipeline import load
+from ddim.sampling.sampling_setup import OFF, Guidance, collect_guidance
 from ddim.training.callbacks import Callback
 from ddim.training.request import load_parent_recipe, use_data
 from ddim.training.run import train

@@ -19,9 +19,9 @@ from ddim.machine.runtime import Runtime
 from ddim.recipe.checks import find_other_meaning
 from ddim.recipe.recipe import Recipe
 from ddim.runs.names import pin_place
-from ddim.sampling.guidance import Guidance, open_guidance
 from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun, load
+from ddim.sampling.sampling_setup import Guidance, open_guidance
 
 
 @dataclass(frozen=True)
