@@ -13,6 +13,7 @@ from ddim.data import Images
 from ddim.data.vectors import ImageVectors
 from ddim.diffusion.loss import Objective
 from ddim.errors import UserError
+from ddim.evaluation.likelihood import label_any_images
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import override
 from ddim.sampling.generate import generate
@@ -27,7 +28,6 @@ from ddim.sampling.labels import (
     drop_labels,
     find_label,
     find_vectors,
-    label_any_images,
     label_images,
 )
 from ddim.sampling.pipeline import Pipeline

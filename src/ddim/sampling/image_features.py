@@ -144,5 +144,5 @@ def take_pictures(images: Images, which: np.ndarray) -> np.ndarray:
     """Return the images at indices `which` as uint8 pictures (N, H, W, C), C = 1, 3 or 4; see `to_uint8`."""
     if images.values.eight_bits and images.pixels.shape[3] in PICTURE_CHANNELS:
         return images.pixels[which]
-    parts = [to_uint8(gather_batch(images, which[k : k + BATCH])) for k in range(0, len(which), BATCH)]
-    return np.concatenate([*parts, to_uint8(gather_batch(images, which[:0]))])
+    starts = range(0, max(len(which), 1), BATCH)
+    return np.concatenate([to_uint8(gather_batch(images, which[k : k + BATCH])) for k in starts])

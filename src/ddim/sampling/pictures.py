@@ -144,14 +144,10 @@ def name_file(stem: str, channels: int, values: Values) -> str:
     return f"{stem}.png" if is_picture(values, channels) or gray else f"{stem}.npy"
 
 
-def to_pixels(images: Tensor, values: Values) -> np.ndarray:
-    """Return images (B, C, H, W) in [0, 1] as the values (B, H, W, C) that are written to files."""
-    return to_uint8(images) if is_picture(values, images.shape[1]) else values.from_unit(images)
-
-
 def write_images(paths: Sequence[Path], images: Tensor, values: Values) -> None:
     """Write images (B, C, H, W) in [0, 1] to files that are named by `name_file`."""
-    for path, pixels in zip(paths, to_pixels(images, values), strict=True):
+    written = to_uint8(images) if is_picture(values, images.shape[1]) else values.from_unit(images)
+    for path, pixels in zip(paths, written, strict=True):
         if path.suffix == ".npy":
             with atomic_file(path) as file:
                 np.save(file, np.ascontiguousarray(pixels), allow_pickle=False)

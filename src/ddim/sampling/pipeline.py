@@ -149,14 +149,11 @@ class LoadedCheckpoint:
     recipe: Recipe = field(repr=False)
     average: str | None = None
 
-    def describe_file(self) -> dict[str, str]:
-        """Return the path and the SHA-256 of the checkpoint, for a record."""
-        return {"path": str(self.path), "sha256": self.sha256}
-
-    def describe_weights(self) -> dict[str, Any]:
-        """Return the step and the weights, for a record; a stored average has its SHA-256."""
+    def describe(self) -> dict[str, Any]:
+        """Return path, SHA-256, step and weights, for a record; a stored average has its SHA-256."""
+        facts = {"path": str(self.path), "sha256": self.sha256, "step": self.state.step}
         average = {} if self.average is None else {"average": {"sha256": self.average}}
-        return {"step": self.state.step, "weights": self.weights, **average}
+        return {**facts, "weights": self.weights, **average}
 
 
 @dataclass(frozen=True, repr=False)
@@ -171,11 +168,11 @@ class LoadedRun(Pipeline):
 
     def describe(self) -> dict[str, Any]:
         """Return checkpoint, step, weights, recipe and runtime, as JSON."""
-        at = self.checkpoint
+        at, facts = self.checkpoint, self.checkpoint.describe()
+        file = {name: facts.pop(name) for name in ("path", "sha256")}
         # Samples equal those of the training in every bit only with its runtime, without torch.compile.
         equal = self.runtime == replace(at.state.runtime, compile=False)
-        plain = super().describe()
-        return {"checkpoint": at.describe_file(), **at.describe_weights(), **plain, "bit_equal": equal}
+        return {"checkpoint": file, **facts, **super().describe(), "bit_equal": equal}
 
 
 @with_gradients
@@ -299,8 +296,7 @@ def read_run_recipe(run: str | Path) -> Recipe:
     Raises:
         UserError: if there is no checkpoint.
     """
-    found = read_checkpoint(run, lambda path: checkpoint.read_document(path, "recipe"))
-    return load_recipe(found)
+    return load_recipe(read_checkpoint(run, lambda path: checkpoint.read_document(path, "recipe")))
 
 
 def read_clusters(path: Path, recipe: Recipe) -> ImageClusters | None:

@@ -9,9 +9,8 @@ record contains all sampling options.
 """
 
 import json
-import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ import torch
 from torch import Tensor
 
 from ddim.data.arrays import SUFFIXES
-from ddim.data.sources import Folder, Member, Reject
 from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import State
 from ddim.errors import UserError
@@ -41,9 +39,6 @@ from ddim.sampling.sampling_setup import SamplingSetup
 RECORD, SHEET, FILM, STACK = "record.json", "grid.png", "film.webp", "samples.npy"
 SHOWN = 256
 """The largest number of samples in the sheet and in the film; a film of large samples has fewer."""
-
-SAMPLE = re.compile(r"\d{5,}\.(png|npy)")
-"""The names of the samples in a folder; a name begins with the seed."""
 
 
 @dataclass(frozen=True)
@@ -159,25 +154,6 @@ class Film:
     def draw(self) -> list[np.ndarray]:
         """Return one sheet of images (H, W, 3) uint8 for each time, from noise to samples."""
         return [make_sheet(torch.cat(self._parts[t])) for t in sorted(self._parts, reverse=True)]
-
-
-@dataclass(frozen=True)
-class SampleArrays(Folder):
-    """The samples in .npy files of a folder, sorted by name. A `Folder` leaves out such files."""
-
-    def stamp(self) -> str:
-        """Return the stamp of the folder, marked as that of its arrays; see `Source`."""
-        stamp = super().stamp()
-        return stamp and f"{stamp}\0arrays"
-
-    def list_names(self) -> list[str]:
-        """Return the names of the samples, sorted."""
-        return [name for name in super().list_names() if SAMPLE.fullmatch(name) and name.endswith(".npy")]
-
-    def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
-        """Yield the samples, sorted by name; see `Source`."""
-        for name in self.list_names():
-            yield Member(name, read_saved_image(self.path / name))
 
 
 def _make_folder(folder: str | Path | None, record: dict[str, Any]) -> Path:

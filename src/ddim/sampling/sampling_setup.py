@@ -86,8 +86,7 @@ class Guidance:
         if self.on and self.interval:
             described["guidance_interval"] = list(self.interval)
         if self.on and self.run:
-            at = self.run.checkpoint
-            described["guide"] = {"name": self.guide, **at.describe_file(), **at.describe_weights()}
+            described["guide"] = {"name": self.guide, **self.run.checkpoint.describe()}
         return described
 
     def apply(self, model: Model, labels: Tensor | None) -> tuple[Denoiser, list[Counted]]:

@@ -5,9 +5,8 @@ by its kind and by those of its fields that are not defaults. So a field that a 
 sampler changes no name.
 """
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,6 @@ import filelock
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.samplers import Sampler
 from ddim.files import read_sealed, write_sealed
-from ddim.plots.table import Tabular
 from ddim.recipe.codec import kind_name
 
 FILE = "searched.json"
@@ -63,36 +61,15 @@ def save_searched(run: Path, part: Part, name: Mapping[str, Any], values: Mappin
             write_sealed(run / FILE, entries)
 
 
-@dataclass(frozen=True, repr=False)
-class SearchedGrid(Tabular):
-    """The result of a search: decreasing times (N,) and their sampling error.
-
-    `named` holds the errors of the other grids that were tried, keyed by name. `measure` is the name of the
-    error: the mean squared error, or the KID for the sampler multistep.
-    """
-
-    times: tuple[float, ...]
-    error: float
-    named: dict[str, float]
-    measure: str = "mean_squared_error"
-
-    def to_records(self) -> list[dict[str, Any]]:
-        """Return the error of the searched times and of each other grid."""
-        errors = {"searched": self.error, **self.named}
-        return [{"grid": name, self.measure: error} for name, error in errors.items()]
-
-    @property
-    def title(self) -> str:
-        return f"times {', '.join(f'{t:.4g}' for t in self.times)}"
-
-
 def find_saved_grid(run: Path, sampler: Sampler, steps: int, weights: str) -> Listed | None:
     """Return the grid that a search saved for this sampler, number of steps and weights, or None."""
     entry = find_searched(run, "grids", name_search(sampler, steps, weights))
     return None if entry is None else Listed(tuple(entry["times"]))
 
 
-def save_grid(run: Path, sampler: Sampler, steps: int, weights: str, result: SearchedGrid) -> None:
+def save_grid(
+    run: Path, sampler: Sampler, steps: int, weights: str, times: Sequence[float], error: float
+) -> None:
     """Save a grid in the run folder; `ddim sample` uses this grid if the user names no other grid.
 
     Args:
@@ -100,9 +77,8 @@ def save_grid(run: Path, sampler: Sampler, steps: int, weights: str, result: Sea
         sampler: the sampler for which the grid was searched.
         steps: number of times in the grid.
         weights: the weights for which the grid was searched, such as "ema".
-        result: the grid and its error.
+        times: the decreasing times (N,) of the grid.
+        error: the error of its samples, as `ddim search` measures it.
     """
-    # The error of a grid that diverged is infinite. JSON has no infinity, so it becomes null.
-    named = {name: error if math.isfinite(error) else None for name, error in result.named.items()}
-    entry = {"times": list(result.times), "error": result.error, "named": named}
+    entry = {"times": list(times), "error": error}
     save_searched(run, "grids", name_search(sampler, steps, weights), entry)
