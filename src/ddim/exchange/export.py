@@ -14,11 +14,11 @@ from ddim.exchange.model_card import CARD, make_card
 from ddim.exchange.onnx import ONNX, OUTPUT, write_onnx
 from ddim.exchange.sampling_json import SAMPLING, describe_sampling
 from ddim.files import temporary_folder, write_atomic, write_json
+from ddim.recipe.codec import describe_kind
 from ddim.runs.folder import check_unused, parse_out, publish_output
 from ddim.runs.names import find_run_folder
 from ddim.sampling.labels import choose_label, default_label
 from ddim.sampling.pipeline import LoadedRun, load
-from ddim.sampling.record import describe_kind
 from ddim.sampling.sampling_setup import find_searched_grid, find_searched_guidance
 
 FORMATS = {

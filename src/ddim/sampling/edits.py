@@ -475,7 +475,7 @@ def _invert(
             latent, change = invert(denoise, x0, times, exact=exact)
             images = restore(denoise, latent.float(), times)
             latents.append(latent[: len(part)].float().cpu())
-            restored.append(pipeline.pixels.leave(images[: len(part)].float()).cpu())
+            restored.append(pipeline.to_images(images[: len(part)]))
             residual = max(residual, change)
     return torch.cat(latents), torch.cat(restored), counter.evaluations, residual
 

@@ -146,7 +146,7 @@ def generate(
                 if watch is not None:
                     watch(mine, state.first(len(mine)))
                 x0 = state.x0
-        images.append(pipeline.pixels.leave(x0[: len(mine)].float()).cpu())
+        images.append(pipeline.to_images(x0[: len(mine)]))
         nfe = sum(counter.evaluations for counter in counters)
     return torch.cat(images), nfe
 
@@ -246,11 +246,11 @@ def check_samples(images: Tensor, seeds: Sequence[int], pipeline: Pipeline) -> N
     Raises:
         SamplesNotFinite: if a sample is NaN; the message names the first seed with NaN and possible causes.
     """
-    wrong = [seed for seed, bad in zip(seeds, images.isnan().flatten(1).any(1).tolist(), strict=True) if bad]
-    if wrong:
-        recipe = pipeline.recipe
+    wrong = images.isnan().flatten(1).any(1).tolist()
+    if any(wrong):
+        first, recipe = seeds[wrong.index(True)], pipeline.recipe
         raise SamplesNotFinite(
-            f"samples must be finite, got NaN in {len(wrong)} of {len(images)}, first of seed {wrong[0]}: "
+            f"samples must be finite, got NaN in {sum(wrong)} of {len(images)}, first of seed {first}: "
             f"check the sampler {recipe.sampler}, the schedule {recipe.sampling_schedule} and the weights"
         )
 

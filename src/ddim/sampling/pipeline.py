@@ -93,6 +93,10 @@ class Pipeline:
                 raise UserError(f"{name} cannot be changed after training; only {', '.join(allowed)} can")
         return replace(self, recipe=recipe)
 
+    def to_images(self, x: Tensor) -> Tensor:
+        """Return samples x (B, C, H, W) in model units as images in [0, 1], float32, on the CPU."""
+        return self.pixels.leave(x.float()).cpu()
+
     def denoiser(self, inner: Denoiser | None = None, *, consistent: bool = False) -> Denoiser:
         """Return the model with the recipe's sampling schedule and clipping.
 

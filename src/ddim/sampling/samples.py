@@ -134,14 +134,14 @@ class Film:
     """
 
     def __init__(self, pipeline: Pipeline, seeds: Sequence[int], watch: Watch | None = None) -> None:
-        self.pixels, self.seeds, self.watch = pipeline.pixels, frozenset(seeds), watch
+        self.pipeline, self.seeds, self.watch = pipeline, frozenset(seeds), watch
         self._parts: dict[float, list[Tensor]] = {}
 
     def add(self, seeds: Sequence[int], state: State) -> None:
         """Add the state of a micro-batch with these seeds; seeds that are not in the film are ignored."""
         mine = [k for k, seed in enumerate(seeds) if seed in self.seeds]
         if mine:
-            self._parts.setdefault(state.t, []).append(self.pixels.leave(state.x[mine].float()).cpu())
+            self._parts.setdefault(state.t, []).append(self.pipeline.to_images(state.x[mine]))
         if self.watch is not None:
             self.watch(seeds, state)
 

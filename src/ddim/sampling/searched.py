@@ -6,21 +6,17 @@ sampler changes no name.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import filelock
 
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.samplers import Sampler
 from ddim.files import read_sealed, write_sealed
-from ddim.recipe.codec import kind_name
+from ddim.recipe.codec import describe_kind
 
 FILE = "searched.json"
-
-Part = Literal["grids", "guidance"]
-"""The two lists of entries in the file."""
 
 
 def read_searched(run: Path) -> dict[str, list[dict[str, Any]]]:
@@ -34,21 +30,15 @@ def read_searched(run: Path) -> dict[str, list[dict[str, Any]]]:
 
 def name_search(sampler: Sampler, steps: int, weights: str) -> dict[str, Any]:
     """Return the values by which a saved entry is found: the sampler, the number of steps, the weights."""
-    words = [kind_name(sampler)]
-    for field in fields(sampler) if is_dataclass(sampler) else ():
-        value = getattr(sampler, field.name)
-        if value != field.default:
-            # Equal numbers must have equal names, such as 1 and 1.0.
-            words.append(f"{field.name} {f'{value:g}' if isinstance(value, int | float) else value}")
-    return {"sampler": " ".join(words), "steps": steps, "weights": weights}
+    return {"sampler": describe_kind(sampler), "steps": steps, "weights": weights}
 
 
-def find_searched(run: Path, part: Part, name: Mapping[str, Any]) -> dict[str, Any] | None:
+def find_searched(run: Path, part: str, name: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the entry with the values of `name`, or None; see `name_search`."""
     return next((entry for entry in read_searched(run)[part] if name.items() <= entry.items()), None)
 
 
-def save_searched(run: Path, part: Part, name: Mapping[str, Any], values: Mapping[str, Any] | None) -> None:
+def save_searched(run: Path, part: str, name: Mapping[str, Any], values: Mapping[str, Any] | None) -> None:
     """Save the result of a search in the place of an earlier one with the same name; None removes that one.
 
     Two searches that end at the same time lose no result.
