@@ -85,7 +85,8 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         >>> images = ddim.sample("runs/photos-fast-1", steps=10, sampler=ddim.EDM(), seeds=[3, 7])
         >>> ddim.sheet(images)
     """
-    listed, pipeline = list_seeds(n, seed, seeds), open_pipeline(model)
+    listed = list_seeds(n, seed, seeds)
+    pipeline = open_pipeline(model)
     asked = pipeline.find_label(label, vector, listed)
     guided = collect_guidance(guidance, guidance_interval, guide_with)
     with open_progress(progress) as shown:
@@ -139,7 +140,8 @@ def generate(
     images, nfe = [pipeline.model.blank(0).float().cpu()], 0
     for mine, filled, blank, labels in fill_micro_batches(pipeline, seeds, setup.label):
         denoise, counters = setup.condition(labels)
-        done, x0 = sum(map(len, images)), blank
+        done = sum(map(len, images))
+        x0 = blank
         with evaluating(pipeline.model), pipeline.runtime.precise():
             for step, state in enumerate(walk(denoise, blank, filled)):
                 progress("samples", done + len(mine) * step / len(times), len(seeds))

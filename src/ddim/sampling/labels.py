@@ -139,7 +139,8 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
         UserError: if the run has no such label; the message suggests the nearest name. Also if the samples
             have no label, and the network never trained without one.
     """
-    data, count, default = recipe.data, len(classes) or recipe.net.classes, default_label(recipe)
+    data, default = recipe.data, default_label(recipe)
+    count = len(classes) or recipe.net.classes
     known: dict[str | int | None, Label] = {None: default, "none": None}
     if default is not None:
         known["natural"] = default

@@ -62,7 +62,8 @@ class Pipeline:
 
     def __repr__(self) -> str:
         """Return one line: recipe, size, parameters and device."""
-        shape, count = self.model.shape, sum(p.numel() for p in self.model.parameters())
+        shape = self.model.shape
+        count = sum(p.numel() for p in self.model.parameters())
         size = f"{shape.channels} x {shape.height} x {shape.width}"
         facts = f"{self.recipe.name}, {size}, {count:,} parameters, {self.runtime.device}"
         return f"{type(self).__name__}({facts})"
@@ -87,7 +88,8 @@ class Pipeline:
                 unknown, or a value is a class or lacks a method that is needed.
         """
         chosen = {k: choose_value(Recipe, k, v, getattr(self.recipe, k, None)) for k, v in fields.items()}
-        recipe, allowed = replace(self.recipe, **chosen), (*SAMPLING_FIELDS, "steps")
+        recipe = replace(self.recipe, **chosen)
+        allowed = (*SAMPLING_FIELDS, "steps")
         for name in chosen:
             if name not in allowed and getattr(recipe, name) != getattr(self.recipe, name):
                 raise UserError(f"{name} cannot be changed after training; only {', '.join(allowed)} can")
@@ -172,8 +174,9 @@ class LoadedRun(Pipeline):
 
     def describe(self) -> dict[str, Any]:
         """Return checkpoint, step, weights, recipe and runtime, as JSON."""
-        at, facts = self.checkpoint, self.checkpoint.describe()
-        file = {name: facts.pop(name) for name in ("path", "sha256")}
+        at = self.checkpoint
+        facts = at.describe()
+        file = {"path": facts.pop("path"), "sha256": facts.pop("sha256")}
         # Samples equal those of the training in every bit only with its runtime, without torch.compile.
         equal = self.runtime == replace(at.state.runtime, compile=False)
         return {"checkpoint": file, **facts, **super().describe(), "bit_equal": equal}
@@ -273,7 +276,8 @@ def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
     if not isinstance(source, Model):
         what = "a run folder, a Pipeline or a Model, such as ddim.Model(network, ddim.Cosine())"
         raise UserError(f"model must be {what}, got {describe_given(source)}")
-    shape, weight = source.shape, next(source.parameters(), torch.zeros(()))
+    shape = source.shape
+    weight = next(source.parameters(), torch.zeros(()))
     size, channels = (shape.height, shape.width), choose_channels(shape.channels)
     parts: dict[str, Any] = {name: getattr(source, name) for name in ("schedule", "predicts", "conditioning")}
     data = Data(size=size, channels=channels, labels=source.classes > 0)

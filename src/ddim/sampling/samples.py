@@ -100,10 +100,12 @@ def write_samples(
         frames = Film(pipeline, filmed, watch)
         nfe, seconds, done = before["nfe"], 0.0, len(seeds) - len(missing)
         for part in split_into_parts(pipeline, missing, pipeline.runtime.micro_batch * processes.count):
-            start, onward = time.monotonic(), continue_progress(progress, done, len(seeds))
+            start = time.monotonic()
+            onward = continue_progress(progress, done, len(seeds))
             images, nfe = generate_together(setup, part, watch=frames.add, progress=onward)
             check_samples(images, part, pipeline)
-            done, seconds = done + len(part), seconds + time.monotonic() - start
+            seconds += time.monotonic() - start
+            done += len(part)
             if out is not None:
                 write_images([find_sample(out, seed, pipeline) for seed in part], images, pipeline.values)
         frames.collect()
@@ -161,7 +163,7 @@ def _make_folder(folder: str | Path | None, record: dict[str, Any]) -> Path:
     if folder is not None:
         _read_earlier(Path(folder), record)
     # The folder is named after the run, also for RUN/best and for RUN/checkpoints/N.
-    run = find_run_folder(record["checkpoint"]["path"]) if "checkpoint" in record else Path("model")
+    run = find_run_folder(record["checkpoint"]["path"])
     return make_output_folder(None if folder is None else Path(folder), "samples", run.resolve().name)
 
 
@@ -195,7 +197,8 @@ def _read_earlier(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None
     earlier = read_sealed(folder / RECORD) if (folder / RECORD).is_file() else {}
     if earlier.get("kind") != "samples":
         raise UserError(f"folder {folder} holds files that are not samples; give a new folder")
-    old, new = sample_conditions(earlier), json.loads(json.dumps(sample_conditions(record)))
+    old = sample_conditions(earlier)
+    new = json.loads(json.dumps(sample_conditions(record)))
     if changed := [name for name in new if old[name] != new[name]]:
         raise UserError(f"folder {folder} holds samples with another {', '.join(changed)}; give a new folder")
     return earlier
