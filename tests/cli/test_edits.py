@@ -148,7 +148,7 @@ def test_mistakes_are_one_sentence(run, photo, tmp_path, refused):
     (tmp_path / "words.png").write_text("no image")
     Image.new("L", (90, 48)).save(tmp_path / "black.png")
     assert "cannot be used" in refused("invert", run, tmp_path / "words.png")
-    assert "strength must be a number in (0, 1]" in refused("vary", run, photo, "--strength", 2)
+    assert "strength must lie in (0, 1]" in refused("vary", run, photo, "--strength", 2)
     assert "white pixels, to inpaint" in refused("inpaint", run, photo, "--mask", tmp_path / "black.png")
     assert "two images, or two seeds" in refused("interpolate", run, photo)
     assert "holds files already" in refused("invert", run, photo, "--out", tmp_path)

@@ -1,17 +1,12 @@
 """Open the images that a run was trained on, with their split into training and validation images."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
-from torch import Tensor
 
 from ddim.data import Images, SplitImages, open_images, split_images
 from ddim.data.arrays import PREFIX
 from ddim.data.cache import open_decoded
-from ddim.data.images import gather_batch, to_unit
 from ddim.data.open import NAMES, absolute_source, source_exists
 from ddim.data.values import choose_channels
 from ddim.errors import UserError, quote, warn_user
@@ -186,11 +181,3 @@ def record_new_place(run: Path, source: str) -> None:
     if open_source(source, load_recipe(document["recipe"]).data).fingerprint != facts["fingerprint"]:
         raise UserError(f"data {source} does not hold the images on which {run} was trained")
     write_sealed(run / RUN, document | {"data": {**facts, "path": absolute_source(source)}})
-
-
-def to_model_batches(trained: LoadedRun, images: Images, which: np.ndarray) -> Iterator[Tensor]:
-    """Yield the images at indices `which` as batches (B, C, H, W) in model units, on the run's device."""
-    size = trained.runtime.micro_batch
-    for first in range(0, len(which), size):
-        part = to_unit(gather_batch(images, which[first : first + size]))
-        yield trained.runtime.images(trained.pixels.enter(part))

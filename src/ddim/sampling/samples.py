@@ -212,17 +212,12 @@ def _write_overviews(pipeline: LoadedRun, folder: Path, seeds: Sequence[int], zo
     save_png(folder / SHEET, enlarge(sheet, zoom))
     pictures = is_picture(pipeline.values, pipeline.model.shape.channels)
     if pipeline.recipe.data.source.lower().endswith(SUFFIXES) or not pictures:
-        _write_stack(folder / STACK, samples)
+        first = read_saved_image(samples[0])
+        shape = (len(samples), *(first.shape if first.shape[2] > 1 else first.shape[:2]))
+        # One sample after the other, so that the memory does not grow.
+        with atomic_file(folder / STACK) as file:
+            header = {"descr": first.dtype.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for sample in samples:
+                file.write(read_saved_image(sample).tobytes())
     return sheet
-
-
-def _write_stack(path: Path, samples: Sequence[Path]) -> None:
-    """Write samples as one array (N, H, W, C), or (N, H, W) if they have one channel."""
-    first = read_saved_image(samples[0])
-    shape = (len(samples), *(first.shape if first.shape[2] > 1 else first.shape[:2]))
-    # One sample after the other, so that the memory does not grow.
-    with atomic_file(path) as file:
-        header = {"descr": first.dtype.str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for sample in samples:
-            file.write(read_saved_image(sample).tobytes())
