@@ -72,15 +72,13 @@ def write_samples(
 ) -> Written:
     """Generate samples into a folder: a file for each, a sheet (one image of the first samples) and a record.
 
-    If the folder holds samples of the same run with the same options, only missing samples are generated, as
-    after an interruption. Images are written while sampling goes on, so the memory does not grow.
+    If the folder holds samples of the same run with the same options, only missing samples are generated.
 
     Args:
         setup: the loaded run, with steps, label and guidance.
         seeds: the seeds; image k depends on seeds[k] alone.
         folder: the output folder, by default a new folder samples/RUN-N.
-        film: whether to write an animation of the samples from noise to images. If the first samples exist
-            already, they are generated again, because the film needs their noisy states.
+        film: whether to write an animation from noise to images; it generates existing samples again.
         zoom: the integer factor by which the sheet and the film are enlarged, by default to about 800 pixels.
         watch: called for each state of each micro-batch, as by `generate`, to show the samples on the way.
         progress: called with "samples" after each sampling step.
