@@ -21,10 +21,9 @@ from ddim.metrics.kid import kid
 from ddim.metrics.neighbours import flatten_features, nearest_neighbours
 from ddim.metrics.statistics import estimate_share
 from ddim.sampling.generate import sample_uint8
-from ddim.sampling.guidance import Guidance
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load
-from ddim.sampling.sampling_setup import choose_sampling
+from ddim.sampling.sampling_setup import Guidance, choose_sampling
 
 KNOWN, NEIGHBOURS = 5000, 20
 """Number of training images to search, and number of nearest ones that vote on the class of a sample."""

@@ -19,8 +19,9 @@ from torch import nn
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.noise import Noise
 from ddim.evaluation.copies import draw_subset
+from ddim.evaluation.diagnose import to_model_batches
 from ddim.nn.blocks import ExactConv2d
-from ddim.sampling.images import open_run_images, to_model_batches
+from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load
 
 TIMES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)

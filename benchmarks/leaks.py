@@ -31,11 +31,10 @@ from torch import Tensor
 from ddim.data.augment import apply_transformations, prepare_transformations
 from ddim.data.images import gather_batch, to_unit
 from ddim.sampling.generate import fill_micro_batches, sample_states
-from ddim.sampling.guidance import OFF
 from ddim.sampling.images import open_run_images
 from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun, Pipeline, load
-from ddim.sampling.sampling_setup import choose_sampling
+from ddim.sampling.sampling_setup import OFF, choose_sampling
 
 SEEN = 5
 """Standard errors by which augmentation must move a statistic of the images for `leak` to be meaningful."""

@@ -17,11 +17,11 @@ import torch
 
 from ddim.data import SplitImages, parse_size
 from ddim.evaluation.denoising import measure_errors
+from ddim.evaluation.diagnose import to_model_batches
 from ddim.machine.runtime import Runtime, choose_runtime
 from ddim.recipe.named import find_recipe
 from ddim.recipe.recipe import Recipe
 from ddim.runs.state import Plan
-from ddim.sampling.images import to_model_batches
 from ddim.training.run import measure_pixels, open_split
 from ddim.training.trainer import Trainer
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     )
     from ddim.diffusion.times import TimeSampling
     from ddim.errors import UserError
-    from ddim.evaluation.average_choice import pick_average
+    from ddim.evaluation.average_choice import list_averages, pick_average, reconstruct_average
     from ddim.evaluation.compare import compare_evaluations as compare
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.evaluate import evaluate
@@ -75,7 +75,6 @@ if TYPE_CHECKING:
     from ddim.sampling.edits import vary_image as vary
     from ddim.sampling.generate import sample
     from ddim.sampling.pipeline import Pipeline, load
-    from ddim.sampling.reconstruction import list_averages, reconstruct_average
     from ddim.training import Callback, Machine, distill, resume, train
 
 # Names and their homes, in the order of use. They are imported at first use, because `ddim --help` must not
@@ -101,8 +100,7 @@ _HOMES = {
     "evaluation.likelihood": "likelihood=bits_per_dim",
     "evaluation.grid_search": "search=search_grid",
     "evaluation.guidance_search": "search_guidance",
-    "evaluation.average_choice": "pick_average",
-    "sampling.reconstruction": "reconstruct_average list_averages",
+    "evaluation.average_choice": "pick_average list_averages reconstruct_average",
     "sampling.edits": "invert=invert_images interpolate inpaint=inpaint_image vary=vary_image",
     "evaluation.run_figures": "plot_forward plot_reverse plot_samplers plot_losses",
     "evaluation.schedule_figures": "plot_schedules plot_embedding plot_embedding_products",

@@ -16,9 +16,8 @@ from ddim.metrics import features
 from ddim.plots.pictures import enlarge, make_sheet
 from ddim.recipe.codec import write_recipe
 from ddim.sampling.generate import generate
-from ddim.sampling.guidance import Guidance
 from ddim.sampling.pipeline import load
-from ddim.sampling.sampling_setup import SamplingSetup
+from ddim.sampling.sampling_setup import Guidance, SamplingSetup
 from stubs import stub
 
 FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import tiny
-from ddim.sampling import guidance as sampling_guidance
+from ddim.sampling import sampling_setup as sampling_guidance
 from ddim.sampling import searched
 from shown_events import read_events
 
@@ -54,9 +54,7 @@ def test_samples_that_cannot_be_kept_in_the_cache_are_compared_all_the_same(
 
 def test_samples_use_the_searched_times_of_the_run(run, tmp_path, command):
     run, recipe = shutil.copytree(run, tmp_path / "run"), tiny.recipe()
-    searched.save_grid(
-        run, recipe.sampler, 3, "ema", searched.SearchedGrid((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
-    )
+    searched.save_grid(run, recipe.sampler, 3, "ema", (1.0, 0.4, 0.1), 0.0)
     said = command("memorisation", run, "-n", 5, "--steps", 3).out
     record = json.loads((Path(said.splitlines()[-1]).parent / "record.json").read_text())
     assert record["sampling"]["times"] == [1.0, 0.4, 0.1]

@@ -10,14 +10,13 @@ import torch
 import ddim
 import tiny
 from ddim.errors import UserError
-from ddim.evaluation.average_choice import COLUMNS, pick_average
+from ddim.evaluation.average_choice import COLUMNS, LARGEST_ERROR, open_averages, pick_average
 from ddim.metrics.kid import kid
 from ddim.nn.ema import Exponential
 from ddim.runs import checkpoint
 from ddim.runs.averages import read_stored
 from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import load
-from ddim.sampling.reconstruction import LARGEST_ERROR, open_averages
 from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training.run import open_split
 from stubs import stub

@@ -306,8 +306,7 @@ def test_a_checkpoint_is_evaluated_and_not_changed(run):
 
 def test_searched_times_are_used_unless_a_grid_is_given(run):
     sampler = read_run_recipe(run).sampler
-    found = searched.SearchedGrid((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
-    searched.save_grid(run, sampler, 3, "ema", found)
+    searched.save_grid(run, sampler, 3, "ema", (1.0, 0.4, 0.1), 0.0)
     on_found = evaluate_source(run, Samples(40, 3), extractor=stub())
     assert on_found.record["sampling"]["times"] == [1.0, 0.4, 0.1]
     named = evaluate_source(run, Samples(40, 3, fields={"grid": "uniform"}), extractor=stub())

@@ -7,10 +7,10 @@ import ddim
 import tiny
 from ddim.errors import UserError
 from ddim.evaluation.evaluate import evaluate_source
+from ddim.evaluation.level_search import SearchedGrid
 from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.samples import Samples
 from ddim.files import read_sealed
-from ddim.sampling.searched import SearchedGrid
 from oracles import made
 from stubs import stub, written
 

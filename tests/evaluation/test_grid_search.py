@@ -70,8 +70,7 @@ def run(tmp_path_factory):
     """A finished run with a searched grid for four steps."""
     folder = tmp_path_factory.mktemp("run") / "one"
     tiny.train(tiny.recipe(data__size=16, optim__warmup=0), folder)
-    found = searched.SearchedGrid((1.0, 0.6, 0.3, 0.1), 0.1, {"uniform": 0.2})
-    searched.save_grid(folder, load(folder).recipe.sampler, 4, "ema", found)
+    searched.save_grid(folder, load(folder).recipe.sampler, 4, "ema", (1.0, 0.6, 0.3, 0.1), 0.1)
     return folder
 
 
@@ -92,8 +91,8 @@ def test_a_run_is_sampled_on_its_searched_grid(run, tmp_path):
 @pytest.mark.slow
 def test_ddim_sample_in_python_and_on_the_command_line_gives_the_same_samples(run, tmp_path):
     """Both use the searched times of the EMA weights for six steps, and the recipe's grid otherwise."""
-    found = searched.SearchedGrid((1.0, 0.9, 0.5, 0.4, 0.2, 0.1), 0.1, {"uniform": 0.2})
-    searched.save_grid(run, load(run).recipe.sampler, 6, "ema", found)
+    found = (1.0, 0.9, 0.5, 0.4, 0.2, 0.1)
+    searched.save_grid(run, load(run).recipe.sampler, 6, "ema", found, 0.1)
     path = checkpoint.find_newest(run / "checkpoints")
     alone = lambda steps, weights: generate(SamplingSetup(load(run, weights), steps), range(2))[0]
     for k, (source, steps, weights) in enumerate(

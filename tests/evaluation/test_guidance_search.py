@@ -22,10 +22,15 @@ from ddim.evaluation.sample_features import FeatureBatch, SampledParts
 from ddim.evaluation.samples import Samples
 from ddim.machine.progress import ignore_progress
 from ddim.sampling.generate import SamplesNotFinite, generate
-from ddim.sampling.guidance import Guidance, open_guidance, save_guidance
 from ddim.sampling.pipeline import load, read_run_recipe
-from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
-from ddim.sampling.searched import SearchedGrid, save_grid
+from ddim.sampling.sampling_setup import (
+    Guidance,
+    SamplingSetup,
+    choose_sampling,
+    open_guidance,
+    save_guidance,
+)
+from ddim.sampling.searched import save_grid
 from stubs import stub
 
 N, STEPS = 12, 6
@@ -182,7 +187,7 @@ def test_guidance_is_saved_and_used_for_the_schedule_and_clipping_of_the_run(run
 def test_times_that_were_searched_do_not_replace_a_grid_that_was_chosen(run):
     own = load(run)
     times = tuple(torch.linspace(0.9, 0.1, STEPS).tolist())
-    save_grid(run, own.recipe.sampler, STEPS, "ema", SearchedGrid(times, 0.1, {}))
+    save_grid(run, own.recipe.sampler, STEPS, "ema", times, 0.1)
     listed = SamplingSetup(own.with_recipe(grid=Listed(times)), STEPS, searched=True)
     assert choose_sampling(own, STEPS, None) == listed
     karras = own.with_recipe(grid=Karras())

@@ -12,10 +12,10 @@ import tiny
 from ddim.diffusion.grids import Karras
 from ddim.errors import UserError
 from ddim.evaluation import grid_search, level_search
+from ddim.evaluation.level_search import SearchedGrid
 from ddim.evaluation.sample_features import FeatureBatch, SampledParts
 from ddim.sampling.generate import SamplesNotFinite
 from ddim.sampling.pipeline import load
-from ddim.sampling.searched import SearchedGrid
 from ddim.training import distill
 from ddim.training.student import make_student
 from stubs import stub

@@ -18,8 +18,8 @@ from ddim.evaluation.table import EvaluationTable, TableCell, format_difference
 from ddim.evaluation.table_files import save_table
 from ddim.evaluation.tabulate import tabulate
 from ddim.runs.checkpoint import find_newest
-from ddim.sampling.guidance import Guidance, save_guidance
 from ddim.sampling.pipeline import load
+from ddim.sampling.sampling_setup import Guidance, save_guidance
 from mine import Cubes, Euler
 from stubs import SAMPLING, evaluation, stub
 

@@ -27,10 +27,9 @@ from ddim.nn.unet import UNetSpec
 from ddim.recipe.codec import override
 from ddim.recipe.named import clear, fast
 from ddim.sampling.generate import generate
-from ddim.sampling.guidance import Guidance, save_guidance
 from ddim.sampling.pipeline import load
-from ddim.sampling.sampling_setup import SamplingSetup
-from ddim.sampling.searched import SearchedGrid, save_grid
+from ddim.sampling.sampling_setup import Guidance, SamplingSetup, save_guidance
+from ddim.sampling.searched import save_grid
 from evaluated_runs import record
 from small_nets import SPECS
 from untrained import run_of
@@ -152,7 +151,7 @@ def test_notes_say_how_samples_differ_from_those_of_the_run(tmp_path):
     assert noted("onnx", loaded.with_recipe(sampler="ddim")) == ""
     assert noted("onnx", loaded.with_recipe(sampler=ddim.DDIM(0.5))).endswith("of the run, ddim eta 0.5")
     solver = loaded.recipe.sampler
-    save_grid(source, solver, 4, "ema", SearchedGrid((1.0, 0.5, 0.2, 0.1), 0.1, {}))
+    save_grid(source, solver, 4, "ema", (1.0, 0.5, 0.2, 0.1), 0.1)
     save_guidance(source, solver, 4, "ema", Guidance(2.0, None, None), labelled=False)
     wide = replace(loaded, values=Values("uint16", 0, 65535))
     for to in ("onnx", "diffusers"):

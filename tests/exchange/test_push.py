@@ -12,7 +12,7 @@ import ddim
 from ddim.errors import UserError
 from ddim.exchange.publishing import hide_folders
 from ddim.recipe.codec import read_recipe
-from ddim.sampling.guidance import Guidance, save_guidance
+from ddim.sampling.sampling_setup import Guidance, save_guidance
 from hub_server import TOKEN, hub_in_use
 from untrained import recipe, run_of
 

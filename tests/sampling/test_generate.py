@@ -29,9 +29,8 @@ from ddim.sampling.generate import (
     sample_states,
     sample_uint8,
 )
-from ddim.sampling.guidance import Guidance
 from ddim.sampling.pipeline import load, open_pipeline, read_run_recipe
-from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
+from ddim.sampling.sampling_setup import Guidance, SamplingSetup, choose_sampling
 
 SIZE = 4
 """Images in a micro-batch of these tests, so that few images fill several."""

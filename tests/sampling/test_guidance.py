@@ -20,12 +20,11 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, EDM, SAMPLERS, Sampler, State
 from ddim.diffusion.schedules import Cosine, KarrasSigma
 from ddim.errors import UserError
+from ddim.evaluation.guidance_name import name_guide, name_recorded_guidance
 from ddim.machine.runtime import Runtime
 from ddim.sampling.generate import generate, sample
-from ddim.sampling.guidance import OFF, Guidance, open_guidance
-from ddim.sampling.guidance_name import name_guide, name_recorded_guidance
 from ddim.sampling.pipeline import LoadedCheckpoint, LoadedRun, open_pipeline
-from ddim.sampling.sampling_setup import SamplingSetup
+from ddim.sampling.sampling_setup import OFF, Guidance, SamplingSetup, open_guidance
 from oracles import Answers, Gaussian, TellsTime
 
 SCHEDULE = Cosine(0.002, 0.9999)

@@ -13,10 +13,10 @@ from ddim.data import Images
 from ddim.data.vectors import ImageVectors
 from ddim.diffusion.loss import Objective
 from ddim.errors import UserError
+from ddim.evaluation.likelihood import label_any_images
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import override
 from ddim.sampling.generate import generate
-from ddim.sampling.guidance import Guidance
 from ddim.sampling.labels import (
     NULL,
     VectorLabel,
@@ -28,11 +28,10 @@ from ddim.sampling.labels import (
     drop_labels,
     find_label,
     find_vectors,
-    label_any_images,
     label_images,
 )
 from ddim.sampling.pipeline import Pipeline
-from ddim.sampling.sampling_setup import SamplingSetup
+from ddim.sampling.sampling_setup import Guidance, SamplingSetup
 from ddim.training.validation import validate
 from oracles import made, normal, shaken
 

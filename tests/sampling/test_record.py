@@ -10,11 +10,11 @@ import torch
 import ddim
 import tiny
 from ddim.plots.pictures import make_sheet
-from ddim.recipe.codec import override
+from ddim.recipe.codec import describe_kind, override
 from ddim.runs import checkpoint
 from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import load
-from ddim.sampling.record import describe_kind, sample_conditions, sampling_record
+from ddim.sampling.record import sample_conditions, sampling_record
 from ddim.sampling.samples import Film
 from ddim.sampling.sampling_setup import SamplingSetup
 
@@ -50,7 +50,7 @@ def test_a_kind_is_described_by_its_fields_that_are_not_default():
     assert describe_kind(ddim.DDIM()) == "ddim"
     assert describe_kind(ddim.DDIM(eta=0.2)) == "ddim eta 0.2"
     assert describe_kind(ddim.DDPM("large")) == "ddpm variance large"
-    assert describe_kind(ddim.EDM(order=1, s_churn=2.0)) == "edm order 1 s_churn 2.0"
+    assert describe_kind(ddim.EDM(order=1, s_churn=2.0)) == "edm order 1 s_churn 2"
 
 
 def test_a_record_says_whether_samples_are_bit_identical(folder, monkeypatch):

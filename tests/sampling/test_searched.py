@@ -8,23 +8,22 @@ import pytest
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.samplers import DDIM, DPMSolver, Sampler
 from ddim.errors import UserError
-from ddim.sampling.guidance import Guidance, save_guidance
+from ddim.sampling.sampling_setup import Guidance, save_guidance
 from ddim.sampling.searched import (
     FILE,
-    SearchedGrid,
     find_saved_grid,
     find_searched,
     name_search,
     save_grid,
 )
 
-FOUND = SearchedGrid((1.0, 0.5, 0.25), 0.1, {"uniform": 0.2, "karras": float("inf")})
+FOUND = (1.0, 0.5, 0.25)
 
 
 def test_a_grid_is_found_for_its_sampler_steps_and_weights(tmp_path):
     assert find_saved_grid(tmp_path / "none", DDIM(), 3, "ema") is None
-    save_grid(tmp_path, DPMSolver(3), 3, "ema", FOUND)
-    assert find_saved_grid(tmp_path, DPMSolver(3), 3, "ema") == Listed(FOUND.times)
+    save_grid(tmp_path, DPMSolver(3), 3, "ema", FOUND, 0.1)
+    assert find_saved_grid(tmp_path, DPMSolver(3), 3, "ema") == Listed(FOUND)
     others = [
         (DPMSolver(2), 3, "ema"),
         (DDIM(), 3, "ema"),
@@ -32,9 +31,9 @@ def test_a_grid_is_found_for_its_sampler_steps_and_weights(tmp_path):
         (DPMSolver(3), 3, "raw"),
     ]
     assert [find_saved_grid(tmp_path, *other) for other in others] == [None] * 4
-    again = SearchedGrid((0.9, 0.4, 0.2), 0.1, {})
-    save_grid(tmp_path, DPMSolver(3), 3, "ema", again)
-    assert find_saved_grid(tmp_path, DPMSolver(3), 3, "ema") == Listed(again.times)
+    again = (0.9, 0.4, 0.2)
+    save_grid(tmp_path, DPMSolver(3), 3, "ema", again, 0.1)
+    assert find_saved_grid(tmp_path, DPMSolver(3), 3, "ema") == Listed(again)
 
 
 @pytest.mark.parametrize("guide", [None, "@guide", "runs/small@raw"])
@@ -72,7 +71,7 @@ def test_a_field_that_is_added_to_a_sampler_loses_no_result():
 
 def test_searches_that_end_at_the_same_time_lose_no_result(tmp_path):
     def save(steps):
-        save_grid(tmp_path, DDIM(), steps, "ema", FOUND)
+        save_grid(tmp_path, DDIM(), steps, "ema", FOUND, 0.1)
         save_guidance(tmp_path, DDIM(), steps, "ema", Guidance(2.0), labelled=False)
 
     with ThreadPoolExecutor(8) as pool:
@@ -83,7 +82,7 @@ def test_searches_that_end_at_the_same_time_lose_no_result(tmp_path):
 
 
 def test_a_damaged_file_is_not_believed(tmp_path):
-    save_grid(tmp_path, DDIM(), 3, "ema", FOUND)
+    save_grid(tmp_path, DDIM(), 3, "ema", FOUND, 0.1)
     text = (tmp_path / FILE).read_text()
     (tmp_path / FILE).write_text(text.replace("0.25", "0.35"))
     with pytest.raises(UserError, match="damaged"):

@@ -32,9 +32,9 @@ from ddim.files import read_sealed, write_sealed
 from ddim.runs import checkpoint
 from ddim.runs.averages import read_stored
 from ddim.runs.folder import record_in_run
-from ddim.sampling.guidance import Guidance, save_guidance
 from ddim.sampling.image_features import keep_part, read_part
-from ddim.sampling.searched import SearchedGrid, find_saved_grid, save_grid
+from ddim.sampling.sampling_setup import Guidance, save_guidance
+from ddim.sampling.searched import find_saved_grid, save_grid
 from run_folders import make, write_evaluation
 
 
@@ -120,7 +120,7 @@ def write_documents(folder):
     """Write one document of each kind; return {name: (file, function that reads it)}."""
     run = make(folder / "run", step=60)
     record_in_run(run, checkpointed=True)
-    save_grid(run, DDIM(), 3, "ema", SearchedGrid((1.0, 0.5, 0.25), 0.1, {"uniform": 0.2}))
+    save_grid(run, DDIM(), 3, "ema", (1.0, 0.5, 0.25), 0.1)
     save_guidance(run, DDIM(), 3, "ema", Guidance(2.0, (None, 1.5), "@guide"), labelled=False)
     write_evaluation(run, 1, kid=0.1)
     record = run / "evaluations" / "1" / "record.json"

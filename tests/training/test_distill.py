@@ -19,8 +19,8 @@ from ddim.recipe.named import RECIPES, find_recipe
 from ddim.runs import checkpoint
 from ddim.runs.state import Plan
 from ddim.sampling.generate import find_grid_ends
-from ddim.sampling.guidance import Guidance, save_guidance
 from ddim.sampling.pipeline import load, read_run_recipe
+from ddim.sampling.sampling_setup import Guidance, save_guidance
 from ddim.training import distill, resume
 from ddim.training.student import make_student
 

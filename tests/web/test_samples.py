@@ -16,7 +16,7 @@ import tiny
 from ddim.cli import main
 from ddim.recipe.recipe import Data, Recipe
 from ddim.sampling.labels import find_label
-from ddim.sampling.searched import SearchedGrid, save_grid
+from ddim.sampling.searched import save_grid
 from ddim.web.answers import Refused
 from ddim.web.application import build_application
 from ddim.web.perform_samples import sample_run
@@ -104,7 +104,7 @@ def test_an_interpolation_between_the_seeds_ends_at_samples_that_are_called_seed
 
 def test_samples_on_a_searched_grid_are_not_called_seeded(trained, tmp_path):
     run, recipe = shutil.copytree(trained / RUN, tmp_path / "run"), tiny.BASE
-    save_grid(run, recipe.sampler, 3, "ema", SearchedGrid((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0}))
+    save_grid(run, recipe.sampler, 3, "ema", (1.0, 0.4, 0.1), 0.0)
     monitor = SimpleNamespace(check=lambda: None)
     for steps, seeded in ((2, True), (3, False)):
         (tmp_path / str(steps)).mkdir()

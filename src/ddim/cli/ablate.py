@@ -59,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure the sampling error of each combination of choices, and print three tables."""
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.sampler_ablation import FLOWS, ORIGINS, ablate_sampler, trace_improvements
-    from ddim.sampling.guidance import OFF, collect_guidance, open_guidance
     from ddim.sampling.labels import default_label
+    from ddim.sampling.sampling_setup import OFF, collect_guidance, open_guidance
 
     run = load_run(args)
     asked = collect_guidance(**take_guidance(args)) or OFF

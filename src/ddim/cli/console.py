@@ -21,6 +21,7 @@ from ddim.data import Images
 from ddim.data.images import SMALLEST
 from ddim.diffusion.loss import Consistency
 from ddim.errors import Interrupted, format_count, quote
+from ddim.evaluation.guidance_name import name_guidance
 from ddim.evaluation.image_summary import describe_pixels, find_enlarged
 from ddim.files import read_sealed
 from ddim.metrics.catalogue import LEAST
@@ -30,7 +31,6 @@ from ddim.runs.averages import list_snapshots
 from ddim.runs.checkpoint import find_best, parse_step
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.log import read_metrics
-from ddim.sampling.guidance_name import name_guidance
 from ddim.sampling.pipeline import read_run_recipe
 from ddim.training.progress import EVERY, Display, format_duration, list_cautions
 from ddim.training.trainer import Trainer

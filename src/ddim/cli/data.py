@@ -132,9 +132,9 @@ def _find_clusters(images: Images, count: int) -> _Clusters:
 
     from ddim.data import split_images
     from ddim.data.clusters import average_cells, group_images
+    from ddim.evaluation.image_summary import take_pictures
     from ddim.plots.pictures import make_sheet
     from ddim.recipe.named import find_recipe
-    from ddim.sampling.image_features import take_pictures
 
     recipe = find_recipe("fast")
     split = split_images(images, recipe.data.validation, recipe.split_seed)

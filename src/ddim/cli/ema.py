@@ -18,9 +18,8 @@ from ddim.metrics.catalogue import LEAST
 from ddim.runs import folder
 
 if TYPE_CHECKING:
-    from ddim.evaluation.average_choice import AverageChoice
+    from ddim.evaluation.average_choice import AverageChoice, AverageList
     from ddim.recipe.recipe import Recipe
-    from ddim.sampling.reconstruction import AverageList
 
 _EPILOG = """
 Samples come from an average of the weights over the last part of the training (EMA). Its relative width says
@@ -69,7 +68,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List the widths, reconstruct the average of one width, or choose the best width."""
-    from ddim.sampling.reconstruction import list_averages, reconstruct_average
+    from ddim.evaluation.average_choice import list_averages, reconstruct_average
 
     _check_options(args)
     if args.pick:

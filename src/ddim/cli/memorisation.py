@@ -10,8 +10,8 @@ from ddim.cli.guidance import add_guidance_options, take_guidance
 from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import print_result, read_result
 from ddim.errors import UserError
+from ddim.evaluation.guidance_name import name_recorded_guidance
 from ddim.recipe.options import SAMPLING_FIELDS
-from ddim.sampling.guidance_name import name_recorded_guidance
 
 TAKES_FIELDS = True
 

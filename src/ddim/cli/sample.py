@@ -99,13 +99,12 @@ def run(args: argparse.Namespace) -> int:
     check_fields(args, "sample", *SAMPLING_FIELDS)
     # These imports are here, so that --help does not import torch.
     from ddim.cli.console import ProgressDisplay
+    from ddim.evaluation.guidance_name import name_recorded_guidance
     from ddim.machine.distributed import current_processes
     from ddim.plots.pictures import split_sheet
     from ddim.plots.preview import arrange_preview, can_preview, render_preview
-    from ddim.sampling.guidance import collect_guidance
-    from ddim.sampling.guidance_name import name_recorded_guidance
     from ddim.sampling.samples import write_samples
-    from ddim.sampling.sampling_setup import choose_sampling
+    from ddim.sampling.sampling_setup import choose_sampling, collect_guidance
 
     pipeline = load_run(args, compiling=args.compile)
     label = pipeline.find_label(args.label, vector, seeds)

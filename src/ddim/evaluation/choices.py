@@ -13,10 +13,10 @@ from ddim.diffusion.grids import GRIDS
 from ddim.diffusion.samplers import SAMPLERS
 from ddim.diffusion.schedules import SCHEDULES
 from ddim.errors import UserError, suggest
+from ddim.evaluation.guidance_name import name_interval
 from ddim.evaluation.samples import Samples
 from ddim.recipe.codec import dump
 from ddim.recipe.options import SAMPLING_FIELDS, option_text
-from ddim.sampling.guidance_name import name_interval
 
 INTERVAL = "guidance_interval"
 OWN = ("steps", "weights", "label", "guidance", INTERVAL, "guide_with")

@@ -13,6 +13,7 @@ from scipy import stats
 
 from ddim.errors import UserError, describe_given
 from ddim.evaluation.conditions import Obstacle, find_obstacle
+from ddim.evaluation.guidance_name import name_interval
 from ddim.evaluation.record import FEATURES, Evaluation, read_evaluation
 from ddim.files import hash_file
 from ddim.metrics.catalogue import find_metric, metric_name
@@ -22,7 +23,6 @@ from ddim.metrics.prdc import prdc
 from ddim.plots.table import Tabular
 from ddim.recipe.options import flatten
 from ddim.runs.names import names_checkpoint
-from ddim.sampling.guidance_name import name_interval
 from ddim.sampling.image_features import find_features
 
 _STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {

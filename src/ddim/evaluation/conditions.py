@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from ddim.evaluation.guidance_name import name_guide, name_interval
 from ddim.evaluation.record import Evaluation
 from ddim.evaluation.record_entries import Features, ReferenceSet, SamplingRecord, shorten_hash
 from ddim.metrics.catalogue import METRICS, find_metric
 from ddim.recipe.options import SAMPLING_FIELDS, flatten_as_text
-from ddim.sampling.guidance_name import name_guide, name_interval
 
 UNITS = ("schedule", "pixels")
 """Parts of a recipe that define the unit of a denoising error: noise levels, and the scaling of pixels."""

@@ -24,6 +24,7 @@ import numpy as np
 
 from ddim.data import Images, SplitImages
 from ddim.errors import UserError
+from ddim.evaluation.image_summary import take_pictures
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.metrics.features import Extractor, extract_features
 from ddim.metrics.neighbours import (
@@ -37,7 +38,7 @@ from ddim.metrics.neighbours import (
     standardise,
 )
 from ddim.metrics.statistics import Estimate, estimate_share, false_alarm_threshold
-from ddim.sampling.image_features import ImageSet, compute_features, take_pictures
+from ddim.sampling.image_features import ImageSet, compute_features
 
 PIXELS = "pixels"
 CONFIDENCE = 0.99

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.data import SplitImages
+from ddim.data import Images, SplitImages
+from ddim.data.images import gather_batch, to_unit
 from ddim.diffusion.denoiser import Denoiser, with_gradients
 from ddim.diffusion.grids import equal_log_snr_times
 from ddim.diffusion.times import log_snr_range, log_snr_shares, midpoints, plateaus
@@ -29,7 +30,7 @@ from ddim.evaluation.gradient_noise import (
 from ddim.evaluation.noise_range import NoiseRange, find_noise_range
 from ddim.evaluation.run_folder import load_given_run
 from ddim.machine.progress import Progress, ignore_progress, with_bar
-from ddim.sampling.images import open_run_images, to_model_batches
+from ddim.sampling.images import open_run_images
 from ddim.sampling.labels import label_images
 from ddim.sampling.pipeline import LoadedRun, evaluating
 from ddim.training.batches import draw_times
@@ -130,3 +131,11 @@ def measure_run_errors(
 def _find_noise_range(run: LoadedRun, own: SplitImages) -> NoiseRange:
     some = list(to_model_batches(run, own.images, draw_subset(own.train, SPECTRUM)))
     return find_noise_range(torch.cat(some).float().cpu(), run.pixels.std, run.values)
+
+
+def to_model_batches(trained: LoadedRun, images: Images, which: np.ndarray) -> Iterator[Tensor]:
+    """Yield the images at indices `which` as batches (B, C, H, W) in model units, on the run's device."""
+    size = trained.runtime.micro_batch
+    for first in range(0, len(which), size):
+        part = to_unit(gather_batch(images, which[first : first + size]))
+        yield trained.runtime.images(trained.pixels.enter(part))

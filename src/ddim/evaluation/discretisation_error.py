@@ -19,9 +19,9 @@ from ddim.machine.progress import Progress, ignore_progress
 from ddim.recipe.checks import check_unconditional
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.generate import fill_micro_batches, find_grid_ends, sample_states
-from ddim.sampling.guidance import OFF, Guidance
 from ddim.sampling.labels import default_label
 from ddim.sampling.pipeline import Pipeline, evaluating
+from ddim.sampling.sampling_setup import OFF, Guidance
 
 SamplingError = Callable[[Sampler, Tensor], float]
 """Maps a sampler and decreasing times (N,) to the mean squared error of its samples."""

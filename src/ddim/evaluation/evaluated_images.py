@@ -20,7 +20,7 @@ from ddim.data.decode import UnusableError, hide_warnings, read_header
 from ddim.data.images import check_size, gather_batch
 from ddim.data.open import find_source, source_exists
 from ddim.data.remote import names_repository
-from ddim.data.sources import Member, Reject
+from ddim.data.sources import Folder, Member, Reject
 from ddim.data.values import choose_channels
 from ddim.diffusion.denoiser import Model
 from ddim.errors import UserError, describe_given, format_count
@@ -49,13 +49,15 @@ from ddim.runs.names import (
     suggest_run,
 )
 from ddim.sampling.generate import sample_uint8
-from ddim.sampling.guidance import collect_guidance
 from ddim.sampling.image_features import BATCH, ImageSet
 from ddim.sampling.labels import find_label
+from ddim.sampling.pictures import read_saved_image
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, load, open_pipeline
 from ddim.sampling.record import sampling_record
-from ddim.sampling.samples import SAMPLE, SampleArrays
-from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
+from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling, collect_guidance
+
+SAMPLE = re.compile(r"\d{5,}\.(png|npy)")
+"""The names of the samples in a folder; a name begins with the seed."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,7 @@ def _take_images(source: Tensor, n: int | None, reference: Reference, progress: 
 
 
 def _read_images(source: Path, n: int | None, reference: Reference, progress: Progress) -> EvaluatedImages:
-    arrays = SampleArrays(source)
+    arrays = _SampleArrays(source)
     found = arrays if _is_sample_folder(source) and arrays.list_names() else find_source(str(source))
     size = _first_size(found.members((64, 64)), source)
     check_size(size)
@@ -270,6 +272,25 @@ def _read_images(source: Path, n: int | None, reference: Reference, progress: Pr
     return EvaluatedImages(
         str(source), len(which), parts, selected, sampling, Path(FOLDER), f"{stem}-", images.fingerprint
     )
+
+
+@dataclass(frozen=True)
+class _SampleArrays(Folder):
+    """The samples in .npy files of a folder, sorted by name. A `Folder` leaves out such files."""
+
+    def stamp(self) -> str:
+        """Return the stamp of the folder, marked as that of its arrays; see `Source`."""
+        stamp = super().stamp()
+        return stamp and f"{stamp}\0arrays"
+
+    def list_names(self) -> list[str]:
+        """Return the names of the samples, sorted."""
+        return [name for name in super().list_names() if SAMPLE.fullmatch(name) and name.endswith(".npy")]
+
+    def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
+        """Yield the samples, sorted by name; see `Source`."""
+        for name in self.list_names():
+            yield Member(name, read_saved_image(self.path / name))
 
 
 def _is_sample_folder(source: Path) -> bool:

@@ -20,7 +20,7 @@ from ddim.evaluation.discretisation_error import (
     error_against_reference,
     find_time_range,
 )
-from ddim.evaluation.level_search import search_levels
+from ddim.evaluation.level_search import SearchedGrid, search_levels
 from ddim.evaluation.run_folder import load_given_run, open_run_folder
 from ddim.files import make_folder
 from ddim.machine.progress import Progress, ignore_progress, with_bar
@@ -30,7 +30,6 @@ from ddim.recipe.codec import override
 from ddim.runs.folder import check_unused
 from ddim.sampling import searched
 from ddim.sampling.pipeline import LoadedRun
-from ddim.sampling.searched import SearchedGrid
 
 FIRST_MOVE, LAST_MOVE = 0.35, 0.03
 """Size of a move at the start and at the end of a search, as a fraction of the gap to the next log-SNR."""
@@ -104,7 +103,7 @@ def search_grid(
     error = error_against_reference(run, ends, tried, count_reference_levels(steps), progress)
     found = search_times(steps, ends, lambda times: error(recipe.sampler, times), progress)
     make_folder(folder)
-    searched.save_grid(folder, recipe.sampler, steps, weights, found)
+    searched.save_grid(folder, recipe.sampler, steps, weights, found.times, found.error)
     return found
 
 
@@ -137,7 +136,7 @@ def _search_student(
     extractor = load_extractor().to(run.runtime.exact_device)
     found = search_levels(run, steps, range(FIRST_SEED, FIRST_SEED + seeds), extractor, progress)
     make_folder(folder)
-    searched.save_grid(folder, *place, found)
+    searched.save_grid(folder, *place, found.times, found.error)
     return found
 
 

@@ -30,10 +30,17 @@ from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor, load_extractor
 from ddim.metrics.kid import kid
 from ddim.runs.names import GUIDE
-from ddim.sampling.guidance import OFF, Guidance, find_searched_guidance, open_guidance, save_guidance
 from ddim.sampling.labels import Label, choose_label, find_label
 from ddim.sampling.pipeline import LoadedRun
-from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
+from ddim.sampling.sampling_setup import (
+    OFF,
+    Guidance,
+    SamplingSetup,
+    choose_sampling,
+    find_searched_guidance,
+    open_guidance,
+    save_guidance,
+)
 
 SCALES = (1.25, 1.5, 2.0, 3.0)
 """The guidance scales that are tried with each guide."""

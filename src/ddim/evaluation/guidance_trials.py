@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ddim.evaluation.compare import Difference
+from ddim.evaluation.guidance_name import name_guidance
 from ddim.plots.table import Tabular
-from ddim.sampling.guidance import Guidance
-from ddim.sampling.guidance_name import name_guidance
+from ddim.sampling.sampling_setup import Guidance
 
 
 @dataclass(frozen=True)

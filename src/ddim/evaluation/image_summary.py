@@ -13,10 +13,11 @@ import torch
 from ddim.data import Images
 from ddim.data.cache import read_headers
 from ddim.data.decode import Header
+from ddim.data.images import gather_batch
 from ddim.data.order import shuffle_epoch
-from ddim.data.values import Values
-from ddim.plots.pictures import make_sheet
-from ddim.sampling.image_features import take_pictures
+from ddim.data.values import PICTURE_CHANNELS, Values
+from ddim.plots.pictures import make_sheet, to_uint8
+from ddim.sampling.image_features import BATCH
 
 SHOWN = 64
 """The largest number of images in the sheet."""
@@ -26,6 +27,14 @@ def draw_images(images: Images) -> np.ndarray:
     """Return one image (H, W, 3) uint8 that shows up to `SHOWN` images in random order."""
     shown = shuffle_epoch(len(images), 0, 0)[:SHOWN]
     return make_sheet(torch.from_numpy(take_pictures(images, shown)).permute(0, 3, 1, 2))
+
+
+def take_pictures(images: Images, which: np.ndarray) -> np.ndarray:
+    """Return the images at indices `which` as uint8 pictures (N, H, W, C), C = 1, 3 or 4; see `to_uint8`."""
+    if images.values.eight_bits and images.pixels.shape[3] in PICTURE_CHANNELS:
+        return images.pixels[which]
+    starts = range(0, max(len(which), 1), BATCH)
+    return np.concatenate([to_uint8(gather_batch(images, which[k : k + BATCH])) for k in starts])
 
 
 def summarise_images(source: str, images: Images) -> dict[str, Any]:

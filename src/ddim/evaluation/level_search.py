@@ -7,7 +7,8 @@ reference is samples with more steps. This is not possible for a student, which 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -18,17 +19,40 @@ from ddim.evaluation.sample_features import compare_paired, sample_features
 from ddim.machine.progress import Progress
 from ddim.metrics.features import Extractor
 from ddim.metrics.kid import kid
+from ddim.plots.table import Tabular
 from ddim.sampling.generate import find_grid_ends
 from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun
 from ddim.sampling.sampling_setup import SamplingSetup
-from ddim.sampling.searched import SearchedGrid
 
 FACTOR = 1.6
 """Ratio of two neighbouring noise levels that are tried."""
 
 TRIED = range(-4, 4)
 """Exponents k: a tried level is `FACTOR` to the power k, times the last level of the student's own grid."""
+
+
+@dataclass(frozen=True, repr=False)
+class SearchedGrid(Tabular):
+    """The result of a search: decreasing times (N,) and their sampling error.
+
+    `named` holds the errors of the other grids that were tried, keyed by name. `measure` is the name of the
+    error: the mean squared error, or the KID for the sampler multistep.
+    """
+
+    times: tuple[float, ...]
+    error: float
+    named: dict[str, float]
+    measure: str = "mean_squared_error"
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return the error of the searched times and of each other grid."""
+        errors = {"searched": self.error, **self.named}
+        return [{"grid": name, self.measure: error} for name, error in errors.items()]
+
+    @property
+    def title(self) -> str:
+        return f"times {', '.join(f'{t:.4g}' for t in self.times)}"
 
 
 def search_levels(

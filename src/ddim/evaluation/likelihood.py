@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ddim.data import Images
+from ddim.data.clusters import ImageClusters, average_cells
 from ddim.data.images import gather_batch, to_unit
 from ddim.data.order import shuffle_epoch
 from ddim.data.values import Values
@@ -27,8 +31,9 @@ from ddim.files import write_sealed
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, with_bar
 from ddim.plots.table import Tabular
 from ddim.recipe.checks import check_diffusion_model, check_unconditional
+from ddim.recipe.recipe import Recipe
 from ddim.sampling.image_features import ImageSet
-from ddim.sampling.labels import NULL, label_any_images
+from ddim.sampling.labels import NULL, label_images
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating
 from ddim.sampling.record import make_record
 from ddim.training.batches import earliest_time
@@ -239,6 +244,43 @@ def _classes(run: LoadedRun, chosen: ImageSet) -> Tensor | None:
         lack = "without a vector" if vectors else "whose folder is not named like a class of the run"
         check_unconditional(run.recipe, f"an image of {chosen.source} {lack}")
     return classes
+
+
+def label_any_images(
+    recipe: Recipe,
+    classes: Sequence[str],
+    images: Images,
+    which: np.ndarray,
+    clusters: ImageClusters | None = None,
+) -> Tensor | None:
+    """Return the class labels (B,) or vectors (B, d) of images that a run was not trained on.
+
+    The class of an image is the class with the name of its folder. If the classes are clusters, its class is
+    the nearest cluster.
+
+    Args:
+        recipe: the recipe of the run.
+        classes: the class names of the run.
+        images: any images.
+        which: indices (B,) of the images to label.
+        clusters: the clusters of the run, if its labels are clusters.
+
+    Returns:
+        Class indices. An image gets `NULL` if it has no class folder, or if its folder is not a class of the
+        run. For a run with vectors: the vectors of the images, or NaN if the images have none. None for a run
+        with neither labels nor vectors.
+    """
+    if recipe.data.vectors is not None and images.vectors is None:
+        return torch.full((len(which), recipe.net.vector), torch.nan)
+    if not recipe.data.labels:
+        return label_images(recipe, images, which)
+    if clusters is not None and images.classes != clusters.names:
+        labels, _ = clusters.find_labels(average_cells(images.pixels, images.values, which))
+        return torch.from_numpy(labels)
+    if images.labels is None:
+        return torch.full((len(which),), NULL)
+    places = [classes.index(name) if name in classes else NULL for name in images.classes]
+    return torch.tensor(places)[torch.from_numpy(images.labels[which])]
 
 
 def _describe(chosen: ImageSet, classes: Tensor | None) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from ddim.evaluation.copies import (
     format_share,
 )
 from ddim.evaluation.denoising import Gap, measure_gap
+from ddim.evaluation.image_summary import take_pictures
 from ddim.evaluation.run_folder import open_run_folder, write_results
 from ddim.evaluation.sample_features import SampledParts
 from ddim.files import read_sealed, write_sealed
@@ -37,13 +38,11 @@ from ddim.plots import charts
 from ddim.plots.pictures import save_png
 from ddim.plots.table import Tabular
 from ddim.runs.log import show_in_tensorboard
-from ddim.sampling.guidance import collect_guidance
-from ddim.sampling.image_features import take_pictures
 from ddim.sampling.images import open_run_images
 from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun
 from ddim.sampling.record import make_record
-from ddim.sampling.sampling_setup import choose_sampling
+from ddim.sampling.sampling_setup import choose_sampling, collect_guidance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

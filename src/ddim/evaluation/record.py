@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError, quote
+from ddim.evaluation.guidance_name import name_recorded_guidance
 from ddim.evaluation.record_entries import (
     Features,
     Generated,
@@ -28,7 +29,6 @@ from ddim.files import read_sealed
 from ddim.metrics.catalogue import METRICS, metric_name
 from ddim.plots.table import Tabular
 from ddim.runs.folder import list_numbered_folders
-from ddim.sampling.guidance_name import name_recorded_guidance
 
 SCHEMA = 1
 """The version of the layout of a record."""

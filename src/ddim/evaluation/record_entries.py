@@ -10,9 +10,9 @@ from pathlib import PureWindowsPath
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ddim.errors import UserError, format_count
+from ddim.evaluation.guidance_name import name_recorded_guidance
 from ddim.metrics.catalogue import METRICS
 from ddim.recipe.options import labels_by_default
-from ddim.sampling.guidance_name import name_recorded_guidance
 
 T = TypeVar("T")
 

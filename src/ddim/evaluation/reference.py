@@ -126,7 +126,7 @@ def open_reference(run: LoadedRun, reference: Reference, progress: Progress = ig
     """
     if reference.data is None:
         try:
-            images = reopen_run_images(run, progress)
+            images = reopen_run_images(run, progress).images
         except UserError as error:
             joint = ", or" if ": " in str(error) else ":"  # some messages give advice already
             raise UserError(f"{error}{joint} name images {BY_ARGUMENT}") from None

@@ -38,8 +38,8 @@ from ddim.evaluation.discretisation_error import (
 )
 from ddim.evaluation.sampler_errors import count_levels
 from ddim.machine.progress import Progress, ignore_progress, with_bar
-from ddim.sampling.guidance import OFF, Guidance
 from ddim.sampling.pipeline import Pipeline
+from ddim.sampling.sampling_setup import OFF, Guidance
 
 LOW, SLOPE = 0.1, 19.9
 """beta_min and beta_d of the VP SDE (table 1)."""

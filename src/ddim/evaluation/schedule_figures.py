@@ -17,8 +17,7 @@ from ddim.diffusion.times import plateaus
 from ddim.errors import UserError, suggest
 from ddim.nn.conditioning import Sinusoidal
 from ddim.plots import charts
-from ddim.recipe.codec import load_value
-from ddim.sampling.record import describe_kind
+from ddim.recipe.codec import describe_kind, load_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

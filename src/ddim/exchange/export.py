@@ -14,12 +14,12 @@ from ddim.exchange.model_card import CARD, make_card
 from ddim.exchange.onnx import ONNX, OUTPUT, write_onnx
 from ddim.exchange.sampling_json import SAMPLING, describe_sampling
 from ddim.files import temporary_folder, write_atomic, write_json
+from ddim.recipe.codec import describe_kind
 from ddim.runs.folder import check_unused, parse_out, publish_output
 from ddim.runs.names import find_run_folder
-from ddim.sampling.guidance import find_searched_guidance
 from ddim.sampling.labels import choose_label, default_label
 from ddim.sampling.pipeline import LoadedRun, load
-from ddim.sampling.record import describe_kind
+from ddim.sampling.sampling_setup import find_searched_grid, find_searched_guidance
 
 FORMATS = {
     "diffusers": "a pipeline folder for diffusers",
@@ -193,7 +193,7 @@ def describe_differences(run: LoadedRun, to: str, steps: int | None) -> list[str
     steps, name, notes = recipe.choose_steps(steps), describe_kind(sampler), []
     if to == "onnx" and sampler != DDIM():
         notes.append(f"{SAMPLING} has the steps of DDIM, and not those of the sampler of the run, {name}")
-    if (to == "diffusers" or sampler != DDIM()) and run.searched_grid(sampler, steps):
+    if (to == "diffusers" or sampler != DDIM()) and find_searched_grid(run, sampler, steps):
         notes.append(f"the times that ddim search found for {steps} steps of {name} are left out")
     label = default_label(recipe)
     # For class folders, guidance is searched for samples of all classes.

@@ -13,11 +13,11 @@ from torch import Tensor
 from ddim.data.open import NAMES
 from ddim.data.remote import names_repository
 from ddim.diffusion.loss import Consistency
+from ddim.evaluation.guidance_name import name_guide
 from ddim.recipe.codec import dump
 from ddim.recipe.recipe import Recipe
 from ddim.runs.checkpoint import write_checkpoint
 from ddim.runs.names import PUBLISHED
-from ddim.sampling.guidance_name import name_guide
 from ddim.sampling.pipeline import CLUSTERS, VECTORS, LoadedRun
 from ddim.sampling.searched import FILE as SEARCHED
 from ddim.sampling.searched import read_searched

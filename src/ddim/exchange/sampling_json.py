@@ -18,6 +18,7 @@ from ddim.recipe.checks import check_steps
 from ddim.recipe.codec import dump
 from ddim.sampling.labels import default_label
 from ddim.sampling.pipeline import Pipeline
+from ddim.sampling.sampling_setup import find_searched_grid
 
 SAMPLING = "sampling.json"
 """The name of the JSON file beside an exported network."""
@@ -57,7 +58,7 @@ def describe_sampling(pipeline: Pipeline, steps: int | None = None) -> dict[str,
     recipe, model = pipeline.recipe, pipeline.model
     steps = recipe.choose_steps(steps)
     check_steps(recipe, steps)
-    grid = pipeline.searched_grid(DDIM(), steps) or recipe.grid
+    grid = find_searched_grid(pipeline, DDIM(), steps) or recipe.grid
     levels = describe_levels(pipeline, grid(steps, recipe.sampling_schedule))
     low, high = (bound.tolist() for bound in pipeline.pixels.bounds)
     clip = {"low": low, "high": high, "keep_noise": recipe.clip == "x0"} if recipe.clip else None

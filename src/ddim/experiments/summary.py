@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ddim.evaluation.conditions import Conditions, evaluation_conditions
+from ddim.evaluation.guidance_name import name_guide
 from ddim.evaluation.record import Evaluation
 from ddim.experiments.evaluations import newest_evaluation
 from ddim.experiments.index import Run
 from ddim.metrics import catalogue
 from ddim.metrics.catalogue import Metric
 from ddim.recipe.options import ERRORS, flatten_as_text
-from ddim.sampling.guidance_name import name_guide
 
 METRICS = {
     "image_mae": Metric("Image MAE", lower_is_better=True, biased=False, least=1),

@@ -24,7 +24,7 @@ from ddim.data import parse_size
 from ddim.data.clusters import Clusters
 from ddim.errors import UserError, suggest
 from ddim.nn.networks import UserNetwork
-from ddim.recipe.options import SAMPLING_FIELDS
+from ddim.recipe.options import SAMPLING_FIELDS, option_text
 from ddim.recipe.recipe import FAMILIES, Recipe
 from ddim.recipe.user_parts import find_part, identify_part, is_user_part
 
@@ -105,6 +105,19 @@ def kind_name(value: object) -> str:
     names = [name for family in FAMILIES.values() for name, kind in family.items() if kind is type(value)]
     name = value.name if isinstance(value, UserNetwork) else type(value).__name__
     return names[0] if names else name if is_user_part(value) else name.lower()
+
+
+def describe_kind(value: object) -> str:
+    """Return the name of a part of a recipe and its fields that are not defaults, such as "ddim eta 0.5".
+
+    Equal numbers have equal names, such as 1 and 1.0.
+    """
+    words = [kind_name(value)]
+    for field in fields(value) if is_dataclass(value) else ():
+        now = getattr(value, field.name)
+        if now != field.default:
+            words.append(f"{field.name} {f'{now:g}' if isinstance(now, float) else option_text(now)}")
+    return " ".join(words)
 
 
 def list_fields(value: Any, path: str = "") -> list[tuple[str, str, Any]]:  # noqa: ANN401

@@ -30,12 +30,11 @@ from ddim.recipe.codec import override
 from ddim.recipe.recipe import Recipe
 from ddim.runs.folder import make_output_folder
 from ddim.sampling.generate import Walk, Watch, generate, list_seeds
-from ddim.sampling.guidance import OFF, collect_guidance
 from ddim.sampling.labels import default_label
 from ddim.sampling.pictures import Picture, name_file, name_picture, open_mask, open_pictures, write_images
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, open_pipeline
 from ddim.sampling.record import describe_times, make_record
-from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
+from ddim.sampling.sampling_setup import OFF, SamplingSetup, choose_sampling, collect_guidance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +58,7 @@ class EditOptions(TypedDict, total=False):
             and edits of real images use `choose_edit_grid`.
         guidance: guidance scale; by default 1, which turns guidance off.
         guidance_interval: (low, high), the log-SNRs with guidance; None for all.
-        guide_with: the weaker model, such as "@guide"; see `ddim.sampling.guidance.open_guide`.
+        guide_with: the weaker model, such as "@guide"; see `ddim.sampling.sampling_setup.open_guide`.
         progress: called with "network evaluations" of an inversion, or "samples"; see `Progress`.
         watch: called for each state of each micro-batch of samples, with their seeds and the state; frames of
             an interpolation have the seeds 0, 1, ... An inversion has no states: it leads from images to
@@ -476,7 +475,7 @@ def _invert(
             latent, change = invert(denoise, x0, times, exact=exact)
             images = restore(denoise, latent.float(), times)
             latents.append(latent[: len(part)].float().cpu())
-            restored.append(pipeline.pixels.leave(images[: len(part)].float()).cpu())
+            restored.append(pipeline.to_images(images[: len(part)]))
             residual = max(residual, change)
     return torch.cat(latents), torch.cat(restored), counter.evaluations, residual
 

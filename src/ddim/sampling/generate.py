@@ -21,11 +21,10 @@ from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, open_progress
 from ddim.plots.pictures import to_uint8
 from ddim.recipe.recipe import Recipe
-from ddim.sampling.guidance import collect_guidance
 from ddim.sampling.image_features import BATCH
 from ddim.sampling.labels import GivenVectors, Label, assign_labels
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, open_pipeline
-from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
+from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling, collect_guidance
 
 Walk = Callable[[Denoiser, Tensor, Sequence[int]], Iterator[State]]
 """Takes a denoiser, zeros (B, C, H, W) and B seeds, and yields states; the last state holds the samples."""
@@ -86,7 +85,8 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         >>> images = ddim.sample("runs/photos-fast-1", steps=10, sampler=ddim.EDM(), seeds=[3, 7])
         >>> ddim.sheet(images)
     """
-    listed, pipeline = list_seeds(n, seed, seeds), open_pipeline(model)
+    listed = list_seeds(n, seed, seeds)
+    pipeline = open_pipeline(model)
     asked = pipeline.find_label(label, vector, listed)
     guided = collect_guidance(guidance, guidance_interval, guide_with)
     with open_progress(progress) as shown:
@@ -140,14 +140,15 @@ def generate(
     images, nfe = [pipeline.model.blank(0).float().cpu()], 0
     for mine, filled, blank, labels in fill_micro_batches(pipeline, seeds, setup.label):
         denoise, counters = setup.condition(labels)
-        done, x0 = sum(map(len, images)), blank
+        done = sum(map(len, images))
+        x0 = blank
         with evaluating(pipeline.model), pipeline.runtime.precise():
             for step, state in enumerate(walk(denoise, blank, filled)):
                 progress("samples", done + len(mine) * step / len(times), len(seeds))
                 if watch is not None:
                     watch(mine, state.first(len(mine)))
                 x0 = state.x0
-        images.append(pipeline.pixels.leave(x0[: len(mine)].float()).cpu())
+        images.append(pipeline.to_images(x0[: len(mine)]))
         nfe = sum(counter.evaluations for counter in counters)
     return torch.cat(images), nfe
 
@@ -247,11 +248,11 @@ def check_samples(images: Tensor, seeds: Sequence[int], pipeline: Pipeline) -> N
     Raises:
         SamplesNotFinite: if a sample is NaN; the message names the first seed with NaN and possible causes.
     """
-    wrong = [seed for seed, bad in zip(seeds, images.isnan().flatten(1).any(1).tolist(), strict=True) if bad]
-    if wrong:
-        recipe = pipeline.recipe
+    wrong = images.isnan().flatten(1).any(1).tolist()
+    if any(wrong):
+        first, recipe = seeds[wrong.index(True)], pipeline.recipe
         raise SamplesNotFinite(
-            f"samples must be finite, got NaN in {len(wrong)} of {len(images)}, first of seed {wrong[0]}: "
+            f"samples must be finite, got NaN in {sum(wrong)} of {len(images)}, first of seed {first}: "
             f"check the sampler {recipe.sampler}, the schedule {recipe.sampling_schedule} and the weights"
         )
 

@@ -20,11 +20,10 @@ from torch import Tensor
 
 from ddim.data import Images
 from ddim.data.images import gather_batch
-from ddim.data.values import PICTURE_CHANNELS
 from ddim.errors import explain_error
 from ddim.files import cache_folder, make_folder, write_atomic
 from ddim.metrics.features import Extractor
-from ddim.plots.pictures import to_pictures, to_uint8
+from ddim.plots.pictures import to_pictures
 
 BATCH = 32
 """Number of images whose features are computed in one batch."""
@@ -138,11 +137,3 @@ def keep_part(path: Path, tensors: dict[str, Tensor]) -> None:
     except OSError as error:
         what = f"features cannot be kept in {path.parent}"
         raise explain_error(error, what, "set DDIM_CACHE to a folder that can be written") from None
-
-
-def take_pictures(images: Images, which: np.ndarray) -> np.ndarray:
-    """Return the images at indices `which` as uint8 pictures (N, H, W, C), C = 1, 3 or 4; see `to_uint8`."""
-    if images.values.eight_bits and images.pixels.shape[3] in PICTURE_CHANNELS:
-        return images.pixels[which]
-    parts = [to_uint8(gather_batch(images, which[k : k + BATCH])) for k in range(0, len(which), BATCH)]
-    return np.concatenate([*parts, to_uint8(gather_batch(images, which[:0]))])

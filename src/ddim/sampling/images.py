@@ -1,17 +1,12 @@
 """Open the images that a run was trained on, with their split into training and validation images."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
-from torch import Tensor
 
 from ddim.data import Images, SplitImages, open_images, split_images
 from ddim.data.arrays import PREFIX
 from ddim.data.cache import open_decoded
-from ddim.data.images import gather_batch, to_unit
 from ddim.data.open import NAMES, absolute_source, source_exists
 from ddim.data.values import choose_channels
 from ddim.errors import UserError, quote, warn_user
@@ -27,25 +22,24 @@ from ddim.sampling.pipeline import LoadedRun, load_state
 
 
 def open_run_images(trained: LoadedRun, progress: Progress = ignore_progress) -> SplitImages:
-    """Return the images that a run was trained on, split as in its training; see `reopen_images`."""
-    images = reopen_run_images(trained, progress)
-    split = split_images(images, trained.recipe.data.validation, trained.recipe.split_seed)
+    """Return the images that a run was trained on, with its labels, and split as in its training."""
+    split = reopen_run_images(trained, progress)
     return split.with_clusters(trained.clusters).with_vectors(trained.vectors)
 
 
-def reopen_run_images(trained: LoadedRun, progress: Progress = ignore_progress) -> Images:
-    """Return the images that a run was trained on; see `reopen_images`.
+def reopen_run_images(trained: LoadedRun, progress: Progress = ignore_progress) -> SplitImages:
+    """Return the images that a run was trained on, split as in its training; see `reopen_images`.
 
     Raises:
         UserError: if the run was imported, or its images are missing, have changed or are split in another
             way now. Also if the run was published, and its images are not a built-in data set.
     """
-    at, data, seed = trained.checkpoint, trained.recipe.data, trained.recipe.split_seed
-    known = _check_known_images(at.path, data.source, at.state)
-    data = replace(data, channels=choose_channels(at.state.channels))
+    at, recipe = trained.checkpoint, trained.recipe
+    data, known = _know_images(at.path, recipe, at.state)
     images = reopen_images(at.run, data, known.fingerprint, progress)
-    check_same_split(split_images(images, data.validation, seed), known.train)
-    return images
+    split = split_images(images, data.validation, recipe.split_seed)
+    check_same_split(split, known.train)
+    return split
 
 
 def check_same_split(split: SplitImages, train: int) -> None:
@@ -62,21 +56,22 @@ def check_same_split(split: SplitImages, train: int) -> None:
         )
 
 
-def _check_known_images(path: Path, source: str, state: RunState) -> TrainedOn:
-    """Return the images of the checkpoint `path` of a run, after checking that they may be opened.
+def _know_images(path: Path, recipe: Recipe, state: RunState) -> tuple[Data, TrainedOn]:
+    """Return how the images of the checkpoint `path` of a run are read, and which they were.
 
     A stranger may have written the recipe of a published run. From such a recipe, only a built-in data set is
     opened, never a path or a repository.
 
     Raises:
-        UserError: if the run was imported, or published and `source` is not the name of a built-in data set.
+        UserError: if the run was imported, or published and its images are not a built-in data set.
     """
+    source = recipe.data.source
     built_in = source.partition(":")[0] in NAMES and not re.search(r"[/\\]", source)
     if is_published(path) and not built_in:
         raise UserError(f"run {path} was published without its training images ({source!r})")
     if state.images is None:
         raise UserError(f"run {path} was imported and has no training images")
-    return state.images
+    return replace(recipe.data, channels=choose_channels(state.channels)), state.images
 
 
 def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
@@ -99,8 +94,7 @@ def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
     if own_images:
         return recipe
     folder, source = find_run_folder(path), recipe.data.source
-    known = _check_known_images(path, source, state)
-    data = replace(recipe.data, channels=choose_channels(state.channels))
+    data, known = _know_images(path, recipe, state)
     opened = _find_images(folder, data, known.fingerprint, ignore_progress)
     if opened is None:
         raise UserError(_explain_missing(folder, source))
@@ -145,19 +139,14 @@ def _find_images(run: Path, data: Data, fingerprint: str, progress: Progress) ->
         UserError: if the images have changed, or cannot be read, such as a data set that must be downloaded.
     """
     recorded = read_sealed(run / RUN)["data"].get("path") if (run / RUN).is_file() else None
-    places = dict.fromkeys((recorded or data.source, data.source))
-    problem = None
-    for place in filter(source_exists, places):
-        try:
-            images = open_source(place, data, progress)
-        except UserError as error:
-            problem = error
-            continue
+    known = dict.fromkeys((recorded or data.source, data.source))
+    places = [place for place in known if source_exists(place)]
+    for place in places:
+        images = open_source(place, data, progress)
         if images.fingerprint == fingerprint:
             return place, images
-        problem = UserError(f"data {place} has changed since {run} was trained on it: put its images back")
-    if problem is not None:
-        raise problem
+    if places:
+        raise UserError(f"data {places[-1]} has changed since {run} was trained on it: put its images back")
     return None
 
 
@@ -192,11 +181,3 @@ def record_new_place(run: Path, source: str) -> None:
     if open_source(source, load_recipe(document["recipe"]).data).fingerprint != facts["fingerprint"]:
         raise UserError(f"data {source} does not hold the images on which {run} was trained")
     write_sealed(run / RUN, document | {"data": {**facts, "path": absolute_source(source)}})
-
-
-def to_model_batches(trained: LoadedRun, images: Images, which: np.ndarray) -> Iterator[Tensor]:
-    """Yield the images at indices `which` as batches (B, C, H, W) in model units, on the run's device."""
-    size = trained.runtime.micro_batch
-    for first in range(0, len(which), size):
-        part = to_unit(gather_batch(images, which[first : first + size]))
-        yield trained.runtime.images(trained.pixels.enter(part))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ddim.data import Images
-from ddim.data.clusters import Clusters, ImageClusters, average_cells
+from ddim.data.clusters import Clusters
 from ddim.data.vectors import ImageVectors, read_vectors
 from ddim.errors import UserError, suggest
 from ddim.recipe.recipe import Recipe
@@ -108,43 +108,6 @@ def label_images(recipe: Recipe, images: Images, which: np.ndarray) -> Tensor | 
     return torch.from_numpy(images.labels[which])
 
 
-def label_any_images(
-    recipe: Recipe,
-    classes: Sequence[str],
-    images: Images,
-    which: np.ndarray,
-    clusters: ImageClusters | None = None,
-) -> Tensor | None:
-    """Return the class labels (B,) or vectors (B, d) of images that a run was not trained on.
-
-    The class of an image is the class with the name of its folder. If the classes are clusters, its class is
-    the nearest cluster.
-
-    Args:
-        recipe: the recipe of the run.
-        classes: the class names of the run.
-        images: any images.
-        which: indices (B,) of the images to label.
-        clusters: the clusters of the run, if its labels are clusters.
-
-    Returns:
-        Class indices. An image gets `NULL` if it has no class folder, or if its folder is not a class of the
-        run. For a run with vectors: the vectors of the images, or NaN if the images have none. None for a run
-        with neither labels nor vectors.
-    """
-    if recipe.data.vectors is not None and images.vectors is None:
-        return torch.full((len(which), recipe.net.vector), torch.nan)
-    if not recipe.data.labels:
-        return label_images(recipe, images, which)
-    if clusters is not None and images.classes != clusters.names:
-        labels, _ = clusters.find_labels(average_cells(images.pixels, images.values, which))
-        return torch.from_numpy(labels)
-    if images.labels is None:
-        return torch.full((len(which),), NULL)
-    places = [classes.index(name) if name in classes else NULL for name in images.classes]
-    return torch.tensor(places)[torch.from_numpy(images.labels[which])]
-
-
 def drop_labels(labels: Tensor, probability: float, draw: torch.Generator) -> Tensor:
     """Return the labels after replacing a random part of them (Ho & Salimans 2022, algorithm 1).
 
@@ -176,7 +139,8 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
         UserError: if the run has no such label; the message suggests the nearest name. Also if the samples
             have no label, and the network never trained without one.
     """
-    data, count, default = recipe.data, len(classes) or recipe.net.classes, default_label(recipe)
+    data, default = recipe.data, default_label(recipe)
+    count = len(classes) or recipe.net.classes
     known: dict[str | int | None, Label] = {None: default, "none": None}
     if default is not None:
         known["natural"] = default

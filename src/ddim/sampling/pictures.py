@@ -99,14 +99,16 @@ def _open_image(
     pipeline: Pipeline, image: Picture, channels: int, values: Values, notes: list[str]
 ) -> Tensor:
     """Return an image as a tensor (C, H, W) in [0, 1] of the size of the model."""
-    name, size = name_picture(image), (pipeline.model.shape.height, pipeline.model.shape.width)
+    name = name_picture(image)
+    size = (pipeline.model.shape.height, pipeline.model.shape.width)
     try:
         data = _read(image)
         # Floats of an array are in [0, 1] already, and those of a file have the range of the training images.
         unit = isinstance(data, np.ndarray) and data.dtype == np.float32
         if isinstance(data, np.ndarray) and unit and values.eight_bits:
             check_pixels("float32", data.min(), data.max())
-        kind, to_floats = "float32" if unit else values.type, (values.low, values.high) == (0, 1)
+        kind = "float32" if unit else values.type
+        to_floats = (values.low, values.high) == (0, 1)
         with hide_warnings():
             decoded = decode_image(data, size, channels, kind, to_floats=to_floats)
     except (OSError, UnusableError) as error:
@@ -144,14 +146,10 @@ def name_file(stem: str, channels: int, values: Values) -> str:
     return f"{stem}.png" if is_picture(values, channels) or gray else f"{stem}.npy"
 
 
-def to_pixels(images: Tensor, values: Values) -> np.ndarray:
-    """Return images (B, C, H, W) in [0, 1] as the values (B, H, W, C) that are written to files."""
-    return to_uint8(images) if is_picture(values, images.shape[1]) else values.from_unit(images)
-
-
 def write_images(paths: Sequence[Path], images: Tensor, values: Values) -> None:
     """Write images (B, C, H, W) in [0, 1] to files that are named by `name_file`."""
-    for path, pixels in zip(paths, to_pixels(images, values), strict=True):
+    written = to_uint8(images) if is_picture(values, images.shape[1]) else values.from_unit(images)
+    for path, pixels in zip(paths, written, strict=True):
         if path.suffix == ".npy":
             with atomic_file(path) as file:
                 np.save(file, np.ascontiguousarray(pixels), allow_pickle=False)

@@ -13,10 +13,8 @@ from ddim.data.clusters import Clusters, ImageClusters
 from ddim.data.values import EIGHT_BITS, Values, choose_channels
 from ddim.data.vectors import ImageVectors
 from ddim.diffusion.denoiser import Denoiser, Model, with_gradients
-from ddim.diffusion.grids import Listed
 from ddim.diffusion.guidance import Clipped, Rescheduled
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError, describe_given
 from ddim.machine.distributed import current_processes
 from ddim.machine.runtime import Runtime, choose_runtime, find_device
@@ -31,7 +29,6 @@ from ddim.runs.averages import AVERAGE, find_stored_average
 from ddim.runs.names import choose_published, locate_run, parse_place, read_checkpoint
 from ddim.runs.state import RunState
 from ddim.sampling.labels import GivenVectors, Label, find_label, find_vectors
-from ddim.sampling.searched import find_saved_grid
 
 CLUSTERS = "clusters"
 """The name of the tensors of a checkpoint that hold the clusters of the training images."""
@@ -65,7 +62,8 @@ class Pipeline:
 
     def __repr__(self) -> str:
         """Return one line: recipe, size, parameters and device."""
-        shape, count = self.model.shape, sum(p.numel() for p in self.model.parameters())
+        shape = self.model.shape
+        count = sum(p.numel() for p in self.model.parameters())
         size = f"{shape.channels} x {shape.height} x {shape.width}"
         facts = f"{self.recipe.name}, {size}, {count:,} parameters, {self.runtime.device}"
         return f"{type(self).__name__}({facts})"
@@ -90,11 +88,16 @@ class Pipeline:
                 unknown, or a value is a class or lacks a method that is needed.
         """
         chosen = {k: choose_value(Recipe, k, v, getattr(self.recipe, k, None)) for k, v in fields.items()}
-        recipe, allowed = replace(self.recipe, **chosen), (*SAMPLING_FIELDS, "steps")
+        recipe = replace(self.recipe, **chosen)
+        allowed = (*SAMPLING_FIELDS, "steps")
         for name in chosen:
             if name not in allowed and getattr(recipe, name) != getattr(self.recipe, name):
                 raise UserError(f"{name} cannot be changed after training; only {', '.join(allowed)} can")
         return replace(self, recipe=recipe)
+
+    def to_images(self, x: Tensor) -> Tensor:
+        """Return samples x (B, C, H, W) in model units as images in [0, 1], float32, on the CPU."""
+        return self.pixels.leave(x.float()).cpu()
 
     def denoiser(self, inner: Denoiser | None = None, *, consistent: bool = False) -> Denoiser:
         """Return the model with the recipe's sampling schedule and clipping.
@@ -129,10 +132,6 @@ class Pipeline:
             raise UserError(f"give label or vector, not both, got label {label!r}")
         return find_vectors(vector, seeds, self.vectors)
 
-    def searched_grid(self, sampler: Sampler, steps: int) -> Listed | None:
-        """Return the grid that a search saved for this sampler and number of steps, or None."""
-        return None
-
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
@@ -156,14 +155,11 @@ class LoadedCheckpoint:
     recipe: Recipe = field(repr=False)
     average: str | None = None
 
-    def describe_file(self) -> dict[str, str]:
-        """Return the path and the SHA-256 of the checkpoint, for a record."""
-        return {"path": str(self.path), "sha256": self.sha256}
-
-    def describe_weights(self) -> dict[str, Any]:
-        """Return the step and the weights, for a record; a stored average has its SHA-256."""
+    def describe(self) -> dict[str, Any]:
+        """Return path, SHA-256, step and weights, for a record; a stored average has its SHA-256."""
+        facts = {"path": str(self.path), "sha256": self.sha256, "step": self.state.step}
         average = {} if self.average is None else {"average": {"sha256": self.average}}
-        return {"step": self.state.step, "weights": self.weights, **average}
+        return {**facts, "weights": self.weights, **average}
 
 
 @dataclass(frozen=True, repr=False)
@@ -179,16 +175,11 @@ class LoadedRun(Pipeline):
     def describe(self) -> dict[str, Any]:
         """Return checkpoint, step, weights, recipe and runtime, as JSON."""
         at = self.checkpoint
+        facts = at.describe()
+        file = {"path": facts.pop("path"), "sha256": facts.pop("sha256")}
         # Samples equal those of the training in every bit only with its runtime, without torch.compile.
         equal = self.runtime == replace(at.state.runtime, compile=False)
-        plain = super().describe()
-        return {"checkpoint": at.describe_file(), **at.describe_weights(), **plain, "bit_equal": equal}
-
-    def searched_grid(self, sampler: Sampler, steps: int) -> Listed | None:
-        """Return the grid that `ddim search` saved with the run; None if another grid was chosen since."""
-        if self.list_changed("grid", "sampled_on"):
-            return None
-        return find_saved_grid(self.checkpoint.run, sampler, steps, self.checkpoint.weights)
+        return {"checkpoint": file, **facts, **super().describe(), "bit_equal": equal}
 
 
 @with_gradients
@@ -285,7 +276,8 @@ def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
     if not isinstance(source, Model):
         what = "a run folder, a Pipeline or a Model, such as ddim.Model(network, ddim.Cosine())"
         raise UserError(f"model must be {what}, got {describe_given(source)}")
-    shape, weight = source.shape, next(source.parameters(), torch.zeros(()))
+    shape = source.shape
+    weight = next(source.parameters(), torch.zeros(()))
     size, channels = (shape.height, shape.width), choose_channels(shape.channels)
     parts: dict[str, Any] = {name: getattr(source, name) for name in ("schedule", "predicts", "conditioning")}
     data = Data(size=size, channels=channels, labels=source.classes > 0)
@@ -312,8 +304,7 @@ def read_run_recipe(run: str | Path) -> Recipe:
     Raises:
         UserError: if there is no checkpoint.
     """
-    found = read_checkpoint(run, lambda path: checkpoint.read_document(path, "recipe"))
-    return load_recipe(found)
+    return load_recipe(read_checkpoint(run, lambda path: checkpoint.read_document(path, "recipe")))
 
 
 def read_clusters(path: Path, recipe: Recipe) -> ImageClusters | None:

@@ -3,7 +3,6 @@
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any
 
 import torch
 
-from ddim.recipe.codec import dump, kind_name
-from ddim.recipe.options import option_text
+from ddim.recipe.codec import describe_kind, dump
 from ddim.sampling.labels import VectorLabel
 from ddim.sampling.pipeline import Pipeline
 from ddim.sampling.sampling_setup import SamplingSetup
@@ -63,13 +61,6 @@ def sampling_record(setup: SamplingSetup, seeds: Sequence[int]) -> dict[str, Any
         **setup.guidance.describe(),
         "versions": list_versions(pipeline.runtime.threads),
     }
-
-
-def describe_kind(value: object) -> str:
-    """Return the name of a part of a recipe and its fields that are not defaults, such as "ddim eta 0.5"."""
-    known = fields(value) if is_dataclass(value) else ()
-    changed = [f"{f.name} {option_text(now)}" for f in known if (now := getattr(value, f.name)) != f.default]
-    return " ".join([kind_name(value), *changed])
 
 
 def sample_conditions(record: Mapping[str, Any]) -> dict[str, Any]:

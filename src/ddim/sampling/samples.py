@@ -9,9 +9,8 @@ record contains all sampling options.
 """
 
 import json
-import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ import torch
 from torch import Tensor
 
 from ddim.data.arrays import SUFFIXES
-from ddim.data.sources import Folder, Member, Reject
 from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import State
 from ddim.errors import UserError
@@ -41,9 +39,6 @@ from ddim.sampling.sampling_setup import SamplingSetup
 RECORD, SHEET, FILM, STACK = "record.json", "grid.png", "film.webp", "samples.npy"
 SHOWN = 256
 """The largest number of samples in the sheet and in the film; a film of large samples has fewer."""
-
-SAMPLE = re.compile(r"\d{5,}\.(png|npy)")
-"""The names of the samples in a folder; a name begins with the seed."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +72,13 @@ def write_samples(
 ) -> Written:
     """Generate samples into a folder: a file for each, a sheet (one image of the first samples) and a record.
 
-    If the folder holds samples of the same run with the same options, only missing samples are generated, as
-    after an interruption. Images are written while sampling goes on, so the memory does not grow.
+    If the folder holds samples of the same run with the same options, only missing samples are generated.
 
     Args:
         setup: the loaded run, with steps, label and guidance.
         seeds: the seeds; image k depends on seeds[k] alone.
         folder: the output folder, by default a new folder samples/RUN-N.
-        film: whether to write an animation of the samples from noise to images. If the first samples exist
-            already, they are generated again, because the film needs their noisy states.
+        film: whether to write an animation from noise to images; it generates existing samples again.
         zoom: the integer factor by which the sheet and the film are enlarged, by default to about 800 pixels.
         watch: called for each state of each micro-batch, as by `generate`, to show the samples on the way.
         progress: called with "samples" after each sampling step.
@@ -105,10 +98,12 @@ def write_samples(
         frames = Film(pipeline, filmed, watch)
         nfe, seconds, done = before["nfe"], 0.0, len(seeds) - len(missing)
         for part in split_into_parts(pipeline, missing, pipeline.runtime.micro_batch * processes.count):
-            start, onward = time.monotonic(), continue_progress(progress, done, len(seeds))
+            start = time.monotonic()
+            onward = continue_progress(progress, done, len(seeds))
             images, nfe = generate_together(setup, part, watch=frames.add, progress=onward)
             check_samples(images, part, pipeline)
-            done, seconds = done + len(part), seconds + time.monotonic() - start
+            seconds += time.monotonic() - start
+            done += len(part)
             if out is not None:
                 write_images([find_sample(out, seed, pipeline) for seed in part], images, pipeline.values)
         frames.collect()
@@ -139,14 +134,14 @@ class Film:
     """
 
     def __init__(self, pipeline: Pipeline, seeds: Sequence[int], watch: Watch | None = None) -> None:
-        self.pixels, self.seeds, self.watch = pipeline.pixels, frozenset(seeds), watch
+        self.pipeline, self.seeds, self.watch = pipeline, frozenset(seeds), watch
         self._parts: dict[float, list[Tensor]] = {}
 
     def add(self, seeds: Sequence[int], state: State) -> None:
         """Add the state of a micro-batch with these seeds; seeds that are not in the film are ignored."""
         mine = [k for k, seed in enumerate(seeds) if seed in self.seeds]
         if mine:
-            self._parts.setdefault(state.t, []).append(self.pixels.leave(state.x[mine].float()).cpu())
+            self._parts.setdefault(state.t, []).append(self.pipeline.to_images(state.x[mine]))
         if self.watch is not None:
             self.watch(seeds, state)
 
@@ -161,31 +156,12 @@ class Film:
         return [make_sheet(torch.cat(self._parts[t])) for t in sorted(self._parts, reverse=True)]
 
 
-@dataclass(frozen=True)
-class SampleArrays(Folder):
-    """The samples in .npy files of a folder, sorted by name. A `Folder` leaves out such files."""
-
-    def stamp(self) -> str:
-        """Return the stamp of the folder, marked as that of its arrays; see `Source`."""
-        stamp = super().stamp()
-        return stamp and f"{stamp}\0arrays"
-
-    def list_names(self) -> list[str]:
-        """Return the names of the samples, sorted."""
-        return [name for name in super().list_names() if SAMPLE.fullmatch(name) and name.endswith(".npy")]
-
-    def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
-        """Yield the samples, sorted by name; see `Source`."""
-        for name in self.list_names():
-            yield Member(name, read_saved_image(self.path / name))
-
-
 def _make_folder(folder: str | Path | None, record: dict[str, Any]) -> Path:
     """Create the output folder, and return its path; a folder of other files is left unchanged."""
     if folder is not None:
         _read_earlier(Path(folder), record)
     # The folder is named after the run, also for RUN/best and for RUN/checkpoints/N.
-    run = find_run_folder(record["checkpoint"]["path"]) if "checkpoint" in record else Path("model")
+    run = find_run_folder(record["checkpoint"]["path"])
     return make_output_folder(None if folder is None else Path(folder), "samples", run.resolve().name)
 
 
@@ -219,7 +195,8 @@ def _read_earlier(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None
     earlier = read_sealed(folder / RECORD) if (folder / RECORD).is_file() else {}
     if earlier.get("kind") != "samples":
         raise UserError(f"folder {folder} holds files that are not samples; give a new folder")
-    old, new = sample_conditions(earlier), json.loads(json.dumps(sample_conditions(record)))
+    old = sample_conditions(earlier)
+    new = json.loads(json.dumps(sample_conditions(record)))
     if changed := [name for name in new if old[name] != new[name]]:
         raise UserError(f"folder {folder} holds samples with another {', '.join(changed)}; give a new folder")
     return earlier
@@ -233,17 +210,12 @@ def _write_overviews(pipeline: LoadedRun, folder: Path, seeds: Sequence[int], zo
     save_png(folder / SHEET, enlarge(sheet, zoom))
     pictures = is_picture(pipeline.values, pipeline.model.shape.channels)
     if pipeline.recipe.data.source.lower().endswith(SUFFIXES) or not pictures:
-        _write_stack(folder / STACK, samples)
+        first = read_saved_image(samples[0])
+        shape = (len(samples), *(first.shape if first.shape[2] > 1 else first.shape[:2]))
+        # One sample after the other, so that the memory does not grow.
+        with atomic_file(folder / STACK) as file:
+            header = {"descr": first.dtype.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for sample in samples:
+                file.write(read_saved_image(sample).tobytes())
     return sheet
-
-
-def _write_stack(path: Path, samples: Sequence[Path]) -> None:
-    """Write samples as one array (N, H, W, C), or (N, H, W) if they have one channel."""
-    first = read_saved_image(samples[0])
-    shape = (len(samples), *(first.shape if first.shape[2] > 1 else first.shape[:2]))
-    # One sample after the other, so that the memory does not grow.
-    with atomic_file(path) as file:
-        header = {"descr": first.dtype.str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for sample in samples:
-            file.write(read_saved_image(sample).tobytes())

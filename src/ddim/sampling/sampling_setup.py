@@ -1,25 +1,117 @@
-"""How a model is sampled: the options of a user become one value."""
+"""How a model is sampled: the options of a user become one value, with the guidance of the samples.
 
+Classifier-free guidance (Ho & Salimans 2022) compares the model with a class label and the model without one.
+Autoguidance (Karras et al. 2024) compares the model with a guide, a smaller or less trained model, and needs
+no labels.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from ddim.diffusion.denoiser import Counted, Denoiser
-from ddim.diffusion.grids import Grid
+from ddim.diffusion.denoiser import Counted, Denoiser, Labelled, Model
+from ddim.diffusion.grids import Grid, Listed
+from ddim.diffusion.guidance import Guided, Interval, Rescheduled, check_reach, find_ends, lies_inside
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.parameterisation import Prediction, from_image
 from ddim.diffusion.samplers import Sampler, last_state
 from ddim.diffusion.schedules import Schedule
-from ddim.recipe.checks import check_recipe, check_steps
+from ddim.errors import UserError
+from ddim.recipe.checks import check_diffusion_model, check_recipe, check_steps, check_unconditional
 from ddim.recipe.codec import override_sampling
-from ddim.sampling.guidance import OFF, Guidance, open_guidance
+from ddim.runs.names import find_run_folder, parse_place, pin_place
 from ddim.sampling.labels import Label
-from ddim.sampling.pipeline import LoadedRun, Pipeline
+from ddim.sampling.pipeline import LoadedRun, Pipeline, load
+from ddim.sampling.searched import find_saved_grid, find_searched, name_search, save_searched
 
 P = TypeVar("P", bound=Pipeline)
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How samples are guided.
+
+    Attributes:
+        scale: guidance scale; 1 turns guidance off.
+        interval: (lowest, highest) log-SNR with guidance, in which None is an open end. None in place of the
+            pair means that guidance is used at all noise levels.
+        guide: the name of a weaker model, such as "@guide" or "runs/small-1@raw"; see `open_guide`. None for
+            classifier-free guidance, by the same model without a label.
+        run: the loaded guide; None before `open_guidance` has loaded it.
+        searched: whether `ddim search` found these values.
+
+    Raises:
+        UserError: if the scale or the interval is not possible.
+    """
+
+    scale: float = 1.0
+    interval: Interval | None = None
+    guide: str | None = None
+    run: LoadedRun | None = field(default=None, compare=False, repr=False)
+    searched: bool = field(default=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.scale < math.inf:
+            raise UserError(f"guidance must be a number of at least 0, got {self.scale}")
+        # Equal values must be equal as text too, in records and names.
+        object.__setattr__(self, "scale", float(self.scale))
+        low, high = (None if math.isinf(end) else end for end in self.limits)
+        object.__setattr__(self, "interval", None if low is high is None else (low, high))
+
+    @property
+    def on(self) -> bool:
+        """Whether the scale differs from 1, so that steps inside the interval are guided."""
+        return self.scale != 1
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The lowest and the highest log-SNR with guidance; an open end is infinite."""
+        return find_ends(self.interval)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return scale, interval and the name of the guide, as JSON."""
+        return {"scale": self.scale, "interval": self.interval and list(self.interval), "guide": self.guide}
+
+    def describe(self) -> dict[str, Any]:
+        """Return the entries of a record about guidance, as JSON; only the scale if guidance is off.
+
+        The entry "guide" has its name, and the path, SHA-256, step and weights of its checkpoint.
+        """
+        described: dict[str, Any] = {"guidance": self.scale}
+        if self.on and self.interval:
+            described["guidance_interval"] = list(self.interval)
+        if self.on and self.run:
+            described["guide"] = {"name": self.guide, **self.run.checkpoint.describe()}
+        return described
+
+    def apply(self, model: Model, labels: Tensor | None) -> tuple[Denoiser, list[Counted]]:
+        """Return the guided denoiser of a model, and the counters of its network evaluations.
+
+        Args:
+            model: the model that is sampled.
+            labels: class labels (B,) or vectors (B, d) on the device of the model, or None for no label.
+        """
+        strong = model if labels is None else Labelled(model, labels, None)
+        weak: Denoiser = self.run.model if self.run else model
+        if labels is not None and self.run and self.run.recipe.data.conditional:
+            weak = Labelled(self.run.model, labels, None)
+        return self.combine(Counted(strong), Counted(weak))
+
+    def combine(self, strong: Counted, weak: Counted) -> tuple[Denoiser, list[Counted]]:
+        """Return a denoiser in which `weak` guides `strong`, and the counters of its evaluations."""
+        if not self.on:
+            return strong, [strong]
+        other = weak if weak.schedule == strong.schedule else Rescheduled(weak, strong.schedule)
+        return Guided(strong, other, self.scale, *self.limits), [strong, weak]
+
+
+OFF = Guidance()
+"""No guidance."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +205,157 @@ def choose_sampling(
         # Even without changes, values become those of a file: eta 1 becomes 1.0, in records and cache keys.
         pipeline = replace(pipeline, recipe=override_sampling(pipeline.recipe, fields))
     chosen = grid is not None or {"grid", "sampled_on"} & {name.split(".")[0] for name in fields or ()}
-    searched = None if chosen else pipeline.searched_grid(pipeline.recipe.sampler, steps)
+    searched = None if chosen else find_searched_grid(pipeline, pipeline.recipe.sampler, steps)
     pipeline = pipeline.with_recipe(grid=searched) if searched else pipeline
     if isinstance(pipeline, LoadedRun):  # the recipe of a bare model does not describe its network
         check_recipe(pipeline.recipe)
     check_steps(pipeline.recipe, steps)
     guided = open_guidance(pipeline, label, steps, guidance)
     return SamplingSetup(pipeline, steps, label, guided, searched=searched is not None)
+
+
+def collect_guidance(
+    guidance: float | None = None,
+    guidance_interval: Interval | None = None,
+    guide_with: str | Path | LoadedRun | None = None,
+) -> Guidance | None:
+    """Return the guidance that the three options of a function describe; None if none of them is given.
+
+    Args:
+        guidance: guidance scale.
+        guidance_interval: (low, high), the log-SNRs with guidance; None for all. An end can be None.
+        guide_with: the guide: a loaded run or a name, see `open_guide`.
+
+    Raises:
+        UserError: if the scale is missing, or a value is not possible.
+    """
+    if guidance is None:
+        if guidance_interval is None and guide_with is None:
+            return None
+        raise UserError(
+            "guidance_interval and guide_with need a guidance scale, such as guidance 2 (--guidance 2)"
+        )
+    if isinstance(guide_with, LoadedRun):
+        return Guidance(guidance, guidance_interval, str(guide_with.checkpoint.run), guide_with)
+    return Guidance(guidance, guidance_interval, None if guide_with is None else str(guide_with))
+
+
+def open_guidance(pipeline: Pipeline, label: Label, steps: int, asked: Guidance | None) -> Guidance:
+    """Return the guidance of samples; its guide is loaded, and fits the model.
+
+    Args:
+        pipeline: the model to sample, with its sampler and grid.
+        label: the label of the samples.
+        steps: number of sampling steps.
+        asked: the guidance; None for that which `ddim search` saved, or `OFF` if it saved none.
+
+    Raises:
+        UserError: if the guide cannot be loaded or does not fit, or classifier-free guidance is impossible.
+    """
+    chosen = asked or find_searched_guidance(pipeline, label, steps) or OFF
+    if not chosen.on:
+        return OFF
+    data = pipeline.recipe.data
+    if chosen.guide is not None:
+        run = chosen.run or open_guide(pipeline, chosen.guide)
+        chosen = replace(chosen, run=run)
+        _check_guide(pipeline, label, steps, chosen, run)
+    elif label is None or not data.conditional or not data.unconditional:
+        raise UserError(
+            "guidance needs a label, of a run that also trained without labels (data.unlabelled), or a "
+            f"weaker model, guide_with @guide (--guide-with @guide), got guidance {chosen.scale:g}"
+        )
+    return chosen
+
+
+def open_guide(pipeline: Pipeline, name: str) -> LoadedRun:
+    """Load a guide on the device of the pipeline that it guides.
+
+    Args:
+        pipeline: the model that is guided.
+        name: the path of a run or checkpoint, "@NAME", or both, such as "runs/small-1@raw". Without a path,
+            the sampled run itself is meant. NAME is a step, "best", "guide", or weights such as "raw".
+            "@guide" is the early checkpoint that training keeps (`report.guide`).
+
+    Raises:
+        UserError: if there is no such run, checkpoint or weights.
+    """
+    itself = find_run_folder(pipeline.checkpoint.run) if isinstance(pipeline, LoadedRun) else None
+    path, weights = parse_place(name, itself)
+    on = pipeline.runtime
+    return load(path, weights, device=on.device, threads=on.threads, compiling=on.compile)
+
+
+def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidance, guide: LoadedRun) -> None:
+    """Check that a guide predicts the same images, at the noise levels and with the labels of the samples.
+
+    Raises:
+        UserError: if it does not; also if the guide is a distilled student.
+    """
+    check_diffusion_model(guide.recipe, "a guide must be", str(guidance.guide))
+    if label is None:
+        check_unconditional(guide.recipe, f"the guide {guidance.guide}")
+    labelled = label is not None and guide.recipe.data.conditional
+    if _list_meanings(pipeline, labelled) != _list_meanings(guide, labelled):
+        what = "image size, the pixels and the classes, clusters or vectors"
+        raise UserError(f"the guide {guidance.guide} must have the {what} of the model")
+    schedule = pipeline.recipe.sampling_schedule
+    times = pipeline.recipe.grid(steps, schedule)
+    guided = times[lies_inside(schedule(times).log_snr, *guidance.limits)]
+    if len(guided):
+        check_reach(guide.recipe.schedule, schedule(guided), "guidance_interval", "the guide")
+
+
+def _list_meanings(pipeline: Pipeline, labelled: bool) -> list[object]:
+    """Return what decides the meaning of images, and of labels if `labelled`."""
+    clusters, vectors = pipeline.clusters, pipeline.vectors
+    centres = clusters and clusters.centres.tolist()
+    scale = vectors and (vectors.columns, vectors.mean.tolist())
+    labels = [pipeline.classes, centres, scale] if labelled else []
+    return [pipeline.model.shape, pipeline.pixels, *labels]
+
+
+# What `ddim search` saved
+
+
+def find_searched_grid(pipeline: Pipeline, sampler: Sampler, steps: int) -> Listed | None:
+    """Return the grid that `ddim search` saved with the run of a pipeline; None if none fits its recipe."""
+    if not isinstance(pipeline, LoadedRun) or pipeline.list_changed("grid", "sampled_on"):
+        return None
+    return find_saved_grid(pipeline.checkpoint.run, sampler, steps, pipeline.checkpoint.weights)
+
+
+def find_searched_guidance(pipeline: Pipeline, label: Label, steps: int) -> Guidance | None:
+    """Return the guidance that `ddim search` saved with the run of a pipeline; its guide is not loaded.
+
+    Saved guidance holds for one sampler, one number of steps and one kind of weights, and for samples either
+    with labels or without. The result is None if none was saved for these samples, if `pipeline` is no run,
+    or if its schedule of sampling or its clipping was changed since it was loaded.
+    """
+    if not isinstance(pipeline, LoadedRun) or pipeline.list_changed("sampled_on", "clip"):
+        return None
+    at = pipeline.checkpoint
+    name = name_search(pipeline.recipe.sampler, steps, at.weights) | {"labelled": label is not None}
+    entry = find_searched(at.run, "guidance", name)
+    if entry is None:
+        return None
+    return Guidance(entry["scale"], entry["interval"], entry["guide"], searched=True)
+
+
+def save_guidance(
+    run: Path, sampler: Sampler, steps: int, weights: str, found: Guidance | None, *, labelled: bool
+) -> None:
+    """Save guidance in the run folder; `ddim sample` uses it if the user gives no guidance scale.
+
+    Args:
+        run: the run folder.
+        sampler: the sampler for which guidance was searched.
+        steps: number of sampling steps.
+        weights: the weights of the model, such as "ema".
+        found: the guidance; None removes what an earlier search saved.
+        labelled: whether samples have a class label.
+    """
+    name = name_search(sampler, steps, weights) | {"labelled": labelled}
+    # The samples may be made from another working folder.
+    pinned = {"guide": found and found.guide and pin_place(found.guide)}
+    save_searched(run, "guidance", name, None if found is None else found.to_json() | pinned)

@@ -5,24 +5,18 @@ by its kind and by those of its fields that are not defaults. So a field that a 
 sampler changes no name.
 """
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import filelock
 
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.samplers import Sampler
 from ddim.files import read_sealed, write_sealed
-from ddim.plots.table import Tabular
-from ddim.recipe.codec import kind_name
+from ddim.recipe.codec import describe_kind
 
 FILE = "searched.json"
-
-Part = Literal["grids", "guidance"]
-"""The two lists of entries in the file."""
 
 
 def read_searched(run: Path) -> dict[str, list[dict[str, Any]]]:
@@ -36,21 +30,15 @@ def read_searched(run: Path) -> dict[str, list[dict[str, Any]]]:
 
 def name_search(sampler: Sampler, steps: int, weights: str) -> dict[str, Any]:
     """Return the values by which a saved entry is found: the sampler, the number of steps, the weights."""
-    words = [kind_name(sampler)]
-    for field in fields(sampler) if is_dataclass(sampler) else ():
-        value = getattr(sampler, field.name)
-        if value != field.default:
-            # Equal numbers must have equal names, such as 1 and 1.0.
-            words.append(f"{field.name} {f'{value:g}' if isinstance(value, int | float) else value}")
-    return {"sampler": " ".join(words), "steps": steps, "weights": weights}
+    return {"sampler": describe_kind(sampler), "steps": steps, "weights": weights}
 
 
-def find_searched(run: Path, part: Part, name: Mapping[str, Any]) -> dict[str, Any] | None:
+def find_searched(run: Path, part: str, name: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the entry with the values of `name`, or None; see `name_search`."""
     return next((entry for entry in read_searched(run)[part] if name.items() <= entry.items()), None)
 
 
-def save_searched(run: Path, part: Part, name: Mapping[str, Any], values: Mapping[str, Any] | None) -> None:
+def save_searched(run: Path, part: str, name: Mapping[str, Any], values: Mapping[str, Any] | None) -> None:
     """Save the result of a search in the place of an earlier one with the same name; None removes that one.
 
     Two searches that end at the same time lose no result.
@@ -63,36 +51,15 @@ def save_searched(run: Path, part: Part, name: Mapping[str, Any], values: Mappin
             write_sealed(run / FILE, entries)
 
 
-@dataclass(frozen=True, repr=False)
-class SearchedGrid(Tabular):
-    """The result of a search: decreasing times (N,) and their sampling error.
-
-    `named` holds the errors of the other grids that were tried, keyed by name. `measure` is the name of the
-    error: the mean squared error, or the KID for the sampler multistep.
-    """
-
-    times: tuple[float, ...]
-    error: float
-    named: dict[str, float]
-    measure: str = "mean_squared_error"
-
-    def to_records(self) -> list[dict[str, Any]]:
-        """Return the error of the searched times and of each other grid."""
-        errors = {"searched": self.error, **self.named}
-        return [{"grid": name, self.measure: error} for name, error in errors.items()]
-
-    @property
-    def title(self) -> str:
-        return f"times {', '.join(f'{t:.4g}' for t in self.times)}"
-
-
 def find_saved_grid(run: Path, sampler: Sampler, steps: int, weights: str) -> Listed | None:
     """Return the grid that a search saved for this sampler, number of steps and weights, or None."""
     entry = find_searched(run, "grids", name_search(sampler, steps, weights))
     return None if entry is None else Listed(tuple(entry["times"]))
 
 
-def save_grid(run: Path, sampler: Sampler, steps: int, weights: str, result: SearchedGrid) -> None:
+def save_grid(
+    run: Path, sampler: Sampler, steps: int, weights: str, times: Sequence[float], error: float
+) -> None:
     """Save a grid in the run folder; `ddim sample` uses this grid if the user names no other grid.
 
     Args:
@@ -100,9 +67,8 @@ def save_grid(run: Path, sampler: Sampler, steps: int, weights: str, result: Sea
         sampler: the sampler for which the grid was searched.
         steps: number of times in the grid.
         weights: the weights for which the grid was searched, such as "ema".
-        result: the grid and its error.
+        times: the decreasing times (N,) of the grid.
+        error: the error of its samples, as `ddim search` measures it.
     """
-    # The error of a grid that diverged is infinite. JSON has no infinity, so it becomes null.
-    named = {name: error if math.isfinite(error) else None for name, error in result.named.items()}
-    entry = {"times": list(result.times), "error": result.error, "named": named}
+    entry = {"times": list(times), "error": error}
     save_searched(run, "grids", name_search(sampler, steps, weights), entry)

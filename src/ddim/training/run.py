@@ -38,10 +38,10 @@ from ddim.runs.folder import RUN, check_outside, check_unused, parse_out, record
 from ddim.runs.log import RunLog, measure_pace, read_metrics
 from ddim.runs.names import check_no_run, find_checkpoint, pin_place
 from ddim.runs.state import Plan
-from ddim.sampling.guidance import OFF, collect_guidance
 from ddim.sampling.images import check_same_split, record_new_place, reopen_images
 from ddim.sampling.labels import count_classes, count_vectors
 from ddim.sampling.pipeline import LoadedRun, load, load_state, load_vectors, read_clusters
+from ddim.sampling.sampling_setup import OFF, collect_guidance
 from ddim.training.budget import TimeBudget
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Lead, fit

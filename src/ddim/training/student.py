@@ -23,9 +23,9 @@ from ddim.recipe.checks import find_other_meaning
 from ddim.recipe.recipe import Recipe
 from ddim.runs.names import pin_place
 from ddim.sampling.generate import find_grid_ends
-from ddim.sampling.guidance import OFF, Guidance, open_guidance
 from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun, load
+from ddim.sampling.sampling_setup import OFF, Guidance, open_guidance
 
 MIDDLE = 10.0
 """sigma / alpha at the second step, in standard deviations of the images.

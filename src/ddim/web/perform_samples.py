@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ddim.runs.folder import CHECKPOINTS, RUN
-from ddim.sampling.guidance import collect_guidance
 from ddim.sampling.pipeline import LoadedRun, load
 from ddim.sampling.samples import FILM, RECORD, SHEET, find_sample, write_samples
-from ddim.sampling.sampling_setup import choose_sampling
+from ddim.sampling.sampling_setup import choose_sampling, collect_guidance
 from ddim.web import tasks
 from ddim.web.preview import SamplePreview
 from ddim.web.repeat import guidance_options, sample_call, sample_command

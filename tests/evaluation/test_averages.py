@@ -9,11 +9,11 @@ import torch
 import tiny
 from damage import damage_file, flip_bit
 from ddim.errors import UserError
+from ddim.evaluation.average_choice import list_averages, open_averages, reconstruct_average
 from ddim.nn.power_averages import GAMMAS, relative_width
 from ddim.runs import checkpoint
 from ddim.runs.averages import list_stored, read_stored
 from ddim.sampling.pipeline import load
-from ddim.sampling.reconstruction import list_averages, open_averages, reconstruct_average
 from ddim.training import resume
 
 
