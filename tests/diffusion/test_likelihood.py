@@ -18,9 +18,9 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, LinearPath
 from ddim.diffusion.times import TableTimes, UniformTimes
 from ddim.errors import UserError
+from ddim.evaluation.likelihood import check_reaches_images, earliest_time
 from ddim.recipe.named import find_recipe
 from ddim.recipe.recipe import Fixed
-from ddim.training.batches import earliest_time
 from oracles import Asked, TellsTime, normal, uniform
 
 FIXED, MEASURED = Pixels.fixed(0.5, 0.5, 1), Pixels((0.45,), (0.12,))
@@ -265,10 +265,10 @@ def test_the_flow_is_integrated_with_order_four():
 
 def test_schedules_without_clean_images_or_with_plateaus_have_no_likelihood():
     for schedule in (Cosine(), LinearBeta(), Linear()):
-        likelihood.check_reaches_images(schedule)
+        check_reaches_images(schedule)
     for schedule, earliest in ((Cosine(0.02, 0.95), 0.0), (LinearBeta(), 0.07)):
         with pytest.raises(UserError, match="least noise"):
-            likelihood.check_reaches_images(schedule, earliest)
+            check_reaches_images(schedule, earliest)
     with pytest.raises(UserError, match="continuous schedule"):
         likelihood.flow_bits(
             law("gaussian", Linear(read="floor")), drawn("gaussian", 2)[0], FIXED, OneStream()

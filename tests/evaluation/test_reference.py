@@ -144,13 +144,6 @@ def test_an_unknown_part_is_refused_with_the_near_one():
         Reference(part=3)
 
 
-def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="set DDIM_CACHE to a folder that can be written"):
-        compute_features(some(), stub())
-
-
 def test_a_path_in_a_reference_is_kept_as_text():
     assert Reference(Path("photos")) == Reference("photos")
     with pytest.raises(UserError, match=r"must be a folder, an archive or a name, got an array \(3,\)"):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from ddim.evaluation.run_folder import show_in_tensorboard
 from ddim.runs import log as log_module
-from ddim.runs.log import RunLog, read_metrics, show_in_tensorboard
+from ddim.runs.log import RunLog, read_metrics
 from shown_events import read_events
 
 

@@ -260,7 +260,7 @@ def _help_recipe(args: argparse.Namespace) -> int:
     import inspect
 
     from ddim.recipe.codec import list_paths, override
-    from ddim.recipe.help import explain_field, explain_fields, explain_kinds
+    from ddim.recipe.help import explain_fields, explain_kinds
     from ddim.recipe.named import RECIPES, find_recipe
     from ddim.recipe.recipe import Recipe
     from ddim.training.request import find_size
@@ -270,7 +270,12 @@ def _help_recipe(args: argparse.Namespace) -> int:
     titles = [f"--{name} {kind}: {about}" for kind, about, _ in parts]
     recipe, fields = args.recipe or "fast", read_fields(args)
     size = find_size(fields, fields.get("data.source"))
-    if not parts and (rows := explain_field(override(find_recipe(recipe, size), fields), name)):
+    rows = [row for row in explain_fields(override(find_recipe(recipe, size), fields)) if row[0] == name]
+    # A field that the recipe lacks is explained for each other class of its part that has it.
+    others = [
+        each for _, _, part in explain_kinds(name.rpartition(".")[0]) for each in part if each[0] == name
+    ]
+    if not parts and (rows := rows or list(dict.fromkeys(others))):
         parts, titles = (
             [(name, "", rows)],
             [f"field {name}, with its value in recipe {recipe}, or its default:"],

@@ -24,9 +24,6 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Level, Schedule, spread_over
 from ddim.errors import UserError
 
-CLEAN = 0.05
-"""The largest sigma / alpha at which neighbouring 8-bit values can still be distinguished."""
-
 FIRST = 0.25
 """The standard deviation of the noise, in 8-bit values, at which the probability flow starts.
 
@@ -381,17 +378,3 @@ def _clean_log_snr(schedule: Schedule, pixels: Pixels, noise: float, earliest: f
     wanted = 2 * math.log(255 * max(pixels.std) / noise)
     t = schedule.inverse(wanted).clamp(min=earliest)
     return schedule(t).log_snr.item()
-
-
-def check_reaches_images(schedule: Schedule, earliest: float = 0.0) -> None:
-    """Check that a schedule, from the `earliest` training time on, includes almost clean images.
-
-    Raises:
-        UserError: if sigma / alpha at `earliest` is above `CLEAN`.
-    """
-    ratio = schedule(earliest).noise_to_signal.item()
-    if ratio > CLEAN:
-        raise UserError(
-            f"likelihood needs a least noise sigma / alpha in training of at most {CLEAN}, so that "
-            f"8-bit values can be distinguished, got {ratio:.3g}"
-        )

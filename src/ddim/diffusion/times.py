@@ -184,13 +184,6 @@ def log_snr_bins(log_snr: Tensor) -> Tensor:
     return (log_snr / BIN).floor() * BIN
 
 
-def log_snr_shares(schedule: Schedule, times: Tensor) -> dict[int, float]:
-    """Return the share of the times (N,) in each bin [b, b + 2) of log-SNR, as {b: share}, b increasing."""
-    bins, counts = log_snr_bins(schedule(times).log_snr).unique(return_counts=True)
-    shares = counts.double() / len(times)
-    return dict(zip(bins.int().tolist(), shares.tolist(), strict=True))
-
-
 def plateaus(schedule: Schedule) -> dict[float, float]:
     """Return the plateaus of a schedule as {log-SNR: share of times}, such as {-3.89: 0.38}.
 

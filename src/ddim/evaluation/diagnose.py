@@ -16,7 +16,8 @@ from ddim.data import Images, SplitImages
 from ddim.data.images import gather_batch, to_unit
 from ddim.diffusion.denoiser import Denoiser, with_gradients
 from ddim.diffusion.grids import equal_log_snr_times
-from ddim.diffusion.times import log_snr_range, log_snr_shares, midpoints, plateaus
+from ddim.diffusion.schedules import Schedule
+from ddim.diffusion.times import log_snr_bins, log_snr_range, midpoints, plateaus
 from ddim.errors import UserError, check_count
 from ddim.evaluation.copies import draw_subset
 from ddim.evaluation.denoising import LevelErrors, measure_errors
@@ -139,3 +140,10 @@ def to_model_batches(trained: LoadedRun, images: Images, which: np.ndarray) -> I
     for first in range(0, len(which), size):
         part = to_unit(gather_batch(images, which[first : first + size]))
         yield trained.runtime.images(trained.pixels.enter(part))
+
+
+def log_snr_shares(schedule: Schedule, times: Tensor) -> dict[int, float]:
+    """Return the share of the times (N,) in each bin [b, b + 2) of log-SNR, as {b: share}, b increasing."""
+    bins, counts = log_snr_bins(schedule(times).log_snr).unique(return_counts=True)
+    shares = counts.double() / len(times)
+    return dict(zip(bins.int().tolist(), shares.tolist(), strict=True))

@@ -14,13 +14,12 @@ from ddim.diffusion.times import BIN
 from ddim.evaluation.denoising import Gap, LevelErrors, measure_gap
 from ddim.evaluation.gradient_noise import BATCHES, NoiseScale
 from ddim.evaluation.noise_range import NoiseRange
-from ddim.evaluation.run_folder import write_results
+from ddim.evaluation.run_folder import show_in_tensorboard, write_results
 from ddim.files import write_sealed
 from ddim.metrics.statistics import Estimate, estimate_mean
 from ddim.plots import charts
 from ddim.plots.pictures import render_png, save_png
 from ddim.plots.table import Tabular
-from ddim.runs.log import show_in_tensorboard
 from ddim.sampling.pipeline import LoadedRun
 from ddim.sampling.record import make_record
 

@@ -28,6 +28,7 @@ from ddim.evaluation.measure import measure_metrics, measure_yardstick
 from ddim.evaluation.record import FEATURES, GRID, RECORD, SCHEMA, Evaluation, read_evaluation
 from ddim.evaluation.record_entries import Features, ReferenceSet, describe_part
 from ddim.evaluation.reference import BY_ARGUMENT, Part, Reference, name_source
+from ddim.evaluation.run_folder import show_in_tensorboard
 from ddim.evaluation.samples import Samples
 from ddim.files import atomic_file, hash_file, temporary_folder, write_sealed
 from ddim.machine.distributed import current_processes, join_processes
@@ -36,7 +37,6 @@ from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS
 from ddim.metrics.features import Extractor, open_extractor, write_npy_header
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.runs.folder import check_unused, parse_out, publish_output
-from ddim.runs.log import show_in_tensorboard
 from ddim.sampling.image_features import ImageSet, compute_features
 from ddim.sampling.record import make_record
 

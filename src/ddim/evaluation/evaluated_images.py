@@ -41,11 +41,12 @@ from ddim.metrics.features import Extractor
 from ddim.plots.pictures import check_images, to_pictures, to_uint8
 from ddim.recipe.recipe import Data
 from ddim.runs.names import (
-    find_named_checkpoint,
+    find_checkpoint,
     find_run_folder,
     is_checkpoint,
     is_run_folder,
     locate_run,
+    names_checkpoint,
     suggest_run,
 )
 from ddim.sampling.generate import sample_uint8
@@ -324,3 +325,12 @@ def _select_samples(source: Path, images: Images) -> tuple[np.ndarray, dict[str,
             outside = {"schema", "kind", "time", "seconds", "film"}
             sampling = {name: value for name, value in record.items() if name not in outside}
     return np.array([places[seed] for seed in seeds], np.int64), sampling
+
+
+def find_named_checkpoint(run: str | Path) -> Path | None:
+    """Return the checkpoint of a run for the path RUN/best or RUN/guide, and None for any other path.
+
+    Raises:
+        UserError: if the run has no such checkpoint.
+    """
+    return find_checkpoint(run) if names_checkpoint(run) else None

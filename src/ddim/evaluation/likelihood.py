@@ -24,6 +24,7 @@ from ddim.diffusion.guidance import Clipped
 from ddim.diffusion.likelihood import Variance
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.schedules import Schedule
+from ddim.diffusion.times import midpoints
 from ddim.errors import UserError, check_count, suggest
 from ddim.evaluation.reference import Reference, name_source, open_reference
 from ddim.evaluation.run_folder import load_given_run, write_results
@@ -36,11 +37,14 @@ from ddim.sampling.image_features import ImageSet
 from ddim.sampling.labels import NULL, label_images
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating
 from ddim.sampling.record import make_record
-from ddim.training.batches import earliest_time
+from ddim.training.batches import draw_times
 
 Method = Literal["vlb", "ode"]
 STEPS: dict[Method, int] = {"vlb": 1000, "ode": 50}
 """The default number of steps of each method."""
+
+CLEAN = 0.05
+"""The largest sigma / alpha at which neighbouring 8-bit values can still be distinguished."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -196,7 +200,7 @@ def _check_run(run: LoadedRun) -> None:
     """Check that a run is a diffusion model of 8-bit images, and distinguishes their values."""
     check_diffusion_model(run.recipe, "bits per dimension need")
     _check_values("this run", run.values)
-    likelihood.check_reaches_images(run.model.schedule, earliest_time(run.recipe))
+    check_reaches_images(run.model.schedule, earliest_time(run.recipe))
 
 
 def _check_values(owner: str, values: Values) -> None:
@@ -302,3 +306,22 @@ def write_likelihood(found: Likelihood, run: LoadedRun, out: str | Path | None =
     """Write the record into `out`, by default the next free folder RUN/likelihoods/N/; return the folder."""
     record = make_record("likelihood", found.record, run)
     return write_results(run, "likelihoods", out, lambda folder: write_sealed(folder / "record.json", record))
+
+
+def check_reaches_images(schedule: Schedule, earliest: float = 0.0) -> None:
+    """Check that a schedule, from the `earliest` training time on, includes almost clean images.
+
+    Raises:
+        UserError: if sigma / alpha at `earliest` is above `CLEAN`.
+    """
+    ratio = schedule(earliest).noise_to_signal.item()
+    if ratio > CLEAN:
+        raise UserError(
+            f"likelihood needs a least noise sigma / alpha in training of at most {CLEAN}, so that "
+            f"8-bit values can be distinguished, got {ratio:.3g}"
+        )
+
+
+def earliest_time(recipe: Recipe) -> float:
+    """Return the smallest of 100,000 training timesteps; the network is hardly trained at smaller ones."""
+    return draw_times(recipe, midpoints(), None)[0].min().item()

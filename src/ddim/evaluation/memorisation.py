@@ -29,7 +29,7 @@ from ddim.evaluation.copies import (
 )
 from ddim.evaluation.denoising import Gap, measure_gap
 from ddim.evaluation.image_summary import take_pictures
-from ddim.evaluation.run_folder import open_run_folder, write_results
+from ddim.evaluation.run_folder import open_run_folder, show_in_tensorboard, write_results
 from ddim.evaluation.sample_features import SampledParts
 from ddim.files import read_sealed, write_sealed
 from ddim.machine.progress import Progress, ignore_progress, with_bar
@@ -37,7 +37,6 @@ from ddim.metrics.features import Extractor, open_extractor
 from ddim.plots import charts
 from ddim.plots.pictures import save_png
 from ddim.plots.table import Tabular
-from ddim.runs.log import show_in_tensorboard
 from ddim.sampling.images import open_run_images
 from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun

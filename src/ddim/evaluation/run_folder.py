@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from ddim.errors import UserError
 from ddim.files import temporary_folder
@@ -72,3 +75,28 @@ def write_results(run: LoadedRun, kind: str, out: str | Path | None, write: Call
     with temporary_folder((out or parent / kind).resolve()) as folder:
         write(folder)
         return publish_output(folder, out, parent)
+
+
+def show_in_tensorboard(
+    folder: Path, step: int, name: str, pixels: np.ndarray, values: Mapping[str, float] | None = None
+) -> None:
+    """Show an image and values in TensorBoard beside the curves of a run.
+
+    The events get a separate folder, because TensorBoard never returns to an older file of a folder. A new
+    file in the folder of a running training would hide everything that the training writes later.
+
+    Args:
+        folder: the run folder.
+        step: the training step of the image.
+        name: the tag of the image, and the first part of the tags of the values.
+        pixels: the image, (H, W, C) uint8.
+        values: numbers, keyed by name.
+    """
+    from tensorboardX import SummaryWriter
+
+    # The random suffix keeps two calls within one second from writing to the same file.
+    home, suffix = folder / "events" / name, f".{uuid.uuid4().hex}"
+    with SummaryWriter(str(home), filename_suffix=suffix) as writer:
+        writer.add_image(name, pixels, step, dataformats="HWC")
+        for key, value in (values or {}).items():
+            writer.add_scalar(f"{name}/{key}", value, step)

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.errors import NoSpace, UserError
 from ddim.evaluation.compare import Difference
 from ddim.files import cache_folder
 from ddim.machine.distributed import current_processes
@@ -137,7 +136,7 @@ class SampledParts:
         made = {"images": images.contiguous(), "nfe": torch.tensor(nfe)}
         if keep:
             # Samples that cannot be kept are made again when they are needed again.
-            with suppress(UserError, NoSpace):
+            with suppress(OSError):
                 keep_part(folder / name_part(seeds), made)
         return made, seconds
 

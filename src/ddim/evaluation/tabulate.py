@@ -13,7 +13,13 @@ from ddim.evaluation.choices import Choice, choose_samples, expand_choices, name
 from ddim.evaluation.compare import load_features, measure_difference, remark_on_nfe
 from ddim.evaluation.conditions import Obstacle, find_obstacle
 from ddim.evaluation.evaluate import describe_reference, evaluate_images
-from ddim.evaluation.evaluated_images import EvaluatedImages, is_run, open_evaluated_images, prepare_sampling
+from ddim.evaluation.evaluated_images import (
+    EvaluatedImages,
+    find_named_checkpoint,
+    is_run,
+    open_evaluated_images,
+    prepare_sampling,
+)
 from ddim.evaluation.record import Evaluation, read_evaluation
 from ddim.evaluation.record_entries import Features, ReferenceSet, SamplingRecord, parse_sampling
 from ddim.evaluation.reference import Reference
@@ -24,7 +30,6 @@ from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.catalogue import DEFAULT, find_metric, metric_name
 from ddim.metrics.features import Extractor, open_extractor
 from ddim.runs.folder import list_numbered_folders
-from ddim.runs.names import find_named_checkpoint
 from ddim.sampling.pipeline import load
 from ddim.sampling.record import sample_conditions
 

@@ -20,7 +20,7 @@ from ddim.files import is_locked, read_sealed, shorten_paths
 from ddim.metrics import catalogue
 from ddim.recipe.options import ERRORS, flatten_as_text
 from ddim.runs.checkpoint import read_document
-from ddim.runs.folder import CHECKPOINTS, RUN, check_runs, list_checkpoints
+from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
 from ddim.runs.log import METRICS, measure_pace, read_metrics
 
 COLUMNS = ("name", "recipe", "images", "total", "state", "age", *ERRORS)
@@ -336,3 +336,14 @@ def _as_number(value: object) -> float | None:
 def _is_same(value: object, text: str) -> bool:
     one, other = _as_number(value), _as_number(text)
     return str(value) == text if one is None or other is None else one == other
+
+
+def check_runs(folder: str | Path) -> Path:
+    """Return the path of a folder that holds run folders.
+
+    Raises:
+        UserError: if it is not a folder.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` creates runs, in runs/")
+    return Path(folder)

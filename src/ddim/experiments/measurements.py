@@ -18,7 +18,7 @@ from ddim.experiments.evaluations import is_last_step
 from ddim.experiments.index import Run
 from ddim.files import read_sealed
 from ddim.metrics.statistics import Estimate
-from ddim.runs.folder import find_newest_folder, list_numbered_folders
+from ddim.runs.folder import list_numbered_folders
 
 METHODS = (
     '"vlb" is the variational bound, and "ode" the density along the probability flow of dequantised images; '
@@ -187,3 +187,8 @@ def _picture(run: Path, kind: str, name: str) -> Path | None:
     """Return the file `name` in the newest folder of a kind of measurement, or None."""
     newest = find_newest_folder(run / kind)
     return newest / name if newest is not None and (newest / name).is_file() else None
+
+
+def find_newest_folder(parent: Path) -> Path | None:
+    """Return the folder in `parent` with the highest number, or None; see `list_numbered_folders`."""
+    return next(reversed(list_numbered_folders(parent)), None)

@@ -13,6 +13,7 @@ from ddim.data import SplitImages
 from ddim.data.arrays import give_images
 from ddim.diffusion.denoiser import with_gradients
 from ddim.errors import UserError, describe_given, format_count
+from ddim.experiments.index import check_runs
 from ddim.experiments.learning_curves import (
     interpolate_error,
     interpolate_kid,
@@ -26,7 +27,6 @@ from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.machine.runtime import Runtime, check_runtime, count_cores
 from ddim.recipe.checks import check_training
 from ddim.recipe.recipe import Recipe
-from ddim.runs.folder import check_runs
 from ddim.training.machine import Machine, estimate_seconds, time_image
 from ddim.training.progress import list_cautions
 from ddim.training.request import change_recipe, choose_recipe

@@ -41,17 +41,6 @@ def explain_kinds(path: str) -> Iterator[tuple[str, str, list[Row]]]:
         yield name, " ".join(first.split()), rows
 
 
-def explain_field(value: Any, path: str) -> list[Row]:  # noqa: ANN401
-    """Return the rows of one field, such as "schedule.clip"; one row if `value` has this field.
-
-    If the recipe `value` lacks the field, there is a row for each other class of the part, here each other
-    schedule, that has the field. Equal rows appear once. The list is empty if no class has the field.
-    """
-    here = [row for row in explain_fields(value) if row[0] == path]
-    others = [row for _, _, rows in explain_kinds(path.rpartition(".")[0]) for row in rows if row[0] == path]
-    return here or list(dict.fromkeys(others))
-
-
 def read_field_help(kind: type) -> dict[str, str]:
     """Return the first sentence about each field in the docstrings of a dataclass and its base classes."""
     help_of: dict[str, str] = {}

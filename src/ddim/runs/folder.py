@@ -133,19 +133,3 @@ def list_numbered_folders(parent: Path, stem: str = "") -> list[Path]:
     """Return the folders in `parent` that `make_numbered_folder` named with `stem`, by ascending number."""
     numbered = [path for path in parent.glob("*") if re.fullmatch(rf"{re.escape(stem)}\d+", path.name)]
     return sorted(numbered, key=lambda path: int(path.name.removeprefix(stem)))
-
-
-def find_newest_folder(parent: Path) -> Path | None:
-    """Return the folder in `parent` with the highest number, or None; see `list_numbered_folders`."""
-    return next(reversed(list_numbered_folders(parent)), None)
-
-
-def check_runs(folder: str | Path) -> Path:
-    """Return the path of a folder that holds run folders.
-
-    Raises:
-        UserError: if it is not a folder.
-    """
-    if not Path(folder).is_dir():
-        raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` creates runs, in runs/")
-    return Path(folder)

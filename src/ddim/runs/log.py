@@ -6,7 +6,6 @@ import json
 import math
 import os
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from itertools import pairwise
@@ -133,31 +132,6 @@ class RunLog(AbstractContextManager):
         if time.monotonic() > self._shown + SHOWN_EVERY:
             self._events.flush()
             self._shown = time.monotonic()
-
-
-def show_in_tensorboard(
-    folder: Path, step: int, name: str, pixels: np.ndarray, values: Mapping[str, float] | None = None
-) -> None:
-    """Show an image and values in TensorBoard beside the curves of a run.
-
-    The events get a separate folder, because TensorBoard never returns to an older file of a folder. A new
-    file in the folder of a running training would hide everything that the training writes later.
-
-    Args:
-        folder: the run folder.
-        step: the training step of the image.
-        name: the tag of the image, and the first part of the tags of the values.
-        pixels: the image, (H, W, C) uint8.
-        values: numbers, keyed by name.
-    """
-    from tensorboardX import SummaryWriter
-
-    # The random suffix keeps two calls within one second from writing to the same file.
-    home, suffix = folder / "events" / name, f".{uuid.uuid4().hex}"
-    with SummaryWriter(str(home), filename_suffix=suffix) as writer:
-        writer.add_image(name, pixels, step, dataformats="HWC")
-        for key, value in (values or {}).items():
-            writer.add_scalar(f"{name}/{key}", value, step)
 
 
 def _read_lines(folder: Path, last: float = math.inf) -> list[tuple[bytes, dict[str, Any]]]:

@@ -122,15 +122,6 @@ def find_checkpoint(run: str | Path) -> Path:
     return read_checkpoint(run, checkpoint.verify)
 
 
-def find_named_checkpoint(run: str | Path) -> Path | None:
-    """Return the checkpoint of a run for the path RUN/best or RUN/guide, and None for any other path.
-
-    Raises:
-        UserError: if the run has no such checkpoint.
-    """
-    return find_checkpoint(run) if names_checkpoint(run) else None
-
-
 def find_run_folder(path: str | Path) -> Path:
     """Return the run folder of a path that means a run, RUN/best, RUN/guide or a checkpoint of a run.
 

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from ddim.data import Images
 from ddim.data.images import gather_batch
-from ddim.errors import explain_error
 from ddim.files import cache_folder, make_folder, write_atomic
 from ddim.metrics.features import Extractor
 from ddim.plots.pictures import to_pictures
@@ -71,8 +70,7 @@ def compute_features(
         progress: called with (done, total) while features are computed.
 
     Raises:
-        UserError: if the cache folder cannot be written.
-        NoSpace: if the disk is full.
+        OSError: if the cache folder cannot be written.
     """
     parts, count = [], len(of.which)
     for path, places in _list_parts(of.identity(extractor), count):
@@ -124,16 +122,7 @@ def read_part(path: Path, *names: str) -> dict[str, Tensor] | None:
 
 
 def keep_part(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write the tensors of a part into a file with their SHA-256; create its folder if it is missing.
-
-    Raises:
-        UserError: if the cache folder cannot be written.
-        NoSpace: if the disk is full.
-    """
+    """Write the tensors of a part into a file with their SHA-256; create its folder if it is missing."""
     content = safetensors.torch.save(tensors)
-    try:
-        make_folder(path.parent)
-        write_atomic(path, hashlib.sha256(content).digest() + content)
-    except OSError as error:
-        what = f"features cannot be kept in {path.parent}"
-        raise explain_error(error, what, "set DDIM_CACHE to a folder that can be written") from None
+    make_folder(path.parent)
+    write_atomic(path, hashlib.sha256(content).digest() + content)

@@ -15,7 +15,7 @@ from ddim.data.order import draw_flips, select_indices
 from ddim.diffusion.denoiser import Denoiser, Labelled, Model, Shape
 from ddim.diffusion.noise import AUGMENT, GRAIN, LABEL, NOISE, stream
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.times import LossMemory, midpoints
+from ddim.diffusion.times import LossMemory
 from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.labels import drop_labels, label_images
@@ -175,8 +175,3 @@ def draw_times(recipe: Recipe, uniform: Tensor, memory: LossMemory | None) -> tu
     if memory:
         return memory.draw(uniform)
     return recipe.objective.times(uniform, recipe.schedule), torch.ones_like(uniform)
-
-
-def earliest_time(recipe: Recipe) -> float:
-    """Return the smallest of 100,000 training timesteps; the network is hardly trained at smaller ones."""
-    return draw_times(recipe, midpoints(), None)[0].min().item()

@@ -12,9 +12,10 @@ from typing import Any
 from ddim.errors import UserError
 from ddim.evaluation.record import describe_verdict
 from ddim.experiments.index import Run
+from ddim.experiments.measurements import find_newest_folder
 from ddim.files import SEAL, read_sealed
 from ddim.recipe.options import ERRORS
-from ddim.runs.folder import REAL_IMAGES, find_newest_folder, list_checkpoints, list_sheets
+from ddim.runs.folder import REAL_IMAGES, list_checkpoints, list_sheets
 from ddim.runs.log import METRICS, read_metrics
 from ddim.web.answers import Refused
 from ddim.web.rows import Interval, api_address, list_intervals, show_text
