@@ -20,7 +20,7 @@ from ddim.files import is_locked, read_sealed, shorten_paths
 from ddim.metrics import catalogue
 from ddim.recipe.options import ERRORS, flatten_as_text
 from ddim.runs.checkpoint import read_document
-from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
+from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints, list_numbered_folders
 from ddim.runs.log import METRICS, measure_pace, read_metrics
 
 COLUMNS = ("name", "recipe", "images", "total", "state", "age", *ERRORS)
@@ -347,3 +347,8 @@ def check_runs(folder: str | Path) -> Path:
     if not Path(folder).is_dir():
         raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` creates runs, in runs/")
     return Path(folder)
+
+
+def find_newest_folder(parent: Path) -> Path | None:
+    """Return the folder in `parent` with the highest number, or None; see `list_numbered_folders`."""
+    return next(reversed(list_numbered_folders(parent)), None)

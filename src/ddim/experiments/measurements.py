@@ -15,7 +15,7 @@ from ddim.evaluation.copies import format_share
 from ddim.evaluation.record import describe_verdict
 from ddim.evaluation.record_entries import WeightsIdentity, identify_weights
 from ddim.experiments.evaluations import is_last_step
-from ddim.experiments.index import Run
+from ddim.experiments.index import Run, find_newest_folder
 from ddim.files import read_sealed
 from ddim.metrics.statistics import Estimate
 from ddim.runs.folder import list_numbered_folders
@@ -187,8 +187,3 @@ def _picture(run: Path, kind: str, name: str) -> Path | None:
     """Return the file `name` in the newest folder of a kind of measurement, or None."""
     newest = find_newest_folder(run / kind)
     return newest / name if newest is not None and (newest / name).is_file() else None
-
-
-def find_newest_folder(parent: Path) -> Path | None:
-    """Return the folder in `parent` with the highest number, or None; see `list_numbered_folders`."""
-    return next(reversed(list_numbered_folders(parent)), None)

@@ -11,8 +11,7 @@ from typing import Any
 
 from ddim.errors import UserError
 from ddim.evaluation.record import describe_verdict
-from ddim.experiments.index import Run
-from ddim.experiments.measurements import find_newest_folder
+from ddim.experiments.index import Run, find_newest_folder
 from ddim.files import SEAL, read_sealed
 from ddim.recipe.options import ERRORS
 from ddim.runs.folder import REAL_IMAGES, list_checkpoints, list_sheets
