@@ -16,7 +16,8 @@ class Waves(nn.Module):
     Angles are float32 even under autocast, because bf16 cannot represent the phase after 1000 periods.
 
     Args:
-        speeds: the frequencies (width / 2,), in radians per unit.
+        speeds: the frequencies (width / 2,), in radians per unit, computed on the CPU. On the device "meta",
+            on which networks are built to be checked, arange and linspace import the compiler: a second.
         cos_first: whether the cosines come first.
     """
 
@@ -42,7 +43,8 @@ class Sinusoidal(Waves):
     def __init__(self, width: int, max_frequency: float = 1000.0) -> None:
         if width % 2:
             raise UserError(f"the width of an embedding must be even (sines and cosines), got {width}")
-        turns = torch.linspace(0, math.log(max_frequency), width // 2, dtype=torch.float64).exp()
+        powers = torch.linspace(0, math.log(max_frequency), width // 2, dtype=torch.float64, device="cpu")
+        turns = powers.exp()
         super().__init__((2 * math.pi * turns).float())
 
 
@@ -56,7 +58,7 @@ class Positional(Waves):
 
     def __init__(self, width: int, *, cos_first: bool = False) -> None:
         half = width // 2
-        steps = torch.arange(half, dtype=torch.float32) / (half if cos_first else max(1, half - 1))
+        steps = torch.arange(half, device="cpu") / (half if cos_first else max(1, half - 1))
         super().__init__((-math.log(10000) * steps).exp(), cos_first=cos_first)
 
 

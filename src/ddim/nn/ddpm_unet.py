@@ -275,7 +275,7 @@ class Filter(nn.Module):
     def __init__(self, *, up: bool = False, blur: bool = False, pad: bool = True) -> None:
         super().__init__()
         self.up = up
-        taps = torch.tensor([1.0, 3.0, 3.0, 1.0] if blur else [1.0, 1.0])
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0] if blur else [1.0, 1.0], device="cpu")
         self.padding = (len(taps) - 2) // 2 if pad else 0
         self.register_buffer("taps", torch.outer(taps, taps) / taps.sum() ** 2, persistent=False)
 
