@@ -7,12 +7,13 @@ the exact solution from time t to s is
     x_s = (sigma_s / sigma_t) e^(-eta h) x_t + alpha_s (1 + eta) int_0^h e^(-(1 + eta)(h - tau)) x0 dtau
           + sigma_s sqrt(1 - e^(-2 eta h)) z.
 
-eta = 0 is the probability flow (Lu et al. 2022b, proposition 4.1), eta = 1 is the SDE of the same paper;
-other values are from k-diffusion.
+Here x0 is that of the path at lambda_t + tau, and z is standard normal noise. eta = 0 is the probability
+flow (Lu et al. 2022b, proposition 4.1), eta = 1 is the SDE of the same paper; other values are from
+k-diffusion.
 
-In both integrals, eps or x0 along the path is not known. It is replaced by the polynomial through the
-predictions at the last noise levels. Two times of a table can have the same noise level: such a step does
-nothing.
+eps and x0 along the path are not known. Both methods replace them by the polynomial through the most recent
+predictions. Two times can have the same noise level if the schedule is a table: such a step does nothing.
+The last prediction, at the last time, is made by `Sampler`: a grid of N times takes N network evaluations.
 """
 
 from collections import deque
@@ -41,10 +42,10 @@ class AdamsBashforth(Sampler):
     The variable of the polynomial is sigma / alpha. If `steps` is "unequal", the polynomial goes through the
     slopes at their actual noise levels. If it is "equal", the textbook weights for equal steps are used on
     any grid, as in Béres' multistep sampler and iPNDM (Liu et al. 2022, eq. 9). If the steps in sigma / alpha
-    are not equal, "equal" has at most order 2. If the step sizes do not change smoothly, "equal" has order 1.
+    change their size smoothly, "equal" converges with order 2, and otherwise with order 1.
 
-    The first steps, which have no earlier slopes, use orders 1, 2, 3, ... Therefore no run has a higher order
-    than 2. A grid of N times takes N network evaluations.
+    The first steps, which have no earlier slopes, use 1, 2, 3, ... slopes. The error of the very first step
+    limits the order of convergence to 2; more slopes only make the error smaller.
 
     Attributes:
         order: number of slopes that each step uses, 1 to 5.
@@ -88,9 +89,9 @@ class DPMSolver(Sampler):
     `eta` is the amount of noise that each step adds. 0 is deterministic, 1 is the paper's SDE variant. Other
     values, and stochastic variants of order 3, are from k-diffusion.
 
-    The first steps of order 3 have orders 1 and 2, as published; the first of them limits the deterministic
-    method to order 2. A grid of N times takes N network evaluations. The method 3M of diffusers and
-    k-diffusion differs from this method: its weight of the second difference is half of the exact weight.
+    With order 3, the first step uses one prediction and the second two. The error of the first step limits
+    the deterministic method to convergence of order 2. The method 3M of diffusers and k-diffusion differs
+    from this one: it multiplies the second difference of the predictions by half of the exact weight.
 
     Attributes:
         order: 1, 2 or 3.
@@ -126,9 +127,9 @@ class UniPC(Sampler):
     """UniPC, the unified predictor-corrector, with predictions of clean images (Zhao et al. 2023).
 
     The predictor of each step uses the last `order` predictions of the network. The next evaluation, at the
-    end of the step, also corrects the step; this needs no additional evaluation. A state holds the images
-    before the correction, from which the network predicts. The order of convergence is `order` + 1, but at
-    most 3, because the first step limits it. A grid of N times takes N network evaluations.
+    end of the step, also corrects the step, and needs no additional evaluation; only the last step stays
+    uncorrected. A state holds the images before the correction, from which the network predicts. The order of
+    convergence is `order` + 1, but at most 3, because the first step limits it.
 
     `variant` is the paper's B(h): "bh1" is h, "bh2" is e^h - 1, which becomes 1 - e^(-h) for predictions of
     clean images. It matters only for steps that use exactly two predictions. With more predictions B(h)
@@ -143,7 +144,7 @@ class UniPC(Sampler):
     variant: Literal["bh1", "bh2"] = "bh2"
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
-        """Make exponential steps, each twice: predicted, then corrected; see `Sampler.walk`."""
+        """Make exponential steps: predicted, and corrected at the next evaluation; see `Sampler.walk`."""
         images: deque[Known] = deque(maxlen=int(self.order))
         start = None  # the images at the start of the last step
         for t, s in pairwise(times):
@@ -178,7 +179,7 @@ def exponential_step(
         eta: the amount of noise, as in `DPMSolver`.
         variant: B(h) of `UniPC`. With two predictions, the slope of the polynomial has the weight B(h) / 2,
             as in the papers of DPM-Solver++ and UniPC. Here B(h) is h for "bh1" and 1 - e^(-(1 + eta) h) for
-            "bh2". With either variant, the error is of order h^3.
+            "bh2". For eta = 0, the error of a step is of order h^3 with either variant.
         end: the clean images predicted at `then`, if they are known: the polynomial goes through them too.
 
     Returns:
@@ -190,7 +191,7 @@ def exponential_step(
     h = (then.log_snr - now.log_snr) / 2
     nodes = torch.stack([(at.log_snr - now.log_snr) / 2 for at, _ in known]) / h
     moments = exponential_moments((1 + eta) * h, len(known))
-    if len(known) == 2:
+    if len(known) == 2:  # the papers' weight of the slope, in place of the exact integral
         moments[1] = (h if variant == "bh1" else moments[0]) / 2
     weights = then.alpha * interpolation_weights(nodes, moments)
     kept = spread_over(then.sigma / now.sigma * (-eta * h).exp(), x) * x
@@ -215,7 +216,8 @@ def exponential_moments(h: Tensor, count: int) -> Tensor:
 def interpolation_weights(nodes: Tensor, moments: Tensor) -> Tensor:
     """Return weights (k,) such that the weighted sum of k values is the integral of p(u) w(u).
 
-    Here p is the polynomial of degree k - 1 through the values, and w is a function that the sampler chooses.
+    Here u is in [0, 1], p is the polynomial of degree k - 1 through the values, and w is the weight function
+    whose moments are given.
 
     Args:
         nodes: positions u (k,) of the values.

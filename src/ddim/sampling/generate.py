@@ -61,7 +61,8 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     Args:
         model: a run folder, a `Pipeline` from `load`, or a `Model` of images in [-1, 1].
         n: number of images; by default 16, or the number of seeds.
-        steps: sampling steps, by default the recipe's; one evaluation each, two with `EDM` or guidance.
+        steps: sampling steps, by default the recipe's. Each evaluates the network once; `EDM` doubles this,
+            and so does guidance.
         sampler: the sampler or its name, by default the sampler of the run. See `ddim.samplers`.
         grid: the grid of times (timesteps) of the network, its name, or a list of times. See `ddim.grids`.
         seed: the seed of the first image; image k gets `seed` + k.
@@ -129,7 +130,7 @@ def generate(
         seeds: image k is a function of seeds[k] alone.
         walk: how the images of a micro-batch are made, by default from pure noise, by `sample_states`.
         watch: called for each state of each micro-batch, with the seeds of the micro-batch and the state.
-        progress: called with "samples" after each sampling step.
+        progress: called with "samples", the number of images so far (a fraction between two steps), and of all.
 
     Returns:
         Images (N, C, H, W), float32 in [0, 1], on the CPU; and the NFE (network evaluations per image).
@@ -149,7 +150,8 @@ def generate(
                     watch(mine, state.first(len(mine)))
                 x0 = state.x0
         images.append(pipeline.to_images(x0[: len(mine)]))
-        nfe = sum(counter.evaluations for counter in counters)
+        # A sampler of the user may need more evaluations for some images than for others.
+        nfe = max(nfe, sum(counter.evaluations for counter in counters))
     return torch.cat(images), nfe
 
 
@@ -218,7 +220,6 @@ def generate_together(
     shares = processes.share([*split_into_parts(setup.pipeline, seeds)])
     mine, nfe = generate(setup, [*chain(*shares)], watch=watch, progress=progress)
     images = processes.interleave(mine.split(size) if len(mine) else ())
-    # A sampler of the user may need more evaluations for some images than for others.
     return torch.cat(images), max(processes.highest(nfe))
 
 

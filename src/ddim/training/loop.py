@@ -30,7 +30,7 @@ class Lead:
         writer: writes the files of the run, and calls the callbacks.
         budget: converts the minutes of the recipe to images.
         adapt: whether the number of threads may change.
-        meter: measures the cores that other programs use, since the last validation.
+        meter: measures the cores that other programs use, since the threads were last chosen.
     """
 
     writer: RunWriter
@@ -44,7 +44,7 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
 
     Args:
         trainer: the training, new or loaded from a checkpoint.
-        folder: the run folder, which has a checkpoint of this step.
+        folder: the run folder, for the message of `Interrupted`.
         measure_kid: see `prepare_kid`.
         lead: the files, the callbacks and the clock; None in all processes but the first.
 
@@ -55,19 +55,20 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
     """
     alone = trainer.processes.count == 1
     with note_signals(twice=alone) as flag:
+        # A signal ends the validation of a single process at once. Several processes finish it, because they
+        # work on it together.
         if alone:
-            # Several processes end a validation together.
             trainer.check_signals = flag.check
         if lead:
             lead.writer.start()
         signal = _agree(trainer, lead, flag.number)
         with suppress(Noted):
             while not (trainer.complete or trainer.stopped or signal):
-                # If a signal stopped the validation of a step, only this validation is made again.
+                # A run that a signal stopped in a validation is resumed with this validation, without a step.
                 if not trainer.due:
                     values, news = advance_within_memory(trainer)
                     trainer.due = trainer.step in trainer.validation_steps()
-                    # The line of the log waits for an accelerator, so this check costs nothing more.
+                    # This waits for an accelerator, and so does the line of the log that is due here anyway.
                     if trainer.due or trainer.step % trainer.recipe.report.log == 0:
                         trainer.raise_if_not_finite()
                     if lead:
@@ -87,6 +88,8 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
 
 def _agree(trainer: Trainer, lead: Lead | None, signal: int | None) -> int:
     """Tell all processes what process 0 has decided; return the number of a signal in any process, or 0.
+
+    Only process 0 has numbers above 0, so the maximum over the processes is its decision.
 
     Process 0 decides the number of planned images, whether to stop, and whether to validate because the speed
     is known now.
@@ -121,7 +124,7 @@ def _validate(trainer: Trainer, measure_kid: MeasureKID, lead: Lead | None) -> N
 
 
 def _adapt_threads(trainer: Trainer, lead: Lead) -> None:
-    """Use one thread for each core that other programs left free since the last validation."""
+    """Use one thread for each core that other programs left free since the threads were last chosen."""
     # While the speed is measured, the threads stay.
     if not lead.adapt or lead.meter.seconds < MEASURED or trainer.plan.total is None:
         return

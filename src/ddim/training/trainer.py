@@ -50,10 +50,11 @@ class StepValues(UserDict[str, Any]):
 
 
 class Trainer:
-    """A training in memory; it knows no files, no signals and no callbacks.
+    """A training in memory; it writes no files, and calls no callbacks.
 
     A checkpoint holds the weights, all EMA weights, the state of the optimiser, the past losses for
-    loss-aware times, and `RunState`. All else is a function of the recipe's seed and of `step`: the order of
+    loss-aware times, the labels of the images if they are clusters or vectors, the recipe and `RunState`. All
+    else is a function of the recipe's seed and of `step`: the order of
     the images, their mirroring, times, noise and dropout.
 
     With several processes (see `ddim.machine.distributed`), each process has the whole state, and trains on
@@ -73,7 +74,7 @@ class Trainer:
         best: the lowest value so far of the metric `report.best`.
         stopped: the reason for which a callback stopped the run; None if no callback did.
         in_a_row: the number of steps in a row, up to now, that were not finite, on the device.
-        sums: sums of loss, gradient norm and learning rate since the last line of the log.
+        sums: sums of loss, gradient norm, learning rate and steps since the last line of the log.
         samples: the samples (n, C, H, W) of the newest validation of this process.
         check_signals: called between the sampling steps of a validation; it may end the validation.
     """
@@ -84,9 +85,9 @@ class Trainer:
         self.recipe, self.split, self.pixels = recipe, split, pixels
         self.runtime, self.plan = runtime, plan
         self.processes = current_processes()
-        parts = recipe.optim.accumulate * self.processes.count
-        if recipe.optim.batch % parts:
-            raise UserError(f"optim.batch must be a multiple of {parts}, accumulate times the processes")
+        divisor = recipe.optim.accumulate * self.processes.count
+        if recipe.optim.batch % divisor:
+            raise UserError(f"optim.batch must be a multiple of {divisor}, accumulate times the processes")
         self.step, self.due, self.samples = 0, False, torch.empty(0)
         self.best: float | None = None
         self.stopped: str | None = None
@@ -145,7 +146,7 @@ class Trainer:
 
     @property
     def savable(self) -> bool:
-        """Whether all weights and the newest losses are finite; otherwise a checkpoint would be useless."""
+        """Whether all weights are finite, and training goes on; otherwise a checkpoint would be useless."""
         weights = ema.select_averaged(self.model).values()
         return int(self.in_a_row) < IN_A_ROW and all(bool(value.isfinite().all()) for value in weights)
 
@@ -153,7 +154,8 @@ class Trainer:
         """Raise an error if too many steps in a row were not finite; this waits for the device.
 
         Raises:
-            NotFinite: after `IN_A_ROW` such steps; the message names the last of them.
+            NotFinite: after `IN_A_ROW` such steps. The message names the step at which this number was
+                reached; later steps changed nothing.
         """
         if (count := int(self.in_a_row)) >= IN_A_ROW:
             text = f"loss or gradient was not finite {IN_A_ROW} times in a row, at step"
@@ -161,10 +163,9 @@ class Trainer:
             raise NotFinite(f"{text} {self.step - count + IN_A_ROW}: {advice}")
 
     def stop(self, reason: str = "by a callback") -> None:
-        """End the training after this step, and save a checkpoint; no last validation is made.
+        """Ask the loop to save and to end after this step; `resume` continues the run.
 
-        Callbacks call this, and `resume` continues the run. The state of the checkpoint records `reason`,
-        which must be a text of at least one letter.
+        Callbacks call this. The state of the checkpoint records `reason`.
         """
         self.stopped = reason or "by a callback"
 
@@ -176,8 +177,8 @@ class Trainer:
         """Train for one step, and return its loss, gradient norm and learning rate.
 
         If the loss or gradient is not finite, the weights are not updated, but `step` still increases. A call
-        that is interrupted, or raises OutOfMemory, leaves the training unchanged, so it can be repeated with
-        a larger `optim.accumulate`.
+        that raises OutOfMemory leaves the training unchanged, so it can be repeated with a larger
+        `optim.accumulate`.
 
         On an accelerator the call does not wait until the step is computed. A loss is read only when it is
         asked for, and `raise_if_not_finite` raises an error if too many losses were not finite.
@@ -209,7 +210,8 @@ class Trainer:
             loss = (losses * weights.to(losses)).mean()
             norm = nn.utils.clip_grad_norm_(self.parameters.values(), o.clip or math.inf)
             finite = self.judge(loss, norm)
-            # The fused optimiser changes nothing if this is 1. Apple's GPUs ignore it, so it is not called.
+            # The fused optimiser changes nothing if `found_inf` is 1. On Apple's GPUs, which compute
+            # `finite` on another device, it ignores this value, so there the optimiser is not called.
             self.optimizer.found_inf = (~finite).float()
             if exact == runtime.device or finite.item():
                 self.optimizer.step()
@@ -218,7 +220,7 @@ class Trainer:
                 buffer.copy_(old)
             self.optimizer.zero_grad(set_to_none=True)
             if fresh:
-                self.optimizer.state.clear()  # The state of a parameter may lack a moment.
+                self.optimizer.state.clear()  # it may be half made: the state of some weights, not of others
             if is_full_memory(error):
                 raise explain_error(error) from error
             raise
@@ -246,14 +248,15 @@ class Trainer:
     def _prepare_part(self, part: slice, *, last: bool) -> Generator[None]:
         """Seed the random numbers of a part of the batch; processes exchange gradients only in the last part.
 
-        Dropout can use no other generator than torch's global one.
+        torch's global generators are seeded, since layers can use no others, and are restored at the end.
         """
         recipe, device, net = self.recipe, self.runtime.device, self.compiled.net
         rows = torch.arange(recipe.optim.batch, device=device)[part] if self._dropouts else None
         for layer in self._dropouts:
             layer.rows = rows
-        # With one seed, an image has the same masks of `Dropout` in any part. But losses and networks that
-        # the user wrote would draw the same numbers for two images: each part gets another seed.
+        # Our `Dropout` gives each image a mask by its row in the batch, so all parts have one seed, and the
+        # division into parts changes no mask. What a user wrote draws numbers for a part as a whole: with one
+        # seed, images of two parts would get the same numbers, so each part has its own seed.
         numbered = any(layer.p > 0 for layer in self._dropouts) and not is_user_part(recipe.objective)
         seed = recipe.seed + (0 if numbered else part.start) * 2**32
         cuda = [device] if device.startswith("cuda") else []
@@ -265,7 +268,7 @@ class Trainer:
                 yield
 
     def _sum_up(self, values: dict[str, Tensor | float]) -> StepValues:
-        """Add the values of a step to `sums`, and return them."""
+        """Add the values of a step to `sums`, and return the values of this step."""
         for name, value in {**values, "steps": 1.0}.items():
             added = value.to(self.runtime.exact_device).double() if isinstance(value, Tensor) else value
             self.sums[name] = self.sums.get(name, 0.0) + added
