@@ -130,7 +130,7 @@ def generate(
         seeds: image k is a function of seeds[k] alone.
         walk: how the images of a micro-batch are made, by default from pure noise, by `sample_states`.
         watch: called for each state of each micro-batch, with the seeds of the micro-batch and the state.
-        progress: called with "samples", the number of images so far (a fraction between two steps), and of all.
+        progress: called with "samples", the images so far (a fraction between two steps), and all images.
 
     Returns:
         Images (N, C, H, W), float32 in [0, 1], on the CPU; and the NFE (network evaluations per image).
