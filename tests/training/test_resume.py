@@ -16,7 +16,7 @@ from ddim.diffusion.schedules import LinearBeta
 from ddim.diffusion.times import LossAware
 from ddim.errors import UserError
 from ddim.experiments.index import read_run
-from ddim.files import read_sealed
+from ddim.files import read_sealed, temporary_name
 from ddim.nn.ema import Exponential
 from ddim.recipe.codec import override
 from ddim.runs import checkpoint
@@ -96,10 +96,13 @@ def test_a_run_that_crashed_after_any_save_ends_like_an_uninterrupted_one(saves,
 
 def test_a_run_that_crashed_at_every_step_ends_like_an_uninterrupted_one(whole, tmp_path):
     folder = tiny.train_until_crash(OFTEN, tmp_path / "run", tiny.CrashAtSave(1))
+    left = temporary_name(folder / "samples" / "step-000000001.png")
+    left.write_bytes(b"half a sheet")
     for _ in range(9):
         with pytest.raises(tiny.PowerCutError):
             resume(folder, callbacks=[tiny.CrashAtSave(1)])
     tiny.check_same_run(folder, whole)
+    assert not left.exists()
 
 
 def test_a_damaged_newest_checkpoint_is_replaced_by_the_one_before(whole, tmp_path):

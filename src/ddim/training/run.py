@@ -24,7 +24,7 @@ from ddim.diffusion.denoiser import with_gradients
 from ddim.diffusion.guidance import Interval
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError, warn_user
-from ddim.files import lock_folder, read_sealed
+from ddim.files import lock_folder, read_sealed, remove_leftovers
 from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.progress import Progress, ignore_progress, watch_reading
 from ddim.machine.runtime import Runtime, check_runtime
@@ -243,6 +243,8 @@ class _Session:
         if not trainer.processes.leads:
             fit(trainer, folder, measure_kid, None)
             return
+        # A process that was killed may have left an unfinished sheet.
+        remove_leftovers(folder / "samples")
         with RunLog(folder, trainer.step or None, trainer.due) as log:
             # The other processes of a training would count as other programs.
             adapt = adapt and trainer.runtime.device == "cpu" and trainer.processes.count == 1
