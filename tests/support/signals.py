@@ -119,8 +119,8 @@ def _stop_phase(folder, phase, count, draw):
         _inspect(folder, life, result)
         if _newest(stopped) < before:
             result.wrong.append(f"the newest checkpoint was step {before}, and is lost")
-    if life.code == 0:  # its last signal came when it had ended
-        shutil.rmtree(stopped, ignore_errors=True)
+    if stopped.exists() and whole.exists() and not find_differing(whole, stopped):
+        shutil.rmtree(stopped)  # the last signal came when all was written
     life = _live(folder, phase, stopped)
     life.ends(0)
     _inspect(folder, life, result)
