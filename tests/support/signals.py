@@ -33,8 +33,8 @@ from distinct_images import draw_photos
 from kill import Life, different, wait_for
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-SLOWEST = 60
-"""Seconds that a stop may take: a training first ends its step, which may compile the network."""
+SLOWEST = 180
+"""Seconds that a stop may take: a training first ends its step; compiling the network takes over a minute."""
 LAST_MOMENT = 1
 """Seconds after a signal in which a command may still end by itself, because its work was done."""
 READY = "ready for signals"
