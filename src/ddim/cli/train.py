@@ -270,12 +270,7 @@ def _help_recipe(args: argparse.Namespace) -> int:
     titles = [f"--{name} {kind}: {about}" for kind, about, _ in parts]
     recipe, fields = args.recipe or "fast", read_fields(args)
     size = find_size(fields, fields.get("data.source"))
-    rows = [row for row in explain_fields(override(find_recipe(recipe, size), fields)) if row[0] == name]
-    # A field that the recipe lacks is explained for each other class of its part that has it.
-    others = [
-        each for _, _, part in explain_kinds(name.rpartition(".")[0]) for each in part if each[0] == name
-    ]
-    if not parts and (rows := rows or list(dict.fromkeys(others))):
+    if not parts and (rows := _explain_field(override(find_recipe(recipe, size), fields), name)):
         parts, titles = (
             [(name, "", rows)],
             [f"field {name}, with its value in recipe {recipe}, or its default:"],
@@ -298,6 +293,15 @@ def _help_recipe(args: argparse.Namespace) -> int:
     result = {part: [dict(zip(heads, row, strict=True)) for row in rows] for part, _, rows in parts}
     print_result(args, result, text)
     return 0
+
+
+def _explain_field(recipe: Recipe, path: str) -> list[tuple[str, str, str, str]]:
+    """Return the rows of one field; if the recipe lacks it, of each other class of its part that has it."""
+    from ddim.recipe.help import explain_fields, explain_kinds
+
+    here = [row for row in explain_fields(recipe) if row[0] == path]
+    others = [row for _, _, rows in explain_kinds(path.rpartition(".")[0]) for row in rows if row[0] == path]
+    return here or list(dict.fromkeys(others))
 
 
 def _format_field(row: tuple[str, str, str, str]) -> str:

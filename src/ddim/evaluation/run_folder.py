@@ -1,4 +1,4 @@
-"""Load the run that is measured, and create a folder for the results."""
+"""Load the run that is measured, create a folder for the results, and show them in TensorBoard."""
 
 from __future__ import annotations
 

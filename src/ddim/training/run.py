@@ -322,7 +322,8 @@ def _extend_budget(trainer: Trainer, folder: Path, more: float | None, images: i
     Raises:
         UserError: if the speed is not known yet.
     """
-    plan, batch, pace = trainer.plan, trainer.recipe.optim.batch, measure_pace(read_metrics(folder))
+    plan, batch = trainer.plan, trainer.recipe.optim.batch
+    pace = measure_pace(read_metrics(folder)) if more else None
     if (more or images) and plan.total is None or more and not pace:
         raise UserError(f"run {folder} has not measured its speed yet: resume it without a larger budget")
     if plan.total is None:
