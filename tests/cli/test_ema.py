@@ -13,10 +13,8 @@ from ddim.training import resume
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of 20 updates with four snapshots."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ddim.nn.power_averages.FIRST", 4)
-        recipe = tiny.recipe(images=160, report__snapshots=4)
-        return tiny.train(recipe, tmp_path_factory.mktemp("trained") / "run")
+    recipe = tiny.recipe(images=160, report__snapshots=4)
+    return tiny.train_with_snapshots(recipe, tmp_path_factory.mktemp("trained") / "run", first=4)
 
 
 @pytest.fixture

@@ -25,11 +25,9 @@ from stubs import stub
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of 40 updates with four snapshots, whose default average is wide."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ddim.nn.power_averages.FIRST", 4)
-        recipe = tiny.recipe(data__source="blossoms:60", data__size=16, data__validation="0.5", images=160)
-        recipe = replace(recipe, report=replace(recipe.report, snapshots=4, validation_images=30))
-        return tiny.train(recipe, tmp_path_factory.mktemp("trained") / "run")
+    recipe = tiny.recipe(data__source="blossoms:60", data__size=16, data__validation="0.5", images=160)
+    recipe = replace(recipe, report=replace(recipe.report, snapshots=4, validation_images=30))
+    return tiny.train_with_snapshots(recipe, tmp_path_factory.mktemp("trained") / "run", first=4)
 
 
 @pytest.fixture

@@ -20,10 +20,8 @@ from ddim.training import resume
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of 80 updates with snapshots of steps 21, 26, 32, 41, 51 and 64, which tracks more averages."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ddim.nn.power_averages.FIRST", 8)
-        recipe = tiny.recipe(images=640, report__snapshots=6, ema__more="16.97,13.6342,4")
-        return tiny.train(recipe, tmp_path_factory.mktemp("trained") / "run")
+    recipe = tiny.recipe(images=640, report__snapshots=6, ema__more="16.97,13.6342,4")
+    return tiny.train_with_snapshots(recipe, tmp_path_factory.mktemp("trained") / "run", first=8)
 
 
 @pytest.fixture

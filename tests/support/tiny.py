@@ -112,6 +112,13 @@ def train(recipe, folder, data=None, **options):
     return train_run(data, recipe, **{"out": folder, "machine": MACHINE, **options})
 
 
+def train_with_snapshots(recipe, folder, first):
+    """Train a short run whose snapshots of averages begin at step `first`; returns its folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ddim.nn.power_averages.FIRST", first)
+        return train(recipe, folder)
+
+
 def train_until_crash(recipe, folder, *callbacks, **options):
     """Train a run until a callback cuts the power; returns its folder."""
     with pytest.raises(PowerCutError):
