@@ -121,10 +121,10 @@ def test_an_evaluation_is_read_as_a_table(run):
     assert "<td>KID</td>" in found._repr_html_()
     sheet.write_bytes(kept)
     # 24 images are too few for FID; a reader of the number must learn this.
-    assert [line for line in lines if line.startswith("note: ")] == [
+    assert [line for line in found.details.splitlines() if line.startswith("note: ")] == [
         f"note: {note}" for note in found.record["notes"]
     ]
-    assert any("FID" in line for line in lines[-3:])
+    assert any("FID" in line for line in found.details.splitlines()[-3:])
     assert f'<p class="note">note: {found.record["notes"][0]}</p>' in found._repr_html_()
 
 

@@ -55,14 +55,14 @@ class Memorisation(Tabular):
     """The results of `check_memorisation`.
 
     Args:
-        verdict: which samples are copies of training images, and whether they are more than chance allows.
+        copies: which samples are copies of training images, and whether they are more than chance allows.
         gap: the gap between the errors on held-out and on training images; None if fewer than two images were
             held out.
         duplicates: the held-out images that equal or nearly equal a training image.
         folder: the folder of the record and the figure.
     """
 
-    verdict: Verdict
+    copies: Verdict
     gap: Gap | None
     duplicates: Duplicates
     folder: Path
@@ -84,7 +84,7 @@ class Memorisation(Tabular):
 
     def __str__(self) -> str:
         """Return the findings, each sentence on its own line, the verdict first."""
-        return "\n".join(memorisation_sentences(self.verdict, self.gap, self.duplicates))
+        return "\n".join(memorisation_sentences(self.copies, self.gap, self.duplicates))
 
 
 @with_bar

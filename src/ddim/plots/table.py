@@ -76,6 +76,11 @@ class Tabular:
     """A result that is shown as a table: as text, as HTML in a notebook, and as a data frame of pandas."""
 
     @property
+    def verdict(self) -> str:
+        """One line for a reader without statistics, above everything else; "" if there is none."""
+        return ""
+
+    @property
     def title(self) -> str:
         """The lines above the table."""
         return type(self).__name__
@@ -95,16 +100,28 @@ class Tabular:
 
         return pd.DataFrame(self.to_records())
 
+    def to_json(self) -> Mapping[str, Any]:
+        """Return the whole result as plain values."""
+        return {"verdict": self.verdict, "rows": self.to_records(), "notes": self.notes}
+
     def __repr__(self) -> str:
-        return f"{self.title}\n{self._shown()}"
+        """Return the verdict, the title and the table, without the notes."""
+        return "\n".join(filter(None, [self.verdict, self.title, str(self._shown(()))]))
+
+    @property
+    def details(self) -> str:
+        """The text of the result with its notes."""
+        return "\n".join([repr(self), *self.notes])
 
     def _repr_html_(self) -> str:
-        return render_template("result.html", title=self.title, picture=self._picture(), table=self._shown())
+        title = "\n".join(filter(None, [self.verdict, self.title]))
+        table = self._shown(self.notes)
+        return render_template("result.html", title=title, picture=self._picture(), table=table)
 
-    def _shown(self) -> Table:
+    def _shown(self, notes: Sequence[str]) -> Table:
         rows = self._shown_rows()
         more = [f"{SHOWN} of {len(rows):,} rows are shown"] if len(rows) > SHOWN else []
-        return Table.from_records(rows[:SHOWN], [*more, *self.notes])
+        return Table.from_records(rows[:SHOWN], [*more, *notes])
 
     def _shown_rows(self) -> Sequence[Mapping[str, Any]]:
         """Return the rows that text and HTML show, by default the rows of the table."""
