@@ -196,9 +196,8 @@ def build_parser(name: str) -> Parser:
 
 def _call(command: ModuleType, name: str, args: argparse.Namespace) -> int:
     """Run a command with its arguments, and return its exit code."""
-    keep_freed_memory()
     rank = read_rank()
-    with stop_on_signals(), ExitStack() as stack:
+    with stop_on_signals(), keep_freed_memory(), ExitStack() as stack:
         if count_launched() > 1:
             if name not in SHARED:
                 raise UserError(f"ddim {name} runs in one process: call it without torchrun")
