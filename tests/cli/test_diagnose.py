@@ -145,10 +145,10 @@ def at_the_start(recipe, folder):
     """Return a training with random weights and its run; its loss memory prefers the cleanest times."""
     training = tiny.training(recipe)
     shaken(training.model.net)
-    if training.memory:
+    if training.past_losses:
         entries = torch.arange(1, 9, dtype=torch.float64) / 8
         for _ in range(2):
-            training.memory.update(entries, 4.0 ** -torch.arange(8))
+            training.past_losses.update(entries, 4.0 ** -torch.arange(8))
     checkpoint.save(folder / "checkpoints", 0, training.tensors(), training.documents())
     return training, load(folder, "raw")
 

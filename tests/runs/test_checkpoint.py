@@ -16,7 +16,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.errors import NoSpace, NotFinite, Notice, UserError
 from ddim.machine.runtime import Runtime
 from ddim.runs import checkpoint
-from ddim.runs.checkpoint import Damaged, find_best, find_newest, read_document, read_tensors, save, verify
+from ddim.runs.checkpoint import Damaged, find_newest, read_document, read_tensors, save, verify
 from ddim.runs.state import Plan, RunState, TrainedOn
 from forging import forge_checkpoint
 
@@ -95,8 +95,7 @@ def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
         crash.put(tmp_path, step, keep=2, best=step <= 20)
     assert names(tmp_path) == ["step-000000020", "step-300000000", "step-4000000000"]
     assert crash.label(find_newest(tmp_path)) == (4_000_000_000, 0)
-    assert crash.label(find_best(tmp_path)) == (20, 0)
-    assert checkpoint.find_best_step(tmp_path) == 20
+    assert crash.label(find_newest(tmp_path, best=True)) == (20, 0)
     checkpoint.remove_later(tmp_path, 20)
     assert names(tmp_path) == ["step-000000020"]
     crash.put(tmp_path, 60, keep=1)
@@ -227,7 +226,7 @@ def test_damaged_checkpoints_are_skipped_until_none_is_left(tmp_path):
         crash.put(tmp_path, step, keep=9, best=step < 30)
     (tmp_path / "step-000000020" / "model.safetensors").write_bytes(b"")
     with pytest.warns(Notice):
-        assert crash.label(find_best(tmp_path)) == (10, 0)
+        assert crash.label(find_newest(tmp_path, best=True)) == (10, 0)
     for step in (30, 10):
         (tmp_path / f"step-{step:09d}" / "state.json").unlink()
     with pytest.warns(Notice, match=r"state\.json is missing"):

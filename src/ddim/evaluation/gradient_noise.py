@@ -131,7 +131,7 @@ def find_loss(run: LoadedRun) -> LossFunction:
         seen = max(0, seen - batch)
     if not teacher and getattr(run.recipe.objective, "guidance", 1) != 1:
         raise UserError(f"run {run.checkpoint.run} was published without the name of its guided teacher")
-    loss = run.recipe.objective.at(state.plan.part(seen), seen)
+    loss = run.recipe.objective.at(state.plan.fraction(seen), seen)
     return teacher.guide_loss(loss) if teacher else loss
 
 
@@ -198,7 +198,7 @@ def draw_parts(
     times, weights = draw_times(run.recipe, batch.uniform, memory)
     for start in range(0, len(times), runtime.micro_batch):
         part = slice(start, start + runtime.micro_batch)
-        denoise, x0, eps = batch.part(part, run.model, run.pixels, runtime)
+        denoise, x0, eps = batch.micro_batch(part, run.model, run.pixels, runtime)
         yield denoise, x0, times[part], eps, weights[part] / len(times)
 
 

@@ -27,12 +27,12 @@ class Plan:
     settled: int = 0
     decayed: float = 0.0
 
-    def part(self, seen: int) -> float:
+    def fraction(self, seen: int) -> float:
         """Return the finished share of the learning-rate decay after `seen` images; 0 if `total` is None."""
         if self.total is None:
             return 0.0
-        part = (seen - self.settled) / max(1, self.total - self.settled)
-        return self.decayed + (1 - self.decayed) * min(1.0, max(0.0, part))
+        since = (seen - self.settled) / max(1, self.total - self.settled)
+        return self.decayed + (1 - self.decayed) * min(1.0, max(0.0, since))
 
     def fixed(self, total: int, seen: int, batch: int) -> Plan:
         """Return a plan whose length is `total` images, rounded to whole batches.
@@ -41,7 +41,7 @@ class Plan:
         before, the learning rate continues to decay from its present value.
         """
         total = max(seen, round(total / batch) * batch)
-        return Plan(total, settled=seen, decayed=self.part(seen))
+        return Plan(total, settled=seen, decayed=self.fraction(seen))
 
     def validation_steps(self, count: int, batch: int) -> set[int]:
         """Return `count` evenly spaced steps after which a run validates; the last one is the end of the run.
@@ -63,7 +63,7 @@ class Plan:
         rise = min(1.0, (seen + optim.batch) / optim.warmup) if optim.warmup else 1.0
         if optim.decay == "constant" or self.total is None:
             return optim.lr * rise
-        return optim.lr * rise * 0.5 * (1 + math.cos(math.pi * self.part(seen)))
+        return optim.lr * rise * 0.5 * (1 + math.cos(math.pi * self.fraction(seen)))
 
 
 @dataclass(frozen=True)
