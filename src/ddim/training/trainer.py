@@ -213,10 +213,11 @@ class Trainer:
             loss = (losses * weights.to(losses)).mean()
             norm = nn.utils.clip_grad_norm_(self.parameters.values(), optim.clip or math.inf)
             finite = self.judge(loss, norm)
-            # The fused optimiser changes nothing if `found_inf` is 1. On Apple's GPUs, which compute
-            # `finite` on another device, it ignores this value, so there the optimiser is not called.
-            self.optimizer.found_inf = (~finite).float()
-            if runtime.exact_device == runtime.device or finite.item():
+            # Reading `finite` would wait for a GPU. There the optimiser gets it, and changes nothing if a value
+            # is not finite. On Apple's GPUs, the fused optimiser ignores `found_inf`.
+            waits = not runtime.device.startswith(("cpu", "mps"))
+            self.optimizer.found_inf = (~finite).float() if waits else None
+            if waits or finite.item():
                 self.optimizer.step()
         except BaseException as error:
             for buffer, old in zip(self._read_buffers(), before, strict=True):
