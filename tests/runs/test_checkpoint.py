@@ -15,6 +15,7 @@ from damage import damage_file, flip_bit
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import NoSpace, NotFinite, Notice, UserError
 from ddim.machine.runtime import Runtime
+from ddim.recipe.codec import load_value
 from ddim.runs import checkpoint
 from ddim.runs.checkpoint import Damaged, find_newest, read_document, read_tensors, save, verify
 from ddim.runs.state import Plan, RunState, TrainedOn
@@ -73,9 +74,9 @@ def test_the_state_of_a_run_comes_back(tmp_path):
     more = {"best": 0.5, "plan": Plan(960, 96, 0.1), "images": TrainedOn("ab", 90), "stopped": "enough"}
     for each in (state, replace(state, **more, due=True)):
         path = save(tmp_path, 3, {}, {"state": each.to_json()})
-        assert RunState.from_json(read_document(path, "state")) == each
+        assert load_value(read_document(path, "state"), RunState) == each
     lost = replace(state, sums={"loss": math.inf}).to_json()
-    assert math.isnan(RunState.from_json(lost).sums["loss"])
+    assert math.isnan(load_value(lost, RunState).sums["loss"])
 
 
 def test_a_checkpoint_folder_has_the_documented_files(tmp_path):

@@ -9,7 +9,6 @@ from typing import Any
 from ddim.data.values import EIGHT_BITS, Values
 from ddim.diffusion.pixels import Pixels
 from ddim.machine.runtime import Runtime
-from ddim.recipe.codec import load_value
 from ddim.recipe.recipe import Optim
 
 
@@ -53,10 +52,6 @@ class Plan:
         steps = {math.ceil(total * k / count / batch) for k in range(1, count + 1)}
         close = min(begin + total / count / 2, total) if begin else 0
         return {step for step in steps if not begin < step * batch < close}
-
-    def step_at(self, share: float, batch: int) -> int | None:
-        """Return the step at which training has used this share of the budget; None if no budget is set."""
-        return None if self.total is None else math.ceil(share * self.total / batch)
 
     def rate(self, optim: Optim, seen: int) -> float:
         """Return the learning rate after `seen` images: linear warm-up, then constant or half a cosine."""
@@ -112,12 +107,3 @@ class RunState:
         """Return the state as JSON, which has no NaN: a sum of losses that is not finite becomes null."""
         sums = {name: value if math.isfinite(value) else None for name, value in self.sums.items()}
         return asdict(self) | {"sums": sums}
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> RunState:
-        """Return the state that `to_json` wrote.
-
-        Raises:
-            UserError: if the document is not such a state.
-        """
-        return load_value(document, cls)

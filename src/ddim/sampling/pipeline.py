@@ -19,7 +19,7 @@ from ddim.errors import UserError, describe_given
 from ddim.machine.distributed import current_processes
 from ddim.machine.runtime import Runtime, choose_runtime, find_device
 from ddim.nn.unet import UNetSpec
-from ddim.recipe.codec import choose_value, dump, load_recipe
+from ddim.recipe.codec import choose_value, dump, load_recipe, load_value
 from ddim.recipe.model import build_fitting_model
 from ddim.recipe.options import SAMPLING_FIELDS
 from ddim.recipe.recipe import Data, Fixed, Recipe
@@ -321,4 +321,4 @@ def load_vectors(path: Path, recipe: Recipe) -> ImageVectors | None:
 
 def load_state(path: Path) -> RunState:
     """Return the typed state of the checkpoint `path`."""
-    return RunState.from_json(checkpoint.read_document(path, "state"))
+    return load_value(checkpoint.read_document(path, "state"), RunState)

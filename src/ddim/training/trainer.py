@@ -188,10 +188,7 @@ class Trainer:
         rate = self.plan.rate(optim, self.seen)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        # The forward pass changes the statistics of batch norm. If the loss is not finite, they are restored.
-        before = [buffer.clone() for buffer in self._read_buffers()]
-        fresh = not self.optimizer.state
-        try:
+        with self._undone_after_error() as buffers:
             batch = self.batches[self.step]
             times, weights = draw_times(self.recipe, batch.uniform, self.past_losses)
             objective = self.recipe.objective.at(self.plan.fraction(self.seen), self.seen)
@@ -213,12 +210,31 @@ class Trainer:
             loss = (losses * weights.to(losses)).mean()
             norm = nn.utils.clip_grad_norm_(self.parameters.values(), optim.clip or math.inf)
             finite = self.judge(loss, norm)
-            # Reading `finite` would wait for a GPU. There the optimiser gets it, and changes nothing if a value
-            # is not finite. On Apple's GPUs, the fused optimiser ignores `found_inf`.
+            # Reading `finite` would wait for a GPU. So there the optimiser gets it, and changes nothing if it
+            # is False. On Apple's GPUs, the fused optimiser ignores `found_inf`.
             waits = not runtime.device.startswith(("cpu", "mps"))
             self.optimizer.found_inf = (~finite).float() if waits else None
             if waits or finite.item():
                 self.optimizer.step()
+        for buffer, old in zip(self._read_buffers(), buffers, strict=True):
+            buffer.copy_(torch.where(finite, buffer, old))
+        if self.past_losses:
+            self.past_losses.update(times, *(each.to(runtime.exact_device) for each in (losses, finite)))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.in_a_row = torch.where(finite, 0, self.in_a_row + 1)
+        self.step += 1
+        self._average_weights()
+        return self._sum_up({"loss": loss, "gradient_norm": norm, "lr": rate})
+
+    @contextmanager
+    def _undone_after_error(self) -> Generator[list[Tensor]]:
+        """Yield copies of the buffers, such as the statistics of batch norm; after an error, undo the step.
+
+        The forward pass changes the buffers, so they are also restored if the loss is not finite.
+        """
+        before, fresh = [buffer.clone() for buffer in self._read_buffers()], not self.optimizer.state
+        try:
+            yield before
         except BaseException as error:
             for buffer, old in zip(self._read_buffers(), before, strict=True):
                 buffer.copy_(old)
@@ -228,15 +244,6 @@ class Trainer:
             if is_full_memory(error):
                 raise explain_error(error) from error
             raise
-        for buffer, old in zip(self._read_buffers(), before, strict=True):
-            buffer.copy_(torch.where(finite, buffer, old))
-        if self.past_losses:
-            self.past_losses.update(times, *(each.to(runtime.exact_device) for each in (losses, finite)))
-        self.optimizer.zero_grad(set_to_none=True)
-        self.in_a_row = torch.where(finite, 0, self.in_a_row + 1)
-        self.step += 1
-        self._average_weights()
-        return self._sum_up({"loss": loss, "gradient_norm": norm, "lr": rate})
 
     def judge(self, loss: Tensor, norm: Tensor) -> Tensor:
         """Return, on the device, whether a step with this loss and gradient norm may change the weights.

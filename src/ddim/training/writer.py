@@ -21,7 +21,7 @@ from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.recipe.codec import dump, write_recipe
 from ddim.recipe.options import ERRORS
 from ddim.runs import checkpoint
-from ddim.runs.averages import remove_later_snapshots, save_snapshot
+from ddim.runs.averages import FOLDER, SNAPSHOTS, save_snapshot
 from ddim.runs.folder import CHECKPOINTS, REAL_IMAGES, RUN, make_run_folder, sheet_path
 from ddim.runs.log import RunLog
 from ddim.runs.names import GUIDE
@@ -106,7 +106,8 @@ class RunWriter:
     def start(self) -> None:
         """Write what a run shows from its beginning, and call `on_start` of the callbacks."""
         trainer = self.trainer
-        remove_later_snapshots(self.folder, trainer.step)
+        # A resumed training writes later snapshots again.
+        checkpoint.remove_later(self.folder / FOLDER / SNAPSHOTS, trainer.step)
         if not trainer.step:
             self.log.hyperparameters(describe_choices(trainer), [*ERRORS, "kid"])
             self._write_real_images()
@@ -236,8 +237,8 @@ class RunWriter:
     def _keep_guide(self) -> None:
         """Keep the weights in RUN/guide, in place of an older guide, at the share of the budget."""
         trainer, share = self.trainer, self.trainer.recipe.report.guide
-        due = trainer.plan.step_at(share, trainer.recipe.optim.batch)
-        if share and trainer.step == due and trainer.savable:
+        due = math.ceil(share * (trainer.plan.total or 0) / trainer.recipe.optim.batch)
+        if due and trainer.step == due and trainer.savable:
             held = trainer.weights(), trainer.documents()
             checkpoint.save(self.folder / GUIDE, trainer.step, *held, keep=1)
 
