@@ -58,10 +58,7 @@ if TYPE_CHECKING:
     from ddim.recipe import parts  # noqa: F401
     from ddim.recipe.named import find_recipe
     from ddim.recipe.recipe import Recipe
-    from ddim.sampling.edits import inpaint_image as inpaint
-    from ddim.sampling.edits import interpolate
-    from ddim.sampling.edits import invert_images as invert
-    from ddim.sampling.edits import vary_image as vary
+    from ddim.sampling.edits import inpaint, interpolate, invert, vary
     from ddim.sampling.generate import sample
     from ddim.sampling.pipeline import Pipeline, load
     from ddim.training import Callback, Machine, distill, resume, train
@@ -91,7 +88,7 @@ _HOMES = {
     "evaluation.grid_search": "search=search_grid",
     "evaluation.guidance_search": "search_guidance",
     "evaluation.average_choice": "pick_average list_averages reconstruct_average",
-    "sampling.edits": "invert=invert_images interpolate inpaint=inpaint_image vary=vary_image",
+    "sampling.edits": "invert interpolate inpaint vary",
     "evaluation.run_figures": "plot_forward plot_reverse plot_samplers plot_losses",
     "evaluation.schedule_figures": "plot_schedules",
     "errors": "UserError",

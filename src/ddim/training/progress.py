@@ -1,6 +1,6 @@
 """Show the progress of a training that was started from Python.
 
-A notebook cell shows a progress bar and a sheet of samples. Elsewhere lines of text go to the logger "ddim", at
+A notebook cell shows a progress bar and a sheet of samples. Elsewhere lines go to the logger "ddim", at
 level INFO. They are printed if no handler shows this level.
 """
 
