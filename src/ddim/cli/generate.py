@@ -334,7 +334,7 @@ def call_function(signature: Signature, arguments: Arguments) -> int:
         result = function(*positional, **values)
     if current_processes().leads and result is not None:
         print_result(result, arguments.flags)
-    return 0
+    return getattr(result, "exit_code", 0)
 
 
 def _list_names(home: str) -> set[str]:
