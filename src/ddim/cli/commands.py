@@ -17,10 +17,10 @@ GROUPS: dict[str, dict[str, str]] = {
         "serve": "web.serve:serve",
     },
     "Edit": {
-        "invert": OLD,
-        "interpolate": OLD,
-        "inpaint": OLD,
-        "vary": OLD,
+        "invert": "sampling.edits:invert",
+        "interpolate": "sampling.edits:interpolate",
+        "inpaint": "sampling.edits:inpaint",
+        "vary": "sampling.edits:vary",
     },
     "Judge": {
         "compare": OLD,

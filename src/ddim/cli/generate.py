@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ddim.cli.own import list_own_files, load_own, name_own_parts, names_own, take_own
 from ddim.cli.output import print_json, print_text
+from ddim.cli.own import list_own_files, load_own, name_own_parts, names_own, take_own
 from ddim.cli.signatures import Parameter, Signature, Type, find_definition, read_class
 from ddim.errors import UserError, quote, suggest
 
@@ -46,6 +46,7 @@ class Arguments:
         values: the arguments of the function, keyed by name.
         load: those of `ddim.load`.
         machine: those of `Machine`.
+        save: those of the `save` of the result.
         fields: the fields of a recipe, as text keyed by path.
         files: the files of the user's components, which printed commands name with --own.
         flags: those flags of every command that were given.
@@ -54,6 +55,7 @@ class Arguments:
     values: dict[str, Any] = field(default_factory=dict)
     load: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
+    save: dict[str, Any] = field(default_factory=dict)
     fields: dict[str, str] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
@@ -122,7 +124,7 @@ def _hint(name: str, options: Mapping[str, Parameter], signature: Signature) -> 
 
 
 def _give(arguments: Arguments, parameter: Parameter, value: Any) -> None:  # noqa: ANN401
-    into = {"load": arguments.load, "machine": arguments.machine}.get(parameter.owner, arguments.values)
+    into = getattr(arguments, parameter.owner or "values")
     earlier = into.get(parameter.name)
     if parameter.repeats and earlier is not None:
         value = {**earlier, **value} if isinstance(value, dict) else [*earlier, *value]
@@ -332,6 +334,8 @@ def call_function(signature: Signature, arguments: Arguments) -> int:
         if "progress" in takes:
             values["progress"] = progress
         result = function(*positional, **values)
+    if any(p.owner == "save" for p in signature.parameters):
+        result.save(**arguments.save)
     if current_processes().leads and result is not None:
         print_result(result, arguments.flags)
     return getattr(result, "exit_code", 0)

@@ -50,7 +50,8 @@ class Parameter:
         help: its text in the docstring.
         place: "word", "words" for any number of them, or "option".
         rare: whether the docstring has it under "Other Parameters".
-        owner: "" for the function itself, "load" or "machine" for an option of `ddim.load` or of `Machine`.
+        owner: "" for the function itself; "load", "machine" or "save" for an option of `ddim.load`, of
+            `Machine`, or of the method `save` of the result.
     """
 
     name: str
@@ -207,6 +208,19 @@ def _list_parameters(module: str, function: ast.FunctionDef) -> Iterator[Paramet
         for option in read_signature("sampling.pipeline:load").parameters[1:]:
             if option.name not in names:
                 yield replace(option, owner="load", rare=True)
+    yield from _list_saving(module, function.returns)
+
+
+def _list_saving(module: str, returned: ast.expr | None) -> Iterator[Parameter]:
+    """Yield the options of the method `save` of a result, which the command calls."""
+    home, found = (isinstance(returned, ast.Name) and find_definition(module, returned.id)) or (module, None)
+    for node in found.body if isinstance(found, ast.ClassDef) else ():
+        if isinstance(node, ast.FunctionDef) and node.name == "save":
+            helps = read_docstring(ast.get_docstring(node) or "")[2]["Args"]
+            for each, default in zip(node.args.args[1:], node.args.defaults, strict=True):
+                types, text = read_types(home, each.annotation), helps.get(each.arg, "")
+                rare = each.arg != "out"
+                yield Parameter(each.arg, types, ast.unparse(default), text, rare=rare, owner="save")
 
 
 def _expand(parameter: Parameter) -> Iterator[Parameter]:
