@@ -94,7 +94,7 @@ def _run_words(argv: list[str]) -> int:
         if debug:
             raise
         code = _report(error)
-        if "--json" in words and not read_rank():
+        if "--json" in words and isinstance(error, Exception) and not read_rank():
             print_json({"error": _explain(error), "exit_code": code})
         return code
 
