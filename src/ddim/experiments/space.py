@@ -127,12 +127,12 @@ def list_combinations(space: Space) -> list[Choice]:
     Raises:
         UserError: if a field is a range, which has infinitely many values.
     """
+    lists = []
     for name, values in space.items():
         if isinstance(values, Range):
-            raise UserError(
-                f"{name} is a range: give random or search, a number of trials, or a list of values"
-            )
-    return [dict(zip(space, choice, strict=True)) for choice in itertools.product(*space.values())]
+            raise UserError(f"{name} is a range: give random or search, a number of trials, or list values")
+        lists.append(values)
+    return [dict(zip(space, choice, strict=True)) for choice in itertools.product(*lists)]
 
 
 def draw_combinations(space: Space, count: int, seed: int) -> list[Choice]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from ddim.errors import Locked, NoSpace, UserError, check_count, quote
+from ddim.errors import Locked, NoSpace, UserError, quote
 from ddim.evaluation.record import read_evaluation
 from ddim.experiments.space import (
     Choice,
@@ -186,7 +186,7 @@ class Sweep(Tabular):
         return {"verdict": self.verdict, "folder": self.folder, "trials": trials}
 
 
-def sweep(
+def sweep(  # noqa: PLR0913 (the choices of a notebook)
     data: str | Path | None = None,
     *,
     fields: Mapping[str, Any] | None = None,
@@ -203,58 +203,70 @@ def sweep(
     storage: str | None = None,
     progress: bool | Progress = True,
 ) -> Sweep:
-    """Train many runs that differ in fields of their recipe, and compare them.
+    """Train many runs that differ in fields of their recipe.
 
-    The values of a field are a list, ``l1,mse`` or ``[16,32],[32,64]``, or a range, ``1e-4..1e-2`` or the
-    whole numbers ``16..128``, for random and search. A range above 0 is uniform in its logarithm.
+    Each combination of values is a trial: `--schedule cosine,linear --net.widths [16,32],[32,64]` are four.
+    A range such as `--optim.lr 1e-4..1e-2`, or `16..128` for whole numbers, needs random or search.
+
     If a trial fails, the others go on; remove its file in results/ to run it again. After Ctrl-C, give only
-    out to go on, also in other terminals, or on machines that share the folder and the storage, to work on
-    the same sweep. If a worker dies, another one resumes its trial after a minute.
+    out to go on; do so in other terminals too, to share the work. If a worker dies, another one resumes its
+    trial after a minute. Machines that share the folder need a storage, too.
 
     Args:
-        data: the images, see `train`.
-        fields: values to try, keyed by field path, such as {"optim.lr": [1e-3, 3e-4]} or, as text, "1e-3,3e-4".
-        recipe: name or file of the recipe that all trials share, by default "fast".
+        data: the images (default: those of the recipe).
+        fields: values to try, such as 1e-3,3e-4; in Python {"optim.lr": [1e-3, 3e-4]}.
+        recipe: name or file of the recipe that all trials share (default: fast).
         repeats: number of seeds for each combination.
         random: number of combinations to draw, in place of all.
-        search: number of trials that Optuna (TPE) proposes from the outcomes so far. They have the lowest KID
-            as their aim or, without evaluate, the lowest error on validation images.
+        search: number of trials whose values Optuna proposes from the errors of earlier trials.
         images: training length of each run in images.
         minutes: training time of each run.
-        evaluate: number of samples with which each run is evaluated, as its recipe says.
-        jobs: number of trials that this worker trains at once.
-        out: a new folder, or a sweep to work on; by default runs/DATA-RECIPE-sweep-N.
+        evaluate: number of samples with which each run is evaluated. The error is then its KID, else that of
+            its denoised validation images.
+        jobs: number of trials to train at once.
+        out: a new folder, or a sweep to work on (default: runs/DATA-RECIPE-sweep-N).
         progress: as in `train`.
 
     Other Parameters:
-        threads: processor threads of each trial; by default several jobs share the cores.
-        storage: address of a database for the queue, such as postgresql+psycopg://user@host/database; by
-            default a SQLite file in the folder. Workers that join give it only for its password.
-
-    Returns:
-        The sweep: its `folder`, and `outcomes` of its trials.
+        threads: processor threads of each trial (default: several jobs share the cores).
+        storage: address of a database, postgresql+psycopg://user@host/database (default: a file in out).
 
     Raises:
-        UserError: if a field, a combination or the storage cannot be used, or out holds another sweep.
+        UserError: if a field, a combination or the storage cannot be used, or `out` holds another sweep.
         NoSpace, Stopped: if the disk is full; after a signal, when the runs have been saved.
 
     Commands:
         ddim sweep photos/ --objective.error l1,mse --repeats 3 --images 100000
         ddim sweep photos/ --optim.lr 1e-4..1e-2 --search 30 --minutes 10 --evaluate 1000
     """
-    given = {"data": data and str(data), "recipe": recipe and str(recipe), "images": images}
-    given |= {"minutes": minutes, "random": random, "search": search, "evaluate": evaluate}
-    given["repeats"] = repeats if repeats > 1 else None
-    request = {name: value for name, value in given.items() if value is not None}
-    request["fields"] = {name: values_text(values) for name, values in (fields or {}).items()}
+    texts = {name: values_text(values) for name, values in (fields or {}).items()}
+    request = {
+        "recipe": recipe and str(recipe),
+        "data": data and str(data),
+        "fields": texts,
+        "search": search,
+    }
+    request |= {"random": random, "images": images, "minutes": minutes, "evaluate": evaluate}
+    request["repeats"] = repeats if repeats > 1 else None
+    request = {name: value for name, value in request.items() if value is not None}
+    return _run_sweep(request, None if out is None else Path(out), storage, (jobs, threads), progress)
+
+
+def _run_sweep(
+    request: dict[str, Any],
+    out: Path | None,
+    storage: str | None,
+    machine: tuple[int, int | None],
+    progress: bool | Progress,
+) -> Sweep:
     try:
         from ddim.experiments.trial_queue import TrialQueue, explain_database
     except ImportError as error:
         raise UserError(f'a sweep needs another package: pip install "ddim[sweep]" ({error})') from None
     with explain_database(), open_progress(progress) as show:
-        planned = _open_sweep(request, None if out is None else Path(out), storage)
+        planned = _open_sweep(request, out, storage)
         queue = TrialQueue(planned.folder, planned.study, storage or planned.storage)
-        _Worker(planned, queue, jobs, threads).train(show)
+        _Worker(planned, queue, *machine).train(show)
     return planned
 
 
@@ -272,12 +284,12 @@ def list_trials(folder: Path) -> list[Trial]:
         return []
     try:
         trials = [Trial(each["name"], each.get("fields"), each["recipe"]) for each in document["trials"]]
-        # A sweep from somebody else must not lead to files outside of its folder.
-        faults = [trial.name for trial in trials if Path(trial.name).name != trial.name]
     except (KeyError, TypeError) as error:
-        faults = [f"{type(error).__name__} {error}"]
-    if faults:
-        raise UserError(f"{folder / SWEEP} is damaged: {faults[0]}")
+        raise UserError(f"{folder / SWEEP} is damaged: {type(error).__name__} {error}") from None
+    for trial in trials:
+        # A sweep from somebody else must not lead to files outside of its folder.
+        if Path(trial.name).name != trial.name:
+            raise UserError(f"{folder / SWEEP} is damaged: {trial.name!r} is not the name of a folder")
     return trials
 
 
@@ -291,8 +303,8 @@ def read_sweep(folder: str | Path) -> Sweep:
     document = read_sealed(folder / SWEEP)
     if document.get("schema") != SCHEMA:
         raise UserError(f"{folder / SWEEP} is not the plan of a sweep of this version")
-    parts = [document[name] for name in ("request", "storage", "study", "base")]
-    return Sweep(folder, *parts, list_trials(folder))
+    parts = {name: document[name] for name in ("request", "storage", "study", "base")}
+    return Sweep(folder=folder, trials=list_trials(folder), **parts)
 
 
 def read_outcome(file: Path) -> Outcome | None:

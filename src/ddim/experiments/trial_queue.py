@@ -132,7 +132,7 @@ class TrialQueue:
         Args:
             key: the key of the trial.
             space: the values that each field can take.
-            seed: the seed of Optuna's sampler; trials that are proposed at the same moment need different ones.
+            seed: the seed of Optuna's sampler, different for each trial.
         """
         sampler = optuna.samplers.TPESampler(seed=seed)
         study = optuna.load_study(study_name=self.name, storage=self.storage, sampler=sampler)
