@@ -302,19 +302,19 @@ def test_a_search_learns_from_runs_and_needs_neither_its_recipe_file_nor_its_fir
     assert f"the lowest image_mae has optim.lr={best['optim.lr']}" in done.verdict
 
 
-def test_a_resumed_trial_of_a_search_keeps_its_values(tmp_path):
+def test_a_resumed_trial_of_a_search_keeps_its_values(tmp_path, monkeypatch):
     seen = []
 
     def fail_twice(sweep, trial, *_):
         seen.append(trial.fields)
         return [[sys.executable, "-c", "exit(3)"]] if len(seen) < 3 else count(sweep, trial)
 
-    with pytest.raises(NoSpace), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ddim.experiments.sweep.trial_commands", fail_twice)
+    monkeypatch.setattr("ddim.experiments.sweep.trial_commands", fail_twice)
+    with pytest.raises(NoSpace):
         ddim.sweep(recipe="smoke", fields={"optim.lr": "1e-4..1e-2"}, search=1, out=tmp_path / "s")
     with pytest.raises(NoSpace):
-        work(tmp_path / "s", 1, fail_twice)
-    work(tmp_path / "s", 1, fail_twice)
+        ddim.sweep(out=tmp_path / "s")
+    ddim.sweep(out=tmp_path / "s")
     assert seen == [seen[0]] * 3
 
 

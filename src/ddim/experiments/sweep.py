@@ -209,8 +209,8 @@ def sweep(  # noqa: PLR0913 (the choices of a notebook)
     A range such as `--optim.lr 1e-4..1e-2`, or `16..128` for whole numbers, needs random or search.
 
     If a trial fails, the others go on; remove its file in results/ to run it again. After Ctrl-C, give only
-    out to go on; do so in other terminals too, to share the work. If a worker dies, another one resumes its
-    trial after a minute. Machines that share the folder need a storage, too.
+    out to go on; do so in other terminals too, or on machines that share the folder and the storage, to
+    share the work. If a worker dies, another one resumes its trial after a minute.
 
     Args:
         data: the images (default: those of the recipe).
@@ -218,11 +218,10 @@ def sweep(  # noqa: PLR0913 (the choices of a notebook)
         recipe: name or file of the recipe that all trials share (default: fast).
         repeats: number of seeds for each combination.
         random: number of combinations to draw, in place of all.
-        search: number of trials whose values Optuna proposes from the errors of earlier trials.
+        search: number of trials whose values Optuna proposes from the errors of other trials.
         images: training length of each run in images.
         minutes: training time of each run.
-        evaluate: number of samples with which each run is evaluated. The error is then its KID, else that of
-            its denoised validation images.
+        evaluate: number of samples to measure each run by its KID, in place of its validation error.
         jobs: number of trials to train at once.
         out: a new folder, or a sweep to work on (default: runs/DATA-RECIPE-sweep-N).
         progress: as in `train`.
@@ -233,32 +232,28 @@ def sweep(  # noqa: PLR0913 (the choices of a notebook)
 
     Raises:
         UserError: if a field, a combination or the storage cannot be used, or `out` holds another sweep.
-        NoSpace, Stopped: if the disk is full; after a signal, when the runs have been saved.
+        Stopped: after a signal, when the runs have been saved.
 
     Commands:
         ddim sweep photos/ --objective.error l1,mse --repeats 3 --images 100000
         ddim sweep photos/ --optim.lr 1e-4..1e-2 --search 30 --minutes 10 --evaluate 1000
     """
-    texts = {name: values_text(values) for name, values in (fields or {}).items()}
-    request = {
-        "recipe": recipe and str(recipe),
-        "data": data and str(data),
-        "fields": texts,
-        "search": search,
-    }
-    request |= {"random": random, "images": images, "minutes": minutes, "evaluate": evaluate}
-    request["repeats"] = repeats if repeats > 1 else None
-    request = {name: value for name, value in request.items() if value is not None}
-    return _run_sweep(request, None if out is None else Path(out), storage, (jobs, threads), progress)
+    given = {"data": data and str(data), "recipe": recipe and str(recipe), "random": random}
+    given |= {"search": search, "images": images, "minutes": minutes, "evaluate": evaluate}
+    given |= {"repeats": repeats if repeats > 1 else None, "fields": fields or {}}
+    return _run_sweep(given, out and Path(out), storage, (jobs, threads), progress)
 
 
 def _run_sweep(
-    request: dict[str, Any],
+    given: dict[str, Any],
     out: Path | None,
     storage: str | None,
     machine: tuple[int, int | None],
     progress: bool | Progress,
 ) -> Sweep:
+    """Create or join a sweep, work on it until its end, and return it; see `sweep`."""
+    request = {name: value for name, value in given.items() if value is not None}
+    request["fields"] = {name: values_text(values) for name, values in given["fields"].items()}
     try:
         from ddim.experiments.trial_queue import TrialQueue, explain_database
     except ImportError as error:
