@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from ddim.exchange.importing import import_model
     from ddim.exchange.push import push_run as push
     from ddim.experiments.plan import plan_training as plan
+    from ddim.experiments.sweep import sweep
     from ddim.plots.pictures import sheet
     from ddim.recipe import parts  # noqa: F401
     from ddim.recipe.named import find_recipe
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "training": "train resume distill Callback Machine",
     "experiments.plan": "plan=plan_training",
+    "experiments.sweep": "sweep",
     "exchange.export": "export=export_run",
     "exchange.push": "push=push_run",
     "exchange.importing": "import_model",
@@ -116,6 +118,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "train",
     "resume",
     "distill",
+    "sweep",
     "load",
     "sample",
     "sheet",

@@ -148,7 +148,6 @@ def test_a_sweep_file_of_another_program_is_ignored(tmp_path, text):
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"schema": 2}, "sweep.json has schema 2, but this version reads schema 1"),
         ({"trials": [{}]}, "sweep.json is damaged"),
     ],
 )
