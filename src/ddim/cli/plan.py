@@ -5,7 +5,6 @@ of training.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from ddim.cli.choices import list_kinds
 from ddim.cli.machine import add_training_machine_options, choose_machine
@@ -47,12 +46,6 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes", metavar="M,M,...", help="one or more training times (default: 10,40,240)"
     )
-    parser.add_argument(
-        "--runs",
-        type=Path,
-        metavar="FOLDER",
-        help="folder of your finished runs (default: runs, if there is one)",
-    )
     add_training_machine_options(parser)
 
 
@@ -60,17 +53,23 @@ def run(args: argparse.Namespace) -> int:
     """Measure the speed, and print the plan."""
     from ddim.cli.console import ProgressDisplay
     from ddim.data.arrays import give_images
-    from ddim.experiments.plan import plan_training
+    from ddim.experiments.plan import plan
     from ddim.training.request import choose_recipe
 
     machine = choose_machine(args)
     fields = read_fields(args)
-    budget = {name: fields.pop(name, None) for name in ("minutes", "images")}
+    minutes, images = (fields.pop(name, None) for name in ("minutes", "images"))
+    times = None if minutes is None else [float(text) for text in minutes.split(",")]
     own = give_images(load_own(args.data)) if names_own(args.data) else None
     recipe = choose_recipe(args.recipe, fields.get("data.source") if own is None else own, fields)
     with ProgressDisplay() as progress:
-        plan = plan_training(
-            recipe.data.source, recipe, **budget, machine=machine, runs=args.runs, progress=progress
+        planned = plan(
+            recipe.data.source,
+            recipe,
+            minutes=times,
+            images=None if images is None else int(images),
+            machine=machine,
+            progress=progress,
         )
-    print_result(args, plan.to_json(), repr(plan))
+    print_result(args, planned.to_json(), planned.details)
     return 0

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from ddim.cli.output import print_result
-from ddim.errors import UserError
 
 _EPILOG = """
 The report has a table of metrics with one row for each configuration, with means and standard deviations
@@ -37,15 +36,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the report and print its path."""
-    from ddim.experiments.index import find_runs
-    from ddim.experiments.report import write_report
+    from ddim.experiments.report import report
 
-    found = {run.path.resolve(): run for folder in args.folders for run in find_runs(folder)}
-    one = args.folders[0] if len(args.folders) == 1 else None
-    out = args.out or (one or Path()) / "report.html"
-    if not found:
-        raise UserError(f"{' and '.join(map(str, args.folders))}: no run there")
-    title = one.resolve().name if one else "Runs"
-    write_report(list(found.values()), out, title)
-    print_result(args, {"files": [out]}, str(out))
+    written = report(*args.folders, out=args.out)
+    print_result(args, written.to_json(), str(written), written.folder)
     return 0

@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ddim.cli.output import print_result, say
-from ddim.cli.tables import format_table, format_tabs
-from ddim.errors import UserError, escape
-
-if TYPE_CHECKING:
-    from ddim.experiments.index import Run
+from ddim.cli.output import print_result
 
 _EPILOG = """
 FIELD is name, recipe, images, total, state, age, noise_mae, image_mae, a metric of `ddim evaluate` such as
@@ -53,64 +45,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table of runs."""
-    from ddim.experiments.evaluations import mark_comparable
-    from ddim.experiments.index import filter_runs, find_runs, run_record, sort_runs
+    from ddim.experiments.run_table import list_runs
 
-    conditions = {}
-    for text in args.where:
-        name, equals, wanted = text.partition("=")
-        if not equals:
-            raise UserError(f"--where must be FIELD=VALUE, got {text!r}")
-        conditions[name] = wanted
-    folder = args.folder or Path("runs")
-    # The default folder may be missing, since a new user has no runs yet. A folder that is given must exist.
-    every = [] if args.folder is None and not folder.exists() else find_runs(folder)
-    if not every:
-        say(f"no runs in {folder} yet: `ddim train photos/` creates the first run")
-        if args.json:
-            print_result(args, [], "")
-        return 0
-    found = mark_comparable(filter_runs(every, conditions))
-    if args.sort:
-        found = sort_runs(found, args.sort)
-    head = ("name", "recipe", "data", "size", "images", "state", "left", "image_mae", "kid", "age")
-    rows = [_row(each, folder) for each in found]
-    text = format_table(head, rows) if sys.stdout.isatty() else format_tabs([head, *rows])
-    print_result(args, [run_record(each) for each in found], text)
-    judged = [each for each in found if each.comparable and "kid" in each.metrics]
-    if judged:
-        say(escape(f"kid: {judged[0].evaluations[-1].conditions}"))
-    for each in found:
-        if each.why:
-            say(f"{'' if each.comparable else '* '}{escape(f'{_name(each, folder)}: {each.why}')}")
+    found = list_runs(args.folder or "runs", sort=args.sort, where=args.where)
+    print_result(args, found.to_json(), str(found))
     return 0
-
-
-def _row(run: Run, folder: Path) -> tuple[str, ...]:
-    error, kid = run.errors.get("image_mae"), run.metrics.get("kid")
-    data = run.recipe.get("data", {})
-    return (
-        _name(run, folder),
-        run.recipe.get("name") or "-",
-        Path(data["source"]).name if data else "-",
-        "x".join(map(str, data["size"])) if data else "-",
-        f"{run.images}/{run.total or '-'}",
-        run.state,
-        "-" if run.seconds_left is None else _duration(run.seconds_left),
-        "-" if error is None else f"{error:.4f}",
-        "-" if kid is None else f"{kid:.4f}{'' if run.comparable else '*'}",
-        _duration(time.time() - run.changed) if run.changed else "-",
-    )
-
-
-def _name(run: Run, folder: Path) -> str:
-    path = run.path.relative_to(folder)
-    return str(path) if path.parts else run.path.name
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration in whole units: 90 -> "1m", 7300 -> "2h"."""
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)}{unit}"
-    return f"{max(0, int(seconds))}s"
