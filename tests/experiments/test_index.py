@@ -146,11 +146,11 @@ def runs(tmp_path):
     [
         ({"sort": "kid"}, "dbac"),
         ({"sort": "age"}, "dcba"),
-        ({"where": "state=finished"}, "abd"),
-        ({"where": ["seed=1.0"]}, "b"),
-        ({"where": ["kid=0.02", "schedule=cosine", "recipe=smoke"]}, "b"),
-        ({"where": ["name=c", "images=160", "data.size=32"]}, "c"),
-        ({"where": ["schedule=linear"]}, ""),
+        ({"where": {"state": "finished"}}, "abd"),
+        ({"where": {"seed": "1.0"}}, "b"),
+        ({"where": {"kid": "0.02", "schedule": "cosine", "recipe": "smoke"}}, "b"),
+        ({"where": {"name": "c", "images": "160", "data.size": "32"}}, "c"),
+        ({"where": {"schedule": "linear"}}, ""),
     ],
 )
 def test_runs_are_filtered_and_sorted_by_columns_metrics_and_fields(runs, options, names):
@@ -171,4 +171,4 @@ def test_runs_on_the_same_images_are_compared_with_each_other_alone(tmp_path):
     assert table.runs[-1].path.name == "few"
     assert "0.2000*" in str(table)
     assert "different number of samples (50)" in table.details
-    assert all(run.comparable for run in ddim.list_runs(tmp_path, where="seed=7").runs)
+    assert all(run.comparable for run in ddim.list_runs(tmp_path, where={"seed": 7}).runs)

@@ -132,7 +132,7 @@ def plan(  # noqa: PLR0913 (the choices of a notebook)
     machine: Machine = Machine(),  # noqa: B008  (a frozen value)
     progress: bool | Progress = True,
 ) -> TrainingPlan:
-    """Measure how fast this machine trains a recipe, and say what to expect of some training times.
+    """Say what a training will do in some minutes, by measuring its speed.
 
     Trains for a few seconds, with the precision, compilation and threads that `train` would choose. No run
     folder is written: decoded images and compiled networks stay in their caches for `train`. So the minutes
@@ -140,10 +140,10 @@ def plan(  # noqa: PLR0913 (the choices of a notebook)
 
     Args:
         data: a folder, an archive or the name of a built-in data set, as in `train`.
-        recipe: the name of a recipe, a YAML file or a `Recipe`; by default "fast".
+        recipe: the name of a recipe or a YAML file, by default "fast".
         minutes: one or more budgets in minutes, by default 10, 40 and 240.
-        images: a budget as a number of training images, in place of `minutes`.
-        size: height and width in pixels, such as 64, "64x96" or (64, 96).
+        images: a budget as a number of training images, in place of minutes.
+        size: height and width in pixels, such as 64 or 64x96.
         labels: whether the network is conditioned on class labels; see `train`.
         fields: new values of fields of the recipe, keyed by field path.
         machine: device, precision, compilation, threads, recomputation; by default as `train` chooses.

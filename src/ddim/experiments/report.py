@@ -113,14 +113,14 @@ class Report(Tabular):
 
 
 def report(*folders: str | Path, out: str | Path | None = None) -> Report:
-    """Write a report on runs: one HTML page with tables, curves and samples of the same seeds.
+    """Write a report on runs: one page with tables, curves and samples.
 
-    Means and standard deviations are over runs that differ only in their seed. The page also shows real
-    images of each run, one sample over the course of training, and the newest results of `ddim memorisation`,
-    `likelihood` and `diagnose`.
+    The page is one HTML file that contains its images. Means and standard deviations are over runs that
+    differ only in their seed. The page shows samples of the same seeds below real images, one sample over the
+    course of training, and the newest results of `ddim memorisation`, `likelihood` and `diagnose`.
 
     Args:
-        folders: sweeps, runs, or folders that hold them.
+        folders: sweeps, runs, or folders that hold them (default: runs).
         out: the .html file, by default report.html in the folder, or in this folder if several are given.
 
     Raises:
@@ -133,9 +133,10 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Report:
         ddim report runs/photos-fast-sweep-1
         ddim report runs/photos-fast-1 runs/photos-keras-1 --out comparison.html
     """
+    folders = folders or ("runs",)
     runs = list({run.path.resolve(): run for folder in folders for run in find_runs(folder)}.values())
     if not runs:
-        raise UserError(f"there is no run in {' or '.join(map(str, folders)) or 'no folder'}")
+        raise UserError(f"there is no run in {' or '.join(map(str, folders))}")
     file = Path(out or (Path(folders[0]) if len(folders) == 1 else Path()) / "report.html")
     if file.exists() and MARK not in file.read_text(encoding="utf-8", errors="replace")[:400]:
         raise UserError(f"{str(file)!r} exists and was not made by ddim: give another name")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,21 +88,20 @@ class RunTable(Tabular):
 
 
 def list_runs(
-    folder: str | Path = "runs", *, sort: str | None = None, where: str | Sequence[str] = ()
+    folder: str | Path = "runs", *, sort: str | None = None, where: Mapping[str, str] | None = None
 ) -> RunTable:
-    """List runs, and the trials of sweeps, in a table.
+    """List runs and the trials of sweeps.
 
-    FIELD is name, recipe, images, total, state, age, noise_mae, image_mae, a metric of an evaluation such as
-    kid or fid, or a field of a recipe such as optim.lr. States are waiting (a trial that no worker has
-    started), running, stopped, finished, failed (a trial) and damaged. `left` is the estimated time that a
-    running run still needs. A metric is marked with * if it was measured under other conditions than most
-    runs on the same images, or at an earlier step of a finished run. In a pipe, tabs separate the columns,
-    and - stands for a missing value.
+    FIELD is name, recipe, images, total, state, age, noise_mae, image_mae, a metric such as kid or fid, or a
+    field of a recipe such as optim.lr. States are waiting (a trial that no worker has started), running,
+    stopped, finished, failed (a trial) and damaged. The time `left` is an estimate. A metric is marked with *
+    if it was measured under other conditions than most runs on the same images, or at an earlier step of a
+    finished run. In a pipe, tabs separate the columns, and - stands for a missing value.
 
     Args:
         folder: the folder to search, with its subfolders.
-        sort: a FIELD, smallest first; for age, youngest first. The default is the path.
-        where: only runs with these values: FIELD=VALUE.
+        sort: a FIELD, smallest first; for age, youngest first (default: the path).
+        where: only runs with this value of a FIELD.
 
     Returns:
         A table; its `runs` are the runs.
@@ -110,54 +110,44 @@ def list_runs(
         UserError: if `folder` is not a folder, or there is no such field.
 
     Example:
-        >>> ddim.list_runs("runs", where=["state=finished"], sort="kid")
+        >>> ddim.list_runs("runs", where={"state": "finished"}, sort="kid")
 
     Commands:
         ddim runs --sort image_mae
-        ddim runs runs/photos-fast-sweep-1 --where schedule=cosine,state=finished | cut -f 1
+        ddim runs --where schedule=cosine --where state=finished | cut -f 1
     """
-    folder = Path(folder)
+    folder, where = Path(folder), dict(where or {})
     # A new user has no runs yet. Another folder that is missing is a mistake.
     runs = [] if folder == Path("runs") and not folder.exists() else find_runs(folder)
-    wanted = dict(_parse_condition(text) for text in ([where] if isinstance(where, str) else where))
-    _check_names(runs, [*wanted, *([sort] if sort else [])])
-    kept = [run for run in runs if all(_is_same(run_value(run, name), text) for name, text in wanted.items())]
+    known = {
+        *COLUMNS,
+        *METRICS,
+        *(name for run in runs for name in [*run.metrics, *flatten_as_text(run.recipe)]),
+    }
+    for name in [*where, *([sort] if sort else [])]:
+        if runs and name not in known:
+            hint = suggest(name, known)
+            raise UserError(f"{name} is not a column, a metric or a field of a recipe{hint}")
+    if size := re.fullmatch(r"(\d+)(?:[xX](\d+))?", str(where.get("data.size"))):
+        where["data.size"] = f"{size[1]},{size[2] or size[1]}"
+    kept = [run for run in runs if all(_is_same(run_value(run, name), text) for name, text in where.items())]
     marked = mark_comparable(kept)
-    return RunTable(sort_runs(marked, sort) if sort else marked, folder)
+    return RunTable(_sort_runs(marked, sort) if sort else marked, folder)
 
 
-def _parse_condition(text: str) -> tuple[str, str]:
-    """Return the name and the value of FIELD=VALUE, in the form of recipes: data.size=64 means 64,64."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"where must be FIELD=VALUE, got {text!r}")
-    size = re.fullmatch(r"(\d+)(?:[xX](\d+))?", value) if name == "data.size" else None
-    return name, f"{size[1]},{size[2] or size[1]}" if size else value
-
-
-def sort_runs(runs: Sequence[Run], name: str) -> list[Run]:
+def _sort_runs(runs: Sequence[Run], name: str) -> list[Run]:
     """Return the runs sorted by a value, the smallest first (for "age", the run that changed last).
 
     Runs without the value, or with a metric that is not comparable, come last.
     """
 
-    def key(run: Run) -> tuple[int, float, str]:
+    def key(run: Run) -> tuple[bool, float, str]:
         value = run_value(run, name)
         number = _to_number(value)
-        if value is None or (name in METRICS and not run.comparable):
-            return 2, 0.0, ""
-        return (1, 0.0, str(value)) if number is None else (0, -number if name == "age" else number, "")
+        last = value is None or (name in METRICS and not run.comparable)
+        return last, math.inf if number is None else -number if name == "age" else number, str(value)
 
     return sorted(runs, key=key)
-
-
-def _check_names(runs: Sequence[Run], names: Iterable[str]) -> None:
-    present = {name for run in runs for name in [*run.metrics, *flatten_as_text(run.recipe)]}
-    known = {*COLUMNS, *METRICS, *present}
-    for name in names:
-        if runs and name not in known:
-            hint = suggest(name, known)
-            raise UserError(f"{name} is not a column, a metric or a field of a recipe{hint}")
 
 
 def _to_number(value: object) -> float | None:
