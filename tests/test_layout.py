@@ -107,7 +107,7 @@ def test_the_check_above_can_fail(line):
         ("ddim.runs.checkpoint", ["numpy", "safetensors"]),
         ("ddim.evaluation.record", []),
         ("ddim.experiments.index", ["numpy", "yaml", "rich", "optuna"]),
-        ("ddim.experiments.sweep.worker", ["numpy", "yaml", "rich", "optuna"]),
+        ("ddim.experiments.sweep", ["numpy", "yaml", "rich", "optuna"]),
     ],
 )
 def test_importing_it_imports_nothing_heavy(module, more):
@@ -174,7 +174,7 @@ def test_a_test_that_moves_the_global_generators_fails(tmp_path):
 
 # The house: rooms, sizes and names.
 
-FACE = {"plan", "train", "resume", "distill", "sample", "evaluate"}
+FACE = {"plan", "train", "resume", "distill", "sample", "evaluate", "sweep"}
 """The public functions that may have any number of keyword-only parameters."""
 
 
@@ -190,9 +190,8 @@ def test_documents_without_a_seal_are_read_and_written_where_other_programs_or_u
         for path in SOURCES
         if re.search(r"\b(read|write)_json\b", path.read_text())
     }
-    # The formats of diffusers and of exports; recipes of trials; and sweep.json, whose seal is checked there.
-    others = {"exchange/diffusers.py", "exchange/export.py", "experiments/sweep/folder.py"}
-    assert plain == {"files.py", "experiments/sweep/document.py", *others}
+    # The formats of diffusers and of exports, and recipes of trials.
+    assert plain == {"files.py", "exchange/diffusers.py", "exchange/export.py", "experiments/sweep.py"}
 
 
 def test_the_root_holds_the_rooms_and_at_most_five_files():

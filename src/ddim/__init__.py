@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from ddim.experiments.plan import plan
     from ddim.experiments.report import report
     from ddim.experiments.run_table import list_runs
+    from ddim.experiments.sweep import sweep
     from ddim.plots.pictures import sheet
     from ddim.recipe import parts  # noqa: F401
     from ddim.recipe.named import find_recipe
@@ -72,6 +73,7 @@ _HOMES = {
     "experiments.plan": "plan",
     "experiments.report": "report",
     "experiments.run_table": "list_runs",
+    "experiments.sweep": "sweep",
     "exchange.export": "export=export_run",
     "exchange.push": "push=push_run",
     "exchange.importing": "import_model",
@@ -120,6 +122,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "train",
     "resume",
     "distill",
+    "sweep",
     "load",
     "sample",
     "sheet",

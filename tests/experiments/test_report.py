@@ -135,5 +135,6 @@ def test_a_report_replaces_an_earlier_one_and_no_other_file(tmp_path):
     with pytest.raises(UserError, match="was not made by ddim"):
         ddim.report(tmp_path, out=tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="there is no run"):
-        ddim.report()
+        ddim.report(tmp_path / "empty")

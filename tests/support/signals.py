@@ -24,7 +24,7 @@ from types import SimpleNamespace
 
 import ddim.evaluation.evaluate
 import ddim.evaluation.grid_search
-import ddim.experiments.sweep.worker
+import ddim.experiments.trial_queue
 import ddim.metrics.features
 import stubs
 from ddim.machine.signals import stop_on_signals
@@ -88,7 +88,9 @@ def _phases(folder):
         Phase("data", ["data", str(folder / "photos"), "--size", "32"], out=False, fresh=True),
         Phase("search", ["search", run, "--steps", "3", "--seeds", "2"]),
         Phase(
-            "sweep", ["sweep", "blossoms:60", "optim.lr=[1e-3,2e-3]", *SMOKE, "480", "--jobs", "2"], longest=8
+            "sweep",
+            ["sweep", "blossoms:60", "--optim.lr", "1e-3,2e-3", *SMOKE, "480", "--jobs", "2"],
+            longest=8,
         ),
     ]
 

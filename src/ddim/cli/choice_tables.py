@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ddim.cli.guidance import parse_interval
 from ddim.cli.tables import format_table
 from ddim.errors import UserError
-from ddim.experiments.sweep.search_space import split_values
+from ddim.experiments.space import split_values
 
 if TYPE_CHECKING:
     from ddim.evaluation.table import EvaluationTable
@@ -28,7 +28,7 @@ def parse_choices(given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _parse(name: str, text: str) -> Any:  # noqa: ANN401 (a value, or a list of them)
-    words = split_values(name, text)
+    words = split_values(text)
     if name in _LISTS:
         words = [word[1:-1] for word in words] if text.startswith("[") else [text]
     if name == "guidance_interval":

@@ -36,7 +36,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "distill": "training.run:distill",
         "search": OLD,
         "ema": OLD,
-        "sweep": OLD,
+        "sweep": "experiments.sweep:sweep",
         "ablate": OLD,
     },
     "Look": {

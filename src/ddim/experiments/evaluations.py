@@ -9,11 +9,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ddim.evaluation.conditions import Conditions, Sampling, evaluation_conditions
+from ddim.evaluation.conditions import Conditions, evaluation_conditions
 from ddim.evaluation.record import Evaluation
 from ddim.evaluation.record_entries import ReferenceSet
 from ddim.experiments.index import Run
-from ddim.metrics.catalogue import DEFAULT
 
 
 def represents_run(run: Run, evaluation: Evaluation) -> bool:
@@ -24,18 +23,6 @@ def represents_run(run: Run, evaluation: Evaluation) -> bool:
     if run.state != "finished" or evaluation.sampling is None:
         return True
     return evaluation.sampling.step * run.recipe["optim"]["batch"] >= run.images
-
-
-def is_plain(run: Run, evaluation: Evaluation) -> bool:
-    """Return whether an evaluation is as sweeps expect it.
-
-    It has the default features, compares with validation images, and samples as the recipe says: without
-    guidance, and all class folders in turn.
-    """
-    label = "all" if run.recipe["data"].get("labels") is True else None
-    plain = Sampling(run.recipe["steps"], "ema", label, guidance=1.0, changes=())
-    sampled = evaluation_conditions(evaluation, run.recipe).sampling == plain
-    return sampled and evaluation.features.extractor == DEFAULT and evaluation.reference.part == "valid"
 
 
 def training_images(run: Run) -> str:

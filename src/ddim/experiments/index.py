@@ -13,8 +13,7 @@ from typing import Any
 
 from ddim.errors import UserError
 from ddim.evaluation.record import RECORD, Evaluation, list_evaluations, read_evaluation
-from ddim.experiments.sweep.document import SWEEP, read_plan
-from ddim.experiments.sweep.outcome import read_outcome
+from ddim.experiments.sweep import SWEEP, list_trials, read_outcome
 from ddim.files import is_locked, read_sealed, shorten_paths
 from ddim.recipe.options import ERRORS, flatten_as_text
 from ddim.runs.checkpoint import read_document
@@ -119,11 +118,10 @@ def _list_trials(sweep: Path) -> list[Place]:
     The list is empty if another program wrote sweep.json.
     """
     try:
-        document = read_plan(sweep)
+        trials = list_trials(sweep)
     except UserError as error:
         return [Place(sweep, fault=_describe_fault(sweep, error))]
-    trials = document["trials"] if document else []
-    return [Place(sweep / "trials" / trial["name"], sweep, trial["recipe"] or {}) for trial in trials]
+    return [Place(sweep / "trials" / trial.name, sweep, trial.recipe or {}) for trial in trials]
 
 
 def read_place(place: Place) -> Run:
