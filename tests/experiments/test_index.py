@@ -149,7 +149,7 @@ def runs(tmp_path):
         ({"where": {"state": "finished"}}, "abd"),
         ({"where": {"seed": "1.0"}}, "b"),
         ({"where": {"kid": "0.02", "schedule": "cosine", "recipe": "smoke"}}, "b"),
-        ({"where": {"name": "c", "images": "160", "data.size": "32"}}, "c"),
+        ({"where": {"name": "c", "images": "160", "data.size": "32,32"}}, "c"),
         ({"where": {"schedule": "linear"}}, ""),
     ],
 )

@@ -15,7 +15,7 @@ import tiny
 from ddim.data import split_images
 from ddim.diffusion.loss import Consistency
 from ddim.errors import UserError
-from ddim.experiments.plan import RECOGNISABLE, PlannedRun, TrainingPlan
+from ddim.experiments.plan import RECOGNISABLE, TrainingPlan
 from ddim.experiments.speed import Speed, forecast_run, measure_speed
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import override
@@ -36,7 +36,7 @@ def test_a_plan_has_a_row_for_each_budget_and_writes_nothing(tmp_path, monkeypat
     state = torch.get_rng_state()
     found = plan(minutes=np.array([1, 0.2]), fields={"optim.batch": 16})
     long, short = found.to_records()
-    assert (long["minutes"], short["minutes"]) == (1, 0.2)
+    assert [long["minutes"], short["minutes"]] == pytest.approx([1, 0.2])
     assert long["images"] > 3 * short["images"] > 0
     document = json.loads(json.dumps(found.to_json()))
     (speed,) = document["measured"]
@@ -92,8 +92,7 @@ def test_recognisable_images_come_sooner_if_they_are_smaller():
     found = ddim.plan(None, narrow, minutes=[1], machine=tiny.MACHINE)
     assert list(found.recognisable) == [64, 32]
     assert found.recognisable[64] > found.recognisable[32] > 0
-    speed = found.runs[0].speed
-    assert found.recognisable[64] * 60 > 0.9 * RECOGNISABLE / speed.images_per_second
+    assert found.recognisable[64] * 60 > 0.9 * RECOGNISABLE / found.speeds[0].images_per_second
 
 
 @pytest.mark.parametrize(
@@ -106,13 +105,13 @@ def test_recognisable_images_come_sooner_if_they_are_smaller():
 def test_the_verdict_is_one_plain_sentence(minutes, said):
     side = max(minutes)
     speed = speed_of(override(fast(), {"data.size": side}))
-    assert TrainingPlan([PlannedRun(10, 100, speed)], 10, 1, minutes, ()).verdict == said
+    assert TrainingPlan([], [speed], 10, 1, minutes, ()).verdict == said
 
 
 def speed_of(recipe, first=3.0, update=0.2, aside=0.5):
     """The speed that a measurement by the clock of `clocks` would find."""
     batch = recipe.optim.batch
-    return Speed(Runtime(), batch, batch, update, 0.0, first + 2 * update, aside, 1, 1, recipe)
+    return Speed(Runtime(), batch / update, 0.0, first + 2 * update, aside, 1, 1, recipe)
 
 
 def measure(recipe):
@@ -123,9 +122,7 @@ def measure(recipe):
 def test_the_speed_is_that_of_the_steps_after_the_warm_up():
     recipe, threads = tiny.recipe(), torch.get_num_threads()
     speed = measure(recipe)
-    assert speed.images % recipe.optim.batch == 0
-    assert speed.seconds >= 0.1
-    assert speed.images_per_second == speed.images / speed.seconds
+    assert speed.images_per_second > 0
     assert speed.parameters == sum(p.numel() for p in tiny.training(recipe).parameters.values())
     assert torch.get_num_threads() == threads
 

@@ -5,9 +5,11 @@ This module does not import torch.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from ddim.evaluation.conditions import Conditions, evaluation_conditions
 from ddim.evaluation.record import Evaluation
@@ -52,17 +54,13 @@ def common_conditions(runs: Iterable[Run]) -> Conditions | None:
     If several conditions are equally common, those with the most samples are preferred, then those with the
     newest evaluation.
     """
-    counts = Counter[Conditions]()
-    newest: dict[Conditions, tuple[str, int]] = {}
+    times = defaultdict[Conditions, dict[Path, str]](dict)
     for run in runs:
-        times = {
-            evaluation_conditions(each, run.recipe): (each.time, place)
-            for place, each in enumerate(run.evaluations)
-            if represents_run(run, each)
-        }
-        counts.update(times.keys())
-        newest |= {each: max(when, newest.get(each, when)) for each, when in times.items()}
-    return max(counts, key=lambda each: (counts[each], each.images, newest[each]), default=None)
+        for each in filter(partial(represents_run, run), run.evaluations):
+            times[evaluation_conditions(each, run.recipe)][run.path] = each.time
+    return max(
+        times, key=lambda each: (len(times[each]), each.images, max(times[each].values())), default=None
+    )
 
 
 def _mark_run(run: Run, common: Conditions | None) -> Run:

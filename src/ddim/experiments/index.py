@@ -20,9 +20,6 @@ from ddim.runs.checkpoint import read_document
 from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints, list_numbered_folders
 from ddim.runs.log import METRICS, measure_pace, read_metrics
 
-COLUMNS = ("name", "recipe", "images", "total", "state", "age", *ERRORS)
-"""The values that every run has, in addition to its metrics and the fields of its recipe."""
-
 
 @dataclass(frozen=True)
 class Run:
@@ -195,20 +192,13 @@ def _describe_fault(folder: Path, error: Exception) -> str:
     return shorten_paths(str(error) if isinstance(error, UserError) else said, folder)
 
 
-def run_value(run: Run, name: str) -> str | float | None:
-    """Return the value of a column, a metric or a recipe field of a run; None if the run does not have it.
+def run_values(run: Run) -> dict[str, Any]:
+    """Return all values of a run by which runs are sorted and filtered, keyed by name.
 
-    For the column "age", the value is the time of the last change, in seconds since 1970.
+    These are its columns, its metrics, and the fields of its recipe as text. "age" is the time of the last
+    change, in seconds since 1970.
     """
-    values = {
-        "name": run.path.name,
-        "recipe": run.recipe.get("name"),
-        "images": run.images,
-        "total": run.total,
-        "state": run.state,
-        "age": run.changed,
-    }
-    return {**flatten_as_text(run.recipe), **run.errors, **run.metrics, **values}.get(name)
+    return {**flatten_as_text(run.recipe), **run_record(run), **run.metrics, "age": run.changed}
 
 
 def run_record(run: Run) -> dict[str, Any]:
@@ -216,7 +206,12 @@ def run_record(run: Run) -> dict[str, Any]:
     data = run.recipe.get("data", {})
     return {
         "folder": run.path,
-        **{name: run_value(run, name) for name in COLUMNS if name != "age"},
+        "name": run.path.name,
+        "recipe": run.recipe.get("name"),
+        "images": run.images,
+        "total": run.total,
+        "state": run.state,
+        **{name: run.errors.get(name) for name in ERRORS},
         **{name: data.get(name) for name in ("source", "size")},
         "changed": run.changed,
         "seconds_left": run.seconds_left,

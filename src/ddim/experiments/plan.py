@@ -37,21 +37,13 @@ LARGEST = 64
 """The largest side of images, in pixels, for which `RECOGNISABLE` was observed."""
 
 
-@dataclass(frozen=True)
-class PlannedRun:
-    """What a run with one budget will do: its minutes, its images, counting repetitions, and its speed."""
-
-    minutes: float
-    images: int
-    speed: Speed
-
-
 @dataclass(frozen=True, repr=False)
 class TrainingPlan(Tabular):
     """The result of `plan`.
 
     Attributes:
-        runs: the expected run for each budget, in the order of the budgets.
+        rows: the minutes, images (counting repetitions) and passes of each budget.
+        speeds: the measured speeds, that of the last budget last: compiled, not compiled, or both.
         train: number of training images.
         held_out: number of validation images.
         recognisable: minutes after which samples are recognisable, keyed by the side of images in pixels;
@@ -59,7 +51,8 @@ class TrainingPlan(Tabular):
         cautions: warnings about the machine and the images.
     """
 
-    runs: Sequence[PlannedRun]
+    rows: Sequence[Mapping[str, float]]
+    speeds: Sequence[Speed]
     train: int
     held_out: int
     recognisable: Mapping[int, float]
@@ -68,25 +61,24 @@ class TrainingPlan(Tabular):
     @property
     def verdict(self) -> str:
         """When samples will be recognisable; else how often each image is seen."""
-        recipe, longest = self.runs[0].speed.recipe, self.runs[-1]
         if not self.recognisable:
-            often = f"{longest.images / self.train:,.1f} times in {describe_minutes(longest.minutes)}"
+            often = f"{self.rows[-1]['passes']:,.1f} times in {describe_minutes(self.rows[-1]['minutes'])}"
             return f"each training image is seen about {often} here"
         (side, minutes), *smaller = self.recognisable.items()
-        of = "" if side == max(recipe.data.size) else f" at {side} px"
+        of = "" if side == max(self.speeds[-1].recipe.data.size) else f" at {side} px"
         others = "".join(f", at {each} px after {describe_minutes(least)}" for each, least in smaller)
         return f"recognisable images{of} after about {describe_minutes(minutes)} here{others}"
 
     @property
     def title(self) -> str:
-        speed = self.runs[-1].speed
+        speed = self.speeds[-1]
         height, width = speed.recipe.data.size
-        compiled = f" after {format_duration(speed.warm_up)} of compilation" if speed.runtime.compile else ""
+        compiled = f" in {format_duration(speed.warm_up)}" if speed.runtime.compile else ""
         return (
             f"{format_count(self.train, 'training image')} of {height} x {width} pixels; recipe "
             f"{speed.recipe.name}, {speed.parameters:,} parameters, about {speed.memory / 2**30:.2g} GiB of "
-            f"memory\nmeasured: {speed.images_per_second:,.3g} images/s on {speed.runtime.describe()}, in "
-            f"{speed.seconds:.0f} s of training{compiled}"
+            "memory\n"
+            f"measured: {speed.images_per_second:,.3g} images/s on {speed.runtime.describe()}{compiled}"
         )
 
     @property
@@ -94,28 +86,24 @@ class TrainingPlan(Tabular):
         """The cautions."""
         return self.cautions
 
-    def to_records(self) -> list[dict[str, Any]]:
+    def to_records(self) -> Sequence[Mapping[str, float]]:
         """Return one row for each budget: minutes, images and passes over the training images."""
-        return [
-            {"minutes": run.minutes, "images": run.images, "passes": run.images / self.train}
-            for run in self.runs
-        ]
+        return self.rows
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole plan as plain values."""
-        first = self.runs[0].speed
-        speeds = dict.fromkeys(run.speed for run in self.runs)
+        speed = self.speeds[-1]
         return {
             "verdict": self.verdict,
-            "recipe": first.recipe.name,
-            "size": list(first.recipe.data.size),
-            "parameters": first.parameters,
-            "memory": first.memory,
+            "recipe": speed.recipe.name,
+            "size": list(speed.recipe.data.size),
+            "parameters": speed.parameters,
+            "memory": speed.memory,
             "train": self.train,
             "held_out": self.held_out,
             "recognisable": self.recognisable,
-            "measured": [speed.to_json() for speed in speeds],
-            "budgets": self.to_records(),
+            "measured": [each.to_json() for each in self.speeds],
+            "budgets": self.rows,
             "cautions": self.cautions,
         }
 
@@ -166,47 +154,41 @@ def plan(  # noqa: PLR0913 (the choices of a notebook)
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
     chosen = choose_recipe(recipe, data, {**(fields or {}), "data.size": size, "data.labels": labels})
-    if images is not None:
-        budgets = [change_recipe(chosen, {"images": images})]
-    else:
-        times = np.atleast_1d(MINUTES if minutes is None else minutes).tolist()
-        budgets = [change_recipe(chosen, {"minutes": each}) for each in times]
     # This check comes before the images are decoded, because decoding may take long.
     check_training(chosen)
+    times = np.atleast_1d(MINUTES if minutes is None else minutes).tolist()
+    budgets = [{"minutes": each} for each in times] if images is None else [{"images": images}]
     with open_progress(progress) as shown:
-        return _measure_plan(budgets, machine, shown)
+        return _measure_plan([change_recipe(chosen, budget) for budget in budgets], machine, shown)
 
 
 @with_gradients
 def _measure_plan(budgets: Sequence[Recipe], machine: Machine, progress: Progress) -> TrainingPlan:
     """Return one plan for all budgets; each is the checked recipe with another budget."""
-    recipe = budgets[0]
-    progress("measuring the speed", 0, 1)
-    runtime = machine.choose(recipe)
+    recipe, runtime = budgets[0], machine.choose(budgets[0])
     open_split(recipe, progress)  # decodes the images
     began = time.monotonic()
     parts = open_split(recipe)
     reading, channels = time.monotonic() - began, parts.images.pixels.shape[-1]
     cost = time_image(recipe, channels, runtime.precision)
-    speeds: dict[bool, Speed] = {}
-    runs = []
+    rows, speeds = [], dict[bool, Speed]()
     for budget in budgets:
-        seconds = estimate_seconds(budget, channels, runtime.device, machine.threads, 1)
         # All runs have the same precision and threads. Only compilation depends on the length of a run.
+        seconds = estimate_seconds(budget, channels, runtime.device, machine.threads, 1)
         alike = replace(machine, precision=runtime.precision, threads=runtime.threads).choose(budget, seconds)
-        if alike.compile not in speeds:
-            what = f"{'compiling the network and ' if alike.compile else ''}measuring the speed"
-            progress(what, len(speeds), len(speeds) + 1)
-            speeds[alike.compile] = measure_speed(recipe, parts, alike, cost)
-        images, took = forecast_run(budget, speeds[alike.compile], reading)
-        minutes = took / 60 if budget.images else budget.minutes
-        runs.append(PlannedRun(minutes, images, speeds[alike.compile]))
-    notes = list_cautions(parts.images, len(parts.train))
+        progress(
+            "compiling and measuring" if alike.compile else "measuring the speed", len(rows), len(budgets)
+        )
+        speed = speeds.pop(alike.compile, None) or measure_speed(recipe, parts, alike, cost)
+        speeds[alike.compile] = speed
+        seen, took = forecast_run(budget, speed, reading)
+        rows.append({"minutes": took / 60, "images": seen, "passes": seen / len(parts.train)})
+    cautions = list_cautions(parts.images, len(parts.train))
     if runtime.device == "cpu" and runtime.threads < count_cores() and machine.threads is None:
         used = f"{format_count(runtime.threads, 'thread')} of {count_cores()}"
-        notes.append(f"measured with {used}, as other programs use cores; a training uses more when they end")
-    known = _forecast_recognisable(recipe, runs[-1].speed, channels, reading)
-    return TrainingPlan(runs, len(parts.train), len(parts.validation), known, notes)
+        cautions.append(f"measured with {used}, as other programs run; a training uses more when they end")
+    known = _forecast_recognisable(recipe, list(speeds.values())[-1], channels, reading)
+    return TrainingPlan(rows, list(speeds.values()), len(parts.train), len(parts.validation), known, cautions)
 
 
 def _forecast_recognisable(recipe: Recipe, speed: Speed, channels: int, reading: float) -> dict[int, float]:
@@ -214,16 +196,15 @@ def _forecast_recognisable(recipe: Recipe, speed: Speed, channels: int, reading:
 
     Larger images than those for which this was observed are replaced by images of `LARGEST` pixels.
     """
-    own, minutes = max(recipe.data.size), {}
     if recipe.name not in ("fast", "flow"):
         return {}
+    own, minutes = max(recipe.data.size), {}
     # The network follows from the size of images if they are large.
     small = recipe if own <= LARGEST else find_recipe(recipe.name, (LARGEST, LARGEST))
     whole = time_image(recipe, channels, speed.runtime.precision)
     for side in (min(own, LARGEST), min(own, LARGEST) // 2):
         part = time_image(override(small, {"data.size": side}), channels, speed.runtime.precision)
-        ratio = 1.0 if side == own else part / whole
-        faster = replace(speed, seconds=speed.seconds * ratio, validation=speed.validation * ratio)
+        faster = speed.scale(1.0 if side == own else whole / part)
         minutes[side] = forecast_run(replace(recipe, images=RECOGNISABLE), faster, reading)[1] / 60
     return minutes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ MARK = "made by ddim"
 """A text in all reports; only files that contain it are replaced."""
 CURVES = len(charts.COLOURS)
 """The largest number of configurations in a figure: one for each distinguishable colour."""
+FIELDS = 3
+"""The largest number of fields of recipes that the table of results shows."""
 CELLS = 8
 """The largest number of images in a strip."""
 
@@ -75,41 +77,38 @@ class Report(Tabular):
         """Return one row for each configuration: its runs, its fields, the means of its metrics."""
         scores = [{name: row.score(name) for name in METRICS} for row in self.rows]
         return [
-            {
-                "run": row.name,
-                **row.choice,
-                **{name: score and score.value for name, score in each.items()},
-                "finished": f"{len(row.finished)} of {len(row.runs)}",
-            }
+            {"run": row.name, **row.choice, **{name: score and score.value for name, score in each.items()}}
             for row, each in zip(self.rows, scores, strict=True)
-        ]
-
-    def _shown_rows(self) -> list[dict[str, Any]]:
-        """Return the rows with spreads and intervals, without columns that are empty or too wide."""
-        measured = {name for name in METRICS if any(row.score(name) for row in self.rows)}
-        # The values of many fields stand in a table of their own.
-        left_out = set(self.rows[0].choice) if self.rows and len(self.rows[0].choice) > 3 else set()
-        left_out |= METRICS.keys() - measured
-        return [
-            {name: value for name, value in record.items() if name not in left_out}
-            | {name: str(row.score(name) or "–") for name in measured}
-            for row, record in zip(self.rows, self.to_records(), strict=True)
         ]
 
     def to_json(self) -> dict[str, Any]:
         """Return the file of the page, and the table."""
         return {"files": [self.folder], **super().to_json()}
 
-    def results(self) -> Table:
-        """Return the table of the page, with the best value of each metric marked."""
-        table = Table.from_records(self._shown_rows(), self.notes)
+    def _shown(self, notes: Sequence[str]) -> Table:
+        """Return the table with spreads and intervals, and with the best value of each metric marked."""
+        fields = list(self.rows[0].choice) if self.rows else []
+        # The values of many fields would be too wide; they stand in a table of their own.
+        fields = fields if len(fields) <= FIELDS else []
+        metrics = [name for name in METRICS if any(row.score(name) for row in self.rows)]
+        lines = [
+            [
+                row.name,
+                *(row.choice[name] for name in fields),
+                *(str(row.score(name) or "–") for name in metrics),
+                f"{len(row.finished)} of {len(row.runs)}",
+            ]
+            for row in self.rows
+        ]
+        words = 1 + len(fields)
         best = {
-            (self.rows.index(row), column)
-            for column, name in enumerate(table.columns)
-            if name in METRICS
-            for row in rank_configurations(self.rows, name)[:1]
+            (self.rows.index(ranked[0]), words + column)
+            for column, name in enumerate(metrics)
+            if (ranked := rank_configurations(self.rows, name))
         }
-        return replace(table, columns=[_title(name) for name in table.columns], words=1, best=best)
+        arrows = {True: "↓", False: "↑"}
+        titles = [f"{METRICS[name].title} {arrows[METRICS[name].lower_is_better]}" for name in metrics]
+        return Table(["run", *fields, *titles, "finished"], lines, notes, words=words, best=best)
 
 
 def report(*folders: str | Path, out: str | Path | None = None) -> Report:
@@ -155,10 +154,10 @@ def _render(found: Report, title: str) -> bytes:
         "report.html",
         title=title,
         mark=MARK,
-        found=found,
+        verdict=found.verdict,
         overview=_count_states(found.runs),
-        results=found.results() if rows else None,
-        choices=choices if len(fields) > 3 else None,
+        results=found._shown(found.notes) if rows else None,
+        choices=choices if len(fields) > FIELDS else None,
         losses=_plot_losses(rows),
         samples=list(_list_samples(found)),
         growth=list(_list_growth(found)),
@@ -166,12 +165,6 @@ def _render(found: Report, title: str) -> bytes:
         figures=list(_list_figures(found)),
     )
     return page.encode()
-
-
-def _title(name: str) -> str:
-    if name not in METRICS:
-        return name
-    return f"{METRICS[name].title} {'↓' if METRICS[name].lower_is_better else '↑'}"
 
 
 def _count_states(runs: Sequence[Run]) -> str:
@@ -271,9 +264,13 @@ def _describe_bits(record: Mapping[str, Any]) -> str:
 
 
 def _read_newest(run: Run, kind: str) -> dict[str, Any]:
-    """Return the record of the newest measurement of a kind; {} if there is none."""
+    """Return the record of the newest measurement of a kind; {} if there is none or it is damaged."""
     files = [folder / "record.json" for folder in list_numbered_folders(run.path / kind)]
-    return read_sealed(files[-1]) if files and files[-1].exists() else {}
+    try:
+        return read_sealed(files[-1]) if files and files[-1].exists() else {}
+    except UserError as error:
+        warn_user(f"{error}; it is left out")
+        return {}
 
 
 def _list_figures(found: Report) -> Iterator[tuple[str, bytes]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,10 +12,9 @@ from typing import Any
 
 from ddim.errors import UserError, escape, suggest
 from ddim.experiments.evaluations import mark_comparable
-from ddim.experiments.index import COLUMNS, Run, find_runs, run_record, run_value
+from ddim.experiments.index import Run, find_runs, run_record, run_values
 from ddim.metrics.catalogue import METRICS
 from ddim.plots.table import Table, Tabular
-from ddim.recipe.options import flatten_as_text
 
 SHOWN = ("name", "recipe", "data", "size", "images", "state", "left", "image_mae", "kid", "age")
 """The columns of the table."""
@@ -100,7 +98,8 @@ def list_runs(
 
     Args:
         folder: the folder to search, with its subfolders.
-        sort: a FIELD, smallest first; for age, youngest first (default: the path).
+        sort: a FIELD, smallest first; for age, youngest first (default: the path). Runs without the value,
+            or with a metric marked with *, come last.
         where: only runs with this value of a FIELD.
 
     Returns:
@@ -116,38 +115,27 @@ def list_runs(
         ddim runs --sort image_mae
         ddim runs --where schedule=cosine --where state=finished | cut -f 1
     """
-    folder, where = Path(folder), dict(where or {})
+    folder, wanted = Path(folder), {name: str(value) for name, value in (where or {}).items()}
     # A new user has no runs yet. Another folder that is missing is a mistake.
     runs = [] if folder == Path("runs") and not folder.exists() else find_runs(folder)
-    known = {
-        *COLUMNS,
-        *METRICS,
-        *(name for run in runs for name in [*run.metrics, *flatten_as_text(run.recipe)]),
-    }
-    for name in [*where, *([sort] if sort else [])]:
+    values = {run.path: run_values(run) for run in runs}
+    known = {*METRICS, *(name for each in values.values() for name in each)}
+    for name in [*wanted, *([sort] if sort else [])]:
         if runs and name not in known:
             hint = suggest(name, known)
             raise UserError(f"{name} is not a column, a metric or a field of a recipe{hint}")
-    if size := re.fullmatch(r"(\d+)(?:[xX](\d+))?", str(where.get("data.size"))):
-        where["data.size"] = f"{size[1]},{size[2] or size[1]}"
-    kept = [run for run in runs if all(_is_same(run_value(run, name), text) for name, text in where.items())]
-    marked = mark_comparable(kept)
-    return RunTable(_sort_runs(marked, sort) if sort else marked, folder)
 
+    def fits(run: Run) -> bool:
+        return all(_is_same(values[run.path].get(name), text) for name, text in wanted.items())
 
-def _sort_runs(runs: Sequence[Run], name: str) -> list[Run]:
-    """Return the runs sorted by a value, the smallest first (for "age", the run that changed last).
-
-    Runs without the value, or with a metric that is not comparable, come last.
-    """
-
-    def key(run: Run) -> tuple[bool, float, str]:
-        value = run_value(run, name)
+    def place(run: Run) -> tuple[bool, float, str]:
+        value = values[run.path].get(sort)
         number = _to_number(value)
-        last = value is None or (name in METRICS and not run.comparable)
-        return last, math.inf if number is None else -number if name == "age" else number, str(value)
+        last = value is None or (sort in METRICS and not run.comparable)
+        return last, math.inf if number is None else -number if sort == "age" else number, str(value)
 
-    return sorted(runs, key=key)
+    kept = mark_comparable(list(filter(fits, runs)))
+    return RunTable(sorted(kept, key=place) if sort else kept, folder)
 
 
 def _to_number(value: object) -> float | None:

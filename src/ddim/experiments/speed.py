@@ -1,5 +1,7 @@
 """Measure how fast this machine trains a recipe, and forecast what a run will do with its budget."""
 
+from __future__ import annotations
+
 import math
 import sys
 import time
@@ -31,9 +33,7 @@ class Speed:
 
     Attributes:
         runtime: the device, precision, compilation and threads of the measurement.
-        batch: batch size of the timed steps; smaller than that of the recipe if its steps are long.
-        images: number of training images in the timed steps.
-        seconds: total seconds of the timed steps.
+        images_per_second: training images per second, not counting the time of validations.
         start: seconds to prepare the training: initial weights, statistics of the pixels.
         warm_up: seconds of the first `WARM_UP` steps with the batch size of the recipe. They include the
             compilation of the network, if it is compiled.
@@ -44,9 +44,7 @@ class Speed:
     """
 
     runtime: Runtime
-    batch: int
-    images: int
-    seconds: float
+    images_per_second: float
     start: float
     warm_up: float
     validation: float
@@ -54,10 +52,10 @@ class Speed:
     memory: int
     recipe: Recipe
 
-    @property
-    def images_per_second(self) -> float:
-        """Training images per second, not counting the time of validations."""
-        return self.images / self.seconds
+    def scale(self, factor: float) -> Speed:
+        """Return the speed if each image took a `factor`-th of the time."""
+        rate = self.images_per_second * factor
+        return replace(self, images_per_second=rate, validation=self.validation / factor)
 
     def to_json(self) -> dict[str, Any]:
         """Return the measurement as plain values."""
@@ -67,8 +65,6 @@ class Speed:
             "threads": self.runtime.threads,
             "compiled": self.runtime.compile,
             "images_per_second": self.images_per_second,
-            "images": self.images,
-            "seconds": self.seconds,
             "warm_up_seconds": self.warm_up,
             "validation_seconds": self.validation,
         }
@@ -112,9 +108,7 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: fl
     evaluations = min(report.validation_images, len(parts.validation)) + samples
     return Speed(
         runtime=runtime,
-        batch=batch,
-        images=steps * batch,
-        seconds=seconds,
+        images_per_second=steps * batch / seconds,
         start=start,
         warm_up=max(0.0, warm - started - usual) + usual * optim.batch / batch,
         validation=evaluations / 3 * seconds / (steps * batch),
