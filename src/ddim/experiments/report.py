@@ -45,16 +45,10 @@ class Report(Tabular):
     @property
     def verdict(self) -> str:
         """Which runs are best; a sentence for a reader without statistics."""
-        for metric, praise in {
-            "kid": "closest to real images",
-            "image_mae": "lowest validation error",
-        }.items():
-            scores = [
-                f"{row.name}, {METRICS[metric].title} {row.score(metric)}"
-                for row in rank_configurations(self.rows, metric)[:2]
-            ]
-            if scores:
-                return f"{praise}: {'; next: '.join(scores)}"
+        for metric, praise in (("kid", "closest to real images"), ("image_mae", "lowest validation error")):
+            if ranked := rank_configurations(self.rows, metric)[:2]:
+                said = [f"{row.name}, {METRICS[metric].title} {row.score(metric)}" for row in ranked]
+                return f"{praise}: {'; next: '.join(said)}"
         if len({training_images(run) for run in self.runs if run.recipe}) > 1:
             return "not ranked: these runs have different images"
         return f"{_count_states(self.runs)}; nothing to rank yet"
@@ -87,9 +81,7 @@ class Report(Tabular):
 
     def _shown(self, notes: Sequence[str]) -> Table:
         """Return the table with spreads and intervals, and with the best value of each metric marked."""
-        fields = list(self.rows[0].choice) if self.rows else []
-        # The values of many fields would be too wide; they stand in a table of their own.
-        fields = fields if len(fields) <= FIELDS else []
+        fields = list(self.rows[0].choice)[:FIELDS] if self.rows else []
         metrics = [name for name in METRICS if any(row.score(name) for row in self.rows)]
         lines = [
             [
@@ -141,30 +133,23 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Report:
         raise UserError(f"{str(file)!r} exists and was not made by ddim: give another name")
     runs = mark_comparable(runs)
     found = Report(file, runs, group_runs(runs), name_runs(runs))
-    write_atomic(file, _render(found, Path(folders[0]).resolve().name if len(folders) == 1 else "Runs"))
-    return found
-
-
-def _render(found: Report, title: str) -> bytes:
-    """Return the page as HTML that contains its images."""
-    rows = found.rows
-    fields = list(rows[0].choice) if rows else []
-    choices = Table(["run", *fields], [[row.name, *row.choice.values()] for row in rows])
     page = render_template(
         "report.html",
-        title=title,
+        title=Path(folders[0]).resolve().name if len(folders) == 1 else "Runs",
         mark=MARK,
         verdict=found.verdict,
-        overview=_count_states(found.runs),
-        results=found._shown(found.notes) if rows else None,
-        choices=choices if len(fields) > FIELDS else None,
-        losses=_plot_losses(rows),
+        overview=_count_states(runs),
+        results=found._shown(found.notes),
+        choices=Table.from_records([{"run": row.name, **row.choice} for row in found.rows]),
+        fields=FIELDS,
+        losses=_plot_losses(found.rows),
         samples=list(_list_samples(found)),
         growth=list(_list_growth(found)),
         runs=_list_runs(found),
         figures=list(_list_figures(found)),
     )
-    return page.encode()
+    write_atomic(file, page.encode())
+    return found
 
 
 def _count_states(runs: Sequence[Run]) -> str:
@@ -173,15 +158,10 @@ def _count_states(runs: Sequence[Run]) -> str:
 
 
 def _plot_losses(rows: Sequence[Configuration]) -> bytes | None:
-    """Return a figure of the losses of at most `CURVES` configurations, those with the lowest image MAE."""
-
-    def error(row: Configuration) -> float:
-        score = row.score("image_mae")
-        return score.value if score else float("inf")
-
-    logs = {
-        row.name: [read_metrics(run.path) for run in row.runs] for row in sorted(rows, key=error)[:CURVES]
-    }
+    """Return a figure of the losses of at most `CURVES` configurations, the best ones if they are ranked."""
+    ranked = rank_configurations(rows, "image_mae")
+    shown = [*ranked, *(row for row in rows if row not in ranked)][:CURVES]
+    logs = {row.name: [read_metrics(run.path) for run in row.runs] for row in shown}
     logs = {name: [log for log in each if any("loss" in line for line in log)] for name, each in logs.items()}
     firsts = {name: each[0] for name, each in logs.items() if each}
     repeats = {name: each[1:] for name, each in logs.items() if each}
@@ -237,30 +217,16 @@ def _list_runs(found: Report) -> Table:
     rows = []
     for run in found.runs:
         progress = f"{run.images:,}" + (f" of {run.total:,}" if run.total else "")
-        copies, bits = _read_newest(run, "memorisation"), _read_newest(run, "likelihoods")
-        said = f"{100 * copies['copies']['value']:.1f} %" if copies else ""
-        row = [found.names[run.path], run.state, run.recipe.get("seed"), progress, said, _describe_bits(bits)]
-        rows.append([*row, copies.get("verdict", ""), run.why])
-    columns = (
-        "run",
-        "state",
-        "seed",
-        "images seen",
-        "copies",
-        "bits per dimension ↓",
-        "memorisation",
-        "note",
-    )
-    kept = [k for k in range(len(columns)) if any(row[k] not in ("", None) for row in rows)]
-    return Table([columns[k] for k in kept], [[row[k] for k in kept] for row in rows])
-
-
-def _describe_bits(record: Mapping[str, Any]) -> str:
-    if not record:
-        return ""
-    value, error = record["bits"]["value"], record["bits"]["error"]
-    spread = "" if error is None else f" ± {error:.3f}"
-    return f"{value:.3f}{spread} ({record['method']}, {len(record['reference']['images'])} images)"
+        row = {"run": found.names[run.path], "state": run.state, "seed": run.recipe.get("seed")}
+        row["images seen"] = progress
+        if copies := _read_newest(run, "memorisation"):
+            row |= {"copies": f"{100 * copies['copies']['value']:.1f} %", "memorisation": copies["verdict"]}
+        if record := _read_newest(run, "likelihoods"):
+            bits, images = record["bits"], len(record["reference"]["images"])
+            spread = f" ± {bits['error']:.3f}" if bits["error"] is not None else ""
+            row["bits per dimension ↓"] = f"{bits['value']:.3f}{spread} ({record['method']}, {images} images)"
+        rows.append({**row, "note": run.why} if run.why else row)
+    return Table.from_records(rows)
 
 
 def _read_newest(run: Run, kind: str) -> dict[str, Any]:
