@@ -174,7 +174,7 @@ def test_a_test_that_moves_the_global_generators_fails(tmp_path):
 
 # The house: rooms, sizes and names.
 
-FACE = {"plan_training", "train", "resume", "distill", "sample", "evaluate", "sweep"}
+FACE = {"plan", "train", "resume", "distill", "sample", "evaluate", "sweep"}
 """The public functions that may have any number of keyword-only parameters."""
 
 

@@ -53,7 +53,9 @@ if TYPE_CHECKING:
     from ddim.exchange.export import export_run as export
     from ddim.exchange.importing import import_model
     from ddim.exchange.push import push_run as push
-    from ddim.experiments.plan import plan_training as plan
+    from ddim.experiments.plan import plan
+    from ddim.experiments.report import report
+    from ddim.experiments.run_table import list_runs
     from ddim.experiments.sweep import sweep
     from ddim.plots.pictures import sheet
     from ddim.recipe import parts  # noqa: F401
@@ -68,7 +70,9 @@ if TYPE_CHECKING:
 # wait for torch. "compare=compare_evaluations" is a name whose home has a longer one.
 _HOMES = {
     "training": "train resume distill Callback Machine",
-    "experiments.plan": "plan=plan_training",
+    "experiments.plan": "plan",
+    "experiments.report": "report",
+    "experiments.run_table": "list_runs",
     "experiments.sweep": "sweep",
     "exchange.export": "export=export_run",
     "exchange.push": "push=push_run",
@@ -131,6 +135,9 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "likelihood",
     "search",
     "search_guidance",
+    # Several runs
+    "list_runs",
+    "report",
     # Choose the average of the weights
     "pick_average",
     "reconstruct_average",
