@@ -29,8 +29,6 @@ PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "job
 GENERATORS = {"Generator", "SeedSequence", "Philox", "PCG64", "default_rng", "BitGenerator", "RandomState"}
 # Bytes go in there only where their SHA-256 is known, and without code: tests/metrics/test_features.py.
 ALLOWED = {"metrics/networks.py": ["torch.hub", "torch.hub", "torch.load"]}
-# With weights_only, so that no code is run: tests/test_hostile.py.
-ALLOWED["exchange/diffusers.py"] = ["torch.load"]
 # A layer is given no generator: training sets the global one by seed and step while dropout draws from it.
 ALLOWED["nn/blocks.py"] = ["torch.randint"]
 

@@ -63,9 +63,9 @@ if TYPE_CHECKING:
     from ddim.evaluation.samples import Samples
     from ddim.evaluation.schedule_figures import plot_embedding, plot_embedding_products, plot_schedules
     from ddim.evaluation.tabulate import tabulate
-    from ddim.exchange.export import export_run as export
-    from ddim.exchange.importing import import_model
-    from ddim.exchange.push import push_run as push
+    from ddim.exchange.export import export
+    from ddim.exchange.hub import push
+    from ddim.exchange.import_model import import_model
     from ddim.experiments.plan import plan_training as plan
     from ddim.plots.pictures import sheet
     from ddim.recipe.recipe import Recipe
@@ -82,9 +82,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "training": "train resume distill Callback Machine",
     "experiments.plan": "plan=plan_training",
-    "exchange.export": "export=export_run",
-    "exchange.push": "push=push_run",
-    "exchange.importing": "import_model",
+    "exchange.export": "export",
+    "exchange.hub": "push",
+    "exchange.import_model": "import_model",
     "sampling.pipeline": "load Pipeline",
     "sampling.generate": "sample",
     "plots.pictures": "sheet",

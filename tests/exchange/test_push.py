@@ -10,7 +10,7 @@ import yaml
 
 import ddim
 from ddim.errors import UserError
-from ddim.exchange.publishing import hide_folders
+from ddim.exchange.card import hide_folders
 from ddim.recipe.codec import read_recipe
 from ddim.sampling.sampling_setup import Guidance, save_guidance
 from hub_server import TOKEN, hub_in_use

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ddim.cli import RUN, WEIGHTS
-from ddim.cli.output import print_result, say
+from ddim.cli.output import print_result
 
 _EPILOG = """
 formats:
@@ -19,39 +19,26 @@ model.safetensors of each checkpoint.
 
 examples:
   ddim export runs/photos-fast-1 --to onnx --steps 10
-  ddim export runs/cifar10-ddpm-1 pipeline
+  ddim export runs/cifar10-ddpm-1 --out pipeline
 """
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim export`."""
-    parser.usage = "ddim export RUN [DIR] [--to diffusers|onnx] [options]"
+    parser.usage = "ddim export RUN [--to diffusers|onnx] [--out DIR] [options]"
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
-    parser.add_argument(
-        "folder",
-        type=Path,
-        nargs="?",
-        metavar="DIR",
-        help="a new or empty folder (default: a new exports/RUN-FORMAT-N)",
-    )
-    parser.add_argument(
-        "--to", default="diffusers", metavar="FORMAT", help="output format (default: diffusers)"
-    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder (default: exports/RUN-FORMAT)")
+    parser.add_argument("--to", choices=["diffusers", "onnx"], help="output format (default: what fits)")
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
-    parser.add_argument(
-        "--steps", type=int, metavar="N", help="sampling steps in sampling.json (default: the run's)"
-    )
+    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the run's)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Export the run and print the folder."""
     # These imports are here, so that --help does not import torch.
-    from ddim.exchange.export import export_run
+    from ddim.exchange.export import export
 
-    exported = export_run(args.run, args.folder, args.to, weights=args.weights, steps=args.steps)
-    for note in exported.notes:
-        say(note)
-    result = {"folder": exported.folder, "format": exported.format, "notes": list(exported.notes)}
-    print_result(args, result, f"{exported.format}: {exported.folder}", exported.folder)
+    exported = export(args.run, args.to, args.out, weights=args.weights, steps=args.steps)
+    print_result(args, exported.to_json(), str(exported), exported.folder)
     return 0

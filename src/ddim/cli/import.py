@@ -32,8 +32,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Import the model and print the run folder."""
     # This import is here, so that --help does not import torch.
-    from ddim.exchange.importing import import_model
+    from ddim.exchange.import_model import import_model
 
     imported = import_model(args.model, args.out)
-    print_result(args, {"folder": imported.run}, str(imported), imported.run)
+    print_result(args, imported.to_json(), str(imported), imported.folder)
     return 0

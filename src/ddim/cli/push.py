@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 
 from ddim.cli import RUN, WEIGHTS
-from ddim.cli.output import print_result, say
+from ddim.cli.output import print_result
 
 _EPILOG = """
 The command first lists what it uploads: the weights as safetensors, the recipe, a model card with the numbers
@@ -33,19 +32,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("to", metavar="OWNER/NAME", help="the repository on the Hub")
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
+    parser.add_argument("--dry-run", action="store_true", help="only list what would be uploaded")
 
 
 def run(args: argparse.Namespace) -> int:
     """Upload the run and print its address."""
     # These imports are here, so that --help does not import torch.
-    from ddim.exchange.push import push_run
+    from ddim.exchange.hub import push
 
-    pushed = push_run(args.run, args.to, weights=args.weights, announce=_announce)
-    print_result(args, vars(pushed), str(pushed))
+    pushed = push(args.run, args.to, weights=args.weights, dry_run=args.dry_run)
+    print_result(args, pushed.to_json(), str(pushed))
     return 0
-
-
-def _announce(files: Mapping[str, int]) -> None:
-    for name, size in files.items():
-        say(f"  {name:<20} {size / 1e6:>12,.3f} MB")
-    say(f"uploading {len(files)} files, {sum(files.values()) / 1e6:,.1f} MB")
