@@ -219,7 +219,8 @@ def test_a_pipeline_of_an_old_version_is_read(exported, tmp_path):
         weights = {name.replace(new, old): value for name, value in weights.items()}
     assert any("proj_attn" in name for name in weights)
     torch.save(weights, tmp_path / "old" / f"{WEIGHTS}.bin")
-    old, new = (ddim.import_model(path, tmp_path / f"of {path.name}").folder for path in (tmp_path / "old", exported))
+    folders = tmp_path / "old", exported
+    old, new = (ddim.import_model(path, tmp_path / f"of {path.name}").folder for path in folders)
     assert torch.equal(sample(load(old)), sample(load(new)))
 
 

@@ -27,6 +27,9 @@ from ddim.sampling.record import list_versions
 CARD, SAMPLES = "README.md", "samples.png"
 """File names of the model card and of the sheet of samples beside it."""
 
+LIBRARIES = {"hub": "ddim", "diffusers": "diffusers", "onnx": "onnx"}
+"""The library that reads each format, in the words of the Hub."""
+
 
 def write_card(run: LoadedRun, folder: Path, use: Mapping[str, Any], earlier: str = "") -> None:
     """Write the model card of a run as Markdown into a folder, and a sheet of samples if the run has one.
@@ -75,8 +78,9 @@ def write_card(run: LoadedRun, folder: Path, use: Mapping[str, Any], earlier: st
     environment = Environment(loader=PackageLoader("ddim.exchange"), undefined=StrictUndefined, **options)
     environment.filters |= {"text": _escape, "cell": format_cell}
     text = environment.get_template("card.md").render(values)
-    head = yaml.safe_dump(_describe(run, values["name"], evaluations) | _read_head(earlier), sort_keys=False)
-    write_atomic(folder / CARD, f"---\n{head}---\n{text}".encode())
+    head = {"library_name": LIBRARIES[use["format"]], **_describe(run, values["name"], evaluations)}
+    lines = yaml.safe_dump(head | _read_head(earlier), sort_keys=False)
+    write_atomic(folder / CARD, f"---\n{lines}---\n{text}".encode())
 
 
 def _measures(record: Mapping[str, Any], at: LoadedCheckpoint) -> bool:
@@ -87,7 +91,7 @@ def _measures(record: Mapping[str, Any], at: LoadedCheckpoint) -> bool:
 
 def _describe(run: LoadedRun, name: str, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     """Return the metadata of a model card of the Hub."""
-    head: dict[str, Any] = {"library_name": "ddim", "license": "unknown", "tags": ["ddim", "diffusion"]}
+    head: dict[str, Any] = {"license": "unknown", "tags": ["ddim", "diffusion"]}
     head |= {} if run.model.classes else {"pipeline_tag": "unconditional-image-generation"}
     results = [
         {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ddim.diffusion.samplers import DDIM
-from ddim.errors import UserError
+from ddim.errors import UserError, suggest
 from ddim.exchange.card import CARD, hide_folders, write_card
 from ddim.exchange.diffusers import export_to_diffusers, find_lacking
 from ddim.exchange.onnx import ONNX, SAMPLING, describe_sampling, write_onnx
@@ -19,8 +20,11 @@ from ddim.recipe.codec import describe_kind, dump
 from ddim.runs.folder import check_unused
 from ddim.runs.names import find_run_folder
 from ddim.sampling.labels import choose_label, default_label
-from ddim.sampling.pipeline import LoadedRun, load
+from ddim.sampling.pipeline import LoadedCheckpoint, LoadedRun, load
 from ddim.sampling.sampling_setup import find_searched_grid, find_searched_guidance
+
+FORMATS = {"diffusers": "a pipeline of diffusers", "onnx": "an ONNX program"}
+"""The formats, and what a folder of each holds."""
 
 RECORD = "export.json"
 """The name of the file that marks a folder as the export of a run."""
@@ -45,8 +49,7 @@ class Exported:
     @property
     def verdict(self) -> str:
         """The folder and the format, in one line."""
-        kind = {"diffusers": "a pipeline of diffusers", "onnx": "an ONNX program"}[self.format]
-        return f"{self.folder} holds the model as {kind}{self.reason}."
+        return f"{self.folder} holds the model as {FORMATS[self.format]}{self.reason}."
 
     def __str__(self) -> str:
         use = f"next: {self.folder / CARD} has a program that samples with it"
@@ -79,7 +82,7 @@ def export(
         run: a run folder, RUN/best, a checkpoint folder, or hub:OWNER/NAME.
         to: the format; by default diffusers if it can hold the run, else onnx.
         out: a new or empty folder, or an earlier export of this run; by default exports/RUN-FORMAT.
-        weights: "ema", "raw" or another average, as for `ddim.load`.
+        weights: "ema", "raw", or the name of another average.
         steps: number of sampling steps in sampling.json and in the card, by default that of the recipe.
         own: the components of the run that you wrote, as for `ddim.load`.
 
@@ -95,50 +98,60 @@ def export(
         ddim export runs/photos-fast-1 --to onnx --steps 10
     """
     loaded = load(run, weights, own=own, device="cpu")
-    lacking = find_lacking(loaded)
+    lacking, reason = find_lacking(loaded), ""
+    if to is None and lacking:
+        reason = f", because diffusers cannot hold {lacking} of this run"
+    to = to or ("onnx" if lacking else "diffusers")
+    if to not in FORMATS:
+        raise UserError(f"to must be diffusers or onnx, got {to!r}{suggest(to, FORMATS)}")
     if to == "diffusers" and lacking:
         raise UserError(f"diffusers cannot hold {lacking} of this run: export it to onnx")
-    reason = f", because diffusers cannot hold {lacking} of this run" if lacking and not to else ""
-    to = to or ("onnx" if lacking else "diffusers")
     name = find_run_folder(loaded.checkpoint.run).resolve().name
     out = Path(out or f"exports/{name}-{to}")
-    identity = {"kind": "export", "run": name, "recipe": dump(hide_folders(loaded.checkpoint.recipe))}
-    _check_own(out, identity)
-    with temporary_folder(out.resolve()) as folder:
+    with replace_export(out, name, loaded.checkpoint) as folder:
         notes = describe_differences(loaded, to, steps)
-        facts = {**vars(loaded.model.shape), "steps": loaded.recipe.choose_steps(steps)}
+        use = {"format": to, "steps": loaded.recipe.choose_steps(steps), **vars(loaded.model.shape)}
         if to == "diffusers":
-            kind, losses, arguments = export_to_diffusers(loaded, folder)
-            notes = [*losses, *notes]
-            facts |= {"kind": kind, "arguments": "".join(f", {n}={value}" for n, value in arguments.items())}
+            exported = export_to_diffusers(loaded, folder)
+            notes = [*exported.notes, *notes]
+            words = "".join(f", {argument}={value}" for argument, value in exported.arguments.items())
+            use |= {"kind": exported.kind, "arguments": words}
         else:
             document = describe_sampling(loaded, steps)
             write_onnx(loaded.model, [step["condition"] for step in document["steps"]], folder / ONNX)
             write_json(folder / SAMPLING, document)
         earlier = (out / CARD).read_text() if (out / CARD).is_file() else ""
-        write_card(loaded, folder, {"format": to, "notes": notes, **facts}, earlier)
-        at, files = loaded.checkpoint, sorted(path.name for path in folder.iterdir())
-        facts = {"checkpoint": at.sha256, "weights": at.weights, "format": to, "files": files}
-        write_sealed(folder / RECORD, identity | facts)
-        _replace(out.resolve(), folder)
+        write_card(loaded, folder, {**use, "notes": notes}, earlier)
     return Exported(out, to, tuple(notes), reason)
 
 
-def _check_own(out: Path, identity: dict[str, Any]) -> None:
-    """Check that a folder is new, empty, or an export of the same run without files of other programs."""
+@contextmanager
+def replace_export(out: Path, name: str, at: LoadedCheckpoint) -> Generator[Path]:
+    """Yield a folder for the block to fill, which becomes `out` in place of an earlier export of the run.
+
+    Args:
+        out: a new or empty folder, or an earlier export of this run.
+        name: the name of the run.
+        at: its checkpoint.
+
+    Raises:
+        UserError: if `out` holds files that are not an export of this run.
+    """
+    record = {"kind": "export", "run": name, "recipe": dump(hide_folders(at.recipe))}
     earlier = read_sealed(out / RECORD) if (out / RECORD).is_file() else {}
     names = {path.name for path in out.iterdir()} if earlier else set()
-    if not (identity.items() <= earlier.items() and names <= {RECORD, *earlier["files"]}):
+    if not (record.items() <= earlier.items() and names <= {RECORD, *earlier["files"]}):
         check_unused(out)
-
-
-def _replace(out: Path, folder: Path) -> None:
-    """Rename a filled folder to `out`; what `out` held is removed."""
-    before = temporary_name(out)
-    if out.exists():
-        os.rename(out, before)
-    publish_folder(folder, out)
-    shutil.rmtree(before, ignore_errors=True)
+    with temporary_folder(out.resolve()) as folder:
+        yield folder
+        files = sorted(path.name for path in folder.iterdir())
+        facts = {"checkpoint": at.sha256, "weights": at.weights, "files": files}
+        write_sealed(folder / RECORD, record | facts)
+        before = temporary_name(out.resolve())
+        if out.exists():
+            os.rename(out.resolve(), before)
+        publish_folder(folder, out.resolve())
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def describe_differences(run: LoadedRun, to: str, steps: int | None) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from ddim.data.remote import ADVICE, Repository, connect_to_hub, explain_errors,
 from ddim.errors import UserError
 from ddim.exchange.card import CARD, SAMPLES, hide_folders, write_card
 from ddim.files import write_atomic
-from ddim.plots.table import Tabular
 from ddim.recipe.codec import dump, write_recipe
 from ddim.recipe.recipe import Recipe
 from ddim.runs.checkpoint import MANIFEST, write_checkpoint
@@ -30,14 +29,14 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 
 
-@dataclass(frozen=True, repr=False)
-class Pushed(Tabular):
+@dataclass(frozen=True)
+class Pushed:
     """The result of `push`.
 
     Attributes:
         name: the name of the run, hub:OWNER/NAME.
         files: the size of each file in bytes, keyed by its name.
-        remarks: sentences about what was left out or may surprise.
+        notes: sentences about what was left out or may surprise.
         url: the address of its page; "" if nothing was uploaded.
         commit: the commit that holds the files.
         private: whether only the owner can see the repository.
@@ -45,7 +44,7 @@ class Pushed(Tabular):
 
     name: str
     files: Mapping[str, int]
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     url: str = ""
     commit: str = ""
     private: bool = True
@@ -59,19 +58,14 @@ class Pushed(Tabular):
         seen = "only you can see it, until you make it public in its settings" if self.private else "public"
         return f"{self.name} has {size}: {self.url} ({seen})."
 
-    @property
-    def title(self) -> str:
-        """The remarks, and what to do next."""
+    def __str__(self) -> str:
+        files = [f"  {name:<20} {size / 1e6:>12,.3f} MB" for name, size in self.files.items()]
         use = [f"next: ddim sample {self.name}"] if self.url else []
-        return "\n".join([*(f"note: {remark}" for remark in self.remarks), *use])
-
-    def to_records(self) -> list[dict[str, Any]]:
-        """Return the name and the size of each file."""
-        return [{"file": name, "MB": round(size / 1e6, 3)} for name, size in self.files.items()]
+        return "\n".join([self.verdict, *(f"note: {note}" for note in self.notes), *files, *use])
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict and the fields, as JSON."""
-        return {"verdict": self.verdict, **vars(self), "files": dict(self.files)}
+        return {"verdict": self.verdict, **asdict(self)}
 
 
 def push(
@@ -82,12 +76,13 @@ def push(
     dry_run: bool = False,
     own: Sequence[Any] = (),
 ) -> Pushed:
-    """Upload a run to the Hugging Face Hub, where others can sample it as hub:OWNER/NAME.
+    """Upload a run to the Hugging Face Hub.
 
-    The repository gets, in one commit, the weights as safetensors, the recipe, a model card with the numbers
-    of the run, a sheet of samples, and what sampling needs. Training images, your code and the folders of
-    your machine stay here. A new repository is private; its settings on the Hub make it public. If the run is
-    pushed again, the metadata at the top of README.md stays as it is, such as the licence.
+    Others can then sample it as hub:OWNER/NAME. The repository gets, in one commit, the weights as
+    safetensors, the recipe, a model card with the numbers of the run, a sheet of samples, and what sampling
+    needs. Training images, your code and the folders of your machine stay here. A new repository is private;
+    its settings on the Hub make it public. If the run is pushed again, the metadata at the top of README.md
+    stays as it is, such as the licence.
 
     Pushing needs the extra `hub` and a token with the right to write: `hf auth login`, or the variable
     HF_TOKEN.
@@ -95,7 +90,7 @@ def push(
     Args:
         run: a run folder, RUN/best, or a checkpoint folder.
         repository: its name, OWNER/NAME.
-        weights: "ema", "raw" or another average, as for `ddim.load`.
+        weights: "ema", "raw", or the name of another average.
         dry_run: list what would be uploaded, without a connection.
         own: the components of the run that you wrote, as for `ddim.load`.
 
