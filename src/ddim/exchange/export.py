@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,8 +56,8 @@ class Exported:
         return "\n".join([self.verdict, *(f"note: {note}" for note in self.notes), use])
 
     def to_json(self) -> dict[str, Any]:
-        """Return the verdict and the fields, as JSON."""
-        return {"verdict": self.verdict, **asdict(self), "folder": str(self.folder)}
+        """Return the verdict, the folder, the format and the notes."""
+        return {name: getattr(self, name) for name in ("verdict", "folder", "format", "notes")}
 
 
 def export(

@@ -32,8 +32,8 @@ class Imported:
         return f"The model is the run {self.folder} now.\nnext: ddim sample {quote(self.folder)}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the folder, as JSON."""
-        return {"folder": str(self.folder)}
+        """Return the folder."""
+        return vars(self)
 
 
 def import_model(model: str | Path, out: str | Path | None = None) -> Imported:
