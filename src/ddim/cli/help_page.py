@@ -7,7 +7,6 @@ import re
 import shutil
 import textwrap
 
-from ddim.cli.generate import COMMON
 from ddim.cli.signatures import Parameter, Signature
 
 LEFT = 22
@@ -27,10 +26,10 @@ def write_help(name: str, signature: Signature) -> str:
     rows = [_write_row(p.option, describe(p)) for p in words]
     rows += [_write_row(write_form(p), describe(p)) for p in options if not p.rare]
     if signature.fields is not None:
-        rows.append(_write_row("--FIELD VALUE", signature.fields))
+        rows.append(_write_row("--FIELD VALUE", signature.fields.removesuffix(".")))
     blocks.append("\n".join(rows))
     rare = [_write_row(write_form(p), describe(p)) for p in options if p.rare]
-    common = _wrap(f"{', '.join(COMMON)} and --own FILE.py, as in every command: see `ddim`", "  ")
+    common = _wrap("--json, --quiet, --details, --own FILE.py: as in every command, see `ddim`", "  ")
     blocks.append("more options:\n" + "\n".join([*rare, *common]))
     if signature.commands:
         blocks.append("examples:\n" + textwrap.indent(signature.commands, "  "))
@@ -41,7 +40,7 @@ def describe(parameter: Parameter) -> str:
     """Return the help of a parameter; of a rare one the first sentence, and always a plain default."""
     text = re.sub(r"(?<!\.)\.$", "", parameter.help)
     if parameter.rare:
-        text = re.split(r"\. |; |, by default", text)[0]
+        text = re.split(r"\. |; |, by default|, which ", text)[0]
     default = parameter.default or "None"
     if default in ("None", "True", "False", "()") or "default" in text:
         return text
