@@ -189,7 +189,7 @@ def test_documents_without_a_seal_are_read_and_written_where_other_programs_or_u
         if re.search(r"\b(read|write)_json\b", path.read_text())
     }
     # The formats of diffusers and of exports; recipes of trials; and sweep.json, whose seal is checked there.
-    others = {"exchange/diffusers.py", "exchange/export.py", "experiments/sweep/folder.py"}
+    others = {"exchange/diffusers.py", "exchange/onnx.py", "experiments/sweep/folder.py"}
     assert plain == {"files.py", "experiments/sweep/document.py", *others}
 
 

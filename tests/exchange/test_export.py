@@ -193,7 +193,7 @@ def test_notes_say_how_samples_differ_from_those_of_the_run(tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """Write the files of a program without torch's exporter, which takes seconds."""
-    monkeypatch.setattr("ddim.exchange.export.write_onnx", lambda model, c, path: path.write_bytes(b"onnx"))
+    monkeypatch.setattr("ddim.exchange.onnx.write_onnx", lambda model, c, path: path.write_bytes(b"onnx"))
 
 
 def test_a_repeated_export_replaces_its_own_folder_and_keeps_the_licence(run, tmp_path, quick):

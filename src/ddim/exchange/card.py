@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -13,7 +13,7 @@ import yaml
 from ddim.data.open import NAMES
 from ddim.diffusion.loss import Consistency
 from ddim.evaluation.guidance_name import name_guide
-from ddim.evaluation.record import GRID, Evaluation, list_evaluations, read_evaluation
+from ddim.evaluation.record import GRID, list_evaluations, read_evaluation
 from ddim.files import read_sealed, write_atomic
 from ddim.plots.table import format_cell
 from ddim.recipe.codec import dump
@@ -26,9 +26,6 @@ from ddim.sampling.record import list_versions
 
 CARD, SAMPLES = "README.md", "samples.png"
 """File names of the model card and of the sheet of samples beside it."""
-
-LIBRARIES = {"hub": "ddim", "diffusers": "diffusers", "onnx": "onnx"}
-"""The library that reads each format, in the words of the Hub."""
 
 
 def write_card(run: LoadedRun, folder: Path, use: Mapping[str, Any], earlier: str = "") -> None:
@@ -49,37 +46,35 @@ def write_card(run: LoadedRun, folder: Path, use: Mapping[str, Any], earlier: st
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    at, home = run.checkpoint, find_run_folder(run.checkpoint.run)
+    at, home = run.checkpoint, find_run_folder(run.checkpoint.run).resolve()
     evaluations = [read_evaluation(path) for path in list_evaluations(home)]
     evaluations = [each for each in evaluations if _measures(each.record.get("sampling") or {}, at)]
-    # The sheet of the newest evaluation, or else that of the training.
-    sheets = [(each.folder / GRID, f"The first samples of {each.name}.") for each in reversed(evaluations)]
-    sheet = sheet_path(home, at.state.step)
-    sheets += [(sheet, f"Samples after training step {at.state.step:,}.")] if at.weights == "ema" else []
-    caption = None
-    for path, text in sheets:
-        if caption is None and path.is_file():
-            caption = text
-            write_atomic(folder / SAMPLES, path.read_bytes())
     tests = [read_sealed(path / "record.json") for path in list_numbered_folders(home / "memorisation")]
-    values = {
-        "run": replace(run, recipe=hide_folders(run.recipe)),
-        "name": home.resolve().name,
-        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
-        "evaluations": evaluations,
-        "tests": [test["verdict"] for test in tests if _measures(test, at)],
-        "tested": bool(tests),
-        "caption": caption,
-        "recipe": flatten_as_text(dump(hide_folders(run.recipe))),
-        "versions": list_versions(),
-        **use,
-    }
+    # The sheet of the newest evaluation, or else that of the training.
+    sheets = {each.folder / GRID: f"The first samples of {each.name}." for each in reversed(evaluations)}
+    if at.weights == "ema":
+        sheets[sheet_path(home, at.state.step)] = f"Samples after training step {at.state.step:,}."
+    sheet = next(filter(Path.is_file, sheets), None)
+    if sheet:
+        write_atomic(folder / SAMPLES, sheet.read_bytes())
     options = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     environment = Environment(loader=PackageLoader("ddim.exchange"), undefined=StrictUndefined, **options)
     environment.filters |= {"text": _escape, "cell": format_cell}
-    text = environment.get_template("card.md").render(values)
-    head = {"library_name": LIBRARIES[use["format"]], **_describe(run, values["name"], evaluations)}
-    lines = yaml.safe_dump(head | _read_head(earlier), sort_keys=False)
+    card = environment.get_template("card.md").render(
+        **use,
+        run=replace(run, recipe=hide_folders(run.recipe)),
+        name=home.name,
+        parameters=sum(parameter.numel() for parameter in run.model.parameters()),
+        evaluations=evaluations,
+        tests=[test["verdict"] for test in tests if _measures(test, at)],
+        tested=bool(tests),
+        caption=sheet and sheets[sheet],
+        recipe=flatten_as_text(dump(hide_folders(run.recipe))),
+        versions=list_versions(),
+    )
+    (head, text), (kept, _) = _split_card(card), _split_card(earlier)
+    kept.pop("model-index", None)
+    lines = yaml.safe_dump(head | kept, sort_keys=False)
     write_atomic(folder / CARD, f"---\n{lines}---\n{text}".encode())
 
 
@@ -89,29 +84,10 @@ def _measures(record: Mapping[str, Any], at: LoadedCheckpoint) -> bool:
     return [*facts, record.get("weights")] == [at.sha256, at.average, at.weights]
 
 
-def _describe(run: LoadedRun, name: str, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
-    """Return the metadata of a model card of the Hub."""
-    head: dict[str, Any] = {"license": "unknown", "tags": ["ddim", "diffusion"]}
-    head |= {} if run.model.classes else {"pipeline_tag": "unconditional-image-generation"}
-    results = [
-        {
-            "task": {"type": "unconditional-image-generation"},
-            "dataset": {"type": "images", "name": each.reference.name},
-            "metrics": [
-                {"type": row["metric"].lower(), "name": row["metric"], "value": row["value"]}
-                for row in each.to_records()
-            ],
-        }
-        for each in evaluations
-    ]
-    return head | ({"model-index": [{"name": name, "results": results}]} if results else {})
-
-
-def _read_head(card: str) -> dict[str, Any]:
-    """Return the metadata of a model card that its owner may have changed, without the results."""
+def _split_card(card: str) -> tuple[dict[str, Any], str]:
+    """Return the metadata at the top of a model card, and the rest of its text."""
     head = re.match(r"---\r?\n(.*?\n)---\r?\n", card, re.DOTALL)
-    metadata = yaml.safe_load(head[1]) if head else {}
-    return {name: value for name, value in (metadata or {}).items() if name != "model-index"}
+    return (yaml.safe_load(head[1]) or {}, card[head.end() :]) if head else ({}, card)
 
 
 def hide_folders(recipe: Recipe) -> Recipe:

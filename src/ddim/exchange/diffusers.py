@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.grids import Spaced, Uniform
+from ddim.diffusion.loss import Objective
 from ddim.diffusion.parameterisation import PredictsImage, PredictsNoise, PredictsVelocity, Timestep
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DDPM
@@ -47,6 +48,8 @@ _VARIANCES = {
     "fixed_large": DDPM("large"),
     "learned_range": DDPM("learned"),
 }
+_SAME = {"blocks": "layers_per_block", "groups": "norm_num_groups", "eps": "norm_eps", "dropout": "dropout"}
+"""Fields of our network and options of diffusers that have equal values."""
 _EMBEDDINGS = {"sin_cos": (1, False), "cos_sin": (0, True)}
 _PADDINGS = {"same": 0, "strided": 1}
 
@@ -244,10 +247,7 @@ def _describe_network(recipe: Recipe, channels: int) -> dict[str, Any]:
         "block_out_channels": [*net.widths],
         "down_block_types": down,
         "up_block_types": [name.replace("Down", "Up") for name in reversed(down)],
-        "layers_per_block": net.blocks,
-        "norm_num_groups": net.groups,
-        "norm_eps": net.eps,
-        "dropout": net.dropout,
+        **{theirs: getattr(net, ours) for ours, theirs in _SAME.items()},
         "attention_head_dim": _find_head(net),
         "freq_shift": shift,
         "flip_sin_to_cos": flip,
@@ -271,17 +271,14 @@ def _read_network(options: Mapping[str, Any]) -> DDPMUNetSpec:
     return DDPMUNetSpec(
         width=widths[0],
         multipliers=tuple(width // widths[0] for width in widths),
-        blocks=options["layers_per_block"],
         attention=tuple(kind == "AttnDownBlock2D" for kind in options["down_block_types"]),
         head=options["attention_head_dim"],
-        groups=options["norm_num_groups"],
-        eps=options["norm_eps"],
-        dropout=options["dropout"],
         embedding="cos_sin" if embedding == _EMBEDDINGS["cos_sin"] else "sin_cos",
         scale_shift=options["resnet_time_scale_shift"] == "scale_shift",
         classes=options["num_class_embeds"] or 0,
         outputs=2 if options["out_channels"] == 2 * options["in_channels"] else 1,
         resample="strided" if options["downsample_padding"] == 1 else "same",
+        **{ours: options[theirs] for ours, theirs in _SAME.items()},
     )
 
 
@@ -291,14 +288,15 @@ def _read_network(options: Mapping[str, Any]) -> DDPMUNetSpec:
 def _describe_noise(recipe: Recipe) -> dict[str, Any]:
     """Return the class of the scheduler and its options for the schedule, grid and sampler of a recipe."""
     variance = next((name for name, sampler in _VARIANCES.items() if sampler == recipe.sampler), None)
+    conditioning: Any = recipe.conditioning
+    table, entries = recipe.schedule, conditioning.entries
     options = {
         "_class_name": "DDPMScheduler" if variance else "DDIMScheduler",
-        "num_train_timesteps": recipe.conditioning.entries,
+        "num_train_timesteps": entries,
         "prediction_type": _PREDICTS.get(recipe.predicts),
         "timestep_spacing": _find_spacing(recipe) or "trailing",
         "clip_sample": bool(recipe.clip),
     } | ({"variance_type": variance} if variance else {})
-    table, entries = recipe.schedule, recipe.conditioning.entries
     name = isinstance(table, Linear) and _BETAS.get(getattr(table, "betas", "linear"))
     if name and table == replace(table, entries=entries, clip="none", read="log_snr"):
         return options | {"beta_schedule": name, "beta_start": table.first, "beta_end": table.last}
@@ -307,7 +305,8 @@ def _describe_noise(recipe: Recipe) -> dict[str, Any]:
 
 def _find_spacing(recipe: Recipe) -> str | None:
     """Return the spacing in diffusers that gives the timesteps of the recipe's grid; None if none does."""
-    if isinstance(recipe.grid, Spaced) and recipe.grid.entries == recipe.conditioning.entries:
+    conditioning: Any = recipe.conditioning
+    if isinstance(recipe.grid, Spaced) and recipe.grid.entries == conditioning.entries:
         return recipe.grid.spacing
     # If the number of steps divides the number of entries, these are the same times.
     return "trailing" if recipe.grid == Uniform() else None
@@ -353,11 +352,11 @@ def _read_recipe(network: Any, noise: Any) -> tuple[Recipe, int]:  # noqa: ANN40
         UserError: if the files do not describe a DDPM: the recipe must give their options again.
     """
     library = open_diffusers()
-    names = [part.get("_class_name") if isinstance(part, dict) else part for part in (network, noise)]
+    names = [str(isinstance(part, dict) and part.get("_class_name")) for part in (network, noise)]
     if names[0] != "UNet2DModel" or names[1] not in ("DDIMScheduler", "DDPMScheduler"):
         raise UserError(
             "only a UNet2DModel with DDIMScheduler or DDPMScheduler can be imported, got "
-            f"{names[0]!r:.100} with {names[1]!r:.100}"
+            f"{names[0]:.100} with {names[1]:.100}"
         )
     kinds = [getattr(library, name) for name in names]
     try:
@@ -369,7 +368,7 @@ def _read_recipe(network: Any, noise: Any) -> tuple[Recipe, int]:  # noqa: ANN40
         recipe, channels = _make_recipe(kinds[1], network, noise), network["in_channels"]
         again = _describe_network(recipe, channels), _describe_noise(recipe)
     except (TypeError, KeyError, AttributeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise UserError(f"these options of diffusers do not describe a DDPM: {error!r:.300}") from None
+        raise UserError(f"these options of diffusers do not describe a DDPM: {error!s:.300}") from None
     for kind, options, back in zip(kinds, (network, noise), again, strict=True):
         for name, value in _fill_in(kind, back).items():
             if name not in _CHECKED_ELSEWHERE and options[name] != value:
@@ -395,7 +394,7 @@ def _make_recipe(scheduler: type, network: Mapping[str, Any], noise: Mapping[str
         schedule=_read_schedule(scheduler, noise),
         predicts={name: part for part, name in _PREDICTS.items()}[noise["prediction_type"]],
         conditioning=Timestep(entries),
-        objective=replace(usual.objective, times=TableTimes(entries)),
+        objective=Objective("noise", "mse", TableTimes(entries)),
         grid=Spaced(entries, noise["timestep_spacing"]),
         sampler=_VARIANCES[noise["variance_type"]] if "variance_type" in noise else DDIM(),
         clip="x0" if noise["clip_sample"] else False,

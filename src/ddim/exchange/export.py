@@ -14,8 +14,8 @@ from ddim.diffusion.samplers import DDIM
 from ddim.errors import UserError, suggest
 from ddim.exchange.card import CARD, hide_folders, write_card
 from ddim.exchange.diffusers import export_to_diffusers, find_lacking
-from ddim.exchange.onnx import ONNX, SAMPLING, describe_sampling, write_onnx
-from ddim.files import publish_folder, read_sealed, temporary_folder, temporary_name, write_json, write_sealed
+from ddim.exchange.onnx import SAMPLING, export_to_onnx
+from ddim.files import publish_folder, read_sealed, temporary_folder, temporary_name, write_sealed
 from ddim.recipe.codec import describe_kind, dump
 from ddim.runs.folder import check_unused
 from ddim.runs.names import find_run_folder
@@ -109,20 +109,15 @@ def export(
     name = find_run_folder(loaded.checkpoint.run).resolve().name
     out = Path(out or f"exports/{name}-{to}")
     with replace_export(out, name, loaded.checkpoint) as folder:
-        notes = describe_differences(loaded, to, steps)
-        use = {"format": to, "steps": loaded.recipe.choose_steps(steps), **vars(loaded.model.shape)}
+        use: dict[str, Any] = {"format": to, "notes": (), "steps": loaded.recipe.choose_steps(steps)}
         if to == "diffusers":
-            exported = export_to_diffusers(loaded, folder)
-            notes = [*exported.notes, *notes]
-            words = "".join(f", {argument}={value}" for argument, value in exported.arguments.items())
-            use |= {"kind": exported.kind, "arguments": words}
+            use |= export_to_diffusers(loaded, folder)._asdict()
         else:
-            document = describe_sampling(loaded, steps)
-            write_onnx(loaded.model, [step["condition"] for step in document["steps"]], folder / ONNX)
-            write_json(folder / SAMPLING, document)
+            export_to_onnx(loaded, folder, steps)
+        use["notes"] = notes = (*use["notes"], *describe_differences(loaded, to, steps))
         earlier = (out / CARD).read_text() if (out / CARD).is_file() else ""
-        write_card(loaded, folder, {**use, "notes": notes}, earlier)
-    return Exported(out, to, tuple(notes), reason)
+        write_card(loaded, folder, use, earlier)
+    return Exported(out, to, notes, reason)
 
 
 @contextmanager

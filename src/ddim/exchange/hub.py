@@ -19,7 +19,7 @@ from ddim.recipe.recipe import Recipe
 from ddim.runs.checkpoint import MANIFEST, write_checkpoint
 from ddim.runs.names import FILES, PUBLISHED
 from ddim.sampling.labels import default_label
-from ddim.sampling.pipeline import CLUSTERS, VECTORS, LoadedRun, load
+from ddim.sampling.pipeline import CLUSTERS, VECTORS, LoadedCheckpoint, LoadedRun, load
 from ddim.sampling.searched import FILE as SEARCHED
 from ddim.sampling.searched import read_searched
 
@@ -110,28 +110,30 @@ def push(
     if to.revision:
         raise UserError(f"a run is pushed to the main branch: give OWNER/NAME without @, got {repository!r}")
     loaded = load(run, weights, own=own, device="cpu")
-    # A network that always saw a class cannot sample without one.
-    needed = not loaded.recipe.data.unconditional and default_label(loaded.recipe) is None
-    use = {"format": "hub", "repository": str(to), "needs_label": needed, "notes": ()}
     with TemporaryDirectory(prefix="ddim-") as temporary, explain_errors(f"{to} cannot be uploaded", ADVICE):
         folder = Path(temporary)
         recipe, notes = write_published(loaded, folder)
         write_atomic(folder / "recipe.yaml", write_recipe(recipe).encode())
         api = None if dry_run else connect_to_hub("pushing a run")
+        # A network that always saw a class cannot sample without one.
+        needed = not recipe.data.unconditional and default_label(recipe) is None
+        use = {"format": "hub", "repository": str(to), "needs_label": needed}
         write_card(loaded, folder, use, _open_repository(api, to) if api else "")
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         pushed = Pushed(str(to), sizes, notes)
-        if not api:
-            return pushed
-        step, kind = loaded.checkpoint.state.step, loaded.checkpoint.weights
-        done = api.upload_folder(
-            repo_id=to.id,
-            folder_path=folder,
-            commit_message=f"Upload a run of ddim after {step:,} steps, {kind} weights",
-            # Files of an earlier push that this run does not have, such as the vectors of its images.
-            delete_patterns=[*FILES, SAMPLES],
-        )
-        private = bool(api.model_info(to.id).private)
+        return _upload(api, to, folder, loaded.checkpoint, pushed) if api else pushed
+
+
+def _upload(api: HfApi, to: Repository, folder: Path, at: LoadedCheckpoint, pushed: Pushed) -> Pushed:
+    """Upload the files of a folder in one commit, and return the result with its address."""
+    done = api.upload_folder(
+        repo_id=to.id,
+        folder_path=folder,
+        commit_message=f"Upload a run of ddim after {at.state.step:,} steps, {at.weights} weights",
+        # Files of an earlier push that this run does not have, such as the vectors of its images.
+        delete_patterns=[*FILES, SAMPLES],
+    )
+    private = bool(api.model_info(to.id).private)
     return replace(pushed, url=f"{api.endpoint}/{to.id}", commit=done.oid, private=private)
 
 

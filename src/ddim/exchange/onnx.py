@@ -18,6 +18,7 @@ from ddim.diffusion.denoiser import Model
 from ddim.diffusion.guidance import check_reach
 from ddim.diffusion.samplers import DDIM
 from ddim.errors import UserError
+from ddim.files import write_json
 from ddim.recipe.checks import check_steps
 from ddim.recipe.codec import dump
 from ddim.sampling.labels import default_label
@@ -36,6 +37,22 @@ FORMULAS = (
     "image in [0, 1] = x0 * pixels.std + pixels.mean, for each channel",
 )
 """The formulas of DDIM (Song et al. 2021, eq. 12), written with the entries of the JSON file."""
+
+
+def export_to_onnx(pipeline: Pipeline, folder: Path, steps: int | None = None) -> None:
+    """Write the network of a model and the description of its sampling into a folder.
+
+    Args:
+        pipeline: the model, on the CPU.
+        folder: the folder.
+        steps: number of sampling steps; by default the number in the recipe.
+
+    Raises:
+        UserError: see `describe_sampling` and `write_onnx`.
+    """
+    document = describe_sampling(pipeline, steps)
+    write_onnx(pipeline.model, [step["condition"] for step in document["steps"]], folder / ONNX)
+    write_json(folder / SAMPLING, document)
 
 
 def describe_sampling(pipeline: Pipeline, steps: int | None = None) -> dict[str, Any]:
@@ -159,11 +176,15 @@ def write_onnx(model: Model, conditions: Sequence[float], path: Path) -> None:
             f"network {type(model.net).__name__} cannot be exported by torch.onnx "
             f"({type(error).__name__}: {reason})"
         ) from error
+    _check_program(model, session, conditions)
+
+
+@torch.no_grad()
+def _check_program(model: Model, session: Any, conditions: Sequence[float]) -> None:  # noqa: ANN401
     for count in (1, 3, 8):
         inputs = _draw_inputs(model, count, conditions)
-        with torch.no_grad():
-            wanted = model.net(*inputs.values())
-        output = session.run(["F"], {name: value.numpy() for name, value in inputs.items()})[0]
+        wanted = model.net(*inputs.values())
+        (output,) = session.run(["F"], {name: value.numpy() for name, value in inputs.items()})
         difference = (torch.from_numpy(output) - wanted).abs().max().item()
         largest = max(1.0, wanted.abs().max().item())
         if not difference <= 1e-4 * largest:
