@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from ddim.evaluation.samples import Samples
     from ddim.evaluation.schedule_figures import plot_schedules
     from ddim.evaluation.tabulate import tabulate
-    from ddim.exchange.export import export_run as export
-    from ddim.exchange.importing import import_model
-    from ddim.exchange.push import push_run as push
+    from ddim.exchange.export import export
+    from ddim.exchange.hub import push
+    from ddim.exchange.import_model import import_model
     from ddim.experiments.plan import plan
     from ddim.experiments.report import report
     from ddim.experiments.run_table import list_runs
@@ -74,9 +74,9 @@ _HOMES = {
     "experiments.report": "report",
     "experiments.run_table": "list_runs",
     "experiments.sweep": "sweep",
-    "exchange.export": "export=export_run",
-    "exchange.push": "push=push_run",
-    "exchange.importing": "import_model",
+    "exchange.export": "export",
+    "exchange.hub": "push",
+    "exchange.import_model": "import_model",
     "sampling.pipeline": "load Pipeline",
     "sampling.generate": "sample",
     "plots.pictures": "sheet",

@@ -17,7 +17,7 @@ from ddim.diffusion.times import LossAware
 from ddim.evaluation import diagnose, gradient_noise
 from ddim.evaluation.likelihood import bits_per_dim
 from ddim.evaluation.memorisation import check_memorisation
-from ddim.exchange.publishing import write_published
+from ddim.exchange.hub import write_published
 from ddim.files import read_sealed
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.recipe.codec import override

@@ -22,7 +22,7 @@ PROMISED = {
 }
 EVALUATE = "evaluate run -n 100 --steps 2 --features scattering --part all"
 WORDS = [
-    "export ddpm out",
+    "export ddpm --out out",
     "push run ada/flowers",
     "import out --out back",
     "completion bash",

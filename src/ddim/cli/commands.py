@@ -44,9 +44,9 @@ GROUPS: dict[str, dict[str, str]] = {
         "plot": OLD,
     },
     "Exchange": {
-        "export": OLD,
-        "push": OLD,
-        "import": OLD,
+        "export": "exchange.export:export",
+        "push": "exchange.hub:push",
+        "import": "exchange.import_model:import_model",
     },
     "Set up": {
         "cache": OLD,
