@@ -54,14 +54,21 @@ if TYPE_CHECKING:
     from ddim.evaluation.compare import compare_evaluations as compare
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.evaluate import evaluate
+    from ddim.evaluation.figures import (
+        plot,
+        plot_embedding,
+        plot_forward,
+        plot_losses,
+        plot_reverse,
+        plot_samplers,
+        plot_schedules,
+    )
     from ddim.evaluation.grid_search import search_grid as search
     from ddim.evaluation.guidance_search import search_guidance
-    from ddim.evaluation.likelihood import bits_per_dim as likelihood
-    from ddim.evaluation.memorisation import check_memorisation as memorisation
+    from ddim.evaluation.likelihood import likelihood
+    from ddim.evaluation.memorisation import memorisation
     from ddim.evaluation.reference import Reference
-    from ddim.evaluation.run_figures import plot_forward, plot_losses, plot_reverse, plot_samplers
     from ddim.evaluation.samples import Samples
-    from ddim.evaluation.schedule_figures import plot_embedding, plot_embedding_products, plot_schedules
     from ddim.evaluation.tabulate import tabulate
     from ddim.exchange.export import export_run as export
     from ddim.exchange.importing import import_model
@@ -96,14 +103,15 @@ _HOMES = {
     "evaluation.reference": "Reference",
     "evaluation.compare": "compare=compare_evaluations",
     "evaluation.diagnose": "diagnose",
-    "evaluation.memorisation": "memorisation=check_memorisation",
-    "evaluation.likelihood": "likelihood=bits_per_dim",
+    "evaluation.memorisation": "memorisation",
+    "evaluation.likelihood": "likelihood",
     "evaluation.grid_search": "search=search_grid",
     "evaluation.guidance_search": "search_guidance",
     "evaluation.average_choice": "pick_average list_averages reconstruct_average",
     "sampling.edits": "invert=invert_images interpolate inpaint=inpaint_image vary=vary_image",
-    "evaluation.run_figures": "plot_forward plot_reverse plot_samplers plot_losses",
-    "evaluation.schedule_figures": "plot_schedules plot_embedding plot_embedding_products",
+    "evaluation.figures": (
+        "plot plot_schedules plot_embedding plot_forward plot_reverse plot_samplers plot_losses"
+    ),
     "errors": "UserError",
     "diffusion.noise": "Noise",
     "diffusion.samplers": (
@@ -157,13 +165,13 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "inpaint",
     "vary",
     # Figures
+    "plot",
     "plot_schedules",
     "plot_forward",
     "plot_reverse",
     "plot_samplers",
     "plot_losses",
     "plot_embedding",
-    "plot_embedding_products",
     # Values
     "Machine",
     "Model",

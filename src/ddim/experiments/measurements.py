@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from ddim.errors import UserError, format_count
-from ddim.evaluation.copies import format_share
+from ddim.evaluation.memorisation import format_share
 from ddim.evaluation.record import describe_verdict
 from ddim.evaluation.record_entries import WeightsIdentity, identify_weights
 from ddim.experiments.evaluations import is_last_step

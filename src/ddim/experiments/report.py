@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.errors import UserError, format_count
-from ddim.evaluation import run_figures
 from ddim.evaluation.conditions import Conditions
+from ddim.evaluation.figures import MEASURES, plot_logs
 from ddim.experiments.evaluations import common_conditions, is_last_step
 from ddim.experiments.index import Run
 from ddim.experiments.measurements import (
@@ -86,7 +86,7 @@ def build_report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
     curves = _loss_curves(rows)
     if curves:
         tails = {row.name: _tails(row, curves[row.name]) for row in rows if row.name in curves}
-        images["losses.png"] = render_png(charts.rasterise(run_figures.plot_logs(curves, tails)))
+        images["losses.png"] = render_png(charts.rasterise(plot_logs(curves, tails)))
         blocks += [Heading("Losses"), Picture("losses.png", _loss_caption(rows, curves, tails))]
     blocks += [*_samples(found, images), *_growth(found, images), *_measurements(found, images)]
     return [*blocks, Heading("Runs"), runs_table(found)], images
@@ -273,13 +273,13 @@ def mean_log(logs: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]
     for log in logs:
         page: dict[int, dict[str, float]] = {}
         for line in log:
-            known = {name: line[name] for name in run_figures.MEASURES if line.get(name) is not None}
+            known = {name: line[name] for name in MEASURES if line.get(name) is not None}
             page.setdefault(line["images"], {}).update(known)
         pages.append(page)
     lines = []
     for images in sorted(set.intersection(*(set(page) for page in pages))):
         here = [page[images] for page in pages]
-        names = [name for name in run_figures.MEASURES if all(name in values for values in here)]
+        names = [name for name in MEASURES if all(name in values for values in here)]
         lines.append({"images": images, **{n: sum(values[n] for values in here) / len(here) for n in names}})
     return lines
 
