@@ -11,7 +11,7 @@ from PIL import Image
 
 from ddim.cli import main
 from ddim.errors import UserError
-from ddim.evaluation.run_figures import plot_logs
+from ddim.evaluation.figures import plot_logs
 from ddim.experiments.index import find_runs, read_run
 from ddim.experiments.measurements import Measurements, read_measurements
 from ddim.experiments.report import _loss_curves, _tails, build_report, mean_log, write_report

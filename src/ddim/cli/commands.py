@@ -24,9 +24,9 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Judge": {
         "compare": OLD,
-        "memorisation": OLD,
-        "likelihood": OLD,
-        "diagnose": OLD,
+        "memorisation": "evaluation.memorisation:memorisation",
+        "likelihood": "evaluation.likelihood:likelihood",
+        "diagnose": "evaluation.diagnose:diagnose",
         "report": OLD,
         "runs": OLD,
     },
@@ -36,11 +36,10 @@ GROUPS: dict[str, dict[str, str]] = {
         "search": OLD,
         "ema": OLD,
         "sweep": OLD,
-        "ablate": OLD,
     },
     "Look": {
         "data": OLD,
-        "plot": OLD,
+        "plot": "evaluation.figures:plot",
     },
     "Exchange": {
         "export": OLD,

@@ -127,14 +127,15 @@ def diagnose(
 ) -> Diagnosis:
     """Measure the errors of a run at each noise level, and the noise levels that its images need.
 
-    Training images and held-out images are denoised at equal steps of log-SNR, the cleanest first:
+    Training images and held-out images are denoised at equal steps of log-SNR, the cleanest first. Columns:
 
-    noise MSE, image MSE: errors of the predictions, in model units, with 95 % confidence intervals.
-    slope: regression of the true noise on the predicted noise; 1 is calibrated, below 1 it is too large.
-    gap to training: the relative increase of the error on held-out images; above 0, the run memorises.
+        noise MSE, image MSE  errors of the predictions, in model units
+        slope                 regression of the true noise on the predicted noise:
+                              1 is calibrated; below 1, the predictions are too large
+        gap to training       how much larger the error is on held-out images
 
     Args:
-        run: a run folder, or the result of `ddim.load`.
+        run: a run folder.
         images: largest number of training images, and of held-out images, to measure.
         levels: number of noise levels.
         out: a new or empty folder for the results (default: RUN/diagnostics/N).

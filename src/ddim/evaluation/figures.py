@@ -62,13 +62,15 @@ def plot(  # noqa: PLR0913 (the options of a command)
 ) -> Path:
     """Draw a figure and write it as PNG, SVG or PDF.
 
-    schedules [NAME ...]: alpha, sigma and log-SNR of schedules against t.
-    embedding: the sinusoidal embedding of the noise variance as heat maps.
-    forward [IMAGE|DATA]: an image at growing t, under the linear and the cosine schedule.
-    reverse RUN: sampling states, predicted clean images, and the sample with noise added.
-    samplers [RUN]: the error of every sampler and grid against its network evaluations; without RUN, for a
-        mixture of Gaussians, whose score is exact.
-    losses RUN ...: the losses of runs against the training images seen.
+        schedules [NAME ...]  alpha, sigma and log-SNR of schedules against t
+        embedding             the sinusoidal embedding of the noise variance
+        forward [IMAGE|DATA]  an image at growing t, under two schedules
+        reverse RUN           sampling states, predicted clean images, and the
+                              sample with noise added
+        samplers [RUN]        the error of every sampler and grid against its
+                              network evaluations; without RUN, for a mixture
+                              of Gaussians, whose score is exact
+        losses RUN ...        the losses of runs against the images seen
 
     Args:
         what: the figure.
@@ -80,7 +82,7 @@ def plot(  # noqa: PLR0913 (the options of a command)
         out: the file, which is replaced if it exists (default: a new WHAT.png).
 
     Other Parameters:
-        fields: fields of the schedules that have them, such as {"schedule.clip": "powers"}.
+        fields: fields of the schedules that have them, such as schedule.clip.
         progress: called while samples are made for `samplers`.
 
     Returns:

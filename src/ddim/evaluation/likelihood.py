@@ -53,8 +53,8 @@ class Likelihood(Recorded):
     @property
     def verdict(self) -> str:
         """How short the model makes the code of an image."""
-        mean = self.record["bits"]["value"]
-        return f"a lossless code with this model needs {mean:.2f} of the 8 bits of each value of an image"
+        share = self.record["bits"]["value"] / 8
+        return f"coded with this model, an image takes {100 * share:.0f} % of its raw size: less is better"
 
     @property
     def title(self) -> str:
@@ -93,7 +93,7 @@ def likelihood(  # noqa: PLR0913 (the options of a command)
     was trained with vectors, its own images are conditioned on their vectors, and other images on no vector.
 
     Args:
-        run: a run folder, or the result of `ddim.load`.
+        run: a run folder.
         data: a folder, an archive or the name of a data set (default: the run's own images).
         method: vlb is the variational bound of DDPM sampling, ode the density along the probability flow.
         n: number of images.

@@ -136,7 +136,7 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
     The samples are those of `ddim sample`, of all classes in turn; clusters are as frequent as in training.
 
     Args:
-        run: a run folder, or the result of `ddim.load`.
+        run: a run folder.
         n: number of samples; their seeds are 0 ... n - 1.
         steps: sampling steps (default: the run's).
         features: "pixels", or the network whose features are compared, such as efficientnet-lite0.
@@ -146,7 +146,7 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
         out: a new or empty folder for the results (default: RUN/memorisation/N).
 
     Other Parameters:
-        fields: fields of the sampler and the grid, keyed by path, such as {"sampler.eta": 0.5}.
+        fields: fields of the sampler and the grid, such as sampler.eta.
         features_weights: the file of the weights of the network of `features`.
         progress: called while images are decoded, sampled, denoised and compared.
 
