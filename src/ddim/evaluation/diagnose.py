@@ -125,7 +125,7 @@ def diagnose(
     out: str | Path | None = None,
     progress: Progress = ignore_progress,
 ) -> Diagnosis:
-    """Measure the errors of a run at each noise level, and the noise levels that its images need.
+    """Measure the errors of a run at each noise level.
 
     Training images and held-out images are denoised at equal steps of log-SNR, the cleanest first. Columns:
 
