@@ -41,20 +41,14 @@ if TYPE_CHECKING:
     from ddim.evaluation.compare import compare_evaluations as compare
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.evaluate import evaluate
-    from ddim.evaluation.figures import (
-        plot,
-        plot_forward,
-        plot_losses,
-        plot_reverse,
-        plot_samplers,
-        plot_schedules,
-    )
+    from ddim.evaluation.figures import plot, plot_forward, plot_losses, plot_reverse, plot_samplers
     from ddim.evaluation.grid_search import search_grid as search
     from ddim.evaluation.guidance_search import search_guidance
     from ddim.evaluation.likelihood import likelihood
     from ddim.evaluation.memorisation import memorisation
     from ddim.evaluation.reference import Reference
     from ddim.evaluation.samples import Samples
+    from ddim.evaluation.schedule_figures import plot_schedules
     from ddim.evaluation.tabulate import tabulate
     from ddim.exchange.export import export_run as export
     from ddim.exchange.importing import import_model
@@ -95,7 +89,8 @@ _HOMES = {
     "evaluation.guidance_search": "search_guidance",
     "evaluation.average_choice": "pick_average list_averages reconstruct_average",
     "sampling.edits": "invert interpolate inpaint vary",
-    "evaluation.figures": "plot plot_schedules plot_forward plot_reverse plot_samplers plot_losses",
+    "evaluation.figures": "plot plot_forward plot_reverse plot_samplers plot_losses",
+    "evaluation.schedule_figures": "plot_schedules",
     "errors": "UserError",
     "diffusion.noise": "Noise",
     "diffusion.samplers": "AdamsBashforth DDIM DDPM DPMSolver EDM UniPC Sampler State",

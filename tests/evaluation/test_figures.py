@@ -12,7 +12,7 @@ from ddim.data.blossoms import source
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, LinearIn
 from ddim.errors import UserError
-from ddim.evaluation import figures
+from ddim.evaluation import figures, schedule_figures
 from ddim.machine.runtime import Runtime
 from ddim.nn.conditioning import Sinusoidal
 from ddim.plots import charts
@@ -48,14 +48,14 @@ def strips(monkeypatch):
 
 
 def test_the_curves_of_a_schedule_are_its_own_values():
-    figure = figures.plot_schedules()
+    figure = schedule_figures.plot_schedules()
     alpha, sigma, log_snr = (lines(axes) for axes in figure.axes)
     assert set(alpha) == set(sigma) == set(log_snr) == {"cosine", "linear", "linear_beta"}
     for name in alpha:
         t, a = alpha[name]
         s, snr = sigma[name][1], log_snr[name][1]
         assert np.allclose(t, np.linspace(0, 1, len(t)), atol=1e-12)
-        at = figures.DEFAULT[name](torch.from_numpy(t))
+        at = schedule_figures.DEFAULT[name](torch.from_numpy(t))
         assert np.array_equal(a, at.alpha.numpy())
         assert np.array_equal(s, at.sigma.numpy())
         finite = s > 0
@@ -68,16 +68,16 @@ def note(figure):
 
 
 def test_a_note_gives_the_plateau_of_a_table_clipped_by_powers():
-    words = note(figures.plot_schedules({"linear": Linear(clip="powers", read="floor")}))
+    words = note(schedule_figures.plot_schedules({"linear": Linear(clip="powers", read="floor")}))
     assert "38 % of all times have the noise level of t = 1" in words
     assert "7 % of all times have the noise level of t = 0" in words
     assert "12 % of all times have the noise level of t = 1" in note(
-        figures.plot_schedules({"linear": Linear(clip="rates", read="floor")})
+        schedule_figures.plot_schedules({"linear": Linear(clip="rates", read="floor")})
     )
 
 
 def test_a_plateau_is_drawn_thick():
-    for axes in figures.plot_schedules({"linear": Linear(clip="powers", read="floor")}).axes:
+    for axes in schedule_figures.plot_schedules({"linear": Linear(clip="powers", read="floor")}).axes:
         t, y = lines(axes)["linear"]
         thick = [line for line in axes.get_lines() if line.get_linewidth() > 4]
         start, end = sorted(thick, key=lambda line: line.get_xdata()[0])
@@ -90,15 +90,15 @@ def test_a_plateau_is_drawn_thick():
 
 def test_a_schedule_and_a_field_that_do_not_exist_are_refused():
     with pytest.raises(UserError, match="perhaps you meant cosine"):
-        figures.choose_schedules(["cosin"], {})
+        schedule_figures.choose_schedules(["cosin"], {})
     with pytest.raises(UserError, match="schedule.clop is not a field"):
-        figures.choose_schedules(["cosine", "linear"], {"clop": "powers"})
+        schedule_figures.choose_schedules(["cosine", "linear"], {"clop": "powers"})
 
 
 def test_schedules_are_chosen_by_name_with_fields_of_those_that_have_them():
-    chosen = figures.choose_schedules(["linear", "cosine"], {"clip": "powers", "min_signal": "0.1"})
+    chosen = schedule_figures.choose_schedules(["linear", "cosine"], {"clip": "powers", "min_signal": "0.1"})
     assert chosen == {"cosine": Cosine(min_signal=0.1), "linear": Linear(clip="powers", min_signal=0.1)}
-    assert figures.choose_schedules(["linear_in"], {"quantity": "log_noise"}) == {
+    assert schedule_figures.choose_schedules(["linear_in"], {"quantity": "log_noise"}) == {
         "linear_in": LinearIn("log_noise")
     }
 
@@ -109,7 +109,7 @@ def test_schedules_are_chosen_by_name_with_fields_of_those_that_have_them():
 def test_the_drawn_embedding_is_blurred_to_the_width_of_a_pixel():
     net = Sinusoidal(8, 100.0)
     pixels = 50
-    shown = figures.blur_embedding(net, 1.0, pixels)
+    shown = schedule_figures.blur_embedding(net, 1.0, pixels)
     # The Gaussian mean by a sum over a fine grid, of angles written out.
     offsets = np.linspace(-5, 5, 4001)
     weights = np.exp(-(offsets**2) / 2) / np.exp(-(offsets**2) / 2).sum()
@@ -122,7 +122,7 @@ def test_the_drawn_embedding_is_blurred_to_the_width_of_a_pixel():
 
 
 def test_with_fine_pixels_the_drawing_is_the_embedding():
-    (left, right) = figures.plot_embedding().axes[:2]
+    (left, right) = schedule_figures.plot_embedding().axes[:2]
     for axes, channels in ((left, 3), (right, 16)):
         values = np.asarray(axes.images[0].get_array())
         assert values.shape[0] == 32
@@ -141,17 +141,6 @@ def test_with_fine_pixels_the_drawing_is_the_embedding():
 def test_the_first_flower_of_the_embedded_set_is_taken_without_drawing_the_others():
     image = figures.read_image("blossoms", (32, 48))
     assert np.array_equal(to_uint8(image)[0], source.draw_blossom(0, (32, 48)))
-
-
-@pytest.mark.parametrize(("kind", "scale"), [("uint8", 1), ("uint16", 257), ("float32", 2)])
-@pytest.mark.parametrize("channels", [1, 2, 8])
-def test_the_first_image_of_an_array_is_shown_as_a_picture(tmp_path, kind, scale, channels):
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, channels), dtype=np.uint8)
-    pixels[0, 0, :2] = [[0], [255]]
-    np.save(tmp_path / "array.npy", pixels.astype(kind) * scale)
-    shown = to_uint8(figures.read_image(str(tmp_path / "array.npy"), (16, 16)))[0]
-    expected = {1: pixels[0].repeat(3, 2), 2: np.pad(pixels[0], ((0, 0), (0, 0), (0, 1)))}
-    assert np.array_equal(shown, expected.get(channels, pixels[0][..., :3]))
 
 
 def test_a_float_tiff_is_shown_as_a_picture(tmp_path):

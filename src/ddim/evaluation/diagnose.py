@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.data import Images, SplitImages
+from ddim.data import Images
 from ddim.data.images import gather_batch, to_unit
 from ddim.data.values import Values
 from ddim.diffusion.denoiser import Denoiser
@@ -56,9 +56,6 @@ DISTINGUISHABLE = 0.02
 
 By Pinsker's inequality, a test on one image is then right at most 55 % of the time.
 """
-
-EXTREME = 40.0
-"""The log-SNR of the noisiest noise level is searched between -40 and 40."""
 
 
 class Diagnosis(Recorded):
@@ -104,16 +101,8 @@ class Diagnosis(Recorded):
         }
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    def _shown_rows(self) -> list[dict[str, Any]]:
-        errors, gap = self.record["held_out"] or self.record["train"], self.record["gap"]
-        columns = {
-            "log-SNR": [f"{level:.2f}" for level in errors["log_snr"]],
-            "noise MSE": _format_all(errors["noise_mse"]),
-            "image MSE": _format_all(errors["image_mse"]),
-            "slope": _format_all(errors["slope"]),
-            **({"gap to training": _format_all(gap["by_level"])} if gap else {}),
-        }
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    def _shown_rows(self) -> Sequence[Mapping[str, Any]]:
+        return self.to_records()
 
 
 @with_bar
@@ -129,10 +118,10 @@ def diagnose(
 
     Training images and held-out images are denoised at equal steps of log-SNR, the cleanest first. Columns:
 
-        noise MSE, image MSE  errors of the predictions, in model units
-        slope                 regression of the true noise on the predicted noise:
-                              1 is calibrated; below 1, the predictions are too large
-        gap to training       how much larger the error is on held-out images
+        noise_mse, image_mse  errors of the predictions, in model units
+        slope                 regression of the true on the predicted noise: 1 is
+                              calibrated; below 1, the predictions are too large
+        gap_to_training       how much larger the error is on held-out images
 
     Args:
         run: a run folder.
@@ -164,11 +153,10 @@ def diagnose(
     if memory:
         memory.restore(checkpoint.read_tensors(run.checkpoint.path, "times"))
     with run.runtime:
-        train = measure_run_errors(run, own, own.train, images, levels, progress)
-        held_out = gap = None
-        if len(own.validation) > 1:
-            held_out = measure_run_errors(run, own, own.validation, images, levels, progress)
-            gap = measure_gap(train, held_out)
+        parts = [draw_subset(part, images) for part in (own.train, own.validation) if len(part) > 1]
+        errors = [measure_run_errors(run, own.images, part, levels, progress) for part in parts]
+        train, held_out = errors[0], errors[1] if len(errors) > 1 else None
+        gap = held_out and measure_gap(train, held_out)
         times = {"uniform": even, "training": draw_times(run.recipe, even, memory)[0]}
         some = list(to_model_batches(run, own.images, draw_subset(own.train, SPECTRUM)))
         content = {
@@ -268,36 +256,22 @@ def measure_errors(
 
 
 def measure_run_errors(
-    run: LoadedRun,
-    own: SplitImages,
-    which: np.ndarray,
-    images: int,
-    count: int,
-    progress: Progress = ignore_progress,
+    run: LoadedRun, own: Images, which: np.ndarray, levels: int, progress: Progress = ignore_progress
 ) -> LevelErrors:
-    """Return the denoising errors of a run on some of its images.
+    """Return the denoising errors of a run on the images at indices `which`, conditioned on their labels.
 
-    If the run was trained with labels, the network is conditioned on the class of each image.
-
-    Args:
-        run: the run.
-        own: its images.
-        which: indices of the images to draw from.
-        images: largest number of images.
-        count: number of noise levels, in equal steps of log-SNR.
-        progress: called with "denoised images" after each batch.
+    The noise levels have equal steps of log-SNR.
     """
     schedule = run.model.schedule
-    times = equal_log_snr_times(schedule, *log_snr_range(schedule), count)
-    some = draw_subset(which, images)
+    times = equal_log_snr_times(schedule, *log_snr_range(schedule), levels)
 
     def batches() -> Iterator[tuple[Denoiser, Tensor]]:
         first = 0
-        for x0 in to_model_batches(run, own.images, some):
-            classes = label_images(run.recipe, own.images, some[first : first + len(x0)])
+        for x0 in to_model_batches(run, own, which):
+            labels = label_images(run.recipe, own, which[first : first + len(x0)])
             first += len(x0)
-            yield run.model.with_labels(classes), x0
-            progress("denoised images", first, len(some))
+            yield run.model.with_labels(labels), x0
+            progress("denoised images", first, len(which))
 
     with evaluating(run.model):
         return measure_errors(batches(), times, precise=run.runtime.precise())
@@ -335,10 +309,7 @@ class Gap:
 
 
 def measure_gap(train: LevelErrors, other: LevelErrors) -> Gap:
-    """Return the noise MSE of other images divided by the noise MSE of training images, minus 1.
-
-    The expected gap is about 0 without memorisation.
-    """
+    """Return the gap between the errors of other images and of training images."""
     scale = train.noise_mse.mean(0)
     unseen = other.noise_mse / scale
     # Delta method: if the mean error on training images is wrong by a small fraction e, the ratio is wrong by
@@ -403,12 +374,7 @@ def find_noise_range(images: Tensor, stds: Sequence[float], values: Values) -> d
     # the standard deviation of the channel, so the channel with the largest one has the finest noise.
     step = 1 / (values.high - values.low)
     cleanest = None if values.type == "float32" else -2 * math.log(step / math.sqrt(12) / max(stds))
-    if excess(-EXTREME) > 0:
-        noisiest = -EXTREME
-    elif excess(EXTREME) < 0:
-        noisiest = EXTREME
-    else:
-        noisiest = root_scalar(excess, bracket=(-EXTREME, EXTREME), method="brentq").root
+    noisiest = root_scalar(excess, bracket=(-40, 40), method="brentq").root
     distance = -2 * math.log(max(farthest, 1e-12))
     return {"noisiest": noisiest, "distance": distance, "cleanest": cleanest}
 
@@ -468,66 +434,52 @@ def _list_findings(record: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _format_all(e: Mapping[str, Any]) -> list[str]:
-    """Return values with half the width of their intervals, such as "0.123 ± 0.004"."""
-    return [f"{value:.3g} ± {high - value:.1g}" for value, high in zip(e["value"], e["high"], strict=True)]
+PANELS: dict[str, tuple[str, float | None]] = {
+    "noise_mse": ("MSE of the noise", None),
+    "image_mse": ("MSE of the image, model units", None),
+    "gap": ("Gap to training, noise MSE", 0),
+    "slope": ("Slope of eps on predicted eps, 1 if calibrated", 1),
+    "residual": ("E[eps_hat . (eps - eps_hat)], 0 if calibrated", 0),
+}
+"""The title of each panel of the figure, and the value of an optimal denoiser, which is drawn dotted."""
 
 
 def draw_diagnosis(record: Mapping[str, Any], title: str) -> Figure:
-    """Return a figure of six panels over the log-SNR, clean images on the left, with 95 % intervals.
+    """Return a figure of the errors over the log-SNR, clean images on the left, with 95 % intervals.
 
-    The panels show the MSE of the predicted noise, the MSE of the predicted image, the gap between held-out
-    and training images, the slope of the regression of the noise on the predicted noise, the mean of eps_hat
-    * (eps - eps_hat), and the distribution of the times.
+    Its panels are those in `PANELS`, and the distribution of the times.
     """
-    sheet = charts.new_figure(14.0, 8.0)
-    noise, image, apart, slope, residual, times = sheet.subplots(2, 3).flat
-    sheet.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=charts.INK)
-    train, held_out, gap = record["train"], record["held_out"], record["gap"]
-
-    def draw(axes: Axes, name: str, title: str, truth: float | None = None) -> None:
-        parts = {"training": train[name]} | ({"held out": held_out[name]} if held_out else {})
-        _draw_bands(axes, train["log_snr"], parts, title, truth)
-
-    draw(noise, "noise_mse", "MSE of the noise")
-    draw(image, "image_mse", "MSE of the image, model units")
-    for axes in (noise, image):
-        axes.set_yscale("log")
-    if gap is None:
-        apart.set_axis_off()
-    else:
-        parts = {"held out": gap["by_level"]}
-        _draw_bands(apart, train["log_snr"], parts, "Gap to training, noise MSE", 0)
-    draw(slope, "slope", "Slope of eps on predicted eps, 1 if calibrated", 1)
-    draw(residual, "residual", "E[eps_hat . (eps - eps_hat)], 0 if calibrated", 0)
-    _draw_shares(times, record)
-    return sheet
-
-
-def _draw_bands(
-    axes: Axes, x: Sequence[float], parts: Mapping[str, Mapping[str, Any]], title: str, truth: float | None
-) -> None:
-    """Draw lines with their confidence intervals, and a dotted line at `truth`, the optimum, if given."""
-    for name, e in parts.items():
-        colour = charts.COLOURS[name == "held out"]
-        axes.plot(x, e["value"], color=colour, linewidth=1.8, label=name, marker="o", markersize=3)
-        axes.fill_between(x, e["low"], e["high"], color=colour, alpha=0.2, linewidth=0)
-    if truth is not None:
-        axes.axhline(truth, color=charts.FAINT, linestyle=":", linewidth=1)
-    _finish(axes, "log-SNR", "", title, legend=len(parts) > 1)
-    axes.grid(color="#e6e6e6", linewidth=0.7)
-
-
-def _draw_shares(axes: Axes, record: Mapping[str, Any]) -> None:
-    """Draw the share of times in each bin of log-SNR, and the ends of the useful range."""
+    figure = charts.new_figure(14.0, 8.0)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=charts.INK)
+    *panels, last = figure.subplots(2, 3).flat
+    gap = record["gap"]
+    sides = {"training": record["train"], "held out": record["held_out"]}
+    for axes, (name, (heading, truth)) in zip(panels, PANELS.items(), strict=True):
+        lines = {side: errors[name] for side, errors in sides.items() if errors and name != "gap"}
+        lines |= {"held out": gap["by_level"]} if gap and name == "gap" else {}
+        if not lines:
+            axes.set_axis_off()
+            continue
+        for side, e in lines.items():
+            style = {"color": charts.COLOURS[side == "held out"], "label": side}
+            x = record["train"]["log_snr"]
+            axes.plot(x, e["value"], linewidth=1.8, marker="o", markersize=3, **style)
+            axes.fill_between(x, e["low"], e["high"], color=style["color"], alpha=0.2, linewidth=0)
+        if truth is None:
+            axes.set_yscale("log")
+        else:
+            axes.axhline(truth, color=charts.FAINT, linestyle=":", linewidth=1)
+        _finish(axes, "log-SNR", "", heading, legend=len(lines) > 1)
+        axes.grid(color="#e6e6e6", linewidth=0.7)
     half = BIN / 2
     for k, (name, shares) in enumerate(record["times"].items()):
         x, heights = [b + half * (0.5 + k) for b in shares], [100 * s for s in shares.values()]
-        axes.bar(x, heights, width=0.9 * half, color=charts.COLOURS[k], label=f"{name} times")
+        last.bar(x, heights, width=0.9 * half, color=charts.COLOURS[k], label=f"{name} times")
     for name in ("noisiest", "cleanest"):
         if (level := record["noise_range"][name]) is not None:
-            axes.axvline(level, color=charts.FAINT, linestyle=":", linewidth=1)
-    _finish(axes, "log-SNR; dotted: range that images need", "% of times", "Times by log-SNR")
+            last.axvline(level, color=charts.FAINT, linestyle=":", linewidth=1)
+    _finish(last, "log-SNR; dotted: range that images need", "% of times", "Times by log-SNR")
+    return figure
 
 
 def _finish(axes: Axes, xlabel: str, ylabel: str, title: str, *, legend: bool = True) -> None:

@@ -133,13 +133,14 @@ def likelihood(  # noqa: PLR0913 (the options of a command)
         images = gather_batch(chosen.images, chosen.which[part_of])
         seeds = range(seed + first, seed + first + len(images))
         model = run.model.with_labels(None if labels is None else labels[part_of])
-        onward = partial(_report_images, continue_progress(progress, first, count), len(images), nfe)
+        onward = partial(_report, continue_progress(progress, first, count), len(images), nfe)
         with evaluating(run.model), run.runtime:
             found.append(measure_bits(run, Counted(model, onward), images, method, steps, seeds).cpu())
     bits = torch.cat(found)
+    error = (bits.std() / count**0.5).item() if count > 1 else None
     content = {
         "method": method,
-        "bits": {"value": bits.mean().item(), "error": standard_error(bits), "each": bits.tolist()},
+        "bits": {"value": bits.mean().item(), "error": error, "each": bits.tolist()},
         "steps": int(steps),
         "nfe": int(nfe),
         "variance": variance_of(run) if method == "vlb" else None,
@@ -180,11 +181,6 @@ def variance_of(pipeline: Pipeline) -> Variance:
     return "learned" if pipeline.recipe.objective.needs_variance else "large"
 
 
-def standard_error(bits: Tensor) -> float | None:
-    """Return the standard error of the mean of `bits` (N,), None if N is 1."""
-    return (bits.std() / len(bits) ** 0.5).item() if len(bits) > 1 else None
-
-
 def _check_values(owner: str, values: Values) -> None:
     """Check that images have 8 bits; `owner` names them in the message."""
     if not values.eight_bits:
@@ -206,7 +202,7 @@ def _choose_images(run: LoadedRun, reference: Reference, n: int, progress: Progr
     return replace(chosen, which=chosen.which[shuffle_epoch(len(chosen.which), 0, 0)[:n]])
 
 
-def _report_images(progress: Progress, images: int, nfe: int, evaluations: int) -> None:
+def _report(progress: Progress, images: int, nfe: int, evaluations: int) -> None:
     progress("images", images * min(1.0, evaluations / nfe), images)
 
 

@@ -42,7 +42,7 @@ from ddim.evaluation.image_summary import take_pictures
 from ddim.evaluation.run_folder import Recorded, open_run_folder, write_result
 from ddim.evaluation.sample_features import SampledParts
 from ddim.machine.progress import Progress, ignore_progress, with_bar
-from ddim.metrics.features import Extractor, extract_features, load_extractor
+from ddim.metrics.features import Extractor, extract_features, open_extractor
 from ddim.metrics.neighbours import (
     FEWEST,
     Embed,
@@ -120,7 +120,6 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
     guidance_interval: Interval | None = None,
     guide_with: str | Path | LoadedRun | None = None,
     fields: Mapping[str, Any] | None = None,
-    features_weights: str | Path | None = None,
     out: str | Path | None = None,
     progress: Progress = ignore_progress,
 ) -> Memorisation:
@@ -147,7 +146,6 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
 
     Other Parameters:
         fields: fields of the sampler and the grid, such as sampler.eta.
-        features_weights: the file of the weights of the network of `features`.
         progress: called while images are decoded, sampled, denoised and compared.
 
     Returns:
@@ -161,9 +159,7 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
         ddim memorisation runs/photos-fast-1 -n 1000 --features efficientnet-lite0
     """
     check_count("n", n)
-    extractor = features if isinstance(features, Extractor) else None
-    if isinstance(features, str) and features != PIXELS:
-        extractor = load_extractor(features, features_weights)
+    extractor = None if features == PIXELS else open_extractor(features)
     run = open_run_folder(run, out)
     asked = collect_guidance(guidance, guidance_interval, guide_with)
     setup = choose_sampling(run, steps, choose_label(run.recipe), fields or {}, guidance=asked)
@@ -395,8 +391,8 @@ def _measure_gap(run: LoadedRun, own: SplitImages, progress: Progress) -> dict[s
     """Return the gap between the errors on held-out and training images, as JSON, if it can be measured."""
     if len(own.validation) < 2:
         return None
-    parts = own.train, own.validation
-    train, held_out = (measure_run_errors(run, own, part, IMAGES, LEVELS, progress) for part in parts)
+    parts = [draw_subset(part, IMAGES) for part in (own.train, own.validation)]
+    train, held_out = (measure_run_errors(run, own.images, part, LEVELS, progress) for part in parts)
     gap = measure_gap(train, held_out)
     counts = {"train": len(train.noise_mse), "valid": len(held_out.noise_mse)}
     return {**gap.overall.to_json(), "images": counts, "levels": len(train.log_snr)}

@@ -22,7 +22,7 @@ from ddim.sampling.pipeline import LoadedRun, load
 
 @dataclass(frozen=True, repr=False)
 class Recorded(Tabular):
-    """A result that is kept in a folder.
+    """A result that is kept in a folder; its text is the verdict and the title, without a table.
 
     Attributes:
         record: the content of record.json in this folder.
@@ -37,7 +37,6 @@ class Recorded(Tabular):
         return {"folder": self.folder, **self.record}
 
     def _shown_rows(self) -> Sequence[Mapping[str, Any]]:
-        """Return no row: the verdict says enough."""
         return []
 
     def _picture(self) -> bytes | None:
