@@ -41,12 +41,12 @@ if TYPE_CHECKING:
     from ddim.evaluation.compare import compare_evaluations as compare
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.evaluate import evaluate
+    from ddim.evaluation.figures import plot, plot_forward, plot_losses, plot_reverse, plot_samplers
     from ddim.evaluation.grid_search import search_grid as search
     from ddim.evaluation.guidance_search import search_guidance
-    from ddim.evaluation.likelihood import bits_per_dim as likelihood
-    from ddim.evaluation.memorisation import check_memorisation as memorisation
+    from ddim.evaluation.likelihood import likelihood
+    from ddim.evaluation.memorisation import memorisation
     from ddim.evaluation.reference import Reference
-    from ddim.evaluation.run_figures import plot_forward, plot_losses, plot_reverse, plot_samplers
     from ddim.evaluation.samples import Samples
     from ddim.evaluation.schedule_figures import plot_schedules
     from ddim.evaluation.tabulate import tabulate
@@ -89,13 +89,13 @@ _HOMES = {
     "evaluation.reference": "Reference",
     "evaluation.compare": "compare=compare_evaluations",
     "evaluation.diagnose": "diagnose",
-    "evaluation.memorisation": "memorisation=check_memorisation",
-    "evaluation.likelihood": "likelihood=bits_per_dim",
+    "evaluation.memorisation": "memorisation",
+    "evaluation.likelihood": "likelihood",
     "evaluation.grid_search": "search=search_grid",
     "evaluation.guidance_search": "search_guidance",
     "evaluation.average_choice": "pick_average list_averages reconstruct_average",
     "sampling.edits": "invert interpolate inpaint vary",
-    "evaluation.run_figures": "plot_forward plot_reverse plot_samplers plot_losses",
+    "evaluation.figures": "plot plot_forward plot_reverse plot_samplers plot_losses",
     "evaluation.schedule_figures": "plot_schedules",
     "errors": "UserError",
     "diffusion.noise": "Noise",
@@ -152,6 +152,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "inpaint",
     "vary",
     # Figures
+    "plot",
     "plot_schedules",
     "plot_forward",
     "plot_reverse",

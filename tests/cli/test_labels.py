@@ -9,7 +9,7 @@ from PIL import Image
 import tiny
 from ddim.cli import main
 from ddim.data import open_images
-from ddim.diffusion import likelihood
+from ddim.evaluation import likelihood
 from ddim.evaluation import compare
 from ddim.evaluation import record as scores
 from ddim.metrics import features

@@ -24,7 +24,7 @@ from ddim.evaluation import sample_features
 from ddim.evaluation.compare import Difference, measure_difference
 from ddim.evaluation.evaluate import evaluate_source, measure_metrics
 from ddim.evaluation.evaluated_images import open_evaluated_images
-from ddim.evaluation.memorisation import check_memorisation
+from ddim.evaluation.memorisation import memorisation
 from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.samples import Samples
@@ -208,7 +208,7 @@ def test_other_features_of_the_same_samples_need_no_sampling(run, cache, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(sample_features, "sample_uint8", None)
         second = evaluate_source(run, FEW, extractor=other)
-        check_memorisation(run, 40, 2)
+        memorisation(run, 40, 2)
     assert (second.record["generated"]["kept"], second.record["seconds"]["sampling"]) == (40, 0)
     assert second.record["metrics"] == alone.record["metrics"]
     assert second.record["sampling"] == alone.record["sampling"]

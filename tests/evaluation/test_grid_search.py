@@ -19,8 +19,8 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DPMSolver, last_state
 from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
-from ddim.evaluation import discretisation_error, grid_search
-from ddim.evaluation.discretisation_error import TimeRange
+from ddim.evaluation import grid_search
+from ddim.evaluation.sampler_errors import TimeRange, sample_in_model_units
 from ddim.plots.pictures import to_uint8
 from ddim.recipe.codec import override
 from ddim.runs import checkpoint
@@ -117,9 +117,7 @@ def test_a_search_samples_as_the_recipe_does(run):
         wanted, _ = generate(
             SamplingSetup(chosen.with_recipe(sampler=DDIM(), grid=Listed((1.0, 0.5, 0.2))), 3), range(2)
         )
-        found = chosen.pixels.leave(
-            discretisation_error.sample_in_model_units(chosen, DDIM(), times, range(2))
-        )
+        found = chosen.pixels.leave(sample_in_model_units(chosen, DDIM(), times, range(2)))
         assert torch.allclose(found, wanted, atol=1e-6)
         assert plain is None or not torch.allclose(wanted, plain, atol=1e-3)
         plain = wanted if plain is None else plain
@@ -156,7 +154,7 @@ def test_named_grids_have_the_same_ends(start):
         assert times[0] == start, name
         assert times[-1].item() == pytest.approx(END), name
         assert (times.diff() < 0).all(), name
-    with pytest.raises(UserError, match=r"--end must lie between 0 and the first time, t = 0\.8, got 0\.9"):
+    with pytest.raises(UserError, match=r"end must lie between 0 and the first time, t = 0\.8, got 0\.9"):
         TimeRange(SCHEDULE, 0.9, 0.8).check(7)
 
 
@@ -176,5 +174,5 @@ def test_a_search_clips_its_samples_like_its_reference(run):
     trained = replace(load(run), pixels=Pixels.fixed(0.5, 2.0))
     times = TimeRange(trained.recipe.sampling_schedule, 0.2).lay_grids(40)["uniform_log_snr"]
     clips = [replace(trained, recipe=override(trained.recipe, {"clip": clip})) for clip in ("x0", "yes")]
-    kept, clipped = (discretisation_error.sample_in_model_units(each, DDIM(), times, [0]) for each in clips)
+    kept, clipped = (sample_in_model_units(each, DDIM(), times, [0]) for each in clips)
     assert torch.equal(kept, clipped)

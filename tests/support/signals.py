@@ -83,7 +83,6 @@ def _phases(folder):
         Phase("diagnose", ["diagnose", run]),
         Phase("likelihood", ["likelihood", run, "-n", "24", "--part", "train"]),
         Phase("memorisation", ["memorisation", run, "-n", "40"]),
-        Phase("ablate", ["ablate", run], out=False),
         Phase("plan", ["plan", "blossoms:60", "--recipe", "smoke"], out=False),
         Phase("data", ["data", str(folder / "photos"), "--size", "32"], out=False, fresh=True),
         Phase("search", ["search", run, "--steps", "3", "--seeds", "2"]),

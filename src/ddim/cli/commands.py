@@ -24,9 +24,9 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Judge": {
         "compare": OLD,
-        "memorisation": OLD,
-        "likelihood": OLD,
-        "diagnose": OLD,
+        "memorisation": "evaluation.memorisation:memorisation",
+        "likelihood": "evaluation.likelihood:likelihood",
+        "diagnose": "evaluation.diagnose:diagnose",
         "report": "experiments.report:report",
         "runs": "experiments.run_table:list_runs",
     },
@@ -37,11 +37,10 @@ GROUPS: dict[str, dict[str, str]] = {
         "search": OLD,
         "ema": OLD,
         "sweep": "experiments.sweep:sweep",
-        "ablate": OLD,
     },
     "Look": {
         "data": OLD,
-        "plot": OLD,
+        "plot": "evaluation.figures:plot",
     },
     "Exchange": {
         "export": "exchange.export:export",

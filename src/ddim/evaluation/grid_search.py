@@ -14,14 +14,14 @@ from torch import Tensor
 from ddim.diffusion.samplers import Multistep
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
-from ddim.evaluation.discretisation_error import (
+from ddim.evaluation.level_search import SearchedGrid, search_levels
+from ddim.evaluation.run_folder import load_given_run, open_run_folder
+from ddim.evaluation.sampler_errors import (
     TimeRange,
     count_reference_levels,
     error_against_reference,
     find_time_range,
 )
-from ddim.evaluation.level_search import SearchedGrid, search_levels
-from ddim.evaluation.run_folder import load_given_run, open_run_folder
 from ddim.files import make_folder
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.catalogue import LEAST
