@@ -50,18 +50,17 @@ if TYPE_CHECKING:
     )
     from ddim.diffusion.times import TimeSampling
     from ddim.errors import UserError
-    from ddim.evaluation.average_choice import list_averages, pick_average, reconstruct_average
+    from ddim.evaluation.averages import ema
     from ddim.evaluation.compare import compare_evaluations as compare
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.evaluate import evaluate
-    from ddim.evaluation.grid_search import search_grid as search
-    from ddim.evaluation.guidance_search import search_guidance
     from ddim.evaluation.likelihood import bits_per_dim as likelihood
     from ddim.evaluation.memorisation import check_memorisation as memorisation
     from ddim.evaluation.reference import Reference
     from ddim.evaluation.run_figures import plot_forward, plot_losses, plot_reverse, plot_samplers
     from ddim.evaluation.samples import Samples
     from ddim.evaluation.schedule_figures import plot_embedding, plot_embedding_products, plot_schedules
+    from ddim.evaluation.search import search
     from ddim.evaluation.tabulate import tabulate
     from ddim.exchange.export import export_run as export
     from ddim.exchange.importing import import_model
@@ -98,9 +97,8 @@ _HOMES = {
     "evaluation.diagnose": "diagnose",
     "evaluation.memorisation": "memorisation=check_memorisation",
     "evaluation.likelihood": "likelihood=bits_per_dim",
-    "evaluation.grid_search": "search=search_grid",
-    "evaluation.guidance_search": "search_guidance",
-    "evaluation.average_choice": "pick_average list_averages reconstruct_average",
+    "evaluation.search": "search",
+    "evaluation.averages": "ema",
     "sampling.edits": "invert=invert_images interpolate inpaint=inpaint_image vary=vary_image",
     "evaluation.run_figures": "plot_forward plot_reverse plot_samplers plot_losses",
     "evaluation.schedule_figures": "plot_schedules plot_embedding plot_embedding_products",
@@ -142,11 +140,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "memorisation",
     "likelihood",
     "search",
-    "search_guidance",
-    # Choose the average of the weights
-    "pick_average",
-    "reconstruct_average",
-    "list_averages",
+    "ema",
     # Exchange with other programs
     "export",
     "push",

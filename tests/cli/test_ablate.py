@@ -67,7 +67,7 @@ def test_sampling_times_lie_between_the_ends_of_the_runs_grid(name, run, monkeyp
     monkeypatch.setattr(pipeline, "load", lambda *_, **__: trained)
     monkeypatch.setattr(discretisation_error, "sample_in_model_units", sample)
     few = {"ablate": ["--evaluations", "3"], "search": ["--steps", "3"]}[name]
-    command(name, copy, *few, "--seeds", "1")
+    command(name, copy, *few, {"ablate": "--seeds", "search": "-n"}[name], "1")
     bars = [trained.recipe.sampling_schedule(times).noise_to_signal for times in asked]
     assert len(bars) > 5
     for each in bars:
@@ -95,7 +95,7 @@ def test_the_reference_has_at_least_ten_times_the_levels_of_the_samples(
         return torch.zeros(1, 1, 1, 1)
 
     monkeypatch.setattr(discretisation_error, "sample_in_model_units", sample)
-    command(words[0], copy, *words[1:], "--seeds", "1")
+    command(words[0], copy, *words[1:], {"ablate": "--seeds", "search": "-n"}[words[0]], "1")
     assert asked[0] == (EDM(), count)
     heun = [levels for sampler, levels in asked[1:] if sampler in (EDM(), sampler_ablation.Flow())]
     assert heun == [] if words[0] == "search" else max(heun) <= count / 10

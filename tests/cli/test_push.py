@@ -79,7 +79,7 @@ def test_no_training_opens_images_by_a_name_that_a_stranger_chose(hub, words, re
 
 def test_results_that_belong_to_a_run_folder_need_a_folder(hub, run, refused):
     publish(hub, "ada/flowers", run)
-    for name in ("diagnose", "search", "memorisation"):
+    for name in ("diagnose", "memorisation"):
         assert refused(name, NAME).endswith("results are added to a run: give the run folder, or --out DIR")
     assert "has no snapshots" in refused("ema", NAME)
 

@@ -14,7 +14,6 @@ import numpy as np
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn
 
-from ddim.cli.ema import name_pick_command
 from ddim.cli.output import draw, say
 from ddim.cli.streams import unescaped
 from ddim.data import Images
@@ -229,9 +228,9 @@ class Console(Display):
         part = " --part all" if held_out < LEAST else ""
         say(f"next: ddim sample {run}{options}    generates new images")
         say(f"      ddim evaluate {run}{part}{options}    measures how close they are to real images")
-        pick = name_pick_command(folder, recipe, held_out)
-        if pick and lines and list_snapshots(folder, lines[-1]["step"]):
-            say(f"      {pick}{self.own}    chooses how long the average of the weights is")
+        if held_out > 1 and lines and list_snapshots(folder, lines[-1]["step"]):
+            pick = f"ddim ema {run} --pick {'kid' if recipe.is_student else 'validation'}{self.own}"
+            say(f"      {pick}    chooses how long the average of the weights is")
 
 
 def _typical_size(images: Images) -> str:

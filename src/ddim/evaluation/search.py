@@ -1,0 +1,497 @@
+"""Search for the sampling times or the guidance of a run, for one sampler and one number of steps.
+
+Guidance, and the times of a student of `ddim distill`, are compared by the KID of their samples against the
+held-out images. The lowest of many noisy KIDs is partly low by chance. So the best candidate is compared with
+the usual setting on new seeds, and used only if its KID is distinguishably lower there, at 95 %. The times of
+other runs are compared by the error of their samples against samples with many steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddim.diffusion.grids import Karras
+from ddim.diffusion.samplers import Multistep, Sampler
+from ddim.diffusion.schedules import Schedule
+from ddim.errors import UserError, check_count
+from ddim.evaluation.discretisation_error import (
+    TimeRange,
+    count_reference_levels,
+    error_against_reference,
+    find_time_range,
+)
+from ddim.evaluation.guidance_name import name_guidance
+from ddim.evaluation.reference import compute_validation_features
+from ddim.evaluation.run_folder import load_given_run
+from ddim.evaluation.sample_features import sample_features
+from ddim.evaluation.sampler_errors import count_levels
+from ddim.machine.progress import Progress, ignore_progress, open_progress
+from ddim.metrics.catalogue import LEAST
+from ddim.metrics.features import load_extractor
+from ddim.metrics.kid import kid, kid_difference
+from ddim.metrics.statistics import Estimate
+from ddim.plots.table import Tabular
+from ddim.recipe.codec import describe_kind, override_sampling
+from ddim.recipe.options import option_text
+from ddim.runs.names import GUIDE, is_checkpoint
+from ddim.sampling.generate import find_grid_ends
+from ddim.sampling.labels import Label, choose_label, find_label
+from ddim.sampling.pipeline import LoadedRun
+from ddim.sampling.sampling_setup import (
+    OFF,
+    Guidance,
+    SamplingSetup,
+    choose_sampling,
+    collect_guidance,
+    open_guidance,
+    save_guidance,
+)
+from ddim.sampling.searched import FILE, read_searched, save_grid
+
+FIRST_SEED = 2**31
+"""First seed of the samples of a search.
+
+Users rarely use such large seeds, so their samples differ from the samples of a search.
+"""
+
+FIRST_MOVE, LAST_MOVE = 0.35, 0.03
+"""Size of a move of a time at the start and at the end, as a fraction of the gap to the next log-SNR."""
+
+MIXTURES = (0.25, 0.5, 0.75)
+"""Weights of another grid in a mixture with the best grid."""
+
+LEAST_GAP = 0.25
+"""Smallest gap in log-SNR, as a fraction of the mean gap. A smaller gap would overfit the samples."""
+
+SCALES = (1.25, 1.5, 2.0, 3.0)
+"""The guidance scales that are tried with each guide."""
+
+FACTOR, TRIED = 1.6, range(-4, 4)
+"""For a student, `FACTOR` to these powers, times the last noise level of its own grid, are tried."""
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Search(Tabular):
+    """What a search found; `ddim.sample(run, **found.options)` uses it.
+
+    Attributes:
+        verdict: the result in one sentence.
+        title: which later samples use the saved result, or how to use it.
+        rows: one row for each candidate, with its mean squared error or its KID.
+        options: arguments of `ddim.sample`: `steps`, with the times of the search as `grid`, or with
+            `guidance`, `guidance_interval` and `guide_with`.
+        value: the error or the KID of the result, for the seeds of the search.
+        difference: the KID of the best candidate minus that of the usual setting, on new seeds. None if no
+            candidate had a lower KID before, or the candidates were not compared by KID.
+    """
+
+    verdict: str = ""
+    title: str = ""
+    rows: Sequence[Mapping[str, Any]] = ()
+    options: dict[str, Any]
+    value: float
+    difference: Estimate | None = None
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """The difference on new seeds, with its interval."""
+        if self.difference is None:
+            return ()
+        value, low, high = self.difference.value, self.difference.low, self.difference.high
+        return [f"difference of KID on new seeds: {value:+.5f} ({low:+.5f} to {high:+.5f} at 95 %)"]
+
+    def to_records(self) -> Sequence[Mapping[str, Any]]:
+        """Return one row for each candidate."""
+        return self.rows
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result, the arguments of `ddim.sample` that use it, and all candidates."""
+        difference = self.difference and self.difference.to_json()
+        return {**super().to_json(), "options": self.options, "value": self.value, "difference": difference}
+
+
+def search(  # noqa: PLR0913 (the choices of a notebook)
+    run: str | Path | LoadedRun,
+    steps: int | None = None,
+    *,
+    guidance: bool = False,
+    n: int | None = None,
+    label: str | int | None = None,
+    guide_with: str | Path | Sequence[str | Path] | None = None,
+    sampler: Sampler | str | None = None,
+    fields: Mapping[str, Any] | None = None,
+    save: bool = True,
+    progress: bool | Progress = True,
+) -> Search:
+    """Find the best sampling times or the best guidance of a run, and use them from now on.
+
+    The search for times varies the times between the first and the last time of the run's grid, and keeps
+    those whose samples are nearest to samples with many steps. This takes minutes. For a student of
+    `ddim distill`, it finds the noise level of the last step with the lowest KID against the held-out images.
+
+    The search for guidance finds the guide, scale and noise levels with the lowest KID. They are used if
+    their KID is distinguishably lower than without guidance, with as many steps or at about the same NFE.
+
+    The result is saved in RUN/searched.json. Later samples with this sampler, number of steps and weights use
+    it, unless a grid or a guidance scale is given.
+
+    Args:
+        run: a run folder, RUN@raw for other weights, or the result of `ddim.load`.
+        steps: number of sampling steps, at least 3; by default 10 for times, and else the recipe's.
+        guidance: search for guidance, and not for times.
+        n: number of samples of each candidate; by default 16 for times, and 500 where KID is measured.
+        sampler: the sampler or its name, by default the sampler of the run.
+        save: save the result with the run, so that later samples use it.
+
+    Other Parameters:
+        label: class name or index for the search for guidance, by default all classes. The guidance of one
+            class is returned, but not saved.
+        guide_with: the guide or guides to try, such as "runs/small-1@raw"; by default "@guide", if the run
+            has one. For a run with labels or vectors, classifier-free guidance is also tried.
+        fields: changes of the recipe's sampler and grid, such as {"sampler.order": 3}.
+        progress: True shows a bar in a notebook cell, False nothing. It can be a function, see `Progress`.
+
+    Raises:
+        UserError: if the sampler is stochastic, there is nothing to guide with, too few images are held out,
+            or the result cannot be saved for this model.
+
+    Example:
+        >>> found = ddim.search("runs/photos-fast-1", 5)
+        >>> ddim.sample("runs/photos-fast-1", steps=5)
+
+    Commands:
+        ddim search runs/photos-fast-1 --steps 5
+        ddim search runs/photos-fast-1 --guidance -n 1000
+    """
+    loaded = load_given_run(run)
+    chosen = loaded if sampler is None else loaded.with_recipe(sampler=sampler)
+    chosen = replace(chosen, recipe=override_sampling(chosen.recipe, fields or {}))
+    if not guidance and (label, guide_with) != (None, None):
+        raise UserError("label and guide_with are for a search for guidance: give guidance too")
+    usual = choose_label(loaded.recipe)
+    asked = usual if label is None else find_label(label, loaded.recipe, loaded.classes)
+    # Saved guidance holds for all labels.
+    save = save and asked in (None, usual)
+    if save:
+        _check_saving(chosen, *(["grid"] if guidance else []))
+    with open_progress(progress) as shown:
+        if guidance:
+            found = _search_guidance(chosen, asked, steps, 500 if n is None else n, guide_with, shown)
+        elif isinstance(chosen.recipe.sampler, Multistep):
+            found = _search_levels(chosen, steps, 500 if n is None else n, shown)
+        else:
+            found = _search_times(chosen, 10 if steps is None else steps, 16 if n is None else n, shown)
+    if save:
+        return replace(found, title=_save(chosen, found, labelled=asked is not None))
+    words = ", ".join(f"{name} {option_text(value)}" for name, value in found.options.items())
+    return replace(found, title=f"nothing was saved; to use the result, sample with {words}")
+
+
+def _check_saving(run: LoadedRun, *fields: str) -> None:
+    """Check before a search that its result can be saved with the run, and holds for it."""
+    if is_checkpoint(run.checkpoint.run):
+        raise UserError(f"{run.checkpoint.run} is a checkpoint: give its run, or save nothing (save=False)")
+    for name in run.list_changed(*fields, "sampled_on", "clip"):
+        raise UserError(f"{name} must be that of the run, for which the result is saved: leave it out")
+    read_searched(run.checkpoint.run)
+
+
+def _save(run: LoadedRun, found: Search, *, labelled: bool) -> str:
+    """Save a result in the run folder, and return a sentence that says which samples use it."""
+    at, sampler, values = run.checkpoint, run.recipe.sampler, dict(found.options)
+    place = at.run, sampler, (steps := values.pop("steps")), at.weights
+    if "grid" in values:
+        save_grid(*place, values["grid"], found.value)
+    else:
+        chosen = collect_guidance(**values) or OFF
+        save_guidance(*place, chosen if chosen.on else None, labelled=labelled)
+    return f"samples by {describe_kind(sampler)} in {steps} steps use this from now on: {at.run / FILE}"
+
+
+# By the error of samples
+
+
+def _search_times(run: LoadedRun, steps: int, n: int, progress: Progress) -> Search:
+    """Return the times whose samples are nearest to samples with many steps, from the same noise."""
+    sampler = run.recipe.sampler
+    check_count("n", n)
+    if sampler.stochastic:
+        raise UserError("the sampler must be deterministic, because fresh noise would change the samples")
+    ends = find_time_range(run.recipe, max(steps, 2))
+    ends.check(steps)
+    seeds = range(FIRST_SEED, FIRST_SEED + n)
+    error = error_against_reference(run, ends, seeds, count_reference_levels(steps), progress)
+    times, errors = search_times(steps, ends, lambda times: error(sampler, times), progress)
+    value, named = errors["searched"], {name: e for name, e in errors.items() if name != "searched"}
+    best = min(named, key=named.__getitem__)
+    listed = ", ".join(f"{t:.4g}" for t in times)
+    verdict = f"the {best} grid has the smallest sampling error: times {listed}"
+    if value < named[best]:
+        ratio = named[best] / value
+        verdict = f"the sampling error is {ratio:.2f} times smaller than on the {best} grid: times {listed}"
+    rows = [{"times": name, "mean_squared_error": error} for name, error in errors.items()]
+    return Search(verdict=verdict, rows=rows, options={"steps": steps, "grid": times}, value=value)
+
+
+def search_times(
+    steps: int,
+    ends: TimeRange,
+    error: Callable[[Tensor], float],
+    progress: Progress = ignore_progress,
+) -> tuple[tuple[float, ...], dict[str, float]]:
+    """Return the times with the least error that a coordinate descent finds, and all errors by name.
+
+    First the best named grid is mixed with each other named grid, on the scale of log-SNR. Then each time in
+    turn moves towards a neighbour by a part of the gap in log-SNR. A change that lowers the error is kept.
+    If a sweep over all times lowers the error by at most 2 %, the moves are halved.
+
+    Args:
+        steps: number of times, at least 3.
+        ends: the schedule, and the first and the last time.
+        error: a function that returns the error of times (steps,).
+        progress: called with "grids" after each grid. The total number is an estimate, which grows as long as
+            the error falls.
+
+    Returns:
+        The decreasing times, and the errors: that of these times is "searched".
+
+    Raises:
+        UserError: if no named grid leads to finite samples.
+    """
+    grids, schedule = ends.lay_grids(steps), ends.schedule
+    done, sweep = 0, 2 * (steps - 2)
+    # A sweep tries two moves of each time, and each size of move needs at least one sweep.
+    total = len(grids) * (1 + len(MIXTURES)) + sweep * math.ceil(1 + math.log2(FIRST_MOVE / LAST_MOVE))
+
+    def finite_error(times: Tensor) -> float:
+        nonlocal done
+        value = error(times)
+        done += 1
+        progress("grids", done, max(total, done + sweep))
+        return value if math.isfinite(value) else math.inf
+
+    named = {name: finite_error(times) for name, times in grids.items()}
+    best = min(named.values())
+    if best == math.inf:
+        raise UserError("no named grid leads to finite samples: the model cannot be used")
+    times = grids[min(named, key=named.__getitem__)]
+    log_snr = schedule(times).log_snr
+    for other in grids.values():
+        for part in MIXTURES:
+            mixed = schedule.inverse(torch.lerp(log_snr, schedule(other).log_snr, part))
+            mixed[0], mixed[-1] = times[0], times[-1]
+            if _are_apart(mixed, schedule) and (value := finite_error(mixed)) < best:
+                times, best = mixed, value
+    times, best = _descend(times, best, schedule, finite_error)
+    return tuple(times.tolist()), {"searched": best, **named}
+
+
+def _descend(
+    times: Tensor, best: float, schedule: Schedule, error: Callable[[Tensor], float]
+) -> tuple[Tensor, float]:
+    """Move one time after another, keep each move that lowers the error, and return times and error.
+
+    `best` is the error of `times` at the start.
+    """
+    move = FIRST_MOVE
+    while move >= LAST_MOVE:
+        before = best
+        for k in range(1, len(times) - 1):
+            for towards in (k - 1, k + 1):
+                log_snr = schedule(times).log_snr
+                tried = times.clone()
+                tried[k] = schedule.inverse(torch.lerp(log_snr[k], log_snr[towards], move))
+                if _are_apart(tried, schedule) and (value := error(tried)) < best:
+                    times, best = tried, value
+                    break
+        if best >= 0.98 * before:
+            move /= 2
+    return times, best
+
+
+def _are_apart(times: Tensor, schedule: Schedule) -> bool:
+    """Return whether times strictly decrease, and all gaps are at least `LEAST_GAP` times the mean gap."""
+    gaps = schedule(times).log_snr.diff()
+    return bool((times.diff() < 0).all() and gaps.min() >= LEAST_GAP * gaps.mean())
+
+
+# By the KID of samples
+
+
+class _Trials:
+    """Measures the KID of candidates against the held-out images of a run, and keeps a row for each.
+
+    Args:
+        run: the run.
+        n: number of samples of each candidate.
+        count: number of candidates, with the two that `confirm` measures.
+        name: returns the name of a candidate.
+        progress: called while the held-out images are prepared, then with "candidates".
+    """
+
+    def __init__(
+        self, run: LoadedRun, n: int, count: int, name: Callable[[SamplingSetup], str], progress: Progress
+    ) -> None:
+        check_count("n", n, LEAST)
+        self.extractor = load_extractor().to(run.runtime.exact_device)
+        self.reference = compute_validation_features(run, self.extractor, progress)
+        self.n, self.count, self.name, self.progress = n, count, name, progress
+        self.rows: list[dict[str, Any]] = []
+
+    def try_candidates(self, candidates: Sequence[SamplingSetup]) -> list[float]:
+        """Return the KID of each candidate; infinite if one of its samples is not finite."""
+        for candidate in candidates:
+            self._measure(candidate, "search", FIRST_SEED)
+        values = [row["kid"] for row in self.rows[len(self.rows) - len(candidates) :]]
+        return [math.inf if value is None else value for value in values]
+
+    def confirm(self, best: SamplingSetup, usual: SamplingSetup) -> Estimate:
+        """Return the KID of the best candidate minus that of the usual setting, on the same new seeds.
+
+        It is infinite if the samples of the best are not finite; else minus infinity if those of the usual
+        setting are not.
+        """
+        mine, theirs = (self._measure(each, "new", FIRST_SEED + self.n) for each in (best, usual))
+        if mine is None or theirs is None:
+            return Estimate(*(math.inf if mine is None else -math.inf,) * 3)
+        return kid_difference(mine, theirs, self.reference, paired=True)
+
+    def _measure(self, candidate: SamplingSetup, seeds: str, first: int) -> np.ndarray | None:
+        """Return the features of the samples of a candidate, None if one is not finite, and add its row."""
+        place = len(self.rows)
+
+        def report(what: str, done: float, total: int) -> None:
+            self.progress("candidates", place + done / total, self.count)
+
+        features = sample_features(candidate, range(first, first + self.n), self.extractor, report)
+        found = None if features is None else kid(features, self.reference, subsets=1)
+        row = {"candidate": self.name(candidate), "seeds": seeds, "steps": candidate.steps}
+        row |= {"nfe": candidate.count_evaluations()}
+        values = (None,) * 3 if found is None else (found.value, found.low, found.high)
+        self.rows.append(row | dict(zip(("kid", "low", "high"), values, strict=True)))
+        self.progress("candidates", place + 1, self.count)
+        return features
+
+
+def _search_levels(run: LoadedRun, steps: int | None, n: int, progress: Progress) -> Search:
+    """Return the times of a student at which its samples have the lowest KID.
+
+    The noise level of its last step varies; the first step keeps its noise level.
+    """
+    grid, steps = run.recipe.grid, run.recipe.choose_steps(steps)
+    if steps < 2 or not isinstance(grid, Karras):
+        kind = describe_kind(grid)
+        raise UserError(f"the search for a student needs 2 steps and the grid karras, got {steps} and {kind}")
+    schedule = run.recipe.sampling_schedule
+    most = schedule(find_grid_ends(run.recipe, steps)[0]).noise_to_signal.item()
+    grids = [replace(grid, sigma_min=grid.sigma_min * FACTOR**k) for k in TRIED]
+    grids = [each for each in grids if each.sigma_min < most / FACTOR or each == grid]
+    label, names = choose_label(run.recipe), {each: f"sigma_min {each.sigma_min:.3g}" for each in grids}
+    setups = [SamplingSetup(run.with_recipe(grid=each), steps, label) for each in grids]
+    trials = _Trials(run, n, len(setups) + 2, lambda setup: names[setup.pipeline.recipe.grid], progress)
+    values = trials.try_candidates(setups)
+    best, usual, difference = values.index(min(values)), grids.index(grid), None
+    if best != usual and math.isfinite(values[best]):
+        difference = trials.confirm(setups[best], setups[usual])
+        best = best if difference.high < 0 else usual
+    if math.isinf(values[best]):
+        raise UserError("the samples of the student are not finite: it cannot be used")
+    verdict = f"{names[grid]} stays: no other noise level is distinguishably better at 95 %"
+    if best != usual:
+        verdict = f"{names[grids[best]]} is better for the last step than the {names[grid]} of the student"
+    options = {"steps": steps, "grid": tuple(grids[best](steps, schedule).tolist())}
+    found = {"rows": trials.rows, "options": options, "value": values[best], "difference": difference}
+    return Search(verdict=verdict, **found)
+
+
+def _search_guidance(
+    run: LoadedRun,
+    label: Label,
+    steps: int | None,
+    n: int,
+    guide_with: str | Path | Sequence[str | Path] | None,
+    progress: Progress,
+) -> Search:
+    """Return the guidance with the lowest KID, or none.
+
+    First each guide is tried at each scale. Then the best of these settings is tried in each interval.
+    Finally, the setting with the lowest KID is compared with no guidance, on new seeds: at the same number of
+    steps or at about the same NFE, whichever had the lower KID.
+    """
+    plain = choose_sampling(run, steps, label, {}, guidance=OFF)
+
+    def with_nfe(nfe: int) -> SamplingSetup[LoadedRun]:
+        """Return the largest number of steps without guidance that costs at most `nfe`."""
+        for more in range(count_levels(run.recipe.sampler, nfe), 1, -1):
+            with suppress(UserError):  # the grid does not allow this number
+                return choose_sampling(run, more, label, {}, guidance=OFF)
+        return plain
+
+    guides = _open_guides(plain, guide_with)
+    guided = [replace(plain, guidance=replace(guide, scale=scale)) for guide in guides for scale in SCALES]
+    intervals = list_intervals(plain)
+    trials = _Trials(run, n, 2 + len(guided) + len(intervals) + 2, _name_guidance, progress)
+    few, many = trials.try_candidates([plain, with_nfe(guided[0].count_evaluations())])
+    values = trials.try_candidates(guided)
+    first = guided[values.index(min(values))]
+    limited = [replace(first, guidance=replace(first.guidance, interval=ends)) for ends in intervals]
+    values += trials.try_candidates(limited)
+    best = [*guided, *limited][values.index(min(values))]
+    # Searched times can make few steps without guidance better than more steps.
+    usual = plain if few < many else with_nfe(best.count_evaluations())
+    difference = trials.confirm(best, usual)
+    options: dict[str, Any] = {"steps": plain.steps, "guidance": 1.0}
+    verdict = "no guidance is used: no gain is distinguishable at 95 %"
+    if difference.high < 0:
+        chosen = best.guidance
+        options |= {
+            "guidance": chosen.scale,
+            "guidance_interval": chosen.interval,
+            "guide_with": chosen.guide,
+        }
+        verdict = f"{_name_guidance(best)} lowers KID by {-difference.value:.5f}"
+    found = {"rows": trials.rows, "options": options, "value": min(values), "difference": difference}
+    return Search(verdict=verdict, **found)
+
+
+def _name_guidance(setup: SamplingSetup) -> str:
+    chosen = setup.guidance
+    return name_guidance(chosen.scale, chosen.interval, chosen.guide) or "no guidance"
+
+
+def _open_guides(
+    plain: SamplingSetup[LoadedRun], guide_with: str | Path | Sequence[str | Path] | None
+) -> list[Guidance]:
+    """Return guidance of scale 2 by each guide, classifier-free guidance first, if it is possible."""
+    run, data = plain.pipeline, plain.pipeline.recipe.data
+    if guide_with is None:
+        guide_with = [f"@{GUIDE}"] if (run.checkpoint.run / GUIDE).is_dir() else []
+    named = [guide_with] if isinstance(guide_with, str | Path) else guide_with
+    itself = plain.label is not None and data.conditional and data.unconditional
+    guides = [*[Guidance(2.0)] * itself, *(Guidance(2.0, guide=str(name)) for name in named)]
+    if not guides:
+        raise UserError(
+            f"run {run.checkpoint.run} has nothing to guide with, neither labels (data.unlabelled) nor a "
+            f"{GUIDE} checkpoint (report.guide): name a weaker model as guide_with"
+        )
+    return [open_guidance(run, plain.label, plain.steps, guide) for guide in guides]
+
+
+def list_intervals(setup: SamplingSetup) -> list[tuple[float, float]]:
+    """Return intervals of log-SNR without the cleanest third of the steps, the noisiest third, or both."""
+    log_snr = setup.pipeline.recipe.sampling_schedule(setup.times).log_snr.tolist()
+    if len(log_snr) < 3:
+        return []
+    # The ends lie between two steps, so rounding them to tenths moves no step out of an interval.
+    thirds = (k * len(log_snr) // 3 for k in (1, 2))
+    low, high = (round((log_snr[j - 1] + log_snr[j]) / 2, 1) for j in thirds)
+    return [(-math.inf, high), (low, math.inf), (low, high)] if low < high else []
