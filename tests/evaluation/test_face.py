@@ -30,7 +30,7 @@ def quick(monkeypatch, tmp_path):
 
 
 def test_plain_values_are_those_of_samples(run):
-    plain = ddim.evaluate(run, n=24, steps=3, sampler=ddim.DDIM(eta=0.5), grid=ddim.Uniform())
+    plain = ddim.evaluate(run, n=24, steps=3, sampler=ddim.DDIM(eta=0.5), grid=ddim.grids.Uniform())
     fields = {"sampler": "ddim", "sampler.eta": "0.5", "grid": "uniform"}
     given = evaluate_source(run, Samples(24, 3, fields=fields), extractor=stub())
     assert plain.record["metrics"] == given.record["metrics"]

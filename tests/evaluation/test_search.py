@@ -282,8 +282,13 @@ def test_the_best_guidance_is_found_saved_and_then_used(run, quality):
         lambda setup, seed: 0.5 if setup.guidance.scale == 2.0 and seed == 2**31 else 3.0,
         # Searched times can make a few steps better than twice as many.
         lambda setup, seed: 1.0 if setup.guidance.on else 0.5 if setup.steps == STEPS else 2.0,
+        # A gain that is small beside the variation of the samples.
+        lambda setup, seed: (
+            (0.25 if setup.guidance.on else 0.3)
+            + np.random.default_rng(int(4 * setup.guidance.scale)).standard_normal((N, 12))
+        ),
     ],
-    ids=["no gain", "chance", "few steps"],
+    ids=["no gain", "chance", "few steps", "small gain"],
 )
 def test_guidance_without_a_distinguishable_gain_is_not_kept(distance, run, quality):
     quality(distance)

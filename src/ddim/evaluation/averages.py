@@ -200,37 +200,27 @@ def ema(
     name: str | None = None,
     progress: bool | Progress = True,
 ) -> AverageTable:
-    """Choose how long the average of the weights is (EMA), after the training.
+    """Choose the width of the average of the weights (EMA) after training.
 
-    The relative width of an average says over which part of the run the weights are averaged: it is the
-    standard deviation of the profile of the average, as a fraction of the run. The best width depends on the
-    run. A run that was trained with `report.snapshots 8` keeps snapshots of two averages, from which averages
-    of other widths are reconstructed (Karras et al. 2024). The error of a reconstruction is small around the
-    widths of the snapshots, 0.05 and 0.10; see docs/howto/averages.md.
+    The relative width says over which part of the run the weights are averaged: it is the standard deviation
+    of the profile of the average, as a fraction of the run. A run that was trained with report.snapshots 8
+    keeps snapshots of two averages, from which others are reconstructed (Karras et al. 2024, appendix C).
 
-    Without `width` and `pick`, the widths are listed with the errors of their reconstructions. `width` alone
-    stores an average of this width. `pick` reconstructs several widths, measures each, and stores the best.
-    It always measures the default average of the run too, so the stored average never has a worse value.
-
-    Averages are stored in RUN/averages, and belong to the checkpoint from which they were made. RUN@NAME
-    stands for the run with such an average. Checkpoints are not changed.
+    A run alone lists the widths with the errors of their reconstructions. With a width, this average is
+    stored in RUN/averages, and RUN@NAME is the run with this average. With pick, several widths are measured,
+    and the best is stored. The default average is measured too, so the stored average is never worse.
 
     Args:
-        run: a run folder, for its newest checkpoint; RUN/best; a checkpoint; or the result of `ddim.load`.
-        width: the relative width to reconstruct, above 0 and below 0.289, such as 0.05. With `pick`, the
-            widths to try, by default those whose error of reconstruction is at most 10 %.
-        pick: what is compared: "validation" for the error of denoised held-out images (`image_mae`), measured
-            as during the training, or "kid" for the KID of samples, without guidance, at the times of the
-            recipe's grid.
-        n: number of samples of each width for KID, from the same seeds.
-        name: the name of the stored average, by default "width-0.05" for the width 0.05, or "picked".
+        run: a run folder, for its newest checkpoint; RUN/best; or a checkpoint.
+        width: relative width to reconstruct, such as 0.05. With pick: widths to try (default: all whose error
+            of reconstruction is at most 10 %).
+        pick: "validation" compares the error of denoised held-out images, measured as in the training; "kid"
+            compares samples, without guidance, at the times of the recipe's grid.
+        n: samples of each width for KID.
+        name: name of the stored average (default: width-0.05 for the width 0.05, or picked).
 
     Other Parameters:
         progress: True shows a bar in a notebook cell, False nothing. It can be a function, see `Progress`.
-
-    Raises:
-        UserError: if the run has no snapshots, is still training, or has too few held-out images. Also if
-            the validation error of a student of `ddim distill` is asked for.
 
     Example:
         >>> ddim.ema("runs/photos-fast-1", pick="validation")

@@ -126,86 +126,76 @@ def search(  # noqa: PLR0913 (the choices of a notebook)
     guidance: bool = False,
     n: int | None = None,
     label: str | int | None = None,
-    guide_with: str | Path | Sequence[str | Path] | None = None,
+    guide_with: str | Sequence[str] | None = None,
     sampler: Sampler | str | None = None,
     fields: Mapping[str, Any] | None = None,
     save: bool = True,
     progress: bool | Progress = True,
 ) -> Search:
-    """Find the best sampling times or the best guidance of a run, and use them from now on.
+    """Find the best sampling times or the best guidance of a run.
 
-    The search for times varies the times between the first and the last time of the run's grid, and keeps
-    those whose samples are nearest to samples with many steps. This takes minutes. For a student of
-    `ddim distill`, it finds the noise level of the last step with the lowest KID against the held-out images.
+    Times are kept if their samples are nearer to samples with many steps. Guidance, and the times of a
+    student of `ddim distill`, are kept if the KID of their samples is distinguishably lower.
 
-    The search for guidance finds the guide, scale and noise levels with the lowest KID. They are used if
-    their KID is distinguishably lower than without guidance, with as many steps or at about the same NFE.
-
-    The result is saved in RUN/searched.json. Later samples with this sampler, number of steps and weights use
-    it, unless a grid or a guidance scale is given.
+    The result is saved in RUN/searched.json. From then on, samples of the run with this sampler, number of
+    steps and weights use it, unless a grid or a guidance scale is given.
 
     Args:
-        run: a run folder, RUN@raw for other weights, or the result of `ddim.load`.
-        steps: number of sampling steps, at least 3; by default 10 for times, and else the recipe's.
-        guidance: search for guidance, and not for times.
-        n: number of samples of each candidate; by default 16 for times, and 500 where KID is measured.
-        sampler: the sampler or its name, by default the sampler of the run.
-        save: save the result with the run, so that later samples use it.
+        run: a run folder.
+        steps: sampling steps, at least 3 for times (default: 10 for times, else the recipe's).
+        guidance: search for guidance: the guide, the scale and the noise levels.
+        n: samples of each candidate (default: 16 for times, 500 where KID is measured).
+        sampler: ddim, dpm_solver, ... (default: the recipe's).
+        fields: fields of the sampler and the grid, such as sampler.order 3 and grid.sigma_min 0.01.
+        save: whether later samples use the result; if not, it is only shown.
 
     Other Parameters:
-        label: class name or index for the search for guidance, by default all classes. The guidance of one
-            class is returned, but not saved.
-        guide_with: the guide or guides to try, such as "runs/small-1@raw"; by default "@guide", if the run
-            has one. For a run with labels or vectors, classifier-free guidance is also tried.
-        fields: changes of the recipe's sampler and grid, such as {"sampler.order": 3}.
+        label: class name or index for guidance (default: all classes). Guidance of one class is not saved.
+        guide_with: guides to try, such as "@guide,runs/small-1@raw" (default: @guide, if the run has one).
         progress: True shows a bar in a notebook cell, False nothing. It can be a function, see `Progress`.
 
-    Raises:
-        UserError: if the sampler is stochastic, there is nothing to guide with, too few images are held out,
-            or the result cannot be saved for this model.
-
     Example:
-        >>> found = ddim.search("runs/photos-fast-1", 5)
-        >>> ddim.sample("runs/photos-fast-1", steps=5)
+        >>> found = ddim.search("runs/photos-fast-1", 5, save=False)
+        >>> ddim.sample("runs/photos-fast-1", **found.options)
 
     Commands:
         ddim search runs/photos-fast-1 --steps 5
         ddim search runs/photos-fast-1 --guidance -n 1000
     """
+    if not guidance and (label, guide_with) != (None, None):
+        raise UserError("label and guide_with are for a search for guidance: give guidance too")
     loaded = load_given_run(run)
     chosen = loaded if sampler is None else loaded.with_recipe(sampler=sampler)
     chosen = replace(chosen, recipe=override_sampling(chosen.recipe, fields or {}))
-    if not guidance and (label, guide_with) != (None, None):
-        raise UserError("label and guide_with are for a search for guidance: give guidance too")
     usual = choose_label(loaded.recipe)
     asked = usual if label is None else find_label(label, loaded.recipe, loaded.classes)
     # Saved guidance holds for all labels.
-    save = save and asked in (None, usual)
-    if save:
-        _check_saving(chosen, *(["grid"] if guidance else []))
+    if save := save and asked in (None, usual):
+        _check_saving(chosen, guidance)
     with open_progress(progress) as shown:
         if guidance:
-            found = _search_guidance(chosen, asked, steps, 500 if n is None else n, guide_with, shown)
-        elif isinstance(chosen.recipe.sampler, Multistep):
-            found = _search_levels(chosen, steps, 500 if n is None else n, shown)
+            found = _search_guidance(chosen, asked, steps, n, guide_with, shown)
         else:
-            found = _search_times(chosen, 10 if steps is None else steps, 16 if n is None else n, shown)
-    if save:
-        return replace(found, title=_save(chosen, found, labelled=asked is not None))
-    words = ", ".join(f"{name} {option_text(value)}" for name, value in found.options.items())
-    return replace(found, title=f"nothing was saved; to use the result, sample with {words}")
+            search_for = _search_levels if isinstance(chosen.recipe.sampler, Multistep) else _search_times
+            found = search_for(chosen, steps, n, shown)
+    return replace(found, title=_save(chosen, found, asked) if save else _name_options(found.options))
 
 
-def _check_saving(run: LoadedRun, *fields: str) -> None:
+def _name_options(options: Mapping[str, Any]) -> str:
+    given = [f"{name} {option_text(value)}" for name, value in options.items() if value is not None]
+    return f"nothing was saved; to use the result, sample with {', '.join(given)}"
+
+
+def _check_saving(run: LoadedRun, guidance: bool) -> None:
     """Check before a search that its result can be saved with the run, and holds for it."""
     if is_checkpoint(run.checkpoint.run):
-        raise UserError(f"{run.checkpoint.run} is a checkpoint: give its run, or save nothing (save=False)")
-    for name in run.list_changed(*fields, "sampled_on", "clip"):
+        raise UserError(f"{run.checkpoint.run} is a checkpoint: give its run, or save False")
+    for name in run.list_changed(*["grid"] * guidance, "sampled_on", "clip"):
         raise UserError(f"{name} must be that of the run, for which the result is saved: leave it out")
     read_searched(run.checkpoint.run)
 
 
-def _save(run: LoadedRun, found: Search, *, labelled: bool) -> str:
+def _save(run: LoadedRun, found: Search, label: Label) -> str:
     """Save a result in the run folder, and return a sentence that says which samples use it."""
     at, sampler, values = run.checkpoint, run.recipe.sampler, dict(found.options)
     place = at.run, sampler, (steps := values.pop("steps")), at.weights
@@ -213,16 +203,16 @@ def _save(run: LoadedRun, found: Search, *, labelled: bool) -> str:
         save_grid(*place, values["grid"], found.value)
     else:
         chosen = collect_guidance(**values) or OFF
-        save_guidance(*place, chosen if chosen.on else None, labelled=labelled)
+        save_guidance(*place, chosen if chosen.on else None, labelled=label is not None)
     return f"samples by {describe_kind(sampler)} in {steps} steps use this from now on: {at.run / FILE}"
 
 
 # By the error of samples
 
 
-def _search_times(run: LoadedRun, steps: int, n: int, progress: Progress) -> Search:
+def _search_times(run: LoadedRun, steps: int | None, n: int | None, progress: Progress) -> Search:
     """Return the times whose samples are nearest to samples with many steps, from the same noise."""
-    sampler = run.recipe.sampler
+    sampler, steps, n = run.recipe.sampler, 10 if steps is None else steps, 16 if n is None else n
     check_count("n", n)
     if sampler.stochastic:
         raise UserError("the sampler must be deterministic, because fresh noise would change the samples")
@@ -332,16 +322,21 @@ class _Trials:
 
     Args:
         run: the run.
-        n: number of samples of each candidate.
+        n: number of samples of each candidate; None for 500.
         count: number of candidates, with the two that `confirm` measures.
         name: returns the name of a candidate.
         progress: called while the held-out images are prepared, then with "candidates".
     """
 
     def __init__(
-        self, run: LoadedRun, n: int, count: int, name: Callable[[SamplingSetup], str], progress: Progress
+        self,
+        run: LoadedRun,
+        n: int | None,
+        count: int,
+        name: Callable[[SamplingSetup], str],
+        progress: Progress,
     ) -> None:
-        check_count("n", n, LEAST)
+        check_count("n", n := 500 if n is None else n, LEAST)
         self.extractor = load_extractor().to(run.runtime.exact_device)
         self.reference = compute_validation_features(run, self.extractor, progress)
         self.n, self.count, self.name, self.progress = n, count, name, progress
@@ -382,7 +377,7 @@ class _Trials:
         return features
 
 
-def _search_levels(run: LoadedRun, steps: int | None, n: int, progress: Progress) -> Search:
+def _search_levels(run: LoadedRun, steps: int | None, n: int | None, progress: Progress) -> Search:
     """Return the times of a student at which its samples have the lowest KID.
 
     The noise level of its last step varies; the first step keeps its noise level.
@@ -417,8 +412,8 @@ def _search_guidance(
     run: LoadedRun,
     label: Label,
     steps: int | None,
-    n: int,
-    guide_with: str | Path | Sequence[str | Path] | None,
+    n: int | None,
+    guide_with: str | Sequence[str] | None,
     progress: Progress,
 ) -> Search:
     """Return the guidance with the lowest KID, or none.
@@ -468,14 +463,12 @@ def _name_guidance(setup: SamplingSetup) -> str:
     return name_guidance(chosen.scale, chosen.interval, chosen.guide) or "no guidance"
 
 
-def _open_guides(
-    plain: SamplingSetup[LoadedRun], guide_with: str | Path | Sequence[str | Path] | None
-) -> list[Guidance]:
+def _open_guides(plain: SamplingSetup[LoadedRun], guide_with: str | Sequence[str] | None) -> list[Guidance]:
     """Return guidance of scale 2 by each guide, classifier-free guidance first, if it is possible."""
     run, data = plain.pipeline, plain.pipeline.recipe.data
     if guide_with is None:
         guide_with = [f"@{GUIDE}"] if (run.checkpoint.run / GUIDE).is_dir() else []
-    named = [guide_with] if isinstance(guide_with, str | Path) else guide_with
+    named = [guide_with] if isinstance(guide_with, str) else guide_with
     itself = plain.label is not None and data.conditional and data.unconditional
     guides = [*[Guidance(2.0)] * itself, *(Guidance(2.0, guide=str(name)) for name in named)]
     if not guides:

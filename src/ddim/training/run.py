@@ -65,6 +65,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     size: int | str | tuple[int, int] | None = None,
     labels: bool | str | None = None,
     seed: int | None = None,
+    fields: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     source: str | Path | None = None,
     machine: Machine = Machine(),  # noqa: B008  (a frozen value)
@@ -86,6 +87,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
         labels: whether the network is conditioned on class labels, which are the names of the image folders;
             or "clusters:16" for 16 classes of similar images, see `ddim.data.clusters`.
         seed: seed of the weights, the image order, the noise and the split.
+        fields: other values for fields of the recipe, such as {"optim.lr": 1e-3}; see `ddim.find_recipe`.
         out: the run folder, by default runs/DATA-RECIPE-N.
         source: a run whose EMA weights the new run starts from. A recipe given by name also gets the field
             `pixels` of that run and, without `data`, its images; a `Recipe` must have the same `pixels`.
@@ -104,10 +106,10 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
         >>> ddim.sheet(ddim.sample(run, n=16))
     """
     session = _Session(machine, callbacks, progress)
-    fields = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
+    options = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
-    requested = choose_recipe(recipe, data, fields, source)
+    requested = choose_recipe(recipe, data, {**options, **(fields or {})}, source)
     with join_processes():
         return _start(requested, parse_out(out), source, session)
 
