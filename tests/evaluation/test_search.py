@@ -22,7 +22,7 @@ from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
 from ddim.evaluation.discretisation_error import TimeRange, sample_in_model_units
 from ddim.evaluation.sample_features import FeatureBatch, SampledParts
-from ddim.evaluation.search import FACTOR, SCALES, TRIED, list_intervals, search_times
+from ddim.evaluation.search import FACTOR, SCALES, TRIED, list_guided_intervals, search_times
 from ddim.recipe.codec import override
 from ddim.sampling.generate import SamplesNotFinite, generate
 from ddim.sampling.pipeline import load, read_run_recipe
@@ -342,6 +342,6 @@ def test_guidance_of_one_class_is_not_saved_for_all(run, quality, tmp_path):
 def test_an_interval_leaves_out_a_third_of_the_steps(run, steps):
     setup = choose_sampling(load(run), steps, None)
     levels = setup.pipeline.recipe.sampling_schedule(setup.times).log_snr.tolist()
-    guided = [sum(low <= each <= high for each in levels) for low, high in list_intervals(setup)]
+    guided = [sum(low <= each <= high for each in levels) for low, high in list_guided_intervals(setup)]
     first, second = steps // 3, 2 * steps // 3
     assert guided == [second, steps - first, second - first]

@@ -433,7 +433,7 @@ def _search_guidance(
 
     guides = _open_guides(plain, guide_with)
     guided = [replace(plain, guidance=replace(guide, scale=scale)) for guide in guides for scale in SCALES]
-    intervals = list_intervals(plain)
+    intervals = list_guided_intervals(plain)
     trials = _Trials(run, n, 2 + len(guided) + len(intervals) + 2, _name_guidance, progress)
     few, many = trials.try_candidates([plain, with_nfe(guided[0].count_evaluations())])
     values = trials.try_candidates(guided)
@@ -479,7 +479,7 @@ def _open_guides(plain: SamplingSetup[LoadedRun], guide_with: str | Sequence[str
     return [open_guidance(run, plain.label, plain.steps, guide) for guide in guides]
 
 
-def list_intervals(setup: SamplingSetup) -> list[tuple[float, float]]:
+def list_guided_intervals(setup: SamplingSetup) -> list[tuple[float, float]]:
     """Return intervals of log-SNR without the cleanest third of the steps, the noisiest third, or both."""
     log_snr = setup.pipeline.recipe.sampling_schedule(setup.times).log_snr.tolist()
     if len(log_snr) < 3:
