@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ddim.evaluation.compare import compare_evaluations as compare
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.evaluate import evaluate
+    from ddim.evaluation.image_summary import inspect_data
     from ddim.evaluation.likelihood import bits_per_dim as likelihood
     from ddim.evaluation.memorisation import check_memorisation as memorisation
     from ddim.evaluation.reference import Reference
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from ddim.exchange.importing import import_model
     from ddim.exchange.push import push_run as push
     from ddim.experiments.plan import plan_training as plan
+    from ddim.machine.cache_folder import inspect_cache
     from ddim.plots.pictures import sheet
     from ddim.recipe import parts  # noqa: F401
     from ddim.recipe.named import find_recipe
@@ -86,6 +88,8 @@ _HOMES = {
     "evaluation.likelihood": "likelihood=bits_per_dim",
     "evaluation.search": "search",
     "evaluation.averages": "ema",
+    "evaluation.image_summary": "inspect_data",
+    "machine.cache_folder": "inspect_cache",
     "sampling.edits": "invert interpolate inpaint vary",
     "evaluation.run_figures": "plot_forward plot_reverse plot_samplers plot_losses",
     "evaluation.schedule_figures": "plot_schedules",
@@ -126,6 +130,9 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "likelihood",
     "search",
     "ema",
+    # Images and what is kept of them
+    "inspect_data",
+    "inspect_cache",
     # Exchange with other programs
     "export",
     "push",

@@ -40,7 +40,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "ablate": OLD,
     },
     "Look": {
-        "data": OLD,
+        "data": "evaluation.image_summary:inspect_data",
         "plot": OLD,
     },
     "Exchange": {
@@ -49,7 +49,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "import": OLD,
     },
     "Set up": {
-        "cache": OLD,
+        "cache": "machine.cache_folder:inspect_cache",
         "completion": "cli.completion:write_completion",
     },
 }
