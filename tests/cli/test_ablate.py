@@ -1,4 +1,4 @@
-"""`ddim ablate`: its tables, its mistakes, and the reference that it shares with `ddim search`."""
+"""`ddim ablate`: its tables, its mistakes, and its reference."""
 
 import shutil
 from dataclasses import replace
@@ -50,8 +50,7 @@ def test_a_solver_that_cannot_use_all_evaluations_is_said_to(run, command, unsam
     assert "euler uses" not in said
 
 
-@pytest.mark.parametrize("name", ["ablate", "search"])
-def test_sampling_times_lie_between_the_ends_of_the_runs_grid(name, run, monkeypatch, tmp_path, command):
+def test_sampling_times_lie_between_the_ends_of_the_runs_grid(run, monkeypatch, tmp_path, command):
     """Its model may know levels that its sample are never made from: sigma 20,000 of a cosine."""
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
@@ -66,8 +65,7 @@ def test_sampling_times_lie_between_the_ends_of_the_runs_grid(name, run, monkeyp
     trained = replace(trained, recipe=override(trained.recipe, narrow))
     monkeypatch.setattr(pipeline, "load", lambda *_, **__: trained)
     monkeypatch.setattr(discretisation_error, "sample_in_model_units", sample)
-    few = {"ablate": ["--evaluations", "3"], "search": ["--steps", "3"]}[name]
-    command(name, copy, *few, {"ablate": "--seeds", "search": "-n"}[name], "1")
+    command("ablate", copy, "--evaluations", "3", "--seeds", "1")
     bars = [trained.recipe.sampling_schedule(times).noise_to_signal for times in asked]
     assert len(bars) > 5
     for each in bars:
@@ -79,7 +77,6 @@ def test_sampling_times_lie_between_the_ends_of_the_runs_grid(name, run, monkeyp
     [
         (["ablate", "--evaluations", "3"], 100),
         (["ablate", "--evaluations", "59"], 300),
-        (["search", "--steps", "40"], 400),
     ],
 )
 def test_the_reference_has_at_least_ten_times_the_levels_of_the_samples(
@@ -95,7 +92,7 @@ def test_the_reference_has_at_least_ten_times_the_levels_of_the_samples(
         return torch.zeros(1, 1, 1, 1)
 
     monkeypatch.setattr(discretisation_error, "sample_in_model_units", sample)
-    command(words[0], copy, *words[1:], {"ablate": "--seeds", "search": "-n"}[words[0]], "1")
+    command(words[0], copy, *words[1:], "--seeds", "1")
     assert asked[0] == (EDM(), count)
     heun = [levels for sampler, levels in asked[1:] if sampler in (EDM(), sampler_ablation.Flow())]
-    assert heun == [] if words[0] == "search" else max(heun) <= count / 10
+    assert max(heun) <= count / 10

@@ -154,6 +154,13 @@ def test_times_are_found_saved_and_then_used(run):
     assert not any(setup.searched for setup in others)
 
 
+def test_times_lie_between_the_ends_of_the_grid(run):
+    fields = {"grid": "karras", "grid.sigma_min": 0.5, "grid.sigma_max": 4.0}
+    found = ddim.search(run, 3, n=1, fields=fields, save=False)
+    levels = read_run_recipe(run).sampling_schedule(torch.tensor(found.options["grid"])).noise_to_signal
+    assert (levels[0].item(), levels[-1].item()) == pytest.approx((4.0, 0.5), rel=1e-4)
+
+
 def test_times_that_were_searched_do_not_replace_a_grid_that_was_chosen(run):
     own = load(run)
     save_grid(run, own.recipe.sampler, STEPS, "ema", torch.linspace(0.9, 0.1, STEPS).tolist(), 0.1)
