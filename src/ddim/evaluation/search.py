@@ -9,7 +9,7 @@ other runs are compared by the error of their samples against samples with many 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,7 +147,7 @@ def search(  # noqa: PLR0913 (the choices of a notebook)
         n: samples of each candidate (default: 16 for times, 500 where KID is measured).
         sampler: ddim, dpm_solver, ... (default: the recipe's).
         fields: fields of the sampler and the grid, such as sampler.order 3 and grid.sigma_min 0.01.
-        save: whether later samples use the result; if not, it is only shown.
+        save: save the result with the run, so that later samples use it; else it is only shown.
 
     Other Parameters:
         label: class name or index for guidance (default: all classes). Guidance of one class is not saved.
@@ -178,12 +178,10 @@ def search(  # noqa: PLR0913 (the choices of a notebook)
         else:
             search_for = _search_levels if isinstance(chosen.recipe.sampler, Multistep) else _search_times
             found = search_for(chosen, steps, n, shown)
-    return replace(found, title=_save(chosen, found, asked) if save else _name_options(found.options))
-
-
-def _name_options(options: Mapping[str, Any]) -> str:
-    given = [f"{name} {option_text(value)}" for name, value in options.items() if value is not None]
-    return f"nothing was saved; to use the result, sample with {', '.join(given)}"
+    if save:
+        return replace(found, title=_save(chosen, found, asked))
+    words = [f"{name} {option_text(value)}" for name, value in found.options.items() if value is not None]
+    return replace(found, title=f"nothing was saved; to use this, sample with {', '.join(words)}")
 
 
 def _check_saving(run: LoadedRun, guidance: bool) -> None:
@@ -220,14 +218,14 @@ def _search_times(run: LoadedRun, steps: int | None, n: int | None, progress: Pr
     ends.check(steps)
     seeds = range(FIRST_SEED, FIRST_SEED + n)
     error = error_against_reference(run, ends, seeds, count_reference_levels(steps), progress)
-    times, errors = search_times(steps, ends, lambda times: error(sampler, times), progress)
-    value, named = errors["searched"], {name: e for name, e in errors.items() if name != "searched"}
+    times, value, named = search_times(steps, ends, lambda times: error(sampler, times), progress)
     best = min(named, key=named.__getitem__)
     listed = ", ".join(f"{t:.4g}" for t in times)
     verdict = f"the {best} grid has the smallest sampling error: times {listed}"
     if value < named[best]:
         ratio = named[best] / value
         verdict = f"the sampling error is {ratio:.2f} times smaller than on the {best} grid: times {listed}"
+    errors = {"searched": value, **named}
     rows = [{"times": name, "mean_squared_error": error} for name, error in errors.items()]
     return Search(verdict=verdict, rows=rows, options={"steps": steps, "grid": times}, value=value)
 
@@ -237,8 +235,8 @@ def search_times(
     ends: TimeRange,
     error: Callable[[Tensor], float],
     progress: Progress = ignore_progress,
-) -> tuple[tuple[float, ...], dict[str, float]]:
-    """Return the times with the least error that a coordinate descent finds, and all errors by name.
+) -> tuple[tuple[float, ...], float, dict[str, float]]:
+    """Return the times with the least error that a coordinate descent finds.
 
     First the best named grid is mixed with each other named grid, on the scale of log-SNR. Then each time in
     turn moves towards a neighbour by a part of the gap in log-SNR. A change that lowers the error is kept.
@@ -252,7 +250,7 @@ def search_times(
             the error falls.
 
     Returns:
-        The decreasing times, and the errors: that of these times is "searched".
+        The decreasing times, their error, and the errors of the named grids.
 
     Raises:
         UserError: if no named grid leads to finite samples.
@@ -282,7 +280,7 @@ def search_times(
             if _are_apart(mixed, schedule) and (value := finite_error(mixed)) < best:
                 times, best = mixed, value
     times, best = _descend(times, best, schedule, finite_error)
-    return tuple(times.tolist()), {"searched": best, **named}
+    return tuple(times.tolist()), best, named
 
 
 def _descend(
@@ -324,55 +322,46 @@ class _Trials:
         run: the run.
         n: number of samples of each candidate; None for 500.
         count: number of candidates, with the two that `confirm` measures.
-        name: returns the name of a candidate.
         progress: called while the held-out images are prepared, then with "candidates".
     """
 
-    def __init__(
-        self,
-        run: LoadedRun,
-        n: int | None,
-        count: int,
-        name: Callable[[SamplingSetup], str],
-        progress: Progress,
-    ) -> None:
+    def __init__(self, run: LoadedRun, n: int | None, count: int, progress: Progress) -> None:
         check_count("n", n := 500 if n is None else n, LEAST)
         self.extractor = load_extractor().to(run.runtime.exact_device)
         self.reference = compute_validation_features(run, self.extractor, progress)
-        self.n, self.count, self.name, self.progress = n, count, name, progress
+        self.n, self.count, self.progress = n, count, progress
         self.rows: list[dict[str, Any]] = []
 
-    def try_candidates(self, candidates: Sequence[SamplingSetup]) -> list[float]:
-        """Return the KID of each candidate; infinite if one of its samples is not finite."""
-        for candidate in candidates:
-            self._measure(candidate, "search", FIRST_SEED)
-        values = [row["kid"] for row in self.rows[len(self.rows) - len(candidates) :]]
-        return [math.inf if value is None else value for value in values]
+    def try_candidates(self, candidates: Mapping[str, SamplingSetup]) -> dict[str, float]:
+        """Return the KID of each candidate, keyed by name; infinite if one of its samples is not finite."""
+        for name, setup in candidates.items():
+            self._measure(name, setup, "search", FIRST_SEED)
+        rows = self.rows[len(self.rows) - len(candidates) :]
+        return {row["candidate"]: math.inf if row["kid"] is None else row["kid"] for row in rows}
 
-    def confirm(self, best: SamplingSetup, usual: SamplingSetup) -> Estimate:
-        """Return the KID of the best candidate minus that of the usual setting, on the same new seeds.
+    def confirm(self, best: tuple[str, SamplingSetup], usual: tuple[str, SamplingSetup]) -> Estimate:
+        """Return the KID of the best candidate minus that of the usual one, on the same new seeds.
 
         It is infinite if the samples of the best are not finite; else minus infinity if those of the usual
-        setting are not.
+        candidate are not.
         """
-        mine, theirs = (self._measure(each, "new", FIRST_SEED + self.n) for each in (best, usual))
+        mine, theirs = (self._measure(*each, "new", FIRST_SEED + self.n) for each in (best, usual))
         if mine is None or theirs is None:
             return Estimate(*(math.inf if mine is None else -math.inf,) * 3)
         return kid_difference(mine, theirs, self.reference, paired=True)
 
-    def _measure(self, candidate: SamplingSetup, seeds: str, first: int) -> np.ndarray | None:
+    def _measure(self, name: str, setup: SamplingSetup, seeds: str, first: int) -> np.ndarray | None:
         """Return the features of the samples of a candidate, None if one is not finite, and add its row."""
         place = len(self.rows)
 
         def report(what: str, done: float, total: int) -> None:
             self.progress("candidates", place + done / total, self.count)
 
-        features = sample_features(candidate, range(first, first + self.n), self.extractor, report)
+        features = sample_features(setup, range(first, first + self.n), self.extractor, report)
         found = None if features is None else kid(features, self.reference, subsets=1)
-        row = {"candidate": self.name(candidate), "seeds": seeds, "steps": candidate.steps}
-        row |= {"nfe": candidate.count_evaluations()}
-        values = (None,) * 3 if found is None else (found.value, found.low, found.high)
-        self.rows.append(row | dict(zip(("kid", "low", "high"), values, strict=True)))
+        row = {"candidate": name, "seeds": seeds, "steps": setup.steps, "nfe": setup.count_evaluations()}
+        row |= {"kid": found and found.value, "low": found and found.low, "high": found and found.high}
+        self.rows.append(row)
         self.progress("candidates", place + 1, self.count)
         return features
 
@@ -386,24 +375,26 @@ def _search_levels(run: LoadedRun, steps: int | None, n: int | None, progress: P
     if steps < 2 or not isinstance(grid, Karras):
         kind = describe_kind(grid)
         raise UserError(f"the search for a student needs 2 steps and the grid karras, got {steps} and {kind}")
-    schedule = run.recipe.sampling_schedule
-    most = schedule(find_grid_ends(run.recipe, steps)[0]).noise_to_signal.item()
+    label, first = choose_label(run.recipe), find_grid_ends(run.recipe, steps)[0]
+    most = run.recipe.sampling_schedule(first).noise_to_signal.item()
     grids = [replace(grid, sigma_min=grid.sigma_min * FACTOR**k) for k in TRIED]
-    grids = [each for each in grids if each.sigma_min < most / FACTOR or each == grid]
-    label, names = choose_label(run.recipe), {each: f"sigma_min {each.sigma_min:.3g}" for each in grids}
-    setups = [SamplingSetup(run.with_recipe(grid=each), steps, label) for each in grids]
-    trials = _Trials(run, n, len(setups) + 2, lambda setup: names[setup.pipeline.recipe.grid], progress)
+    setups = {
+        f"sigma_min {each.sigma_min:.3g}": SamplingSetup(run.with_recipe(grid=each), steps, label)
+        for each in grids
+        if each.sigma_min < most / FACTOR or each == grid
+    }
+    trials = _Trials(run, n, len(setups) + 2, progress)
     values = trials.try_candidates(setups)
-    best, usual, difference = values.index(min(values)), grids.index(grid), None
+    best, usual, difference = min(values, key=values.__getitem__), f"sigma_min {grid.sigma_min:.3g}", None
     if best != usual and math.isfinite(values[best]):
-        difference = trials.confirm(setups[best], setups[usual])
+        difference = trials.confirm((best, setups[best]), (usual, setups[usual]))
         best = best if difference.high < 0 else usual
     if math.isinf(values[best]):
         raise UserError("the samples of the student are not finite: it cannot be used")
-    verdict = f"{names[grid]} stays: no other noise level is distinguishably better at 95 %"
+    verdict = f"{usual} stays: no other noise level is distinguishably better at 95 %"
     if best != usual:
-        verdict = f"{names[grids[best]]} is better for the last step than the {names[grid]} of the student"
-    options = {"steps": steps, "grid": tuple(grids[best](steps, schedule).tolist())}
+        verdict = f"{best} is better for the last step than the {usual} of the student"
+    options = {"steps": steps, "grid": tuple(setups[best].times.tolist())}
     found = {"rows": trials.rows, "options": options, "value": values[best], "difference": difference}
     return Search(verdict=verdict, **found)
 
@@ -432,35 +423,34 @@ def _search_guidance(
         return plain
 
     guides = _open_guides(plain, guide_with)
-    guided = [replace(plain, guidance=replace(guide, scale=scale)) for guide in guides for scale in SCALES]
+    guided = _name_setups(plain, (replace(guide, scale=scale) for guide in guides for scale in SCALES))
     intervals = list_guided_intervals(plain)
-    trials = _Trials(run, n, 2 + len(guided) + len(intervals) + 2, _name_guidance, progress)
-    few, many = trials.try_candidates([plain, with_nfe(guided[0].count_evaluations())])
+    trials = _Trials(run, n, 2 + len(guided) + len(intervals) + 2, progress)
+    most = next(iter(guided.values())).count_evaluations()
+    (few,) = trials.try_candidates({"no guidance": plain}).values()
+    (many,) = trials.try_candidates({"no guidance": with_nfe(most)}).values()
     values = trials.try_candidates(guided)
-    first = guided[values.index(min(values))]
-    limited = [replace(first, guidance=replace(first.guidance, interval=ends)) for ends in intervals]
-    values += trials.try_candidates(limited)
-    best = [*guided, *limited][values.index(min(values))]
+    first = guided[min(values, key=values.__getitem__)].guidance
+    limited = _name_setups(plain, (replace(first, interval=ends) for ends in intervals))
+    values |= trials.try_candidates(limited)
+    best = min(values, key=values.__getitem__)
+    setup = (guided | limited)[best]
     # Searched times can make few steps without guidance better than more steps.
-    usual = plain if few < many else with_nfe(best.count_evaluations())
-    difference = trials.confirm(best, usual)
+    usual = plain if few < many else with_nfe(setup.count_evaluations())
+    difference = trials.confirm((best, setup), ("no guidance", usual))
     options: dict[str, Any] = {"steps": plain.steps, "guidance": 1.0}
     verdict = "no guidance is used: no gain is distinguishable at 95 %"
     if difference.high < 0:
-        chosen = best.guidance
-        options |= {
-            "guidance": chosen.scale,
-            "guidance_interval": chosen.interval,
-            "guide_with": chosen.guide,
-        }
-        verdict = f"{_name_guidance(best)} lowers KID by {-difference.value:.5f}"
-    found = {"rows": trials.rows, "options": options, "value": min(values), "difference": difference}
+        chosen = setup.guidance
+        options |= {"guidance": chosen.scale, "guidance_interval": chosen.interval}
+        options |= {"guide_with": chosen.guide}
+        verdict = f"{best} lowers KID by {-difference.value:.5f}"
+    found = {"rows": trials.rows, "options": options, "value": values[best], "difference": difference}
     return Search(verdict=verdict, **found)
 
 
-def _name_guidance(setup: SamplingSetup) -> str:
-    chosen = setup.guidance
-    return name_guidance(chosen.scale, chosen.interval, chosen.guide) or "no guidance"
+def _name_setups(plain: SamplingSetup, guides: Iterable[Guidance]) -> dict[str, SamplingSetup]:
+    return {name_guidance(g.scale, g.interval, g.guide): replace(plain, guidance=g) for g in guides}
 
 
 def _open_guides(plain: SamplingSetup[LoadedRun], guide_with: str | Sequence[str] | None) -> list[Guidance]:
