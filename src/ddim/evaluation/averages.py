@@ -100,11 +100,15 @@ class Averages:
         others = [w for w in WIDTHS if not any(math.isclose(w, one, rel_tol=0.01) for one in tracked)]
         return sorted([*tracked, *others])
 
+    @property
+    def files(self) -> dict[Profile, tuple[Path, str]]:
+        """The folder and the name of each average, keyed by its profile."""
+        files = {Profile(s.step, gamma): (s.path, f"{gamma}") for s in self.snapshots for gamma in s.gammas}
+        return files | {Profile(self.step, g): (self.path, f"ema/{name}") for g, name in self.names.items()}
+
     def combine(self, width: float) -> Combination:
         """Return the combination of these averages that is nearest to an average with this width."""
-        profiles = [Profile(one.step, gamma) for one in self.snapshots for gamma in one.gammas]
-        profiles += [Profile(self.step, gamma) for gamma in self.names]
-        return combine_profiles(profiles, Profile(self.step, power_of_width(width)))
+        return combine_profiles([*self.files], Profile(self.step, power_of_width(width)))
 
     def reconstruct(self, width: float) -> tuple[dict[str, Tensor], StoredAverage]:
         """Return the average of a width, float32 and keyed by tensor name, and the facts stored with it.
@@ -112,11 +116,9 @@ class Averages:
         It is summed in float64. Each file is read once and checked by its hash.
         """
         combination = self.combine(width)
-        files = [(one.path, f"{gamma}") for one in self.snapshots for gamma in one.gammas]
-        files += [(self.path, f"ema/{name}") for name in self.names.values()]
         total: dict[str, Tensor] = {}
-        for (path, file), coefficient in zip(files, combination.coefficients, strict=True):
-            for name, value in checkpoint.read_tensors(path, file).items():
+        for place, coefficient in zip(self.files.values(), combination.coefficients, strict=True):
+            for name, value in checkpoint.read_tensors(*place).items():
                 part = value.double().mul_(coefficient)
                 total[name] = total[name].add_(part) if name in total else part
         gamma, error, weights = power_of_width(width), combination.error, hash_weights(self.path)
@@ -286,26 +288,38 @@ def _pick_average(
     averages = open_averages(loaded.checkpoint.path, ended=True)
     # If the run was loaded from one of its checkpoints, its images are still those of the run folder.
     loaded = replace(loaded, checkpoint=replace(loaded.checkpoint, run=averages.run))
-    tried = _choose_widths(averages, widths)
-    before = deepcopy(loaded.model.state_dict())
-    try:
-        with loaded.runtime:
-            prepare = _prepare_error if pick == "validation" else _prepare_kid
-            measures = prepare(loaded, n, progress)
-            tensors, best = _try_widths(loaded, averages, tried, *measures, COLUMNS[pick], progress)
-    finally:
-        loaded.model.load_state_dict(before)
-    average = store_average(averages.run, name, tensors, best)
+    tried, before = _choose_widths(averages, widths), deepcopy(loaded.model.state_dict())
+    rows: list[dict[str, Any]] = []
+    best, lowest, default = averages.read_default(), math.inf, np.empty(0)
     verdict = "the default average is the best"
-    for row in best.choice[1:]:
-        if row["width"] == best.width:
-            doubt = ", not distinguishable from the default at 95 %" if row["low"] <= 0 <= row["high"] else ""
-            verdict = f"width {best.width:.3g} is the best{doubt}"
+    with loaded.runtime:
+        measure, compare = (_prepare_error if pick == "validation" else _prepare_kid)(loaded, n, progress)
+        try:
+            for width in [None, *tried]:
+                tensors, facts = best if width is None else averages.reconstruct(width)
+                loaded.model.load_state_dict(tensors, strict=False)
+                found = measure()
+                default = found if width is None else default
+                value, difference = compare(found, default)
+                if value < lowest:
+                    best, lowest = (tensors, facts), value
+                    if width is not None:
+                        sure = difference.distinguishable
+                        doubt = "" if sure else ", not distinguishable from the default at 95 %"
+                        verdict = f"width {width:.3g} is the best{doubt}"
+                interval = difference.to_json()
+                measured = {COLUMNS[pick]: value, "difference": interval.pop("value"), **interval}
+                rows.append(_describe_width(facts) | measured)
+                progress("averages", len(rows), len(tried) + 1)
+        finally:
+            loaded.model.load_state_dict(before)
+    tensors, facts = best
+    average = store_average(averages.run, name, tensors, replace(facts, choice=tuple(rows)))
     notes = ["the lowest of several values is biased downwards: evaluate the kept average anew"]
     if pick == "validation":
         notes.append("a lower validation error need not mean better samples: --pick kid measures samples")
     given = run.checkpoint.run if isinstance(run, LoadedRun) else run
-    return AverageTable(f"{verdict}: {average.folder}", _name_use(given, name), best.choice, average, notes)
+    return AverageTable(f"{verdict}: {average.folder}", _name_use(given, name), average.choice, average, notes)
 
 
 def _choose_widths(averages: Averages, widths: float | Sequence[float] | None) -> list[float]:
@@ -319,34 +333,6 @@ def _choose_widths(averages: Averages, widths: float | Sequence[float] | None) -
     # The default average is always measured, so it needs no width here.
     default = {relative_width(gamma) for gamma, name in averages.names.items() if name == "default"}
     return [w for w in averages.widths if w not in default and averages.combine(w).error <= LARGEST_ERROR]
-
-
-def _try_widths(
-    loaded: LoadedRun,
-    averages: Averages,
-    widths: Sequence[float],
-    measure: _Measure,
-    compare: _Compare,
-    column: str,
-    progress: Progress,
-) -> tuple[dict[str, Tensor], StoredAverage]:
-    """Measure the default average and the averages of all widths; return the best, with the rows of all."""
-    rows: list[dict[str, Any]] = []
-    best, lowest, default = averages.read_default(), math.inf, None
-    for done, width in enumerate([None, *widths]):
-        tensors, average = best if width is None else averages.reconstruct(width)
-        loaded.model.load_state_dict(tensors, strict=False)
-        found = measure()
-        default = found if default is None else default
-        value, difference = compare(found, default)
-        if value < lowest:
-            best, lowest = (tensors, average), value
-        interval = difference.to_json()
-        row = {column: value, "difference": interval.pop("value"), **interval}
-        rows.append(_describe_width(average) | row)
-        progress("averages", done + 1, len(widths) + 1)
-    tensors, average = best
-    return tensors, replace(average, choice=tuple(rows))
 
 
 def _prepare_error(loaded: LoadedRun, n: int, progress: Progress) -> tuple[_Measure, _Compare]:
