@@ -37,23 +37,24 @@ if TYPE_CHECKING:
     from ddim.diffusion.schedules import Cosine, KarrasSigma, Level, Linear, Schedule
     from ddim.diffusion.times import TimeSampling
     from ddim.errors import UserError
-    from ddim.evaluation.average_choice import list_averages, pick_average, reconstruct_average
+    from ddim.evaluation.averages import ema
     from ddim.evaluation.compare import compare_evaluations as compare
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.evaluate import evaluate
+    from ddim.evaluation.image_summary import inspect_data
     from ddim.evaluation.figures import plot, plot_forward, plot_losses, plot_reverse, plot_samplers
-    from ddim.evaluation.grid_search import search_grid as search
-    from ddim.evaluation.guidance_search import search_guidance
     from ddim.evaluation.likelihood import likelihood
     from ddim.evaluation.memorisation import memorisation
     from ddim.evaluation.reference import Reference
     from ddim.evaluation.samples import Samples
     from ddim.evaluation.schedule_figures import plot_schedules
+    from ddim.evaluation.search import search
     from ddim.evaluation.tabulate import tabulate
     from ddim.exchange.export import export
     from ddim.exchange.hub import push
     from ddim.exchange.import_model import import_model
     from ddim.experiments.plan import plan
+    from ddim.machine.cache_folder import inspect_cache
     from ddim.experiments.report import report
     from ddim.experiments.run_table import list_runs
     from ddim.experiments.sweep import sweep
@@ -91,9 +92,10 @@ _HOMES = {
     "evaluation.diagnose": "diagnose",
     "evaluation.memorisation": "memorisation",
     "evaluation.likelihood": "likelihood",
-    "evaluation.grid_search": "search=search_grid",
-    "evaluation.guidance_search": "search_guidance",
-    "evaluation.average_choice": "pick_average list_averages reconstruct_average",
+    "evaluation.search": "search",
+    "evaluation.averages": "ema",
+    "evaluation.image_summary": "inspect_data",
+    "machine.cache_folder": "inspect_cache",
     "sampling.edits": "invert interpolate inpaint vary",
     "evaluation.figures": "plot plot_forward plot_reverse plot_samplers plot_losses",
     "evaluation.schedule_figures": "plot_schedules",
@@ -134,14 +136,13 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "memorisation",
     "likelihood",
     "search",
-    "search_guidance",
+    "ema",
+    # Images and what is kept of them
+    "inspect_data",
+    "inspect_cache",
     # Several runs
     "list_runs",
     "report",
-    # Choose the average of the weights
-    "pick_average",
-    "reconstruct_average",
-    "list_averages",
     # Exchange with other programs
     "export",
     "push",

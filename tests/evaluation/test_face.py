@@ -7,7 +7,6 @@ import ddim
 import tiny
 from ddim.errors import UserError
 from ddim.evaluation.evaluate import evaluate_source
-from ddim.evaluation.level_search import SearchedGrid
 from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.samples import Samples
 from ddim.files import read_sealed
@@ -126,13 +125,6 @@ def test_an_evaluation_is_read_as_a_table(run):
     ]
     assert any("FID" in line for line in found.details.splitlines()[-3:])
     assert f'<p class="note">note: {found.record["notes"][0]}</p>' in found._repr_html_()
-
-
-def test_a_searched_grid_is_read_as_a_table():
-    found = SearchedGrid((1.0, 0.5), 0.125, {"uniform": 0.25})
-    assert repr(found).splitlines()[0] == "times 1, 0.5"
-    assert found.to_records()[0] == {"grid": "searched", "mean_squared_error": 0.125}
-    assert "<td>uniform</td><td>0.25</td>" in found._repr_html_()
 
 
 MODEL = ddim.Model(torch.nn.Identity(), "cosine")

@@ -34,12 +34,12 @@ GROUPS: dict[str, dict[str, str]] = {
         "plan": "experiments.plan:plan",
         "recipe": "cli.recipe_help:explain_recipe",
         "distill": "training.run:distill",
-        "search": OLD,
-        "ema": OLD,
+        "search": "evaluation.search:search",
+        "ema": "evaluation.averages:ema",
         "sweep": "experiments.sweep:sweep",
     },
     "Look": {
-        "data": OLD,
+        "data": "evaluation.image_summary:inspect_data",
         "plot": "evaluation.figures:plot",
     },
     "Exchange": {
@@ -48,7 +48,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "import": "exchange.import_model:import_model",
     },
     "Set up": {
-        "cache": OLD,
+        "cache": "machine.cache_folder:inspect_cache",
         "completion": "cli.completion:write_completion",
     },
 }
