@@ -13,8 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ddim.evaluation.conditions import Conditions, Mismatch, Sampling, evaluation_conditions
-from ddim.evaluation.record import Evaluation
-from ddim.evaluation.record_entries import ReferenceSet
+from ddim.evaluation.record import Evaluation, ReferenceSet
 from ddim.experiments.index import Run
 from ddim.metrics.catalogue import DEFAULT
 
@@ -42,7 +41,7 @@ def is_plain(run: Run, evaluation: Evaluation) -> bool:
     label = "all" if run.recipe["data"].get("labels") is True else None
     plain = Sampling(run.recipe["steps"], "ema", label, guidance=1.0, changes=())
     sampled = evaluation_conditions(evaluation, run.recipe).sampling == plain
-    return sampled and evaluation.features.extractor == DEFAULT and evaluation.reference.part == "valid"
+    return sampled and evaluation.features.extractor == DEFAULT and evaluation.reference.part in ("valid", "all")
 
 
 def common_conditions(found: Iterable[Run]) -> Conditions | None:
@@ -100,7 +99,7 @@ def mark_comparable(found: Sequence[Run]) -> list[Run]:
 
 def describe_mismatches(mismatches: Iterable[Mismatch]) -> str:
     """Return a text with the conditions in which an evaluation differs from most others, and their values."""
-    return ", ".join(f"different {each.aspect.value} ({_describe(each.one)})" for each in mismatches)
+    return ", ".join(f"different {each.aspect} ({_describe(each.one)})" for each in mismatches)
 
 
 def _describe(value: object) -> str:

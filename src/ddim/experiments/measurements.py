@@ -12,8 +12,7 @@ import numpy as np
 
 from ddim.errors import UserError, format_count
 from ddim.evaluation.copies import format_share
-from ddim.evaluation.record import describe_verdict
-from ddim.evaluation.record_entries import WeightsIdentity, identify_weights
+from ddim.evaluation.record import WeightsIdentity, describe_verdict, identify_weights
 from ddim.experiments.evaluations import is_last_step
 from ddim.experiments.index import Run, find_newest_folder
 from ddim.files import read_sealed
