@@ -18,10 +18,14 @@ from pathlib import Path
 from types import ModuleType
 
 from ddim import __version__
+from ddim.cli.commands import COMMANDS, GROUPS, SHARED, describe_command
+from ddim.cli.generate import call_function, read_arguments
 from ddim.cli.guidance import join_lists
-from ddim.cli.output import add_output_options
+from ddim.cli.help_page import write_help
+from ddim.cli.output import add_output_options, print_json
 from ddim.cli.own import list_own_files, name_own_parts, take_own
 from ddim.cli.parser import Parser
+from ddim.cli.signatures import read_signature
 from ddim.cli.streams import drop_unread_output
 from ddim.errors import (
     Notice,
@@ -33,54 +37,6 @@ from ddim.errors import (
 )
 from ddim.machine.signals import Stopped, stop_on_signals
 from ddim.machine.startup import count_launched, keep_freed_memory, read_rank, set_variables
-
-GROUPS = {
-    "Make": {
-        "plan": "estimate how many images a training of some minutes sees here, and the error it reaches",
-        "train": "train a diffusion model on your images",
-        "sample": "generate new images with a trained model",
-        "distill": "train a student that needs only one or two steps for an image",
-    },
-    "Edit": {
-        "invert": "turn real images into latents and back",
-        "interpolate": "blend two samples or two real images through their latents",
-        "inpaint": "generate new content for the masked part of an image",
-        "vary": "generate variations of an image",
-    },
-    "Judge": {
-        "evaluate": "measure how close generated images are to real images: KID, FID, precision, recall",
-        "compare": "rank evaluations made under the same conditions",
-        "memorisation": "measure whether a run copies its training images",
-        "likelihood": "measure bits per dimension of images under a model",
-    },
-    "Study": {
-        "diagnose": "measure the errors of a run at each noise level",
-        "search": "find the best sampling times or guidance for a run and a number of steps",
-        "ema": "choose the width of the EMA of a run's weights, after training",
-        "ablate": "measure how solver, schedule and scaling affect the sampling error",
-        "sweep": "train many runs that differ in fields of their recipe",
-        "runs": "list runs with their progress and their results",
-        "report": "summarise runs on one page",
-        "serve": "show runs on a page in the browser, and sample them there",
-        "plot": "draw schedules, embeddings, diffusion strips and loss curves",
-        "data": "inspect images before training on them",
-        "cache": "show the contents of the cache, and clear it",
-    },
-    "Exchange": {
-        "export": "write a run for diffusers, ONNX or torch, with a model card",
-        "push": "upload a run to the Hugging Face Hub, for others to sample",
-        "import": "convert a model of another library to a run",
-    },
-    "Set up": {
-        "completion": "print a script that completes commands and options in a shell",
-    },
-}
-"""The commands with their descriptions, in the groups of the overview."""
-
-SHARED = ("train", "sample", "evaluate", "distill")
-"""The commands whose work several processes can share."""
-
-COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 
 WEIGHTS = (
     '"ema", "raw" (not averaged), the decay, power or half-life of another EMA that the run tracked, such as '
@@ -153,13 +109,18 @@ def _run_command(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(_overview())
         return 0
-    name = argv[0]
+    name = " ".join(argv[:2]) if " ".join(argv[:2]) in COMMANDS else argv[0]
+    kinds = [each for each in COMMANDS if each.startswith(f"{name} ")]
+    if kinds:
+        return _list_kinds(name, kinds, argv[1:])
     if name not in COMMANDS:
         hint = suggest(name, COMMANDS)
         if not hint and Path(name).exists():
             hint = f"; perhaps you meant `ddim train {quote(name)}`"
         sys.stderr.write(f"ddim: {name!r} is not a command{hint}; `ddim` lists the commands\n")
         return 2
+    if COMMANDS[name]:
+        return _run_generated(name, argv[len(name.split()) :], debug=debug)
     try:
         command, parser = import_module(f"ddim.cli.{name}"), build_parser(name)
         words, fields, own = join_lists(argv[1:]), {}, []
@@ -180,11 +141,66 @@ def _run_command(argv: list[str]) -> int:
         return _report(error)
 
 
+def _run_generated(name: str, words: list[str], *, debug: bool) -> int:
+    """Run a command that is a public function, and return its exit code."""
+    signature = read_signature(COMMANDS[name])
+    if {"--help", "-h"} & {*words}:
+        sys.stdout.write(write_help(name, signature))
+        return 0
+    try:
+        keep_freed_memory()
+        with stop_on_signals(), ExitStack() as stack:
+            rank = _join(name, stack)
+            arguments = read_arguments(signature, words)
+            if "--quiet" in words or rank:
+                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+                stack.enter_context(redirect_stderr(nowhere))
+                if rank:
+                    stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(_plain_warnings())
+            if threads := arguments.load.get("threads") or arguments.machine.get("threads"):
+                from ddim.machine.runtime import Runtime
+
+                stack.enter_context(Runtime(threads=threads))
+            return call_function(signature, arguments)
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        code = _report(error)
+        if "--json" in words and not read_rank():
+            print_json({"error": str(explain_error(error)), "exit_code": code})
+        return code
+
+
+def _join(name: str, stack: ExitStack) -> int:
+    """Join the processes of the launcher, if there are several, until the stack is closed; return the rank."""
+    if count_launched() > 1:
+        if name not in SHARED:
+            raise UserError(f"ddim {name} runs in one process: call it without torchrun")
+        from ddim.machine.distributed import join_processes
+
+        stack.enter_context(join_processes())
+    return read_rank()
+
+
+def _list_kinds(name: str, kinds: list[str], words: list[str]) -> int:
+    """List the commands that begin with a name; the exit code is 2 if there is another word than --help."""
+    lines = [f"  ddim {each:<20} {describe_command(each)}" for each in kinds]
+    if words and words[0] not in ("--help", "-h"):
+        hint = suggest(words[0], [each.split()[1] for each in kinds])
+        sys.stderr.write(
+            f"ddim: {words[0]!r} is not a kind of `ddim {name}`{hint}; `ddim {name}` lists them\n"
+        )
+        return 2
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
 def build_parser(name: str) -> Parser:
     """Return the parser of a command, with all its options."""
     parser = Parser(
         prog=f"ddim {name}",
-        description=f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}.",
+        description=f"{describe_command(name)[0].upper()}{describe_command(name)[1:]}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -318,7 +334,7 @@ def _report(error: BaseException) -> int:
 
 def _overview() -> str:
     groups = "\n\n".join(
-        "\n".join([heading, *(f"  ddim {name:<13} {text}" for name, text in group.items())])
+        "\n".join([heading, *(f"  ddim {name:<13} {describe_command(name)}" for name in group)])
         for heading, group in GROUPS.items()
     )
     return f"""ddim learns from your images, generates new images like them, and measures how good they are.
@@ -332,5 +348,10 @@ Start with
 {groups}
 
 `ddim COMMAND --help` explains a command. --version prints {__version__}. --debug shows an error's traceback.
---own FILE.py loads your own components: a schedule, a network, ...
+
+Every command takes
+  --json           print the whole result, or the error, as one JSON document
+  --quiet          print only errors and the result, or the result's folder
+  --details        print also notes, intervals and what cannot be compared
+  --own FILE.py    load your own components: a schedule, a network, ...
 """

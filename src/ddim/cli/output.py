@@ -69,3 +69,14 @@ def _as_json(value: Any) -> Any:  # noqa: ANN401  (any JSON, and paths)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
+
+
+def print_json(value: object) -> None:
+    """Print plain values and paths as one JSON document; numbers that are not finite become null."""
+    print_text(json.dumps(_as_json(value), indent=2, allow_nan=False))
+
+
+def print_text(text: str) -> None:
+    """Print lines on standard output."""
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    sys.stdout.flush()

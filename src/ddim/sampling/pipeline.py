@@ -198,8 +198,8 @@ def load(
         run: a run folder, RUN/best for its best checkpoint, a checkpoint folder, RUN@raw for other weights,
             or hub:OWNER/NAME[@REVISION] for a run on the Hugging Face Hub, which is downloaded once (the
             extra `hub`); see `ddim.runs.names.resolve`.
-        weights: "ema", "raw", the name of another EMA of the run (see `ddim.nn.ema.name_averages`), or of an
-            average that `ddim.reconstruct_average` or `ddim.pick_average` made, such as "picked".
+        weights: "ema", "raw", another EMA that the run tracked, such as 6.94, or an average that `ddim ema`
+            made, such as picked; see `ddim.nn.ema.name_averages`.
         own: the components of the run that you wrote, such as [MySchedule, MyNetwork]; see `ddim.resume`.
         compiling: use torch.compile: faster after a slow first batch; results differ in the last bits.
         device: where the network runs; by default the device of the training, if this machine has one.

@@ -1,16 +1,16 @@
 """Folders of samples: a file for each seed, a sheet, a film and a record.
 
 Samples of values or channels that PNG cannot store are .npy files (H, W, C). If the samples are not pictures
-of 8 bits, or the run was trained on a file of arrays, the file samples.npy contains the samples of the last
-call, in the order of the seeds.
+of 8 bits, or the run was trained on a file of arrays, the file samples.npy contains all samples, in the
+order of their seeds.
 
-The sheet is one image that shows the samples. The film is an animated WebP of the sampling process. The
+The sheet is one image that shows the samples in this order. The film is an animated WebP of the sampling process. The
 record contains all sampling options.
 """
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,20 +21,24 @@ import torch
 from torch import Tensor
 
 from ddim.data.arrays import SUFFIXES
+from ddim.data.vectors import read_vectors
+from ddim.diffusion.grids import Grid
+from ddim.diffusion.guidance import Interval
 from ddim.diffusion.noise import check_seeds
-from ddim.diffusion.samplers import State
-from ddim.errors import UserError
+from ddim.diffusion.samplers import Sampler, State
+from ddim.errors import UserError, format_count
 from ddim.files import atomic_file, lock_folder, read_sealed, write_sealed
 from ddim.machine.distributed import current_processes
-from ddim.machine.progress import Progress, continue_progress, ignore_progress
+from ddim.machine.progress import Progress, continue_progress, ignore_progress, open_progress
 from ddim.plots.pictures import GAP, LARGEST_FILM, check_zoom, enlarge, make_sheet, save_film, save_png
 from ddim.runs.folder import is_unused, make_output_folder
 from ddim.runs.names import find_run_folder
-from ddim.sampling.generate import Watch, check_samples, generate_together, split_into_parts
+from ddim.sampling.generate import Watch, check_samples, generate_together, list_seeds, split_into_parts
+from ddim.sampling.labels import GivenVectors
 from ddim.sampling.pictures import is_picture, name_file, read_saved_image, show_image, write_images
-from ddim.sampling.pipeline import LoadedRun, Pipeline
+from ddim.sampling.pipeline import LoadedRun, Pipeline, load
 from ddim.sampling.record import make_record, sample_conditions, sampling_record
-from ddim.sampling.sampling_setup import SamplingSetup
+from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling, collect_guidance
 
 RECORD, SHEET, FILM, STACK = "record.json", "grid.png", "film.webp", "samples.npy"
 SHOWN = 256
@@ -43,21 +47,113 @@ SHOWN = 256
 
 @dataclass(frozen=True)
 class Written:
-    """The result of `write_samples`.
+    """The result of `write_samples` and `sample_to_folder`.
 
     Attributes:
         folder: the folder of the samples.
-        sheet: one image of the first samples, (H, W, 3) uint8.
+        sheet: one image of the samples in the folder, (H, W, 3) uint8.
         made: number of samples that this call made; the others were there before.
+        count: number of samples that were asked for.
         seconds: seconds of sampling.
         nfe: network evaluations per sample.
+        searched: what `ddim search` found and these samples use, such as ["sampling times", "guidance 2"].
+        film: the film, if it was asked for.
     """
 
     folder: Path
     sheet: np.ndarray
     made: int
+    count: int
     seconds: float
     nfe: int
+    searched: Sequence[str] = ()
+    film: Path | None = None
+
+    def __str__(self) -> str:
+        """Return a line about the samples, and the paths of the sheet and of the film."""
+        text = format_count(self.count, "image")
+        if self.made < self.count:
+            text += f", of which {self.count - self.made:,} were there before"
+        elif self.seconds:
+            text += f" in {self.seconds:.1f} s ({self.made / self.seconds:.1f}/s)"
+        text += f", {format_count(self.nfe, 'network evaluation')} each"
+        if self.searched:
+            text += f", with {' and '.join(self.searched)} found by ddim search"
+        return f"{text}: {self.folder / SHEET}" + (f"\nfilm: {self.film}" if self.film else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the folder and its record."""
+        return {"folder": self.folder, **read_sealed(self.folder / RECORD)}
+
+
+def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
+    run: str | Path | LoadedRun,
+    n: int | None = None,
+    steps: int | None = None,
+    *,
+    sampler: Sampler | str | None = None,
+    grid: Grid | str | Sequence[float] | None = None,
+    seed: int = 0,
+    seeds: Iterable[int] | None = None,
+    label: str | int | None = None,
+    vector: GivenVectors | None = None,
+    guidance: float | None = None,
+    guidance_interval: Interval | None = None,
+    guide_with: str | Path | LoadedRun | None = None,
+    fields: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    film: bool = False,
+    zoom: int | None = None,
+    progress: bool | Progress = True,
+) -> Written:
+    """Generate images with a run and write them to a folder.
+
+    Each image depends on its seed alone, not on the number of images. The folder gets 00000.png, ... named by
+    seed, grid.png with the first 256 samples, and record.json with everything that the images depend on. The
+    same call with the same `out` generates only missing images.
+
+    Args:
+        run: a run folder, RUN/best (its best checkpoint), RUN/guide (an early one), a checkpoint, or
+            hub:OWNER/NAME[@REVISION].
+        n: number of images (default: 16, or one for each seed).
+        steps: sampling steps (default: the run's, 20 in most recipes).
+        sampler: ddim, ddpm, dpm_solver, ... (default: the recipe's).
+        grid: the sampling times: uniform, karras, ..., or a list of times (default: those that `ddim search`
+            found, else the recipe's).
+        seed: the samples have the seeds S, S+1, ...
+        seeds: a list of seeds in place of n and seed, such as 0-35,70.
+        label: class name, class index or "all" for a run with labels; for clusters also "natural" (the
+            default) and "none".
+        vector: numbers such as 0.2,1.5, or a CSV file with a row for each image, for a run with vectors.
+        guidance: guidance scale; 1 is off (default: what `ddim search --guidance` found, else 1).
+        guide_with: a weaker model that guides: @guide (early weights of the run), or runs/small-1@raw
+            (default: the run without its label).
+        fields: sampling fields of the recipe, such as --sampler.eta 0, --grid.end 5, --sampled_on linear or
+            --clip yes.
+        out: the folder (default: a new samples/RUN-N).
+        film: also write film.webp, an animation from noise to the images.
+        progress: called with "samples" after each sampling step.
+
+    Other Parameters:
+        guidance_interval: guide only at these log-SNRs, such as -2,5; an end may be left out.
+        zoom: factor by which pixels are enlarged in the sheet and the film.
+
+    Raises:
+        UserError: if the options do not fit the run, or the folder holds other files.
+
+    Commands:
+        ddim sample runs/photos-fast-1 -n 36
+        ddim sample runs/photos-fast-1 --label frog --guidance 2 --film
+    """
+    given = vector if isinstance(vector, str | Path) else None
+    if given is not None and seeds is None and n is None:
+        n = len(read_vectors(Path(given)).rows)
+    listed, pipeline = list_seeds(n, seed, seeds), run if isinstance(run, LoadedRun) else load(run)
+    asked = pipeline.find_label(label, vector, listed)
+    guided = collect_guidance(guidance, guidance_interval, guide_with)
+    setup = choose_sampling(pipeline, steps, asked, fields or {}, sampler=sampler, grid=grid, guidance=guided)
+    with open_progress(progress) as shown:
+        return write_samples(setup, listed, out, film=film, zoom=zoom, progress=shown)
 
 
 def write_samples(
@@ -111,15 +207,21 @@ def write_samples(
             return processes.broadcast(None)
         if filmed:
             save_film(out / FILM, frames.draw(), zoom=zoom)
-        sheet = _write_overviews(pipeline, out, seeds, zoom)
+        every = sorted({*before["seeds"], *seeds})
+        sheet = _write_overviews(pipeline, out, every, zoom)
         record |= {
             "nfe": nfe,
-            "seeds": sorted({*before["seeds"], *seeds}),
+            "seeds": every,
             "seconds": round(before["seconds"] + seconds, 2),
             "film": filmed or before["film"],
         }
         write_sealed(out / RECORD, record)
-        return processes.broadcast(Written(out, sheet, len(missing), seconds, nfe))
+        searched = ["sampling times"] if setup.searched else []
+        searched += [f"guidance {setup.guidance.scale:g}"] if setup.guidance.searched else []
+        shown = out / FILM if film else None
+        return processes.broadcast(
+            Written(out, sheet, len(missing), len(seeds), seconds, nfe, searched, shown)
+        )
 
 
 def find_sample(folder: Path, seed: int, pipeline: Pipeline) -> Path:
@@ -204,7 +306,7 @@ def _read_earlier(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None
 
 def _write_overviews(pipeline: LoadedRun, folder: Path, seeds: Sequence[int], zoom: int | None) -> np.ndarray:
     """Write the sheet, and the array of all samples if it is needed; return the sheet."""
-    samples = [find_sample(folder, seed, pipeline) for seed in seeds]
+    samples = [path for seed in seeds if (path := find_sample(folder, seed, pipeline)).exists()]
     shown = [show_image(read_saved_image(path), pipeline.values) for path in samples[:SHOWN]]
     sheet = make_sheet(torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2))
     save_png(folder / SHEET, enlarge(sheet, zoom))

@@ -1,0 +1,75 @@
+"""The commands: each name with the place of its public function, MODULE:FUNCTION in this package."""
+
+from __future__ import annotations
+
+import re
+
+from ddim.cli.signatures import ROOT
+
+OLD = ""
+"""A command that still has a module `ddim.cli.NAME` with `add` and `run`."""
+
+GROUPS: dict[str, dict[str, str]] = {
+    "Start here": {
+        "train": OLD,
+        "sample": "sampling.samples:sample_to_folder",
+        "evaluate": OLD,
+        "serve": "web.serve:serve",
+    },
+    "Edit": {
+        "invert": OLD,
+        "interpolate": OLD,
+        "inpaint": OLD,
+        "vary": OLD,
+    },
+    "Judge": {
+        "compare": OLD,
+        "memorisation": OLD,
+        "likelihood": OLD,
+        "diagnose": OLD,
+        "report": OLD,
+        "runs": OLD,
+    },
+    "Improve": {
+        "plan": OLD,
+        "distill": "training.run:distill",
+        "search": OLD,
+        "ema": OLD,
+        "sweep": OLD,
+        "ablate": OLD,
+    },
+    "Look": {
+        "data": OLD,
+        "plot": OLD,
+    },
+    "Exchange": {
+        "export": OLD,
+        "push": OLD,
+        "import": OLD,
+    },
+    "Set up": {
+        "cache": OLD,
+        "completion": "cli.completion:write_completion",
+    },
+}
+"""The groups of the overview. A name of two words, such as "plot losses", belongs to the command `plot`."""
+
+COMMANDS = {name: home for group in GROUPS.values() for name, home in group.items()}
+
+SHARED = ("train", "sample", "evaluate", "distill")
+"""The commands whose work several processes can share."""
+
+
+def describe_command(name: str) -> str:
+    """Return the first line of the docstring of a command."""
+    if home := COMMANDS[name]:
+        module, function = home.split(":")
+        pattern = rf'(?ms)^def {function}\(.*?"""(.+?)(?:\n|""")'
+    else:
+        module, pattern = f"cli.{name}", r'(?s)"""(?:`.*?`: )?(.+?)(?:\n|""")'
+    path = ROOT / module.replace(".", "/")
+    path = file if (file := path.with_suffix(".py")).exists() else path / "__init__.py"
+    # Parsing all modules would take too long for the overview.
+    line = re.search(pattern, path.read_text(encoding="utf-8"))
+    assert line, name
+    return line[1].strip()
