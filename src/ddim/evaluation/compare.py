@@ -191,15 +191,15 @@ Compared: TypeAlias = str | Path | Evaluation
 
 
 def compare(*evaluations: Compared | Iterable[Compared], metric: str = "kid") -> Comparison:
-    """Compare evaluations: say which is better, and whether the difference is larger than chance.
+    """Compare evaluations, and say whether differences are larger than chance.
 
     Evaluations are ranked if they have the same features and reference and, except by KID and FID-infinity,
     the same number of samples. Differences from the first evaluation have 95 % confidence intervals. They are
     paired if both evaluations sampled the same seeds. Except for KID, the intervals are conservative.
 
     Args:
-        evaluations: runs (the newest evaluation of each), folders of evaluations, records, a folder of runs
-            such as runs/, or results of `ddim.evaluate`; the first one is compared with the others.
+        evaluations: runs (the newest evaluation of each), evaluations or their folders, or a folder of runs
+            such as runs/; the first one is compared with the others.
         metric: kid, fid, fid_infinity, precision, recall, density or coverage.
 
     Returns:

@@ -99,40 +99,37 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     """Measure how close samples or other images are to real images.
 
     Writes a record with KID, FID, precision, recall, density and coverage, the features, and a sheet of the
-    first images, which TensorBoard shows too. Several values of an option, such as --steps 10,20 --sampler.eta
-    0,0.5,1, give a table with equal seeds, as table.csv and table.png in RUN/tables/N. A field is combined
-    only with samplers or grids that have it. An evaluation that was stopped, or a table to which values are
-    added, goes on where it was.
+    first images. Several values of an option give a table with equal seeds, as table.csv and table.png; a
+    field is combined only with samplers or grids that have it. If it was stopped, or values are added, the
+    same command continues.
 
     Args:
-        images: a run, which is sampled; or a folder or archive of images. In Python also a `Pipeline`, a
-            `Model`, or images (N, C, H, W) in [0, 1] or uint8.
+        images: a run, or a folder or archive of images; from Python also a model or images (N, C, H, W).
         reference: the images to compare with: a folder, an archive or the name of a data set (default: the
             run's held-out images).
         n: number of samples (default: 1000), or of the first images of a folder (default: all).
         steps: sampling steps (default: the run's, 20 in most recipes).
         sampler: ddim, ddpm, edm, ... (default: the run's).
-        grid: the sampling times: uniform, karras, ... (default: those that `ddim search` found, else the
-            run's).
+        grid: sampling times: uniform, karras, ... (default: what `ddim search` found, else the run's).
         seed: the samples have the seeds S, S+1, ...
         label: class name, class index or "all", which cycles through the classes.
         guidance: guidance scale; 1 is off (default: what `ddim search --guidance` found, else 1).
-        guide_with: a weaker model that guides: @guide (early weights of the run), or runs/small-1@raw.
+        guide_with: a weaker model that guides, such as @guide (early weights) or runs/small-1@raw.
         weights: ema, raw or the name of another average of the run.
-        part: the part of the reference: valid, train or all (default: valid for the run's own images if at
-            least 20 are held out, else all).
-        fields: sampling fields of the recipe, such as --sampler.eta 0,1, --grid.end 5, --sampled_on linear or
-            --clip yes.
+        part: the part of the reference (default: valid for the run's own images if at least 20 are held out,
+            else all).
+        fields: sampling fields of the recipe, such as --sampler.eta 0,1 or --grid.end 5.
         metric: the metric of a table.
         out: a new folder (default: RUN/evaluations/N, or RUN/tables/N for a table).
 
     Other Parameters:
         guidance_interval: guide only at these log-SNRs, such as -2,5; an end may be left out.
-        features: what computes the features: efficientnet-lite0, inception-2015, inception-torchvision
-            (whose weights are downloaded once) or scattering (without weights).
+        features: efficientnet-lite0, inception-2015, inception-torchvision or scattering; the weights of
+            Inception are downloaded once.
         features_weights: a file with the weights of the feature network.
         device: where to sample and to compute features (default: where the run was trained).
         threads: processor threads (default: as in the training); others change the last bits of samples.
+        progress: True shows a bar in a notebook cell, False shows nothing; or a function, see `Progress`.
 
     Returns:
         The metrics with a verdict; or a table, if a choice has several values.
