@@ -52,7 +52,9 @@ def expand_choices(choices: Mapping[str, Any]) -> list[Choice]:
     for name, values in listed.items():
         part, dot, _ = name.partition(".")
         if part not in known or (dot and part in OWN):
-            raise UserError(f"{name} is no choice of sampling, which are {', '.join(known)}{suggest(name, known)}")
+            raise UserError(
+                f"{name} is no choice of sampling, which are {', '.join(known)}{suggest(name, known)}"
+            )
         if not values or any(value in values[:k] for k, value in enumerate(values)):
             raise UserError(f"{name} must have different values, got {choices[name]!r}")
     parts = dict.fromkeys(name.split(".")[0] for name in listed)

@@ -132,7 +132,9 @@ class Comparison(Tabular):
         notes, first = [], next(row for row in self.rows if row.evaluation is self.first)
         for name, row in zip(self.names, self.rows, strict=True):
             found = row.evaluation.metrics.get(self.metric) or Estimate(None, None, None)
-            minus = f"; minus {self.names[self.rows.index(first)]}: {row.difference}" if row.difference else ""
+            minus = (
+                f"; minus {self.names[self.rows.index(first)]}: {row.difference}" if row.difference else ""
+            )
             said = f"not ranked: {row.unranked}" if row.unranked else f"{self.metric} "
             notes.append(f"{name}: {said}{format_interval(found.value, found.low, found.high)}{minus}")
         notes += [f"{run} has no evaluation: `ddim evaluate {quote(run)}` makes one" for run in self.missing]
@@ -257,7 +259,7 @@ def rank_evaluations(evaluations: Sequence[Evaluation], metric: str) -> list[Row
         if not all(why for _, why in pairs):
             break
     else:
-        why = why_not_comparable(*evaluations[:2], metric)
+        why = why_not_comparable(evaluations[0], evaluations[1], metric)
         raise UserError(f"nothing can be compared by {found.title}: {why}")
     rows = [Row(first), *(Row(o, None, measure_difference(o, first, metric)) for o, why in pairs if not why)]
     # An evaluation without the metric cannot be ranked, so `or 0.0` below is never used.

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ddim.diffusion.denoiser import Model
 from ddim.diffusion.grids import Grid
 from ddim.diffusion.guidance import Interval
 from ddim.diffusion.noise import check_seeds
@@ -63,6 +64,7 @@ from ddim.plots.charts import save_figure
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.runs.folder import check_unused, list_numbered_folders, parse_out, publish_output
 from ddim.sampling.image_features import ImageSet, compute_features
+from ddim.sampling.pipeline import Pipeline
 from ddim.sampling.record import make_record, sample_conditions
 
 SHOWN = 36
@@ -104,30 +106,30 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     same command continues.
 
     Args:
-        images: a run, or a folder or archive of images; from Python also a model or images (N, C, H, W).
+        images: a run, or a folder or archive of images; or images (N, C, H, W).
         reference: the images to compare with: a folder, an archive or the name of a data set (default: the
             run's held-out images).
-        n: number of samples (default: 1000), or of the first images of a folder (default: all).
+        n: number of samples (default: 1000), or of images (default: all).
         steps: sampling steps (default: the run's, 20 in most recipes).
         sampler: ddim, ddpm, edm, ... (default: the run's).
-        grid: sampling times: uniform, karras, ... (default: what `ddim search` found, else the run's).
+        grid: uniform, karras, ... (default: what `ddim search` found, else the run's).
         seed: the samples have the seeds S, S+1, ...
-        label: class name, class index or "all", which cycles through the classes.
-        guidance: guidance scale; 1 is off (default: what `ddim search --guidance` found, else 1).
-        guide_with: a weaker model that guides, such as @guide (early weights) or runs/small-1@raw.
-        weights: ema, raw or the name of another average of the run.
+        label: class name, class index or "all".
+        guidance: guidance scale; 1 is off (default: what `ddim search` found, else 1).
+        guide_with: a weaker model that guides, such as @guide.
+        weights: ema, raw or another average of the run.
         part: the part of the reference (default: valid for the run's own images if at least 20 are held out,
             else all).
-        fields: sampling fields of the recipe, such as --sampler.eta 0,1 or --grid.end 5.
+        fields: sampling fields of the recipe, such as --sampler.eta 0,1.
         metric: the metric of a table.
-        out: a new folder (default: RUN/evaluations/N, or RUN/tables/N for a table).
+        out: a new folder (default: RUN/evaluations/N or RUN/tables/N).
 
     Other Parameters:
         guidance_interval: guide only at these log-SNRs, such as -2,5; an end may be left out.
         features: efficientnet-lite0, inception-2015, inception-torchvision or scattering; the weights of
             Inception are downloaded once.
         features_weights: a file with the weights of the feature network.
-        device: where to sample and to compute features (default: where the run was trained).
+        device: cpu, cuda, ... (default: where the run was trained).
         threads: processor threads (default: as in the training); others change the last bits of samples.
         progress: True shows a bar in a notebook cell, False shows nothing; or a function, see `Progress`.
 
@@ -147,18 +149,17 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
         ddim evaluate runs/photos-fast-1 --steps 10,20 --sampler ddim,edm
         ddim evaluate images/ --reference photos/
     """
-    given = {"steps": steps, "weights": None if weights == "ema" else weights, "label": label}
+    given: dict[str, Any] = {"steps": steps, "weights": None if weights == "ema" else weights, "label": label}
     given |= {"sampler": sampler, "grid": grid, "guidance": guidance}
     given |= {"guidance_interval": guidance_interval, "guide_with": guide_with, **(fields or {})}
     choices = expand_choices({name: value for name, value in given.items() if value is not None})
     of, out = Reference(None if reference is None else name_source(reference), part), parse_out(out)
     metric = metric_name(metric)
     with _explain_stop(), open_progress(progress) as shown, join_processes() as processes:
-        given_extractor = features if isinstance(features, Extractor) else None
-        extractor = given_extractor or processes.local_first(lambda: load_extractor(features, features_weights))
+        extractor = processes.local_first(partial(_open_extractor, features, features_weights))
         if out is not None and processes.leads:
             check_unused(out)
-        if not is_sampled(images):
+        if not isinstance(images, Pipeline | Model) and not is_sampled(images):
             if names := [*choices[0], *["seed"] * bool(seed)]:
                 raise UserError(f"images that are given are not sampled: leave {names[0]} out")
             return evaluate_images(open_given_images(images, n, of, shown), extractor, out, shown)
@@ -167,7 +168,13 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
         if len(choices) == 1:
             return evaluate_images(subject.sample(choices[0], seeds, shown), extractor, out, shown)
         found = _evaluate_choices(subject, choices, seeds, extractor, shown)
-        return processes.broadcast(_write_table(subject, choices, found, metric, out) if processes.leads else None)
+        return processes.broadcast(
+            _write_table(subject, choices, found, metric, out) if processes.leads else None
+        )
+
+
+def _open_extractor(features: str | Extractor, weights: str | Path | None) -> Extractor:
+    return features if isinstance(features, Extractor) else load_extractor(features, weights)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from ddim.data.remote import names_repository
 from ddim.data.sources import Folder, Member, Reject
 from ddim.data.values import choose_channels
 from ddim.diffusion.denoiser import Model
-from ddim.errors import UserError, describe_given
+from ddim.errors import UserError
 from ddim.evaluation.choices import OWN, Choice
 from ddim.evaluation.measure import to_pixels
 from ddim.evaluation.record import FOLDER
@@ -131,10 +131,10 @@ class Subject:
         return EvaluatedImages(self.source, len(seeds), parts, self.reference, **facts, **where)
 
 
-def is_sampled(source: Source) -> bool:
-    """Return whether a source is sampled: a run, a checkpoint, a run on the Hub or a model."""
+def is_sampled(source: object) -> TypeGuard[str | Path]:
+    """Return whether a source is the path of a run or checkpoint, or a run on the Hub."""
     if not isinstance(source, str | Path):
-        return isinstance(source, Pipeline | Model)
+        return False
     return names_repository(source) or is_run_folder(parse_place(str(source))[0])
 
 
@@ -211,7 +211,7 @@ def _find_home(path: Path) -> tuple[Path, str]:
 
 
 def open_given_images(
-    source: Source, n: int | None, reference: Reference, progress: Progress
+    source: str | Path | Tensor | np.ndarray, n: int | None, reference: Reference, progress: Progress
 ) -> EvaluatedImages:
     """Return the first `n` of the images that a user gives, by default all, with their reference.
 
@@ -222,11 +222,6 @@ def open_given_images(
         if reference.data is None:
             raise UserError("images need a reference: name the images that they are compared with")
         return _take_images(to_pixels(source[: _count_images(len(source), n)]), reference, progress)
-    if not isinstance(source, str | Path):
-        raise UserError(
-            "images must be a path, a tensor or an array (N, C, H, W), a pipeline or a model, "
-            f"got {describe_given(source)}"
-        )
     if reference.data is None:
         if not source_exists(str(source)):
             what = "name a run or a folder or archive of images"

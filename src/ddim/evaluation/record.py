@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PureWindowsPath
 from typing import Any, TypeVar
 
@@ -125,9 +125,9 @@ class SamplingRecord:
     recipe: Mapping[str, Any]
     sampler: Mapping[str, Any]
     grid: Mapping[str, Any]
-    times: Sequence[float]
+    times: tuple[float, ...]
     nfe: int
-    seeds: Sequence[int]
+    seeds: tuple[int, ...]
     weights: str
     step: int
     sampler_name: str | None = None
@@ -313,10 +313,11 @@ class Evaluation(Metrics):
             shown = [format_interval(each.value, each.low, each.high) for each in (found, real)]
             rows.append([METRICS[name].title, *shown, MEANINGS[name]])
         table = Table(["metric", "± is half of the 95 % interval", "other real images", "meaning"], rows)
-        real = self.yardstick and f"other real images: {self.yardstick.images:,}, part {self.yardstick.part}"
         facts = [f"features {self.features}", f"{self.generated.kept:,} images or their features were kept"]
+        if self.yardstick:
+            facts.append(f"other real images: {self.yardstick.images:,}, part {self.yardstick.part}")
         facts.append(", ".join(f"{seconds:.0f} s of {part}" for part, seconds in self.seconds.items()))
-        lines = filter(None, [self.verdict, self.title, "", *self.notes, real, *facts])
+        lines = [self.verdict, self.title, *self.notes, *facts]
         return "\n".join([*map(wrap_text, lines), "", str(table)])
 
     def to_json(self) -> dict[str, Any]:
@@ -401,7 +402,8 @@ def parse_metrics(table: Mapping[str, Any]) -> dict[str, Estimate]:
 
 def parse_sampling(table: Mapping[str, Any]) -> SamplingRecord:
     """Return how images were sampled, from the record of the samples."""
-    return _parse_entry(SamplingRecord, table, record=table)
+    lists = {name: tuple(table[name]) for name in ("times", "seeds")}
+    return _parse_entry(SamplingRecord, table, record=table, **lists)
 
 
 def _parse_entry(kind: type[T], table: Mapping[str, Any], **known: Any) -> T:  # noqa: ANN401  (JSON)

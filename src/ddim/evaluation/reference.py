@@ -23,6 +23,7 @@ from ddim.sampling.pipeline import LoadedRun
 
 Part = Literal["valid", "train", "all"]
 
+
 @dataclass(frozen=True)
 class Reference:
     """The images that samples are compared with.
@@ -110,7 +111,9 @@ def _select_part(reference: Reference, images: Images, data: Data, seed: int) ->
 
 
 def open_reference(
-    run: LoadedRun, reference: Reference = Reference(), progress: Progress = ignore_progress  # noqa: B008
+    run: LoadedRun,
+    reference: Reference = Reference(),
+    progress: Progress = ignore_progress,  # noqa: B008
 ) -> ImageSet:
     """Return the images of a reference, decoded, and split into training and held-out images as in `run`.
 

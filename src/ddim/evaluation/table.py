@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +122,9 @@ class EvaluationTable(Tabular):
         sampled = [sampling for cell in self.cells if (sampling := cell.evaluation.sampling)]
         grids = {sampling.grid["kind"] for sampling in sampled}
         if len(grids) > 1 and "listed" in grids and "grid" not in chosen:
-            notes.append("some combinations use times that `ddim search` found; name a grid to use one for all")
+            notes.append(
+                "some combinations use times that `ddim search` found; name a grid to use one for all"
+            )
         guided = {sampling.guidance_name for sampling in sampled}
         if guided != {""} and "guidance" not in chosen:
             which, names = "some" if len(guided) > 1 else "all", "; ".join(sorted(guided - {""}))
@@ -136,9 +138,13 @@ class EvaluationTable(Tabular):
         heads = ["", *self.columns]
         values = self._text_rows(self._format_value)
         differences = self._text_rows(lambda cell: format_difference(cell.difference))[1:]
-        real = self.yardstick and format_interval(self.yardstick.value, self.yardstick.low, self.yardstick.high)
+        real = self.yardstick and format_interval(
+            self.yardstick.value, self.yardstick.low, self.yardstick.high
+        )
         parts = [wrap_text(self.verdict), wrap_text(self.title), "", "± is half of the 95 % interval"]
-        parts.append(str(Table(heads, values, [f"real images in place of samples: {real}"] * bool(real), words=1)))
+        parts.append(
+            str(Table(heads, values, [f"real images in place of samples: {real}"] * bool(real), words=1))
+        )
         if differences:
             said = f"minus {self.rows[0]}, paired by seed; in brackets if not distinguishable from 0 at 95 %"
             parts += ["", said, str(Table(heads, differences, words=1))]

@@ -217,4 +217,4 @@ def value_of_run(
         return (run.errors[name], None) if name in run.errors else None
     evaluation = newest_evaluation(run, common) if common else None
     found = evaluation and evaluation.metrics.get(name)
-    return (found.value, found.interval) if found else None
+    return (found.value, evaluation.interval(name)) if evaluation and found else None

@@ -112,7 +112,7 @@ class Tabular:
     def __repr__(self) -> str:
         """Return the verdict, the title and the table, without the notes."""
         prose = [wrap_text(self.verdict), wrap_text(self.title)]
-        return "\n".join(filter(None, [*prose, str(self._shown(()))]))
+        return "\n".join(part for part in (*prose, str(self._shown(()))) if part)
 
     @property
     def details(self) -> str:
