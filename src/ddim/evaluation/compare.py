@@ -102,7 +102,8 @@ class Comparison(Tabular):
             return f"{self.names[0]} has the best value; by chance or not is not known: {other.difference}"
         if not other.difference.distinguishable:
             return f"{mine} and {name} cannot be told apart: their difference may be chance"
-        better, worse = (mine, name) if own is self.rows[0] else (name, mine)
+        lower = other.difference.value < 0
+        better, worse = (name, mine) if lower == find_metric(self.metric).lower_is_better else (mine, name)
         return f"{better} is better than {worse}: the difference is larger than chance"
 
     @property
