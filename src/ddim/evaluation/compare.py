@@ -111,7 +111,8 @@ class Comparison(Tabular):
         """A unique name for each row, as short as possible: of its run, its sampling, or its folder."""
         every = [row.evaluation for row in self.rows]
         runs = [each.folder.parents[1].name if each.folder.parent.name == FOLDER else "" for each in every]
-        for names in (runs, [each.name for each in every]):
+        short = ["/".join(each.folder.parts[-3:]) for each in every]
+        for names in (runs, [each.name for each in every], short):
             if all(names) and len(set(names)) == len(names):
                 return names
         return [str(each.folder) for each in every]
