@@ -7,10 +7,10 @@ import pytest
 import tiny
 from ddim.cli import main
 from ddim.cli.guidance import parse_interval
+from ddim.evaluation import evaluate
 from ddim.evaluation import record as records
 from ddim.evaluation.compare import list_differing_choices
 from ddim.evaluation.conditions import evaluation_conditions
-from ddim.metrics import features
 from ddim.runs import checkpoint
 from ddim.runs.names import GUIDE
 from stubs import stub

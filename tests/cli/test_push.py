@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import ddim
 from ddim.files import read_json
 from hub_server import TOKEN, hub_in_use, publish
 from stubs import stub
@@ -59,7 +60,7 @@ def test_no_images_are_opened_by_a_name_that_a_stranger_chose(hub, run, refused,
     (tmp_path / "photos").mkdir()
     publish(hub, "ada/flowers", mine)
     hub.requests.clear()
-    assert "was published without its training images ('photos'): name images with --data" in refused(
+    assert "was published without its training images ('photos'); or name other images" in refused(
         "evaluate", NAME, "-n", 20
     )
 
