@@ -38,18 +38,16 @@ if TYPE_CHECKING:
     from ddim.diffusion.times import TimeSampling
     from ddim.errors import UserError
     from ddim.evaluation.averages import ema
-    from ddim.evaluation.compare import compare_evaluations as compare
+    from ddim.evaluation.compare import compare
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.evaluate import evaluate
     from ddim.evaluation.image_summary import inspect_data
     from ddim.evaluation.figures import plot, plot_forward, plot_losses, plot_reverse, plot_samplers
     from ddim.evaluation.likelihood import likelihood
+    from ddim.evaluation.measure import measure
     from ddim.evaluation.memorisation import memorisation
-    from ddim.evaluation.reference import Reference
-    from ddim.evaluation.samples import Samples
     from ddim.evaluation.schedule_figures import plot_schedules
     from ddim.evaluation.search import search
-    from ddim.evaluation.tabulate import tabulate
     from ddim.exchange.export import export
     from ddim.exchange.hub import push
     from ddim.exchange.import_model import import_model
@@ -85,10 +83,8 @@ _HOMES = {
     "recipe.named": "find_recipe",
     "diffusion.denoiser": "Model",
     "evaluation.evaluate": "evaluate",
-    "evaluation.tabulate": "tabulate",
-    "evaluation.samples": "Samples",
-    "evaluation.reference": "Reference",
-    "evaluation.compare": "compare=compare_evaluations",
+    "evaluation.compare": "compare",
+    "evaluation.measure": "measure",
     "evaluation.diagnose": "diagnose",
     "evaluation.memorisation": "memorisation",
     "evaluation.likelihood": "likelihood",
@@ -130,8 +126,8 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "sheet",
     # Measure
     "evaluate",
-    "tabulate",
     "compare",
+    "measure",
     "diagnose",
     "memorisation",
     "likelihood",
@@ -165,8 +161,6 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "Noise",
     "Pipeline",
     "Recipe",
-    "Reference",
-    "Samples",
     "UserError",
     # Samplers
     "AdamsBashforth",
