@@ -11,7 +11,7 @@ OLD = ""
 
 GROUPS: dict[str, dict[str, str]] = {
     "Start here": {
-        "train": OLD,
+        "train": "cli.train:train_or_resume",
         "sample": "sampling.samples:sample_to_folder",
         "evaluate": OLD,
         "serve": "web.serve:serve",
@@ -32,6 +32,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Improve": {
         "plan": OLD,
+        "recipe": "cli.recipe_help:explain_recipe",
         "distill": "training.run:distill",
         "search": OLD,
         "ema": OLD,

@@ -30,7 +30,7 @@ HINTS = {
     "--lr": "--optim.lr",
     "--batch-size": "--optim.batch",
     "--output": "--out",
-    "--from": "--source",
+    "--help-recipe": "`ddim recipe`",
 }
 """The option that a user of other programs may mean."""
 
@@ -109,7 +109,7 @@ def list_recipe_fields() -> list[str]:
 
 
 def _hint(name: str, options: Mapping[str, Parameter], signature: Signature) -> str:
-    if name in HINTS and HINTS[name].split()[0] in (*options, "--optim.lr", "--optim.batch"):
+    if name in HINTS and (HINTS[name].split()[0] in options or signature.fields is not None):
         return f"; perhaps you meant {HINTS[name]}"
     known = [*options, *COMMON, "--own"]
     if signature.fields is not None:
@@ -301,7 +301,7 @@ def load_callback(text: str) -> Any:  # noqa: ANN401 (a Callback)
 
 def call_function(signature: Signature, arguments: Arguments) -> int:
     """Call the function of a command with its arguments, and print its result; return the exit code."""
-    from ddim.cli.console import Console, ProgressDisplay
+    from ddim.cli.progress import Console, ProgressDisplay
     from ddim.machine.distributed import current_processes
 
     module, name = signature.home.split(":")
@@ -351,7 +351,7 @@ def _list_names(home: str) -> set[str]:
     names = {each.arg for each in (*args.posonlyargs, *args.args, *args.kwonlyargs)}
     if args.kwarg and isinstance(args.kwarg.annotation, ast.Subscript):
         names |= {
-            each.name for each in read_class(home.split(":")[0], ast.unparse(args.kwarg.annotation.slice))
+            each.name for each in read_class(home.split(":", maxsplit=1)[0], ast.unparse(args.kwarg.annotation.slice))
         }
     return names
 

@@ -18,7 +18,7 @@ PLAIN = ("int", "float", "bool", "str", "Path", "object", "Any")
 HIDDEN = ("progress", "own")
 """The names of parameters that a command sets itself."""
 
-RENAMED = {"callbacks": "callback", "compiling": "compile", "opening": "open"}
+RENAMED = {"callbacks": "callback", "compiling": "compile", "opening": "open", "source": "from"}
 """The options whose names differ from those of their parameters."""
 
 LOADED = ("Pipeline", "LoadedRun")
