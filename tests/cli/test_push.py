@@ -113,7 +113,7 @@ def test_a_training_takes_its_images_and_its_weights_from_the_hub(hub, run, comm
     "words, said",
     [
         (("sample", "hub:flowers"), "a repository is named hub:OWNER/NAME or"),
-        (("push", "nothing", "ada/flowers"), "run nothing is not a folder"),
+        (("push", "nothing", "ada/flowers"), "run nothing does not exist"),
     ],
 )
 def test_a_mistake_is_one_sentence_with_exit_code_2(hub, run, refused, words, said):

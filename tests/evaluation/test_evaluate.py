@@ -440,7 +440,7 @@ def test_mistakes_are_refused_in_one_sentence(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = refused("blossoms:40")
     assert "blossoms:40 is not a run: name the reference images, with --data, or with `reference` in" in said
-    assert "neither a folder" in refused("nowhere", reference=Reference("blossoms:40"))
+    assert "is missing" in refused("nowhere", reference=Reference("blossoms:40"))
     few = refused(run, FEW, Reference("blossoms:12"))
     assert few.startswith("the reference is 12 images of blossoms:12, and at least 20 are needed: name more")
     assert "new or empty" in refused(run, FEW, out=run)
