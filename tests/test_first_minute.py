@@ -141,8 +141,8 @@ def test_edits_and_figures_leave_a_network_of_your_own_unchanged():
     image, mask = torch.full((1, 3, 8, 8), 0.25), torch.eye(8)
     calls = [
         lambda: ddim.vary(model, image, seeds=[3], steps=3).images,
-        lambda: ddim.inpaint(model, image, mask, [3], 3, resample=1).images,
-        lambda: ddim.invert(model, image, 3).latents,
+        lambda: ddim.inpaint(model, image, [3], 3, mask=mask, resample=1).images,
+        lambda: ddim.invert(model, image, steps=3).latents,
         lambda: ddim.interpolate(model, seeds=[3, 7], steps=3).images,
     ]
     for call in calls:

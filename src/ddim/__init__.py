@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from ddim.evaluation.compare import compare
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.evaluate import evaluate
-    from ddim.evaluation.image_summary import inspect_data
     from ddim.evaluation.figures import plot, plot_forward, plot_losses, plot_reverse, plot_samplers
+    from ddim.evaluation.image_summary import inspect_data
     from ddim.evaluation.likelihood import likelihood
     from ddim.evaluation.measure import measure
     from ddim.evaluation.memorisation import memorisation
@@ -52,10 +52,10 @@ if TYPE_CHECKING:
     from ddim.exchange.hub import push
     from ddim.exchange.import_model import import_model
     from ddim.experiments.plan import plan
-    from ddim.machine.cache_folder import inspect_cache
     from ddim.experiments.report import report
     from ddim.experiments.run_table import list_runs
     from ddim.experiments.sweep import sweep
+    from ddim.machine.cache_folder import inspect_cache
     from ddim.plots.pictures import sheet
     from ddim.recipe import parts  # noqa: F401
     from ddim.recipe.named import find_recipe

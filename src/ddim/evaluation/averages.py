@@ -319,7 +319,9 @@ def _pick_average(
     if pick == "validation":
         notes.append("a lower validation error need not mean better samples: --pick kid measures samples")
     given = run.checkpoint.run if isinstance(run, LoadedRun) else run
-    return AverageTable(f"{verdict}: {average.folder}", _name_use(given, name), average.choice, average, notes)
+    return AverageTable(
+        f"{verdict}: {average.folder}", _name_use(given, name), average.choice, average, notes
+    )
 
 
 def _choose_widths(averages: Averages, widths: float | Sequence[float] | None) -> list[float]:

@@ -70,8 +70,12 @@ class Configuration:
         if metric in ERRORS:
             known = [(run.errors[metric], None) for run in runs if metric in run.errors]
         else:
-            tables = [run.evaluations[-1].metrics for run in runs if run.evaluations and run.comparable]
-            known = [(table[metric].value, table[metric].interval) for table in tables if metric in table]
+            shown = [run.evaluations[-1] for run in runs if run.evaluations and run.comparable]
+            known = [
+                (each.metrics[metric].value, each.interval(metric))
+                for each in shown
+                if metric in each.metrics
+            ]
         values = [value for value, _ in known]
         if len(values) < 2:
             return Score(values[0], interval=known[0][1]) if known else None
