@@ -318,8 +318,8 @@ def _pick_average(
     notes = ["the lowest of several values is biased downwards: evaluate the kept average anew"]
     if pick == "validation":
         notes.append("a lower validation error need not mean better samples: --pick kid measures samples")
-    given = run.checkpoint.run if isinstance(run, LoadedRun) else run
-    return AverageTable(f"{verdict}: {average.folder}", _name_use(given, name), average.choice, average, notes)
+    use = _name_use(run.checkpoint.run if isinstance(run, LoadedRun) else run, name)
+    return AverageTable(f"{verdict}: {average.folder}", use, average.choice, average, notes)
 
 
 def _choose_widths(averages: Averages, widths: float | Sequence[float] | None) -> list[float]:
