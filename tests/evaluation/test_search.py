@@ -33,7 +33,7 @@ from ddim.sampling.sampling_setup import (
     open_guidance,
     save_guidance,
 )
-from ddim.sampling.searched import read_searched, save_grid
+from ddim.sampling.searched import read_searched
 from ddim.training import distill
 from oracles import normal
 from stubs import stub
@@ -142,13 +142,14 @@ def test_times_are_found_saved_and_then_used(run):
     assert not torch.equal(ddim.sample(run, n=2, steps=4, grid="uniform"), listed)
     (entry,) = read_searched(run)["grids"]
     assert (entry["times"], entry["error"]) == ([*found.options["grid"]], found.value)
-    # Another sampler, number of steps or kind of weights has its own times.
+    # Other samplers, numbers of steps and weights have their own times, and a chosen grid stays.
     own = load(run)
     others = [
         choose_sampling(own, 4, None, sampler="unipc"),
         choose_sampling(own, 5, None),
         choose_sampling(load(run, "raw"), 4, None),
         choose_sampling(own.with_recipe(sampled_on=Cosine(0.02, 0.95)), 4, None),
+        choose_sampling(own.with_recipe(grid=Karras()), 4, None),
     ]
     assert choose_sampling(own, 4, None).searched
     assert not any(setup.searched for setup in others)
@@ -159,15 +160,6 @@ def test_times_lie_between_the_ends_of_the_grid(run):
     found = ddim.search(run, 3, n=1, fields=fields, save=False)
     levels = read_run_recipe(run).sampling_schedule(torch.tensor(found.options["grid"])).noise_to_signal
     assert (levels[0].item(), levels[-1].item()) == pytest.approx((4.0, 0.5), rel=1e-4)
-
-
-def test_times_that_were_searched_do_not_replace_a_grid_that_was_chosen(run):
-    own = load(run)
-    save_grid(run, own.recipe.sampler, STEPS, "ema", torch.linspace(0.9, 0.1, STEPS).tolist(), 0.1)
-    karras = own.with_recipe(grid=Karras())
-    one, other = (ddim.sample(model, n=1, steps=STEPS) for model in (karras, own))
-    assert not torch.equal(one, other)
-    assert torch.equal(one, ddim.sample(own, n=1, steps=STEPS, grid=Karras()))
 
 
 def test_a_search_samples_as_the_recipe_does(run):
