@@ -29,7 +29,7 @@ def run(tmp_path_factory):
     )
 
 
-@pytest.mark.parametrize("name", [*(name for name in COMMANDS if name != "plot"), "plot schedule"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_json_and_quiet(name, command):
     said = command(*name.split(), "--help").out
     assert "--json" in said

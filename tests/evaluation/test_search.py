@@ -20,8 +20,8 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DPMSolver, last_state
 from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
-from ddim.evaluation.discretisation_error import TimeRange, sample_in_model_units
 from ddim.evaluation.sample_features import FeatureBatch, SampledParts
+from ddim.evaluation.sampler_errors import TimeRange, sample_in_model_units
 from ddim.evaluation.search import FACTOR, SCALES, TRIED, list_guided_intervals, search_times
 from ddim.recipe.codec import override
 from ddim.sampling.generate import SamplesNotFinite, generate

@@ -23,17 +23,17 @@ from ddim.diffusion.grids import Karras
 from ddim.diffusion.samplers import Multistep, Sampler
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
-from ddim.evaluation.discretisation_error import (
-    TimeRange,
-    count_reference_levels,
-    error_against_reference,
-    find_time_range,
-)
 from ddim.evaluation.guidance_name import name_guidance
 from ddim.evaluation.reference import compute_validation_features
 from ddim.evaluation.run_folder import load_given_run
 from ddim.evaluation.sample_features import sample_features
-from ddim.evaluation.sampler_errors import count_levels
+from ddim.evaluation.sampler_errors import (
+    TimeRange,
+    count_levels,
+    count_reference_levels,
+    error_against_reference,
+    find_time_range,
+)
 from ddim.machine.progress import Progress, ignore_progress, open_progress
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import load_extractor

@@ -86,11 +86,6 @@ def save_snapshot(run: Path, step: int, averages: Mapping[float, Mapping[str, Te
     checkpoint.save(run / FOLDER / SNAPSHOTS, step, named, {}, keep)
 
 
-def remove_later_snapshots(run: Path, step: int) -> None:
-    """Remove the snapshots of steps after `step`; training will write them again."""
-    checkpoint.remove_later(run / FOLDER / SNAPSHOTS, step)
-
-
 def list_snapshots(run: Path, before: int) -> list[Snapshot]:
     """Return the undamaged snapshots of steps below `before`, the oldest first.
 
