@@ -106,28 +106,25 @@ class Averages:
         """Return the combination of these averages that is nearest to an average with this width."""
         return combine_profiles([*self.files], Profile(self.step, power_of_width(width)))
 
-    def reconstruct(self, width: float) -> tuple[dict[str, Tensor], StoredAverage]:
+    def reconstruct(self, width: float | None) -> tuple[dict[str, Tensor], StoredAverage]:
         """Return the average of a width, float32 and keyed by tensor name, and the facts stored with it.
 
-        It is summed in float64. Each file is read once and checked by its hash.
+        None stands for the default average of the run. Others are summed in float64. Each file is read once
+        and checked by its hash.
         """
-        combination = self.combine(width)
+        facts = StoredAverage(width, None, 0.0, self.step, hash_weights(self.path))
+        if width is None:
+            gamma = next((gamma for gamma, name in self.names.items() if name == "default"), None)
+            width = None if gamma is None else relative_width(gamma)
+            return checkpoint.read_tensors(self.path, "ema/default"), replace(facts, width=width, gamma=gamma)
+        combination, steps = self.combine(width), tuple(one.step for one in self.snapshots)
         total: dict[str, Tensor] = {}
         for place, coefficient in zip(self.files.values(), combination.coefficients, strict=True):
             for name, value in checkpoint.read_tensors(*place).items():
                 part = value.double().mul_(coefficient)
                 total[name] = total[name].add_(part) if name in total else part
-        gamma, error, weights = power_of_width(width), combination.error, hash_weights(self.path)
-        steps = tuple(one.step for one in self.snapshots)
-        facts = StoredAverage(width, gamma, error, self.step, weights, steps)
+        facts = replace(facts, gamma=power_of_width(width), error=combination.error, snapshots=steps)
         return {name: value.float() for name, value in total.items()}, facts
-
-    def read_default(self) -> tuple[dict[str, Tensor], StoredAverage]:
-        """Return the default average of the checkpoint, with its facts."""
-        gamma = next((gamma for gamma, name in self.names.items() if name == "default"), None)
-        width = None if gamma is None else relative_width(gamma)
-        facts = StoredAverage(width, gamma, 0.0, self.step, hash_weights(self.path))
-        return checkpoint.read_tensors(self.path, "ema/default"), facts
 
 
 def open_averages(run: str | Path, *, ended: bool = False) -> Averages:
@@ -278,34 +275,31 @@ def _pick_average(
     averages = open_averages(loaded.checkpoint.path, ended=True)
     # If the run was loaded from one of its checkpoints, its images are still those of the run folder.
     loaded = replace(loaded, checkpoint=replace(loaded.checkpoint, run=averages.run))
-    tried, before = _choose_widths(averages, widths), deepcopy(loaded.model.state_dict())
+    tried, before = [None, *_choose_widths(averages, widths)], deepcopy(loaded.model.state_dict())
     rows: list[dict[str, Any]] = []
-    best, lowest, default = averages.read_default(), math.inf, np.empty(0)
-    verdict, column = "the default average is the best", "kid" if pick == "kid" else "validation_error"
+    default = np.empty(0)
+    column, prepare = ("kid", _prepare_kid) if pick == "kid" else ("validation_error", _prepare_error)
     with loaded.runtime:
-        if pick == "kid":
-            measure, compare = _prepare_kid(loaded, n, progress)
-        else:
-            measure, compare = _prepare_error(loaded, progress)
+        measure, compare = prepare(loaded, n, progress)
         try:
-            for width in [None, *tried]:
-                tensors, facts = best if width is None else averages.reconstruct(width)
+            for width in tried:
+                tensors, facts = averages.reconstruct(width)
                 loaded.model.load_state_dict(tensors, strict=False)
                 found = measure()
                 default = found if width is None else default
                 value, difference = compare(found, default)
-                if value < lowest:
-                    best, lowest = (tensors, facts), value
-                    if width is not None:
-                        doubt = "" if difference.distinguishable else ", but not distinguishably, at 95 %"
-                        verdict = f"width {width:.3g} is better than the default{doubt}"
                 interval = difference.to_json()
                 measured = {column: value, "difference": interval.pop("value"), **interval}
                 rows.append(_describe_width(facts) | measured)
-                progress("averages", len(rows), len(tried) + 1)
+                progress("averages", len(rows), len(tried))
         finally:
             loaded.model.load_state_dict(before)
-    tensors, facts = best
+    best = min(rows, key=lambda row: row[column])
+    verdict = "the default average is the best"
+    if best is not rows[0]:
+        doubt = "" if best["high"] < 0 else ", but not distinguishably, at 95 %"
+        verdict = f"width {best['width']:.3g} is better than the default{doubt}"
+    tensors, facts = averages.reconstruct(tried[rows.index(best)])
     average = store_average(averages.run, "picked", tensors, replace(facts, choice=tuple(rows)))
     notes = ["the lowest of several values is biased downwards: evaluate the kept average anew"]
     if pick == "validation":
@@ -327,7 +321,7 @@ def _choose_widths(averages: Averages, widths: float | Sequence[float] | None) -
     return [w for w in averages.widths if w not in default and averages.combine(w).error <= LARGEST_ERROR]
 
 
-def _prepare_error(loaded: LoadedRun, progress: Progress) -> Measure:
+def _prepare_error(loaded: LoadedRun, n: int, progress: Progress) -> Measure:
     if loaded.recipe.is_student:
         raise UserError("the validation error of a student rises while it learns sharp images: pick by kid")
     split = open_run_images(loaded, progress)

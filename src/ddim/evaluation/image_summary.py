@@ -223,9 +223,7 @@ def group_equal_images(images: Images) -> list[list[int]]:
     for index, pixels in enumerate(images.pixels):
         groups[hashlib.sha256(pixels.tobytes()).digest()].append(index)
     copies = [indices for indices in groups.values() if len(indices) > 1]
-    return sorted(copies, key=lambda indices: crosses_classes(images, indices), reverse=True)
-
-
-def crosses_classes(images: Images, indices: list[int]) -> bool:
-    """Return whether the images at these indices have different classes."""
-    return images.labels is not None and len(set(images.labels[indices].tolist())) > 1
+    labels = images.labels
+    if labels is not None:
+        copies.sort(key=lambda indices: len(set(labels[indices].tolist())), reverse=True)
+    return copies
