@@ -34,11 +34,10 @@ from ddim.evaluation.sampler_errors import (
     error_against_reference,
     find_time_range,
 )
-from ddim.machine.progress import Progress, ignore_progress, open_progress
+from ddim.machine.progress import Progress, continue_progress, ignore_progress, open_progress
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import load_extractor
 from ddim.metrics.kid import kid, kid_difference
-from ddim.metrics.statistics import Estimate
 from ddim.plots.table import Tabular
 from ddim.recipe.codec import describe_kind, override_sampling
 from ddim.recipe.options import option_text
@@ -300,7 +299,7 @@ class _Trials:
         run: the run.
         n: number of samples of each candidate; None for 500.
         count: number of candidates, with the two that `confirm` measures.
-        progress: called while the held-out images are prepared, then with "candidates".
+        progress: called while the held-out images are prepared, then with "samples".
     """
 
     def __init__(self, run: LoadedRun, n: int | None, count: int, progress: Progress) -> None:
@@ -312,39 +311,35 @@ class _Trials:
 
     def try_candidates(self, candidates: Mapping[str, SamplingSetup]) -> dict[str, float]:
         """Return the KID of each candidate, keyed by name; infinite if one of its samples is not finite."""
-        for name, setup in candidates.items():
-            self._measure(name, setup, "search", FIRST_SEED)
-        rows = self.rows[len(self.rows) - len(candidates) :]
-        return {row["candidate"]: math.inf if row["kid"] is None else row["kid"] for row in rows}
+        measured = {name: self._measure(name, setup, "search") for name, setup in candidates.items()}
+        return {name: value for name, (_, value) in measured.items()}
 
     def confirm(self, best: tuple[str, SamplingSetup], usual: tuple[str, SamplingSetup]) -> bool:
         """Return whether the best candidate has a distinguishably lower KID than the usual one, on new seeds.
 
         If only the samples of the best are finite, it is better too.
         """
-        mine, theirs = (self._measure(*each, "new", FIRST_SEED + self.n) for each in (best, usual))
+        mine, theirs = (self._measure(*each, "new")[0] for each in (best, usual))
         if mine is None or theirs is None:
             return mine is not None
         difference = kid_difference(mine, theirs, self.reference, paired=True)
-        self._add_row({"candidate": "difference", "seeds": "new"}, difference)
+        self._add_row({"candidate": "difference", "seeds": "new"}, difference.to_json())
         return difference.high < 0
 
-    def _measure(self, name: str, setup: SamplingSetup, seeds: str, first: int) -> np.ndarray | None:
-        """Return the features of the samples of a candidate, None if one is not finite, and add its row."""
-        place = len(self.rows)
-
-        def report(what: str, done: float, total: int) -> None:
-            self.progress("candidates", place + done / total, self.count)
-
-        features = sample_features(setup, range(first, first + self.n), self.extractor, report)
+    def _measure(self, name: str, setup: SamplingSetup, seeds: str) -> tuple[np.ndarray | None, float]:
+        """Return the features of the samples of a candidate, or None, and their KID; add its row."""
+        first, total = FIRST_SEED + self.n * (seeds == "new"), self.count * self.n
+        progress = continue_progress(self.progress, len(self.rows) * self.n, total)
+        features = sample_features(setup, range(first, first + self.n), self.extractor, progress)
+        found = {} if features is None else kid(features, self.reference, subsets=1).to_json()
         row = {"candidate": name, "seeds": seeds, "steps": setup.steps, "nfe": setup.count_evaluations()}
-        self._add_row(row, None if features is None else kid(features, self.reference, subsets=1))
-        self.progress("candidates", place + 1, self.count)
-        return features
+        self._add_row(row, found)
+        return features, found.get("value", math.inf)
 
-    def _add_row(self, row: dict[str, Any], kid: Estimate | None) -> None:
-        values = {"value": None, "low": None, "high": None} if kid is None else kid.to_json()
-        self.rows.append(row | {"kid": values["value"], "low": values["low"], "high": values["high"]})
+    def _add_row(self, row: dict[str, Any], found: Mapping[str, float]) -> None:
+        self.rows.append(
+            row | {"kid": found.get("value"), "low": found.get("low"), "high": found.get("high")}
+        )
 
 
 def _search_levels(run: LoadedRun, steps: int | None, n: int | None, progress: Progress) -> Search:
