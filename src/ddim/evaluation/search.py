@@ -164,7 +164,7 @@ def search(  # noqa: PLR0913 (the choices of a notebook)
 def _check_saving(run: LoadedRun, guidance: bool) -> None:
     """Check before a search that its result can be saved with the run, and holds for it."""
     if is_checkpoint(run.checkpoint.run):
-        raise UserError(f"{run.checkpoint.run} is a checkpoint: give its run, or save False")
+        raise UserError(f"{run.checkpoint.run} is a checkpoint: give its run, or do not save the result")
     for name in run.list_changed(*["grid"] * guidance, "sampled_on", "clip"):
         raise UserError(f"{name} must be that of the run, for which the result is saved: leave it out")
     read_searched(run.checkpoint.run)
