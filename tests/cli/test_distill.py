@@ -21,7 +21,6 @@ def test_the_student_of_a_command_is_resumed_and_sampled(here, teacher, command)
     said = command("distill", teacher, *words)
     assert said.out == "student\n"
     assert "recipe tiny-distilled" in said.err
-    assert "learns its teacher" not in said.err
     recipe = read_run_recipe("student")
     assert (recipe.images, recipe.optim.warmup, recipe.steps) == (40, 0, 2)
     begun = json.loads((here / "student" / "run.json").read_text())
@@ -36,8 +35,7 @@ def test_the_student_of_a_command_is_resumed_and_sampled(here, teacher, command)
 
 def test_a_student_learns_the_guided_run_and_samples_in_as_few_evaluations(here, teacher, command):
     words = ["--guidance", "2", "--guide-with", "@guide", "--guidance-interval", "-2,"]
-    said = command("distill", teacher, *words, "--images", "16", "--out", "student", *FAST).err
-    assert "learns its teacher with guidance 2, log-SNR above -2, guide @guide\n" in said
+    command("distill", teacher, *words, "--images", "16", "--out", "student", *FAST)
     loss = read_run_recipe("student").objective
     assert (loss.guidance, loss.interval, loss.guide) == (2.0, (-2.0, None), "@guide")
     assert loss.teacher.startswith(str(teacher.resolve()))
@@ -48,7 +46,7 @@ def test_a_student_learns_the_guided_run_and_samples_in_as_few_evaluations(here,
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["missing"], "run missing is not a folder"),
+        (["missing"], "run missing does not exist"),
         (["RUN", "--guidance", "2"], "guidance needs a label"),
         (
             ["RUN", "--guidance", "2", "--guide-with", "@guide", "--guidance-interval", "5,-2"],

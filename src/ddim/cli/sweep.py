@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ddim.experiments.sweep.plan import SweepRequest
 
 _EPILOG = """
-FIELD is a field of a recipe, spelt as `ddim train` spells it; `ddim train --help-recipe fast` lists them.
+FIELD is a field of a recipe, spelt as `ddim train` spells it; `ddim recipe fast` lists them.
   schedule=[cosine,linear]     each of these values, combined with each value of every other field
   net.widths=[[16,32],[32,64]] two values, which are lists
   optim.lr=[1e-4..1e-2]        any number in this range, for --random and --search: uniform in its logarithm,
