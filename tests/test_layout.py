@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import ddim
+from ddim.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(ddim.__file__).parent
@@ -174,7 +175,7 @@ def test_a_test_that_moves_the_global_generators_fails(tmp_path):
 
 # The house: rooms, sizes and names.
 
-FACE = {"plan_training", "train", "resume", "distill", "sample", "evaluate"}
+FACE = {"train", "resume", "sample", *(home.partition(":")[2] for home in COMMANDS.values())}
 """The public functions that may have any number of keyword-only parameters."""
 
 
@@ -205,7 +206,9 @@ def test_modules_and_functions_are_short_and_take_few_parameters():
         assert len(text.splitlines()) <= 500, path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
-                assert node.end_lineno - node.lineno < 60, (path, node.name)
+                # The signature and the docstring of a public function are the help of its command.
+                first = node.body[1 if ast.get_docstring(node) and len(node.body) > 1 else 0]
+                assert node.end_lineno - first.lineno < 50, (path, node.name)
                 assert node.name[0] == "_" or len(list_parameters(node)) <= 7, (path, node.name)
 
 

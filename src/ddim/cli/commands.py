@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ddim.cli.signatures import find_source
+from ddim.cli.signatures import locate_module
 
 OLD = ""
 """A command that still has a module `ddim.cli.NAME` with `add` and `run`."""
@@ -32,7 +32,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Improve": {
         "plan": OLD,
-        "recipe": "cli.recipe_help:explain_recipe",
+        "recipe": "cli.recipe_help:show_recipe",
         "distill": "training.run:distill",
         "search": OLD,
         "ema": OLD,
@@ -64,9 +64,8 @@ SHARED = ("train", "sample", "evaluate", "distill")
 def describe_command(name: str) -> str:
     """Return the first line of the docstring of a command."""
     module, _, function = (COMMANDS[name] or f"cli.{name}").partition(":")
-    text = find_source(module).read_text(encoding="utf-8")
+    text = locate_module(module).read_text(encoding="utf-8")
     # Parsing all modules would take too long for the overview.
     start = rf'^def {function}\(.*?"""' if function else '"""(?:`.*?`: )?'
     line = re.search(rf'(?ms){start}(.+?)(?:\n|""")', text)
-    assert line, name
-    return line[1].strip().removesuffix(".")
+    return line[1].strip().removesuffix(".") if line else ""

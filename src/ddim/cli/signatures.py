@@ -124,7 +124,8 @@ class Signature:
 def read_signature(home: str) -> Signature:
     """Return what the command of a function takes; `home` is its place, such as "plots.chart:draw"."""
     module, function = find_definition(*home.split(":"))
-    assert isinstance(function, ast.FunctionDef), home
+    if not isinstance(function, ast.FunctionDef):
+        raise LookupError(f"{home} is not a function")
     about, text, sections = read_docstring(ast.get_docstring(function) or "")
     usual, rare = sections["Args"], sections["Other Parameters"]
     parameters, shown = list(_list_parameters(module, function)), []
@@ -171,7 +172,8 @@ def _list_parameters(module: str, function: ast.FunctionDef) -> Iterator[Paramet
 def read_class(module: str, name: str) -> list[Parameter]:
     """Return the fields of a dataclass or of a `TypedDict`; those without a default may be left out."""
     home, node = find_definition(module, name)
-    assert isinstance(node, ast.ClassDef), name
+    if not isinstance(node, ast.ClassDef):
+        raise LookupError(f"{name} is not a class")
     sections = read_docstring(ast.get_docstring(node) or "")[2]
     helps = sections["Args"] | sections["Attributes"]
     fields = []
@@ -206,10 +208,10 @@ def read_docstring(doc: str) -> tuple[str, str, Mapping[str, Any]]:
 @cache
 def parse_module(module: str) -> ast.Module:
     """Return the tree of a module of this package, such as "sampling.edits"."""
-    return ast.parse(find_source(module).read_text(encoding="utf-8"))
+    return ast.parse(locate_module(module).read_text(encoding="utf-8"))
 
 
-def find_source(module: str) -> Path:
+def locate_module(module: str) -> Path:
     """Return the file of a module of this package."""
     path = ROOT / module.replace(".", "/")
     return file if (file := path.with_suffix(".py")).exists() else path / "__init__.py"
@@ -241,7 +243,7 @@ def read_types(module: str, node: ast.AST | None) -> tuple[Type, ...]:
     if isinstance(node, ast.BinOp):
         return read_types(module, node.left) + read_types(module, node.right)
     if isinstance(node, ast.Constant):  # None, or an annotation in quotes
-        return read_types(module, ast.parse(node.value, mode="eval").body) if node.value else ()
+        return read_types(module, ast.parse(str(node.value), mode="eval").body) if node.value else ()
     if isinstance(node, ast.Subscript):
         return (_read_subscript(module, node),)
     name = ast.unparse(node) if node else "object"

@@ -29,7 +29,7 @@ def read_text(option: str, types: Sequence[Type], text: str) -> Any:  # noqa: AN
         return read_value(types, text)
     except ValueError:
         known = [str(value) for kind in types if kind.name == "Literal" for value in kind.inner]
-        wanted = " or ".join(dict.fromkeys(map(describe_type, types)))
+        wanted = " or ".join(dict.fromkeys(map(name_type, types)))
         raise UserError(f"{option} must be {wanted}, got {text!r}{suggest(text, known)}") from None
 
 
@@ -84,7 +84,7 @@ def _read_range(text: str) -> range:
     return range(low, high + 1)
 
 
-def describe_type(kind: Type) -> str:
+def name_type(kind: Type) -> str:
     """Return what a value must be, in words."""
     if kind.name == "Literal":
         return f"one of {', '.join(map(str, kind.inner))}"
