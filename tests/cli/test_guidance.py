@@ -1,31 +1,23 @@
-"""The options --guidance, --guidance-interval and --guide-with."""
+"""Samples with a guide: files and records."""
 
 import json
 
 import pytest
 
 import tiny
-from ddim.cli import main
-from ddim.cli.guidance import parse_interval
-from ddim.evaluation import record as records
-from ddim.evaluation.compare import list_differing_choices
-from ddim.evaluation.conditions import evaluation_conditions
-from ddim.metrics import features
 from ddim.runs import checkpoint
 from ddim.runs.names import GUIDE
-from stubs import stub
 
 STEPS = ["--steps", "3"]
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A run, a run of a smaller network on the same images, and a run of other images."""
+    """A run, and a run of a smaller network on the same images."""
     home = tmp_path_factory.mktemp("home")
     recipe = tiny.recipe(report__guide=0.3, data__validation="0.5")
     tiny.train(recipe, home / "run")
     tiny.train(tiny.recipe("batch norm", images=16, data__validation="0.5"), home / "small")
-    tiny.train(tiny.recipe(images=8, data__source="blossoms:20"), home / "other")
     return home
 
 
@@ -71,83 +63,7 @@ def test_guidance_that_does_nothing_gives_the_same_files(home, tmp_path, command
 
 
 def test_a_run_of_another_network_guides(home, tmp_path, command):
-    words = [
-        "sample",
-        home / "run",
-        "-n",
-        1,
-        *STEPS,
-        "--guidance",
-        "1.5",
-        "--guide-with",
-        f"{home}/small@raw",
-    ]
-    command(*words, "--out", tmp_path / "a")
-    assert {k: record_of(tmp_path / "a")["guide"][k] for k in ("step", "weights")} == {
-        "step": 2,
-        "weights": "raw",
-    }
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--guidance", "2"], "guidance needs a label"),
-        (["--guidance", "2", "--guide-with", "nowhere"], "run nowhere is not a folder"),
-        (
-            ["--guidance", "2", "--guidance-interval", "5,-2"],
-            "--guidance-interval must have its lower end first",
-        ),
-    ],
-)
-def test_a_mistake_is_one_sentence(words, said, home, here, refused):
-    words = [word.replace("HOME", str(home)) for word in words]
-    assert said in refused("sample", home / "run", *words)
-    assert list(here.iterdir()) == []
-
-
-def test_a_table_has_rows_for_guidance_and_its_conditions_differ(home, monkeypatch, command):
-    monkeypatch.setattr(features, "load_extractor", lambda *_: stub())
-    for module in ("samples", "evaluate"):
-        monkeypatch.setattr(f"ddim.evaluation.{module}.LEAST", 2)
-    words = ["evaluate", home / "run", "-n", 8, *STEPS, "--guide-with", "@guide,@raw", "--guidance", "1,2"]
-    said = command(*words, "--guidance-interval", "-2,5").out
-    assert all(
-        f"guidance {scale}, guide with {name}" in said for name in ("@guide", "@raw") for scale in (1, 2)
-    )
-    folder = home / "run" / "evaluations"
-    made = [
-        records.read_evaluation(path) for path in sorted(folder.iterdir(), key=lambda path: int(path.name))
-    ]
-    assert [found.name.partition("NFE")[2] for found in made] == [
-        "",
-        ", guidance 2, log-SNR -2 to 5, guide @guide",
-        ", guidance 2, log-SNR -2 to 5, guide @raw",
-    ]
-    differing = list_differing_choices(made)
-    assert differing["guidance interval"] == [None, "-2 to 5", "-2 to 5"]
-    assert differing["guide"][0] is None
-    assert str(checkpoint.find_newest(home / "run" / GUIDE)) in differing["guide"][1]
-    conditions = [evaluation_conditions(found) for found in made]
-    assert len({str(each.sampling) for each in conditions}) == 3
-    assert "guidance 2, log-SNR -2 to 5, guide @guide" in str(conditions[1].sampling)
-
-
-def test_an_interval_is_read_from_text():
-    texts = {"-2,5": (-2.0, 5.0), ",5": (None, 5.0), "-1e1,": (-10.0, None), " 0 , 1 ": (0.0, 1.0)}
-    assert {text: parse_interval(text) for text in texts} == texts
-
-
-def test_help_says_how_to_guide(capsys):
-    with pytest.raises(SystemExit):
-        main(["sample", "--help"])
-    assert "--guide-with @guide --guidance-interval -2,5" in " ".join(capsys.readouterr().out.split())
-
-
-@pytest.mark.parametrize(("name", "always"), [("interpolate", True), ("vary", False)])
-def test_an_interpolation_needs_a_guide_even_with_clusters(name, always, capsys):
-    with pytest.raises(SystemExit):
-        main([name, "--help"])
-    said = " ".join(capsys.readouterr().out.split())
-    assert ("(needed with --guidance)" in said) == always
-    assert ("(needed with --guidance, unless RUN has clusters or vectors)" in said) != always
+    words = ["sample", home / "run", "-n", 1, *STEPS, "--guidance", "1.5", "--out", tmp_path / "a"]
+    command(*words, "--guide-with", f"{home}/small@raw")
+    guide = record_of(tmp_path / "a")["guide"]
+    assert (guide["step"], guide["weights"]) == (2, "raw")

@@ -14,7 +14,6 @@ from ddim import __version__
 from ddim.cli.commands import COMMANDS, GROUPS, SHARED, describe_command
 from ddim.cli.generate import call_function, read_arguments
 from ddim.cli.help_page import write_help
-from ddim.cli.old import DATA, LABEL, PART, RUN, STEPS, WEIGHTS, ZOOM, build_parser, check_fields, run_module  # noqa: F401  # noqa: F401
 from ddim.cli.output import print_json
 from ddim.cli.signatures import read_signature
 from ddim.cli.streams import drop_unread_output
@@ -85,7 +84,7 @@ def _run_words(argv: list[str]) -> int:
     words = words[len(name.split()) :]
     if name not in COMMANDS:
         return _list_kinds(name, words)
-    if {"--help", "-h"} & {*words} and COMMANDS[name]:
+    if {"--help", "-h"} & {*words}:
         sys.stdout.write(write_help(name, read_signature(COMMANDS[name])))
         return 0
     try:
@@ -101,9 +100,8 @@ def _run_words(argv: list[str]) -> int:
 
 def _run_command(name: str, words: list[str]) -> int:
     """Run a command with its words, in the surroundings of all commands."""
-    keep_freed_memory()
     rank = read_rank()
-    with stop_on_signals(), ExitStack() as stack:
+    with stop_on_signals(), keep_freed_memory(), ExitStack() as stack:
         if count_launched() > 1:
             if name not in SHARED:
                 raise UserError(f"ddim {name} runs in one process: call it without torchrun")
@@ -116,8 +114,6 @@ def _run_command(name: str, words: list[str]) -> int:
         if rank:
             stack.enter_context(redirect_stdout(nowhere))
         stack.enter_context(_plain_warnings())
-        if not COMMANDS[name]:
-            return run_module(name, words)
         signature = read_signature(COMMANDS[name])
         arguments = read_arguments(signature, words)
         if threads := (arguments.given["load"] | arguments.given["machine"]).get("threads"):

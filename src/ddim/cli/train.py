@@ -105,7 +105,7 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
         say("no run fits this command: starting a new one")
     chosen = choose_recipe(recipe, data, fields, source)
     if find_lr:
-        curve = find_learning_rate(chosen, machine, source and Path(source), progress)
+        curve = find_learning_rate(chosen, machine, None if source is None else Path(source), progress)
         say(f"learning rate {curve.suggested:.2g}; lr-finder.png in the run folder shows the range test")
         chosen, hooks = override(chosen, {"optim.lr": curve.suggested}), [*hooks, CurvePlot(curve)]
     return training.train(
