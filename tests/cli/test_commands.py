@@ -71,13 +71,15 @@ def test_help_imports_nothing_heavy():
     assert set(done.stdout.splitlines()[-1].split()) & HEAVY == set()
 
 
-def test_the_overview_shows_every_command_and_those_of_a_beginner_first(capsys):
+def test_the_overview_shows_every_command_and_those_of_a_beginner_first(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     assert main([]) == 0
     said = capsys.readouterr().out
     places = [said.index(f"\n{group}\n") for group in GROUPS]
     assert places == sorted(places)
     for name in COMMANDS:
-        assert f"  ddim {name:<13} {describe_command(name)}\n" in said
+        assert f"\n  {name:<14}{describe_command(name)[:20]}" in said
+    assert max(map(len, said.splitlines())) <= 80
     assert [*next(iter(GROUPS.values()))][:2] == ["train", "sample"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.cli.output import print_json, print_text
+from ddim.cli.output import draw, print_json, print_text
 from ddim.cli.own import list_own_files, load_callback, load_own, name_own_parts, names_own, take_own
 from ddim.cli.signatures import Parameter, Signature, read_class
 from ddim.cli.values import read_text
@@ -226,6 +227,8 @@ def _complete(signature: Signature, arguments: Arguments) -> dict[str, Any]:
 def print_result(result: Any, flags: set[str]) -> None:  # noqa: ANN401 (the result of any function)
     """Print the result of a command: its text, its folder with --quiet, or with --json all of it."""
     folder = getattr(result, "folder", None)
+    if hasattr(result, "shown"):
+        draw(result.shown, sys.stderr, rows=2)
     if "--json" in flags:
         plain = {"folder": result} if isinstance(result, Path) else result
         print_json(plain.to_json() if hasattr(plain, "to_json") else plain)

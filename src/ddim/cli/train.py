@@ -73,7 +73,7 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
 
     Commands:
         ddim train photos/ --minutes 30
-        ddim train photos/ --resume      after Ctrl-C: continues exactly where the run stopped
+        ddim train photos/ --resume    after Ctrl-C: continues where it stopped
     """
     if resume and source:
         raise UserError("--resume continues a run and --from starts a new run: give one of them")

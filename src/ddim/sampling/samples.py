@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class Written:
 
     Attributes:
         folder: the folder of the samples.
-        sheet: one image of the samples in the folder, (H, W, 3) uint8.
+        shown: the images of the sheet, (H, W, C) uint8.
         made: number of samples that this call made; the others were there before.
         count: number of samples that were asked for.
         seconds: seconds of sampling.
@@ -61,7 +61,7 @@ class Written:
     """
 
     folder: Path
-    sheet: np.ndarray
+    shown: Sequence[np.ndarray] = field(repr=False)
     made: int
     count: int
     seconds: float
@@ -207,7 +207,7 @@ def write_samples(
         if filmed:
             save_film(out / FILM, frames.draw(), zoom=zoom)
         every = sorted({*before["seeds"], *seeds})
-        sheet = _write_overviews(pipeline, out, every, zoom)
+        shown = _write_overviews(pipeline, out, every, zoom)
         record |= {
             "nfe": nfe,
             "seeds": every,
@@ -217,10 +217,9 @@ def write_samples(
         write_sealed(out / RECORD, record)
         searched = ["sampling times"] if setup.searched else []
         searched += [f"guidance {setup.guidance.scale:g}"] if setup.guidance.searched else []
-        shown = out / FILM if film else None
-        return processes.broadcast(
-            Written(out, sheet, len(missing), len(seeds), seconds, nfe, searched, shown)
-        )
+        filmed_to = out / FILM if film else None
+        made = Written(out, shown, len(missing), len(seeds), seconds, nfe, searched, filmed_to)
+        return processes.broadcast(made)
 
 
 def find_sample(folder: Path, seed: int, pipeline: Pipeline) -> Path:
@@ -303,8 +302,10 @@ def _read_earlier(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None
     return earlier
 
 
-def _write_overviews(pipeline: LoadedRun, folder: Path, seeds: Sequence[int], zoom: int | None) -> np.ndarray:
-    """Write the sheet, and the array of all samples if it is needed; return the sheet."""
+def _write_overviews(
+    pipeline: LoadedRun, folder: Path, seeds: Sequence[int], zoom: int | None
+) -> list[np.ndarray]:
+    """Write the sheet, and the array of all samples if it is needed; return the images of the sheet."""
     samples = [path for seed in seeds if (path := find_sample(folder, seed, pipeline)).exists()]
     shown = [show_image(read_saved_image(path), pipeline.values) for path in samples[:SHOWN]]
     sheet = make_sheet(torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2))
@@ -319,4 +320,4 @@ def _write_overviews(pipeline: LoadedRun, folder: Path, seeds: Sequence[int], zo
             np.lib.format.write_array_header_1_0(file, header)
             for sample in samples:
                 file.write(read_saved_image(sample).tobytes())
-    return sheet
+    return shown
