@@ -158,7 +158,9 @@ IMAGE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 EDITS = {
     "vary": lambda run, **options: ddim.vary(run, IMAGE, 0.9, range(2), STEPS, **options),
     "inpaint": lambda run, **options: ddim.inpaint(run, IMAGE, [0], STEPS, mask=MASK, resample=2, **options),
-    "interpolate": lambda run, **options: ddim.interpolate(run, seeds=[3, 7], frames=3, steps=STEPS, **options),
+    "interpolate": lambda run, **options: ddim.interpolate(
+        run, seeds=[3, 7], frames=3, steps=STEPS, **options
+    ),
 }
 
 

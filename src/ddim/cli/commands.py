@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ddim.cli.signatures import ROOT
+from ddim.cli.signatures import find_source
 
 OLD = ""
 """A command that still has a module `ddim.cli.NAME` with `add` and `run`."""
@@ -13,7 +13,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Start here": {
         "train": "cli.train:train_or_resume",
         "sample": "sampling.samples:sample_to_folder",
-        "evaluate": OLD,
+        "evaluate": "evaluation.evaluate:evaluate",
         "serve": "web.serve:serve",
     },
     "Edit": {
@@ -23,33 +23,32 @@ GROUPS: dict[str, dict[str, str]] = {
         "vary": "sampling.edits:vary",
     },
     "Judge": {
-        "compare": OLD,
-        "memorisation": OLD,
-        "likelihood": OLD,
-        "diagnose": OLD,
-        "report": OLD,
-        "runs": OLD,
+        "compare": "evaluation.compare:compare",
+        "memorisation": "evaluation.memorisation:memorisation",
+        "likelihood": "evaluation.likelihood:likelihood",
+        "diagnose": "evaluation.diagnose:diagnose",
+        "report": "experiments.report:report",
+        "runs": "experiments.run_table:list_runs",
     },
     "Improve": {
-        "plan": OLD,
+        "plan": "experiments.plan:plan",
         "recipe": "cli.recipe_help:explain_recipe",
         "distill": "training.run:distill",
-        "search": OLD,
-        "ema": OLD,
-        "sweep": OLD,
-        "ablate": OLD,
+        "search": "evaluation.search:search",
+        "ema": "evaluation.averages:ema",
+        "sweep": "experiments.sweep:sweep",
     },
     "Look": {
-        "data": OLD,
-        "plot": OLD,
+        "data": "evaluation.image_summary:inspect_data",
+        "plot": "evaluation.figures:plot",
     },
     "Exchange": {
-        "export": OLD,
-        "push": OLD,
-        "import": OLD,
+        "export": "exchange.export:export",
+        "push": "exchange.hub:push",
+        "import": "exchange.import_model:import_model",
     },
     "Set up": {
-        "cache": OLD,
+        "cache": "machine.cache_folder:inspect_cache",
         "completion": "cli.completion:write_completion",
     },
 }
@@ -63,14 +62,10 @@ SHARED = ("train", "sample", "evaluate", "distill")
 
 def describe_command(name: str) -> str:
     """Return the first line of the docstring of a command."""
-    if home := COMMANDS[name]:
-        module, function = home.split(":")
-        pattern = rf'(?ms)^def {function}\(.*?"""(.+?)(?:\n|""")'
-    else:
-        module, pattern = f"cli.{name}", r'(?s)"""(?:`.*?`: )?(.+?)(?:\n|""")'
-    path = ROOT / module.replace(".", "/")
-    path = file if (file := path.with_suffix(".py")).exists() else path / "__init__.py"
+    module, _, function = (COMMANDS[name] or f"cli.{name}").partition(":")
+    text = find_source(module).read_text(encoding="utf-8")
     # Parsing all modules would take too long for the overview.
-    line = re.search(pattern, path.read_text(encoding="utf-8"))
+    start = rf'^def {function}\(.*?"""' if function else '"""(?:`.*?`: )?'
+    line = re.search(rf'(?ms){start}(.+?)(?:\n|""")', text)
     assert line, name
-    return line[1].strip()
+    return line[1].strip().removesuffix(".")

@@ -24,13 +24,12 @@ class Machine:
     """How a run should use the machine; defaults depend on this machine and on other running programs.
 
     Args:
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        precision: "auto", "fp32" or "bf16".
-        compiling: whether to use torch.compile; None compiles only if this makes the whole run shorter.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        precision: auto, fp32 or bf16.
+        compiling: compile the network, or do not (default: if this makes the whole run shorter).
         threads: number of processor threads; None uses one thread for each core that other programs leave
             free, and changes the number during training if they leave more or fewer cores.
-        recompute: whether the backward pass recomputes the activations of each block, which needs less
-            memory and gives the same results.
+        recompute: compute activations again in the backward pass: less memory, same results.
     """
 
     device: str = "auto"
@@ -143,6 +142,6 @@ def reduce_size(recipe: Recipe, side: int) -> tuple[int, int]:
 def blank_loss(model: Model, recipe: Recipe, runtime: Runtime, size: tuple[int, int], count: int) -> Tensor:
     """Return the loss (count,) of blank images of this size, in the middle of the training."""
     x0 = runtime.images(torch.ones_like(model.blank(count)[..., : size[0], : size[1]]))
-    pixels, measure = Pixels.fixed(0.5, 0.5, model.shape.channels), recipe.objective.at(0.5, 0)
+    pixels, objective = Pixels.fixed(0.5, 0.5, model.shape.channels), recipe.objective.at(0.5, 0)
     with runtime.precise():
-        return measure(model.with_blank_labels(count), x0, torch.full((count,), 0.5), x0, pixels)
+        return objective(model.with_blank_labels(count), x0, torch.full((count,), 0.5), x0, pixels)

@@ -1,0 +1,97 @@
+"""Progress on a terminal and elsewhere."""
+
+import re
+
+import pytest
+
+import tiny
+from ddim.cli import progress as console
+from ddim.recipe.codec import write_recipe
+from terminal import run_in_terminal
+
+WORK = """
+import sys, time
+from ddim.cli.progress import ProgressDisplay
+with ProgressDisplay() as progress:
+    for k in range(1, 9):
+        progress("samples", k / 2, 4)
+        if k == 3:
+            sys.stderr.write("a note\\n")
+        time.sleep(0.1)
+print("the result")
+"""
+
+
+def test_work_shows_a_bar_on_a_terminal_and_leaves_only_its_notes_and_its_result(tmp_path):
+    code, said = run_in_terminal(["-c", WORK], tmp_path)
+    assert code == 0
+    assert re.search(r"samples .*━.* 3 of 4, 0:00 left", said)
+    # After the last "erase line" there is nothing but the result.
+    assert said.rsplit("\x1b[2K", 1)[1].strip() == "the result"
+    assert "a note\r\n" in said
+
+
+@pytest.mark.slow
+def test_a_terminal_that_cannot_draw_shows_no_bar(tmp_path):
+    code, said = run_in_terminal(["-c", WORK], tmp_path, TERM="dumb")
+    assert (code, said) == (0, "a note\r\nthe result\r\n")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A function that sets the time of the display."""
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    return lambda seconds: now.__setitem__(0, seconds)
+
+
+def test_without_a_terminal_a_line_every_quarter_of_a_minute_tells_the_time_left(capsys, clock):
+    with console.ProgressDisplay() as progress:
+        for second in range(0, 41, 4):
+            clock(float(second))
+            progress("samples", second / 4, 100)
+        clock(44.0)
+        progress("features", 1, 2)
+    assert capsys.readouterr().err.splitlines() == [
+        "samples: 4 of 100, 6:24 left",
+        "samples: 8 of 100, 6:08 left",
+    ]
+
+
+def test_samples_of_an_earlier_call_do_not_shorten_the_time_left(capsys, clock):
+    with console.ProgressDisplay() as progress:
+        for done in range(500):
+            progress("samples", done, 1000)
+        for minute in range(1, 5):
+            clock(60.0 * minute)
+            progress("samples", 500 + minute, 1000)
+    assert capsys.readouterr().err.splitlines()[-1] == "samples: 504 of 1,000, 8:16:00 left"
+
+
+def test_a_stage_that_begins_anew_is_measured_anew(capsys, clock):
+    with console.ProgressDisplay() as progress:
+        for second, done in ((0, 0), (20, 20), (40, 0), (50, 1), (60, 2)):
+            clock(float(second))
+            progress("images", done, 40)
+    assert capsys.readouterr().err.splitlines() == [
+        "images: 20 of 40, 0:20 left",
+        "images: 2 of 40, 6:20 left",
+    ]
+
+
+@pytest.mark.slow
+def test_samples_grow_in_the_terminal_during_training(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(write_recipe(tiny.recipe()))
+    fast = ["--threads", "1", "--precision", "fp32", "--no-compile"]
+    words = ["-m", "ddim", "train", "--recipe", "tiny.yaml", "--out", "run", *fast]
+    code, said = run_in_terminal(words, tmp_path, columns=100)
+    assert code == 0
+    # A line is what was written after the bar in it was erased.
+    lines = [line.rsplit("\x1b[2K", 1)[-1] for line in said.split("\r\n")]
+    plain = "\n".join(re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", line) for line in lines)
+    previews = re.findall(r"after (\d+) images: validation error[^\n]*\n((?:▀+\n)+)", plain)
+    assert [seen for seen, _ in previews] == ["40", "80"]
+    # Two samples of 24 x 24 pixels and a gap.
+    for _, preview in previews:
+        assert [len(line) for line in preview.splitlines()] == [49] * 12
+    assert said.rstrip().endswith("run")
