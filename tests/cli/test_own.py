@@ -87,7 +87,7 @@ def test_a_run_of_own_parts_is_trained_sampled_and_resumed_when_they_are_named(
     elsewhere()
     monkeypatch.setenv("DDIM_CACHE", "another")  # Else the decoded images there would do.
     assert main(["train", "--resume", "--out", "run", "--own=mine.py"]) == 2
-    assert "given from Python as Tensor:" in capsys.readouterr().err
+    assert "given:Tensor:" in capsys.readouterr().err
     assert main(["train", "mine.py:images", "--resume", "--out", "run", "--own", "mine.py"]) == 0
     assert load("run").checkpoint.state.step == 10
 
