@@ -203,7 +203,7 @@ def call_function(signature: Signature, arguments: Arguments) -> int:
     with ProgressDisplay() as progress:
         values |= {"progress": progress} if "progress" in signature.names else {}
         result = function(*positional, **values)
-    if "save" in signature.names:
+    if any(p.owner == "save" for p in signature.parameters):
         result.save(**arguments.given["save"])
     if current_processes().leads and result is not None:
         print_result(result, arguments.flags)
