@@ -1,6 +1,7 @@
 """What holds for the source as a whole."""
 
 import ast
+import inspect
 import os
 import re
 import shutil
@@ -175,8 +176,8 @@ def test_a_test_that_moves_the_global_generators_fails(tmp_path):
 
 # The house: rooms, sizes and names.
 
-FACE = {"train", "resume", "sample", *(home.partition(":")[2] for home in COMMANDS.values())}
-"""The public functions that may have any number of keyword-only parameters."""
+FACE = {*ddim.__all__, *(home.rpartition(":")[2] for home in COMMANDS.values())}
+"""The public functions, and those of the commands, may have any number of keyword-only parameters."""
 
 
 def public_functions(path):
@@ -218,6 +219,19 @@ def list_parameters(node):
     # A notebook completes and shows the choices only if they are parameters.
     named += [] if node.name in FACE else node.args.kwonlyargs
     return [arg.arg for arg in named if arg.arg not in ("self", "cls")]
+
+
+@pytest.mark.parametrize("name", ddim.__all__)
+def test_a_public_name_is_its_own_and_its_docstring_says_what_goes_in_and_comes_out(name):
+    value = getattr(ddim, name)
+    doc = inspect.getdoc(value) or ""
+    assert value.__name__ == name
+    assert doc
+    if inspect.isfunction(value):
+        lists = re.findall(r"^    \*{0,2}(\w[\w, ]*): ", doc, re.MULTILINE)
+        explained = {each for names in lists for each in names.split(", ")}
+        assert inspect.signature(inspect.unwrap(value)).parameters.keys() <= explained
+        assert re.search("[Rr]eturn", doc)
 
 
 def test_public_functions_of_different_jobs_have_different_names():

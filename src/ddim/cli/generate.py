@@ -42,13 +42,16 @@ class Arguments:
     """The arguments of a command.
 
     Attributes:
-        given: the arguments of the function (""), of `ddim.load` and of `Machine`, keyed by name.
+        given: the arguments of the function (""), of `ddim.load`, of `Machine`, and of the method `save` of the
+            result, keyed by name.
         fields: the fields of a recipe, as text keyed by path.
         files: the files of the user's components, which printed commands name with --own.
         flags: the flags in `COMMON` that were given.
     """
 
-    given: dict[str, dict[str, Any]] = field(default_factory=lambda: {"": {}, "load": {}, "machine": {}})
+    given: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {owner: {} for owner in ("", "load", "machine", "save")}
+    )
     fields: dict[str, str] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
@@ -201,6 +204,8 @@ def call_function(signature: Signature, arguments: Arguments) -> int:
     with ProgressDisplay() as progress:
         values |= {"progress": progress} if "progress" in signature.names else {}
         result = function(*positional, **values)
+    if any(p.owner == "save" for p in signature.parameters):
+        result.save(**arguments.given["save"])
     if current_processes().leads and result is not None:
         print_result(result, arguments.flags)
     return getattr(result, "exit_code", 0)

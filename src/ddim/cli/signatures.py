@@ -53,7 +53,8 @@ class Parameter:
         help: its text in the docstring.
         place: "word", "words" for any number of them, or "option".
         rare: whether the docstring has it under "Other Parameters".
-        owner: "" for the function itself, "load" or "machine" for an option of `ddim.load` or of `Machine`.
+        owner: "" for the function itself, "load" or "machine" for an option of `ddim.load` or of `Machine`,
+            "save" for one of the method `save` of the result, which the command calls.
     """
 
     name: str
@@ -135,7 +136,7 @@ def read_signature(home: str) -> Signature:
             shown.append(replace(p, help=text_of, rare=p.rare or p.name in rare))
     names = frozenset(p.name for p in parameters if not p.owner)
     names |= {p.owner for p in parameters}
-    fields = usual.get("fields", "") if "fields" in names else None
+    fields = next((usual.get("fields", p.help) for p in parameters if p.name == "fields"), None)
     shown.sort(key=lambda p: p.place == "option")
     return Signature(home, names, tuple(shown), about, text, sections["Commands"], fields)
 
@@ -167,6 +168,12 @@ def _list_parameters(module: str, function: ast.FunctionDef) -> Iterator[Paramet
         for option in read_signature("sampling.pipeline:load").parameters[1:]:
             if option.name not in {p.name for p in given}:
                 yield replace(option, owner="load", rare=True)
+    home, result = find_definition(module, getattr(function.returns, "id", ""))
+    for method in result.body if isinstance(result, ast.ClassDef) else ():
+        if isinstance(method, ast.FunctionDef) and method.name == "save":
+            helps = read_docstring(ast.get_docstring(method) or "")[2]["Args"]
+            for option in list(_list_parameters(home, method))[1:]:
+                yield replace(option, help=helps.get(option.name, ""), owner="save")
 
 
 def read_class(module: str, name: str) -> list[Parameter]:
