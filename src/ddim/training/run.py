@@ -209,6 +209,9 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
         guidance_interval: guide only at these log-SNRs, such as -2,5.
         callbacks: your own callback, may be repeated.
 
+    Returns:
+        The folder of the student.
+
     Raises:
         UserError: if the run cannot be distilled or guided in this way, or its images are missing, have
             changed or were not published. Also if images on which it was trained would be held out.
