@@ -226,6 +226,8 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
         ddim distill runs/photos-fast-1 --guidance 2 --guide-with @guide
     """
     give_parts(own)
+    if out is not None and _was_restarted(Path(out)):
+        return resume(out, machine=machine, callbacks=callbacks, progress=progress)
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
     asked = collect_guidance(guidance, guidance_interval, guide_with)
@@ -238,6 +240,13 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     recipe = make_student(parent, learned)
     recipe = use_data(recipe, data, {"data.labels": recipe.data.labels, **changes}, keep_size=False)
     return train(recipe=recipe, source=run, out=out, machine=machine, callbacks=callbacks, progress=progress)
+
+
+def _was_restarted(out: Path) -> bool:
+    """Return whether torchrun restarted these processes, after they had begun the run `out`."""
+    with join_processes() as processes:
+        begun = processes.broadcast((out / RUN).is_file() if processes.leads else None)
+        return begun and processes.highest(count_restarts())[0] > 0
 
 
 class _Session:
