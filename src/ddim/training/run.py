@@ -28,7 +28,7 @@ from ddim.files import lock_folder, read_sealed, remove_leftovers
 from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.progress import Progress, ignore_progress, watch_reading
 from ddim.machine.runtime import Runtime, check_runtime
-from ddim.machine.startup import keep_freed_memory, read_rank
+from ddim.machine.startup import count_restarts, keep_freed_memory, read_rank
 from ddim.recipe.checks import check_training, find_other_meaning
 from ddim.recipe.codec import dump, load_recipe
 from ddim.recipe.recipe import Recipe
