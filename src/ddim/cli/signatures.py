@@ -208,10 +208,10 @@ def read_docstring(doc: str) -> tuple[str, str, Mapping[str, Any]]:
     given = dict(zip(parts[1::2], parts[2::2], strict=True))
     sections: dict[str, Any] = {"Commands": re.sub(r"(?m)^    ", "", given.get("Commands", "")).strip("\n")}
     for title in ("Args", "Attributes", "Other Parameters"):
+        sections[title] = {}
         items = re.findall(r"(?m)^    \*{0,2}(\w[\w, ]*): (.*(?:\n {5,}.*)*)", given.get(title, ""))
-        sections[title] = {
-            name: " ".join(about.split()) for names, about in items for name in names.split(", ")
-        }
+        for names, words in items:
+            sections[title] |= dict.fromkeys(names.split(", "), " ".join(words.split()))
     return about, text.strip(), sections
 
 
