@@ -42,8 +42,8 @@ class Arguments:
     """The arguments of a command.
 
     Attributes:
-        given: the arguments of the function (""), of `ddim.load`, of `Machine`, and of the method `save` of the
-            result, keyed by name.
+        given: the arguments of the function (""), of `ddim.load`, of `Machine` and of the method `save` of
+            the result, keyed by name.
         fields: the fields of a recipe, as text keyed by path.
         files: the files of the user's components, which printed commands name with --own.
         flags: the flags in `COMMON` that were given.
