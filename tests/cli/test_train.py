@@ -205,7 +205,28 @@ MINE = """
             if training.step == 2:
                 signal.raise_signal(signal.SIGTERM)
 """
-TRAIN = ["train", "mine.py:images", "--net", "mine.py:Net", "--schedule", "mine.py:Steep", "--schedule.start", "6", "--images", "80", "--optim.batch", "8", "--out", "run", "--device", "cpu", "--report.grid", "2", "--steps", "2"]
+TRAIN = [
+    "train",
+    "mine.py:images",
+    "--net",
+    "mine.py:Net",
+    "--schedule",
+    "mine.py:Steep",
+    "--schedule.start",
+    "6",
+    "--images",
+    "80",
+    "--optim.batch",
+    "8",
+    "--out",
+    "run",
+    "--device",
+    "cpu",
+    "--report.grid",
+    "2",
+    "--steps",
+    "2",
+]
 
 
 @pytest.fixture

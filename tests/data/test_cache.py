@@ -312,15 +312,15 @@ def filled(tmp_path, monkeypatch):
 
 
 def sizes():
-    return {part.name: part.bytes for part in inspect_cache().parts}
+    return dict(inspect_cache().parts)
 
 
 def test_every_part_is_listed_with_its_size(filled):
-    found = {part.name: (len(part.entries), part.bytes) for part in inspect_cache().parts}
-    assert found.pop("images")[0] == 1
-    assert found.pop("features") == (3, 3000)
-    assert found.pop("stamps")[0] == 2  # with that of the images
-    assert found == dict.fromkeys(["compiler", "downloads", "hub", "weights"], (1, 1000))
+    found = sizes()
+    assert found.pop("images") > 0
+    assert found.pop("features") == 3000
+    assert found.pop("stamps") > 1000  # with that of the images
+    assert found == dict.fromkeys(["compiler", "downloads", "hub", "weights"], 1000)
     assert str(inspect_cache()).startswith(f"{filled}: ")
 
 
@@ -337,7 +337,7 @@ def test_clearing_everything_leaves_the_files_of_the_user(filled, capsys):
     left = sorted(str(path.relative_to(filled)) for path in filled.rglob("*") if path.is_file())
     left.remove("images/.lock")
     assert left == ["downloads/mine.zip", "features/mine.npy", "notes.txt", "weights/mine.pth"]
-    assert {part["bytes"] for part in json.loads(capsys.readouterr().out)["parts"]} == {0}
+    assert set(json.loads(capsys.readouterr().out)["parts"].values()) == {0}
 
 
 def test_an_empty_cache_is_shown(tmp_path, monkeypatch):
