@@ -174,13 +174,7 @@ def write_samples(
     pipeline, processes = setup.pipeline, current_processes()
     record = make_record("samples", sampling_record(setup, seeds))
     # Process 0 alone reads and writes the folder.
-    out = None
-    if processes.leads:
-        if folder is not None:
-            _read_earlier(Path(folder), record)  # a folder of other files is left unchanged
-        # The folder is named after the run, also for RUN/best and for RUN/checkpoints/N.
-        run = find_run_folder(pipeline.checkpoint.path).resolve()
-        out = make_output_folder(None if folder is None else Path(folder), "samples", run.name)
+    out = _make_folder(None if folder is None else Path(folder), record) if processes.leads else None
     with nullcontext() if out is None else lock_folder(out):
         plan = None if out is None else _plan(pipeline, out, seeds, film, record)
         before, filmed, missing = processes.broadcast(plan)
@@ -220,12 +214,16 @@ def write_samples(
             "film": filmed or before["film"],
         }
         write_sealed(out / RECORD, record)
-        old = len(seeds) - len(missing)
-        text = f"{format_count(len(seeds), 'image')}, "
-        text += f"of which {old:,} were there before, " if old else f"in {seconds:.1f} s, "
+        text = f"{_count_samples(len(seeds), len(missing), seconds)}, "
         text += f"{format_count(nfe, 'network evaluation')} each{_describe_searched(setup)}: {out / SHEET}"
         text += f"\nfilm: {out / FILM}" if film else ""
         return processes.broadcast(Written(out, shown, len(missing), seconds, nfe, text))
+
+
+def _count_samples(count: int, made: int, seconds: float) -> str:
+    """Return the number of samples in words, and how many were there before or how long they took."""
+    old = f", of which {count - made:,} were there before" if made < count else f" in {seconds:.1f} s"
+    return format_count(count, "image") + old
 
 
 def _describe_searched(setup: SamplingSetup) -> str:
@@ -238,6 +236,14 @@ def _describe_searched(setup: SamplingSetup) -> str:
 def find_sample(folder: Path, seed: int, pipeline: Pipeline) -> Path:
     """Return the path of the sample of a seed in a folder of samples."""
     return folder / name_file(f"{seed:05d}", pipeline.model.shape.channels, pipeline.values)
+
+
+def _make_folder(folder: Path | None, record: dict[str, Any]) -> Path:
+    """Create the output folder, and return its path; a folder of other files is left unchanged."""
+    if folder is not None:
+        _read_earlier(folder, record)
+    # The folder is named after the run, also for RUN/best and for RUN/checkpoints/N.
+    return make_output_folder(folder, "samples", find_run_folder(record["checkpoint"]["path"]).resolve().name)
 
 
 def _plan(
