@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.cli.output import draw, print_json, print_text
-from ddim.cli.own import list_own_files, load_callback, load_own, name_own_parts, names_own, take_own
+from ddim.cli.own import find_file, load_callback, load_own, load_parts, name_part
 from ddim.cli.signatures import Parameter, Signature, read_class
 from ddim.cli.values import read_text
 from ddim.errors import UserError, quote, suggest
@@ -42,7 +42,7 @@ class Arguments:
     """The arguments of a command.
 
     Attributes:
-        given: the arguments of the function (""), of `ddim.load`, of `Machine` and of the method `save` of
+        given: the arguments of the function (""), of `ddim.load`, of `Machine`, and of the method `save` of
             the result, keyed by name.
         fields: the fields of a recipe, as text keyed by path.
         files: the files of the user's components, which printed commands name with --own.
@@ -72,8 +72,7 @@ def read_arguments(signature: Signature, words: Sequence[str]) -> Arguments:
         UserError: if an option is unknown, or a value is missing or cannot be read.
     """
     arguments, plain, options = Arguments(), [], signature.options
-    rest, arguments.files = take_own([*words])
-    following = iter(rest)
+    following = iter(words)
 
     def next_value(name: str, equals: str, value: str) -> str:
         value = value if equals else next(following, "--")
@@ -88,6 +87,9 @@ def read_arguments(signature: Signature, words: Sequence[str]) -> Arguments:
             plain += following
         elif word in COMMON:
             arguments.flags.add(word)
+        elif name == "--own":
+            load_parts(file := next_value(name, equals, value))
+            arguments.files.append(file)
         elif name in options and not options[name].is_flag:
             text = next_value(name, equals, value)
             arguments.give(options[name], _read_value(options[name], text, arguments))
@@ -100,8 +102,8 @@ def read_arguments(signature: Signature, words: Sequence[str]) -> Arguments:
             arguments.fields[path] = next_value(name, equals, value)
         else:
             plain.append(word)
-    arguments.files += list_own_files(arguments.fields)
-    arguments.fields = name_own_parts(arguments.fields)
+    arguments.files += filter(None, map(find_file, arguments.fields.values()))
+    arguments.fields = {path: name_part(text) for path, text in arguments.fields.items()}
     _place_words(signature, plain, arguments)
     return arguments
 
@@ -168,10 +170,9 @@ def _read_value(parameter: Parameter, text: str, arguments: Arguments) -> Any:  
         return {name: value}
     if parameter.name == "callbacks":
         return [load_callback(text)]
-    if names_own(text):
-        arguments.files += list_own_files({"": text})
-        is_object = any(kind.name == "object" for kind in parameter.types)
-        return load_own(text) if is_object else name_own_parts({"": text})[""]
+    if file := find_file(text):
+        arguments.files.append(file)
+        return load_own(text) if any(kind.name == "object" for kind in parameter.types) else name_part(text)
     types = parameter.types
     if parameter.place == "words":
         types = tuple(kind for kind in types if kind.name != "Sequence") or types[0].inner

@@ -142,29 +142,14 @@ def read_signature(home: str) -> Signature:
 
 
 def _list_parameters(module: str, function: ast.FunctionDef) -> Iterator[Parameter]:
-    args = function.args
-    plain = [*args.posonlyargs, *args.args]
-    defaults = [None] * (len(plain) - len(args.defaults)) + [ast.unparse(each) for each in args.defaults]
-    given = [
-        Parameter(arg.arg, read_types(module, arg.annotation), default)
-        for arg, default in zip([*plain, *filter(None, [args.vararg])], [*defaults, "()"], strict=False)
-    ]
-    for k, p in enumerate(given):
-        several = k == len(plain) or (p.default is None and any(t.name == "Sequence" for t in p.types) and k)
-        word = k == 0 or p.default is None
-        given[k] = replace(p, place="words" if several else "word" if word else "option")
-    for arg, value in zip(args.kwonlyargs, args.kw_defaults, strict=True):
-        default = None if value is None else ast.unparse(value)
-        given.append(Parameter(arg.arg, read_types(module, arg.annotation), default))
-    if args.kwarg and isinstance(args.kwarg.annotation, ast.Subscript):  # Unpack[Options]
-        given += read_class(module, ast.unparse(args.kwarg.annotation.slice))
+    """Yield the parameters of a function; then the options of `ddim.load`, and of `save` of the result."""
+    given = list(_read_arguments(module, function))
     for p in given:
-        if p.name == "machine":
-            for field in read_class("training.machine", "Machine"):
-                yield replace(field, owner="machine", rare=True)
-        else:
+        machine = read_class("training.machine", "Machine") if p.name == "machine" else ()
+        yield from (replace(option, owner="machine", rare=True) for option in machine)
+        if not machine:
             yield p
-    if any(kind.name in LOADED for kind in given[0].types if given):
+    if given and any(kind.name in LOADED for kind in given[0].types):
         for option in read_signature("sampling.pipeline:load").parameters[1:]:
             if option.name not in {p.name for p in given}:
                 yield replace(option, owner="load", rare=True)
@@ -176,8 +161,29 @@ def _list_saving(home: str, result: ast.AST | None) -> Iterator[Parameter]:
     for method in result.body if isinstance(result, ast.ClassDef) else ():
         if isinstance(method, ast.FunctionDef) and method.name == "save":
             helps = read_docstring(ast.get_docstring(method) or "")[2]["Args"]
-            for option in list(_list_parameters(home, method))[1:]:
-                yield replace(option, help=helps.get(option.name, ""), owner="save")
+            for option in list(_read_arguments(home, method))[1:]:
+                yield replace(option, help=helps.get(option.name, ""), owner="save", place="option")
+
+
+def _read_arguments(module: str, function: ast.FunctionDef) -> Iterator[Parameter]:
+    args = function.args
+    plain = [*args.posonlyargs, *args.args]
+    needed = len(plain) - len(args.defaults)
+    for k, arg in enumerate(plain):
+        types, place = read_types(module, arg.annotation), "word"
+        default = ast.unparse(args.defaults[k - needed]) if k >= needed else None
+        if k and default is not None:
+            place = "option"
+        elif k and any(kind.name == "Sequence" for kind in types):
+            place = "words"
+        yield Parameter(arg.arg, types, default, place=place)
+    if arg := args.vararg:
+        yield Parameter(arg.arg, read_types(module, arg.annotation), "()", place="words")
+    for arg, value in zip(args.kwonlyargs, args.kw_defaults, strict=True):
+        default = None if value is None else ast.unparse(value)
+        yield Parameter(arg.arg, read_types(module, arg.annotation), default)
+    if args.kwarg and isinstance(args.kwarg.annotation, ast.Subscript):  # Unpack[Options]
+        yield from read_class(module, ast.unparse(args.kwarg.annotation.slice))
 
 
 def read_class(module: str, name: str) -> list[Parameter]:
@@ -206,10 +212,10 @@ def read_docstring(doc: str) -> tuple[str, str, Mapping[str, Any]]:
     given = dict(zip(parts[1::2], parts[2::2], strict=True))
     sections: dict[str, Any] = {"Commands": re.sub(r"(?m)^    ", "", given.get("Commands", "")).strip("\n")}
     for title in ("Args", "Attributes", "Other Parameters"):
+        sections[title] = {}
         items = re.findall(r"(?m)^    \*{0,2}(\w[\w, ]*): (.*(?:\n {5,}.*)*)", given.get(title, ""))
-        sections[title] = {
-            name: " ".join(about.split()) for names, about in items for name in names.split(", ")
-        }
+        for names, words in items:
+            sections[title] |= dict.fromkeys(names.split(", "), " ".join(words.split()))
     return about, text.strip(), sections
 
 
