@@ -172,7 +172,7 @@ def test_notes_say_how_samples_differ_from_those_of_the_run(tmp_path):
     def noted(to, run=loaded, steps=None):
         return " ".join(describe_differences(run, to, steps))
 
-    assert noted("onnx").endswith("steps of DDIM, and not those of the sampler of the run, dpm_solver")
+    assert noted("onnx").endswith("steps of DDIM, and not those of dpm_solver")
     assert noted("diffusers") == ""
     assert noted("onnx", loaded.with_recipe(sampler="ddim")) == ""
     solver = loaded.recipe.sampler
@@ -181,7 +181,7 @@ def test_notes_say_how_samples_differ_from_those_of_the_run(tmp_path):
     text = noted("diffusers", replace(loaded, values=Values("uint16", 0, 65535)))
     assert "times that ddim search found for 4 steps of dpm_solver are left out" in text
     assert "guidance that ddim search found for 4 steps of dpm_solver is left out" in text
-    assert "stands for 0 to 65535 (uint16)" in text
+    assert "[0, 1] stands for 0 to 65535 (uint16)" in text
     assert noted("diffusers", steps=5) == ""
     chosen = small(net=replace(SMALL, classes=3), data__labels="clusters:3", steps=4)
     assert "draws the classes of samples as often" in noted("diffusers", replace(loaded, recipe=chosen))

@@ -25,6 +25,7 @@ from ddim.diffusion.samplers import DDIM, DDPM
 from ddim.diffusion.schedules import BetaTable, Cosine, Linear, Schedule
 from ddim.diffusion.times import TableTimes
 from ddim.errors import UserError
+from ddim.exchange.extras import import_extra
 from ddim.files import read_json
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.recipe.codec import kind_name
@@ -105,7 +106,7 @@ def export_to_diffusers(pipeline: Pipeline, folder: str | Path) -> DiffusersExpo
     Raises:
         UserError: if diffusers is not installed.
     """
-    library, recipe = open_diffusers(), pipeline.recipe
+    library, recipe = import_extra("diffusers", "diffusers"), pipeline.recipe
     network, noise = _describe_network(recipe, pipeline.model.shape.channels), _describe_noise(recipe)
     with torch.device("meta"):
         unet = library.UNet2DModel.from_config(network)
@@ -150,15 +151,15 @@ def read_diffusers(folder: Path) -> tuple[Recipe, int, dict[str, Tensor]]:
         UserError: if diffusers is not installed, the recipe does not give the options of the pipeline again,
             or the weights cannot be read or do not fit.
     """
-    unet, scheduler = _find_part(folder, "unet"), _find_part(folder, "scheduler")
-    recipe, channels = _read_recipe(
-        read_json(unet / "config.json"), read_json(scheduler / "scheduler_config.json")
-    )
+    # Older pipelines have all files in one folder.
+    unet, scheduler = (path if (path := folder / name).is_dir() else folder for name in ("unet", "scheduler"))
+    options = read_json(unet / "config.json"), read_json(scheduler / "scheduler_config.json")
+    recipe, channels = _read_recipe(*options)
     state = build_on_meta(recipe, channels, folder).state_dict()
     try:
         # Building a network draws initial weights, which must not change the caller's random state.
         with torch.random.fork_rng(devices=[]):
-            network, faults = open_diffusers().UNet2DModel.from_pretrained(
+            network, faults = import_extra("diffusers", "diffusers").UNet2DModel.from_pretrained(
                 unet,
                 local_files_only=True,
                 low_cpu_mem_usage=False,
@@ -167,31 +168,14 @@ def read_diffusers(folder: Path) -> tuple[Recipe, int, dict[str, Tensor]]:
             )
     # A damaged or hostile file can raise anything.
     except Exception as error:
-        raise UserError(
-            f"the weights in {unet} cannot be read ({type(error).__name__}): they are missing, damaged, of "
-            "another size, or more than tensors"
-        ) from error
-    if names := [name for kind in faults.values() for name in kind]:
-        raise UserError(f"the weights in {unet} do not fit config.json: {min(map(str, names))}")
+        raise UserError(f"the weights in {unet} are missing or damaged, or more than tensors") from error
+    if names := [str(name) for kind in faults.values() for name in kind]:
+        raise UserError(f"the weights in {unet} do not fit config.json: {min(names)}")
     theirs, ours = network.float().state_dict(), {}
     for name, like in state.items():
-        ours[name] = torch.cat([theirs[part] for part in _rename(name)]).reshape(like.shape)
+        parts = [theirs[part] for part in _rename(name)]
+        ours[name] = torch.cat(parts).reshape(like.shape)
     return recipe, channels, ours
-
-
-def open_diffusers() -> Any:  # noqa: ANN401 (a module)
-    """Return the module diffusers.
-
-    Raises:
-        UserError: if it is not installed.
-    """
-    try:
-        import diffusers
-    except ImportError:
-        raise UserError(
-            'models of diffusers need its package, which is not installed: pip install "ddim[diffusers]"'
-        ) from None
-    return diffusers
 
 
 # The network
@@ -213,7 +197,8 @@ def _rename(name: str) -> tuple[str, ...]:
     """Return the names in diffusers of one of our weights: three names for a weight "qkv", else one name."""
     for pattern, new in _NAMES:
         name = re.sub(pattern, new, name)
-    return tuple(name.replace("qkv", part) for part in ("to_q", "to_k", "to_v")) if "qkv" in name else (name,)
+    parts = ("to_q", "to_k", "to_v") if "qkv" in name else ("qkv",)
+    return tuple(name.replace("qkv", part) for part in parts)
 
 
 def _complete_weights(pipeline: Pipeline) -> dict[str, Tensor]:
@@ -325,20 +310,13 @@ def _note_losses(recipe: Recipe, arguments: Mapping[str, Any]) -> list[str]:
     if recipe.net.outputs > _count_outputs(recipe):
         notes.append("the predicted variance is left out, because only DDPM with learned variance uses it")
     if recipe.net.classes:
-        none = f"label {recipe.net.classes} means no class"
-        notes.append(
-            "DDIMPipeline and DDPMPipeline pass no class label, so call the network as the model card shows; "
-            f"{none if recipe.data.unconditional else 'each needs a class'}"
-        )
+        none = f"label {recipe.net.classes}" if recipe.data.unconditional else "no label"
+        notes.append(f"its pipelines pass no class: use the loop of the card, in which {none} means no class")
     if not isinstance(recipe.sampler, DDIM) and recipe.sampler not in _VARIANCES.values():
-        notes.append(
-            "diffusers samples with DDIM, because its pipelines for images cannot hold the sampler "
-            f"{kind_name(recipe.sampler)}"
-        )
+        notes.append(f"diffusers samples with DDIM, and not with {kind_name(recipe.sampler)}")
     if _find_spacing(recipe) is None:
         notes.append(
-            "diffusers samples at evenly spaced timesteps (trailing), because its schedulers cannot hold the "
-            f"grid {kind_name(recipe.grid)}"
+            f"diffusers samples at evenly spaced timesteps, not at those of {kind_name(recipe.grid)}"
         )
     return notes
 
@@ -351,13 +329,11 @@ def _read_recipe(network: Any, noise: Any) -> tuple[Recipe, int]:  # noqa: ANN40
     Raises:
         UserError: if the files do not describe a DDPM: the recipe must give their options again.
     """
-    library = open_diffusers()
+    library = import_extra("diffusers", "diffusers")
     names = [str(isinstance(part, dict) and part.get("_class_name")) for part in (network, noise)]
     if names[0] != "UNet2DModel" or names[1] not in ("DDIMScheduler", "DDPMScheduler"):
-        raise UserError(
-            "only a UNet2DModel with DDIMScheduler or DDPMScheduler can be imported, got "
-            f"{names[0]:.100} with {names[1]:.100}"
-        )
+        wanted = "a UNet2DModel with DDIMScheduler or DDPMScheduler"
+        raise UserError(f"the pipeline must have {wanted}, got {names[0]:.100} with {names[1]:.100}")
     kinds = [getattr(library, name) for name in names]
     try:
         network, noise = _fill_in(kinds[0], network), _fill_in(kinds[1], noise)
@@ -372,16 +348,16 @@ def _read_recipe(network: Any, noise: Any) -> tuple[Recipe, int]:  # noqa: ANN40
     for kind, options, back in zip(kinds, (network, noise), again, strict=True):
         for name, value in _fill_in(kind, back).items():
             if name not in _CHECKED_ELSEWHERE and options[name] != value:
-                raise UserError(
-                    f"{kind.__name__} has {name} {options[name]!r:.100}, only {value!r:.100} can be imported"
-                )
+                given = f"{options[name]!r:.100}"
+                raise UserError(f"{kind.__name__} needs {name} {value!r:.100} to be imported, got {given}")
     return recipe, channels
 
 
 def _fill_in(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a class of diffusers: those of a file, and the defaults of missing ones."""
-    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
-    return json.loads(json.dumps({p.name: given.get(p.name, p.default) for p in parameters}))
+    _, *parameters = inspect.signature(kind.__init__).parameters.values()
+    options = {each.name: given.get(each.name, each.default) for each in parameters}
+    return json.loads(json.dumps(options))
 
 
 def _make_recipe(scheduler: type, network: Mapping[str, Any], noise: Mapping[str, Any]) -> Recipe:
@@ -408,14 +384,16 @@ def _read_schedule(scheduler: type, noise: Mapping[str, Any]) -> Schedule:
         UserError: if it is a list of betas that no schedule gives to within 0.2 %.
     """
     entries, betas = noise["num_train_timesteps"], noise["trained_betas"]
-    first, last = (_round(betas[0]), _round(betas[-1])) if betas else (noise["beta_start"], noise["beta_end"])
+    first, last = noise["beta_start"], noise["beta_end"]
+    if betas:
+        first, last = _round(betas[0]), _round(betas[-1])
     tables = [Linear(entries, first, last)]
     tables += [BetaTable(entries, first, last, betas=form) for form in ("quad", "cosine", "signal_sigmoid")]
     theirs = torch.as_tensor(betas or scheduler(**noise).betas, dtype=torch.float64)
     # The angle of a cosine schedule is linear in t.
     angles = (1 - theirs).cumprod(0).sqrt().acos()
     start = angles[0] - (angles[-1] - angles[0]) / (entries - 1)
-    cosine = Cosine(*(_round(angle.cos().item()) for angle in (angles[-1], start)))
+    cosine = Cosine(_round(angles[-1].cos().item()), _round(start.cos().item()))
     for schedule in (*tables, cosine):
         if torch.allclose(_list_betas(schedule, entries), theirs, rtol=2e-3, atol=1e-7):
             return schedule
@@ -429,9 +407,5 @@ def _round(value: float) -> float:
 def _list_betas(schedule: Schedule, entries: int) -> Tensor:
     """Return the fraction of its power that the signal loses at each entry (entries,), float64."""
     powers = schedule(torch.arange(1, entries + 1, dtype=torch.float64) / entries).alpha ** 2
-    return (1 - powers / torch.cat([torch.ones(1, dtype=torch.float64), powers[:-1]])).clamp(min=0)
-
-
-def _find_part(folder: Path, part: str) -> Path:
-    """Return the folder of a part of a pipeline; in older pipelines it is the pipeline's own folder."""
-    return folder / part if (folder / part).is_dir() else folder
+    before = torch.cat([torch.ones(1, dtype=torch.float64), powers[:-1]])
+    return (1 - powers / before).clamp(min=0)

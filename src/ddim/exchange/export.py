@@ -157,21 +157,18 @@ def describe_differences(run: LoadedRun, to: str, steps: int | None) -> list[str
         to: the format.
         steps: number of sampling steps; by default the number in the recipe.
     """
-    recipe, sampler = run.recipe, run.recipe.sampler
-    steps, name, notes = recipe.choose_steps(steps), describe_kind(sampler), []
+    recipe, values, notes = run.recipe, run.values, []
+    sampler, steps, label = recipe.sampler, recipe.choose_steps(steps), default_label(recipe)
+    name = f"for {steps} steps of {describe_kind(sampler)}"
     if to == "onnx" and sampler != DDIM():
-        notes.append(f"{SAMPLING} has the steps of DDIM, and not those of the sampler of the run, {name}")
+        notes.append(f"{SAMPLING} has the steps of DDIM, and not those of {describe_kind(sampler)}")
+    elif to == "diffusers" and label == "natural":
+        notes.append("ddim sample draws the classes of samples as often as they occur in training")
     if (to == "diffusers" or sampler != DDIM()) and find_searched_grid(run, sampler, steps):
-        notes.append(f"the times that ddim search found for {steps} steps of {name} are left out")
-    label = default_label(recipe)
+        notes.append(f"the times that ddim search found {name} are left out")
     # For class folders, guidance is searched for samples of all classes.
     if any(find_searched_guidance(run, each, steps) for each in (label, choose_label(recipe))):
-        notes.append(f"the guidance that ddim search found for {steps} steps of {name} is left out")
-    if to == "diffusers" and label == "natural":
-        notes.append("ddim sample draws the classes of samples as often as they occur in training")
-    if not (values := run.values).eight_bits:
-        notes.append(
-            f"samples are in [0, 1], which stands for {values.low:g} to {values.high:g} ({values.type}) in "
-            "the images of the run"
-        )
+        notes.append(f"the guidance that ddim search found {name} is left out")
+    if not values.eight_bits:
+        notes.append(f"in samples, [0, 1] stands for {values.low:g} to {values.high:g} ({values.type})")
     return notes

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ddim.diffusion.pixels import Pixels
-from ddim.errors import quote
 from ddim.exchange.diffusers import CLASSES, read_diffusers
 from ddim.files import write_atomic, write_sealed
 from ddim.machine.runtime import choose_runtime
@@ -22,21 +19,7 @@ from ddim.runs.state import Plan, RunState
 from ddim.sampling.record import list_versions
 
 
-@dataclass(frozen=True)
-class Imported:
-    """The result of `import_model`: the folder of the new run."""
-
-    folder: Path
-
-    def __str__(self) -> str:
-        return f"The model is the run {self.folder} now.\nnext: ddim sample {quote(self.folder)}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the folder."""
-        return vars(self)
-
-
-def import_model(model: str | Path, out: str | Path | None = None) -> Imported:
+def import_model(model: str | Path, out: str | Path | None = None) -> Path:
     """Convert a model of diffusers to a run.
 
     The model is a folder of a DDIMPipeline or DDPMPipeline with the U-Net of DDPM. The run can be sampled,
@@ -50,12 +33,16 @@ def import_model(model: str | Path, out: str | Path | None = None) -> Imported:
         model: the pipeline folder.
         out: the run folder; by default a new one, runs/MODEL-ddpm-N.
 
+    Returns:
+        The run folder.
+
     Raises:
         UserError: if diffusers is not installed, the model is not such a pipeline, its weights are damaged or
             unsafe, or the run folder is not empty.
 
     Example:
-        >>> ddim.import_model("ddpm-cifar10-32").folder
+        >>> run = ddim.import_model("ddpm-cifar10-32")
+        >>> images = ddim.sample(run, n=16)
 
     Commands:
         ddim import ddpm-cifar10-32
@@ -80,7 +67,9 @@ def import_model(model: str | Path, out: str | Path | None = None) -> Imported:
     write_sealed(run / RUN, {"recipe": dump(recipe), "imported": True, "parameters": count})
     write_atomic(run / "recipe.yaml", write_recipe(recipe).encode())
     names = tuple(map(str, range(recipe.net.classes)))
-    state = RunState(0, Pixels.fixed(0.5, 0.5, channels), channels, names, runtime, plan=Plan(0))
+    pixels = Pixels.fixed(0.5, 0.5, channels)
+    state = RunState(0, pixels, channels, names, runtime, plan=Plan(0))
     tensors = {"model": network.state_dict(), "ema/default": select_averaged(network)}
-    checkpoint.save(run / CHECKPOINTS, 0, tensors, {"state": state.to_json(), "recipe": dump(recipe)})
-    return Imported(run)
+    documents = {"state": state.to_json(), "recipe": dump(recipe)}
+    checkpoint.save(run / CHECKPOINTS, 0, tensors, documents)
+    return run
