@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 
 import ddim
 from ddim.data.clusters import ImageClusters
@@ -83,7 +84,7 @@ class Given:
 def test_the_default_recipe_is_exported_to_onnx_and_sampled_with_numpy(run, exported, monkeypatch):
     monkeypatch.chdir(exported.folder)
     assert (exported.format, exported.folder.name) == ("onnx", "flowers-onnx")
-    assert "because diffusers cannot hold net" in exported.verdict
+    assert "because diffusers cannot hold its net" in exported.verdict
     names = {"given": Given()}
     exec(find_program(Path("README.md").read_text()), names)
     wanted, nfe = generate(SamplingSetup(load(run).with_recipe(sampler="ddim"), 5), SEEDS)
@@ -271,8 +272,8 @@ def test_only_measurements_of_these_weights_are_shown(tmp_path, card_of):
     assert not re.search(r"0\.125|0\.25 |0\.5 |\\<b\\>[124]", card)
     # The checkpoint is of step 3, with batches of 32 images.
     assert "5 training images of blossoms. The run saw 96 images, with repetitions" in card
-    (model,) = yaml.safe_load(card.split("---\n")[1])["model-index"]
-    assert model["results"][0]["metrics"] == [{"type": "kid", "name": "KID", "value": 0.375}]
+    (result,) = ModelCard(card).data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_type) == ("kid", 0.375, "images")
 
 
 def test_no_card_is_made_of_a_damaged_record(tmp_path, card_of):

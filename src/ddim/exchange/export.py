@@ -35,29 +35,24 @@ class Exported:
     """The result of `export`.
 
     Attributes:
+        verdict: the folder and its format, and why, in one line.
         folder: the folder that was written.
         format: "diffusers" or "onnx".
         notes: sentences about what the format cannot hold, and how its samples differ from those of the run.
-        reason: why the format was chosen, if the caller chose none.
     """
 
+    verdict: str
     folder: Path
     format: str
     notes: tuple[str, ...] = ()
-    reason: str = ""
-
-    @property
-    def verdict(self) -> str:
-        """The folder and the format, in one line."""
-        return f"{self.folder} holds the model as {FORMATS[self.format]}{self.reason}."
 
     def __str__(self) -> str:
         use = f"next: {self.folder / CARD} has a program that samples with it"
         return "\n".join([self.verdict, *(f"note: {note}" for note in self.notes), use])
 
     def to_json(self) -> dict[str, Any]:
-        """Return the verdict, the folder, the format and the notes."""
-        return {name: getattr(self, name) for name in ("verdict", "folder", "format", "notes")}
+        """Return the fields."""
+        return vars(self)
 
 
 def export(
@@ -98,9 +93,8 @@ def export(
         ddim export runs/photos-fast-1 --to onnx --steps 10
     """
     loaded = load(run, weights, own=own, device="cpu")
-    lacking, reason = find_lacking(loaded), ""
-    if to is None and lacking:
-        reason = f", because diffusers cannot hold {lacking} of this run"
+    lacking = find_lacking(loaded)
+    reason = f", because diffusers cannot hold its {lacking}" if lacking and not to else ""
     to = to or ("onnx" if lacking else "diffusers")
     if to not in FORMATS:
         raise UserError(f"to must be diffusers or onnx, got {to!r}{suggest(to, FORMATS)}")
@@ -117,7 +111,7 @@ def export(
         use["notes"] = notes = (*use["notes"], *describe_differences(loaded, to, steps))
         earlier = (out / CARD).read_text() if (out / CARD).is_file() else ""
         write_card(loaded, folder, use, earlier)
-    return Exported(out, to, notes, reason)
+    return Exported(f"{out} holds the model as {FORMATS[to]}{reason}.", out, to, notes)
 
 
 @contextmanager
