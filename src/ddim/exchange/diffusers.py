@@ -26,15 +26,21 @@ from ddim.diffusion.schedules import BetaTable, Cosine, Linear, Schedule
 from ddim.diffusion.times import TableTimes
 from ddim.errors import UserError
 from ddim.exchange.extras import import_extra
-from ddim.files import read_json
+from ddim.files import read_json, write_atomic, write_sealed
+from ddim.machine.runtime import choose_runtime
 from ddim.nn.ddpm_unet import DDPMUNetSpec
-from ddim.recipe.codec import kind_name
+from ddim.nn.ema import select_averaged
+from ddim.recipe.codec import dump, kind_name, override, write_recipe
 from ddim.recipe.model import build_on_meta
 from ddim.recipe.named import ddpm
-from ddim.recipe.recipe import Recipe
+from ddim.recipe.recipe import Recipe, build_model
+from ddim.runs import checkpoint
+from ddim.runs.folder import CHECKPOINTS, RUN, make_run_folder
+from ddim.runs.state import Plan, RunState
 from ddim.sampling.pipeline import Pipeline
+from ddim.sampling.record import list_versions
 
-CLASSES = "class_embedding.weight"
+_CLASSES = "class_embedding.weight"
 """The name of the weights of the class embedding, here and in diffusers."""
 
 _BETAS = {"linear": "linear", "quad": "scaled_linear", "cosine": "squaredcos_cap_v2"}
@@ -141,7 +147,63 @@ def find_lacking(pipeline: Pipeline) -> str | None:
     return next((name for name, lacks in lacking.items() if lacks), None)
 
 
-def read_diffusers(folder: Path) -> tuple[Recipe, int, dict[str, Tensor]]:
+def import_model(model: str | Path, out: str | Path | None = None) -> Path:
+    """Convert a model of diffusers to a run.
+
+    The model is a folder of a DDIMPipeline or DDPMPipeline with the U-Net of DDPM. The run can be sampled,
+    evaluated, exported and trained further; it has no training images. Its sampler is DDIM or DDPM, like the
+    scheduler of the pipeline. import.json in the run names the pipeline folder and the versions of packages.
+
+    Samples are those of the pipeline. They differ if a grid has trailing spacing and its number of steps does
+    not divide the number of timesteps, and for the variance "fixed_large" with fewer steps than timesteps.
+
+    Args:
+        model: the pipeline folder.
+        out: the run folder; by default a new one, runs/MODEL-ddpm-N.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: if diffusers is not installed, the model is not such a pipeline, its weights are damaged or
+            unsafe, or the run folder is not empty.
+
+    Example:
+        >>> run = ddim.import_model("ddpm-cifar10-32")
+        >>> images = ddim.sample(run, n=16)
+
+    Commands:
+        ddim import ddpm-cifar10-32
+    """
+    source = Path(model)
+    recipe, channels, weights = _read_pipeline(source)
+    if (rows := weights.get(_CLASSES)) is not None:
+        # As `export_to_diffusers` writes it, the last row can mean no class.
+        none = len(rows) > 1 and not rows[-1].any()
+        weights[_CLASSES] = rows[: len(rows) - none]
+        # Without such a row, the network was trained with a class for every image.
+        classes = {"net.classes": len(rows) - none}
+        recipe = override(recipe, classes if none else classes | {"data.unlabelled": 0.0})
+    with torch.random.fork_rng(devices=[]):
+        network = build_model(recipe, channels)
+    network.net.load_state_dict(weights)
+    runtime = choose_runtime(precision="fp32", compiling=False, size=recipe.data.size)
+    run = make_run_folder(None if out is None else Path(out), str(source), recipe.name)
+    write_sealed(run / "import.json", {"folder": str(source.resolve()), "versions": list_versions()})
+    # With this file, lists, reports and the page find the run like a trained one.
+    count = sum(weight.numel() for weight in network.parameters())
+    write_sealed(run / RUN, {"recipe": dump(recipe), "imported": True, "parameters": count})
+    write_atomic(run / "recipe.yaml", write_recipe(recipe).encode())
+    names = tuple(map(str, range(recipe.net.classes)))
+    pixels = Pixels.fixed(0.5, 0.5, channels)
+    state = RunState(0, pixels, channels, names, runtime, plan=Plan(0))
+    tensors = {"model": network.state_dict(), "ema/default": select_averaged(network)}
+    documents = {"state": state.to_json(), "recipe": dump(recipe)}
+    checkpoint.save(run / CHECKPOINTS, 0, tensors, documents)
+    return run
+
+
+def _read_pipeline(folder: Path) -> tuple[Recipe, int, dict[str, Tensor]]:
     """Return the recipe of a pipeline folder of diffusers, the number of channels, and the weights.
 
     The recipe is `ddpm` with the options in the folder. The weights have the names of our network. No code in
@@ -209,9 +271,9 @@ def _complete_weights(pipeline: Pipeline) -> dict[str, Tensor]:
     state, recipe = dict(pipeline.model.net.state_dict()), pipeline.recipe
     for name in ("out_conv.weight", "out_conv.bias"):
         state[name] = state[name][: _count_outputs(recipe) * pipeline.model.shape.channels]
-    if CLASSES in state and recipe.data.unconditional:
+    if _CLASSES in state and recipe.data.unconditional:
         # Here, images without a class get a vector of zeros.
-        state[CLASSES] = torch.cat([state[CLASSES], torch.zeros_like(state[CLASSES][:1])])
+        state[_CLASSES] = torch.cat([state[_CLASSES], torch.zeros_like(state[_CLASSES][:1])])
     return state
 
 
