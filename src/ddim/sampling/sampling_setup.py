@@ -27,7 +27,7 @@ from ddim.recipe.codec import override, override_sampling
 from ddim.recipe.recipe import Recipe
 from ddim.runs.names import find_run_folder, parse_place, pin_place
 from ddim.sampling.labels import Label, default_label
-from ddim.sampling.pipeline import LoadedRun, Pipeline, load, open_pipeline
+from ddim.sampling.pipeline import LoadedRun, Pipeline, Source, load, open_pipeline
 from ddim.sampling.searched import find_saved_grid, find_searched, name_search, save_searched
 
 P = TypeVar("P", bound=Pipeline)
@@ -61,6 +61,8 @@ class Guidance:
             raise UserError(f"guidance must be a number of at least 0, got {self.scale}")
         # Equal values must be equal as text too, in records and names.
         object.__setattr__(self, "scale", float(self.scale))
+        if not self.limits[0] < self.limits[1]:
+            raise UserError(f"guidance_interval must have its lower end first, got {self.interval}")
         low, high = (None if math.isinf(end) else end for end in self.limits)
         object.__setattr__(self, "interval", None if low is high is None else (low, high))
 
@@ -200,8 +202,13 @@ def choose_sampling(
     """
     steps = len(grid) if steps is None and isinstance(grid, list | tuple | Tensor) else steps
     steps = pipeline.recipe.choose_steps(steps)
-    parts = {"sampler": sampler, "grid": grid}
-    pipeline = pipeline.with_recipe(**{name: part for name, part in parts.items() if part is not None})
+    parts = {name: part for name, part in {"sampler": sampler, "grid": grid}.items() if part is not None}
+    if fields:
+        # A name and the fields of its part, such as "listed" and grid.times, are read together.
+        fields = {name: part for name, part in parts.items() if isinstance(part, str)} | {**fields}
+    pipeline = pipeline.with_recipe(
+        **{name: part for name, part in parts.items() if name not in (fields or ())}
+    )
     if fields is not None:
         # Even without changes, values become those of a file: eta 1 becomes 1.0, in records and cache keys.
         pipeline = replace(pipeline, recipe=override_sampling(pipeline.recipe, fields))
@@ -242,12 +249,11 @@ def choose_edit_grid(recipe: Recipe, fields: Mapping[str, Any] | None = None, *,
 
 
 def open_edit(
-    run: str | Path | Pipeline | Model,
+    run: Source,
     what: str,
     steps: int,
     options: Mapping[str, Any],
-    *,
-    inverts: bool = False,
+    invert: bool = False,
     seeded: bool = False,
 ) -> SamplingSetup:
     """Return how an edit samples.
@@ -257,17 +263,17 @@ def open_edit(
         what: the name of the edit in messages, such as "an inversion".
         steps: number of timesteps in the grid.
         options: see `ddim.sampling.edits.EditOptions`.
-        inverts: whether the edit needs latents of real images. Guidance makes these latents inaccurate.
+        invert: whether the edit needs latents of real images. Guidance makes these latents inaccurate.
         seeded: whether a real image is edited, and each result has its own seed. Such results have the
             default label of samples. Other edits use no class, because all their images need the same model.
     """
     # A latent needs a step from the image to noise.
-    check_count("steps", steps, 2 if inverts else 1)
+    check_count("steps", steps, 2 if invert else 1)
     given = (options.get("guidance"), options.get("guidance_interval"), options.get("guide_with"))
     guidance = collect_guidance(*given) or OFF
-    if inverts and guidance.on:
+    if invert and guidance.on:
         raise UserError(f"{what} cannot be guided, because guidance multiplies the errors of latents")
-    pipeline, real = open_pipeline(run), inverts or seeded
+    pipeline, real = open_pipeline(run), invert or seeded
     check_diffusion_model(pipeline.recipe, f"{what} needs")
     label = default_label(pipeline.recipe) if seeded else None
     if label is None:
