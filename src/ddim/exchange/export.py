@@ -81,6 +81,9 @@ def export(
         steps: number of sampling steps in sampling.json and in the card, by default that of the recipe.
         own: the components of the run that you wrote, as for `ddim.load`.
 
+    Returns:
+        The folder, its format, and notes about how its samples differ from those of the run.
+
     Raises:
         UserError: if the format cannot hold the run, the outputs of an ONNX file differ from those of the
             network, a package is missing, or the folder holds other files.
