@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from ddim.evaluation.memorisation import memorisation
     from ddim.evaluation.schedule_figures import plot_schedules
     from ddim.evaluation.search import search
+    from ddim.exchange.diffusers import import_model
     from ddim.exchange.export import export
     from ddim.exchange.hub import push
-    from ddim.exchange.import_model import import_model
     from ddim.experiments.plan import plan
     from ddim.experiments.report import report
     from ddim.experiments.run_table import list_runs
@@ -69,7 +69,7 @@ _HOMES = {
     "experiments.sweep": "sweep",
     "exchange.export": "export",
     "exchange.hub": "push",
-    "exchange.import_model": "import_model",
+    "exchange.diffusers": "import_model",
     "sampling.pipeline": "load Pipeline",
     "sampling.generate": "sample",
     "plots.pictures": "sheet",

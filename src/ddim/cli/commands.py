@@ -42,7 +42,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Exchange": {
         "export": "exchange.export:export",
         "push": "exchange.hub:push",
-        "import": "exchange.import_model:import_model",
+        "import": "exchange.diffusers:import_model",
     },
     "Set up": {
         "cache": "machine.cache_folder:inspect_cache",
