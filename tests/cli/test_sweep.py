@@ -5,6 +5,7 @@ import json
 import pytest
 
 import sweeping
+from ddim.experiments.sweep import trial_commands
 
 
 @pytest.fixture
@@ -47,8 +48,7 @@ def test_mistakes_are_one_sentence_and_leave_no_folder(here, words, said, refuse
 
 
 @pytest.mark.slow
-def test_a_sweep_trains_and_evaluates_and_a_search_goes_on_after_impossible_values(here, command):
-    """The number of groups, from 3 to 4, must divide the 32 channels; TensorBoard shows all runs."""
+def test_a_sweep_trains_and_evaluates_and_tensorboard_shows_its_runs(here, command):
     from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
     words = ["sweep", "blossoms:300", "--objective.error", "l1,mse", "--recipe", "smoke", "--images", "160"]
@@ -57,7 +57,21 @@ def test_a_sweep_trains_and_evaluates_and_a_search_goes_on_after_impossible_valu
     seen = EventMultiplexer()
     seen.AddRunsFromDirectory(str(here / "s"))
     seen.Reload()
-    assert sorted(seen.Runs()) == ["trials/1-l1-seed0", "trials/2-mse-seed0"]
-    words = ["sweep", "blossoms:100", "--recipe", "smoke", "--images", "32", "--net.norm_groups", "3..4"]
-    found = json.loads(command(*words, "--search", "4", "--out", "t", "--json", code=1).out)
-    assert {outcome["exit_code"] for outcome in found["trials"].values()} == {0, 2}
+    assert {"trials/1-l1-seed0", "trials/2-mse-seed0"} <= set(seen.Runs())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_a_search_goes_on_after_it_proposed_impossible_values(monkeypatch, command):
+    """The number of groups, from 1 to 8, must divide the 32 channels, as both ends do."""
+
+    def commands(sweep, trial, *machine):
+        fits = 32 % int(trial.fields["net.groups"]) == 0
+        return (sweeping.count if fits else trial_commands)(sweep, trial, *machine)
+
+    monkeypatch.setattr("ddim.experiments.sweep.trial_commands", commands)
+    words = ["sweep", "--net.groups", "1..8", "--net.width", "32", "--recipe", "ddpm", "--search", "9"]
+    found = json.loads(command(*words, "--json", code=1).out)
+    codes = {outcome["fields"]["net.groups"]: outcome["exit_code"] for outcome in found["trials"].values()}
+    assert codes == {groups: 2 if 32 % int(groups) else 0 for groups in codes}
+    assert set(codes.values()) == {0, 2}

@@ -92,7 +92,7 @@ def test_forty_trials_with_four_workers_of_which_five_are_killed_and_one_is_froz
         for kill in range(5):
             time.sleep(draw.uniform(0, 0.4))
             victim = alive.pop(draw.randrange(3))
-            assert victim.poll() is None
+            assert victim.poll() is None, victim.communicate()[1].decode()
             # Every second time with its child, as when a machine is lost.
             children = Path(f"/proc/{victim.pid}/task/{victim.pid}/children")
             orphans = children.read_text().split() if children.exists() and kill % 2 else []

@@ -241,7 +241,7 @@ def sweep(  # noqa: PLR0913 (the choices of a notebook)
     given = {"data": data and str(data), "recipe": recipe and str(recipe), "random": random}
     given |= {"search": search, "images": images, "minutes": minutes, "evaluate": evaluate}
     given |= {"repeats": repeats if repeats > 1 else None, "fields": fields or {}}
-    return _run_sweep(given, out and Path(out), storage, (jobs, threads), progress)
+    return _run_sweep(given, Path(out) if out else None, storage, (jobs, threads), progress)
 
 
 def _run_sweep(
@@ -356,7 +356,8 @@ def trial_commands(sweep: Sweep, trial: Trial, jobs: int, threads: int | None) -
         return [train]
     # A trial whose guidance was searched is still compared with the others.
     evaluate = [*ddim, "evaluate", str(run), "-n", str(sweep.request["evaluate"]), "--guidance", "1"]
-    if (trial.recipe or sweep.base)["data"]["labels"] is True:
+    labels = (trial.fields or {}).get("data.labels") or (trial.recipe or sweep.base)["data"]["labels"]
+    if labels in (True, "true", "yes"):
         # The real images are of all classes. For clusters and vectors, samples are so by default.
         evaluate += ["--label", "all"]
     return [train, evaluate]
@@ -393,29 +394,31 @@ class _Worker:
 
     def work(self) -> None:
         """Train one trial after another until all have ended, or `stop` is set."""
-        due = 0.0
+        due, named = 0.0, {trial.name: trial for trial in self.sweep.trials}
         while (left := self.sweep.unfinished()) and not self.stop.is_set():
             if time.monotonic() > due:
                 self.queue.refill({trial.name: trial.fields or {} for trial in left})
                 due = time.monotonic() + self.queue.interval
             if taken := self.queue.take():
+                key, trial = taken[0], named[taken[1]]
                 value = None
                 try:
-                    value = self._run_trial(*taken)
+                    # A worker that seemed frozen may have enqueued a trial twice.
+                    if not self.sweep.outcome_file(trial).exists():
+                        value = self._run_trial(key, trial)
                 finally:
-                    self.queue.end(taken[0], value)
+                    self.queue.end(key, value)
             else:
                 self.stop.wait(POLL)
 
-    def _run_trial(self, key: int, name: str) -> float | None:
+    def _run_trial(self, key: int, trial: Trial) -> float | None:
         """Run the commands of a trial, write its outcome, and return the number that a search minimises.
 
         There is no outcome if `stop` was set, or the trial was given to another worker.
         """
         sweep, began = self.sweep, time.monotonic()
-        trial = next(trial for trial in sweep.trials if trial.name == name)
         if trial.recipe is None:
-            choice = self.queue.propose(key, parse_space(sweep.request["fields"]), int(name))
+            choice = self.queue.propose(key, parse_space(sweep.request["fields"]), int(trial.name))
             trial = replace(trial, fields=choice)
         write_json(sweep.recipe_file(trial), trial.recipe or sweep.base)
         code: int | None = 0

@@ -6,9 +6,10 @@ grace period, by the clock of the database, the worker counts as dead, and its t
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,15 @@ def check_storage(address: str) -> str:
     return url._replace(password=None).render_as_string(hide_password=False)
 
 
+@contextmanager
+def _lock_unless_frozen(folder: Path) -> Generator[None]:
+    """Lock the folder of a sweep, or go on without after a time: a frozen worker must not stop the others."""
+    with ExitStack() as stack:
+        with suppress(Locked):
+            stack.enter_context(lock_folder(folder, wait=GRACE))
+        yield
+
+
 class TrialQueue:
     """The queue of a sweep, as one worker uses it.
 
@@ -88,7 +98,7 @@ class TrialQueue:
         self.folder, self.name = folder, study
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         # Workers that begin at the same moment would create the same tables.
-        with lock_folder(folder, wait=GRACE):
+        with _lock_unless_frozen(folder):
             self.storage = open_storage(address)
             self.study = optuna.create_study(study_name=study, storage=self.storage, load_if_exists=True)
         self.key = self.storage.get_study_id_from_name(study)
@@ -100,10 +110,13 @@ class TrialQueue:
         Args:
             trials: the values of the varied fields of these trials, keyed by the names of the trials.
         """
-        with suppress(Locked), lock_folder(self.folder, wait=0):
+        with _lock_unless_frozen(self.folder):
             fail_stale_trials(self.study)
             last = {attempt.user_attrs["name"]: attempt for attempt in self.study.get_trials()}
+            end = time.monotonic() + self.interval
             for name, fields in trials.items():
+                if time.monotonic() > end:
+                    return  # the next call goes on: a worker that is silent for long counts as frozen
                 if name not in last:
                     self.study.enqueue_trial({}, user_attrs={"name": name, "fields": fields})
                 elif last[name].state.is_finished():
