@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from ddim.errors import UserError
 from ddim.evaluation.conditions import UNITS, VALIDATION_FIELDS
+from ddim.metrics.catalogue import DEFAULT
 from ddim.recipe.options import option_text
 
 if TYPE_CHECKING:
     from ddim.recipe.recipe import Recipe
-
-INSIDE = 0.314159
-"""A quantile whose value is not a whole number in common ranges; 0.3 of 0.0..10.0 would be one."""
 
 Choice = dict[str, str]
 """One value for each field of a sweep."""
@@ -152,16 +150,6 @@ def draw_combinations(space: Space, count: int, seed: int) -> list[Choice]:
     return [every[k] for k in generator.choice(len(every), count, replace=False)]
 
 
-def probe_space(space: Space) -> list[Choice]:
-    """Return three combinations that show whether a search can work: the lowest, an inner and the highest.
-
-    The inner values of ranges are not whole numbers, because a field that needs these may accept both ends.
-    """
-    lowest, highest = ({name: _at(each, u) for name, each in space.items()} for u in (0.0, 1 - 1e-12))
-    ranges = {name: each for name, each in space.items() if isinstance(each, Range) and not each.whole}
-    return [lowest, lowest | {name: each.at(INSIDE) for name, each in ranges.items()}, highest]
-
-
 def _at(values: Sequence[str] | Range, u: float) -> str:
     return values.at(u) if isinstance(values, Range) else values[int(u * len(values))]
 
@@ -179,6 +167,7 @@ def plan_trials(request: Mapping[str, Any]) -> tuple[Recipe, list[Trial]]:
         UserError: if a field, a value or a combination is invalid, or images are missing.
     """
     from ddim.data.open import find_source
+    from ddim.metrics.networks import load_network
     from ddim.recipe.codec import dump
     from ddim.training.request import choose_recipe
 
@@ -187,18 +176,24 @@ def plan_trials(request: Mapping[str, Any]) -> tuple[Recipe, list[Trial]]:
     if not space and repeats == 1:
         raise UserError("a sweep needs fields with the values to try, such as schedule, or repeats")
     budget = {name: request[name] for name in ("images", "minutes") if name in request}
-    images = {name: text for name, text in request["fields"].items() if name.startswith("data.")}
-    fixed = {name: text for name, text in images.items() if not is_varied(space[name])}
-    base = _name_places(choose_recipe(recipe, data, budget | fixed))
+    fixed = {name: text for name, text in request["fields"].items() if not is_varied(space[name])}
+    images = {name: text for name, text in fixed.items() if name.startswith("data.")}
+    base = _name_places(choose_recipe(recipe, data, budget | images))
+    if "evaluate" in request:
+        load_network(DEFAULT)  # a missing package is an error now, and not after the first training
     if search:
-        _check_search(request)
-        recipes = [combine(base, None, choice) for choice in probe_space(space)]
+        if draws or repeats > 1:
+            raise UserError("search proposes trials one by one: give neither random nor repeats with it")
+        if name := find_incomparable(request):
+            raise UserError(f"search cannot compare trials with different {name}: give it one value")
+        ends = [{name: _at(each, u) for name, each in space.items()} for u in (0.0, 1 - 1e-12)]
+        recipes = [_combine(base, None, choice) for choice in ends]
         trials = [Trial(f"{k:0{len(str(search))}}", None, None) for k in range(1, search + 1)]
     else:
         choices = draw_combinations(space, draws, base.seed) if draws else list_combinations(space)
         recipes, trials, width = [], [], len(str(len(choices) * repeats))
         for choice in choices:
-            recipes.append(combine(recipe, data, budget | choice))
+            recipes.append(_combine(recipe, data, budget | choice))
             for k in range(repeats):
                 one = replace(recipes[-1], seed=recipes[-1].seed + k)
                 name = _name_trial(f"{len(trials) + 1:0{width}}", choice, one.seed)
@@ -217,15 +212,7 @@ def find_incomparable(request: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _check_search(request: Mapping[str, Any]) -> None:
-    if "random" in request or "repeats" in request:
-        raise UserError("search proposes trials one by one: give neither random nor repeats with it")
-    if name := find_incomparable(request):
-        more = "" if "evaluate" in request or name in VALIDATION_FIELDS else ", or evaluate the runs"
-        raise UserError(f"a search cannot compare trials with different {name}: give it one value{more}")
-
-
-def combine(recipe: str | Recipe | None, data: str | None, choice: Mapping[str, Any]) -> Recipe:
+def _combine(recipe: str | Recipe | None, data: str | None, choice: Mapping[str, Any]) -> Recipe:
     """Return the recipe that `ddim train` would use with these values.
 
     Raises:

@@ -169,13 +169,14 @@ class Sweep(Tabular):
         """Return one dictionary for each trial: its name, its values, and how it ended."""
         rows, outcomes = [], self.outcomes
         for trial in self.trials:
-            outcome, row = outcomes.get(trial.name), {"trial": trial.name, **(trial.fields or {})}
-            if outcome is None:
-                row["state"] = "unfinished"
-            elif outcome.failed:
-                row |= {**(outcome.fields or {}), "state": "failed", "message": outcome.message}
+            outcome = outcomes.get(trial.name)
+            row = {"trial": trial.name, **((outcome.fields if outcome else trial.fields) or {})}
+            if outcome and outcome.failed:
+                row |= {"state": "failed", "message": outcome.message}
             else:
-                row |= {**(outcome.fields or {}), "state": "finished", self.metric: outcome.value}
+                row |= (
+                    {"state": "finished", self.metric: outcome.value} if outcome else {"state": "unfinished"}
+                )
             rows.append(row)
         return rows
 
