@@ -150,20 +150,21 @@ class Sweep(Tabular):
         if len(values) < 2 or find_incomparable(self.request):
             return said
         best = min(values, key=lambda name: mean(values[name]))
-        seeds = f", mean of {len(values[best])} seeds" if len(values[best]) > 1 else ""
-        return f"{said}; the lowest {self.metric} has {best} ({mean(values[best]):.4g}{seeds})"
+        name = "KID" if self.metric == "kid" else "validation error"
+        seeds = f", the mean of {len(values[best])} seeds" if len(values[best]) > 1 else ""
+        return f"{said}; the best is {best}, with a {name} of {mean(values[best]):.4g}{seeds}"
 
     @property
     def title(self) -> str:
-        return str(self.folder)
+        return f"{self.folder} (compare all: ddim report {quote(self.folder)})"
 
     @property
     def notes(self) -> list[str]:
-        """What the numbers mean, and how to go on."""
+        """What the numbers mean."""
         hidden = find_incomparable(self.request)
-        note = f"{self.metric} is not comparable between trials with different {hidden}" if hidden else ""
-        note = note or "a difference that is smaller than the spread over seeds may be chance"
-        return [f"note: {note}", f"next: ddim report {quote(self.folder)}"]
+        if hidden:
+            return [f"note: {self.metric} is not comparable between trials with different {hidden}"]
+        return ["note: a difference that is smaller than the spread over seeds may be chance"]
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return one dictionary for each trial: its name, its values, and how it ended."""
