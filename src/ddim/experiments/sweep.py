@@ -27,7 +27,6 @@ from ddim.errors import Locked, NoSpace, UserError, quote
 from ddim.experiments.index import read_run, run_values
 from ddim.experiments.run_table import RunTable, list_runs
 from ddim.experiments.trials import (
-    SCHEMA,
     SWEEP,
     Choice,
     Outcome,
@@ -201,7 +200,7 @@ def _make_sweep(request: dict[str, Any], out: Path | None, storage: str | None) 
             address = storage and make_url(storage)._replace(password=None).render_as_string(False)
             plan = {"request": request, "storage": address, "study": study, "base": dump(base)}
             plan["trials"] = [asdict(trial) for trial in trials]
-            write_sealed(out / SWEEP, {"schema": SCHEMA, "kind": "sweep", **plan})
+            write_sealed(out / SWEEP, {"kind": "sweep", **plan})
     return out
 
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 SWEEP = "sweep.json"
 """The file that marks a folder as a sweep."""
-SCHEMA = 2
-"""The version of the layout of ``sweep.json``."""
 NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
 """A pattern of the ends of a range."""
 
@@ -121,11 +119,9 @@ def read_sweep(folder: Path) -> Sweep:
     """Return the sweep in a folder.
 
     Raises:
-        UserError: if the folder has no sweep, or its sweep.json is damaged or of an older version.
+        UserError: if the folder has no sweep, or its sweep.json is damaged.
     """
     document = read_sealed(folder / SWEEP)
-    if document.get("schema") != SCHEMA:
-        raise UserError(f"{folder} has no sweep of this version")
     parts = {name: document[name] for name in ("request", "storage", "study", "base")}
     return Sweep(folder=folder, trials=list_trials(folder), **parts)
 
