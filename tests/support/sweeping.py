@@ -5,6 +5,7 @@ stopped, does nothing if it is finished, and writes the files of a run. Its vali
 rate of its recipe, if it has one.
 """
 
+import shutil
 import sys
 from contextlib import suppress
 from functools import partial
@@ -55,6 +56,8 @@ def plan_sweep(folder, names, storage=None):
     planned = patch("ddim.experiments.sweep.plan_trials", lambda _: (smoke(), trials))
     with planned, patch("ddim.experiments.sweep.trial_commands", stop), suppress(UserError):
         ddim.sweep(fields={"optim.lr": [1, 2]}, out=folder, storage=storage)
+    for name in ("trials", "recipes", "logs", "results"):
+        shutil.rmtree(folder / name)
     return read_sweep(folder)
 
 
