@@ -13,7 +13,7 @@ from typing import Any
 
 from ddim.errors import UserError
 from ddim.evaluation.record import RECORD, Evaluation, list_evaluations, read_evaluation
-from ddim.experiments.sweep import SWEEP, list_trials, read_outcome
+from ddim.experiments.trials import SWEEP, list_trials, read_outcome
 from ddim.files import is_locked, read_sealed, shorten_paths
 from ddim.recipe.options import ERRORS, flatten_as_text
 from ddim.runs.checkpoint import read_document
