@@ -197,8 +197,6 @@ def test_every_repr_fits_a_screen(run):
         pipeline.recipe,
         ddim.Recipe(),
         ddim.Noise(range(1000)),
-        ddim.Reference(),
-        ddim.Samples(),
         ddim.DPMSolver(2),
         ddim.KarrasSigma(),
     ]

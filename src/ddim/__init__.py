@@ -38,18 +38,16 @@ if TYPE_CHECKING:
     from ddim.diffusion.times import TimeSampling
     from ddim.errors import UserError
     from ddim.evaluation.average_choice import list_averages, pick_average, reconstruct_average
-    from ddim.evaluation.compare import compare_evaluations as compare
+    from ddim.evaluation.compare import compare
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.evaluate import evaluate
     from ddim.evaluation.grid_search import search_grid as search
     from ddim.evaluation.guidance_search import search_guidance
     from ddim.evaluation.likelihood import bits_per_dim as likelihood
+    from ddim.evaluation.measure import measure
     from ddim.evaluation.memorisation import check_memorisation as memorisation
-    from ddim.evaluation.reference import Reference
     from ddim.evaluation.run_figures import plot_forward, plot_losses, plot_reverse, plot_samplers
-    from ddim.evaluation.samples import Samples
     from ddim.evaluation.schedule_figures import plot_schedules
-    from ddim.evaluation.tabulate import tabulate
     from ddim.exchange.export import export_run as export
     from ddim.exchange.importing import import_model
     from ddim.exchange.push import push_run as push
@@ -84,10 +82,8 @@ _HOMES = {
     "recipe.named": "find_recipe",
     "diffusion.denoiser": "Model",
     "evaluation.evaluate": "evaluate",
-    "evaluation.tabulate": "tabulate",
-    "evaluation.samples": "Samples",
-    "evaluation.reference": "Reference",
-    "evaluation.compare": "compare=compare_evaluations",
+    "evaluation.compare": "compare",
+    "evaluation.measure": "measure",
     "evaluation.diagnose": "diagnose",
     "evaluation.memorisation": "memorisation=check_memorisation",
     "evaluation.likelihood": "likelihood=bits_per_dim",
@@ -128,8 +124,8 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "sheet",
     # Measure
     "evaluate",
-    "tabulate",
     "compare",
+    "measure",
     "diagnose",
     "memorisation",
     "likelihood",
@@ -163,8 +159,6 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "Noise",
     "Pipeline",
     "Recipe",
-    "Reference",
-    "Samples",
     "UserError",
     # Samplers
     "AdamsBashforth",

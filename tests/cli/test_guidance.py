@@ -107,9 +107,8 @@ def test_a_mistake_is_one_sentence(words, said, home, here, refused):
 
 
 def test_a_table_has_rows_for_guidance_and_its_conditions_differ(home, monkeypatch, command):
-    monkeypatch.setattr(features, "load_extractor", lambda *_: stub())
-    for module in ("samples", "evaluate"):
-        monkeypatch.setattr(f"ddim.evaluation.{module}.LEAST", 2)
+    monkeypatch.setattr(evaluate, "load_extractor", lambda *_: stub())
+    monkeypatch.setattr(evaluate, "LEAST", 2)
     words = ["evaluate", home / "run", "-n", 8, *STEPS, "--guide-with", "@guide,@raw", "--guidance", "1,2"]
     said = command(*words, "--guidance-interval", "-2,5").out
     assert all(

@@ -7,9 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddim.evaluation.evaluate import evaluate_source
-from ddim.evaluation.reference import Reference
-from ddim.evaluation.samples import Samples
 from ddim.files import read_json
 from hub_server import TOKEN, hub_in_use, publish
 from stubs import stub
@@ -51,7 +48,7 @@ def test_a_run_is_pushed_and_sampled(hub, run, command, tmp_path):
 
 def test_a_run_of_the_hub_is_evaluated_into_the_current_folder(hub, run):
     publish(hub, "ada/flowers", run)
-    found = evaluate_source(NAME, Samples(n=20, steps=2), Reference("blossoms:40"), extractor=stub())
+    found = ddim.evaluate(NAME, "blossoms:40", n=20, steps=2, features=stub())
     assert found.value("kid") is not None
     assert found.folder.parent == Path("evaluations")
     assert found.record["generated"]["source"] == NAME

@@ -13,7 +13,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Start here": {
         "train": "cli.train:train_or_resume",
         "sample": "sampling.samples:sample_to_folder",
-        "evaluate": OLD,
+        "evaluate": "evaluation.evaluate:evaluate",
         "serve": "web.serve:serve",
     },
     "Edit": {
@@ -23,7 +23,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "vary": "sampling.edits:vary",
     },
     "Judge": {
-        "compare": OLD,
+        "compare": "evaluation.compare:compare",
         "memorisation": OLD,
         "likelihood": OLD,
         "diagnose": OLD,

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure the bits per dimension of the images, and print their mean."""
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.likelihood import bits_per_dim, write_likelihood
-    from ddim.evaluation.record_entries import describe_part
+    from ddim.evaluation.record import describe_part
     from ddim.evaluation.reference import Reference
     from ddim.evaluation.run_folder import open_run_folder
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError, format_count
-from ddim.evaluation.record import GRID, Evaluation, list_evaluations, read_evaluation
-from ddim.evaluation.record_entries import WeightsIdentity
+from ddim.evaluation.record import GRID, Evaluation, WeightsIdentity, list_evaluations, read_evaluation
 from ddim.exchange.publishing import hide_folders
 from ddim.experiments.measurements import Measurements, read_measurements
 from ddim.plots.table import format_cell

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from ddim.evaluation.conditions import UNITS, evaluation_conditions
+from ddim.evaluation.conditions import error_conditions, evaluation_conditions
 from ddim.evaluation.guidance_name import name_guide
 from ddim.experiments.evaluations import training_images
 from ddim.experiments.index import Run
@@ -70,8 +70,12 @@ class Configuration:
         if metric in ERRORS:
             known = [(run.errors[metric], None) for run in runs if metric in run.errors]
         else:
-            tables = [run.evaluations[-1].metrics for run in runs if run.evaluations and run.comparable]
-            known = [(table[metric].value, table[metric].interval) for table in tables if metric in table]
+            shown = [run.evaluations[-1] for run in runs if run.evaluations and run.comparable]
+            known = [
+                (each.metrics[metric].value, each.interval(metric))
+                for each in shown
+                if metric in each.metrics
+            ]
         values = [value for value, _ in known]
         if len(values) < 2:
             return Score(values[0], interval=known[0][1]) if known else None
@@ -148,20 +152,14 @@ def rank_configurations(rows: Sequence[Configuration], metric: str) -> list[Conf
     metric, or if the two best are equal.
     """
     runs = [run for row in rows for run in row.runs]
-    if len({training_images(run) for run in runs}) > 1:
-        return []
+    conditions = {error_conditions(run.recipe, training_images(run)) for run in runs}
     if metric in ERRORS:
-        fair = len({_describe_unit(run) for run in runs}) == 1
+        fair = len(conditions) == 1
     else:
         measured = [(run, run.evaluations[-1]) for run in runs if run.evaluations and run.comparable]
-        fair = not any(evaluation_conditions(each, run.recipe).shortage(metric) for run, each in measured)
+        few = any(evaluation_conditions(each, run.recipe).shortage(metric) for run, each in measured)
+        fair = len({each.reference for each in conditions}) == 1 and not few
     scores = [(score.value, row) for row in rows if row.finished and (score := row.score(metric))]
     scores.sort(key=lambda pair: pair[0], reverse=not METRICS[metric].lower_is_better)
     tied = len(scores) < 2 or scores[0][0] == scores[1][0]
     return [row for _, row in scores] if fair and not tied else []
-
-
-def _describe_unit(run: Run) -> str:
-    """Return what an error of a run depends on: noise levels, pixels and the validation images."""
-    parts = [run.recipe.get(name) for name in UNITS]
-    return str([*parts, run.recipe["data"]["size"], run.recipe["report"]["validation_images"]])

@@ -12,8 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from ddim.evaluation.conditions import Conditions, evaluation_conditions
-from ddim.evaluation.record import Evaluation
-from ddim.evaluation.record_entries import ReferenceSet
+from ddim.evaluation.record import Evaluation, ReferenceSet
 from ddim.experiments.index import Run
 
 
@@ -71,7 +70,7 @@ def _mark_run(run: Run, common: Conditions | None) -> Run:
     shown, reason = (counted or run.evaluations)[-1], "of an earlier step"
     if counted and common:
         mismatches = evaluation_conditions(shown, run.recipe).mismatches(common)
-        reason = ", ".join(f"different {each.aspect.value} ({_describe(each.one)})" for each in mismatches)
+        reason = ", ".join(f"different {each.aspect} ({_describe(each.one)})" for each in mismatches)
     why = run.why or f"its metrics are not comparable with those of most runs on these images: {reason}"
     return replace(run, evaluations=(shown,), why=why, comparable=False)
 

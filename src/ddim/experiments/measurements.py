@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ddim.errors import UserError
-from ddim.evaluation.record import describe_verdict
-from ddim.evaluation.record_entries import WeightsIdentity, identify_weights
+from ddim.evaluation.record import WeightsIdentity, describe_verdict, identify_weights
 from ddim.files import read_sealed
 from ddim.runs.folder import list_numbered_folders
 

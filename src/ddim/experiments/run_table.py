@@ -129,7 +129,7 @@ def list_runs(
         return all(_is_same(values[run.path].get(name), text) for name, text in wanted.items())
 
     def place(run: Run) -> tuple[bool, float, str]:
-        value = values[run.path].get(sort)
+        value = values[run.path].get(str(sort))
         number = _to_number(value)
         last = value is None or (sort in METRICS and not run.comparable)
         return last, math.inf if number is None else -number if sort == "age" else number, str(value)
