@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-import ddim.experiments.speed
+import ddim.experiments.plan
 
 SMALL = ("blossoms:40", "--recipe", "smoke", "--device", "cpu", "--threads", "1", "--no-compile")
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, here):
-    monkeypatch.setattr(ddim.experiments.speed, "SECONDS", 0.1)
+    monkeypatch.setattr(ddim.experiments.plan, "SECONDS", 0.1)
 
 
 def test_the_options_of_a_training_are_taken_and_nothing_is_written(command, here):
@@ -20,9 +20,8 @@ def test_the_options_of_a_training_are_taken_and_nothing_is_written(command, her
     assert plan["size"] == [48, 48]
     assert plan["train"] == 36
     assert [row["minutes"] for row in plan["budgets"]] == [0.1, 1]
-    assert plan["measured"][0]["precision"] == "fp32"
-    assert plan["measured"][0]["threads"] == 1
-    assert plan["measured"][0]["compiled"] is False
+    runtime = plan["measured"][0]["runtime"]
+    assert (runtime["precision"], runtime["threads"], runtime["compile"]) == ("fp32", 1, False)
     assert list(here.iterdir()) == []
 
 

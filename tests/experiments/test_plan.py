@@ -9,14 +9,13 @@ import torch
 
 import clocks
 import ddim
-import ddim.experiments.speed
+import ddim.experiments.plan
 import ddim.training.memory
 import tiny
 from ddim.data import split_images
 from ddim.diffusion.loss import Consistency
 from ddim.errors import UserError
-from ddim.experiments.plan import RECOGNISABLE, TrainingPlan
-from ddim.experiments.speed import Speed, forecast_run, measure_speed
+from ddim.experiments.plan import RECOGNISABLE, Speed, TrainingPlan, forecast_run, measure_speed
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import override
 from ddim.recipe.named import fast
@@ -24,7 +23,7 @@ from ddim.recipe.named import fast
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(ddim.experiments.speed, "SECONDS", 0.1)
+    monkeypatch.setattr(ddim.experiments.plan, "SECONDS", 0.1)
 
 
 def plan(recipe=tiny.BASE, **options):
@@ -104,14 +103,14 @@ def test_recognisable_images_come_sooner_if_they_are_smaller():
 )
 def test_the_verdict_is_one_plain_sentence(minutes, said):
     side = max(minutes)
-    speed = speed_of(override(fast(), {"data.size": side}))
-    assert TrainingPlan([], [speed], 10, 1, minutes, ()).verdict == said
+    recipe = override(fast(), {"data.size": side})
+    assert TrainingPlan([], recipe, [speed_of(recipe)], 10, 1, minutes, ()).verdict == said
 
 
 def speed_of(recipe, first=3.0, update=0.2, aside=0.5):
     """The speed that a measurement by the clock of `clocks` would find."""
     batch = recipe.optim.batch
-    return Speed(Runtime(), batch / update, 0.0, first + 2 * update, aside, 1, 1, recipe)
+    return Speed(Runtime(), batch / update, 0.0, first + 2 * update, aside, 1, 1)
 
 
 def measure(recipe):
