@@ -29,8 +29,6 @@ PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "job
 GENERATORS = {"Generator", "SeedSequence", "Philox", "PCG64", "default_rng", "BitGenerator", "RandomState"}
 # Bytes go in there only where their SHA-256 is known, and without code: tests/metrics/test_features.py.
 ALLOWED = {"metrics/networks.py": ["torch.hub", "torch.hub", "torch.load"]}
-# With weights_only, so that no code is run: tests/test_hostile.py.
-ALLOWED["exchange/diffusers.py"] = ["torch.load"]
 # A layer is given no generator: training sets the global one by seed and step while dropout draws from it.
 ALLOWED["nn/blocks.py"] = ["torch.randint"]
 
@@ -190,8 +188,8 @@ def test_documents_without_a_seal_are_read_and_written_where_other_programs_or_u
         for path in SOURCES
         if re.search(r"\b(read|write)_json\b", path.read_text())
     }
-    # The formats of diffusers and of exports, and recipes of trials.
-    assert plain == {"files.py", "exchange/diffusers.py", "exchange/export.py", "experiments/sweep.py"}
+    # The formats of diffusers and ONNX, and recipes of trials.
+    assert plain == {"files.py", "exchange/diffusers.py", "exchange/onnx.py", "experiments/sweep.py"}
 
 
 def test_the_root_holds_the_rooms_and_at_most_five_files():

@@ -7,10 +7,10 @@ import pytest
 import tiny
 from ddim.cli import main
 from ddim.cli.guidance import parse_interval
+from ddim.evaluation import evaluate
 from ddim.evaluation import record as records
 from ddim.evaluation.compare import list_differing_choices
 from ddim.evaluation.conditions import evaluation_conditions
-from ddim.metrics import features
 from ddim.runs import checkpoint
 from ddim.runs.names import GUIDE
 from stubs import stub
@@ -93,7 +93,7 @@ def test_a_run_of_another_network_guides(home, tmp_path, command):
     ("words", "said"),
     [
         (["--guidance", "2"], "guidance needs a label"),
-        (["--guidance", "2", "--guide-with", "nowhere"], "run nowhere is not a folder"),
+        (["--guidance", "2", "--guide-with", "nowhere"], "run nowhere does not exist"),
         (
             ["--guidance", "2", "--guidance-interval", "5,-2"],
             "--guidance-interval must have its lower end first",

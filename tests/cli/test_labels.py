@@ -10,9 +10,8 @@ import tiny
 from ddim.cli import main
 from ddim.data import open_images
 from ddim.diffusion import likelihood
-from ddim.evaluation import compare
+from ddim.evaluation import compare, evaluate
 from ddim.evaluation import record as scores
-from ddim.metrics import features
 from ddim.plots.pictures import enlarge, make_sheet
 from ddim.recipe.codec import write_recipe
 from ddim.sampling.generate import generate

@@ -131,7 +131,7 @@ class Page:
     def call(self, words, where):
         """Run a command of ddim in this process; it must succeed."""
         if words[:2] == ["search", "STUDENT"]:
-            # It measures eight grids with many samples each: tests/evaluation/test_level_search.py.
+            # It measures eight grids with many samples each: tests/evaluation/test_search.py.
             build_parser("search").parse_args(words[1:])
             return
         said = StringIO()

@@ -130,7 +130,7 @@ class Comparison(Tabular):
 
     @property
     def notes(self) -> list[str]:
-        """The intervals of values and differences, why rows are not ranked, and runs without an evaluation."""
+        """The intervals of values and differences, and what is not ranked or not evaluated, with reasons."""
         notes, first = [], next(row for row in self.rows if row.evaluation is self.first)
         for name, row in zip(self.names, self.rows, strict=True):
             found = row.evaluation.metrics.get(self.metric) or Estimate(None, None, None)

@@ -155,7 +155,7 @@ class EvaluationTable(Tabular):
         return next((cell for cell in self.cells if (cell.row, cell.column) == (row, column)), None)
 
     def find_best(self, cells: Sequence[TableCell]) -> TableCell | None:
-        """Return the cell with the best value; None if fewer than two have one, or they may not be compared."""
+        """Return the cell with the best value; None if fewer than two have one, or they cannot be ranked."""
         known = [(found.value, cell) for cell in cells if (found := self._estimate(cell))]
         best = min if find_metric(self.metric).lower_is_better else max
         return None if self.obstacle or len(known) < 2 else best(known, key=lambda pair: pair[0])[1]

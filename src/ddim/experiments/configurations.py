@@ -71,11 +71,8 @@ class Configuration:
             known = [(run.errors[metric], None) for run in runs if metric in run.errors]
         else:
             shown = [run.evaluations[-1] for run in runs if run.evaluations and run.comparable]
-            known = [
-                (each.metrics[metric].value, each.interval(metric))
-                for each in shown
-                if metric in each.metrics
-            ]
+            measured = [each for each in shown if metric in each.metrics]
+            known = [(each.metrics[metric].value, each.interval(metric)) for each in measured]
         values = [value for value, _ in known]
         if len(values) < 2:
             return Score(values[0], interval=known[0][1]) if known else None

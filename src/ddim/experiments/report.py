@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ddim.errors import UserError, format_count, warn_user
-from ddim.evaluation.run_figures import plot_logs
+from ddim.evaluation.figures import plot_logs
 from ddim.experiments.configurations import METRICS, Configuration, group_runs, name_runs, rank_configurations
 from ddim.experiments.evaluations import mark_comparable, training_images
 from ddim.experiments.index import Run, find_runs

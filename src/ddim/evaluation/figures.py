@@ -1,33 +1,125 @@
-"""Figures of forward diffusion, reverse diffusion, sampling errors and losses."""
+"""Figures of diffusion, of the errors of samplers and of losses, and the command that writes figures."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ddim.data.decode import UnusableError, decode_image, hide_warnings, is_image_name
 from ddim.data.images import to_unit
+from ddim.data.open import find_source
+from ddim.data.sources import Member
+from ddim.diffusion.denoiser import Model
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
-from ddim.evaluation.schedule_figures import Shown, describe_start, name_schedules
+from ddim.evaluation.sampler_errors import (
+    REFERENCE_LEVELS,
+    SamplerError,
+    compare_samplers_on_oracle,
+    compare_samplers_on_run,
+)
+from ddim.evaluation.schedule_figures import (
+    DEFAULT,
+    Shown,
+    choose_schedules,
+    describe_start,
+    name_schedules,
+    plot_embedding,
+    plot_schedules,
+)
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.plots import charts
-from ddim.plots.pictures import check_images, to_uint8
+from ddim.plots.pictures import check_images, check_picture_path, find_unused_path, to_uint8
 from ddim.recipe.codec import parse_plain
+from ddim.runs.log import read_metrics
+from ddim.sampling.generate import generate
+from ddim.sampling.labels import choose_label
+from ddim.sampling.pipeline import LoadedRun, Pipeline, open_pipeline
+from ddim.sampling.sampling_setup import SamplingSetup
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ddim.diffusion.denoiser import Model
-    from ddim.evaluation.sampler_errors import SamplerError
-    from ddim.sampling.pipeline import Pipeline
+What = Literal["schedules", "embedding", "forward", "reverse", "samplers", "losses"]
+"""The names of the figures."""
+
+
+@with_bar
+def plot(  # noqa: PLR0913 (the options of a command)
+    what: What,
+    *names: str | Path,
+    steps: int | None = None,
+    n: int = 16,
+    size: int | str = 64,
+    seed: int = 0,
+    fields: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    progress: Progress = ignore_progress,
+) -> Path:
+    """Draw a figure and write it as PNG, SVG or PDF.
+
+        schedules [NAME ...]  alpha, sigma and log-SNR of schedules against t
+        embedding             the sinusoidal embedding of the noise variance
+        forward [IMAGE|DATA]  an image at growing t, under two schedules
+        reverse RUN           sampling states, predicted clean images, and the
+                              sample with noise added
+        samplers [RUN]        the error of every sampler and grid against its
+                              network evaluations; without RUN, for a mixture
+                              of Gaussians, whose score is exact
+        losses RUN ...        the losses of runs against the images seen
+
+    Args:
+        what: the figure.
+        names: schedules, an image or data, or runs.
+        steps: sampling steps of `reverse` (default: the run's).
+        n: number of samples whose error `samplers` measures.
+        size: height and width of the image of `forward`, such as 64 or 64x96.
+        seed: seed of the noise of `forward`, or of the sample of `reverse`.
+        out: the file, which is replaced if it exists (default: a new WHAT.png).
+
+    Other Parameters:
+        fields: fields of the schedules that have them, such as schedule.clip.
+        progress: called while samples are made for `samplers`.
+
+    Returns:
+        The path of the file.
+
+    Commands:
+        ddim plot schedules linear --schedule.clip powers
+        ddim plot reverse runs/photos-fast-1 --seed 7
+    """
+    path = find_unused_path(f"{what}.png") if out is None else Path(out)
+    check_picture_path(path, charts.ENDINGS, replace=True)
+    first: Any = next(iter(names), None)
+    if what == "schedules":
+        changes = {name.removeprefix("schedule."): value for name, value in (fields or {}).items()}
+        chosen = choose_schedules(map(str, names or DEFAULT), changes)
+        figure = plot_schedules(chosen if names or changes else DEFAULT)
+    elif what == "embedding":
+        figure = plot_embedding()
+    elif what == "forward":
+        figure = plot_forward(first or "blossoms", seed=seed, size=size)
+    elif what == "losses":
+        figure = plot_losses(names)
+    elif what == "samplers":
+        figure = plot_samplers(first, n=n, progress=progress)
+    else:
+        figure = plot_reverse(first, steps, seed)
+    charts.save_figure(path, figure)
+    return path
+
+
+# Diffusion
+
 
 PHOTOGRAPH = Pixels.fixed(0.5, 0.25)
 """Approximate mean (0.5) and standard deviation (0.25) of photographs, used if there is no training set."""
@@ -36,51 +128,20 @@ PHOTOGRAPH = Pixels.fixed(0.5, 0.25)
 def read_image(source: str, size: tuple[int, int]) -> Tensor:
     """Return an image (1, 3, H, W) in [0, 1] from a file, or the first usable image of a folder or archive.
 
-    Images with more than 8 bits and arrays are shown as 8-bit pictures; see `to_uint8`.
-
     Raises:
         UserError: if there is no usable image.
     """
-    from ddim.data.decode import UnusableError, hide_warnings, is_image_name
-    from ddim.data.open import find_source
-    from ddim.data.sources import Member
-
-    path, refusal = Path(source).expanduser(), ""
+    path = Path(source).expanduser()
     if is_image_name(path.name, b"") and not path.is_dir():
-        members = iter([Member(path.name, _read(path))])
+        members = iter([Member(path.name, path.read_bytes())])
     else:
         members = find_source(source).members(size)
     for member in members:
-        if not isinstance(member, Member):
-            continue
-        try:
-            with hide_warnings():
-                return _decode_picture(member.data, size)
-        except UnusableError as error:
-            refusal = f": {member.name}: {error}"
-    raise UserError(f"{source!r} has no usable image{refusal}")
-
-
-def _decode_picture(data: bytes | np.ndarray, size: tuple[int, int]) -> Tensor:
-    """Return the image (1, 3, H, W) in [0, 1] of a file or array; floats are scaled by their own range."""
-    from ddim.data.decode import decode_image, read_header
-    from ddim.data.values import LARGEST, Values, choose_range
-
-    found = read_header(data)
-    kind = "uint8" if found.format == "PNG" else found.values
-    channels = 3 if kind == "uint8" and found.format != "array" else found.channels
-    pixels = decode_image(data, size, channels, kind).pixels
-    ends = (0.0, LARGEST[kind]) if kind in LARGEST else choose_range(pixels.min().item(), pixels.max().item())
-    unit = torch.from_numpy(Values(kind, *ends).to_unit(pixels)).permute(2, 0, 1)[None]
-    picture = torch.from_numpy(to_uint8(unit)[..., :3]).permute(0, 3, 1, 2) / 255
-    return picture.expand(-1, 3, -1, -1)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+        if isinstance(member, Member):
+            with hide_warnings(), suppress(UnusableError):
+                pixels = decode_image(member.data, size, 3).pixels
+                return to_unit(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])
+    raise UserError(f"{source!r} has no usable image")
 
 
 def plot_forward(
@@ -160,11 +221,6 @@ def plot_reverse(
     Raises:
         UserError: if `steps` or `columns` is below 1.
     """
-    from ddim.sampling.generate import generate
-    from ddim.sampling.labels import choose_label
-    from ddim.sampling.pipeline import open_pipeline
-    from ddim.sampling.sampling_setup import SamplingSetup
-
     check_count("columns", columns)
     pipeline, states = open_pipeline(model), []
     steps = pipeline.recipe.choose_steps(steps)
@@ -190,6 +246,9 @@ def plot_reverse(
     return charts.plot_strip(images, heads, title=title)
 
 
+# Errors of samplers, and losses
+
+
 @with_bar
 def plot_samplers(
     model: str | Path | Pipeline | Model | None = None,
@@ -210,9 +269,6 @@ def plot_samplers(
     Raises:
         UserError: if `evaluations` is empty, or the schedule is a table with too few different noise levels.
     """
-    from ddim.evaluation.sampler_errors import compare_samplers_on_oracle, compare_samplers_on_run
-    from ddim.sampling.pipeline import LoadedRun, open_pipeline
-
     check_count("n", n)
     if not len(evaluations):
         raise UserError("evaluations must be numbers of network evaluations, such as (5, 10), got none")
@@ -231,8 +287,6 @@ def plot_sampler_errors(cells: Sequence[SamplerError], title: str) -> Figure:
     `title` names the model.
     """
     from matplotlib.ticker import FixedLocator, NullLocator
-
-    from ddim.evaluation.sampler_errors import REFERENCE_LEVELS
 
     grids = list(dict.fromkeys(cell.grid for cell in cells))
     figure = charts.new_figure(11.5, 4 * math.ceil(len(grids) / 2))
@@ -285,8 +339,6 @@ def plot_losses(runs: str | Path | Sequence[str | Path]) -> Figure:
     Raises:
         UserError: if a run is not a folder, or has logged no loss yet.
     """
-    from ddim.runs.log import read_metrics
-
     given = runs if isinstance(runs, Iterable) and not isinstance(runs, str) else [runs]
     paths = [Path(run) for run in given]
     if missing := [str(path) for path in paths if not path.is_dir()]:

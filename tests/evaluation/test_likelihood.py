@@ -1,10 +1,9 @@
-"""`ddim likelihood`: its output, its record, mistakes."""
+"""Bits per dimension: the record of a measurement, its bins, and the noise levels at which it begins."""
 
 import json
 import math
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +16,12 @@ from ddim.diffusion.oracles import Gaussian
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Linear, LinearBeta
 from ddim.diffusion.times import TableTimes, UniformTimes
-from ddim.evaluation.likelihood import bits_per_dim, measure_bits, write_likelihood
+from ddim.errors import UserError
+from ddim.evaluation.likelihood import likelihood, measure_bits
 from ddim.files import read_sealed
 from ddim.machine.runtime import Runtime
 from ddim.runs import checkpoint
-from ddim.sampling.pipeline import Pipeline, load
+from ddim.sampling.pipeline import Pipeline
 from oracles import Asked, normal
 
 
@@ -34,69 +34,53 @@ def run(tmp_path_factory):
     return tiny.train(recipe, tmp_path_factory.mktemp("run") / "one")
 
 
-def kept(said):
-    """The record that the last line names."""
-    return json.loads(Path(said.rstrip().rpartition(": ")[2]).read_text())
-
-
 @pytest.mark.parametrize(("method", "steps", "nfe"), [("vlb", 8, 8), ("ode", 3, 12)])
-def test_the_record_has_the_bits_of_each_image_and_the_settings(method, steps, nfe, run, command):
-    words = ["likelihood", run, "--method", method, "-n", 3, "--steps", steps]
-    said = command(*words).out.splitlines()[-1]
-    record = kept(said)
+def test_the_record_has_the_bits_of_each_image_and_the_settings(method, steps, nfe, run):
+    # Numbers of NumPy are written as plain numbers.
+    found = likelihood(run, method=method, n=3, steps=np.int64(steps), seed=np.int64(1))
+    record = read_sealed(found.folder / "record.json")
+    assert json.loads(json.dumps(found.record)) == record
     each = record["bits"]["each"]
     mean = sum(each) / 3
     assert record["bits"]["value"] == pytest.approx(mean)
     spread = math.sqrt(sum((one - mean) ** 2 for one in each) / 2)
     assert record["bits"]["error"] == pytest.approx(spread / math.sqrt(3))
     assert (record["kind"], record["method"], record["nfe"]) == ("likelihood", method, nfe)
+    assert (record["steps"], record["seeds"]) == (steps, [1, 3])
     assert record["variance"] == ("learned" if method == "vlb" else None)
     assert record["reference"]["part"] == "valid"
     assert len(set(record["reference"]["images"])) == 3
-    assert record["checkpoint"]["sha256"] == checkpoint.hash_checkpoint(
-        checkpoint.find_newest(run / "checkpoints")
-    )
-    assert said.startswith(f"{mean:.4f} ± ")
+    newest = checkpoint.find_newest(run / "checkpoints")
+    assert record["checkpoint"]["sha256"] == checkpoint.hash_checkpoint(newest)
     # In other results, ± is half of a 95 % interval.
-    assert " bits per dimension (± standard error) of " in said
-    # A second measurement gives the same bits, in a new folder.
-    again = command(*words).out.splitlines()[-1]
-    assert again != said
-    assert kept(again)["bits"] == record["bits"]
+    assert f"\n{mean:.4f} ± {spread / math.sqrt(3):.4f} bits per dimension (± standard error) of " in str(
+        found
+    )
+    # A second measurement gives the same bits, in a new folder. Fewer images are the first of more.
+    again = likelihood(run, method=method, n=2, steps=steps, seed=1)
+    assert again.folder != found.folder
+    assert again.bits.tolist() == pytest.approx(each[:2], rel=1e-4)
 
 
-def test_numbers_of_numpy_are_written_as_plain_numbers(run, tmp_path):
-    found = bits_per_dim(run, n=2, steps=np.int64(3), seed=np.int64(1))
-    record = read_sealed(write_likelihood(found, load(run), tmp_path / "out") / "record.json")
-    assert (record["steps"], record["seeds"]) == (3, [1, 2])
-
-
-def test_fewer_images_are_the_first_of_more(run, command):
-    found = []
-    for n in (2, 4):
-        found.append(kept(command("likelihood", run, "-n", n, "--steps", 5).out)["bits"]["each"])
-    assert found[1][:2] == pytest.approx(found[0], rel=1e-4)
-
-
-def test_a_mistake_is_one_sentence(run, tmp_path, refused):
+def test_unclean_schedules_and_deep_images_are_refused(run, tmp_path):
     seed = tiny.train(tiny.recipe(schedule__max_signal=0.95, images=8), tmp_path / "seed")
+    with pytest.raises(UserError, match="needs a least noise sigma / alpha in training of at most 0.05"):
+        likelihood(seed)
     np.save(tmp_path / "deep.npy", np.arange(4 * 16 * 16 * 3, dtype=np.uint16).reshape(4, 16, 16, 3))
-    for words, sentence in [
-        ([seed], "likelihood needs a least noise sigma / alpha in training of at most 0.05"),
-        ([run, "--data", tmp_path / "deep.npy"], "for 8-bit images, but"),
-    ]:
-        assert sentence in refused("likelihood", *words)
+    with pytest.raises(UserError, match="for 8-bit images, but"):
+        likelihood(run, tmp_path / "deep.npy")
 
 
-def test_the_steps_on_a_tabulated_schedule_are_at_most_its_entries(tmp_path, command, refused):
+def test_the_steps_on_a_tabulated_schedule_are_at_most_its_entries(tmp_path):
     table = Linear(30, 1e-4, 0.5, clip="none", read="log_snr")
     run = tiny.train(replace(tiny.BASE, schedule=table, images=8), tmp_path / "run")
-    assert kept(command("likelihood", run, "-n", "1").out)["steps"] == 30
-    assert "to 30 steps" in refused("likelihood", run, "-n", "1", "--steps", "31")
+    assert likelihood(run, n=1).record["steps"] == 30
+    with pytest.raises(UserError, match="to 30 steps"):
+        likelihood(run, n=1, steps=31)
     assert len(list((run / "likelihoods").iterdir())) == 1
 
 
-def test_a_learned_variance_is_used_only_if_a_loss_trained_it(run, tmp_path, command):
+def test_a_learned_variance_is_used_only_if_a_loss_trained_it(run, tmp_path):
     """If no loss trained the predicted variance, the fixed one is used."""
     old, found = tmp_path / "run", {}
     shutil.copytree(run, old)
@@ -107,7 +91,7 @@ def test_a_learned_variance_is_used_only_if_a_loss_trained_it(run, tmp_path, com
     state = checkpoint.read_document(newest, "state")
     checkpoint.save(old / "checkpoints", state["step"] + 1, tensors, {"state": state, "recipe": changed})
     for folder in (run, old):
-        record = kept(command("likelihood", folder, "-n", "1", "--steps", "5").out)
+        record = likelihood(folder, n=1, steps=5).record
         found[record["variance"]] = record["bits"]["value"]
     assert found.keys() == {"learned", "large"}
     assert found["learned"] != pytest.approx(found["large"], rel=1e-3)
@@ -150,15 +134,11 @@ def test_bits_begin_at_the_noise_of_a_bin_or_at_the_earliest_training_time(metho
         assert min(law.times) == pytest.approx(least, rel=0.01)
 
 
-def test_all_of_foreign_images_are_measured_unless_a_part_is_named(run, tmp_path, command):
+def test_all_of_foreign_images_are_measured_unless_a_part_is_named(run, tmp_path):
     for k in range(6):
         pixels = np.random.default_rng(k).integers(0, 256, (16, 16, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{k}.png")
-    words = ["likelihood", run, "--data", tmp_path, "--steps", 3]
-    said = command(*words).out
-    assert kept(said)["reference"]["part"] == "all"
-    assert len(kept(said)["bits"]["each"]) == 6
-    assert f"of 6 images of {tmp_path}: " in said
-    said = command(*words, "--part", "valid").out
-    assert (kept(said)["reference"]["part"], len(kept(said)["bits"]["each"])) == ("valid", 2)
-    assert "of 2 held-out images of" in said
+    for part, shown, count in ((None, "all", 6), ("valid", "valid", 2)):
+        found = likelihood(run, tmp_path, steps=3, part=part)
+        assert (found.record["reference"]["part"], len(found.bits)) == (shown, count)
+    assert f"of 2 held-out images of {tmp_path}: " in str(found)
