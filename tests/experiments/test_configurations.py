@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from ddim.evaluation.record import parse_evaluation
 from ddim.experiments.configurations import group_runs, rank_configurations
-from ddim.experiments.evaluations import mark_comparable
-from ddim.experiments.index import Run
+from ddim.experiments.index import Run, mark_comparable
 from ddim.recipe.codec import dump, override
 from ddim.recipe.named import smoke
 from evaluated_runs import evaluation, record, run

@@ -10,8 +10,7 @@ from typing import Any
 
 from ddim.evaluation.conditions import error_conditions, evaluation_conditions
 from ddim.evaluation.guidance_name import name_guide
-from ddim.experiments.evaluations import training_images
-from ddim.experiments.index import Run
+from ddim.experiments.index import Run, training_images
 from ddim.metrics import catalogue
 from ddim.metrics.catalogue import Metric
 from ddim.recipe.options import ERRORS, flatten_as_text

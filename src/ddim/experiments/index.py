@@ -6,12 +6,14 @@ A sweep is a folder with ``sweep.json``. Its trials are listed as runs as soon a
 from __future__ import annotations
 
 import os
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
+from ddim.evaluation.conditions import Conditions, evaluation_conditions
 from ddim.evaluation.record import RECORD, Evaluation, list_evaluations, read_evaluation
 from ddim.experiments.sweep import SWEEP, list_trials, read_outcome
 from ddim.files import is_locked, read_sealed, shorten_paths
@@ -221,6 +223,74 @@ def run_record(run: Run) -> dict[str, Any]:
     }
 
 
+def name_runs(runs: Sequence[Run], folder: Path | None = None) -> dict[Path, str]:
+    """Return the path of each run below `folder`, keyed by the folder of the run.
+
+    By default, `folder` is the one that holds all runs. If it is itself a run, it is named by its last part.
+    """
+    paths = {run.path: run.path.absolute() for run in runs}
+    home = (
+        os.path.commonpath([path.parent for path in paths.values()]) if folder is None else folder.absolute()
+    )
+    return {key: str(path.relative_to(home)) if path != home else path.name for key, path in paths.items()}
+
+
 def find_newest_folder(parent: Path) -> Path | None:
     """Return the folder in `parent` with the highest number, or None; see `list_numbered_folders`."""
     return next(reversed(list_numbered_folders(parent)), None)
+
+
+# Which evaluation counts
+
+
+def training_images(run: Run) -> str:
+    """Return the fingerprint of the training images of a run, else their source, size and channels."""
+    data = run.recipe.get("data", {})
+    known = run.facts.get("data", {}).get("fingerprint")
+    return known or str([data.get(name) for name in ("source", "size", "channels")])
+
+
+def mark_comparable(runs: Sequence[Run]) -> list[Run]:
+    """Return copies of the runs with one evaluation each: the newest comparable one, else the newest one.
+
+    An evaluation is comparable if it was made under the conditions under which most runs on the same images
+    were evaluated. If several conditions are equally common, those with the most samples count, then those
+    of the newest evaluation. A run that has evaluations, but no comparable one, is marked as not comparable;
+    its `why` gives the reason unless it is taken.
+    """
+    groups = defaultdict[str, list[dict[Conditions, Evaluation]]](list)
+    for run in runs:
+        groups[training_images(run)].append(_list_conditions(run))
+    common = {images: _find_common(group) for images, group in groups.items()}
+    return [_mark_run(run, common[training_images(run)]) for run in runs]
+
+
+def _list_conditions(run: Run) -> dict[Conditions, Evaluation]:
+    """Return the newest evaluation of a run under each of its conditions; for a finished run, of its end."""
+    ended, batch = run.state == "finished", run.recipe.get("optim", {}).get("batch", 0)
+    return {
+        evaluation_conditions(each, run.recipe): each
+        for each in run.evaluations
+        if not ended or each.sampling is None or each.sampling.step * batch >= run.images
+    }
+
+
+def _find_common(group: Sequence[Mapping[Conditions, Evaluation]]) -> Conditions | None:
+    counts = Counter(conditions for evaluations in group for conditions in evaluations)
+    newest = {each: max(found[each].time for found in group if each in found) for each in counts}
+    return max(counts, key=lambda each: (counts[each], each.images, newest[each]), default=None)
+
+
+def _mark_run(run: Run, common: Conditions | None) -> Run:
+    evaluations = _list_conditions(run)
+    if common in evaluations or not run.evaluations:
+        return replace(run, evaluations=[evaluations[common]] if common in evaluations else ())
+    shown, reason = run.evaluations[-1], "of an earlier step"
+    if evaluations and common:
+        conditions, shown = list(evaluations.items())[-1]
+        reason = ", ".join(
+            f"different {each.aspect} ({getattr(each.one, 'description', each.one)})"  # without paths
+            for each in conditions.mismatches(common)
+        )
+    why = run.why or f"its metrics are not comparable with those of most runs on these images: {reason}"
+    return replace(run, evaluations=(shown,), why=why, comparable=False)

@@ -14,8 +14,7 @@ from PIL import Image
 from ddim.errors import UserError, format_count, warn_user
 from ddim.evaluation.figures import plot_logs
 from ddim.experiments.configurations import METRICS, Configuration, group_runs, name_runs, rank_configurations
-from ddim.experiments.evaluations import mark_comparable, training_images
-from ddim.experiments.index import Run, find_runs
+from ddim.experiments.index import Run, find_runs, mark_comparable, training_images
 from ddim.files import read_sealed, write_atomic
 from ddim.plots import charts
 from ddim.plots.pictures import SHEET, arrange_images, enlarge, render_png, split_sheet

@@ -6,17 +6,17 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError, escape, suggest
-from ddim.experiments.evaluations import mark_comparable
-from ddim.experiments.index import Run, find_runs, run_record, run_values
+from ddim.experiments.index import Run, find_runs, mark_comparable, name_runs, run_record, run_values
 from ddim.metrics.catalogue import METRICS
 from ddim.plots.table import Table, Tabular
 
-SHOWN = ("name", "recipe", "data", "size", "images", "state", "left", "image_mae", "kid", "age")
+SHOWN = ("name", "recipe", "data", "size", "images", "state", "left", "image_mae", "kid", "age", "note")
 """The columns of the table."""
 
 
@@ -36,53 +36,45 @@ class RunTable(Tabular):
         return self.to_records()
 
     @property
-    def verdict(self) -> str:
+    def title(self) -> str:
         """How to get a first run; "" if there are runs."""
         return "" if self.runs else f"no runs in {self.folder}: `ddim train photos/` creates the first run"
 
     @property
-    def title(self) -> str:
-        return ""
-
-    @property
-    def faults(self) -> list[str]:
-        """Why runs failed, cannot be read, or cannot be compared."""
-        return [f"{self._name(run)}: {run.why}" for run in self.runs if run.why]
-
-    @property
     def notes(self) -> list[str]:
+        """The images and features with which KID was measured."""
         kid = [run.evaluations[-1].conditions for run in self.runs if run.comparable and "kid" in run.metrics]
-        return [*self.faults, *(f"kid: {conditions}" for conditions in dict.fromkeys(kid))]
+        return [f"kid: {conditions}" for conditions in dict.fromkeys(kid)]
 
     def __str__(self) -> str:
-        """Return the table with its faults; in a pipe, lines with tabs between the cells, for `cut`."""
+        """Return the table; in a pipe, lines with tabs between the cells, for `cut`."""
         if sys.stdout.isatty() or not self.runs:
-            return "\n".join([repr(self), *self.faults])
-        rows = [(*row, run.why or "-") for row, run in zip(map(self._row, self.runs), self.runs, strict=True)]
-        return "\n".join("\t".join(map(escape, row)) for row in [(*SHOWN, "note"), *rows])
+            return repr(self)
+        table = self._shown(())
+        return "\n".join("\t".join(map(escape, row)) for row in [table.columns, *table.rows])
 
     def _shown(self, notes: Sequence[str]) -> Table:
-        return Table(SHOWN if self.runs else (), [self._row(run) for run in self.runs], notes)
+        names = name_runs(self.runs, self.folder)
+        rows = [[names[run.path], *_describe_run(run)] for run in self.runs]
+        return Table(SHOWN if rows else (), rows, notes)
 
-    def _row(self, run: Run) -> tuple[str, ...]:
-        error, kid = run.errors.get("image_mae"), run.metrics.get("kid")
-        data = run.recipe.get("data", {})
-        return (
-            self._name(run),
-            run.recipe.get("name") or "-",
-            Path(data["source"]).name if data else "-",
-            "x".join(map(str, data["size"])) if data else "-",
-            f"{run.images}/{run.total or '-'}",
-            run.state,
-            "-" if run.seconds_left is None else _describe_duration(run.seconds_left),
-            "-" if error is None else f"{error:.4f}",
-            "-" if kid is None else f"{kid:.4f}{'' if run.comparable else '*'}",
-            _describe_duration(time.time() - run.changed) if run.changed else "-",
-        )
 
-    def _name(self, run: Run) -> str:
-        path = run.path.relative_to(self.folder)
-        return str(path) if path.parts else run.path.name
+def _describe_run(run: Run) -> list[str]:
+    """Return the cells of a row after the name of the run."""
+    error, kid = run.errors.get("image_mae"), run.metrics.get("kid")
+    data = run.recipe.get("data", {})
+    return [
+        run.recipe.get("name") or "-",
+        Path(data["source"]).name if data else "-",
+        "x".join(map(str, data["size"])) if data else "-",
+        f"{run.images}/{run.total or '-'}",
+        run.state,
+        "-" if run.seconds_left is None else _describe_duration(run.seconds_left),
+        "-" if error is None else f"{error:.4f}",
+        "-" if kid is None else f"{kid:.4f}{'' if run.comparable else '*'}",
+        "-" if run.changed is None else _describe_duration(time.time() - run.changed),
+        run.why or "-",
+    ]
 
 
 def list_runs(
@@ -115,7 +107,7 @@ def list_runs(
         ddim runs --sort image_mae
         ddim runs --where schedule=cosine --where state=finished | cut -f 1
     """
-    folder, wanted = Path(folder), {name: str(value) for name, value in (where or {}).items()}
+    folder, wanted = Path(folder), where or {}
     # A new user has no runs yet. Another folder that is missing is a mistake.
     runs = [] if folder == Path("runs") and not folder.exists() else find_runs(folder)
     values = {run.path: run_values(run) for run in runs}
@@ -126,29 +118,24 @@ def list_runs(
             raise UserError(f"{name} is not a column, a metric or a field of a recipe{hint}")
 
     def fits(run: Run) -> bool:
-        return all(_is_same(values[run.path].get(name), text) for name, text in wanted.items())
+        own = values[run.path]
+        return all(_read_number(own.get(name)) == _read_number(value) for name, value in wanted.items())
 
     def place(run: Run) -> tuple[bool, float, str]:
-        value = values[run.path].get(str(sort))
-        number = _to_number(value)
+        value = _read_number(values[run.path].get(str(sort)))
         last = value is None or (sort in METRICS and not run.comparable)
-        return last, math.inf if number is None else -number if sort == "age" else number, str(value)
+        number = value if isinstance(value, float) else math.inf
+        return last, -number if sort == "age" else number, str(value)
 
     kept = mark_comparable(list(filter(fits, runs)))
     return RunTable(sorted(kept, key=place) if sort else kept, folder)
 
 
-def _to_number(value: object) -> float | None:
-    try:
+def _read_number(value: object) -> object:
+    """Return a number as a float, so that 0.001 equals 1e-3, and any other value as it is."""
+    with suppress(ValueError):
         return float(str(value))
-    except ValueError:
-        return None
-
-
-def _is_same(value: object, text: str) -> bool:
-    """Return whether a value is that of a text; numbers are compared as numbers."""
-    one, other = _to_number(value), _to_number(text)
-    return str(value) == text if one is None or other is None else one == other
+    return value
 
 
 def _describe_duration(seconds: float) -> str:
