@@ -19,8 +19,8 @@ def test_the_options_of_a_training_are_taken_and_nothing_is_written(command, her
     plan = json.loads(found.out)
     assert plan["size"] == [48, 48]
     assert plan["train"] == 36
-    assert [row["minutes"] for row in plan["budgets"]] == [0.1, 1]
-    runtime = plan["measured"][0]["runtime"]
+    assert [row["minutes"] for row in plan["rows"]] == [0.1, 1]
+    runtime = plan["speed"]["runtime"]
     assert (runtime["precision"], runtime["threads"], runtime["compile"]) == ("fp32", 1, False)
     assert list(here.iterdir()) == []
 
@@ -28,8 +28,8 @@ def test_the_options_of_a_training_are_taken_and_nothing_is_written(command, her
 def test_fields_of_the_recipe_are_options(command):
     narrow = json.loads(command("plan", *SMALL, "--images", "160", "--net.widths", "8,8,8", "--json").out)
     wide = json.loads(command("plan", *SMALL, "--images", "160", "--json").out)
-    assert narrow["parameters"] < wide["parameters"]
-    assert narrow["budgets"][0]["images"] == 160
+    assert narrow["speed"]["parameters"] < wide["speed"]["parameters"]
+    assert narrow["rows"][0]["images"] == 160
 
 
 def test_images_from_a_file_of_the_user_are_planned(command, here):

@@ -9,11 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim.evaluation.record import parse_evaluation
-from ddim.experiments.configurations import group_runs, rank_configurations
+from ddim.experiments import configurations
+from ddim.experiments.configurations import rank_configurations
 from ddim.experiments.index import Run, mark_comparable
 from ddim.recipe.codec import dump, override
 from ddim.recipe.named import smoke
 from evaluated_runs import evaluation, record, run
+
+
+def group_runs(runs):
+    return configurations.group_runs(runs, {run.path: run.path.name for run in runs})
 
 
 def choices(*runs):
@@ -71,11 +76,13 @@ def test_the_score_of_repeats_is_the_mean_and_the_sample_deviation(values):
 
 def test_two_runs_with_one_seed_are_duplicates():
     """A report on two sweeps that share a configuration has its first seed twice."""
-    runs = [run(str(n), seed=k, errors={"image_mae": 0.3 + 0.2 * n}) for n, k in enumerate((0, 0, 1))]
-    (row,) = group_runs(runs)
-    assert (row.runs, row.duplicates) == ([runs[0], runs[2]], [runs[1]])
-    (late,) = group_runs([replace(runs[0], state="stopped"), runs[1]])
-    assert late.runs == [runs[1]]
+    first, again, other = (
+        run(name, seed=k, errors={"image_mae": 0.3}) for name, k in (("1", 0), ("2", 0), ("3", 1))
+    )
+    (row,) = group_runs([first, again, other])
+    assert row.runs == [first, other]
+    (late,) = group_runs([replace(first, state="stopped"), again])
+    assert late.runs == [again]
 
 
 OTHERWISE = {

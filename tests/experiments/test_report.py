@@ -77,11 +77,9 @@ def read_page(report):
 def test_a_page_shows_samples_below_real_images_of_each_run(runs):
     for name, seed in (("a0", 1), ("a1", 2), ("b<0>", 1)):
         save_png(runs / name / "samples" / "real.png", make_sheet(images(4, 32, 32, seed)))
-    (runs / "b<0>" / "samples" / "step-000000030.png").write_text("torn")
-    with pytest.warns(UserWarning, match="step-000000030.png is damaged"):
-        texts, names, pictures = read_page(ddim.report(runs))
+    texts, names, pictures = read_page(ddim.report(runs))
     assert names[:6] == ["losses", "real images", "a0", "b<0>", "real images", "a1"]
-    assert names[6:] == ["a0: 480, 960 images", "a1: 480, 960 images"]
+    assert names[6:] == [f"{name}: 480, 960 images" for name in ("a0", "a1", "b<0>")]
     assert "b<0>" in texts
     for k, image in enumerate(to_uint8(images(4, 32, 32, seed=60))):
         left = 3 * k * (32 + GAP)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import NamedTuple
 
 from ddim.evaluation.conditions import error_conditions, evaluation_conditions
 from ddim.evaluation.guidance_name import name_guide
@@ -23,8 +23,7 @@ METRICS = {
 """The metrics of a report: the errors in the logs, and those of evaluations."""
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """The mean of a metric over runs with its standard deviation, or a value with its 95 % interval."""
 
     value: float
@@ -34,9 +33,12 @@ class Score:
     def __str__(self) -> str:
         """Return four decimals, more for small values and fewer for large ones."""
         digits = 2 if abs(self.value) >= 10 else 4 if abs(self.value) >= 0.01 else 6
-        spread = "" if self.deviation is None else f" ± {self.deviation:.{digits}f}"
-        ends = "" if self.interval is None else " [{:.{d}f}, {:.{d}f}]".format(*self.interval, d=digits)
-        return f"{self.value:.{digits}f}{spread}{ends}"
+        text = f"{self.value:.{digits}f}"
+        if self.deviation is not None:
+            text += f" ± {self.deviation:.{digits}f}"
+        elif self.interval is not None:
+            text += f" [{', '.join(f'{end:.{digits}f}' for end in self.interval)}]"
+        return text
 
 
 @dataclass(frozen=True)
@@ -47,78 +49,81 @@ class Configuration:
         name: the name of its first run, and the number of seeds.
         choice: the fields, with their values, in which this configuration differs from the others.
         runs: one run for each seed, a finished one if possible.
-        duplicates: further runs with the same seeds, which do not count.
     """
 
     name: str
     choice: Mapping[str, str]
     runs: Sequence[Run]
-    duplicates: Sequence[Run]
 
     @property
     def finished(self) -> Sequence[Run]:
         """The finished runs."""
         return [run for run in self.runs if run.state == "finished"]
 
+    @property
+    def means(self) -> dict[str, float | None]:
+        """The mean of each metric; None for a metric without a value."""
+        scores = {name: self.score(name) for name in METRICS}
+        return {name: None if score is None else score.value for name, score in scores.items()}
+
     def score(self, metric: str) -> Score | None:
         """Return the mean of a metric over the finished runs, or over all if none is finished.
 
         Only evaluations that `mark_comparable` marked as comparable count. None if there is no value.
         """
-        runs = self.finished or self.runs
-        if metric in ERRORS:
-            known = [(run.errors[metric], None) for run in runs if metric in run.errors]
-        else:
-            shown = [run.evaluations[-1] for run in runs if run.evaluations and run.comparable]
-            measured = [each for each in shown if metric in each.metrics]
-            known = [(each.metrics[metric].value, each.interval(metric)) for each in measured]
-        values = [value for value, _ in known]
-        if len(values) < 2:
-            return Score(values[0], interval=known[0][1]) if known else None
+        scores = []
+        for run in self.finished or self.runs:
+            evaluation = run.evaluations[-1] if run.evaluations and run.comparable else None
+            if metric in run.errors:
+                scores.append(Score(run.errors[metric]))
+            elif evaluation and metric in evaluation.metrics:
+                value = evaluation.metrics[metric].value
+                scores.append(Score(value, interval=evaluation.interval(metric)))
+        if len(scores) < 2:
+            return scores[0] if scores else None
+        values = [score.value for score in scores]
         return Score(fmean(values), stdev(values))
 
 
-def group_runs(runs: Sequence[Run]) -> list[Configuration]:
-    """Return the configurations of the runs that have begun, in the order of their first runs."""
+def group_runs(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Configuration]:
+    """Return the configurations of the runs that have begun, in the order of their first runs.
+
+    If two runs have the same recipe and seed, one of them counts, a finished one if possible.
+    """
     begun = [run for run in runs if run.recipe and run.state != "waiting"]
-    fields = [_describe_run(run, begun) for run in begun]
-    names = [
-        name for name in dict.fromkeys(name for each in fields for name in each) if _differs(name, fields)
-    ]
-    groups: dict[tuple[str, ...], list[Run]] = {}
-    for run, each in zip(begun, fields, strict=True):
-        groups.setdefault(tuple(each.get(name, "–") for name in names), []).append(run)
-    rows, shown = [], name_runs(runs)
+    recipes = [_describe_recipe(run, begun) for run in begun]
+    fields = dict.fromkeys(name for recipe in recipes for name in recipe)
+    varied = [name for name in fields if _differs(name, recipes)]
+    groups: dict[tuple[str, ...], dict[int, Run]] = {}
+    for run, recipe in zip(begun, recipes, strict=True):
+        group = groups.setdefault(tuple(recipe.get(name, "–") for name in varied), {})
+        seed = run.recipe.get("seed", 0)
+        if seed not in group or (run.state == "finished" and group[seed].state != "finished"):
+            group[seed] = run
+    rows = []
     for values, group in groups.items():
-        kept, duplicates = _split_duplicates(group)
-        name = shown[kept[0].path] + (f" ({len(kept)} seeds)" if len(kept) > 1 else "")
-        rows.append(Configuration(name, dict(zip(names, values, strict=True)), kept, duplicates))
+        members = list(group.values())
+        seeds = f" ({len(members)} seeds)" if len(members) > 1 else ""
+        choice = dict(zip(varied, values, strict=True))
+        rows.append(Configuration(names[members[0].path] + seeds, choice, members))
     return rows
 
 
-def name_runs(runs: Sequence[Run]) -> dict[Path, str]:
-    """Return a name for each run: the end of its path, just long enough that all names differ."""
-    paths, parts = {run.path: run.path.resolve().parts for run in runs}, 1
-    while len({path[-parts:] for path in paths.values()}) < len(paths):
-        parts += 1
-    return {path: "/".join(whole[-parts:]) for path, whole in paths.items()}
-
-
-def _describe_run(run: Run, others: Sequence[Run]) -> dict[str, str]:
+def _describe_recipe(run: Run, others: Sequence[Run]) -> dict[str, str]:
     """Return the fields of a recipe that may change results, and where the weights and images come from."""
     fields = flatten_as_text(run.recipe)
+    for name in ("seed", "net.classes"):
+        fields.pop(name, None)
     if run.facts.get("extended"):
         fields["images"] = str(run.total)
     # Folders are left out, because other people may see the names.
     if source := run.facts.get("source"):
         fields["from"] = f"{name_guide(source)} ({run.facts.get('source_sha256', '')[:8]})"
     # The same images may have been read from different paths, and a path may have got other images.
-    known = {
-        training_images(each) for each in others if each.recipe["data"]["size"] == run.recipe["data"]["size"]
-    }
-    name = Path(fields["data.source"]).name
-    fields["data.source"] = f"{name} ({training_images(run)[:8]})" if len(known) > 1 else "the same"
-    return {name: value for name, value in fields.items() if name not in ("seed", "net.classes")}
+    alike = [each for each in others if each.recipe["data"]["size"] == run.recipe["data"]["size"]]
+    source = f"{Path(fields['data.source']).name} ({training_images(run)[:8]})"
+    fields["data.source"] = source if len(set(map(training_images, alike))) > 1 else ""
+    return fields
 
 
 def _differs(name: str, recipes: Sequence[Mapping[str, str]]) -> bool:
@@ -130,15 +135,6 @@ def _differs(name: str, recipes: Sequence[Mapping[str, str]]) -> bool:
     for recipe in recipes:
         values.setdefault(recipe.get(name.rpartition(".")[0]), set()).add(recipe.get(name))
     return any(len(of_kind) > 1 for of_kind in values.values())
-
-
-def _split_duplicates(group: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """Return one run for each seed, a finished run if possible, and all other runs."""
-    first: dict[Any, Run] = {}
-    for run in sorted(group, key=lambda run: run.state != "finished"):
-        first.setdefault(run.recipe.get("seed"), run)
-    kept = [run for run in group if run is first[run.recipe.get("seed")]]
-    return kept, [run for run in group if run not in kept]
 
 
 def rank_configurations(rows: Sequence[Configuration], metric: str) -> list[Configuration]:

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ddim.data.arrays import give_images
 from ddim.diffusion.denoiser import with_gradients
 from ddim.errors import UserError, format_count
 from ddim.machine.progress import Progress, open_progress
-from ddim.machine.runtime import Runtime, check_runtime, count_cores
+from ddim.machine.runtime import Runtime
 from ddim.plots.table import Tabular
 from ddim.recipe.checks import check_training
 from ddim.recipe.codec import override
@@ -84,7 +84,7 @@ class TrainingPlan(Tabular):
     Attributes:
         rows: the minutes, images (counting repetitions) and passes of each budget.
         recipe: the recipe.
-        speeds: the measured speeds, that of the last budget last: compiled, not compiled, or both.
+        speed: the measured speed.
         train: number of training images.
         held_out: number of validation images.
         recognisable: minutes after which samples are recognisable, keyed by the side of images in pixels;
@@ -94,7 +94,7 @@ class TrainingPlan(Tabular):
 
     rows: Sequence[Mapping[str, float]]
     recipe: Recipe
-    speeds: Sequence[Speed]
+    speed: Speed
     train: int
     held_out: int
     recognisable: Mapping[int, float]
@@ -104,22 +104,21 @@ class TrainingPlan(Tabular):
     def verdict(self) -> str:
         """When samples will be recognisable; else how often each image is seen."""
         if not self.recognisable:
-            often = f"{self.rows[-1]['passes']:,.1f} times in {describe_minutes(self.rows[-1]['minutes'])}"
-            return f"each training image is seen about {often} here"
+            minutes, passes = (self.rows[-1][name] for name in ("minutes", "passes"))
+            return f"each training image is seen {passes:,.1f} times in {describe_minutes(minutes)} here"
         (side, minutes), *smaller = self.recognisable.items()
         of = "" if side == max(self.recipe.data.size) else f" at {side} px"
-        others = "".join(f", at {each} px after {describe_minutes(least)}" for each, least in smaller)
-        return f"recognisable images{of} after about {describe_minutes(minutes)} here{others}"
+        others = [f", at {each} px after {describe_minutes(least)}" for each, least in smaller]
+        return f"recognisable images{of} after about {describe_minutes(minutes)} here{''.join(others)}"
 
     @property
     def title(self) -> str:
-        speed = self.speeds[-1]
-        height, width = self.recipe.data.size
+        speed, (height, width) = self.speed, self.recipe.data.size
+        images = f"{format_count(self.train, 'training image')} of {height} x {width} pixels"
+        memory = f"about {speed.memory / 2**30:.2g} GiB of memory"
         compiled = f" in {format_duration(speed.warm_up)}" if speed.runtime.compile else ""
         return (
-            f"{format_count(self.train, 'training image')} of {height} x {width} pixels; recipe "
-            f"{self.recipe.name}, {speed.parameters:,} parameters, about {speed.memory / 2**30:.2g} GiB of "
-            "memory\n"
+            f"{images}; recipe {self.recipe.name}, {speed.parameters:,} parameters, {memory}\n"
             f"measured: {speed.images_per_second:,.3g} images/s on {speed.runtime.describe()}{compiled}"
         )
 
@@ -134,20 +133,9 @@ class TrainingPlan(Tabular):
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole plan as plain values."""
-        speed = self.speeds[-1]
-        return {
-            "verdict": self.verdict,
-            "recipe": self.recipe.name,
-            "size": list(self.recipe.data.size),
-            "parameters": speed.parameters,
-            "memory": speed.memory,
-            "train": self.train,
-            "held_out": self.held_out,
-            "recognisable": self.recognisable,
-            "measured": [asdict(each) for each in self.speeds],
-            "budgets": self.rows,
-            "cautions": self.cautions,
-        }
+        content = {each.name: getattr(self, each.name) for each in fields(self)}
+        recipe = {"recipe": self.recipe.name, "size": list(self.recipe.data.size)}
+        return {"verdict": self.verdict, **content, **recipe, "speed": asdict(self.speed)}
 
 
 def plan(  # noqa: PLR0913 (the choices of a notebook)
@@ -190,7 +178,6 @@ def plan(  # noqa: PLR0913 (the choices of a notebook)
         ddim plan photos/
         ddim plan photos/ --size 128 --minutes 40,480
     """
-    check_runtime(machine.device, machine.precision, machine.threads)
     if images is not None and minutes is not None:
         raise UserError("give minutes or images, not both")
     # The images given from Python can be opened as long as this variable refers to their source.
@@ -207,31 +194,23 @@ def plan(  # noqa: PLR0913 (the choices of a notebook)
 @with_gradients
 def _measure_plan(budgets: Sequence[Recipe], machine: Machine, progress: Progress) -> TrainingPlan:
     """Return one plan for all budgets; each is the checked recipe with another budget."""
-    recipe, runtime = budgets[0], machine.choose(budgets[0])
+    recipe = budgets[-1]
     open_split(recipe, progress)  # decodes the images
     began = time.monotonic()
     parts = open_split(recipe)
     reading, channels = time.monotonic() - began, parts.images.pixels.shape[-1]
-    cost = time_image(recipe, channels, runtime.precision)
-    rows, speeds = [], dict[bool, Speed]()
+    # Only the length of a run decides whether its network is compiled. The longest budget decides for all.
+    device, longest = machine.choose(recipe).device, max(budgets, key=lambda each: each.minutes)
+    runtime = machine.choose(recipe, estimate_seconds(longest, channels, device, machine.threads, 1))
+    progress("compiling and measuring" if runtime.compile else "measuring the speed", 0, 1)
+    speed = measure_speed(recipe, parts, runtime)
+    rows = []
     for budget in budgets:
-        # All runs have the same precision and threads. Only compilation depends on the length of a run.
-        seconds = estimate_seconds(budget, channels, runtime.device, machine.threads, 1)
-        alike = replace(machine, precision=runtime.precision, threads=runtime.threads).choose(budget, seconds)
-        progress(
-            "compiling and measuring" if alike.compile else "measuring the speed", len(rows), len(budgets)
-        )
-        speed = speeds.pop(alike.compile, None) or measure_speed(recipe, parts, alike, cost)
-        speeds[alike.compile] = speed
         seen, took = forecast_run(budget, speed, reading)
         rows.append({"minutes": took / 60, "images": seen, "passes": seen / len(parts.train)})
+    recognisable = _forecast_recognisable(recipe, speed, channels, reading)
     cautions = list_cautions(parts.images, len(parts.train))
-    if runtime.device == "cpu" and runtime.threads < count_cores() and machine.threads is None:
-        used = f"{format_count(runtime.threads, 'thread')} of {count_cores()}"
-        cautions.append(f"measured with {used}, as other programs run; a training uses more when they end")
-    known = _forecast_recognisable(recipe, list(speeds.values())[-1], channels, reading)
-    counts = len(parts.train), len(parts.validation)
-    return TrainingPlan(rows, recipe, list(speeds.values()), *counts, known, cautions)
+    return TrainingPlan(rows, recipe, speed, len(parts.train), len(parts.validation), recognisable, cautions)
 
 
 def _forecast_recognisable(recipe: Recipe, speed: Speed, channels: int, reading: float) -> dict[int, float]:
@@ -262,7 +241,7 @@ def describe_minutes(minutes: float) -> str:
     return f"{minutes / 60:.2g} hours"
 
 
-def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: float) -> Speed:
+def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime) -> Speed:
     """Train for `SECONDS` after `WARM_UP` steps, and return the speed.
 
     No validation is run: a network evaluation is expected to take a third of the time of a training image.
@@ -272,12 +251,13 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: fl
         recipe: the recipe of the run.
         parts: the images of the run, split into training and validation images.
         runtime: how the network runs.
-        cost: processor seconds for one image, see `time_image`; it predicts how long a step will take.
 
     Raises:
         UserError: if the memory of this machine is too small.
     """
     optim, report = recipe.optim, recipe.report
+    # The time of one image predicts how long a step will take.
+    cost = time_image(recipe, parts.images.pixels.shape[-1], runtime.precision)
     most = LONGEST / (cost / runtime.threads) if runtime.device == "cpu" else optim.batch
     batch = min(optim.batch, max(1, int(most) // optim.accumulate) * optim.accumulate)
     with runtime:
