@@ -66,7 +66,7 @@ def test_other_images_and_other_first_weights_are_differences_and_other_paths_ar
 def test_the_score_of_repeats_is_the_mean_and_the_sample_deviation(values):
     runs = [run(str(k), seed=k, errors={"image_mae": value}) for k, value in enumerate(values)]
     (row,) = group_runs([*runs, run("late", seed=99, state="stopped", errors={"image_mae": 9e9})])
-    score = row.score("image_mae")
+    score = row.scores["image_mae"]
     assert score.value == pytest.approx(statistics.fmean(values), rel=1e-9, abs=1e-6)
     if len(values) > 1:
         assert score.deviation == pytest.approx(statistics.stdev(values), rel=1e-9, abs=1e-6)
@@ -108,7 +108,7 @@ def test_an_evaluation_under_other_conditions_is_left_out_and_described(said):
     assert (marked.metrics["kid"], marked.comparable) == (0.01, False)
     assert said in marked.why
     (row,) = group_runs([*comparable, marked])
-    assert row.score("kid").value == pytest.approx(0.35)
+    assert row.scores["kid"].value == pytest.approx(0.35)
 
 
 def test_the_newest_evaluation_under_the_most_common_conditions_counts():

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import pytest
@@ -86,12 +87,15 @@ def test_own_networks_are_planned_as_they_are_trained():
     assert found.to_records()[0]["images"] > 0
 
 
-def test_recognisable_images_come_sooner_if_they_are_smaller():
+def test_recognisable_images_come_sooner_if_they_are_smaller(monkeypatch):
+    """The oracle is a network whose time is that of its pixels."""
+    monkeypatch.setattr(ddim.experiments.plan, "time_image", lambda recipe, *_: 1e-6 * prod(recipe.data.size))
     narrow = override(fast(), {"net.widths": "8,8,8,8", "data.source": "blossoms:40", "optim.batch": 2})
-    found = ddim.plan(None, narrow, minutes=[1], machine=tiny.MACHINE)
+    found = ddim.plan(None, narrow, minutes=1, machine=tiny.MACHINE)
     assert list(found.recognisable) == [64, 32]
-    assert found.recognisable[64] > found.recognisable[32] > 0
-    assert found.recognisable[64] * 60 > 0.9 * RECOGNISABLE / found.speed.images_per_second
+    seconds = RECOGNISABLE / found.speed.images_per_second
+    assert 60 * found.recognisable[64] == pytest.approx(seconds, rel=0.1)
+    assert 60 * found.recognisable[32] == pytest.approx(seconds / 4, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +114,7 @@ def test_the_verdict_is_one_plain_sentence(minutes, said):
 def speed_of(recipe, first=3.0, update=0.2, aside=0.5):
     """The speed that a measurement by the clock of `clocks` would find."""
     batch = recipe.optim.batch
-    return Speed(Runtime(), batch / update, 0.0, first + 2 * update, aside, 1, 1)
+    return Speed(Runtime(), batch / update, first + 2 * update, aside, 1, 1)
 
 
 def measure(recipe):

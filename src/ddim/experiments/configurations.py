@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -60,29 +61,26 @@ class Configuration:
         """The finished runs."""
         return [run for run in self.runs if run.state == "finished"]
 
-    @property
-    def means(self) -> dict[str, float | None]:
-        """The mean of each metric; None for a metric without a value."""
-        scores = {name: self.score(name) for name in METRICS}
-        return {name: None if score is None else score.value for name, score in scores.items()}
+    @cached_property
+    def scores(self) -> dict[str, Score]:
+        """The mean of each measured metric over the finished runs, or over all if none is finished.
 
-    def score(self, metric: str) -> Score | None:
-        """Return the mean of a metric over the finished runs, or over all if none is finished.
-
-        Only evaluations that `mark_comparable` marked as comparable count. None if there is no value.
+        Only evaluations that `mark_comparable` marked as comparable count.
         """
-        scores = []
+        values: dict[str, list[Score]] = {}
         for run in self.finished or self.runs:
-            evaluation = run.evaluations[-1] if run.evaluations and run.comparable else None
-            if metric in run.errors:
-                scores.append(Score(run.errors[metric]))
-            elif evaluation and metric in evaluation.metrics:
-                value = evaluation.metrics[metric].value
-                scores.append(Score(value, interval=evaluation.interval(metric)))
-        if len(scores) < 2:
-            return scores[0] if scores else None
-        values = [score.value for score in scores]
-        return Score(fmean(values), stdev(values))
+            for name, error in run.errors.items():
+                values.setdefault(name, []).append(Score(error))
+            for evaluation in run.evaluations if run.comparable else ():
+                for name, measured in evaluation.metrics.items():
+                    score = Score(measured.value, interval=evaluation.interval(name))
+                    values.setdefault(name, []).append(score)
+        return {name: _average(values[name]) for name in METRICS if name in values}
+
+
+def _average(scores: Sequence[Score]) -> Score:
+    values = [score.value for score in scores]
+    return Score(fmean(values), stdev(values)) if len(values) > 1 else scores[0]
 
 
 def group_runs(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Configuration]:
@@ -148,10 +146,11 @@ def rank_configurations(rows: Sequence[Configuration], metric: str) -> list[Conf
     if metric in ERRORS:
         fair = len(conditions) == 1
     else:
-        measured = [(run, run.evaluations[-1]) for run in runs if run.evaluations and run.comparable]
-        few = any(evaluation_conditions(each, run.recipe).shortage(metric) for run, each in measured)
+        evaluations = [each for run in runs if run.comparable for each in run.evaluations]
+        few = any(evaluation_conditions(each).shortage(metric) for each in evaluations)
         fair = len({each.reference for each in conditions}) == 1 and not few
-    scores = [(score.value, row) for row in rows if row.finished and (score := row.score(metric))]
-    scores.sort(key=lambda pair: pair[0], reverse=not METRICS[metric].lower_is_better)
-    tied = len(scores) < 2 or scores[0][0] == scores[1][0]
-    return [row for _, row in scores] if fair and not tied else []
+    measured = [row for row in rows if row.finished and metric in row.scores]
+    worse = not METRICS[metric].lower_is_better
+    ranked = sorted(measured, key=lambda row: row.scores[metric].value, reverse=worse)
+    tied = len(ranked) < 2 or ranked[0].scores[metric].value == ranked[1].scores[metric].value
+    return ranked if fair and not tied else []

@@ -60,9 +60,8 @@ class Speed:
     Attributes:
         runtime: the device, precision, compilation and threads of the measurement.
         images_per_second: training images per second, not counting the time of validations.
-        start: seconds to prepare the training: initial weights, statistics of the pixels.
-        warm_up: seconds of the first `WARM_UP` steps with the batch size of the recipe. They include the
-            compilation of the network, if it is compiled.
+        warm_up: seconds to prepare the training, and of its first `WARM_UP` steps with the batch size of the
+            recipe. They include the compilation of the network, if it is compiled.
         validation: seconds of one validation: errors on validation images, and samples.
         parameters: number of weights of the network.
         memory: estimated bytes of memory for the training.
@@ -70,7 +69,6 @@ class Speed:
 
     runtime: Runtime
     images_per_second: float
-    start: float
     warm_up: float
     validation: float
     parameters: int
@@ -265,8 +263,7 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime) -> Speed
         training = start_training(replace(recipe, optim=replace(optim, batch=batch)), parts, runtime, None)
         # At progress 0, a step of a student evaluates the network once; all later steps evaluate it twice.
         training.plan = Plan(sys.maxsize, decayed=0.5) if recipe.is_student else training.plan
-        start, memory = time.monotonic() - began, estimate_memory(training)
-        started = time.monotonic()
+        memory = estimate_memory(training)
         for _ in range(WARM_UP):
             _finish_step(training)
         warm, steps = time.monotonic(), 0
@@ -281,8 +278,7 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime) -> Speed
     return Speed(
         runtime=runtime,
         images_per_second=steps * batch / seconds,
-        start=start,
-        warm_up=max(0.0, warm - started - usual) + usual * optim.batch / batch,
+        warm_up=max(0.0, warm - began - usual) + usual * optim.batch / batch,
         validation=evaluations / 3 * seconds / (steps * batch),
         parameters=sum(weight.numel() for weight in training.model.parameters()),
         memory=memory,
@@ -306,7 +302,7 @@ def forecast_run(recipe: Recipe, speed: Speed, reading: float = 0.0) -> tuple[in
         reading: seconds to open the images, before training is prepared.
     """
     batch, events = recipe.optim.batch, recipe.report.events
-    aside, warm = reading + speed.start + speed.warm_up, WARM_UP * batch
+    aside, warm = reading + speed.warm_up, WARM_UP * batch
     if recipe.images is not None:
         images = math.ceil(recipe.images / batch) * batch
         rest = max(0, images - warm) / speed.images_per_second

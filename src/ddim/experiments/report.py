@@ -46,7 +46,7 @@ class Report(Tabular):
         """Which runs are best; a sentence for a reader without statistics."""
         for metric, praise in (("kid", "closest to real images"), ("image_mae", "lowest validation error")):
             if ranked := rank_configurations(self.rows, metric)[:2]:
-                said = [f"{row.name}, {METRICS[metric].title} {row.score(metric)}" for row in ranked]
+                said = [f"{row.name}, {METRICS[metric].title} {row.scores[metric]}" for row in ranked]
                 return f"{praise}: {'; next: '.join(said)}"
         if len({training_images(run) for run in self.runs if run.recipe}) > 1:
             return "not ranked: these runs have different images"
@@ -72,7 +72,8 @@ class Report(Tabular):
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return one row for each configuration: its runs, its fields, the means of its metrics."""
-        return [{"run": row.name, **row.choice, **row.means} for row in self.rows]
+        means = [{name: score.value for name, score in row.scores.items()} for row in self.rows]
+        return [{"run": row.name, **row.choice, **each} for row, each in zip(self.rows, means, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
         """Return the file of the page, and the table."""
@@ -81,10 +82,10 @@ class Report(Tabular):
     def _shown(self, notes: Sequence[str]) -> Table:
         """Return the table with spreads and intervals, and with the best value of each metric marked."""
         fields = list(self.rows[0].choice)[:FIELDS] if self.rows else []
-        metrics = [name for name in METRICS if any(row.score(name) for row in self.rows)]
+        metrics = [name for name in METRICS if any(name in row.scores for row in self.rows)]
         lines, best = [], set()
         for row in self.rows:
-            scores = [str(row.score(name) or "–") for name in metrics]
+            scores = [str(row.scores.get(name, "–")) for name in metrics]
             finished = f"{len(row.finished)} of {len(row.runs)}"
             lines.append([row.name, *(row.choice[name] for name in fields), *scores, finished])
         for column, name in enumerate(metrics, 1 + len(fields)):
