@@ -17,7 +17,7 @@ from ddim.data.arrays import give_images
 from ddim.diffusion.denoiser import with_gradients
 from ddim.errors import UserError, format_count
 from ddim.machine.progress import Progress, open_progress
-from ddim.machine.runtime import Runtime
+from ddim.machine.runtime import Runtime, find_device
 from ddim.plots.table import Tabular
 from ddim.recipe.checks import check_training
 from ddim.recipe.codec import override
@@ -41,7 +41,6 @@ step 3, from the sheets of the runs in docs/results/fast.md."""
 
 LARGEST = 64
 """The largest side of images, in pixels, for which `RECOGNISABLE` was observed."""
-
 
 SECONDS = 6.0
 """Seconds of training steps that are timed; longer if `FEWEST` steps take longer."""
@@ -198,7 +197,7 @@ def _measure_plan(budgets: Sequence[Recipe], machine: Machine, progress: Progres
     parts = open_split(recipe)
     reading, channels = time.monotonic() - began, parts.images.pixels.shape[-1]
     # Only the length of a run decides whether its network is compiled. The longest budget decides for all.
-    device, longest = machine.choose(recipe).device, max(budgets, key=lambda each: each.minutes)
+    device, longest = find_device(machine.device), max(budgets, key=lambda each: each.minutes)
     runtime = machine.choose(recipe, estimate_seconds(longest, channels, device, machine.threads, 1))
     progress("compiling and measuring" if runtime.compile else "measuring the speed", 0, 1)
     speed = measure_speed(recipe, parts, runtime)
@@ -221,9 +220,10 @@ def _forecast_recognisable(recipe: Recipe, speed: Speed, channels: int, reading:
     own, minutes = max(recipe.data.size), {}
     # The network follows from the size of images if they are large.
     small = recipe if own <= LARGEST else find_recipe(recipe.name, (LARGEST, LARGEST))
-    whole = time_image(recipe, channels, speed.runtime.precision)
+    how = speed.runtime.precision, speed.runtime.device
+    whole = time_image(recipe, channels, *how)
     for side in (min(own, LARGEST), min(own, LARGEST) // 2):
-        part = time_image(override(small, {"data.size": side}), channels, speed.runtime.precision)
+        part = time_image(override(small, {"data.size": side}), channels, *how)
         factor = 1.0 if side == own else whole / part
         rate, validation = speed.images_per_second * factor, speed.validation / factor
         faster = replace(speed, images_per_second=rate, validation=validation)
