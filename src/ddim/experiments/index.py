@@ -22,7 +22,7 @@ from ddim.evaluation.record import RECORD, Evaluation, list_evaluations, read_ev
 from ddim.experiments.sweep import SWEEP, list_trials, read_outcome
 from ddim.files import is_locked, read_sealed, shorten_paths
 from ddim.metrics.catalogue import METRICS as EVALUATED
-from ddim.plots.table import Table, Tabular
+from ddim.plots.table import Table, Tabular, format_cell
 from ddim.recipe.options import ERRORS, flatten_as_text
 from ddim.runs.checkpoint import read_document
 from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints, list_numbered_folders
@@ -359,7 +359,7 @@ def _describe_run(run: Run) -> list[str]:
         run.state,
         "-" if run.seconds_left is None else _describe_duration(run.seconds_left),
         "-" if error is None else f"{error:.4f}",
-        "-" if kid is None else f"{kid:.4f}{'' if run.comparable else '*'}",
+        "-" if kid is None else f"{format_cell(kid)}{'' if run.comparable else '*'}",
         "-" if run.changed is None else _describe_duration(time.time() - run.changed),
         run.why or "-",
     ]
