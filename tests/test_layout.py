@@ -106,7 +106,7 @@ def test_the_check_above_can_fail(line):
         ("ddim.runs.folder", ["numpy", "safetensors"]),
         ("ddim.runs.checkpoint", ["numpy", "safetensors"]),
         ("ddim.evaluation.record", []),
-        ("ddim.experiments.index", ["numpy", "yaml", "rich", "optuna"]),
+        ("ddim.experiments.index", ["yaml", "rich", "optuna"]),
         ("ddim.experiments.trials", ["yaml", "rich", "optuna"]),
     ],
 )

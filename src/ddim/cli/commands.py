@@ -25,7 +25,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "likelihood": "evaluation.likelihood:likelihood",
         "diagnose": "evaluation.diagnose:diagnose",
         "report": "experiments.report:report",
-        "runs": "experiments.run_table:list_runs",
+        "runs": "experiments.index:list_runs",
     },
     "Improve": {
         "plan": "experiments.plan:plan",
