@@ -291,9 +291,9 @@ def test_a_folder_holds_samples_of_one_run_and_one_way_of_sampling(run, tmp_path
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["-n", "0"], "-n must be at least 1 and at most 1,000,000, got 0"),
+        (["-n", "0"], "n must be at least 1 and at most 1,000,000, got 0"),
         (["--seed", "-1"], "seed must lie in [0, 2^32), got -1"),
-        (["--seeds", "1", "-n", "3"], "--seeds lists the seeds; leave out -n and --seed"),
+        (["--seeds", "1", "-n", "3"], "give a list of seeds, or n and seed, got 1 seeds, n 3 and seed 0"),
         (["--stepz", "3"], "--stepz is not an option; perhaps you meant --steps"),
         (["--sampler.etta", "1"], "sampler.etta is not a field of a recipe; perhaps you meant sampler.eta"),
     ],

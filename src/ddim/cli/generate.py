@@ -162,10 +162,10 @@ def _read_value(parameter: Parameter, text: str, arguments: Arguments) -> Any:  
         if not equals:
             raise UserError(f"{parameter.option} must be NAME=VALUE, got {text!r}")
         return {name: value}
+    if parameter.name == "callbacks":
+        return [load_callback(text)]
     if names_own(text):
         arguments.files += list_own_files({"": text})
-        if parameter.name == "callbacks":
-            return [load_callback(text)]
         is_object = any(kind.name == "object" for kind in parameter.types)
         return load_own(text) if is_object else name_own_parts({"": text})[""]
     types = parameter.types

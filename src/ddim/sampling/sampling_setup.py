@@ -61,6 +61,8 @@ class Guidance:
             raise UserError(f"guidance must be a number of at least 0, got {self.scale}")
         # Equal values must be equal as text too, in records and names.
         object.__setattr__(self, "scale", float(self.scale))
+        if not self.limits[0] < self.limits[1]:
+            raise UserError(f"guidance_interval must have its lower end first, got {self.interval}")
         low, high = (None if math.isinf(end) else end for end in self.limits)
         object.__setattr__(self, "interval", None if low is high is None else (low, high))
 
@@ -200,8 +202,13 @@ def choose_sampling(
     """
     steps = len(grid) if steps is None and isinstance(grid, list | tuple | Tensor) else steps
     steps = pipeline.recipe.choose_steps(steps)
-    parts = {"sampler": sampler, "grid": grid}
-    pipeline = pipeline.with_recipe(**{name: part for name, part in parts.items() if part is not None})
+    parts = {name: part for name, part in {"sampler": sampler, "grid": grid}.items() if part is not None}
+    if fields:
+        # A name and the fields of its part, such as "listed" and grid.times, are read together.
+        fields = {name: part for name, part in parts.items() if isinstance(part, str)} | {**fields}
+    pipeline = pipeline.with_recipe(
+        **{name: part for name, part in parts.items() if name not in (fields or ())}
+    )
     if fields is not None:
         # Even without changes, values become those of a file: eta 1 becomes 1.0, in records and cache keys.
         pipeline = replace(pipeline, recipe=override_sampling(pipeline.recipe, fields))
