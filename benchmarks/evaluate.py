@@ -13,8 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ddim.evaluation.evaluate import evaluate_source
-from ddim.evaluation.samples import Samples
+from ddim.evaluation.evaluate import evaluate
 from ddim.metrics.features import extract_features, load_extractor
 from ddim.plots.pictures import to_uint8
 from ddim.sampling.generate import generate
@@ -32,16 +31,14 @@ def main() -> None:
     extractor = load_extractor()
     with tempfile.TemporaryDirectory() as folder:
         # Cache the features of the reference, and warm up.
-        evaluate_source(args.run, Samples(32, args.steps), extractor=extractor, out=Path(folder) / "warm")
+        evaluate(args.run, n=32, steps=args.steps, features=extractor, out=Path(folder) / "warm")
         trained = load(args.run)
         began = time.perf_counter()
         images, _ = generate(SamplingSetup(trained, args.steps), range(args.n))
         sampled = time.perf_counter()
         extract_features(extractor, to_uint8(images))
         extracted = time.perf_counter()
-        evaluate_source(
-            args.run, Samples(args.n, args.steps), extractor=extractor, out=Path(folder) / "timed"
-        )
+        evaluate(args.run, n=args.n, steps=args.steps, features=extractor, out=Path(folder) / "timed")
         done = time.perf_counter()
     parts, whole = extracted - began, done - extracted
     print(f"sampling {sampled - began:.1f} s, features {extracted - sampled:.1f} s, together {parts:.1f} s")

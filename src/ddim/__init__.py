@@ -37,23 +37,25 @@ if TYPE_CHECKING:
     from ddim.diffusion.schedules import Cosine, KarrasSigma, Level, Linear, Schedule
     from ddim.diffusion.times import TimeSampling
     from ddim.errors import UserError
-    from ddim.evaluation.average_choice import list_averages, pick_average, reconstruct_average
-    from ddim.evaluation.compare import compare_evaluations as compare
+    from ddim.evaluation.averages import ema
+    from ddim.evaluation.compare import compare
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.evaluate import evaluate
     from ddim.evaluation.figures import plot, plot_forward, plot_losses, plot_reverse, plot_samplers
-    from ddim.evaluation.grid_search import search_grid as search
-    from ddim.evaluation.guidance_search import search_guidance
+    from ddim.evaluation.image_summary import inspect_data
     from ddim.evaluation.likelihood import likelihood
+    from ddim.evaluation.measure import measure
     from ddim.evaluation.memorisation import memorisation
-    from ddim.evaluation.reference import Reference
-    from ddim.evaluation.samples import Samples
     from ddim.evaluation.schedule_figures import plot_schedules
-    from ddim.evaluation.tabulate import tabulate
-    from ddim.exchange.export import export_run as export
-    from ddim.exchange.importing import import_model
-    from ddim.exchange.push import push_run as push
-    from ddim.experiments.plan import plan_training as plan
+    from ddim.evaluation.search import search
+    from ddim.exchange.export import export
+    from ddim.exchange.hub import push
+    from ddim.exchange.import_model import import_model
+    from ddim.experiments.plan import plan
+    from ddim.experiments.report import report
+    from ddim.experiments.run_table import list_runs
+    from ddim.experiments.sweep import sweep
+    from ddim.machine.cache_folder import inspect_cache
     from ddim.plots.pictures import sheet
     from ddim.recipe import parts  # noqa: F401
     from ddim.recipe.named import find_recipe
@@ -67,10 +69,13 @@ if TYPE_CHECKING:
 # wait for torch. "compare=compare_evaluations" is a name whose home has a longer one.
 _HOMES = {
     "training": "train resume distill Callback Machine",
-    "experiments.plan": "plan=plan_training",
-    "exchange.export": "export=export_run",
-    "exchange.push": "push=push_run",
-    "exchange.importing": "import_model",
+    "experiments.plan": "plan",
+    "experiments.report": "report",
+    "experiments.run_table": "list_runs",
+    "experiments.sweep": "sweep",
+    "exchange.export": "export",
+    "exchange.hub": "push",
+    "exchange.import_model": "import_model",
     "sampling.pipeline": "load Pipeline",
     "sampling.generate": "sample",
     "plots.pictures": "sheet",
@@ -78,16 +83,15 @@ _HOMES = {
     "recipe.named": "find_recipe",
     "diffusion.denoiser": "Model",
     "evaluation.evaluate": "evaluate",
-    "evaluation.tabulate": "tabulate",
-    "evaluation.samples": "Samples",
-    "evaluation.reference": "Reference",
-    "evaluation.compare": "compare=compare_evaluations",
+    "evaluation.compare": "compare",
+    "evaluation.measure": "measure",
     "evaluation.diagnose": "diagnose",
     "evaluation.memorisation": "memorisation",
     "evaluation.likelihood": "likelihood",
-    "evaluation.grid_search": "search=search_grid",
-    "evaluation.guidance_search": "search_guidance",
-    "evaluation.average_choice": "pick_average list_averages reconstruct_average",
+    "evaluation.search": "search",
+    "evaluation.averages": "ema",
+    "evaluation.image_summary": "inspect_data",
+    "machine.cache_folder": "inspect_cache",
     "sampling.edits": "invert interpolate inpaint vary",
     "evaluation.figures": "plot plot_forward plot_reverse plot_samplers plot_losses",
     "evaluation.schedule_figures": "plot_schedules",
@@ -116,22 +120,25 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "train",
     "resume",
     "distill",
+    "sweep",
     "load",
     "sample",
     "sheet",
     # Measure
     "evaluate",
-    "tabulate",
     "compare",
+    "measure",
     "diagnose",
     "memorisation",
     "likelihood",
     "search",
-    "search_guidance",
-    # Choose the average of the weights
-    "pick_average",
-    "reconstruct_average",
-    "list_averages",
+    "ema",
+    # Images and what is kept of them
+    "inspect_data",
+    "inspect_cache",
+    # Several runs
+    "list_runs",
+    "report",
     # Exchange with other programs
     "export",
     "push",
@@ -154,8 +161,6 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "Noise",
     "Pipeline",
     "Recipe",
-    "Reference",
-    "Samples",
     "UserError",
     # Samplers
     "AdamsBashforth",

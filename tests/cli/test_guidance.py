@@ -7,10 +7,10 @@ import pytest
 import tiny
 from ddim.cli import main
 from ddim.cli.guidance import parse_interval
+from ddim.evaluation import evaluate
 from ddim.evaluation import record as records
 from ddim.evaluation.compare import list_differing_choices
 from ddim.evaluation.conditions import evaluation_conditions
-from ddim.metrics import features
 from ddim.runs import checkpoint
 from ddim.runs.names import GUIDE
 from stubs import stub
@@ -93,7 +93,7 @@ def test_a_run_of_another_network_guides(home, tmp_path, command):
     ("words", "said"),
     [
         (["--guidance", "2"], "guidance needs a label"),
-        (["--guidance", "2", "--guide-with", "nowhere"], "run nowhere is not a folder"),
+        (["--guidance", "2", "--guide-with", "nowhere"], "run nowhere does not exist"),
         (
             ["--guidance", "2", "--guidance-interval", "5,-2"],
             "--guidance-interval must have its lower end first",
@@ -107,9 +107,8 @@ def test_a_mistake_is_one_sentence(words, said, home, here, refused):
 
 
 def test_a_table_has_rows_for_guidance_and_its_conditions_differ(home, monkeypatch, command):
-    monkeypatch.setattr(features, "load_extractor", lambda *_: stub())
-    for module in ("samples", "evaluate"):
-        monkeypatch.setattr(f"ddim.evaluation.{module}.LEAST", 2)
+    monkeypatch.setattr(evaluate, "load_extractor", lambda *_: stub())
+    monkeypatch.setattr(evaluate, "LEAST", 2)
     words = ["evaluate", home / "run", "-n", 8, *STEPS, "--guide-with", "@guide,@raw", "--guidance", "1,2"]
     said = command(*words, "--guidance-interval", "-2,5").out
     assert all(

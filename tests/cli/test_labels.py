@@ -9,10 +9,9 @@ from PIL import Image
 import tiny
 from ddim.cli import main
 from ddim.data import open_images
-from ddim.evaluation import likelihood
-from ddim.evaluation import compare
+from ddim.diffusion import likelihood
+from ddim.evaluation import compare, evaluate
 from ddim.evaluation import record as scores
-from ddim.metrics import features
 from ddim.plots.pictures import enlarge, make_sheet
 from ddim.recipe.codec import write_recipe
 from ddim.sampling.generate import generate
@@ -111,9 +110,8 @@ def test_a_run_without_unlabelled_images_needs_a_label(tmp_path, monkeypatch, co
 
 
 def test_an_evaluation_uses_the_samples_of_the_label_and_records_it(home, monkeypatch, command):
-    monkeypatch.setattr(features, "load_extractor", lambda *_: stub())
-    for module in ("samples", "evaluate"):
-        monkeypatch.setattr(f"ddim.evaluation.{module}.LEAST", 2)
+    monkeypatch.setattr(evaluate, "load_extractor", lambda *_: stub())
+    monkeypatch.setattr(evaluate, "LEAST", 2)
     words = ["evaluate", home / "run", "-n", 12, "--steps", 2, "--label"]
     command(*words, "all", "--guidance", "2")
     command(*words, "daisy")

@@ -95,7 +95,7 @@ def test_out_takes_the_results_of_a_checkpoint_too(run, tmp_path, command):
     assert (tmp_path / "new" / "results" / "record.json").is_file()
 
 
-@pytest.mark.parametrize("name", ["diagnose", "likelihood", "search", "memorisation"])
+@pytest.mark.parametrize("name", ["diagnose", "likelihood", "memorisation"])
 def test_out_is_checked_before_the_work(name, run, tmp_path, monkeypatch, refused):
     def work(*args, **options):
         raise AssertionError("the work began")

@@ -1,10 +1,10 @@
 """Combinations of choices of sampling, and their names."""
 
 import numpy as np
+import pytest
 
 import ddim
-from ddim.evaluation.choices import choose_samples, expand_choices, name_choices
-from ddim.evaluation.samples import Samples
+from ddim.evaluation.choices import expand_choices, name_choices
 
 
 def test_every_combination_is_listed_and_the_last_choice_changes_fastest():
@@ -30,8 +30,20 @@ def test_a_field_is_combined_only_with_kinds_that_have_it():
     ]
 
 
-def test_an_array_is_a_list_of_values():
-    assert expand_choices({"steps": np.array([5, 10])}) == [{"steps": 5}, {"steps": 10}]
+@pytest.mark.parametrize(
+    ("name", "given", "values"),
+    [
+        ("steps", np.array([5, 10]), [5, 10]),
+        ("sampler.eta", "0, 0.5", ["0", "0.5"]),
+        ("grid.times", "1,0.5", ["1,0.5"]),
+        ("grid.times", "[1,0.5],[1,0.2]", ["1,0.5", "1,0.2"]),
+        ("grid.times", (1.0, 0.5), [(1.0, 0.5)]),
+        ("guidance_interval", (None, 5), [(None, 5)]),
+        ("guidance_interval", [(None, 5), (0, 1)], [(None, 5), (0, 1)]),
+    ],
+)
+def test_choices_are_values_or_lists_of_values(name, given, values):
+    assert [choice[name] for choice in expand_choices({name: given})] == values
 
 
 def test_choices_may_be_values():
@@ -40,6 +52,3 @@ def test_choices_may_be_values():
         {"sampler": "ddim", "sampler.eta": 0.2, "steps": 5},
         {"sampler": "ddpm", "sampler.variance": "large", "steps": 5},
     ]
-    assert choose_samples(Samples(n=30, seed=3), found[0]) == Samples(
-        n=30, seed=3, steps=5, fields={"sampler": "ddim", "sampler.eta": 0.2}
-    )

@@ -10,12 +10,11 @@ from ddim.evaluation.compare import (
     _STATISTICS,
     Difference,
     _jackknife,
-    compare_evaluations,
+    compare,
     list_differing_choices,
     measure_difference,
     rank_evaluations,
 )
-from ddim.evaluation.conditions import Aspect
 from ddim.evaluation.record import read_evaluation
 from ddim.metrics.catalogue import METRICS
 from ddim.metrics.kid import kid_difference
@@ -66,15 +65,41 @@ def test_evaluations_that_cannot_be_ranked_come_last_with_the_reason(make):
     rows = rank_evaluations(made, "kid")
     assert [row.evaluation.folder.name for row in rows] == ["c", "a", "best"]
     assert [row.unranked is None for row in rows] == [True, True, False]
-    assert rows[2].unranked.aspect is Aspect.REFERENCE
+    assert rows[2].unranked.startswith("different reference")
     assert rows[2].difference is None
 
 
 def test_an_error_gives_the_reason_if_nothing_can_be_compared(make):
     with pytest.raises(UserError, match="nothing can be compared by KID: different features"):
-        rank_evaluations([make("a"), make("b", features__extractor="other")], "kid")
-    with pytest.raises(UserError, match="at least two evaluations, got 1"):
-        rank_evaluations([make("c")], "kid")
+        compare(make("a"), make("b", features__extractor="other"))
+    for given in ((make("c"),), ([make("d")],)):
+        with pytest.raises(UserError, match="at least two evaluations, got 1: evaluate another run"):
+            compare(*given)
+    with pytest.raises(UserError, match="metric must be one of kid, .*'FIT'; perhaps you meant fid"):
+        compare(make("e"), make("f"), metric="FIT")
+
+
+def test_runs_in_a_folder_are_compared_by_their_newest_evaluations(tmp_path, reference):
+    for name, shift in (("good", 0.1), ("bad", 0.5), ("none", None), ("other", 0.1)):
+        run = tmp_path / "runs" / name
+        (run / "checkpoints" / "step-000000001").mkdir(parents=True)
+        changes = {"reference__sha256": "q" * 64} if name == "other" else {}
+        if shift is not None:
+            kid = {"value": shift, "low": shift - 0.01, "high": shift + 0.01}
+            features = normal(400, len(name), shift)
+            written(run / "evaluations" / "1", features, metrics__kid=kid, **changes)
+    found = compare(tmp_path / "runs")
+    assert found.names == ["good", "bad", "other"]
+    assert found.verdict == "good is better than bad: the difference is larger than chance"
+    assert found.missing == [tmp_path / "runs" / "none"]
+    assert f"`ddim evaluate {tmp_path}/runs/none` makes one" in " ".join(found.details.split())
+    assert "other: not ranked: different reference" in found.details
+    assert found.to_json()["rows"][0]["evaluation"] == "good"
+
+
+def test_what_may_be_chance_is_said_first(make, reference):
+    one, other = make("a", normal(400, 1)), make("b", normal(400, 2), generated__source="runs/b")
+    assert "cannot be told apart" in repr(compare(one, other)).splitlines()[0]
 
 
 def test_only_samples_of_the_same_seeds_are_paired(make, reference):
@@ -109,7 +134,7 @@ def test_differences_are_to_the_first_evaluation_given(make, reference):
 def test_a_comparison_has_numbers_in_its_records_and_sentences_in_its_text(make, reference):
     first = make("first", normal(400, 1, 0.5))
     others = [make("better", normal(400, 2, 0.1)), make("featureless")]
-    found = compare_evaluations(first, *others, make("apart", reference__sha256="q" * 64))
+    found = compare(first, *others, make("apart", reference__sha256="q" * 64))
     records = {record["folder"].rsplit("/")[-1]: record for record in found.to_records()}
     better = next(row.difference for row in found.rows if row.evaluation is others[0])
     columns = ("difference", "difference_low", "difference_high", "paired", "note")
@@ -121,15 +146,13 @@ def test_a_comparison_has_numbers_in_its_records_and_sentences_in_its_text(make,
         f"{others[1].folder}/features.npy is missing or does not belong to its record",
     )
     assert numbers["apart"][4].startswith("not ranked: ")
-    assert str(better) in repr(found)
-    assert "difference_low" not in repr(found)
+    assert str(better) in " ".join(found.details.split())
+    assert "larger than chance" in repr(found)
 
 
 def test_evaluations_of_one_name_are_distinguished_by_their_folders(make):
-    found = compare_evaluations([make("a"), make("b"), make("c", generated__source="other")])
-    assert sorted(found.names) == sorted(
-        [f"images of a ({row.evaluation.folder})" for row in found.rows[:2]] + ["images of other"]
-    )
+    found = compare([make("a"), make("b"), make("c", generated__source="other")])
+    assert sorted(found.names) == sorted([str(row.evaluation.folder) for row in found.rows])
 
 
 def mean_apart(generated, reference):

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,12 +23,11 @@ from ddim.data import open_images, split_images
 from ddim.errors import UserError
 from ddim.evaluation import sample_features
 from ddim.evaluation.compare import Difference, measure_difference
-from ddim.evaluation.evaluate import evaluate_source, measure_metrics
-from ddim.evaluation.evaluated_images import open_evaluated_images
+from ddim.evaluation.evaluated_images import open_subject
+from ddim.evaluation.measure import measure_metrics
 from ddim.evaluation.memorisation import memorisation
 from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.reference import Reference
-from ddim.evaluation.samples import Samples
 from ddim.files import read_sealed
 from ddim.metrics.features import Extractor, extract_features
 from ddim.metrics.fid import fid
@@ -36,15 +36,13 @@ from ddim.metrics.prdc import prdc
 from ddim.runs import checkpoint
 from ddim.runs.state import TrainedOn
 from ddim.sampling import searched
-from ddim.sampling.generate import sample_uint8
 from ddim.sampling.pipeline import load, read_run_recipe
-from ddim.sampling.sampling_setup import SamplingSetup
 from shown_events import read_events
 from stubs import stub
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
-FEW = Samples(n=40, steps=2)
+FEW = {"n": 40, "steps": 2}
 
 
 def held_out(run):
@@ -59,7 +57,7 @@ def as_array(images):
 
 
 def test_metrics_compare_the_runs_samples_with_its_held_out_images(run):
-    found = evaluate_source(run, FEW, extractor=stub())
+    found = ddim.evaluate(run, **FEW, features=stub())
     generated = extract_features(stub(), as_array(ddim.sample(run, 40, 2)))
     reference = extract_features(stub(), held_out(run))
     np.testing.assert_allclose(np.load(found.folder / "features.npy"), generated, atol=1e-6)
@@ -79,37 +77,13 @@ def test_features_are_computed_on_the_device_of_the_run(run):
 
     places, of = [], stub()
     extractor = Moved(of.name, of.weights, of.resize, of.dimensions, of.network)
-    evaluate_source(load(run), FEW, extractor=extractor)
+    ddim.evaluate(load(run), **FEW, features=extractor)
     ddim.memorisation(load(run), 20, 2, features=extractor)
     assert places == ["cpu", "cpu"]
 
 
-@pytest.mark.parametrize(
-    ("fields", "how"),
-    [({"sampler": "edm", "grid": "karras"}, "edm, karras grid, 2 steps, 3 network evaluations each")],
-)
-def test_the_work_is_announced_with_the_network_evaluations_that_it_takes(run, fields, how):
-    said, seen = [], []
-    found = evaluate_source(
-        run,
-        replace(FEW, fields=fields),
-        extractor=stub(),
-        announce=said.append,
-        progress=lambda *now: seen.append(now),
-    )
-    assert said == [f"{how}: 40 images against 30 held-out images of blossoms:60"]
-    assert f", {found.record['sampling']['nfe']} network evaluation" in how
-    done = [done for what, done, total in seen if what == "samples" and total == 40]
-    assert done == sorted(done)
-    assert done[-1] == 40
-    # The bar moves within a batch of samples.
-    assert len(done) > 10
-
-
 def test_the_record_holds_what_the_metrics_depend_on(run):
-    found = evaluate_source(
-        run, Samples(40, 3, seed=7, weights="raw", fields={"sampler": "edm"}), extractor=stub()
-    )
+    found = ddim.evaluate(run, n=40, steps=3, seed=7, weights="raw", sampler="edm", features=stub())
     record = read_sealed(run / "evaluations" / "1" / "record.json")
     assert record == found.record
     newest = checkpoint.find_newest(run / "checkpoints")
@@ -133,28 +107,27 @@ def test_the_record_holds_what_the_metrics_depend_on(run):
 
 def test_samples_in_a_folder_are_evaluated_like_samples_of_their_run(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    reference = Reference("blossoms:60")
+    reference = "blossoms:60"
     assert main(["sample", str(run), "-n", "41", "--steps", "2", "--sampler", "edm", "--out", "made"]) == 0
-    ways = Samples(41, 2, fields={"sampler": "edm"})
-    of_run = evaluate_source(run, ways, reference, extractor=stub())
-    of_files = evaluate_source("made", Samples(41), reference, extractor=stub())
+    of_run = ddim.evaluate(run, reference, 41, 2, sampler="edm", features=stub())
+    of_files = ddim.evaluate("made", reference, 41, features=stub())
     assert of_run.record["sampling"] == of_files.record["sampling"]
     assert of_files.record["sampling"]["nfe"] == 3
     found = measure_difference(of_files, of_run, "kid")
     assert (found.value, found.low, found.high, found.paired) == (0, 0, 0, True)
     # If a sample is missing, or the record is of another kind, the sampling is unknown.
     (tmp_path / "made" / "00007.png").unlink()
-    of_some = evaluate_source("made", reference=reference, extractor=stub())
+    of_some = ddim.evaluate("made", reference, features=stub())
     assert (of_some.record["generated"]["images"], of_some.record["sampling"]) == (40, None)
     assert of_some.record["generated"]["fingerprint"] != of_files.record["generated"]["fingerprint"]
     (tmp_path / "made" / "record.json").write_text("{")
     with pytest.raises(UserError, match="made/record.json is damaged"):
-        evaluate_source("made", reference=reference, extractor=stub())
+        ddim.evaluate("made", reference, features=stub())
 
 
 def test_features_of_another_evaluation_are_not_reused(run):
     """With the same number of samples and the same network, only their bytes differ."""
-    one, other = (evaluate_source(run, Samples(40, 2, seed), extractor=stub()) for seed in (0, 40))
+    one, other = (ddim.evaluate(run, **FEW, seed=seed, features=stub()) for seed in (0, 40))
     assert isinstance(measure_difference(one, other, "kid"), Difference)
     theirs = shutil.copy(one.folder / "features.npy", other.folder / "features.npy")
     assert measure_difference(one, other, "kid") == f"{theirs} is missing or does not belong to its record"
@@ -174,16 +147,16 @@ def test_an_evaluation_computes_only_features_that_are_not_in_the_cache(run, cac
         return stub(seen)
 
     seen = []
-    first = evaluate_source(run, FEW, extractor=network(seen))
+    first = ddim.evaluate(run, **FEW, features=network(seen))
     # The 30 held-out images, 40 samples, and 30 training images for the yardstick.
     assert (seen, first.record["generated"]["kept"]) == ([30, 32, 8, 30], 0)
-    again = evaluate_source(run, FEW, extractor=network(seen))
+    again = ddim.evaluate(run, **FEW, features=network(seen))
     assert (seen, again.record["generated"]["kept"]) == ([], 40)
     moved = Path(shutil.copytree(run, run.parent / "moved"))
-    other = evaluate_source(moved, FEW, Reference(part="train"), extractor=network(seen))
+    other = ddim.evaluate(moved, **FEW, part="train", features=network(seen))
     assert (seen, other.record["generated"]["kept"]) == ([], 40)
     # Batches are those of an evaluation without a cache, so that features are bit-identical.
-    more = evaluate_source(run, Samples(n=70, steps=2), extractor=network(seen))
+    more = ddim.evaluate(run, n=70, steps=2, features=network(seen))
     assert (seen, more.record["generated"]["kept"]) == ([32, 6], 32)
     assert more.record["seconds"]["sampling"] > 0
     for found in (again, other):
@@ -191,23 +164,24 @@ def test_an_evaluation_computes_only_features_that_are_not_in_the_cache(run, cac
         assert (found.folder / "grid.png").read_bytes() == (first.folder / "grid.png").read_bytes()
     assert again.record["metrics"] == first.record["metrics"]
     assert again.record["sampling"] == first.record["sampling"]
-    for changed in (replace(FEW, steps=3), replace(FEW, weights="raw"), replace(FEW, seed=1)):
-        assert evaluate_source(run, changed, extractor=network(seen)).record["generated"]["kept"] == 0
+    for changed in ({"steps": 3}, {"weights": "raw"}, {"seed": 1}):
+        found = ddim.evaluate(run, **{**FEW, **changed}, features=network(seen))
+        assert found.record["generated"]["kept"] == 0
     # A damaged part is made again.
     for part in (cache / "features").glob("samples-*/0-32"):
         part.write_bytes(part.read_bytes()[:-1] + b"?")
-    assert evaluate_source(run, FEW, extractor=network(seen)).record["generated"]["kept"] == 8
+    assert ddim.evaluate(run, **FEW, features=network(seen)).record["generated"]["kept"] == 8
     assert seen == [32]
 
 
 def test_other_features_of_the_same_samples_need_no_sampling(run, cache, monkeypatch):
     other = stub(name="other")
-    alone = evaluate_source(run, FEW, extractor=other)
+    alone = ddim.evaluate(run, **FEW, features=other)
     shutil.rmtree(cache)
-    evaluate_source(run, FEW, extractor=stub())
+    ddim.evaluate(run, **FEW, features=stub())
     with monkeypatch.context() as patch:
         patch.setattr(sample_features, "sample_uint8", None)
-        second = evaluate_source(run, FEW, extractor=other)
+        second = ddim.evaluate(run, **FEW, features=other)
         memorisation(run, 40, 2)
     assert (second.record["generated"]["kept"], second.record["seconds"]["sampling"]) == (40, 0)
     assert second.record["metrics"] == alone.record["metrics"]
@@ -216,17 +190,17 @@ def test_other_features_of_the_same_samples_need_no_sampling(run, cache, monkeyp
     # Samples of large evaluations are not kept: only their features, and the 36 samples that are shown.
     shutil.rmtree(cache)
     monkeypatch.setattr(sample_features, "LARGEST_KEPT", 40 * 3 * 16 * 16 - 1)
-    evaluate_source(run, Samples(n=70, steps=2), extractor=stub())
-    assert evaluate_source(run, Samples(n=70, steps=2), extractor=other).record["generated"]["kept"] == 64
+    ddim.evaluate(run, n=70, steps=2, features=stub())
+    assert ddim.evaluate(run, n=70, steps=2, features=other).record["generated"]["kept"] == 64
 
 
 def test_a_loaded_run_is_evaluated_as_its_run_even_if_its_checkpoint_is_gone(run):
     loaded = load(run)
-    same = evaluate_source(loaded, FEW, extractor=stub())
+    same = ddim.evaluate(loaded, **FEW, features=stub())
     assert (same.folder.parent.parent, same.record["sampling"]["weights"]) == (run, "ema")
     # A training in progress removes older checkpoints; the weights in memory are still theirs.
     shutil.rmtree(loaded.checkpoint.path)
-    found = evaluate_source(loaded, FEW, Reference("blossoms:60"), extractor=stub())
+    found = ddim.evaluate(loaded, "blossoms:60", **FEW, features=stub())
     assert found.record["sampling"]["checkpoint"]["sha256"] == loaded.checkpoint.sha256
 
 
@@ -237,18 +211,18 @@ def test_real_images_are_compared_with_the_reference_as_a_yardstick(run):
         extract_features(stub(), np.asarray(images.pixels)[which])
         for which in (split.validation, split.train)
     )
-    found = evaluate_source(run, FEW, extractor=stub()).record["yardstick"]
+    found = ddim.evaluate(run, **FEW, features=stub()).record["yardstick"]
     assert (found["images"], found["part"]) == (30, "train")
     assert found["metrics"]["kid"]["value"] == pytest.approx(kid(real, reference).value, abs=1e-6)
     assert found["metrics"]["recall"]["value"] == prdc(real, reference).recall
-    assert evaluate_source(run, FEW, Reference(part="all"), extractor=stub()).record["yardstick"] is None
+    assert ddim.evaluate(run, **FEW, part="all", features=stub()).record["yardstick"] is None
 
 
 def test_evaluations_of_a_run_are_numbered_and_never_overwritten(run):
-    folders = [evaluate_source(run, FEW, extractor=stub()).folder for _ in range(2)]
+    folders = [ddim.evaluate(run, **FEW, features=stub()).folder for _ in range(2)]
     assert folders == [run / "evaluations" / str(n) for n in (1, 2)]
     (run / "evaluations" / "10").mkdir()
-    assert evaluate_source(run, FEW, extractor=stub()).folder.name == "11"
+    assert ddim.evaluate(run, **FEW, features=stub()).folder.name == "11"
     assert {path.name for path in folders[0].iterdir()} == {"record.json", "features.npy", "grid.png"}
 
 
@@ -261,7 +235,7 @@ def shown(run):
 
 def test_tensorboard_shows_metrics_and_sheet_at_the_evaluated_step(run):
     first, last = sorted((run / "checkpoints").glob("step-*"))
-    found = [evaluate_source(subject, FEW, extractor=stub()) for subject in (run, first, run)]
+    found = [ddim.evaluate(subject, **FEW, features=stub()) for subject in (run, first, run)]
     steps = [each.record["sampling"]["step"] for each in found]
     assert steps[0] == steps[2] > steps[1]
     values, grids = shown(run)
@@ -287,9 +261,9 @@ def test_two_evaluations_at_once_do_not_interfere(run, cache):
             super().append(count)
             # The first batch of samples comes after the 30 reference images.
             if sum(self) > 30 and not (run / "evaluations" / "1").exists():
-                evaluate_source(run, Samples(40, 2, seed=40), extractor=stub())
+                ddim.evaluate(run, **FEW, seed=40, features=stub())
 
-    found = evaluate_source(run, FEW, extractor=stub(Other()))
+    found = ddim.evaluate(run, **FEW, features=stub(Other()))
     assert sorted(path.name for path in (run / "evaluations").iterdir()) == ["1", "2"]
     assert found.folder.name == "2"
     assert found.record["sampling"]["seeds"] == list(range(40))
@@ -300,34 +274,24 @@ def test_two_evaluations_at_once_do_not_interfere(run, cache):
 
 def test_a_checkpoint_is_evaluated_and_not_changed(run):
     path = checkpoint.find_newest(run / "checkpoints")
-    assert evaluate_source(path, FEW, extractor=stub()).folder == run / "evaluations" / "1"
+    assert ddim.evaluate(path, **FEW, features=stub()).folder == run / "evaluations" / "1"
     checkpoint.verify(path)
 
 
 def test_searched_times_are_used_unless_a_grid_is_given(run):
     sampler = read_run_recipe(run).sampler
     searched.save_grid(run, sampler, 3, "ema", (1.0, 0.4, 0.1), 0.0)
-    on_found = evaluate_source(run, Samples(40, 3), extractor=stub())
+    on_found = ddim.evaluate(run, n=40, steps=3, features=stub())
     assert on_found.record["sampling"]["times"] == [1.0, 0.4, 0.1]
-    named = evaluate_source(run, Samples(40, 3, fields={"grid": "uniform"}), extractor=stub())
+    named = ddim.evaluate(run, n=40, steps=3, grid="uniform", features=stub())
     assert named.record["sampling"]["grid"]["kind"] == "uniform"
     one, other = (np.load(e.folder / "features.npy") for e in (on_found, named))
     assert not np.array_equal(one, other)
 
 
-def test_batches_of_samples_are_those_of_their_seeds(run):
-    opened = load(run)
-    parts = [images for images, _ in sample_uint8(SamplingSetup(opened, 2), range(3, 75))]
-    assert [len(part) for part in parts] == [32, 32, 8]
-    assert all(part.dtype == torch.uint8 for part in parts)
-    whole = torch.from_numpy(as_array(ddim.sample(run, 72, 2, seed=3))).permute(0, 3, 1, 2)
-    assert torch.equal(torch.cat(parts), whole)
-
-
 KILLED = """
 import os, signal, sys
-from ddim.evaluation.evaluate import evaluate_source
-from ddim.evaluation.samples import Samples
+import ddim
 from stubs import stub
 seen = []
 class Killer(list):
@@ -335,7 +299,7 @@ class Killer(list):
         super().append(count)
         if len(self) == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
-evaluate_source(sys.argv[1], Samples(40, 2), extractor=stub(Killer()))
+ddim.evaluate(sys.argv[1], n=40, steps=2, features=stub(Killer()))
 """
 
 
@@ -352,7 +316,7 @@ def test_a_killed_evaluation_leaves_no_record(run, batches, tmp_path, monkeypatc
     with pytest.raises(UserError, match="holds no evaluation"):
         read_evaluation(run)
     seen = []
-    assert evaluate_source(run, FEW, extractor=stub(seen)).folder.name == "1"
+    assert ddim.evaluate(run, **FEW, features=stub(seen)).folder.name == "1"
     # With the 30 training images of the yardstick; a third batch is killed after the first 32 samples.
     assert sum(seen) == {2: 40, 3: 8}[batches] + 30
     # What the killed process left is removed after a week.
@@ -364,10 +328,10 @@ def test_an_evaluation_that_fails_leaves_no_folder(run):
         raise MemoryError
 
     broken = stub()
-    evaluate_source(run, FEW, extractor=broken)
+    ddim.evaluate(run, **FEW, features=broken)
     object.__setattr__(broken, "network", network)
     with pytest.raises(MemoryError):
-        evaluate_source(run, replace(FEW, seed=99), extractor=broken)
+        ddim.evaluate(run, **FEW, seed=99, features=broken)
     assert [path.name for path in (run / "evaluations").iterdir()] == ["1"]
 
 
@@ -377,7 +341,7 @@ def test_gray_and_transparent_runs_are_evaluated(channels, tmp_path):
         data__source="blossoms:60", data__validation="0.5", data__channels=str(channels), images="8"
     )
     run = tiny.train(recipe, tmp_path / "run")
-    found = evaluate_source(run, FEW, extractor=stub())
+    found = ddim.evaluate(run, **FEW, features=stub())
     assert np.isfinite(found.value("kid"))
 
 
@@ -389,13 +353,11 @@ def test_values_of_more_than_8_bits_have_one_scale(tmp_path, monkeypatch):
     np.save("darker.npy", floats[floats.mean((1, 2, 3)).argsort()[:40]].clip(-1, 1))
     recipe = tiny.recipe(data__range=(-2, 4), images="8")
     run = tiny.train(recipe, tmp_path / "run", "floats.npy")
-    own, named = (
-        evaluate_source(run, FEW, reference, extractor=stub()).record
-        for reference in (Reference(part="all"), Reference("floats.npy"))
-    )
+    own = ddim.evaluate(run, **FEW, part="all", features=stub()).record
+    named = ddim.evaluate(run, "floats.npy", **FEW, features=stub()).record
     assert own["metrics"] == named["metrics"]
     assert own["reference"]["sha256"] == named["reference"]["sha256"]
-    other = open_evaluated_images(run, FEW, Reference("darker.npy"), lambda *_: None).reference.images
+    other = open_subject(run, Reference("darker.npy"), lambda *_: None).reference.images
     assert (other.values.low, other.values.high) == (-2, 4)
 
 
@@ -405,7 +367,7 @@ def test_samples_in_arrays_are_evaluated_with_the_range_of_the_reference(tmp_pat
     tiny.train(tiny.recipe(images="8"), tmp_path / "run", "floats.npy")
     assert main(["sample", "run", "-n", "40", "--steps", "2", "--out", "made"]) == 0
     of_run, of_files = (
-        evaluate_source(source, Samples(40, steps), Reference("floats.npy"), extractor=stub())
+        ddim.evaluate(source, "floats.npy", 40, steps, features=stub())
         for source, steps in (("run", 2), ("made", None))
     )
     assert of_files.record["generated"]["images"] == 40
@@ -415,35 +377,36 @@ def test_samples_in_arrays_are_evaluated_with_the_range_of_the_reference(tmp_pat
 
 
 def test_a_given_part_or_other_images_are_the_reference(run):
-    for reference, images in ((Reference(part="train"), 30), (Reference("blossoms:50"), 50)):
-        record = evaluate_source(run, FEW, reference, extractor=stub()).record
+    for given, images in (({"part": "train"}, 30), ({"reference": "blossoms:50"}, 50)):
+        record = ddim.evaluate(run, **FEW, **given, features=stub()).record
         assert record["reference"]["images"] == images
 
 
 def test_images_compared_with_themselves_have_perfect_metrics(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = evaluate_source("blossoms:60", reference=Reference("blossoms:60"), extractor=stub())
+    found = ddim.evaluate("blossoms:60", "blossoms:60", features=stub())
     assert found.value("fid") == pytest.approx(0, abs=1e-6)
     assert found.value("precision") == found.value("recall") == found.value("coverage") == 1
     assert found.value("kid") < 0
     assert any("KID is below 0" in note for note in found.record["notes"])
 
 
-def refused(*args, **options):
-    with pytest.raises(UserError) as caught:
-        evaluate_source(*args, extractor=stub(), **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def test_mistakes_are_refused_in_one_sentence(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("given", "options", "sentence"),
+    [
+        ("blossoms:40", {}, "blossoms:40 is not a run: name the reference images"),
+        ("blossoms:40", {"reference": "blossoms:40", "steps": 2}, "are not sampled: leave steps out"),
+        ("runs/typo", {}, "runs/typo does not exist: name a run or a folder or archive of images"),
+        ("nowhere", {"reference": "blossoms:40"}, "neither a folder"),
+        (None, {"reference": "blossoms:12"}, "is 12 images of blossoms:12, and at least 20 are needed: name"),
+        (None, {"part": "vald"}, "got 'vald'; perhaps you meant valid"),
+        (None, {"fields": {"schedule": "linear"}}, "schedule is no choice of sampling"),
+    ],
+)
+def test_mistakes_are_refused(given, options, sentence, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    said = refused("blossoms:40")
-    assert "blossoms:40 is not a run: name the reference images, with --data, or with `reference` in" in said
-    assert "neither a folder" in refused("nowhere", reference=Reference("blossoms:40"))
-    few = refused(run, FEW, Reference("blossoms:12"))
-    assert few.startswith("the reference is 12 images of blossoms:12, and at least 20 are needed: name more")
-    assert "new or empty" in refused(run, FEW, out=run)
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        ddim.evaluate(given or run, features=stub(), **options)
     assert not (run / "evaluations").exists()
 
 
@@ -456,17 +419,15 @@ def test_a_run_whose_images_changed_needs_another_reference(run, monkeypatch):
         other = replace(opened.checkpoint.state, images=TrainedOn("0" * 64, 1))
         return replace(opened, checkpoint=replace(opened.checkpoint, state=other))
 
-    assert (
-        f"has changed since {run} was trained on it: put its images back, or name images with --data"
-        in refused(run, FEW)
-    )
-    assert evaluate_source(run, FEW, Reference("blossoms:60"), extractor=stub()).value("kid") is not None
+    with pytest.raises(UserError, match="put its images back; or name other images as the reference"):
+        ddim.evaluate(run, **FEW, features=stub())
+    assert ddim.evaluate(run, "blossoms:60", **FEW, features=stub()).value("kid") is not None
 
 
 def test_out_is_the_folder_of_the_evaluation(run, tmp_path):
-    assert evaluate_source(run, FEW, extractor=stub(), out=tmp_path / "new").folder == tmp_path / "new"
+    assert ddim.evaluate(run, **FEW, features=stub(), out=tmp_path / "new").folder == tmp_path / "new"
     (tmp_path / "there").mkdir()
-    assert evaluate_source(run, FEW, extractor=stub(), out=tmp_path / "there").folder == tmp_path / "there"
+    assert ddim.evaluate(run, **FEW, features=stub(), out=tmp_path / "there").folder == tmp_path / "there"
 
 
 def normal(n, d, seed):
@@ -497,8 +458,8 @@ def test_fifty_thousand_samples_do_not_fill_the_memory(run):
     """All samples together would take 2.4 GB."""
     code = """
 import resource, sys, torch
+import ddim
 from ddim.evaluation import evaluate as evaluation
-from ddim.evaluation.samples import Samples
 from ddim.sampling import generate as sampling
 from stubs import stub
 def generate(setup, seeds, **options):
@@ -506,9 +467,9 @@ def generate(setup, seeds, **options):
     return torch.zeros(len(seeds), 3, 64, 64).add_(values), setup.steps
 sampling.generate = generate
 evaluation.measure_metrics = lambda generated, reference: ({}, [])
-evaluation.evaluate_source(sys.argv[1], Samples(40, 2), extractor=stub())
+ddim.evaluate(sys.argv[1], n=40, steps=2, features=stub())
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-evaluation.evaluate_source(sys.argv[1], Samples(50_000, 2), extractor=stub())
+ddim.evaluate(sys.argv[1], n=50_000, steps=2, features=stub())
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -6,11 +6,11 @@ import torch
 import ddim
 import tiny
 from ddim.errors import UserError
-from ddim.evaluation.evaluate import evaluate_source
-from ddim.evaluation.level_search import SearchedGrid
 from ddim.evaluation.record import read_evaluation
-from ddim.evaluation.samples import Samples
 from ddim.files import read_sealed
+from ddim.metrics.features import extract_features
+from ddim.metrics.fid import fid
+from ddim.metrics.kid import kid
 from oracles import made
 from stubs import stub, written
 
@@ -27,13 +27,14 @@ def run(tmp_path_factory):
 def quick(monkeypatch, tmp_path):
     """Evaluate with a quick network, in an empty folder."""
     monkeypatch.setattr("ddim.metrics.features.load_extractor", lambda name: stub())
+    monkeypatch.setattr("ddim.evaluation.evaluate.load_extractor", lambda *_: stub())
     monkeypatch.chdir(tmp_path)
 
 
-def test_plain_values_are_those_of_samples(run):
+def test_parts_are_objects_or_fields(run):
     plain = ddim.evaluate(run, n=24, steps=3, sampler=ddim.DDIM(eta=0.5), grid=ddim.grids.Uniform())
     fields = {"sampler": "ddim", "sampler.eta": "0.5", "grid": "uniform"}
-    given = evaluate_source(run, Samples(24, 3, fields=fields), extractor=stub())
+    given = ddim.evaluate(run, n=24, steps=3, fields=fields)
     assert plain.record["metrics"] == given.record["metrics"]
     assert plain.record["sampling"] == given.record["sampling"]
     assert plain.folder.parent == run / "evaluations"
@@ -75,13 +76,23 @@ def test_evaluations_are_compared_as_arguments_or_as_a_list(tmp_path):
     one, other = (read_evaluation(written(tmp_path / name)) for name in ("a", "b"))
     for given in ((one, other), (tmp_path / "a", str(tmp_path / "b")), ([one, other],)):
         assert [row.evaluation for row in ddim.compare(*given, metric="FID-infinity").rows] == [one, other]
-    for given in ((one,), (str(tmp_path / "a"),), ([one],)):
-        with pytest.raises(UserError, match="at least two evaluations, got 1: give another"):
-            ddim.compare(*given)
-    with pytest.raises(UserError, match="a result of ddim.evaluate or a path, got 3"):
-        ddim.compare(one, 3)
-    with pytest.raises(UserError, match="metric must be one of kid, .*'FIT'; perhaps you meant fid"):
-        ddim.compare(one, other, metric="FIT")
+
+
+def test_arrays_are_measured_in_one_call_that_writes_nothing(tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    images, other = (torch.rand(count, 3, 32, 32, generator=draw) for count in (40, 30))
+    found = ddim.measure(images.numpy(), (other * 255).round().byte())
+    of, near = (
+        extract_features(stub(), (x * 255).round().byte().permute(0, 2, 3, 1).numpy())
+        for x in (images, other)
+    )
+    assert found.kid == kid(of, near).value
+    assert found.fid == fid(of, near)
+    low, high = found.interval("kid")
+    assert low < found.kid < high
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="at least 20 images of each kind, got 40 and 5"):
+        ddim.measure(images, other[:5])
 
 
 def test_metrics_are_found_in_any_case_and_other_names_are_refused(tmp_path):
@@ -112,8 +123,10 @@ def test_a_model_of_your_own_is_evaluated_without_a_cache(tmp_path):
 def test_an_evaluation_is_read_as_a_table(run):
     found = ddim.evaluate(run, n=24, steps=3)
     lines = repr(found).splitlines()
-    assert lines[0].startswith("dpm_solver, 3 steps, 3 NFE: 24 images against 30 held-out images")
-    assert lines[2].split()[:2] == ["KID", f"{found.value('kid'):.4g}"]
+    assert lines[0] == "24 images are too few to say whether these images differ from real ones"
+    assert "dpm_solver, 3 steps, 3 NFE: 24 images against 30 held-out images" in repr(found)
+    real = found.yardstick.value("kid")
+    assert ["KID", f"{found.value('kid'):.4g}", f"{real:.4g}", "lower"] in [line.split() for line in lines]
     assert "<td>KID</td>" in found._repr_html_()
     sheet = found.folder / "grid.png"
     kept = sheet.read_bytes()
@@ -121,18 +134,10 @@ def test_an_evaluation_is_read_as_a_table(run):
     assert "<td>KID</td>" in found._repr_html_()
     sheet.write_bytes(kept)
     # 24 images are too few for FID; a reader of the number must learn this.
-    assert [line for line in found.details.splitlines() if line.startswith("note: ")] == [
-        f"note: {note}" for note in found.record["notes"]
-    ]
-    assert any("FID" in line for line in found.details.splitlines()[-3:])
+    details = " ".join(found.details.split())
+    assert all(f"note: {note}" in details for note in found.record["notes"])
+    assert any("FID" in note for note in found.record["notes"])
     assert f'<p class="note">note: {found.record["notes"][0]}</p>' in found._repr_html_()
-
-
-def test_a_searched_grid_is_read_as_a_table():
-    found = SearchedGrid((1.0, 0.5), 0.125, {"uniform": 0.25})
-    assert repr(found).splitlines()[0] == "times 1, 0.5"
-    assert found.to_records()[0] == {"grid": "searched", "mean_squared_error": 0.125}
-    assert "<td>uniform</td><td>0.25</td>" in found._repr_html_()
 
 
 MODEL = ddim.Model(torch.nn.Identity(), "cosine")
@@ -142,11 +147,6 @@ MODEL = ddim.Model(torch.nn.Identity(), "cosine")
     ("measure", "said"),
     [
         (lambda run: ddim.diagnose(MODEL), "this needs a run folder, such as .*, got a Model$"),
-        (lambda run: ddim.tabulate(run, [2, 4]), r"choices must be a dictionary, such as .*, got a list$"),
-        (
-            lambda run: ddim.tabulate(run, {"steps": 2}, Samples(20, fields={"schedule": "linear"})),
-            "schedule cannot be changed for sampling",
-        ),
     ],
 )
 def test_arguments_of_another_type_are_refused_in_a_sentence(measure, said, run):
@@ -158,7 +158,5 @@ def test_features_are_named_or_given(run):
     named = ddim.evaluate(run, n=24, steps=2, features="efficientnet-lite0")
     given = ddim.evaluate(run, n=24, steps=2, features=stub(name="own"))
     assert (named.features.extractor, given.features.extractor) == ("stub", "own")
-    table = ddim.tabulate(run, {"steps": [2]}, Samples(24), features="scattering")
-    assert table.cells[0].evaluation.features.extractor == "stub"
     record = ddim.memorisation(run, 20, 2, features="scattering").folder / "record.json"
     assert read_sealed(record)["features"]["extractor"] == "stub"

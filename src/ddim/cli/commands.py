@@ -13,7 +13,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Start here": {
         "train": "cli.train:train_or_resume",
         "sample": "sampling.samples:sample_to_folder",
-        "evaluate": OLD,
+        "evaluate": "evaluation.evaluate:evaluate",
         "serve": "web.serve:serve",
     },
     "Edit": {
@@ -23,32 +23,32 @@ GROUPS: dict[str, dict[str, str]] = {
         "vary": "sampling.edits:vary",
     },
     "Judge": {
-        "compare": OLD,
+        "compare": "evaluation.compare:compare",
         "memorisation": "evaluation.memorisation:memorisation",
         "likelihood": "evaluation.likelihood:likelihood",
         "diagnose": "evaluation.diagnose:diagnose",
-        "report": OLD,
-        "runs": OLD,
+        "report": "experiments.report:report",
+        "runs": "experiments.run_table:list_runs",
     },
     "Improve": {
-        "plan": OLD,
+        "plan": "experiments.plan:plan",
         "recipe": "cli.recipe_help:explain_recipe",
         "distill": "training.run:distill",
-        "search": OLD,
-        "ema": OLD,
-        "sweep": OLD,
+        "search": "evaluation.search:search",
+        "ema": "evaluation.averages:ema",
+        "sweep": "experiments.sweep:sweep",
     },
     "Look": {
-        "data": OLD,
+        "data": "evaluation.image_summary:inspect_data",
         "plot": "evaluation.figures:plot",
     },
     "Exchange": {
-        "export": OLD,
-        "push": OLD,
-        "import": OLD,
+        "export": "exchange.export:export",
+        "push": "exchange.hub:push",
+        "import": "exchange.import_model:import_model",
     },
     "Set up": {
-        "cache": OLD,
+        "cache": "machine.cache_folder:inspect_cache",
         "completion": "cli.completion:write_completion",
     },
 }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,17 @@ from ddim.diffusion.samplers import SAMPLERS
 from ddim.diffusion.schedules import SCHEDULES
 from ddim.errors import UserError, suggest
 from ddim.evaluation.guidance_name import name_interval
-from ddim.evaluation.samples import Samples
 from ddim.recipe.codec import dump
 from ddim.recipe.options import SAMPLING_FIELDS, option_text
 
 INTERVAL = "guidance_interval"
 OWN = ("steps", "weights", "label", "guidance", INTERVAL, "guide_with")
-"""Choices that are fields of `Samples`; all other choices are fields of the recipe."""
+"""Choices that are arguments of `evaluate`; all other choices are fields of the recipe."""
 
 _KINDS: dict[str, Mapping[str, type]] = {"sampler": SAMPLERS, "grid": GRIDS, "sampled_on": SCHEDULES}
+
+_LISTS = ("grid.times", "grid.shares")
+"""Fields that hold a list of numbers: "1,0.5" is one value, and "[1,0.5],[1,0.2]" are two values."""
 
 Choice = dict[str, Any]
 """Values keyed by the name of the choice: {"steps": 10, "sampler": "ddim", "sampler.eta": 0.5}."""
@@ -38,30 +41,25 @@ def expand_choices(choices: Mapping[str, Any]) -> list[Choice]:
     Args:
         choices: a value or a list of values, keyed by the name of the choice. Names are "steps", "weights",
             "label", "guidance", "guidance_interval", "guide_with", and fields of sampler, grid, sampled_on
-            and clip. A sampler, grid or schedule may be a name or an object such as `DDIM(eta=0.5)`.
+            and clip. A text may be a list too: "0,0.5,1". A sampler, grid or schedule may be a name or an
+            object such as `DDIM(eta=0.5)`.
 
     Raises:
         UserError: if a name is not a choice, or a list is empty or has a value twice.
     """
     known = (*OWN, *SAMPLING_FIELDS)
-    for name, values in choices.items():
+    listed = {name: _list_values(name, values) for name, values in choices.items()}
+    for name, values in listed.items():
         part, dot, _ = name.partition(".")
         if part not in known or (dot and part in OWN):
-            hint = suggest(name, known)
-            raise UserError(f"{name} is not a choice of sampling; choices are {', '.join(known)}{hint}")
-        listed = _list_values(name, values)
-        if not listed or any(value in listed[:k] for k, value in enumerate(listed)):
-            raise UserError(f"{name} must have different values, got {values!r}")
-    parts = dict.fromkeys(name.split(".")[0] for name in choices)
-    options = [_expand_part(part, choices) for part in parts]
+            raise UserError(
+                f"{name} is no choice of sampling, which are {', '.join(known)}{suggest(name, known)}"
+            )
+        if not values or any(value in values[:k] for k, value in enumerate(values)):
+            raise UserError(f"{name} must have different values, got {choices[name]!r}")
+    parts = dict.fromkeys(name.split(".")[0] for name in listed)
+    options = [_expand_part(part, listed) for part in parts]
     return [{k: v for option in found for k, v in option.items()} for found in itertools.product(*options)]
-
-
-def choose_samples(samples: Samples, choice: Choice) -> Samples:
-    """Return `samples` with the values of one combination of choices."""
-    own = {name: value for name, value in choice.items() if name in OWN}
-    changed = {name: value for name, value in choice.items() if name not in OWN}
-    return replace(samples, **own, fields={**samples.fields, **changed})
 
 
 def name_choices(combinations: Sequence[Choice]) -> list[str]:
@@ -91,17 +89,14 @@ def _text(name: str, value: Any) -> str:  # noqa: ANN401 (any value of a choice)
     return f"{value:g}" if isinstance(value, float) else option_text(value)
 
 
-def _expand_part(part: str, choices: Mapping[str, Any]) -> list[Choice]:
+def _expand_part(part: str, listed: Mapping[str, list[Any]]) -> list[Choice]:
     """Return all combinations of the values of one part, such as "sampler", and of its fields."""
-    inner = {
-        name: _list_values(name, values) for name, values in choices.items() if name.startswith(f"{part}.")
-    }
-    if part not in choices:
+    inner = {name: values for name, values in listed.items() if name.startswith(f"{part}.")}
+    if part not in listed:
         return [dict(zip(inner, values, strict=True)) for values in itertools.product(*inner.values())]
-    kinds = _list_values(part, choices[part])
-    used = {name for kind in kinds for name in inner if _has_field(part, kind, name)}
+    used = {name for kind in listed[part] for name in inner if _has_field(part, kind, name)}
     found = []
-    for kind in kinds:
+    for kind in listed[part]:
         # If none of the kinds has a field, every kind keeps it, so that the recipe reports the error.
         mine = [name for name in inner if _has_field(part, kind, name) or name not in used]
         for values in itertools.product(*(inner[name] for name in mine)):
@@ -126,8 +121,13 @@ def _name_value(part: str, value: Any) -> Choice:  # noqa: ANN401
 
 
 def _list_values(name: str, values: Any) -> list[Any]:  # noqa: ANN401
-    if name == INTERVAL and isinstance(values, tuple) and not any(isinstance(end, tuple) for end in values):
+    """Return the values of a choice, which are a list, or a text such as "0,0.5,1", or one value."""
+    if name in (*_LISTS, INTERVAL) and not any(isinstance(each, tuple | list | str) for each in values):
         return [values]
+    if isinstance(values, str) and name != "label":
+        if name in _LISTS:
+            return re.findall(r"\[(.+?)\]", values) or [values]
+        return [word.strip() for word in values.split(",")]
     if isinstance(values, np.ndarray):
         return values.tolist()
     return list(values) if isinstance(values, list | tuple | range) else [values]

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import stats
 
-from ddim.errors import UserError, describe_given
-from ddim.evaluation.conditions import Obstacle, find_obstacle
+from ddim.errors import UserError, quote
+from ddim.evaluation.conditions import why_not_comparable
 from ddim.evaluation.guidance_name import name_interval
-from ddim.evaluation.record import FEATURES, Evaluation, read_evaluation
+from ddim.evaluation.record import FEATURES, FOLDER, Evaluation, list_evaluations, read_evaluation
 from ddim.files import hash_file
 from ddim.metrics.catalogue import find_metric, metric_name
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid_difference
 from ddim.metrics.prdc import prdc
-from ddim.plots.table import Tabular
+from ddim.metrics.statistics import Estimate
+from ddim.plots.table import Table, Tabular, format_interval
 from ddim.recipe.options import flatten
-from ddim.runs.names import names_checkpoint
+from ddim.runs.names import is_run_folder
 from ddim.sampling.image_features import find_features
 
 _STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -36,40 +37,31 @@ _STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 GROUPS = 10
 """Number of parts of each set of images; the jackknife leaves out one part at a time."""
 
+WIDEST = 32
+"""Longer values of a setting are cut to this number of characters in a table."""
+
 
 @dataclass(frozen=True)
-class Difference:
-    """The metric of an evaluation minus the metric of the first evaluation.
+class Difference(Estimate):
+    """The metric of an evaluation minus the metric of the first evaluation, with its 95 % interval.
 
-    Args:
-        value: the difference.
-        low: the lower end of its 95 % confidence interval.
-        high: the upper end of this interval.
-        paired: whether both evaluations sampled the same seeds.
+    `paired` says whether both evaluations sampled the same seeds.
     """
 
-    value: float
-    low: float
-    high: float
     paired: bool
 
-    @property
-    def distinguishable(self) -> bool:
-        """Whether the 95 % confidence interval excludes 0."""
-        return not self.low <= 0 <= self.high
-
     def __str__(self) -> str:
-        """Return the difference, its confidence interval, and whether it is distinguishable from 0."""
+        """Return the difference, half its interval, and whether it is distinguishable from 0."""
         kind = "paired" if self.paired else "not paired"
         verdict = "" if self.distinguishable else ", not distinguishable at 95 %"
-        return f"{self.value:+.5f} ({self.low:+.5f} ... {self.high:+.5f}), {kind}{verdict}"
+        return f"{format_interval(self.value, self.low, self.high, '+')}, {kind}{verdict}"
 
 
 @dataclass(frozen=True)
 class Row:
     """An evaluation in a ranking.
 
-    Args:
+    Attributes:
         evaluation: the evaluation.
         unranked: the reason why it cannot be ranked with the first evaluation, None if it can.
         difference: the difference from the first evaluation, or a sentence that says why it is not known.
@@ -77,7 +69,7 @@ class Row:
     """
 
     evaluation: Evaluation
-    unranked: Obstacle | None = None
+    unranked: str | None = None
     difference: Difference | str | None = None
 
 
@@ -85,18 +77,76 @@ class Row:
 class Comparison(Tabular):
     """Evaluations that are ranked by a metric, best first; evaluations that cannot be ranked come last.
 
-    Args:
+    Attributes:
         metric: the name of the metric.
         first: the evaluation with which the other evaluations are compared.
         rows: all evaluations.
         choices: the settings that differ between the evaluations. Each name has a list with one value for
             each row, None for a row without this setting.
+        missing: the runs that have no evaluation.
     """
 
     metric: str
     first: Evaluation
     rows: list[Row]
     choices: dict[str, list[Any]]
+    missing: Sequence[Path] = ()
+
+    @property
+    def verdict(self) -> str:
+        """Whether the first evaluation and the best of the others differ by more than chance."""
+        pairs = list(zip(self.names, self.rows, strict=True))
+        mine, own = next(pair for pair in pairs if pair[1].evaluation is self.first)
+        name, other = next(pair for pair in pairs if pair[1] is not own)
+        if not isinstance(other.difference, Difference):
+            return f"{self.names[0]} has the best value; by chance or not is not known: {other.difference}"
+        if not other.difference.distinguishable:
+            return f"{mine} and {name} cannot be told apart: their difference may be chance"
+        lower = other.difference.value < 0
+        better, worse = (name, mine) if lower == find_metric(self.metric).lower_is_better else (mine, name)
+        return f"{better} is better than {worse}: the difference is larger than chance"
+
+    @property
+    def names(self) -> list[str]:
+        """A unique name for each row, as short as possible: of its run, its sampling, or its folder."""
+        every = [row.evaluation for row in self.rows]
+        runs = [each.folder.parents[1].name if each.folder.parent.name == FOLDER else "" for each in every]
+        short = ["/".join(each.folder.parts[-3:]) for each in every]
+        for names in (runs, [each.name for each in every], short):
+            if all(names) and len(set(names)) == len(names):
+                return names
+        return [str(each.folder) for each in every]
+
+    @property
+    def title(self) -> str:
+        """The name of the metric, and whether lower or higher values are better."""
+        metric = find_metric(self.metric)
+        return f"{metric.title}, {'lower' if metric.lower_is_better else 'higher'} is better"
+
+    @property
+    def remark(self) -> str | None:
+        """A note if the NFE per sample differs between the ranked evaluations, else None."""
+        return remark_on_nfe([row.evaluation for row in self.rows if row.unranked is None])
+
+    @property
+    def notes(self) -> list[str]:
+        """The intervals of values and differences, and what is not ranked or not evaluated, with reasons."""
+        notes, first = [], next(row for row in self.rows if row.evaluation is self.first)
+        for name, row in zip(self.names, self.rows, strict=True):
+            found = row.evaluation.metrics.get(self.metric) or Estimate(None, None, None)
+            minus = (
+                f"; minus {self.names[self.rows.index(first)]}: {row.difference}" if row.difference else ""
+            )
+            said = f"not ranked: {row.unranked}" if row.unranked else f"{self.metric} "
+            notes.append(f"{name}: {said}{format_interval(found.value, found.low, found.high)}{minus}")
+        notes += [f"{run} has no evaluation: `ddim evaluate {quote(run)}` makes one" for run in self.missing]
+        return notes + [f"note: {self.remark}"] * bool(self.remark)
+
+    @property
+    def details(self) -> str:
+        """The text with intervals, notes and the settings that differ."""
+        choices = [[name, *map(_shorten, values)] for name, values in self.choices.items()]
+        return f"{super().details}\n\n{Table(['', *self.names], choices)}"
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return one dictionary for each evaluation, with its value, its difference from the first and more.
@@ -105,21 +155,18 @@ class Comparison(Tabular):
         """
         return [self._record(name, row) for name, row in zip(self.names, self.rows, strict=True)]
 
-    @property
-    def names(self) -> list[str]:
-        """A unique name for each row: the evaluation's name, with its folder if several have this name."""
-        names = [row.evaluation.name for row in self.rows]
-        folders = [row.evaluation.folder for row in self.rows]
-        pairs = zip(names, folders, strict=True)
-        return [f"{name} ({folder})" if names.count(name) > 1 else name for name, folder in pairs]
+    def to_json(self) -> dict[str, Any]:
+        """Return the comparison as plain values, with the evaluations in the order of its rows."""
+        facts = {"verdict": self.verdict, "metric": self.metric, "first": self.first.folder}
+        return {**facts, "rows": self.to_records(), "choices": self.choices, "missing": list(self.missing)}
 
     def _record(self, name: str, row: Row) -> dict[str, Any]:
         low, high = row.evaluation.interval(self.metric) or (None, None)
         known = row.difference if isinstance(row.difference, Difference) else None
-        note = None if known else row.difference
-        note = "the first" if row.evaluation is self.first else note
+        note = "the first" if row.evaluation is self.first else None if known else row.difference
         return {
             "evaluation": name,
+            "samples": row.evaluation.generated.images,
             "value": row.evaluation.value(self.metric),
             "low": low,
             "high": high,
@@ -132,111 +179,94 @@ class Comparison(Tabular):
         }
 
     def _shown_rows(self) -> list[dict[str, Any]]:
-        """Return the rows with each difference as one text."""
+        """Return the rows with the place of each evaluation, and what is known of its difference."""
         shown = []
-        for record, row in zip(self.to_records(), self.rows, strict=True):
-            shown.append({name: record[name] for name in ("evaluation", "value", "low", "high")})
-            shown[-1] |= {"minus the first": record["note"] or str(row.difference)}
-            shown[-1] |= {"folder": record["folder"]}
+        for place, (row, record) in enumerate(zip(self.rows, self.to_records(), strict=True), 1):
+            said = record["note"] and record["note"].partition(":")[0]
+            if isinstance(row.difference, Difference):
+                said = "larger than chance" if row.difference.distinguishable else "may be chance"
+            columns = {name: record[name] for name in ("evaluation", "samples", "value")}
+            shown.append({"": None if row.unranked else place, **columns, "difference from the first": said})
         return shown
-
-    @property
-    def remark(self) -> str | None:
-        """A note if the NFE per sample differs between the ranked evaluations, else None."""
-        return remark_on_nfe([row.evaluation for row in self.rows if row.unranked is None])
-
-    @property
-    def title(self) -> str:
-        """The name of the metric, and whether lower or higher values are better."""
-        metric = find_metric(self.metric)
-        return f"{metric.title}, {'lower' if metric.lower_is_better else 'higher'} is better"
 
 
 Compared: TypeAlias = str | Path | Evaluation
 """A result of `evaluate`, or the path of a record, its folder or a run; a run means its newest evaluation."""
 
 
-def compare_evaluations(
-    evaluations: Sequence[Compared] | Compared, *others: Compared, metric: str = "kid"
-) -> Comparison:
-    """Rank evaluations by a metric, and measure their differences from the first evaluation.
+def compare(*evaluations: Compared | Iterable[Compared], metric: str = "kid") -> Comparison:
+    """Compare evaluations, and say whether differences are larger than chance.
+
+    Evaluations are ranked if they have the same features and reference and, except by KID and FID-infinity,
+    the same number of samples. Differences from the first evaluation have 95 % confidence intervals. They are
+    paired if both evaluations sampled the same seeds. Except for KID, the intervals are conservative.
 
     Args:
-        evaluations: a list of evaluations, or the first evaluation. Each is a result of `evaluate`, or the
-            path of a record, of the folder of an evaluation, or of a run; a run means its newest evaluation.
-        others: the other evaluations, if `evaluations` is not a list.
-        metric: "kid", "fid", "fid_infinity", "precision", "recall", "density" or "coverage".
+        evaluations: runs (the newest evaluation of each), evaluations or their folders, or a folder of runs
+            such as runs/; the first one is compared with the others.
+        metric: kid, fid, fid_infinity, precision, recall, density or coverage.
 
     Returns:
         The ranking, the differences from the first evaluation, and the settings that differ.
 
     Raises:
-        UserError: if there is no such metric, a record cannot be read, or none can be ranked with the first.
+        UserError: if a record cannot be read, or no two evaluations can be compared.
 
     Example:
         >>> ddim.compare(run, other_run)
         >>> ddim.compare([run, other_run, ddim.evaluate(images, "photos/")], metric="fid")
+
+    Commands:
+        ddim compare runs/photos-fast-1 runs/photos-fast-2
+        ddim compare runs/ --metric coverage
     """
-    metric = metric_name(metric)
-    listed = [evaluations] if isinstance(evaluations, Compared) else list(evaluations)
-    opened = [each if isinstance(each, Evaluation) else _read(each) for each in (*listed, *others)]
+    metric, missing, opened = metric_name(metric), [], []
+    for each in evaluations:
+        for one in [each] if isinstance(each, Compared) else each:
+            found, without = _open(one)
+            opened, missing = [*opened, *found], [*missing, *without]
+    if len(opened) < 2:
+        advice = f"evaluate another run, `ddim evaluate {quote(missing[0] if missing else 'runs/NAME')}`"
+        raise UserError(f"a comparison needs at least two evaluations, got {len(opened)}: {advice}")
     rows = rank_evaluations(opened, metric)
-    return Comparison(metric, opened[0], rows, list_differing_choices([row.evaluation for row in rows]))
+    first = next(row.evaluation for row in rows if row.difference is None and row.unranked is None)
+    return Comparison(metric, first, rows, list_differing_choices([row.evaluation for row in rows]), missing)
 
 
-def comparison_record(comparison: Comparison) -> dict[str, Any]:
-    """Return a comparison as a dictionary of plain values, with the evaluations in the order of its rows."""
-    return {
-        "metric": comparison.metric,
-        "first": comparison.first.folder,
-        "rows": [
-            {
-                "folder": row.evaluation.folder,
-                "samples": row.evaluation.generated.images,
-                "value": row.evaluation.value(comparison.metric),
-                "interval": row.evaluation.interval(comparison.metric),
-                "unranked": row.unranked and str(row.unranked),
-                "difference": asdict(row.difference)
-                if isinstance(row.difference, Difference)
-                else row.difference,
-            }
-            for row in comparison.rows
-        ],
-        "choices": comparison.choices,
-    }
-
-
-def _read(named: str | Path) -> Evaluation:
-    if not isinstance(named, str | Path):
-        raise UserError(
-            f"an evaluation must be a result of ddim.evaluate or a path, got {describe_given(named)}"
-        )
+def _open(named: Compared) -> tuple[list[Evaluation], list[Path]]:
+    """Return the evaluations that a name means, and the runs in a folder that have none."""
+    if isinstance(named, Evaluation):
+        return [named], []
     path = Path(named)
-    if names_checkpoint(path):
-        raise UserError(f"{path} is a checkpoint: name an evaluation, {path.parent}/evaluations/N")
-    return read_evaluation(path)
+    if path.is_dir() and not is_run_folder(path):
+        runs = [each for each in sorted(path.iterdir()) if each.is_dir() and is_run_folder(each)]
+        if runs:
+            evaluated = [run for run in runs if list_evaluations(run)]
+            return [*map(read_evaluation, evaluated)], [run for run in runs if run not in evaluated]
+    return [read_evaluation(path)], []
 
 
 def rank_evaluations(evaluations: Sequence[Evaluation], metric: str) -> list[Row]:
     """Return one row for each evaluation: ranked rows, best first, then the others in the given order.
 
+    If the first evaluation can be ranked with none of the others, the next one takes its place.
+
     Raises:
-        UserError: if there are fewer than two evaluations, or none can be ranked with the first evaluation.
+        UserError: if no two evaluations can be ranked.
     """
-    found = find_metric(metric)
-    if len(evaluations) < 2:
-        raise UserError(f"a comparison needs at least two evaluations, got {len(evaluations)}: give another")
-    first, *others = evaluations
-    reasons = [find_obstacle(first, other, metric) for other in others]
-    if all(reasons):
-        raise UserError(f"nothing can be compared by {found.title}: {reasons[0]}")
-    rows = [Row(first)]
-    for other, reason in zip(others, reasons, strict=True):
-        if reason is None:
-            rows.append(Row(other, None, measure_difference(other, first, metric)))
+    found, first, pairs = find_metric(metric), evaluations[0], []
+    for k, first in enumerate(evaluations):
+        others = [*evaluations[:k], *evaluations[k + 1 :]]
+        pairs = [(other, why_not_comparable(first, other, metric)) for other in others]
+        if not all(why for _, why in pairs):
+            break
+    else:
+        why = why_not_comparable(evaluations[0], evaluations[1], metric)
+        raise UserError(f"nothing can be compared by {found.title}: {why}")
+    rows = [Row(first), *(Row(o, None, measure_difference(o, first, metric)) for o, why in pairs if not why)]
     # An evaluation without the metric cannot be ranked, so `or 0.0` below is never used.
     rows.sort(key=lambda row: row.evaluation.value(metric) or 0.0, reverse=not found.lower_is_better)
-    return rows + [Row(other, reason) for other, reason in zip(others, reasons, strict=True) if reason]
+    return rows + [Row(other, reason) for other, reason in pairs if reason]
 
 
 def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Difference | str:
@@ -346,3 +376,8 @@ def _choices(evaluation: Evaluation) -> dict[str, Any]:
     choices["images seen"] = sampling.step * recipe.get("optim", {}).get("batch", 1)
     rest = {name: value for name, value in recipe.items() if name not in ("sampler", "grid")}
     return choices | flatten(rest)
+
+
+def _shorten(value: Any) -> str:  # noqa: ANN401  (JSON)
+    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return "-" if value is None else text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."

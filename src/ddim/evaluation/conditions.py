@@ -3,21 +3,19 @@
 This module does not import torch.
 
 There are two rules. Numbers may stand in one column of a table, and be averaged over repeats, if their
-conditions are equal. Two evaluations may be ranked by a metric if `find_obstacle` returns None; their
+conditions are equal. Two evaluations may be ranked by a metric if `why_not_comparable` returns None; their
 sampling may differ, because rankings compare ways of sampling.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 from ddim.evaluation.guidance_name import name_guide, name_interval
-from ddim.evaluation.record import Evaluation
-from ddim.evaluation.record_entries import Features, ReferenceSet, SamplingRecord, shorten_hash
-from ddim.metrics.catalogue import METRICS, find_metric
+from ddim.evaluation.record import Evaluation, Features, ReferenceSet, SamplingRecord, shorten_hash
+from ddim.metrics.catalogue import METRICS
 from ddim.recipe.options import SAMPLING_FIELDS, flatten_as_text
 
 UNITS = ("schedule", "pixels")
@@ -32,25 +30,6 @@ VALIDATION_FIELDS = (
     "seed",
 )
 """Fields of a recipe that decide which images a run is validated and evaluated against."""
-
-
-class Aspect(Enum):
-    """A field of `Conditions`; the value of the enum is the name of this field in messages."""
-
-    MEASURE = "features"
-    REFERENCE = "reference"
-    IMAGES = "number of samples"
-    SAMPLING = "sampling"
-
-
-@dataclass(frozen=True)
-class Units:
-    """The fields of a recipe that define the unit of its denoising errors, with their values."""
-
-    fields: tuple[tuple[str, str], ...]
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {value}" for name, value in self.fields)
 
 
 @dataclass(frozen=True)
@@ -86,43 +65,15 @@ class Sampling:
         return ", ".join([*parts, *(f"{name} {value}" for name, value in self.changes)])
 
 
-@dataclass(frozen=True)
-class Mismatch:
-    """One aspect in which two conditions differ, and its two values."""
+class Mismatch(NamedTuple):
+    """One aspect in which two conditions differ, such as "reference", and its two values."""
 
-    aspect: Aspect
+    aspect: str
     one: Any
     other: Any
 
     def __str__(self) -> str:
-        return f"different {self.aspect.value}: {self.one} and {self.other}"
-
-
-@dataclass(frozen=True)
-class TooFewImages:
-    """There are fewer samples or reference images than a metric needs."""
-
-    metric: str
-    images: int
-    least: int
-
-    def __str__(self) -> str:
-        title = find_metric(self.metric).title
-        return f"{self.images:,} images are too few to rank by {title}, which needs at least {self.least:,}"
-
-
-@dataclass(frozen=True)
-class MissingMetric:
-    """An evaluation does not have a metric."""
-
-    metric: str
-    source: str
-
-    def __str__(self) -> str:
-        return f"{self.source} has no {find_metric(self.metric).title}"
-
-
-Obstacle = Mismatch | TooFewImages | MissingMetric
+        return f"different {self.aspect}: {self.one} and {self.other}"
 
 
 @dataclass(frozen=True)
@@ -130,31 +81,34 @@ class Conditions:
     """The conditions under which a number was measured.
 
     Attributes:
-        measure: the features that a metric compares, or the unit of a denoising error.
+        measure: the features that a metric compares; for a denoising error, its unit: the fields of the
+            recipe that define noise levels and the scaling of pixels, as text.
         reference: the real images.
         images: the number of samples; for a denoising error, the number of validation images.
         sampling: how the images were sampled; None for denoising errors and for images of unknown origin.
     """
 
-    measure: Features | Units
+    measure: Features | str
     reference: ReferenceSet
     images: int
     sampling: Sampling | None = None
 
-    def mismatches(self, other: Conditions) -> Iterator[Mismatch]:
-        """Yield the aspects in which these conditions differ from `other` conditions."""
-        for aspect in Aspect:
-            one, two = (getattr(each, aspect.name.lower()) for each in (self, other))
-            if one != two:
-                yield Mismatch(aspect, one, two)
+    def mismatches(self, other: Conditions) -> list[Mismatch]:
+        """Return the aspects in which these conditions differ from `other` conditions."""
+        names = ("features", "reference", "number of samples", "sampling")
+        pairs = ((getattr(self, each.name), getattr(other, each.name)) for each in fields(self))
+        return [Mismatch(name, *pair) for name, pair in zip(names, pairs, strict=True) if pair[0] != pair[1]]
 
-    def shortage(self, metric: str) -> TooFewImages | None:
-        """Return `TooFewImages` if a metric needs more samples or reference images, else None."""
+    def shortage(self, metric: str) -> str | None:
+        """Return a sentence if a metric needs more samples or reference images, else None."""
         if metric not in METRICS or not isinstance(self.measure, Features):
             return None
-        least = METRICS[metric].least or self.measure.dimensions
-        images = min(self.images, self.reference.images)
-        return TooFewImages(metric, images, least) if images < least else None
+        least, title = METRICS[metric].least or self.measure.dimensions, METRICS[metric].title
+        images, advice = min(self.images, self.reference.images), ""
+        if self.reference.images < min(least, self.images) and self.reference.part == "valid":
+            advice = '; evaluate with part="all" to compare with all images'
+        few = f"{images:,} images are too few to rank by {title}, which needs at least {least:,}{advice}"
+        return few if images < least else None
 
 
 def evaluation_conditions(evaluation: Evaluation, recipe: Mapping[str, Any] | None = None) -> Conditions:
@@ -178,30 +132,24 @@ def error_conditions(recipe: Mapping[str, Any], fingerprint: str) -> Conditions:
     """
     units = flatten_as_text({name: recipe.get(name) for name in UNITS})
     count = recipe["report"]["validation_images"]
-    reference = ReferenceSet("", fingerprint, "valid", tuple(recipe["data"]["size"]), count, "")
-    return Conditions(Units(tuple(units.items())), reference, count)
+    reference = ReferenceSet("", fingerprint, "valid", recipe["data"]["size"], count, "")
+    return Conditions(", ".join(f"{name} {value}" for name, value in units.items()), reference, count)
 
 
-def find_obstacle(one: Evaluation, other: Evaluation, metric: str) -> Obstacle | None:
-    """Return the reason why two evaluations may not be ranked by a metric, or None if they may.
-
-    Args:
-        one: the first evaluation.
-        other: the second evaluation.
-        metric: the name of a metric.
-    """
-    conditions, others = evaluation_conditions(one), evaluation_conditions(other)
-    found = {mismatch.aspect: mismatch for mismatch in conditions.mismatches(others)}
-    if Aspect.MEASURE in found:
-        return found[Aspect.MEASURE]
-    if conditions.reference.sha256 != others.reference.sha256:
-        return Mismatch(Aspect.REFERENCE, conditions.reference, others.reference)
+def why_not_comparable(one: Evaluation, other: Evaluation, metric: str = "kid") -> str | None:
+    """Return why two evaluations may not be ranked by a metric, as a sentence; None if they may."""
+    mine, theirs = evaluation_conditions(one), evaluation_conditions(other)
+    found = {mismatch.aspect: str(mismatch) for mismatch in mine.mismatches(theirs)}
+    if "features" in found:
+        return found["features"]
+    if mine.reference.sha256 != theirs.reference.sha256:
+        return str(Mismatch("reference", mine.reference, theirs.reference))
     for each in (one, other):
         if metric not in each.metrics:
-            return MissingMetric(metric, each.generated.source)
-    if find_metric(metric).biased and Aspect.IMAGES in found:
-        return found[Aspect.IMAGES]
-    return conditions.shortage(metric) or others.shortage(metric)
+            return f"{each.generated.source} has no {METRICS[metric].title}"
+    if METRICS[metric].biased and "number of samples" in found:
+        return found["number of samples"]
+    return mine.shortage(metric) or theirs.shortage(metric)
 
 
 def _sampling(sampling: SamplingRecord | None, recipe: Mapping[str, Any] | None) -> Sampling | None:

@@ -7,10 +7,11 @@ no record.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,74 +20,121 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ddim.diffusion.denoiser import Model
 from ddim.diffusion.grids import Grid
 from ddim.diffusion.guidance import Interval
+from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import Sampler
-from ddim.errors import UserError, explain_error, format_count
-from ddim.evaluation.evaluated_images import EvaluatedImages, Source, open_evaluated_images
+from ddim.errors import UserError, check_count, explain_error, format_count, to_int
+from ddim.evaluation.choices import Choice, expand_choices
+from ddim.evaluation.compare import load_features
+from ddim.evaluation.evaluated_images import (
+    EvaluatedImages,
+    Source,
+    Subject,
+    is_sampled,
+    open_given_images,
+    open_subject,
+)
 from ddim.evaluation.measure import measure_metrics, measure_yardstick
-from ddim.evaluation.record import FEATURES, GRID, RECORD, SCHEMA, Evaluation, read_evaluation
-from ddim.evaluation.record_entries import Features, ReferenceSet, describe_part
-from ddim.evaluation.reference import BY_ARGUMENT, Part, Reference, name_source
+from ddim.evaluation.record import (
+    FEATURES,
+    GRID,
+    RECORD,
+    SCHEMA,
+    Evaluation,
+    Features,
+    ReferenceSet,
+    SamplingRecord,
+    describe_part,
+    parse_sampling,
+    read_evaluation,
+)
+from ddim.evaluation.reference import Part, Reference, name_source
 from ddim.evaluation.run_folder import show_in_tensorboard
-from ddim.evaluation.samples import Samples
-from ddim.files import atomic_file, hash_file, temporary_folder, write_sealed
+from ddim.evaluation.sample_features import SampledParts
+from ddim.evaluation.table import EvaluationTable, arrange_cells, plot_table
+from ddim.files import atomic_file, hash_file, temporary_folder, write_atomic, write_sealed
 from ddim.machine.distributed import current_processes, join_processes
-from ddim.machine.progress import Progress, ignore_progress, open_progress
-from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS
-from ddim.metrics.features import Extractor, open_extractor, write_npy_header
+from ddim.machine.progress import Progress, open_progress
+from ddim.machine.signals import Stopped
+from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS, metric_name
+from ddim.metrics.features import Extractor, load_extractor, write_npy_header
+from ddim.plots.charts import save_figure
 from ddim.plots.pictures import enlarge, make_sheet, save_png
-from ddim.runs.folder import check_unused, parse_out, publish_output
+from ddim.runs.folder import check_unused, list_numbered_folders, parse_out, publish_output
 from ddim.sampling.image_features import ImageSet, compute_features
-from ddim.sampling.record import make_record
+from ddim.sampling.pipeline import Pipeline
+from ddim.sampling.record import make_record, sample_conditions
 
 SHOWN = 36
 """Number of samples in the sheet of an evaluation."""
+
+SAMPLES = 1000
+"""The default number of samples."""
 
 
 def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     images: Source,
     reference: str | Path | None = None,
     n: int | None = None,
-    steps: int | None = None,
+    steps: int | Sequence[int] | None = None,
     *,
-    sampler: Sampler | str | None = None,
-    grid: Grid | str | None = None,
+    sampler: Sampler | str | Sequence[Sampler | str] | None = None,
+    grid: Grid | str | Sequence[Grid | str] | None = None,
     seed: int = 0,
-    label: str | int | None = None,
-    guidance: float | None = None,
-    guidance_interval: Interval | None = None,
-    guide_with: str | Path | None = None,
-    weights: str = "ema",
+    label: str | int | Sequence[str | int] | None = None,
+    guidance: float | Sequence[float] | None = None,
+    guidance_interval: Interval | Sequence[Interval] | None = None,
+    guide_with: str | Path | Sequence[str] | None = None,
+    weights: str | Sequence[str] = "ema",
     part: Part | None = None,
     features: str | Extractor = DEFAULT,
+    features_weights: str | Path | None = None,
+    metric: str = "kid",
+    fields: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
+    device: str | None = None,
+    threads: int | None = None,
     progress: bool | Progress = True,
-) -> Evaluation:
-    """Measure KID, FID, precision, recall, density and coverage of images, and write a record.
+) -> Evaluation | EvaluationTable:
+    """Measure how close samples or other images are to real images.
+
+    Writes a record with KID, FID, precision, recall, density and coverage, the features, and a sheet of the
+    first images. Several values of an option give a table with equal seeds, as table.csv and table.png; a
+    field is combined only with samplers or grids that have it. If it was stopped, or values are added, the
+    same command continues.
 
     Args:
-        images: a run, a `Pipeline` or a `Model`, from which images are sampled; or the images themselves, as
-            a folder, an archive, or a tensor or array (N, C, H, W) in [0, 1] or uint8.
-        reference: the images to compare with: a folder, an archive or the name of a data set; by default the
-            run's held-out images.
-        n: number of samples, by default 1000. If `images` is a folder, archive, tensor or array, its first
-            `n` images are used, by default all.
-        steps: number of sampling steps, by default the number in the recipe.
-        sampler: the sampler or its name, by default the sampler of the run. See `ddim.samplers`.
-        grid: the grid of times (timesteps) at which the network is evaluated, or its name. See `ddim.grids`.
-        seed: seed of the first sample.
-        label, guidance, guidance_interval, guide_with: as for `ddim.sample`.
-        weights: "ema", "raw" or the name of another EMA of a run.
-        part: the part of the reference, "valid", "train" or "all"; by default "valid" for the run's own
-            images, and "all" for other images.
-        features: the network that computes the features: "efficientnet-lite0", another name in
-            `ddim.metrics.catalogue.EXTRACTORS`, or an `Extractor`.
-        out: a new or empty folder, by default RUN/evaluations/N for a run, else evaluations/NAME-N.
+        images: a run, or a folder or archive of images; or images (N, C, H, W).
+        reference: the images to compare with: a folder, an archive or the name of a data set (default: the
+            run's held-out images).
+        n: number of samples (default: 1000), or of images (default: all).
+        steps: sampling steps (default: the run's, 20 in most recipes).
+        sampler: ddim, ddpm, edm, ... (default: the run's).
+        grid: uniform, karras, ... (default: what `ddim search` found, else the run's).
+        seed: the samples have the seeds S, S+1, ...
+        label: class name, class index or "all".
+        guidance: guidance scale; 1 is off (default: what `ddim search` found, else 1).
+        guide_with: a weaker model that guides, such as @guide.
+        weights: ema, raw or another average of the run.
+        part: the part of the reference (default: valid for the run's own images if at least 20 are held out,
+            else all).
+        fields: sampling fields of the recipe, such as --sampler.eta 0,1.
+        metric: the metric of a table.
+        out: a new folder (default: RUN/evaluations/N or RUN/tables/N).
+
+    Other Parameters:
+        guidance_interval: guide only at these log-SNRs, such as -2,5; an end may be left out.
+        features: efficientnet-lite0, inception-2015, inception-torchvision or scattering; the weights of
+            Inception are downloaded once.
+        features_weights: a file with the weights of the feature network.
+        device: cpu, cuda, ... (default: where the run was trained).
+        threads: processor threads (default: as in the training); others change the last bits of samples.
         progress: True shows a bar in a notebook cell, False shows nothing; or a function, see `Progress`.
 
     Returns:
-        The metrics with their 95 % confidence intervals, as a table.
+        The metrics with a verdict; or a table, if a choice has several values.
 
     Raises:
         UserError: if there are too few images, the folder cannot be made, or `reference` is missing for
@@ -95,46 +143,57 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     Example:
         >>> ddim.evaluate(run, steps=10, sampler=ddim.EDM())
         >>> ddim.evaluate(ddim.sample(model, n=1000), "photos/").value("kid")
+        >>> ddim.evaluate(run, steps=[10, 20, 50], fields={"sampler.eta": [0, 0.5, 1]}).to_frame()
+
+    Commands:
+        ddim evaluate runs/photos-fast-1 --steps 10,20 --sampler ddim,edm
+        ddim evaluate images/ --reference photos/
     """
-    guided: dict[str, Any] = {"guidance_interval": guidance_interval, "guide_with": guide_with}
-    guided |= {"guidance": guidance, "label": label}
-    samples = Samples(n, steps, seed, weights, sampler=sampler, grid=grid, **guided)
-    of = Reference(None if reference is None else name_source(reference), part)
-    with open_progress(progress) as shown:
-        return evaluate_source(
-            images, samples, of, extractor=open_extractor(features), out=out, progress=shown
+    given: dict[str, Any] = {"steps": steps, "weights": None if weights == "ema" else weights, "label": label}
+    given |= {"sampler": sampler, "grid": grid, "guidance": guidance}
+    given |= {"guidance_interval": guidance_interval, "guide_with": guide_with, **(fields or {})}
+    choices = expand_choices({name: value for name, value in given.items() if value is not None})
+    of, out = Reference(None if reference is None else name_source(reference), part), parse_out(out)
+    metric = metric_name(metric)
+    with _explain_stop(), open_progress(progress) as shown, join_processes() as processes:
+        extractor = processes.local_first(partial(_open_extractor, features, features_weights))
+        if out is not None and processes.leads:
+            check_unused(out)
+        if not isinstance(images, Pipeline | Model) and not is_sampled(images):
+            if names := [*choices[0], *["seed"] * bool(seed)]:
+                raise UserError(f"images that are given are not sampled: leave {names[0]} out")
+            return evaluate_images(open_given_images(images, n, of, shown), extractor, out, shown)
+        seeds = _choose_seeds(n, seed)
+        subject = open_subject(images, of, shown, device, threads)
+        if len(choices) == 1:
+            return evaluate_images(subject.sample(choices[0], seeds, shown), extractor, out, shown)
+        found = _evaluate_choices(subject, choices, seeds, extractor, shown)
+        return processes.broadcast(
+            _write_table(subject, choices, found, metric, out) if processes.leads else None
         )
 
 
-def evaluate_source(
-    source: Source,
-    samples: Samples = Samples(),  # noqa: B008  (a frozen value)
-    reference: Reference = Reference(),  # noqa: B008
-    *,
-    extractor: Extractor | None = None,
-    out: str | Path | None = None,
-    progress: Progress = ignore_progress,
-    announce: Callable[[str], object] = lambda text: None,
-) -> Evaluation:
-    """Return an evaluation as `evaluate` does, but take objects instead of plain values.
+def _open_extractor(features: str | Extractor, weights: str | Path | None) -> Extractor:
+    return features if isinstance(features, Extractor) else load_extractor(features, weights)
 
-    Args:
-        source: the images, as for `evaluate`.
-        samples: the options of sampling.
-        reference: the images to compare with.
-        extractor: the network of the features; None for the default.
-        out: a new or empty folder, as for `evaluate`.
-        progress: called while images are decoded and sampled, and while features are computed.
-        announce: called with `EvaluatedImages.summary` before the evaluation begins.
-    """
-    out = parse_out(out)
-    with join_processes() as processes:
-        extractor = extractor or processes.local_first(open_extractor)
-        if out is not None and processes.leads:
-            check_unused(out)
-        images = open_evaluated_images(source, samples, reference, progress)
-        announce(images.summary)
-        return evaluate_images(images, extractor, out, progress)
+
+@contextmanager
+def _explain_stop() -> Generator[None]:
+    """If a signal stops the block, say that the same command continues: samples and features are kept."""
+    try:
+        yield
+    except Stopped as stopped:
+        raise Stopped(stopped.number, "stopped; the same command continues") from None
+
+
+def _choose_seeds(n: int | None, seed: int) -> range:
+    check_count("n", count := SAMPLES if n is None else to_int("n", n), LEAST)
+    first = to_int("seed", seed)
+    check_seeds([first, first + count - 1])
+    return range(first, first + count)
+
+
+# One evaluation
 
 
 def evaluate_images(
@@ -145,7 +204,7 @@ def evaluate_images(
     extractor.to(images.device)
     if processes.leads:
         return processes.broadcast(_evaluate_as_lead(images, extractor, out, progress))
-    if images.sampled:
+    if isinstance(images.parts, SampledParts):
         for _ in images.parts(extractor, SHOWN):
             pass
     return processes.broadcast(None)
@@ -169,20 +228,24 @@ def _evaluate_as_lead(
         )
         seconds["metrics"] = time.monotonic() - began
         used, reference = describe_reference(selected, extractor)
+        generated = {"images": images.count, "source": images.source, "fingerprint": images.fingerprint}
         content = {
             "metrics": metrics,
-            "notes": notes,
+            "notes": [*images.remarks, *notes],
             "yardstick": yardstick,
             "features": asdict(used),
             "reference": asdict(reference),
-            "generated": images.describe() | {"kept": kept, "sha256": hash_file(folder / FEATURES)},
+            "generated": generated | {"kept": kept, "sha256": hash_file(folder / FEATURES)},
             "sampling": images.sampling and {**images.sampling, "nfe": nfe},
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
         }
         write_sealed(folder / RECORD, make_record("evaluation", content, schema=SCHEMA))
         found = read_evaluation(publish_output(folder, out, images.home, images.stem))
     if out is None and not images.stem and found.sampling:
-        _show(images.home.parent, found, found.sampling.step)
+        values = {name: value for name in METRICS if (value := found.value(name)) is not None}
+        with Image.open(found.folder / GRID) as sheet:
+            step = found.sampling.step
+            show_in_tensorboard(images.home.parent, step, "evaluation", np.asarray(sheet), values)
     return found
 
 
@@ -193,8 +256,7 @@ def _check_counts(images: EvaluatedImages) -> None:
         raise UserError(f"{images.source} has {few}, and at least {LEAST} images are needed: add more")
     of = images.reference
     if (count := len(of.which)) < LEAST:
-        whole = len(of.images) >= LEAST
-        mend = "use all of its images, with --part all" if whole else f"name more images, {BY_ARGUMENT}"
+        mend = 'use all of its images, with part "all"' if len(of.images) >= LEAST else "name more images"
         raise UserError(
             f"the reference is {describe_part(count, of.part, of.source)}, "
             f"and at least {LEAST} are needed: {mend}"
@@ -260,8 +322,59 @@ def describe_reference(reference: ImageSet, extractor: Extractor) -> tuple[Featu
     )
 
 
-def _show(run: Path, found: Evaluation, step: int) -> None:
-    """Add the numbers and the sheet of an evaluation to the TensorBoard events of its run."""
-    values = {name: value for name in METRICS if (value := found.value(name)) is not None}
-    with Image.open(found.folder / GRID) as sheet:
-        show_in_tensorboard(run, step, "evaluation", np.asarray(sheet), values)
+# A table of evaluations
+
+
+def _evaluate_choices(
+    subject: Subject, choices: Sequence[Choice], seeds: range, extractor: Extractor, progress: Progress
+) -> list[Evaluation]:
+    """Return one evaluation for each combination of choices; those that exist are not repeated."""
+    # Every combination is checked before the first one is sampled.
+    works = [len(seeds) * subject.prepare(choice).count_evaluations() for choice in choices]
+    found = []
+    for k, choice in enumerate(choices):
+
+        def report(what: str, done: float, total: int, k: int = k) -> None:
+            if what == "samples":
+                done, total = sum(works[:k]) + works[k] * done / total, sum(works)
+                what = "network evaluations"
+            progress(what, done, total)
+
+        images, processes = subject.sample(choice, seeds, report), current_processes()
+        # Another process may not see the files of process 0, or may look for them later.
+        there = _find_evaluation(images, extractor) if processes.leads and subject.cached else None
+        found.append(processes.broadcast(there) or evaluate_images(images, extractor, None, report))
+    return found
+
+
+def _find_evaluation(images: EvaluatedImages, extractor: Extractor) -> Evaluation | None:
+    """Return the newest evaluation of the same samples against the same reference, or None."""
+    features, reference = describe_reference(images.reference, extractor)
+    wanted = images.sampling and _identity(parse_sampling(images.sampling), features, reference)
+    for folder in reversed(list_numbered_folders(images.home, images.stem)):
+        try:
+            found = read_evaluation(folder)
+        except UserError:  # damaged, of another version, or without a record
+            continue
+        same = found.sampling and _identity(found.sampling, found.features, found.reference) == wanted
+        if same and load_features(found) is not None:
+            return found
+    return None
+
+
+def _identity(sampling: SamplingRecord, features: Features, reference: ReferenceSet) -> str:
+    """Return a text that is equal for evaluations with the same samples, features and reference images."""
+    facts = [sample_conditions(sampling.record), [*sampling.seeds], asdict(features), reference.sha256]
+    return json.dumps(facts, sort_keys=True)
+
+
+def _write_table(
+    subject: Subject, choices: Sequence[Choice], found: Sequence[Evaluation], metric: str, out: Path | None
+) -> EvaluationTable:
+    """Return the table of evaluations, and write table.csv and table.png into its folder."""
+    table = EvaluationTable(metric, arrange_cells(choices, found, metric))
+    home = subject.home.parent / "tables"
+    with temporary_folder((out or home / "table").resolve()) as folder:
+        write_atomic(folder / "table.csv", table.to_csv().encode())
+        save_figure(folder / "table.png", plot_table(table))
+        return replace(table, folder=publish_output(folder, out, home))

@@ -1,14 +1,15 @@
-"""The images that an evaluation measures: samples of a run, or images of a folder or archive."""
+"""The images that an evaluation measures: samples of a run or a model, or images that are given."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -23,22 +24,17 @@ from ddim.data.remote import names_repository
 from ddim.data.sources import Folder, Member, Reject
 from ddim.data.values import choose_channels
 from ddim.diffusion.denoiser import Model
-from ddim.errors import UserError, describe_given, format_count
+from ddim.errors import UserError
+from ddim.evaluation.choices import OWN, Choice
+from ddim.evaluation.measure import to_pixels
 from ddim.evaluation.record import FOLDER
-from ddim.evaluation.record_entries import describe_part, parse_sampling
-from ddim.evaluation.reference import (
-    BY_ARGUMENT,
-    Reference,
-    open_reference,
-    select_reference,
-    share_range,
-)
+from ddim.evaluation.reference import Reference, open_reference, select_reference, share_range
 from ddim.evaluation.sample_features import FeatureBatch, SampledParts
-from ddim.evaluation.samples import Samples
 from ddim.files import read_sealed
 from ddim.machine.progress import Progress, watch_reading
+from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor
-from ddim.plots.pictures import check_images, to_pictures, to_uint8
+from ddim.plots.pictures import to_pictures
 from ddim.recipe.recipe import Data
 from ddim.runs.names import (
     find_checkpoint,
@@ -47,25 +43,27 @@ from ddim.runs.names import (
     is_run_folder,
     locate_run,
     names_checkpoint,
+    parse_place,
     suggest_run,
 )
-from ddim.sampling.generate import sample_uint8
 from ddim.sampling.image_features import BATCH, ImageSet
 from ddim.sampling.labels import find_label
 from ddim.sampling.pictures import read_saved_image
-from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, load, open_pipeline
-from ddim.sampling.record import sampling_record
+from ddim.sampling.pipeline import LoadedRun, Pipeline, load, open_pipeline
 from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling, collect_guidance
 
 SAMPLE = re.compile(r"\d{5,}\.(png|npy)")
 """The names of the samples in a folder; a name begins with the seed."""
+
+Source = str | Path | Tensor | np.ndarray | Pipeline | Model
+"""The images to evaluate: a path, images (N, C, H, W), or a model in memory, which is sampled."""
 
 
 @dataclass(frozen=True)
 class EvaluatedImages:
     """Images to be evaluated, and the images with which they are compared.
 
-    Args:
+    Attributes:
         source: the run, folder or archive, as the user named it; for a tensor or model, a description.
         count: number of images.
         parts: a function that yields the images and their features part by part. Its arguments are the
@@ -76,6 +74,7 @@ class EvaluatedImages:
         stem: the start of the name of the evaluation's folder, before its number.
         fingerprint: the fingerprint of the given images; None for samples of a run or model.
         device: where features are computed: the exact device of the run or model, or the CPU.
+        remarks: sentences about the reference.
     """
 
     source: str
@@ -87,87 +86,116 @@ class EvaluatedImages:
     stem: str = ""
     fingerprint: str | None = None
     device: str = "cpu"
-
-    @property
-    def sampled(self) -> bool:
-        """Whether the images are sampled from a run; all processes then divide the sampling among them."""
-        return isinstance(self.parts, SampledParts)
-
-    @property
-    def summary(self) -> str:
-        """One line that describes the images and their reference."""
-        of = self.reference
-        pairs = f"{self.count:,} images against {describe_part(len(of.which), of.part, of.source)}"
-        if self.sampling is None:
-            return pairs
-        sampling = parse_sampling(self.sampling)
-        # Samples in a folder may have an older record, without the name of the sampler.
-        sampler = sampling.sampler_name or sampling.sampler.get("kind", "own sampler")
-        grid, steps = sampling.grid.get("kind", "own"), len(sampling.times)
-        found = isinstance(self.parts, SampledParts) and self.parts.setup.guidance.searched
-        note = "found by ddim search (--guidance 1 turns it off)" if found else ""
-        how = ", ".join(filter(None, (sampler, sampling.guidance_name, note)))
-        how = f"{how}, {grid} grid, {format_count(steps, 'step')}"
-        return f"{how}, {format_count(sampling.nfe, 'network evaluation')} each: {pairs}"
-
-    def describe(self) -> dict[str, Any]:
-        """Return the entries of a record about the images, as JSON."""
-        return {"images": self.count, "source": self.source, "fingerprint": self.fingerprint}
+    remarks: Sequence[str] = ()
 
 
-def is_run(path: Path) -> bool:
-    """Return whether a path names a run (in a folder or on the Hub) or a checkpoint, rather than images."""
-    return names_repository(path) or is_run_folder(path)
+# Samples of a run or a model
 
 
-Source = str | Path | Tensor | np.ndarray | Pipeline | Model
-"""The images to evaluate: a path, images (N, C, H, W), or a model in memory, which is sampled."""
+@dataclass(frozen=True)
+class Subject:
+    """A run or a model that is sampled; each of its weights is loaded once for all choices.
+
+    Attributes:
+        source: the run, as the user named it, or a description of the model.
+        open: returns the model with the weights of a name.
+        reference: the images with which samples are compared.
+        home: the folder in which the folders of evaluations are made.
+        stem: the start of their names, before their numbers.
+        cached: whether features and evaluations are kept and used again.
+        remarks: sentences about the reference.
+    """
+
+    source: str
+    open: Callable[[str], Pipeline]
+    reference: ImageSet
+    home: Path
+    stem: str
+    cached: bool
+    remarks: Sequence[str]
+
+    def prepare(self, choice: Choice) -> SamplingSetup:
+        """Return how the model is sampled with one combination of choices."""
+        pipeline = self.open(choice.get("weights", "ema"))
+        label = find_label(choice.get("label"), pipeline.recipe, pipeline.classes)
+        guidance = collect_guidance(*(choice.get(name) for name in OWN[3:]))
+        fields = {name: value for name, value in choice.items() if name not in OWN}
+        return choose_sampling(pipeline, choice.get("steps"), label, fields, guidance=guidance)
+
+    def sample(self, choice: Choice, seeds: range, progress: Progress) -> EvaluatedImages:
+        """Return the samples of these seeds with one combination of choices."""
+        setup = self.prepare(choice)
+        parts = SampledParts(setup, seeds, progress, keep=True, cached=self.cached)
+        where = {"home": self.home, "stem": self.stem, "device": setup.pipeline.runtime.exact_device}
+        facts = {"sampling": parts.record, "remarks": self.remarks}
+        return EvaluatedImages(self.source, len(seeds), parts, self.reference, **facts, **where)
 
 
-def open_evaluated_images(
-    source: Source, samples: Samples, reference: Reference, progress: Progress
-) -> EvaluatedImages:
-    """Return the samples of a run or model, or the given images, with their reference.
+def is_sampled(source: object) -> TypeGuard[str | Path]:
+    """Return whether a source is the path of a run or checkpoint, or a run on the Hub."""
+    if not isinstance(source, str | Path):
+        return False
+    return names_repository(source) or is_run_folder(parse_place(str(source))[0])
 
-    Raises:
-        UserError: if there are no images, the given images have no reference, or `source` has another type.
+
+def open_subject(
+    source: str | Path | Pipeline | Model,
+    reference: Reference,
+    progress: Progress,
+    device: str | None = None,
+    threads: int | None = None,
+) -> Subject:
+    """Open a run or a model, and the images with which its samples are compared.
+
+    Without a choice, these are its held-out images, or all of its images if fewer than `LEAST` are held out.
     """
     if isinstance(source, Pipeline | Model):
-        return _sample_model(open_pipeline(source), samples, reference, progress)
-    if isinstance(source, np.ndarray):
-        # An array that is read-only or reversed, such as bgr[..., ::-1], is copied.
-        source = torch.from_numpy(np.require(source, None, ["C", "W"]))
-    if isinstance(source, Tensor):
-        samples.check_given("images in memory")
-        return _take_images(source, samples.n, reference, progress)
-    if not isinstance(source, str | Path):
-        raise UserError(
-            "images must be a path, a tensor or an array (N, C, H, W), a pipeline or a model, "
-            f"got {describe_given(source)}"
-        )
-    source = Path(source)
-    if is_run(source):
-        return _sample_run(source, samples, reference, progress)
+        return _open_model(open_pipeline(source), reference, progress)
+    path, named = parse_place(str(source))
+    path = locate_run(path)
+    # RUN/best means one checkpoint, even if the training goes on.
+    path = find_checkpoint(path) if names_checkpoint(path) else path
+
+    @cache
+    def open_weights(weights: str) -> Pipeline:
+        return load(path, named if weights == "ema" else weights, device=device, threads=threads)
+
+    first = open_weights("ema")
+    assert isinstance(first, LoadedRun)
+    selected, remarks = _open_reference(first, reference, progress)
+    return Subject(str(source), open_weights, selected, *_find_home(path), True, remarks)
+
+
+def _open_model(pipeline: Pipeline, reference: Reference, progress: Progress) -> Subject:
+    """Open a model in memory; nothing of it is cached, as the weights may have changed."""
+
+    def open_weights(weights: str) -> Pipeline:
+        if weights not in ("ema", getattr(pipeline, "checkpoint", None) and pipeline.checkpoint.weights):
+            raise UserError(f"a model in memory has its own weights: leave weights out, or load {weights!r}")
+        return pipeline
+
+    if isinstance(pipeline, LoadedRun):
+        selected, remarks = _open_reference(pipeline, reference, progress)
+        home = _find_home(pipeline.checkpoint.run)
+        return Subject(repr(pipeline), open_weights, selected, *home, False, remarks)
     if reference.data is None:
-        if not source_exists(str(source)):
-            what = "name a run or a folder or archive of images"
-            raise UserError(f"{source} does not exist: {what}{suggest_run(source)}")
-        raise UserError(f"{source} is not a run: name the reference images, {BY_ARGUMENT}")
-    samples.check_given("the images of a folder or archive")
-    return _read_images(source, samples.n, reference, progress)
+        raise UserError("a model has no images of its own: name the reference images")
+    shape = pipeline.model.shape
+    channels = choose_channels(shape.channels)
+    data = replace(pipeline.recipe.data, size=(shape.height, shape.width), channels=channels)
+    selected = select_reference(reference, data, 0, progress, pipeline.values)
+    return Subject(repr(pipeline), open_weights, selected, Path(FOLDER), "model-", False, ())
 
 
-def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Progress) -> EvaluatedImages:
-    source, path = str(path), locate_run(path)
-    path = find_named_checkpoint(path) or path
-    run = load(path, samples.weights, device=samples.device, threads=samples.threads)
-    setup = prepare_sampling(run, samples)
-    selected = open_reference(run, reference, progress)
-    parts = SampledParts(setup, samples.seeds, progress, keep=True)
-    home, stem = _find_home(path)
-    return EvaluatedImages(
-        source, samples.count, parts, selected, parts.record, home, stem, device=run.runtime.exact_device
-    )
+def _open_reference(run: LoadedRun, asked: Reference, progress: Progress) -> tuple[ImageSet, Sequence[str]]:
+    """Return the images with which samples of a run are compared, and sentences about them."""
+    selected, remarks = open_reference(run, asked, progress), []
+    if asked == Reference() and (count := len(selected.which)) < LEAST:
+        selected = replace(selected, which=np.arange(len(selected.images)), part="all")
+        remarks.append(f"the reference is all images of the run, because only {count} are held out")
+    if asked.data is None and selected.part != "valid":
+        remarks.append("the run was trained on images of the reference, so copies of them look good here")
+    return selected, remarks
 
 
 def _find_home(path: Path) -> tuple[Path, str]:
@@ -179,69 +207,43 @@ def _find_home(path: Path) -> tuple[Path, str]:
     return (run / FOLDER, "") if run != path else (Path(FOLDER), f"{path.resolve().name}-")
 
 
-def prepare_sampling(pipeline: Pipeline, samples: Samples) -> SamplingSetup:
-    """Return how a pipeline is sampled for an evaluation."""
-    label = find_label(samples.label, pipeline.recipe, pipeline.classes)
-    guidance = collect_guidance(samples.guidance, samples.guidance_interval, samples.guide_with)
-    parts: dict[str, Any] = {"sampler": samples.sampler, "grid": samples.grid, "guidance": guidance}
-    return choose_sampling(pipeline, samples.steps, label, samples.fields, **parts)
+# Images that are given
 
 
-def _sample_model(
-    pipeline: Pipeline, samples: Samples, reference: Reference, progress: Progress
+def open_given_images(
+    source: str | Path | Tensor | np.ndarray, n: int | None, reference: Reference, progress: Progress
 ) -> EvaluatedImages:
-    """Return samples of a model in memory; features are not cached, as the weights may have changed."""
-    own = pipeline.checkpoint.weights if isinstance(pipeline, LoadedRun) else None
-    if samples.weights not in (own, Samples.weights):
-        raise UserError(
-            f"a model in memory has its own weights: leave weights out, or load it with {samples.weights!r}"
-        )
-    setup = prepare_sampling(pipeline, samples)
-    shape, home, stem = pipeline.model.shape, Path(FOLDER), "model-"
-    if isinstance(pipeline, LoadedRun):
-        selected = open_reference(pipeline, reference, progress)
-        path = pipeline.checkpoint.run
-        home, stem = _find_home(find_named_checkpoint(path) or path)
-    else:
+    """Return the first `n` of the images that a user gives, by default all, with their reference.
+
+    Raises:
+        UserError: if there are no images, or fewer than n, or their reference is not named.
+    """
+    if isinstance(source, Tensor | np.ndarray):
         if reference.data is None:
-            raise UserError("a model has no images of its own: name the reference images")
-        channels = choose_channels(shape.channels)
-        data = replace(pipeline.recipe.data, size=(shape.height, shape.width), channels=channels)
-        selected = select_reference(reference, data, 0, progress, pipeline.values)
-
-    def parts(extractor: Extractor, shown: int) -> Iterator[FeatureBatch]:
-        with evaluating(pipeline.model):
-            for images, nfe in sample_uint8(setup, samples.seeds, progress):
-                yield FeatureBatch(extractor(images).numpy(), images, nfe)
-
-    sampling = {"weights": "in memory", "step": 0, **sampling_record(setup, samples.seeds)}
-    source, device = repr(setup.pipeline), pipeline.runtime.exact_device
-    return EvaluatedImages(source, samples.count, parts, selected, sampling, home, stem, device=device)
+            raise UserError("images need a reference: name the images that they are compared with")
+        return _take_images(to_pixels(source[: _count_images(len(source), n)]), reference, progress)
+    if reference.data is None:
+        if not source_exists(str(source)):
+            what = "name a run or a folder or archive of images"
+            raise UserError(f"{source} does not exist: {what}{suggest_run(Path(source))}")
+        raise UserError(f"{source} is not a run: name the reference images")
+    return _read_images(Path(source), n, reference, progress)
 
 
 def _count_images(found: int, n: int | None) -> int:
-    """Return the number of images to use: `n`, or the number `found` if `n` is None.
-
-    Raises:
-        UserError: if `n` is larger than `found`.
-    """
+    """Return the number of images to use: `n`, or the number `found` if `n` is None."""
     if n is not None and n > found:
         raise UserError(f"n must be at most the number of images, {found:,}, or left out, got {n:,}")
     return found if n is None else n
 
 
-def _take_images(source: Tensor, n: int | None, reference: Reference, progress: Progress) -> EvaluatedImages:
-    if reference.data is None:
-        raise UserError("images need a reference: name the images that they are compared with")
-    check_images(source)
-    pixels = torch.from_numpy(to_uint8(source[: _count_images(len(source), n)])).permute(0, 3, 1, 2)
+def _take_images(pictures: np.ndarray, reference: Reference, progress: Progress) -> EvaluatedImages:
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
     count, channels, height, width = pixels.shape
-    data = Data(size=(height, width), channels=channels)
-    selected = select_reference(reference, data, 0, progress)
+    selected = select_reference(reference, Data(size=(height, width), channels=channels), 0, progress)
 
     def parts(extractor: Extractor, shown: int) -> Iterator[FeatureBatch]:
-        for first in range(0, count, BATCH):
-            some = pixels[first : first + BATCH]
+        for some in pixels.split(BATCH):
             yield FeatureBatch(extractor(some).numpy(), some, 0)
 
     fingerprint = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
@@ -250,17 +252,17 @@ def _take_images(source: Tensor, n: int | None, reference: Reference, progress: 
 
 
 def _read_images(source: Path, n: int | None, reference: Reference, progress: Progress) -> EvaluatedImages:
+    record = _read_record(source)
     arrays = _SampleArrays(source)
-    found = arrays if _is_sample_folder(source) and arrays.list_names() else find_source(str(source))
+    found = arrays if record and arrays.list_names() else find_source(str(source))
     size = _first_size(found.members((64, 64)), source)
     check_size(size)
     images = load_images(found, str(source), size, progress=watch_reading(progress))
-    which, sampling = _select_samples(source, images)
+    which, sampling = _select_samples(images, record) if record else (np.arange(len(images)), None)
     which = which[: _count_images(len(which), n)]
     if sampling:
         sampling["seeds"] = sampling["seeds"][: len(which)]
-    data = Data(size=size)
-    selected = select_reference(reference, data, 0, progress)
+    selected = select_reference(reference, Data(size=size), 0, progress)
     images = share_range(images, selected.images.values)
     nfe = sampling["nfe"] if sampling else 0
 
@@ -269,10 +271,9 @@ def _read_images(source: Path, n: int | None, reference: Reference, progress: Pr
             pixels = to_pictures(gather_batch(images, which[first : first + BATCH]))
             yield FeatureBatch(extractor(pixels).numpy(), pixels if first < shown else None, nfe)
 
-    stem = re.sub(r"[^\w.-]+", "-", source.resolve().name)
-    return EvaluatedImages(
-        str(source), len(which), parts, selected, sampling, Path(FOLDER), f"{stem}-", images.fingerprint
-    )
+    stem = re.sub(r"[^\w.-]+", "-", source.resolve().name) + "-"
+    where = {"home": Path(FOLDER), "stem": stem, "fingerprint": images.fingerprint}
+    return EvaluatedImages(str(source), len(which), parts, selected, sampling, **where)
 
 
 @dataclass(frozen=True)
@@ -294,11 +295,6 @@ class _SampleArrays(Folder):
             yield Member(name, read_saved_image(self.path / name))
 
 
-def _is_sample_folder(source: Path) -> bool:
-    """Return whether `ddim sample` wrote a folder."""
-    return (source / "record.json").is_file()
-
-
 def _first_size(members: Iterator[Member | Reject], source: Path) -> tuple[int, int]:
     """Return (height, width) of the first readable image of a source."""
     for item in members:
@@ -309,28 +305,22 @@ def _first_size(members: Iterator[Member | Reject], source: Path) -> tuple[int, 
     raise UserError(f"{source} is neither a run nor a folder or archive of images")
 
 
-def _select_samples(source: Path, images: Images) -> tuple[np.ndarray, dict[str, Any] | None]:
-    """Return the indices of the samples in a source, and the record of how they were sampled, or None.
+def _read_record(source: Path) -> dict[str, Any] | None:
+    """Return the record of a folder that `ddim sample` wrote, None for other folders and for archives."""
+    file = source / "record.json"
+    record = read_sealed(file) if file.is_file() else {}
+    return record if record.get("kind") == "samples" else None
 
-    In a folder that `ddim sample` wrote, the samples are the files that are named by a seed, in the order of
-    the seeds; the sheet is left out.
+
+def _select_samples(images: Images, record: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any] | None]:
+    """Return the indices of the samples in a folder, and the record of how they were sampled.
+
+    The samples are the files that are named by a seed, in the order of the seeds; the sheet is left out. The
+    record is None if there are more or fewer samples than it has seeds.
     """
-    if not _is_sample_folder(source):
-        return np.arange(len(images)), None
     places = {int(name[:-4]): k for k, name in enumerate(images.names) if SAMPLE.fullmatch(name)}
     seeds = sorted(places)
-    sampling, record = None, read_sealed(source / "record.json")
-    with suppress(UserError):  # an older record lacks entries
-        if parse_sampling(record).seeds == tuple(seeds):
-            outside = {"schema", "kind", "time", "seconds", "film"}
-            sampling = {name: value for name, value in record.items() if name not in outside}
-    return np.array([places[seed] for seed in seeds], np.int64), sampling
-
-
-def find_named_checkpoint(run: str | Path) -> Path | None:
-    """Return the checkpoint of a run for the path RUN/best or RUN/guide, and None for any other path.
-
-    Raises:
-        UserError: if the run has no such checkpoint.
-    """
-    return find_checkpoint(run) if names_checkpoint(run) else None
+    outside = {"schema", "kind", "time", "seconds", "film"}
+    sampling = {name: value for name, value in record.items() if name not in outside}
+    which = np.array([places[seed] for seed in seeds], np.int64)
+    return which, sampling if sampling.get("seeds") == seeds else None

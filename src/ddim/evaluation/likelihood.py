@@ -24,7 +24,7 @@ from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.schedules import Schedule
 from ddim.diffusion.times import midpoints
 from ddim.errors import UserError, check_count
-from ddim.evaluation.record_entries import describe_part
+from ddim.evaluation.record import describe_part
 from ddim.evaluation.reference import Part, Reference, open_reference
 from ddim.evaluation.run_folder import Recorded, open_run_folder, write_result
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, with_bar

@@ -1,4 +1,4 @@
-"""Compute the metrics in the record of an evaluation, and the same metrics for real images as a yardstick."""
+"""Measure metrics of two sets of images, and those of real images as a yardstick."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ddim.errors import UserError, warn_user
+from ddim.evaluation.record import FEW, Metrics, parse_metrics
 from ddim.files import cache_folder, read_sealed, write_sealed
-from ddim.metrics.catalogue import LEAST, METRICS
-from ddim.metrics.features import Extractor
+from ddim.metrics.catalogue import DEFAULT, LEAST
+from ddim.metrics.features import Extractor, extract_features, open_extractor
 from ddim.metrics.fid import fid, fid_infinity
 from ddim.metrics.kid import kid
 from ddim.metrics.prdc import prdc
+from ddim.plots.pictures import check_images, to_uint8
 from ddim.sampling.image_features import ImageSet, compute_features
 
 ENOUGH = 10
@@ -29,8 +33,43 @@ one, the bias of FID is not linear in 1 / N: for normal features in 256 dimensio
 """
 
 
-NO_RECALL = "recall is 0: samples cover no reference image, so precision and density say little"
-"""A note on an evaluation whose recall is 0."""
+def measure(
+    images: Tensor | np.ndarray, reference: Tensor | np.ndarray, *, features: str | Extractor = DEFAULT
+) -> Metrics:
+    """Return KID, FID, precision, recall, density and coverage of images in memory; nothing is written.
+
+    Args:
+        images: (N, C, H, W) in [0, 1] or uint8, with C = 1 (gray), 3 (RGB) or 4 (RGBA).
+        reference: the real images (M, C, H, W); their size may differ.
+        features: the network that computes the features: a name in `ddim.metrics.catalogue.EXTRACTORS`, or an
+            `Extractor`.
+
+    Returns:
+        The metrics as a table; KID with its 95 % confidence interval.
+
+    Raises:
+        UserError: if there are fewer than 20 images of one kind, or their values are outside [0, 1].
+
+    Example:
+        >>> found = ddim.measure(samples, photos)
+        >>> found.kid, found.interval("kid"), found.fid
+    """
+    extractor = open_extractor(features)
+    both = [extract_features(extractor, to_pixels(each)) for each in (images, reference)]
+    if min(map(len, both)) < LEAST:
+        count, other = map(len, both)
+        raise UserError(f"metrics need at least {LEAST} images of each kind, got {count} and {other}")
+    metrics, notes = measure_metrics(*both)
+    return Metrics(parse_metrics(metrics), notes)
+
+
+def to_pixels(images: Tensor | np.ndarray) -> np.ndarray:
+    """Return images (N, C, H, W) that a user gives, in [0, 1] or uint8, as (N, H, W, C) uint8."""
+    if isinstance(images, np.ndarray):
+        # An array that is read-only or reversed, such as bgr[..., ::-1], is copied.
+        images = torch.from_numpy(np.require(images, None, ["C", "W"]))
+    check_images(images)
+    return to_uint8(images)
 
 
 def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[str, Any], list[str]]:
@@ -56,15 +95,11 @@ def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[
         notes.append(f"FID-infinity needs more than {ENOUGH * dimensions:,} samples, got {count:,}")
     if k.value < 0:
         notes.append("KID is below 0: the estimate is unbiased, so it may fall below 0 for similar sets")
-    least = METRICS["kid"].least
-    if few < least:
-        notes.append(
-            f"with so few images ({few}), FID, precision and density say little, and no metric can rank "
-            f"fewer than {least}"
-        )
+    if few < FEW:
+        notes.append(f"with so few images ({few}), FID, precision and density say little, and only KID ranks")
     overlap = {name: {"value": value} for name, value in asdict(prdc(generated, reference)).items()}
     if not overlap["recall"]["value"]:
-        notes.append(NO_RECALL)
+        notes.append("recall is 0: samples cover no reference image, so precision and density say little")
     return {"kid": k.to_json(), "fid": f, **overlap}, [note for note in notes if note]
 
 

@@ -23,9 +23,6 @@ from ddim.sampling.pipeline import LoadedRun
 
 Part = Literal["valid", "train", "all"]
 
-BY_ARGUMENT = "with --data, or with `reference` in Python"
-"""Words for messages, which tell the user how to name reference images."""
-
 
 @dataclass(frozen=True)
 class Reference:
@@ -113,26 +110,24 @@ def _select_part(reference: Reference, images: Images, data: Data, seed: int) ->
     return ImageSet(images, parts.validation if part == "valid" else parts.train, source, part)
 
 
-def open_reference(run: LoadedRun, reference: Reference, progress: Progress = ignore_progress) -> ImageSet:
+def open_reference(
+    run: LoadedRun,
+    reference: Reference = Reference(),
+    progress: Progress = ignore_progress,  # noqa: B008
+) -> ImageSet:
     """Return the images of a reference, decoded, and split into training and held-out images as in `run`.
-
-    Args:
-        run: the run.
-        reference: the choice of the images.
-        progress: called while images are decoded.
 
     Raises:
         UserError: if the images cannot be opened. Also if they are the run's own images, and have changed.
     """
-    if reference.data is None:
-        try:
-            images = reopen_run_images(run, progress).images
-        except UserError as error:
-            joint = ", or" if ": " in str(error) else ":"  # some messages give advice already
-            raise UserError(f"{error}{joint} name images {BY_ARGUMENT}") from None
-        return _select_part(reference, images, run.recipe.data, run.recipe.split_seed)
-    data = replace(run.recipe.data, channels=choose_channels(run.model.shape.channels))
-    return select_reference(reference, data, run.recipe.split_seed, progress, run.values)
+    if reference.data is not None:
+        data = replace(run.recipe.data, channels=choose_channels(run.model.shape.channels))
+        return select_reference(reference, data, run.recipe.split_seed, progress, run.values)
+    try:
+        images = reopen_run_images(run, progress).images
+    except UserError as error:
+        raise UserError(f"{error}; or name other images as the reference") from None
+    return _select_part(reference, images, run.recipe.data, run.recipe.split_seed)
 
 
 def compute_validation_features(run: LoadedRun, extractor: Extractor, progress: Progress) -> np.ndarray:
@@ -146,7 +141,7 @@ def compute_validation_features(run: LoadedRun, extractor: Extractor, progress: 
     Raises:
         UserError: if the images cannot be opened, or are fewer than `LEAST`, so that their KID says nothing.
     """
-    images = open_reference(run, Reference(), progress)
+    images = open_reference(run, progress=progress)
     if (count := len(images.which)) < LEAST:
         raise UserError(f"KID needs at least {LEAST} held-out images, got {count}")
     return compute_features(images, extractor, partial(progress, "features of the reference"))

@@ -73,19 +73,6 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
     return load_given_run(run)
 
 
-def open_searched_run(run: str | Path | LoadedRun) -> LoadedRun:
-    """Return the loaded run of a search that saves its result with the run; load it first if it is a path.
-
-    Raises:
-        UserError: if `run` is a checkpoint or cannot be loaded.
-    """
-    loaded = load_given_run(run)
-    folder = loaded.checkpoint.run
-    if is_checkpoint(folder):
-        raise UserError(f"{folder} is a checkpoint, and the result is saved with a run: give the run folder")
-    return loaded
-
-
 def write_result(
     run: LoadedRun,
     kind: str,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,12 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.evaluation.compare import Difference
 from ddim.files import cache_folder
 from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress
 from ddim.metrics.features import Extractor
-from ddim.metrics.kid import kid_difference
 from ddim.sampling.generate import SamplesNotFinite, sample_uint8, split_into_parts
 from ddim.sampling.image_features import BATCH, keep_part, name_part, read_part
 from ddim.sampling.record import sample_conditions, sampling_record
@@ -68,12 +65,14 @@ class SampledParts:
         progress: called with "samples" after each sampling step.
         keep: whether to keep the samples too if they need at most `LARGEST_KEPT` bytes. Otherwise only their
             features and the samples that are shown are kept.
+        cached: False to neither use nor write the cache, for a model in memory, whose weights may change.
     """
 
     setup: SamplingSetup
     seeds: range
     progress: Progress = ignore_progress
     keep: bool = False
+    cached: bool = True
 
     def __call__(self, extractor: Extractor, shown: int) -> Iterator[FeatureBatch]:
         """Yield features part by part, in the order of the seeds; the first `shown` samples come with images.
@@ -99,7 +98,7 @@ class SampledParts:
     @cached_property
     def record(self) -> dict[str, Any]:
         """The record of the samples, on which the path in the cache depends."""
-        return sampling_record(self.setup, self.seeds)
+        return {"weights": "in memory", "step": 0, **sampling_record(self.setup, self.seeds)}
 
     @property
     def _keeps(self) -> bool:
@@ -110,14 +109,16 @@ class SampledParts:
     def _measure(self, seeds: Sequence[int], extractor: Extractor, folder: Path, shown: int) -> FeatureBatch:
         """Return the part with these seeds; compute its features if they are not in `folder`."""
         path, pictured = folder / name_part(seeds), seeds[0] - self.seeds[0] < shown
-        found, images, seconds = read_part(path, "features", "nfe"), None, 0.0
+        found = read_part(path, "features", "nfe") if self.cached else None
+        images, seconds = None, 0.0
         if found is None or pictured:
             samples, seconds = self._sample(seeds, keep=self._keeps or pictured)
             images = samples["images"]
             if found is None:
                 features = torch.from_numpy(extractor(images).numpy())
                 found = {"features": features, "nfe": samples["nfe"]}
-                keep_part(path, found)
+                if self.cached:
+                    keep_part(path, found)
         return FeatureBatch(found["features"].numpy(), images, int(found["nfe"]), seconds, kept=seconds == 0)
 
     def _sample(self, seeds: Sequence[int], *, keep: bool) -> tuple[dict[str, Tensor], float]:
@@ -126,7 +127,7 @@ class SampledParts:
         Samples from the cache took 0 seconds.
         """
         folder = self._folder()
-        if (found := self._find(folder, seeds)) is not None:
+        if self.cached and (found := self._find(folder, seeds)) is not None:
             self.progress("samples", seeds[-1] + 1 - self.seeds[0], len(self.seeds))
             return found, 0.0
         began = time.monotonic()
@@ -134,7 +135,7 @@ class SampledParts:
         ((images, nfe),) = sample_uint8(self.setup, seeds, onward)
         seconds = time.monotonic() - began
         made = {"images": images.contiguous(), "nfe": torch.tensor(nfe)}
-        if keep:
+        if keep and self.cached:
             # Samples that cannot be kept are made again when they are needed again.
             with suppress(OSError):
                 keep_part(folder / name_part(seeds), made)
@@ -170,11 +171,3 @@ def sample_features(
     with suppress(SamplesNotFinite):
         return np.concatenate([part.features for part in parts(extractor, 0)])
     return None
-
-
-def compare_paired(mine: np.ndarray | None, theirs: np.ndarray | None, reference: np.ndarray) -> Difference:
-    """Return the KID of `mine` minus that of `theirs`; infinite, so not a gain, if one of them is None."""
-    if mine is None or theirs is None:
-        return Difference(math.inf, math.inf, math.inf, paired=True)
-    found = kid_difference(mine, theirs, reference, paired=True)
-    return Difference(found.value, found.low, found.high, paired=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import math
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 SHOWN = 24
 """The largest number of rows of a result that its text and its HTML show."""
+
+WIDTH = 80
+"""The largest width of a line of prose, the width of a usual terminal."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Table:
         console = Console(width=10**5, color_system=None, markup=False, highlight=False, emoji=False)
         with console.capture() as capture:
             console.print(table)
-        return "\n".join([*map(str.rstrip, capture.get().splitlines()), *self.notes])
+        return "\n".join([*map(str.rstrip, capture.get().splitlines()), *map(wrap_text, self.notes)])
 
     def _repr_html_(self) -> str:
         return render_template("table.html", table=self)
@@ -106,12 +111,13 @@ class Tabular:
 
     def __repr__(self) -> str:
         """Return the verdict, the title and the table, without the notes."""
-        return "\n".join(filter(None, [self.verdict, self.title, str(self._shown(()))]))
+        prose = [wrap_text(self.verdict), wrap_text(self.title)]
+        return "\n".join(part for part in (*prose, str(self._shown(()))) if part)
 
     @property
     def details(self) -> str:
         """The text of the result with its notes."""
-        return "\n".join([repr(self), *self.notes])
+        return "\n".join([repr(self), *map(wrap_text, self.notes)])
 
     def _repr_html_(self) -> str:
         title = "\n".join(filter(None, [self.verdict, self.title]))
@@ -139,6 +145,28 @@ def format_cell(value: Any) -> str:  # noqa: ANN401 (a plain value)
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def format_interval(
+    value: float | None, low: float | None = None, high: float | None = None, sign: str = ""
+) -> str:
+    """Return a value and half the width of its interval as text, such as "0.0123 ± 0.0011"; "" for None.
+
+    The smaller of both numbers has two digits, but there are at least four decimals, or two if the value is
+    10 or more. If `sign` is "+", positive values have a sign too.
+    """
+    if value is None:
+        return ""
+    half = 0.0 if low is None or high is None else (high - low) / 2
+    smallest = min((abs(number) for number in (value, half) if number), default=1.0)
+    digits = min(max(4 if abs(value) < 10 else 2, 1 - math.floor(math.log10(smallest))), 10)
+    return f"{value:{sign}.{digits}f}" + ("" if low is None else f" ± {half:.{digits}f}")
+
+
+def wrap_text(text: str) -> str:
+    """Return text in lines of at most `WIDTH` characters; no word is broken, and no line break is lost."""
+    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    return "\n".join(textwrap.fill(line, WIDTH, **options) for line in text.splitlines())
 
 
 def _embed_png(content: bytes) -> str:

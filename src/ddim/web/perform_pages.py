@@ -8,11 +8,10 @@ from typing import Any
 from ddim.data import open_images
 from ddim.data.decode import UnusableError, decode_image, hide_warnings, read_header
 from ddim.errors import UserError
-from ddim.evaluation.compare import Difference, compare_evaluations
+from ddim.evaluation.compare import Difference, compare
 from ddim.evaluation.compare import Row as Ranked
 from ddim.evaluation.image_summary import draw_images, summarise_images
-from ddim.experiments.index import find_runs
-from ddim.experiments.report import write_report
+from ddim.experiments.report import report
 from ddim.machine.progress import watch_reading
 from ddim.plots.pictures import enlarge, save_png
 from ddim.training.request import choose_recipe
@@ -58,13 +57,13 @@ def describe_data(task: tasks.DataTask, monitor: Monitor) -> dict[str, Any]:
 
 def write_sweep_report(task: tasks.ReportTask, _monitor: Monitor) -> dict[str, Any]:
     """Write the report on the runs in a folder."""
-    write_report(find_runs(task.folder), task.out, task.title)
+    report(task.folder, out=task.out)
     return {}
 
 
 def compare_runs(task: tasks.CompareTask, _monitor: Monitor) -> dict[str, Any]:
     """Compare the evaluation of the first run with that of each other run; see `ddim.compare`."""
-    comparison = compare_evaluations(task.records, metric=task.metric)
+    comparison = compare(task.records, metric=task.metric)
     # The rows are sorted; evaluations are known by their folders.
     return {
         "rows": [_describe_rank(row, comparison.metric) for row in comparison.rows],
@@ -82,7 +81,7 @@ def _describe_rank(row: Ranked, metric: str) -> dict[str, Any]:
         "low": low,
         "high": high,
         "distinguishable": difference,
-        "unranked": None if row.unranked is None else str(row.unranked),
+        "unranked": row.unranked,
     }
 
 

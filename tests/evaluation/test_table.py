@@ -1,0 +1,177 @@
+"""Tables of evaluations over choices of sampling."""
+
+import csv
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ddim
+from ddim.evaluation.compare import Difference, measure_difference
+from ddim.evaluation.table import EvaluationTable, TableCell, format_difference, plot_table
+from ddim.runs.checkpoint import find_newest
+from ddim.sampling.pipeline import load
+from ddim.sampling.sampling_setup import Guidance, save_guidance
+from mine import Cubes, Euler
+from stubs import SAMPLING, evaluation, stub
+
+FEW = {"n": 40}
+SAMPLERS = [ddim.DDIM(), ddim.DDIM(1.0), ddim.DDPM("large")]
+
+
+def test_every_combination_is_an_evaluation_with_its_paired_difference_from_the_first_row(run):
+    table = ddim.evaluate(run, **FEW, steps=[1, 3], sampler=SAMPLERS, features=stub())
+    assert (table.rows, table.columns) == (
+        ["ddim eta 0", "ddim eta 1", "ddpm variance large"],
+        ["1 steps", "3 steps"],
+    )
+    assert table.folder == run / "tables" / "1"
+    assert {path.name for path in table.folder.iterdir()} == {"table.csv", "table.png"}
+    cell = table.find_cell("ddim eta 1", "3 steps")
+    alone = ddim.evaluate(run, n=40, steps=3, fields={"sampler": "ddim", "sampler.eta": "1"}, features=stub())
+    assert cell.evaluation.record["metrics"] == alone.record["metrics"]
+    base = table.find_cell("ddim eta 0", "3 steps")
+    assert cell.difference == measure_difference(cell.evaluation, base.evaluation, "kid")
+    assert cell.difference.paired
+    assert base.difference is None
+    # With one step, the sample is that of the network, whatever the noise of further steps.
+    one_step = [table.find_cell(row, "1 steps") for row in table.rows]
+    assert len({cell.evaluation.value("kid") for cell in one_step}) == 1
+    assert len(list((run / "evaluations").iterdir())) == 6 + 1
+
+
+def test_a_table_makes_only_evaluations_that_are_missing(run):
+    first = ddim.evaluate(run, **FEW, steps=[2, 3], features=stub())
+    seen, said = [], []
+    more = ddim.evaluate(
+        run, **FEW, steps=[2, 3, 4], features=stub(seen), progress=lambda *each: said.append(each)
+    )
+    assert sum(seen) == 40
+    assert [cell.evaluation.folder.name for cell in more.cells] == ["1", "2", "3"]
+    assert [c.evaluation.record for c in more.cells[:2]] == [c.evaluation.record for c in first.cells]
+    assert said[-1] == ("network evaluations", 40 * 9, 40 * 9)
+    assert (more.rows, more.columns) == (["2 steps", "3 steps", "4 steps"], ["KID"])
+    # Features that do not belong to their record are not used.
+    np.save(run / "evaluations" / "2" / "features.npy", np.zeros((40, 12), np.float32))
+    again = ddim.evaluate(run, **FEW, steps=[2, 3, 4], features=stub())
+    assert [cell.evaluation.folder.name for cell in again.cells] == ["1", "4", "3"]
+
+
+def test_a_table_finds_its_evaluations_of_a_checkpoint_outside_a_run(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lone = Path(shutil.copytree(find_newest(run / "checkpoints"), tmp_path / "lone"))
+    for steps, names in (([2, 3], ["lone-1", "lone-2"]), ([2, 3, 4], ["lone-1", "lone-2", "lone-3"])):
+        table = ddim.evaluate(lone, "blossoms:60", **FEW, steps=steps, features=stub())
+        assert [cell.evaluation.folder.name for cell in table.cells] == names
+
+
+def test_unequal_evaluations_of_the_network_are_remarked_upon(run):
+    table = ddim.evaluate(run, n=20, steps=3, sampler="ddim,edm", features=stub())
+    assert (table.rows, table.columns) == (["ddim", "edm"], ["KID"])
+    assert any("(NFE) differ: ddim, 3 steps, 3 NFE; edm, 3 steps, 5 NFE" in note for note in table.notes)
+    other = EvaluationTable("precision", table.cells)
+    assert other.verdict.startswith("these values should not be ranked: 20 images are too few")
+    assert "* " not in repr(other)
+
+
+def test_a_table_says_which_samples_are_guided_by_saved_guidance(run):
+    loaded = load(run)
+    save_guidance(run, loaded.recipe.sampler, 3, "ema", Guidance(2.0, None, "@raw"), labelled=False)
+    table = ddim.evaluate(run, **FEW, steps=[2, 3], features=stub())
+    assert [record["guided"] for record in table.to_records()] == ["", "guidance 2, guide @raw"]
+    said = "combinations use guidance that `ddim search` found (guidance 2, guide @raw); guidance 1 turns"
+    assert any(note.startswith(f"some {said}") for note in table.notes)
+
+
+def test_parts_of_the_users_own_can_be_choices(run):
+    table = ddim.evaluate(run, **FEW, sampler=[ddim.DDIM(), Euler()], steps=2, features=stub())
+    assert table.rows == ["ddim eta 0", "Euler"]
+    ours, theirs = (cell.evaluation for cell in table.cells)
+    assert theirs.value("kid") == pytest.approx(ours.value("kid"), abs=1e-6)
+    grids = ddim.evaluate(run, **FEW, grid=["uniform", Cubes()], steps=[3], features=stub())
+    assert grids.rows == ["uniform", "Cubes"]
+
+
+def made(values, columns=("10 steps", "20 steps")):
+    """A table of invented evaluations; `values` are pairs (KID, difference) for each row and column."""
+    cells = []
+    for row, pairs in values.items():
+        for column, (kid, difference) in zip(columns, pairs, strict=True):
+            metric = {"value": kid, "low": kid - 0.01, "high": kid + 0.01}
+            steps = int(column.split()[0])
+            real = {"metrics": {"kid": {"value": 0.001, "low": 0.0, "high": 0.002}}}
+            found = evaluation(
+                metrics__kid=metric,
+                sampling={**SAMPLING, "nfe": steps},
+                yardstick={"images": 400, "part": "train", **real},
+            )
+            choice = {"steps": steps, "sampler.eta": row}
+            cells.append(TableCell(choice, row, column, found, difference))
+    return EvaluationTable("kid", tuple(cells))
+
+
+SONG = made(
+    {
+        "eta_0 <&>": [(0.03, None), (0.02, None)],
+        "eta 1": [(0.05, Difference(0.02, 0.01, 0.03, True)), (0.015, Difference(-0.005, -0.01, 0.0, True))],
+    }
+)
+
+
+def test_a_printed_table_has_its_verdict_first_and_stars():
+    verdict, *title, head, first, last = str(SONG).splitlines()
+    assert verdict == "best: eta 1, 20 steps (KID 0.015); 2 of the 3 others may be as good"
+    assert " ".join(title) == SONG.title
+    assert head.split() == ["10", "steps", "20", "steps"]
+    assert first.split() == ["eta_0", "<&>", "*", "0.03", "0.02"]
+    assert last.split() == ["eta", "1", "0.05", "*", "0.015"]
+
+
+@pytest.mark.parametrize(("metric", "images", "known"), [("kid", 30, 1), ("fid", 30, 0), ("fid", 400, 1)])
+def test_fewer_real_images_than_samples_are_shown_only_for_an_unbiased_metric(metric, images, known):
+    metrics = {metric: {"value": 0.5, "low": 0.4, "high": 0.6}}
+    yardstick = {"images": images, "part": "train", "metrics": metrics}
+    found = evaluation(sampling={**SAMPLING, "nfe": 2}, yardstick=yardstick)
+    table = EvaluationTable(metric, (TableCell({"steps": 2}, "eta 0", "2 steps", found),))
+    assert (table.to_json()["yardstick"] is not None) == known
+
+
+def test_details_have_intervals_and_differences_in_brackets_if_they_may_be_chance():
+    lines = [line.split("  ") for line in SONG.details.splitlines()]
+    words = [[word.strip() for word in line if word] for line in lines]
+    assert ["eta_0 <&>", "0.0300 ± 0.0100", "0.0200 ± 0.0100"] in words
+    assert ["eta 1", "+0.0200 ± 0.0100", "(-0.0050 ± 0.0050)"] in words
+    assert any(
+        line.startswith("real images in place of samples: 0.0010") for line in SONG.details.splitlines()
+    )
+    assert format_difference("not known") == "not known"
+
+
+def test_csv_has_one_line_for_each_cell():
+    rows = list(csv.DictReader(io.StringIO(SONG.to_csv())))
+    assert [(row["row"], row["steps"], row["kid"]) for row in rows] == [
+        ("eta_0 <&>", "10", "0.03"),
+        ("eta_0 <&>", "20", "0.02"),
+        ("eta 1", "10", "0.05"),
+        ("eta 1", "20", "0.015"),
+    ]
+    assert (rows[2]["kid_minus_first"], rows[2]["kid_minus_first_high"], rows[2]["paired"]) == (
+        "0.02",
+        "0.03",
+        "True",
+    )
+    assert (rows[0]["fid_infinity_low"], rows[0]["nfe"]) == ("20.0", "10")
+
+
+@pytest.mark.parametrize("columns", [2, 1])
+def test_a_figure_has_the_value_of_each_cell(columns):
+    values = {
+        "eta 0": [(0.03, None)] * columns,
+        "eta 1": [(0.02, Difference(-0.01, -0.02, -0.005, True))] * columns,
+    }
+    (axes,) = plot_table(made(values, ("10 steps", "20 steps")[:columns])).axes
+    points = [line.get_ydata() if columns > 1 else line.get_xdata() for line in axes.lines]
+    shown = [value for data in points for value in data]
+    assert {0.03, 0.02, 0.001} <= {round(float(value), 6) for value in shown}
