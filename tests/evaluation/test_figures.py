@@ -10,7 +10,7 @@ from PIL import Image
 
 from ddim.data.blossoms import source
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, LinearIn
+from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
 from ddim.errors import UserError
 from ddim.evaluation import figures, schedule_figures
 from ddim.machine.runtime import Runtime
@@ -68,39 +68,28 @@ def note(figure):
 
 
 def test_a_note_gives_the_plateau_of_a_table_clipped_by_powers():
-    words = note(schedule_figures.plot_schedules({"linear": Linear(clip="powers", read="floor")}))
-    assert "38 % of all times have the noise level of t = 1" in words
-    assert "7 % of all times have the noise level of t = 0" in words
-    assert "12 % of all times have the noise level of t = 1" in note(
-        schedule_figures.plot_schedules({"linear": Linear(clip="rates", read="floor")})
+    clips = {clip: Linear(clip=clip, read="floor") for clip in ("powers", "rates")}
+    words = note(schedule_figures.plot_schedules(clips))
+    for line in (
+        "powers: 38 % of all times have log-SNR -3.89",
+        "powers: 7 % of all times have log-SNR 2.94",
+    ):
+        assert line in words
+    assert "rates: 12 % of all times" in words
+
+
+def test_named_schedules_get_the_given_fields(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        figures, "plot_schedules", lambda shown: seen.append(shown) or charts.new_figure(1, 1)
     )
-
-
-def test_a_plateau_is_drawn_thick():
-    for axes in schedule_figures.plot_schedules({"linear": Linear(clip="powers", read="floor")}).axes:
-        t, y = lines(axes)["linear"]
-        thick = [line for line in axes.get_lines() if line.get_linewidth() > 4]
-        start, end = sorted(thick, key=lambda line: line.get_xdata()[0])
-        # alpha^2 is 0.95 at its table's entry 67, and 0.02 from its entry 620 on.
-        assert (start.get_xdata()[0], start.get_xdata()[-1]) == pytest.approx((0, 0.067), abs=0.002)
-        assert (end.get_xdata()[0], end.get_xdata()[-1]) == pytest.approx((0.621, 1), abs=0.002)
-        assert set(start.get_ydata()) == {y[0]}
-        assert set(end.get_ydata()) == {y[-1]}
-
-
-def test_a_schedule_and_a_field_that_do_not_exist_are_refused():
+    figures.plot("schedules", "linear", fields={"schedule.clip": "powers"}, out=tmp_path / "a.png")
+    figures.plot("schedules", out=tmp_path / "a.png")
+    assert seen == [{"linear": Linear(clip="powers")}, schedule_figures.DEFAULT]
     with pytest.raises(UserError, match="perhaps you meant cosine"):
-        schedule_figures.choose_schedules(["cosin"], {})
+        figures.plot("schedules", "cosin", out=tmp_path / "a.png")
     with pytest.raises(UserError, match="schedule.clop is not a field"):
-        schedule_figures.choose_schedules(["cosine", "linear"], {"clop": "powers"})
-
-
-def test_schedules_are_chosen_by_name_with_fields_of_those_that_have_them():
-    chosen = schedule_figures.choose_schedules(["linear", "cosine"], {"clip": "powers", "min_signal": "0.1"})
-    assert chosen == {"cosine": Cosine(min_signal=0.1), "linear": Linear(clip="powers", min_signal=0.1)}
-    assert schedule_figures.choose_schedules(["linear_in"], {"quantity": "log_noise"}) == {
-        "linear_in": LinearIn("log_noise")
-    }
+        figures.plot("schedules", "cosine", fields={"schedule.clop": "powers"}, out=tmp_path / "a.png")
 
 
 # --- embeddings ---------------------------------------------------------------------------------------------
@@ -179,8 +168,6 @@ def test_the_forward_strip_takes_bytes_and_arrays(strips):
         assert np.array_equal(strips[-1][0]["linear"][0], strips[0][0]["linear"][0])
     with pytest.raises(UserError, match="images must be .* to 255: convert them"):
         figures.plot_forward(image.float(), ["linear"], columns=2)
-    with pytest.raises(UserError, match=r"must have the shape \(1, 3, H, W\), got \(3, 32, 32\)"):
-        figures.plot_forward(image[0], ["linear"], columns=2)
 
 
 def test_the_forward_strip_depends_on_its_seed(strips):

@@ -141,4 +141,4 @@ def test_all_of_foreign_images_are_measured_unless_a_part_is_named(run, tmp_path
     for part, shown, count in ((None, "all", 6), ("valid", "valid", 2)):
         found = likelihood(run, tmp_path, steps=3, part=part)
         assert (found.record["reference"]["part"], len(found.bits)) == (shown, count)
-    assert f"of 2 held-out images of {tmp_path}: " in str(found)
+    assert f"of 2 held-out images of {tmp_path}: " in found.title
