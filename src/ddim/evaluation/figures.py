@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,7 +37,7 @@ from ddim.recipe.codec import load_value, parse_plain
 from ddim.runs.log import read_metrics
 from ddim.sampling.generate import generate
 from ddim.sampling.labels import choose_label
-from ddim.sampling.pipeline import LoadedRun, Pipeline, open_pipeline
+from ddim.sampling.pipeline import Pipeline, open_pipeline
 from ddim.sampling.sampling_setup import SamplingSetup
 
 if TYPE_CHECKING:
@@ -219,19 +219,18 @@ def plot_reverse(
     steps = pipeline.recipe.choose_steps(steps)
     setup = SamplingSetup(pipeline, steps, choose_label(pipeline.recipe))
     generate(setup, [seed], watch=lambda _, state: states.append(state))
-    shown = [(state.x, state.t, state.x0) for state in states]
-    which = np.unique(np.linspace(0, len(shown) - 1, min(columns, len(shown))).round().astype(int))
-    kept = [shown[k] for k in which]
+    which = np.linspace(0, len(states) - 1, min(columns, len(states))).round().astype(int)
+    kept = [states[k] for k in which]
     sample = states[-1].x0.float().cpu()
     # The sample depends on the noise from which sampling started, so independent noise is added to it.
     fresh = Noise([2**32 - 1 - seed]).like(sample)
-    times = torch.tensor([t for _, t, _ in kept], dtype=torch.float64)
+    times = torch.tensor([state.t for state in kept], dtype=torch.float64)
     # A schedule may have noise at t = 0, so the last image is the sample itself, without added noise.
     back = add_noise(sample, fresh, pipeline.recipe.sampling_schedule, times[:-1], pipeline.pixels)
     rows = {
-        "reverse:\nstate x_t": [pipeline.pixels.leave(x.float().cpu()) for x, _, _ in kept],
-        "reverse:\npredicted x0": [pipeline.pixels.leave(x0.float().cpu()) for _, _, x0 in kept],
-        "forward:\nthe sample,\nnoise added": [*back, pipeline.pixels.leave(sample)],
+        "reverse:\nstate x_t": [pipeline.to_images(state.x) for state in kept],
+        "reverse:\npredicted x0": [pipeline.to_images(state.x0) for state in kept],
+        "forward:\nthe sample,\nnoise added": [*back, pipeline.to_images(sample)],
     }
     images = {name: [to_uint8(image)[0] for image in images] for name, images in rows.items()}
     heads = [f"t = {t:.2g}" for t in times.tolist()]
@@ -257,20 +256,17 @@ def plot_samplers(
             score is exact.
         evaluations: the numbers of network evaluations for each sample.
         n: number of samples whose error is measured.
-        progress: see `compare_samplers_on_run`.
+        progress: see `compare_samplers`.
 
     Raises:
-        UserError: if `evaluations` is empty, or the schedule is a table with too few different noise levels.
+        UserError: if the schedule is a table with too few different noise levels.
     """
     check_count("n", n)
-    if not len(evaluations):
-        raise UserError("evaluations must be numbers of network evaluations, such as (5, 10), got none")
     if model is None:
         title, (error, ends) = "mixture of Gaussians", sampler_errors.prepare_oracle(n)
     else:
         pipeline = open_pipeline(model)
-        trained = isinstance(pipeline, LoadedRun)
-        title = pipeline.checkpoint.run.resolve().name if trained else pipeline.recipe.name
+        title = Path(model).name if isinstance(model, str | Path) else pipeline.recipe.name
         error, ends = sampler_errors.prepare_run(pipeline, range(n), progress)
     return plot_sampler_errors(sampler_errors.compare_samplers(error, ends, evaluations, progress), title)
 
@@ -326,22 +322,10 @@ def plot_losses(runs: str | Path | Sequence[str | Path]) -> Figure:
     Training losses are comparable only between runs with the same objective.
 
     Raises:
-        UserError: if a run is not a folder, or has logged no loss yet.
+        UserError: if no run has logged a loss yet.
     """
-    given = runs if isinstance(runs, Iterable) and not isinstance(runs, str) else [runs]
-    paths = [Path(run) for run in given]
-    if missing := [str(path) for path in paths if not path.is_dir()]:
-        raise UserError(f"run {missing[0]!r} is not a folder")
-    paths = list(dict.fromkeys(path.resolve() for path in paths))
-    return plot_logs({name: read_metrics(path) for name, path in zip(_names(paths), paths, strict=True)})
-
-
-def _names(runs: Sequence[Path]) -> list[str]:
-    """Return a name for each run: the end of its path, just long enough that all names differ."""
-    parts = 1
-    while len({run.parts[-parts:] for run in runs}) < len(runs):
-        parts += 1
-    return ["/".join(run.parts[-parts:]) for run in runs]
+    given = [runs] if isinstance(runs, str | Path) else runs
+    return plot_logs({str(run): read_metrics(Path(run)) for run in given})
 
 
 def plot_logs(runs: Mapping[str, Log], tails: Mapping[str, Sequence[Log]] | None = None) -> Figure:
@@ -352,22 +336,15 @@ def plot_logs(runs: Mapping[str, Log], tails: Mapping[str, Sequence[Log]] | None
         tails: further logs, keyed by the names of `runs`; they are drawn as thin lines in the run's colour.
 
     Raises:
-        UserError: if a run has logged no loss yet.
+        UserError: if no run has logged a loss yet.
     """
-    from matplotlib.ticker import MaxNLocator
-
-    empty = [
-        name
-        for name, lines in runs.items()
-        if not any(line.get(f) is not None for line in lines for f in MEASURES)
-    ]
-    if empty or not runs:
-        raise UserError(f"no loss is logged yet in {', '.join(empty)}")
     panels = {}
     for field, title in MEASURES.items():
         series = {name: _curve(lines, field) for name, lines in runs.items()}
         if any(len(images) for images, _ in series.values()):
             panels[field, title] = series
+    if not panels:
+        raise UserError(f"no loss is logged yet in {', '.join(runs)}")
     figure = charts.new_figure(0.8 + 4.6 * len(panels), 4.2)
     spots = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, ((field, title), series) in zip(spots, panels.items(), strict=True):
@@ -376,7 +353,7 @@ def plot_logs(runs: Mapping[str, Log], tails: Mapping[str, Sequence[Log]] | None
             for log in (tails or {}).get(name, []):
                 axes.plot(*_curve(log, field), color=charts.COLOURS[k], linewidth=0.9, alpha=0.8)
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.locator_params(axis="x", nbins=5, integer=True)
         axes.xaxis.set_major_formatter(
             lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
         )
