@@ -67,7 +67,7 @@ def test_unclean_schedules_and_deep_images_are_refused(run, tmp_path):
     with pytest.raises(UserError, match="needs a least noise sigma / alpha in training of at most 0.05"):
         likelihood(seed)
     np.save(tmp_path / "deep.npy", np.arange(4 * 16 * 16 * 3, dtype=np.uint16).reshape(4, 16, 16, 3))
-    with pytest.raises(UserError, match="for 8-bit images, but"):
+    with pytest.raises(UserError, match="need 8-bit images, but"):
         likelihood(run, tmp_path / "deep.npy")
 
 

@@ -28,7 +28,7 @@ from ddim.diffusion.loss import denoising_error
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.schedules import Schedule, variance_preserving
 from ddim.diffusion.times import BIN, log_snr_bins, log_snr_range, midpoints, plateaus
-from ddim.errors import UserError, check_count
+from ddim.errors import check_count
 from ddim.evaluation.run_folder import Recorded, open_run_folder, write_result
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.statistics import Estimate, estimate_difference, estimate_mean, estimate_ratio
@@ -135,31 +135,24 @@ def diagnose(
         The errors at each noise level; its folder has record.json and figure.png.
 
     Raises:
-        UserError: if the images of the run are missing, have changed, or are fewer than two.
+        UserError: if the images of the run are missing or have changed.
 
     Commands:
         ddim diagnose runs/photos-fast-1
         ddim diagnose runs/photos-fast-1 --images 500 --levels 20
     """
     check_count("images", images, 2)
-    check_count("levels", levels, 2)
     run = open_run_folder(run, out)
     own = open_run_images(run, progress)
-    if len(own.train) < 2:
-        raise UserError(f"a diagnosis needs at least 2 training images, got {len(own.train)}")
     schedule, even = run.recipe.schedule, midpoints().to(run.runtime.exact_device)
     memory = run.recipe.objective.times.memory(run.runtime.exact_device)
     if memory:
         memory.restore(checkpoint.read_tensors(run.checkpoint.path, "times"))
     with run.runtime:
-        train, *held_out = measure_parts(run, own, images, levels, progress)
-        gaps = [measure_gap(train["noise_mse"], errors["noise_mse"]) for errors in held_out]
         times = {"uniform": even, "training": draw_times(run.recipe, even, memory)[0]}
         some = list(to_model_batches(run, own.images, draw_subset(own.train, SPECTRUM)))
         content = {
-            "train": summarise_errors(train),
-            "held_out": summarise_errors(held_out[0]) if held_out else None,
-            "gap": {"by_level": gaps[0][0].to_json(), "overall": gaps[0][1].to_json()} if gaps else None,
+            **measure_parts(run, own, images, levels, progress),
             "times": {name: log_snr_shares(schedule, drawn) for name, drawn in times.items()},
             "plateaus": [{"log_snr": level, "share": share} for level, share in plateaus(schedule).items()],
             "schedule": dict(zip(("cleanest", "noisiest"), log_snr_range(schedule), strict=True)),
@@ -241,10 +234,11 @@ def measure_parts(
     images: int = IMAGES,
     levels: int = LEVELS,
     progress: Progress = ignore_progress,
-) -> list[Errors]:
-    """Return the errors of a run on its training images and, if two or more were held out, on these.
+) -> dict[str, Any]:
+    """Return the errors of a run on its training images and its held-out images, and the gap, as JSON.
 
-    The network is conditioned on the labels of the images.
+    "held_out" and "gap" are None if fewer than two images were held out. The network is conditioned on the
+    labels of the images.
 
     Args:
         run: the run.
@@ -264,9 +258,20 @@ def measure_parts(
             yield run.model.with_labels(labels), x0
             progress("denoised images", first, len(which))
 
-    parts = [draw_subset(part, images) for part in (own.train, own.validation) if len(part) > 1]
-    with evaluating(run.model):
-        return [measure_errors(batches(part), times, precise=run.runtime.precise()) for part in parts]
+    def measure(part: np.ndarray) -> Errors:
+        with evaluating(run.model):
+            return measure_errors(batches(draw_subset(part, images)), times, precise=run.runtime.precise())
+
+    train = measure(own.train)
+    if len(own.validation) < 2:
+        return {"train": summarise_errors(train), "held_out": None, "gap": None}
+    held_out = measure(own.validation)
+    by_level, overall = measure_gap(train["noise_mse"], held_out["noise_mse"])
+    return {
+        "train": summarise_errors(train),
+        "held_out": summarise_errors(held_out),
+        "gap": {"by_level": by_level.to_json(), "overall": overall.to_json()},
+    }
 
 
 def draw_subset(indices: np.ndarray, count: int) -> np.ndarray:

@@ -29,7 +29,7 @@ import torch
 from ddim.data import Images, SplitImages
 from ddim.diffusion.guidance import Interval
 from ddim.errors import UserError, check_count, format_count
-from ddim.evaluation.diagnose import Errors, describe_gap, draw_subset, measure_gap, measure_parts
+from ddim.evaluation.diagnose import describe_gap, draw_subset, measure_parts
 from ddim.evaluation.guidance_name import name_recorded_guidance
 from ddim.evaluation.image_summary import take_pictures
 from ddim.evaluation.run_folder import Recorded, open_run_folder, write_result
@@ -160,22 +160,22 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
     if extractor is not None:
         extractor.to(run.runtime.exact_device)
     own = open_run_images(run, progress)
-    if len(own.train) < FEWEST:
-        raise UserError(
-            f"memorisation needs at least {FEWEST} training images, got {len(own.train)}: with so few, "
-            "compare them with the samples by eye"
-        )
-    parts = SampledParts(setup, range(n), progress, keep=True)
-    samples = torch.cat([*parts.samples()]).permute(0, 2, 3, 1).numpy()
+    sampled = SampledParts(setup, range(n), progress, keep=True)
+    samples = torch.cat([*sampled.samples()]).permute(0, 2, 3, 1).numpy()
     flip = run.recipe.data.flip
     copies = compare_with_training(own, samples, flip, extractor, progress)
-    errors = measure_parts(run, own, progress=progress)
+    parts = measure_parts(run, own, progress=progress)
+    gap = parts["gap"] and {
+        **parts["gap"]["overall"],
+        "images": {"train": parts["train"]["images"], "valid": parts["held_out"]["images"]},
+        "levels": len(parts["train"]["log_snr"]),
+    }
     content = {
         **_describe_copies(copies, range(n), own),
-        "gap": _describe_gap(*errors) if len(errors) > 1 else None,
+        "gap": gap,
         "duplicates": find_held_out_duplicates(own, flip, progress),
         "features": extractor and {"extractor": extractor.name, "weights": extractor.weights},
-        "sampling": parts.record,
+        "sampling": sampled.record,
     }
     record = make_record("memorisation", content, run)
     pairs = charts.rasterise(draw_pairs(copies, samples, own))
@@ -395,12 +395,6 @@ def _describe_copies(copies: Copies, seeds: range, own: SplitImages) -> dict[str
             for seed, c, k in rows
         ],
     }
-
-
-def _describe_gap(train: Errors, held_out: Errors) -> dict[str, Any]:
-    images = {"train": len(train["noise_mse"]), "valid": len(held_out["noise_mse"])}
-    _, overall = measure_gap(train["noise_mse"], held_out["noise_mse"])
-    return {**overall.to_json(), "images": images, "levels": len(train["log_snr"])}
 
 
 def _judge(share: Mapping[str, Any], memorised: bool) -> str:
