@@ -106,12 +106,6 @@ def test_the_first_flower_of_the_embedded_set_is_taken_without_drawing_the_other
     assert np.array_equal(to_uint8(image)[0], source.draw_blossom(0, (32, 48)))
 
 
-def test_a_float_tiff_is_shown_as_a_picture(tmp_path):
-    Image.fromarray(np.linspace(-1, 1, 256, dtype=np.float32).reshape(16, 16)).save(tmp_path / "a.tiff")
-    shown = to_uint8(figures.read_image(str(tmp_path / "a.tiff"), (16, 16)))[0]
-    assert np.array_equal(shown, np.arange(256).reshape(16, 16, 1).repeat(3, 2))
-
-
 def test_the_forward_strip_runs_from_the_image_to_the_same_noise_under_each_schedule(strips):
     image = figures.read_image("blossoms", (32, 32))
     shown = {"clean": LinearBeta(), "bounded": Cosine(0.02, 0.95)}

@@ -158,14 +158,6 @@ def test_only_equal_images_are_duplicates_if_all_images_look_similar():
     assert found.memorised
 
 
-def test_mirror_images_are_copies_only_where_training_saw_them():
-    train, valid = smooth(300, 0), smooth(100, 1)
-    samples = np.ascontiguousarray(noisy(train[:100], 4)[:, :, ::-1])
-    images = own(train, valid)
-    assert compare_with_training(images, samples, flip=True).memorised
-    assert not compare_with_training(images, samples, flip=False).memorised
-
-
 def test_a_plain_image_in_the_data_is_near_to_no_sample():
     """A row of zeros would be at distance 1 from each image, nearer than images that are less alike."""
     train, samples = smooth(300, 0), smooth(50, 3)

@@ -13,19 +13,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ddim.diffusion import samplers
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
-from ddim.diffusion.samplers import (
-    DDIM,
-    EDM,
-    AdamsBashforth,
-    DPMSolver,
-    Sampler,
-    State,
-    UniPC,
-    last_state,
-)
+from ddim.diffusion.samplers import EDM, Sampler, State, last_state
 from ddim.diffusion.schedules import Cosine, Level, Schedule, as_double
 from ddim.errors import UserError, check_count
 from ddim.machine.progress import Progress, ignore_progress
@@ -34,7 +26,7 @@ from ddim.recipe.recipe import Recipe
 from ddim.sampling.generate import find_grid_ends, generate
 from ddim.sampling.labels import default_label
 from ddim.sampling.pipeline import Pipeline
-from ddim.sampling.sampling_setup import OFF, Guidance, SamplingSetup
+from ddim.sampling.sampling_setup import SamplingSetup
 
 SamplingError = Callable[[Sampler, Tensor], float]
 """Maps a sampler and decreasing times (N,) to the mean squared error of its samples."""
@@ -106,7 +98,6 @@ def sample_in_model_units(
     times: Tensor,
     seeds: Sequence[int],
     progress: Progress = ignore_progress,
-    guidance: Guidance = OFF,
 ) -> Tensor:
     """Return samples (B, C, H, W) in model units on the CPU, one per seed, with the run's default label.
 
@@ -118,7 +109,6 @@ def sample_in_model_units(
         times: decreasing times (N,).
         seeds: the seeds of the samples.
         progress: called with "reference samples" after each step.
-        guidance: the guidance of the samples.
 
     Raises:
         UserError: if samples have no label by default, but every training image of the run had a label.
@@ -135,7 +125,7 @@ def sample_in_model_units(
     on_times = exact.with_recipe(sampler=sampler, grid=Listed(tuple(times.tolist())))
     # Heun's method, which the reference uses, reads only the predicted noise. With consistent=True, clipping
     # changes the predicted noise as well as the predicted image.
-    setup = SamplingSetup(on_times, len(times), label, guidance, consistent=True)
+    setup = SamplingSetup(on_times, len(times), label, consistent=True)
     generate(setup, seeds, watch=keep, progress=lambda _, k, n: progress("reference samples", k, n))
     return torch.cat(samples)
 
@@ -154,7 +144,6 @@ def error_against_reference(
     seeds: Sequence[int],
     levels: int,
     progress: Progress = ignore_progress,
-    guidance: Guidance = OFF,
 ) -> SamplingError:
     """Return a function that measures the error of a sampler against reference samples of Heun's method.
 
@@ -166,27 +155,26 @@ def error_against_reference(
         seeds: the seeds of the samples.
         levels: number of timesteps in the grid of the reference.
         progress: called with "reference samples" after each step.
-        guidance: the guidance of all samples, also of the reference.
     """
     times = ends.space("uniform_log_snr", levels)
-    reference = sample_in_model_units(pipeline, EDM(), times, seeds, progress, guidance)
+    reference = sample_in_model_units(pipeline, EDM(), times, seeds, progress)
 
     def error(sampler: Sampler, times: Tensor) -> float:
-        samples = sample_in_model_units(pipeline, sampler, times, seeds, ignore_progress, guidance)
+        samples = sample_in_model_units(pipeline, sampler, times, seeds)
         return (samples - reference).square().mean().item()
 
     return error
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "DDIM": DDIM(),
-    "Heun": EDM(),
-    "Adams-Bashforth 2": AdamsBashforth(2),
-    "Adams-Bashforth 4, equal weights": AdamsBashforth(4, steps="equal"),
-    "DPM-Solver++ 2M": DPMSolver(2),
-    "DPM-Solver++ 3M": DPMSolver(3),
-    "UniPC-2": UniPC(2),
-    "UniPC-3": UniPC(3),
+    "DDIM": samplers.DDIM(),
+    "Heun": samplers.EDM(),
+    "Adams-Bashforth 2": samplers.AdamsBashforth(2),
+    "Adams-Bashforth 4, equal weights": samplers.AdamsBashforth(4, steps="equal"),
+    "DPM-Solver++ 2M": samplers.DPMSolver(2),
+    "DPM-Solver++ 3M": samplers.DPMSolver(3),
+    "UniPC-2": samplers.UniPC(2),
+    "UniPC-3": samplers.UniPC(3),
 }
 REFERENCE_LEVELS = 500
 """Number of timesteps in the grid of the reference samples, which Heun's method computes."""
