@@ -157,12 +157,10 @@ def open_subject(
     path = find_checkpoint(path) if names_checkpoint(path) else path
 
     @cache
-    def open_weights(weights: str) -> Pipeline:
+    def open_weights(weights: str) -> LoadedRun:
         return load(path, named if weights == "ema" else weights, device=device, threads=threads)
 
-    first = open_weights("ema")
-    assert isinstance(first, LoadedRun)
-    selected, remarks = _open_reference(first, reference, progress)
+    selected, remarks = _open_reference(open_weights("ema"), reference, progress)
     return Subject(str(source), open_weights, selected, *_find_home(path), True, remarks)
 
 

@@ -17,7 +17,7 @@ from ddim.errors import UserError, format_count, quote
 from ddim.evaluation.guidance_name import name_recorded_guidance
 from ddim.files import read_sealed
 from ddim.metrics.catalogue import METRICS, metric_name
-from ddim.metrics.statistics import Estimate
+from ddim.metrics.estimate import Estimate
 from ddim.plots.table import Table, Tabular, format_interval, wrap_text
 from ddim.recipe.options import labels_by_default
 from ddim.runs.folder import list_numbered_folders
