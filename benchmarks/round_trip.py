@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ddim.data.images import gather_batch
-from ddim.diffusion.editing import invert, restore
+from ddim.diffusion.editing import find_latents, restore
 from ddim.recipe.codec import override
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.pipeline import load
@@ -47,7 +47,7 @@ def main() -> None:
 
     def error(steps: int, exact: bool) -> str:
         times = grid(steps, recipe.sampling_schedule)
-        latent, residual = invert(model, x0, times, exact=exact)
+        latent, residual = find_latents(model, x0, times, exact=exact)
         back = trained.pixels.leave(restore(model, latent, times))
         missed = f" (not converged, {residual:.1e})" if residual else ""
         return f"{(back.cpu() - images).square().mean():.2e}{missed}"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     )
     from ddim.diffusion import editing, grids, oracles, samplers, schedules  # noqa: F401
     from ddim.diffusion.denoiser import Model
-    from ddim.diffusion.grids import Grid, Karras, Listed, Quadratic, Sections, Spaced, Uniform, UniformLogSNR
+    from ddim.diffusion.grids import Grid
     from ddim.diffusion.loss import Loss
     from ddim.diffusion.noise import Noise
     from ddim.diffusion.samplers import (
@@ -30,24 +30,11 @@ if TYPE_CHECKING:
         EDM,
         AdamsBashforth,
         DPMSolver,
-        Multistep,
         Sampler,
         State,
         UniPC,
-        initial_noise,
-        last_state,
     )
-    from ddim.diffusion.schedules import (
-        BetaTable,
-        Cosine,
-        KarrasSigma,
-        Level,
-        Linear,
-        LinearBeta,
-        LinearIn,
-        LinearPath,
-        Schedule,
-    )
+    from ddim.diffusion.schedules import Cosine, KarrasSigma, Level, Linear, Schedule
     from ddim.diffusion.times import TimeSampling
     from ddim.errors import UserError
     from ddim.evaluation.average_choice import list_averages, pick_average, reconstruct_average
@@ -60,17 +47,16 @@ if TYPE_CHECKING:
     from ddim.evaluation.measure import measure
     from ddim.evaluation.memorisation import check_memorisation as memorisation
     from ddim.evaluation.run_figures import plot_forward, plot_losses, plot_reverse, plot_samplers
-    from ddim.evaluation.schedule_figures import plot_embedding, plot_embedding_products, plot_schedules
+    from ddim.evaluation.schedule_figures import plot_schedules
     from ddim.exchange.export import export_run as export
     from ddim.exchange.importing import import_model
     from ddim.exchange.push import push_run as push
     from ddim.experiments.plan import plan_training as plan
     from ddim.plots.pictures import sheet
+    from ddim.recipe import parts  # noqa: F401
+    from ddim.recipe.named import find_recipe
     from ddim.recipe.recipe import Recipe
-    from ddim.sampling.edits import inpaint_image as inpaint
-    from ddim.sampling.edits import interpolate
-    from ddim.sampling.edits import invert_images as invert
-    from ddim.sampling.edits import vary_image as vary
+    from ddim.sampling.edits import inpaint, interpolate, invert, vary
     from ddim.sampling.generate import sample
     from ddim.sampling.pipeline import Pipeline, load
     from ddim.training import Callback, Machine, distill, resume, train
@@ -87,6 +73,7 @@ _HOMES = {
     "sampling.generate": "sample",
     "plots.pictures": "sheet",
     "recipe.recipe": "Recipe",
+    "recipe.named": "find_recipe",
     "diffusion.denoiser": "Model",
     "evaluation.evaluate": "evaluate",
     "evaluation.compare": "compare",
@@ -97,20 +84,16 @@ _HOMES = {
     "evaluation.grid_search": "search=search_grid",
     "evaluation.guidance_search": "search_guidance",
     "evaluation.average_choice": "pick_average list_averages reconstruct_average",
-    "sampling.edits": "invert=invert_images interpolate inpaint=inpaint_image vary=vary_image",
+    "sampling.edits": "invert interpolate inpaint vary",
     "evaluation.run_figures": "plot_forward plot_reverse plot_samplers plot_losses",
-    "evaluation.schedule_figures": "plot_schedules plot_embedding plot_embedding_products",
+    "evaluation.schedule_figures": "plot_schedules",
     "errors": "UserError",
     "diffusion.noise": "Noise",
-    "diffusion.samplers": (
-        "AdamsBashforth DDIM DDPM DPMSolver EDM Multistep UniPC Sampler State initial_noise last_state"
-    ),
-    "diffusion.schedules": (
-        "BetaTable Cosine KarrasSigma Level Linear LinearBeta LinearIn LinearPath Schedule"
-    ),
+    "diffusion.samplers": "AdamsBashforth DDIM DDPM DPMSolver EDM UniPC Sampler State",
+    "diffusion.schedules": "Cosine KarrasSigma Level Linear Schedule",
     "diffusion.loss": "Loss",
     "diffusion.times": "TimeSampling",
-    "diffusion.grids": "Grid Karras Listed Quadratic Sections Spaced Uniform UniformLogSNR",
+    "diffusion.grids": "Grid",
 }
 _NAMES = {
     name: (module, inner or name)
@@ -121,9 +104,11 @@ _ROOMS = ("data", "diffusion", "errors", "evaluation", "exchange", "experiments"
 _MODULES = {room: f"ddim.{room}" for room in (*_ROOMS, "plots", "recipe", "runs", "sampling", "training")} | {
     name: f"ddim.diffusion.{name}" for name in ("editing", "grids", "oracles", "samplers", "schedules")
 }
+_MODULES["parts"] = "ddim.recipe.parts"
 
 __all__ = [  # noqa: RUF022 (in the order of use)
     "plan",
+    "find_recipe",
     "train",
     "resume",
     "distill",
@@ -158,8 +143,6 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "plot_reverse",
     "plot_samplers",
     "plot_losses",
-    "plot_embedding",
-    "plot_embedding_products",
     # Values
     "Machine",
     "Model",
@@ -167,32 +150,17 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "Pipeline",
     "Recipe",
     "UserError",
-    "initial_noise",
-    "last_state",
     # Samplers
     "AdamsBashforth",
     "DDIM",
     "DDPM",
     "DPMSolver",
     "EDM",
-    "Multistep",
     "UniPC",
     # Schedules
-    "BetaTable",
     "Cosine",
     "KarrasSigma",
     "Linear",
-    "LinearBeta",
-    "LinearIn",
-    "LinearPath",
-    # Grids of times
-    "Karras",
-    "Listed",
-    "Quadratic",
-    "Sections",
-    "Spaced",
-    "Uniform",
-    "UniformLogSNR",
     # Components of your own
     "Callback",
     "Grid",

@@ -233,10 +233,27 @@ def quote(*words: object) -> str:
     return (subprocess.list2cmdline if os.name == "nt" else shlex.join)([*map(str, words)])
 
 
+ELSEWHERE = {
+    "dpmpp_2m": "dpm_solver",
+    "dpm++": "dpm_solver",
+    "eps": "noise",
+    "epsilon": "noise",
+    "euler": "ddim",
+    "heun": "edm",
+    "sample": "image",
+    "v": "velocity",
+    "v_prediction": "velocity",
+    "x0": "image",
+}
+"""Names of parts of a recipe in other libraries, with their names here."""
+
+
 def suggest(word: str, possible: Iterable[str], likeness: float = 0.6) -> str:
     """Return "; perhaps you meant WORD" for the end of an error message, or "" if no word is similar.
 
-    `likeness` is the smallest similarity of a suggestion, in [0, 1], by `difflib`.
+    `likeness` is the smallest similarity of a suggestion, in [0, 1], by `difflib`; case does not count.
     """
-    near = difflib.get_close_matches(word, list(possible), 1, likeness)
-    return f"; perhaps you meant {near[0]}" if near else ""
+    known, word = {name.lower(): name for name in possible}, word.lower()
+    other = ELSEWHERE.get(word)
+    near = [other] if other in known else difflib.get_close_matches(word, known, 1, likeness)
+    return f"; perhaps you meant {known[near[0]]}" if near else ""

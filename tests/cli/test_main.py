@@ -1,45 +1,32 @@
-"""The command line as a whole: help, versions, mistakes, exit codes."""
+"""The command line as a whole: exit codes, standard streams, signals, warnings."""
 
 import errno
+import io
+import json
 import os
 import signal
 import subprocess
 import sys
 import warnings
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
 import ddim
-from ddim import cli
-from ddim.cli import COMMANDS, main
-from ddim.errors import Interrupted, NoSpace, NotFinite, Notice, UserError
+import tiny
+from ddim.cli import main
+from ddim.cli.output import say
+from ddim.cli.streams import drop_unread_output
+from ddim.errors import Interrupted, Locked, NoSpace, NotFinite, Notice, UserError, quote
 from ddim.machine.signals import Stopped
 from ddim.runs import checkpoint
+from run_folders import make
+from terminal import run_in_terminal
 
-HEAVY = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "rich", "yaml", "tensorboardX"}
-"""Modules that take tenths of a second, or more, to import."""
 RUN = Path("runs/one")
 MEMORY = "the memory is full: end other programs, or use a smaller --size or --optim.batch"
 SAVED = "stopped and saved; continue with `ddim train --resume --out runs/one`"
-
-
-def test_help_imports_nothing_heavy():
-    pages = [["--help"], [], ["--version"], ["plot", "schedule", "--help"]]
-    pages += [[name, "--help"] for name in COMMANDS]
-    code = f"""
-import contextlib, sys
-from ddim.cli import main
-for words in {pages}:
-    with contextlib.suppress(SystemExit):
-        main(words)
-sys.stderr.write(" ".join(sys.modules))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert set(done.stderr.split()) & HEAVY == set()
-    assert max(map(len, done.stdout.splitlines())) <= 110
 
 
 @pytest.mark.parametrize("words", [["--version"], ["-V"], ["version"]])
@@ -48,140 +35,111 @@ def test_the_version_is_that_of_the_package(words, capsys):
     assert capsys.readouterr().out == f"ddim {ddim.__version__}\n"
 
 
-def test_the_overview_groups_every_command(capsys):
-    assert main([]) == 0
-    said = capsys.readouterr().out
-    for group, commands in cli.GROUPS.items():
-        assert f"\n{group}\n" in said
-        for name, about in commands.items():
-            assert f"  ddim {name:<13} {about}\n" in said
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_explains_each_option(name, capsys):
-    with pytest.raises(SystemExit) as end:
-        main([name, "--help"])
-    assert end.value.code == 0
-    said = capsys.readouterr().out
-    parser = cli.build_parser(name)
-    for argument in parser.arguments:
-        assert argument.help or not argument.option_strings
-        assert all(option in said for option in argument.option_strings)
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["frobnicate"], "'frobnicate' is not a command; `ddim` lists the commands"),
-        (["plot", "foward"], ", losses, got 'foward'; perhaps you meant forward; see `ddim plot --help`"),
+        (["sampel"], "'sampel' is not a command; perhaps you meant sample; `ddim` lists the commands"),
         (["/"], "'/' is not a command; perhaps you meant `ddim train /`"),
-        (["sample", "run", "--eta", "1"], "--eta is not an option of ddim sample; the recipe fields"),
-        (["train", "--order", "3"], "order is not a field of a recipe; perhaps you meant sampler.order"),
-        (["train", "--minutes", "1", "--images", "2"], "give --minutes or --images, not both"),
-        (["train", "--optim.lr", "--recipe", "fast"], "--optim.lr needs a value"),
-        (["sample"], "RUN must be given; see `ddim sample --help`"),
+        (["train", "--minutes", "1", "--images", "2"], "give minutes or images, not both"),
+        (["train", "--minutes", "soon"], "--minutes must be a number, got 'soon'"),
+        (["train", "--order", "3"], "--order is not an option; perhaps you meant --sampler.order"),
+        (["sample"], "RUN must be given"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(words, said, capsys, tmp_path, monkeypatch):
+def test_a_mistake_is_one_line_and_exit_code_2(words, said, refused, here):
     # A message names the newest run, and a developer may have some in the working folder.
-    monkeypatch.chdir(tmp_path)
-    try:
-        code = main(words)
-    except SystemExit as end:
-        code = end.code
-    captured = capsys.readouterr()
-    assert code == 2
-    assert captured.out == ""
-    assert captured.err.startswith(f"ddim: {said}") or said in captured.err
-    assert captured.err.count("\n") == 1
+    assert refused(*words).startswith(said)
 
 
-def test_help_is_a_command_too(capsys):
-    assert main(["help"]) == 0
-    assert "ddim train" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as end:
-        main(["help", "sample"])
-    assert end.value.code == 0
-    assert "ddim sample RUN" in capsys.readouterr().out
+def test_help_is_a_command_too(command):
+    assert "ddim train" in command("help").out
+    assert command("help", "sample").out == command("sample", "--help").out
 
 
 @pytest.fixture
-def failing(monkeypatch):
-    """A function that makes `ddim train` raise an error."""
-
-    def raising(error):
-        def run(args):
-            raise error
-
-        monkeypatch.setattr(import_module("ddim.cli.train"), "run", run)
-
-    return raising
+def replaced(monkeypatch):
+    """A function that replaces the function of `ddim train`."""
+    return lambda function: monkeypatch.setattr("ddim.cli.train.train_or_resume", function)
 
 
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (lambda: UserError("data is missing"), 2, "data is missing"),
-        (lambda: checkpoint.Damaged("a file is damaged"), 2, "a file is damaged"),
-        (lambda: Interrupted(signal.SIGINT, RUN), 130, SAVED),
-        (lambda: Interrupted(signal.SIGTERM, RUN), 143, SAVED),
-        (KeyboardInterrupt, 130, "stopped"),
-        (lambda: Stopped(signal.SIGHUP), 129, "stopped"),
-        (lambda: NotFinite("the loss was not finite"), 1, "the loss was not finite"),
-        (lambda: NoSpace("the disk is full"), 3, "the disk is full"),
-        (lambda: OSError(errno.ENOSPC, "Full"), 3, "Full: make room, then repeat the command"),
-        (
-            lambda: OSError(errno.EDQUOT, "Used up", "f"),
-            3,
-            "f cannot be used (Used up): make room, then repeat the command",
-        ),
-        (lambda: OSError(errno.EACCES, "Not yours", "f"), 2, "f cannot be used (Not yours)"),
-        (lambda: OSError(errno.EXDEV, "Far", ".tmp-f", None, "f"), 2, "f cannot be used (Far)"),
-        (MemoryError, 1, MEMORY),
-        (lambda: torch.OutOfMemoryError("CUDA: 2 GiB"), 1, MEMORY),
-        (lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, MEMORY),
-        (lambda: RuntimeError("two\n\n  lines"), 1, "RuntimeError: two lines"),
+        (UserError("data is missing"), 2, "data is missing"),
+        (checkpoint.Damaged("a file is damaged"), 2, "a file is damaged"),
+        (Locked("another process trains"), 4, "another process trains"),
+        (Interrupted(signal.SIGINT, RUN), 130, SAVED),
+        (Interrupted(signal.SIGTERM, RUN), 143, SAVED),
+        (KeyboardInterrupt(), 130, "stopped"),
+        (Stopped(signal.SIGHUP), 129, "stopped"),
+        (NotFinite("the loss was not finite"), 1, "the loss was not finite"),
+        (NoSpace("the disk is full"), 3, "the disk is full"),
+        (OSError(errno.ENOSPC, "Full"), 3, "Full: make room, then repeat the command"),
+        (OSError(errno.EACCES, "Not yours", "f"), 2, "f cannot be used (Not yours)"),
+        (OSError(errno.EXDEV, "Far", ".tmp-f", None, "f"), 2, "f cannot be used (Far)"),
+        (MemoryError(), 1, MEMORY),
+        (torch.OutOfMemoryError("CUDA: 2 GiB"), 1, MEMORY),
+        (RuntimeError("two\n\n  lines"), 1, "RuntimeError: two lines (--debug shows the traceback)"),
     ],
 )
-def test_an_error_is_one_line_and_its_exit_code(error, code, said, failing, capsys):
-    failing(error())
-    assert main(["train"]) == code
-    captured = capsys.readouterr()
-    assert captured.err.startswith(f"ddim: {said}")
-    assert captured.err.count("\n") == 1
-    assert captured.out == ""
+@pytest.mark.parametrize("quiet", [[], ["--quiet", "--json"]])
+def test_an_error_is_one_line_and_its_exit_code(error, code, said, quiet, replaced, command):
+    def fail(**options):
+        say("talk")
+        raise error
+
+    replaced(fail)
+    printed = command("train", *quiet, code=code)
+    lines = printed.err.splitlines()
+    assert lines[:-1] == ([] if quiet else ["talk"])
+    assert lines[-1] == f"ddim: {said}"
+    if quiet and isinstance(error, Exception):
+        assert json.loads(printed.out) == {"error": said, "exit_code": code}
+    else:
+        assert printed.out == ""
 
 
-@pytest.mark.parametrize("error", [UserError("said"), RuntimeError("broken")])
-def test_debug_raises_the_error(error, failing):
-    failing(error)
-    with pytest.raises(type(error), match=str(error)):
+def test_debug_raises_the_error(replaced):
+    def fail(**options):
+        raise RuntimeError("broken")
+
+    replaced(fail)
+    with pytest.raises(RuntimeError, match="broken"):
         main(["train", "--debug"])
 
 
-def test_a_warning_of_the_package_is_one_line(monkeypatch):
-    def run(args):
+def test_a_warning_of_the_package_is_one_line(replaced):
+    def warn(**options):
         shown.append(warnings.formatwarning("a file is damaged", Notice, __file__, 1))
         shown.append(warnings.formatwarning("deprecated", UserWarning, os.__file__, 1))
-        return 0
+        raise UserError("enough")
 
     shown, usual = [], warnings.formatwarning
-    monkeypatch.setattr(import_module("ddim.cli.train"), "run", run)
-    assert main(["train"]) == 0
+    replaced(warn)
+    assert main(["train"]) == 2
     assert shown[0] == "ddim: a file is damaged\n"
     assert os.__file__ in shown[1]
     assert warnings.formatwarning is usual
 
 
+def test_only_some_commands_share_their_work_between_processes(monkeypatch, refused):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "runs in one process: call it without torchrun" in refused("recipe", "fast")
+
+
 def test_commands_import_neither_the_compiler_nor_pyplot(tmp_path):
     """The compiler takes two seconds, which torchvision's networks would take too."""
     code = (
-        "import sys\nimport ddim.cli.console, ddim.evaluation.evaluate\n"
-        "from ddim.cli import main\nfrom ddim.sampling.record import list_versions\n"
-        "list_versions()\nassert main(['plot', 'schedule']) == 0\n"
+        "import sys\nimport ddim.cli.progress, ddim.evaluation.evaluate\n"
+        "from ddim.sampling.record import list_versions\nlist_versions()\n"
         "sys.exit(bool({'torch._dynamo', 'matplotlib.pyplot'} & sys.modules.keys()))"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=tmp_path)
+
+
+# Streams
 
 
 def test_a_closed_pipe_is_not_an_error():
@@ -202,16 +160,54 @@ class Press:
             raise KeyboardInterrupt
 
 sys.meta_path.insert(0, Press)
-sys.argv = ["ddim", "runs"]
+sys.argv = ["ddim", "recipe"]
 from ddim.__main__ import run_program
 sys.exit(run_program())
 """
 
 
-@pytest.mark.parametrize("module", ["ddim.cli", "ddim.cli.parser", "ddim.cli.runs"])
+@pytest.mark.parametrize("module", ["ddim.cli", "ddim.cli.signatures", "ddim.cli.recipe_help"])
 def test_ctrl_c_while_the_program_starts_prints_no_traceback(module):
     """As in the first tenth of a second, in which Python imports."""
-    done = subprocess.run(
-        [sys.executable, "-c", PRESSED.format(module=module)], capture_output=True, check=False
-    )
+    code = PRESSED.format(module=module)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"ddim: stopped\n")
+
+
+HOSTILE = "ev\x1b[2J\x1b]0;title\x07il\r\u202e\udce9"
+ESCAPED = r"ev\x1b[2J\x1b]0;title\x07il\r\u202e\udce9"
+
+
+def test_messages_are_escaped_and_line_breaks_and_tabs_stay(capsys):
+    say(f"one\ttwo\n{HOSTILE}")
+    assert capsys.readouterr().err == f"one\ttwo\n{ESCAPED}\n"
+
+
+def test_no_name_of_a_run_controls_the_terminal(tmp_path):
+    """Names of folders, of recipes and in messages; a line break in a name makes no line of its own."""
+    folder = tmp_path / "runs"
+    make(folder / "a\nb", name=HOSTILE[:-1])
+    broken = folder / os.fsdecode(b"lat\xe9\x1b[31m")
+    make(broken)
+    (broken / "run.json").write_text('{"recipe": "\\u001b[31m"}')
+    for words in (["runs", "runs"], ["runs", HOSTILE], ["sample", HOSTILE]):
+        _, said = run_in_terminal([*tiny.COMMAND[1:], *words], tmp_path)
+        assert not {"\x1b", "\x07", "\u202e"} & {*said.replace("\x1b[0m", "")}, words
+        assert not [line for line in said.splitlines() if line.startswith("b ")]
+
+
+def test_characters_that_an_encoding_lacks_are_escaped_and_bytes_of_names_stay(monkeypatch):
+    file = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(file, "cp1252"))
+    with drop_unread_output():
+        print("Übung цвет\udce9.png")
+    assert file.getvalue() == b"\xdcbung \\u0446\\u0432\\u0435\\u0442\xe9.png\n"
+
+
+def test_printed_commands_are_quoted_for_the_shell_of_the_system(monkeypatch):
+    assert quote("ddim", Path("my runs/a"), "x") == "ddim 'my runs/a' x"
+    with monkeypatch.context() as windows:
+        windows.setattr("os.name", "nt")
+        shown = quote(r"runs\photos-fast-1"), quote(r"my runs\a", "x"), str(Interrupted(2, "my runs"))
+    command = 'ddim train --resume --out "my runs"'
+    assert shown == (r"runs\photos-fast-1", r'"my runs\a" x', f"stopped and saved; continue with `{command}`")

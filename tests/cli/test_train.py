@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import tiny
-from ddim.cli.console import Console
+from ddim.cli.progress import Console
 from ddim.data import open_images, parse_size
 from ddim.data.arrays import give_images
 from ddim.experiments.sweep.plan import SweepRequest, shared_recipe

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 import convergence as c
-from ddim.diffusion.editing import Inpaint, interpolate_latents, invert, renoise, restore, slerp, vary
+from ddim.diffusion.editing import (
+    Inpaint,
+    find_latents,
+    interpolate_latents,
+    renoise,
+    restore,
+    sample_from_image,
+    slerp,
+)
 from ddim.diffusion.grids import Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
@@ -31,7 +39,7 @@ def test_an_inversion_tends_to_the_flow_with_order_one():
     def error(steps):
         grid = torch.linspace(1, 0.05, steps, dtype=torch.float64)
         begin = WIDE(grid[-1]).alpha * x0
-        return (invert(LAW, x0, grid)[0] - c.exact_flow(LAW, begin, 0.05, 1.0)).abs().max()
+        return (find_latents(LAW, x0, grid)[0] - c.exact_flow(LAW, begin, 0.05, 1.0)).abs().max()
 
     assert error(400) < 0.1
     assert math.log2(error(200) / error(400)) == pytest.approx(1, abs=0.2)
@@ -44,7 +52,7 @@ def test_a_round_trip_is_of_order_two(grid):
 
     def error(steps):
         levels = grid(steps, WIDE)
-        return (restore(LAW, invert(LAW, x0, levels)[0], levels) - x0).square().mean().sqrt()
+        return (restore(LAW, find_latents(LAW, x0, levels)[0], levels) - x0).square().mean().sqrt()
 
     assert math.log2(error(200) / error(400)) > 1.8
 
@@ -53,10 +61,10 @@ def test_a_round_trip_is_of_order_two(grid):
 def test_an_exact_inversion_is_undone_by_ddim(steps):
     x0 = normal(2, 1, 2, 2, seed=3) * 0.5
     law = Gaussian(Cosine(0.3, 0.999), std=1.5)
-    latent, residual = invert(law, x0, times(steps), exact=True, tolerance=1e-13)
+    latent, residual = find_latents(law, x0, times(steps), exact=True, tolerance=1e-13)
     assert residual == 0
     assert torch.allclose(restore(law, latent, times(steps)), x0, atol=1e-11)
-    assert not torch.allclose(invert(law, x0, times(steps))[0], latent, atol=1e-6)
+    assert not torch.allclose(find_latents(law, x0, times(steps))[0], latent, atol=1e-6)
 
 
 def test_an_inversion_that_does_not_converge_says_so():
@@ -71,7 +79,7 @@ def test_an_inversion_that_does_not_converge_says_so():
             return Prediction(p.x0, 3 * p.eps)
 
     for rounds, x0 in ((20, normal(1, 1, 2, 2)), (500, normal(1, 1, 2, 2).float())):  # the second overflows
-        assert invert(Tripled(), x0, times(3), exact=True, rounds=rounds)[1] > 1
+        assert find_latents(Tripled(), x0, times(3), exact=True, rounds=rounds)[1] > 1
 
 
 # --- interpolating ------------------------------------------------------------------------------------------
@@ -137,7 +145,7 @@ def test_a_stronger_variation_is_farther_from_its_image():
     law = Gaussian(WIDE, 0.0, 0.5)
 
     def away(strength):
-        end = last_state(vary(law, x0, strength, times(50), DDIM(), Noise(range(8))))
+        end = last_state(sample_from_image(law, x0, strength, times(50), DDIM(), Noise(range(8))))
         return (end.x0 - x0).square().mean().item()
 
     distances = [away(strength) for strength in (0.05, 0.3, 0.6, 1.0)]
@@ -147,7 +155,7 @@ def test_a_stronger_variation_is_farther_from_its_image():
 
 
 def test_a_variation_visits_the_levels_below_its_strength():
-    states = list(vary(LAW, normal(1, 1, 2, 2), 0.5, times(10), DDIM(), Noise([0])))
+    states = list(sample_from_image(LAW, normal(1, 1, 2, 2), 0.5, times(10), DDIM(), Noise([0])))
     assert [state.t for state in states] == pytest.approx([0.5, 0.4, 0.3, 0.2, 0.1])
     with pytest.raises(UserError, match="strength"):
-        vary(LAW, normal(1, 1, 2, 2), 1.1, times(10), DDIM(), Noise([0]))
+        sample_from_image(LAW, normal(1, 1, 2, 2), 1.1, times(10), DDIM(), Noise([0]))

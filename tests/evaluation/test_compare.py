@@ -152,9 +152,7 @@ def test_a_comparison_has_numbers_in_its_records_and_sentences_in_its_text(make,
 
 def test_evaluations_of_one_name_are_distinguished_by_their_folders(make):
     found = compare([make("a"), make("b"), make("c", generated__source="other")])
-    assert sorted(found.names) == sorted(
-        [str(row.evaluation.folder) for row in found.rows]
-    )
+    assert sorted(found.names) == sorted([str(row.evaluation.folder) for row in found.rows])
 
 
 def mean_apart(generated, reference):

@@ -33,7 +33,7 @@ def quick(monkeypatch, tmp_path):
 
 
 def test_parts_are_objects_or_fields(run):
-    plain = ddim.evaluate(run, n=24, steps=3, sampler=ddim.DDIM(eta=0.5), grid=ddim.Uniform())
+    plain = ddim.evaluate(run, n=24, steps=3, sampler=ddim.DDIM(eta=0.5), grid=ddim.grids.Uniform())
     fields = {"sampler": "ddim", "sampler.eta": "0.5", "grid": "uniform"}
     given = ddim.evaluate(run, n=24, steps=3, fields=fields)
     assert plain.record["metrics"] == given.record["metrics"]

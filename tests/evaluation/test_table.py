@@ -30,9 +30,7 @@ def test_every_combination_is_an_evaluation_with_its_paired_difference_from_the_
     assert table.folder == run / "tables" / "1"
     assert {path.name for path in table.folder.iterdir()} == {"table.csv", "table.png"}
     cell = table.find_cell("ddim eta 1", "3 steps")
-    alone = ddim.evaluate(
-        run, n=40, steps=3, fields={"sampler": "ddim", "sampler.eta": "1"}, features=stub()
-    )
+    alone = ddim.evaluate(run, n=40, steps=3, fields={"sampler": "ddim", "sampler.eta": "1"}, features=stub())
     assert cell.evaluation.record["metrics"] == alone.record["metrics"]
     base = table.find_cell("ddim eta 0", "3 steps")
     assert cell.difference == measure_difference(cell.evaluation, base.evaluation, "kid")
@@ -145,7 +143,9 @@ def test_details_have_intervals_and_differences_in_brackets_if_they_may_be_chanc
     words = [[word.strip() for word in line if word] for line in lines]
     assert ["eta_0 <&>", "0.0300 ± 0.0100", "0.0200 ± 0.0100"] in words
     assert ["eta 1", "+0.0200 ± 0.0100", "(-0.0050 ± 0.0050)"] in words
-    assert any(line.startswith("real images in place of samples: 0.0010") for line in SONG.details.splitlines())
+    assert any(
+        line.startswith("real images in place of samples: 0.0010") for line in SONG.details.splitlines()
+    )
     assert format_difference("not known") == "not known"
 
 

@@ -180,7 +180,7 @@ def test_the_recipe_says_how_many_steps_there_are_by_default(trained):
 def test_a_pipeline_refuses_another_recipe_of_training(trained):
     own = trained.recipe
     assert trained.with_recipe(schedule=own.schedule, predicts=own.predicts, net=own.net) == trained
-    for changed in ({"predicts": "image"}, {"schedule": ddim.LinearPath()}, {"seed": own.seed + 1}):
+    for changed in ({"predicts": "image"}, {"schedule": ddim.schedules.LinearPath()}, {"seed": own.seed + 1}):
         with pytest.raises(UserError, match="cannot be changed after training"):
             trained.with_recipe(**changed)
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import ddim.cli.console
+import ddim.cli.progress
 import ddim.training  # noqa: F401  (imported before the forks)
 from ddim.cli import main
 from ddim.recipe.codec import override, write_recipe

@@ -12,7 +12,7 @@ import ddim
 import tiny
 from ddim.data import open_images, split_images
 from ddim.data.clusters import average_cells, group_images
-from ddim.diffusion.editing import vary
+from ddim.diffusion.editing import sample_from_image
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import DDIM, last_state
 from ddim.errors import UserError
@@ -112,7 +112,7 @@ def test_a_variation_has_the_class_of_its_seed(run):
     x0 = pipeline.pixels.enter(image)
     for seed, label, varied in zip(seeds, classes, found.images, strict=True):
         denoise = pipeline.denoiser(pipeline.model.with_labels(label), consistent=True)
-        states = vary(denoise, x0, 0.7, found.setup.times, DDIM(), Noise([seed]))
+        states = sample_from_image(denoise, x0, 0.7, found.setup.times, DDIM(), Noise([seed]))
         with torch.no_grad():
             wanted = pipeline.pixels.leave(last_state(states).x0.float())
         torch.testing.assert_close(varied, wanted[0], atol=1e-4, rtol=0)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import re
 
-from ddim.cli.signatures import ROOT
+from ddim.cli.signatures import find_source
 
 OLD = ""
 """A command that still has a module `ddim.cli.NAME` with `add` and `run`."""
 
 GROUPS: dict[str, dict[str, str]] = {
     "Start here": {
-        "train": OLD,
+        "train": "cli.train:train_or_resume",
         "sample": "sampling.samples:sample_to_folder",
         "evaluate": "evaluation.evaluate:evaluate",
         "serve": "web.serve:serve",
     },
     "Edit": {
-        "invert": OLD,
-        "interpolate": OLD,
-        "inpaint": OLD,
-        "vary": OLD,
+        "invert": "sampling.edits:invert",
+        "interpolate": "sampling.edits:interpolate",
+        "inpaint": "sampling.edits:inpaint",
+        "vary": "sampling.edits:vary",
     },
     "Judge": {
         "compare": "evaluation.compare:compare",
@@ -32,6 +32,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Improve": {
         "plan": OLD,
+        "recipe": "cli.recipe_help:explain_recipe",
         "distill": "training.run:distill",
         "search": OLD,
         "ema": OLD,
@@ -62,14 +63,10 @@ SHARED = ("train", "sample", "evaluate", "distill")
 
 def describe_command(name: str) -> str:
     """Return the first line of the docstring of a command."""
-    if home := COMMANDS[name]:
-        module, function = home.split(":")
-        pattern = rf'(?ms)^def {function}\(.*?"""(.+?)(?:\n|""")'
-    else:
-        module, pattern = f"cli.{name}", r'(?s)"""(?:`.*?`: )?(.+?)(?:\n|""")'
-    path = ROOT / module.replace(".", "/")
-    path = file if (file := path.with_suffix(".py")).exists() else path / "__init__.py"
+    module, _, function = (COMMANDS[name] or f"cli.{name}").partition(":")
+    text = find_source(module).read_text(encoding="utf-8")
     # Parsing all modules would take too long for the overview.
-    line = re.search(pattern, path.read_text(encoding="utf-8"))
+    start = rf'^def {function}\(.*?"""' if function else '"""(?:`.*?`: )?'
+    line = re.search(rf'(?ms){start}(.+?)(?:\n|""")', text)
     assert line, name
-    return line[1].strip()
+    return line[1].strip().removesuffix(".")

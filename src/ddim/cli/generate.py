@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ddim.cli.own import list_own_files, load_own, name_own_parts, names_own, take_own
 from ddim.cli.output import print_json, print_text
-from ddim.cli.signatures import Parameter, Signature, Type, find_definition, read_class
+from ddim.cli.own import list_own_files, load_callback, load_own, name_own_parts, names_own, take_own
+from ddim.cli.signatures import Parameter, Signature, read_class
+from ddim.cli.values import read_text
 from ddim.errors import UserError, quote, suggest
 
-COMMON = {
-    "--json": "print the whole result, or the error, as one JSON document",
-    "--quiet": "print only errors and the result, or the result's folder",
-    "--details": "also print notes, intervals and what cannot be compared",
-}
+if TYPE_CHECKING:
+    from ddim.cli.progress import Console
+
+COMMON = ("--json", "--quiet", "--details")
 """The flags of every command."""
 
 HINTS = {
@@ -30,12 +31,9 @@ HINTS = {
     "--lr": "--optim.lr",
     "--batch-size": "--optim.batch",
     "--output": "--out",
-    "--from": "--source",
+    "--help-recipe": "`ddim recipe`",
 }
-"""The option that a user of other programs may mean."""
-
-MOST = 10**6
-"""A longer list of seeds is a typing error, which would fill the memory."""
+"""The option that a user of another program may mean."""
 
 
 @dataclass
@@ -43,20 +41,24 @@ class Arguments:
     """The arguments of a command.
 
     Attributes:
-        values: the arguments of the function, keyed by name.
-        load: those of `ddim.load`.
-        machine: those of `Machine`.
+        given: the arguments of the function (""), of `ddim.load` and of `Machine`, keyed by name.
         fields: the fields of a recipe, as text keyed by path.
         files: the files of the user's components, which printed commands name with --own.
-        flags: those flags of every command that were given.
+        flags: the flags in `COMMON` that were given.
     """
 
-    values: dict[str, Any] = field(default_factory=dict)
-    load: dict[str, Any] = field(default_factory=dict)
-    machine: dict[str, Any] = field(default_factory=dict)
+    given: dict[str, dict[str, Any]] = field(default_factory=lambda: {"": {}, "load": {}, "machine": {}})
     fields: dict[str, str] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
+
+    def give(self, parameter: Parameter, value: Any) -> None:  # noqa: ANN401
+        """Add the value of a parameter to its earlier values, or replace the earlier value."""
+        into = self.given[parameter.owner]
+        if parameter.repeats and parameter.name in into:
+            before = into[parameter.name]
+            value = before | value if isinstance(value, dict) else [*before, *value]
+        into[parameter.name] = value
 
 
 def read_arguments(signature: Signature, words: Sequence[str]) -> Arguments:
@@ -65,34 +67,33 @@ def read_arguments(signature: Signature, words: Sequence[str]) -> Arguments:
     Raises:
         UserError: if an option is unknown, or a value is missing or cannot be read.
     """
-    arguments, plain = Arguments(), []
+    arguments, plain, options = Arguments(), [], signature.options
     rest, arguments.files = take_own([*words])
-    options = {p.option: p for p in signature.parameters if p.place == "option"}
     following = iter(rest)
+
+    def next_value(name: str, equals: str, value: str) -> str:
+        value = value if equals else next(following, "--")
+        if not equals and (value.startswith("--") or value in options):
+            raise UserError(f"{name} needs a value")
+        return value
+
     for word in following:
-        name, equals, value = word.partition("=")
-        if short := re.fullmatch(r"(-[a-z])(\d+)", word):
-            name, equals, value = short[1], "=", short[2]
-        positive = name.replace("--no-", "--", 1)
+        name, equals, value = re.sub(r"^(-[a-z])(?=\d)", r"\1=", word).partition("=")
+        flag = name.replace("--no-", "--", 1)
         if word == "--":
             plain += following
         elif word in COMMON:
             arguments.flags.add(word)
         elif name in options and not options[name].is_flag:
-            value = value if equals else next(following, None)
-            if value is None or (not equals and value in options):
-                raise UserError(f"{name} needs a value")
-            _give(arguments, options[name], _read_option(options[name], value, arguments))
-        elif positive in options and options[positive].is_flag and not equals:
-            _give(arguments, options[positive], name == positive)
+            text = next_value(name, equals, value)
+            arguments.give(options[name], _read_value(options[name], text, arguments))
+        elif flag in options and options[flag].is_flag and not equals:
+            arguments.give(options[flag], name == flag)
         elif re.match(r"-[a-zA-Z-]", word):
             path = name[2:].replace("-", "_")
             if signature.fields is None or path.split(".")[0] not in list_recipe_fields():
-                raise UserError(f"{name} is not an option{_hint(name, options, signature)}")
-            value = value if equals else next(following, None)
-            if value is None:
-                raise UserError(f"{name} needs a value")
-            arguments.fields[path] = value
+                raise UserError(f"{name} is not an option{hint_at(name, signature)}")
+            arguments.fields[path] = next_value(name, equals, value)
         else:
             plain.append(word)
     arguments.files += list_own_files(arguments.fields)
@@ -106,51 +107,37 @@ def list_recipe_fields() -> list[str]:
     return [each.name for each in read_class("recipe.recipe", "Recipe")]
 
 
-def _hint(name: str, options: Mapping[str, Parameter], signature: Signature) -> str:
-    if name in HINTS and HINTS[name].split()[0] in (*options, "--optim.lr", "--optim.batch"):
-        return f"; perhaps you meant {HINTS[name]}"
-    known = [*options, *COMMON, "--own"]
+def hint_at(name: str, signature: Signature) -> str:
+    """Return the end of a message that names the option, or the field of a recipe, that a user may mean."""
+    meant, known = HINTS.get(name, ""), [*signature.options, *COMMON, "--own"]
+    if meant and (meant.split()[0] in known or signature.fields is not None):
+        return f"; perhaps you meant {meant}"
     if signature.fields is not None:
         from ddim.recipe.codec import list_paths
 
         paths = [f"--{path}" for path in list_paths()]
-        inner = [path for path in paths if path.endswith(f".{name.strip('-')}")]
-        if inner:
-            return f"; perhaps you meant {inner[0]}"
         known += paths
+        if inner := [path for path in paths if path.endswith(f".{name.strip('-')}")]:
+            return f"; perhaps you meant {inner[0]}"
     return suggest(name, known)
-
-
-def _give(arguments: Arguments, parameter: Parameter, value: Any) -> None:  # noqa: ANN401
-    into = {"load": arguments.load, "machine": arguments.machine}.get(parameter.owner, arguments.values)
-    earlier = into.get(parameter.name)
-    if parameter.repeats and earlier is not None:
-        value = {**earlier, **value} if isinstance(value, dict) else [*earlier, *value]
-    into[parameter.name] = value
 
 
 def _place_words(signature: Signature, words: list[str], arguments: Arguments) -> None:
     """Give the words that are no options to the parameters that are words."""
     check_quotes(words)
-    for parameter in signature.parameters:
-        given = parameter.name in arguments.values
-        if parameter.place == "words":
-            taken, words = words, []
-        elif parameter.place == "word":
-            taken, words = words[:1], words[1:]
-        else:
-            if parameter.default is None and not given:
-                raise UserError(f"{parameter.option} must be given")
-            continue
+    for parameter in signature.words:
+        count = len(words) if parameter.place == "words" else 1
+        taken, words = words[:count], words[count:]
         if not taken and parameter.default is None:
             raise UserError(f"{parameter.option} must be given{_newest_run(parameter)}")
-        values = [_read_option(parameter, word, arguments) for word in taken]
-        if parameter.place == "words":
-            arguments.values[parameter.name] = values
-        elif values:
-            arguments.values[parameter.name] = values[0]
+        values = [_read_value(parameter, word, arguments) for word in taken]
+        if values:
+            arguments.give(parameter, values if parameter.place == "words" else values[0])
     if words:
-        raise UserError(f"{quote(*words)} is one word too many")
+        raise UserError(f"{quote(*words)} is more than this command takes")
+    for option, parameter in signature.options.items():
+        if parameter.default is None and parameter.name not in arguments.given[""]:
+            raise UserError(f"{option} must be given")
 
 
 def check_quotes(words: Sequence[str]) -> None:
@@ -168,188 +155,72 @@ def _newest_run(parameter: Parameter) -> str:
     return f", such as {newest.parent}" if newest else ""
 
 
-# Values
-
-
-def _read_option(parameter: Parameter, text: str, arguments: Arguments) -> Any:  # noqa: ANN401
-    """Return the value of a parameter from text."""
-    names = [kind.name for kind in parameter.types]
-    if parameter.name == "callbacks":
-        arguments.files += list_own_files({"": text})
-        return [load_callback(text)]
-    if names == ["Mapping"]:
+def _read_value(parameter: Parameter, text: str, arguments: Arguments) -> Any:  # noqa: ANN401
+    """Return the value of a parameter; FILE.py:NAME is what the user wrote."""
+    if parameter.has_only("Mapping"):
         name, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"{parameter.option} must be NAME=VALUE, got {text!r}")
         return {name: value}
-    if names_own(text) and not Path(text).exists():
+    if parameter.name == "callbacks":
+        return [load_callback(text)]
+    if names_own(text):
         arguments.files += list_own_files({"": text})
-        return load_own(text) if "object" in names else name_own_parts({"": text})[""]
-    words = parameter.place == "words"
-    types = tuple(kind for kind in parameter.types if not (words and kind.name == "Sequence"))
-    if words and not types:
-        types = parameter.types[0].inner
-    try:
-        return read_value(types, text)
-    except ValueError:
-        known = [str(value) for kind in types if kind.name == "Literal" for value in kind.inner]
-        hint = suggest(text, known)
-        raise UserError(f"{parameter.option} must be {describe_types(types)}, got {text!r}{hint}") from None
-
-
-def read_value(types: Sequence[Type], text: str) -> Any:  # noqa: ANN401
-    """Return a text as a value of one of these types.
-
-    Raises:
-        ValueError: if it is none of them.
-    """
-    order = ("bool", "int", "float", "Literal", "tuple", "Sequence")
-    names = [kind.name for kind in types]
-    # A text that is also a number, such as the name of a class, stays a text.
-    tried = [
-        kind for kind in types if kind.name in order and not ("str" in names and kind.name in order[1:3])
-    ]
-    for kind in sorted(tried, key=lambda kind: order.index(kind.name)):
-        try:
-            if kind.name == "Sequence" and len(types) > 1 and "," not in text and not _is_range(kind, text):
-                continue
-            return _read_as(kind, text)
-        except ValueError:
-            continue
-    if all(name in order for name in names) and names:
-        raise ValueError(text)
-    return Path(text) if names == ["Path"] else text
-
-
-def _read_as(kind: Type, text: str) -> Any:  # noqa: ANN401
-    if kind.name == "bool":
-        words = {"true": True, "yes": True, "false": False, "no": False}
-        if text not in words:
-            raise ValueError(text)
-        return words[text]
-    if kind.name == "Literal":
-        for value in kind.inner:
-            if str(value) == text:
-                return value
-        raise ValueError(text)
-    if kind.name == "tuple":
-        parts = text.split(",")
-        if len(parts) != len(kind.inner):
-            raise ValueError(text)
-        return tuple(
-            read_value(inner, part) if part.strip() else None
-            for part, inner in zip(parts, kind.inner, strict=True)
-        )
-    if kind.name == "Sequence":
-        if [inner.name for inner in kind.inner] == ["int"]:
-            return [value for part in text.split(",") for value in _read_range(part)]
-        return [read_value(kind.inner, part) for part in split_list(text)]
-    return {"int": int, "float": float}[kind.name](text)
-
-
-def split_list(text: str) -> list[str]:
-    """Return the items of a list such as "1,2"; "[1,2],[3,4]" is a list of two lists."""
-    items = re.findall(r"\[([^\]]*)\]", text) if text.startswith("[") else text.split(",")
-    return [item.strip() for item in items]
-
-
-def _is_range(kind: Type, text: str) -> bool:
-    return [inner.name for inner in kind.inner] == ["int"] and re.fullmatch(r"\d+-\d+", text) is not None
-
-
-def _read_range(text: str) -> range:
-    """Return the whole numbers of "5" or "0-35"."""
-    low, dash, high = text.strip().partition("-")
-    if not dash or not low:
-        return range(int(text), int(text) + 1)
-    if not 0 <= int(high) - int(low) < MOST:
-        raise ValueError(text)
-    return range(int(low), int(high) + 1)
-
-
-def describe_types(types: Sequence[Type]) -> str:
-    """Return what a value must be, in words."""
-    plain = {
-        "bool": "yes or no",
-        "int": "a whole number",
-        "float": "a number",
-        "tuple": "numbers such as 1,2",
-    }
-    words = []
-    for kind in types:
-        if kind.name == "Literal":
-            words.append("one of " + ", ".join(map(str, kind.inner)))
-        elif kind.name == "Sequence":
-            words.append("a list such as 1,2" if kind.inner[0].name in plain else "a list")
-        else:
-            words.append(plain.get(kind.name, "a word"))
-    return " or ".join(dict.fromkeys(words))
+        is_object = any(kind.name == "object" for kind in parameter.types)
+        return load_own(text) if is_object else name_own_parts({"": text})[""]
+    types = parameter.types
+    if parameter.place == "words":
+        types = tuple(kind for kind in types if kind.name != "Sequence") or types[0].inner
+    return read_text(parameter.option, types, text)
 
 
 # The call
 
 
-def load_callback(text: str) -> Any:  # noqa: ANN401 (a Callback)
-    """Return the callback that FILE.py:NAME names, or the tracker with this name."""
-    from ddim.cli.own import load_callback as load_own_callback
-    from ddim.training.callbacks import TRACKERS
-
-    return TRACKERS[text]() if text in TRACKERS else load_own_callback(text)
-
-
 def call_function(signature: Signature, arguments: Arguments) -> int:
     """Call the function of a command with its arguments, and print its result; return the exit code."""
-    from ddim.cli.console import Console, ProgressDisplay
+    from ddim.cli.progress import Console, ProgressDisplay
     from ddim.machine.distributed import current_processes
 
     module, name = signature.home.split(":")
-    function = getattr(import_module(f"ddim.{module}"), name)
-    values = dict(arguments.values)
-    if arguments.load:
-        from ddim.sampling.pipeline import load
-
-        first = next(p for p in signature.parameters if p.place != "option")
-        given = values[first.name]
-        loaded = [load(run, **arguments.load) for run in (given if first.place == "words" else [given])]
-        values[first.name] = loaded if first.place == "words" else loaded[0]
-    if arguments.fields:
-        values["fields"] = arguments.fields
-    takes = _list_names(signature.home)
-    if arguments.machine:
-        from ddim.training.machine import Machine
-
-        values["machine"] = Machine(**arguments.machine)
+    function, values = getattr(import_module(f"ddim.{module}"), name), _complete(signature, arguments)
     positional = []
-    if star := next((p for p in signature.parameters if p.place == "words" and p.default == "()"), None):
-        before = [p for p in signature.parameters if p.place == "word"]
-        positional = [*(values.pop(p.name) for p in before), *values.pop(star.name, [])]
-    if "callbacks" in takes:
+    if signature.words and signature.words[-1].default == "()":  # *names
+        positional = [values.pop(p.name) for p in signature.words[:-1]]
+        positional += values.pop(signature.words[-1].name, [])
+    if "callbacks" in signature.names:
         with Console(arguments.files) as console:
-            hooks = {"callbacks": [*values.pop("callbacks", []), console], "progress": console.preparing}
-            folder = function(*positional, **values, **hooks)
-        return print_run(arguments, console, folder)
+            values |= {"callbacks": [*values.get("callbacks", []), console], "progress": console.preparing}
+            folder = function(*positional, **values)
+        if current_processes().leads:
+            print_run(arguments, console, folder)
+        return 0
+    if "ready" in signature.names:
+        values["ready"] = partial(print_result, flags=arguments.flags)
     with ProgressDisplay() as progress:
-        if "progress" in takes:
-            values["progress"] = progress
+        values |= {"progress": progress} if "progress" in signature.names else {}
         result = function(*positional, **values)
     if current_processes().leads and result is not None:
         print_result(result, arguments.flags)
     return getattr(result, "exit_code", 0)
 
 
-def _list_names(home: str) -> set[str]:
-    """Return the names of all parameters of a function."""
-    import ast
+def _complete(signature: Signature, arguments: Arguments) -> dict[str, Any]:
+    """Return the arguments of the function, with runs loaded as the options say."""
+    values, load_options = arguments.given[""], arguments.given["load"]
+    if load_options:
+        from ddim.sampling.pipeline import load
 
-    _, function = find_definition(*home.split(":")) or ("", None)  # type: ignore[misc]
-    assert isinstance(function, ast.FunctionDef)
-    args = function.args
-    names = {each.arg for each in (*args.posonlyargs, *args.args, *args.kwonlyargs)}
-    if args.kwarg and isinstance(args.kwarg.annotation, ast.Subscript):
-        names |= {
-            each.name for each in read_class(home.split(":")[0], ast.unparse(args.kwarg.annotation.slice))
-        }
-    return names
+        first = signature.words[0]
+        runs = values[first.name]
+        several = isinstance(runs, list)
+        loaded = [load(run, **load_options) for run in (runs if several else [runs])]
+        values[first.name] = loaded if several else loaded[0]
+    if arguments.given["machine"]:
+        from ddim.training.machine import Machine
+
+        values["machine"] = Machine(**arguments.given["machine"])
+    return values | ({"fields": arguments.fields} if arguments.fields else {})
 
 
 def print_result(result: Any, flags: set[str]) -> None:  # noqa: ANN401 (the result of any function)
@@ -361,18 +232,15 @@ def print_result(result: Any, flags: set[str]) -> None:  # noqa: ANN401 (the res
     elif "--quiet" in flags and folder is not None:
         print_text(str(folder))
     else:
-        print_text(str(result.details if "--details" in flags and hasattr(result, "details") else result))
+        print_text(str(getattr(result, "details", result) if "--details" in flags else result))
 
 
-def print_run(arguments: Arguments, console: Any, folder: Path) -> int:  # noqa: ANN401 (a Console)
+def print_run(arguments: Arguments, console: Console, folder: Path) -> None:
     """Say how a training ended, and print the run folder; with --json also its state and errors."""
     from ddim.experiments.index import read_run, run_record
-    from ddim.machine.distributed import current_processes
 
-    if current_processes().leads:
-        console.done(folder)
-        if "--json" in arguments.flags:
-            print_json(run_record(read_run(folder)))
-        else:
-            print_text(str(folder))
-    return 0
+    console.done(folder)
+    if "--json" in arguments.flags:
+        print_json(run_record(read_run(folder)))
+    else:
+        print_text(str(folder))

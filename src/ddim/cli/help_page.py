@@ -7,7 +7,6 @@ import re
 import shutil
 import textwrap
 
-from ddim.cli.generate import COMMON
 from ddim.cli.signatures import Parameter, Signature
 
 LEFT = 22
@@ -16,32 +15,37 @@ LEFT = 22
 
 def write_help(name: str, signature: Signature) -> str:
     """Return the help page of a command, for the width of the terminal, at most 100 columns."""
-    words = [p for p in signature.parameters if p.place != "option"]
-    options = [p for p in signature.parameters if p.place == "option"]
-    needed = [f"{p.option} {write_metavar(p)}" for p in options if p.default is None]
-    usage = " ".join([f"usage: ddim {name}", *map(_write_word, words), *needed, "[options]"])
-    blocks = [usage, _fill(signature.about)]
+    options = signature.options.values()
+    blocks = [f"usage: {write_usage(name, signature)}", _fill(signature.about)]
     blocks += [
         block if block.startswith(" ") else _fill(block) for block in signature.text.split("\n\n") if block
     ]
-    rows = [_write_row(p.option, describe(p)) for p in words]
+    rows = [_write_row(p.option, describe(p)) for p in signature.words]
     rows += [_write_row(write_form(p), describe(p)) for p in options if not p.rare]
     if signature.fields is not None:
-        rows.append(_write_row("--FIELD VALUE", signature.fields))
+        rows.append(_write_row("--FIELD VALUE", signature.fields.removesuffix(".")))
     blocks.append("\n".join(rows))
     rare = [_write_row(write_form(p), describe(p)) for p in options if p.rare]
-    common = _wrap(f"{', '.join(COMMON)} and --own FILE.py, as in every command: see `ddim`", "  ")
+    common = _wrap("--json, --quiet, --details, --own FILE.py: as in every command, see `ddim`", "  ")
     blocks.append("more options:\n" + "\n".join([*rare, *common]))
     if signature.commands:
         blocks.append("examples:\n" + textwrap.indent(signature.commands, "  "))
     return "\n\n".join(blocks) + "\n"
 
 
-def describe(parameter: Parameter) -> str:
-    """Return the help of a parameter; of a rare one the first sentence, and always a plain default."""
+def write_usage(name: str, signature: Signature) -> str:
+    """Return the form of a command, such as "ddim vary RUN IMAGE [options]"."""
+    words = [p.option + (" ..." if p.place == "words" else "") for p in signature.words]
+    words = [w if p.default is None else f"[{w}]" for w, p in zip(words, signature.words, strict=True)]
+    needed = [write_form(p) for p in signature.options.values() if p.default is None]
+    return " ".join([f"ddim {name}", *words, *needed, "[options]"])
+
+
+def describe(parameter: Parameter, *, whole: bool = False) -> str:
+    """Return the help of a parameter with its default; of a rare one, unless `whole`, the first sentence."""
     text = re.sub(r"(?<!\.)\.$", "", parameter.help)
-    if parameter.rare:
-        text = re.split(r"\. |; |, by default", text)[0]
+    if parameter.rare and not whole:
+        text = re.split(r"\. |; |, by default|, which ", text)[0]
     default = parameter.default or "None"
     if default in ("None", "True", "False", "()") or "default" in text:
         return text
@@ -77,13 +81,8 @@ def write_metavar(parameter: Parameter) -> str:
     if names == ["Sequence"] and first:
         return "A,B,..."
     return {"out": "DIR"}.get(
-        parameter.name, "PATH" if names == ["Path"] else parameter.name.strip("_").upper()
+        parameter.name, "PATH" if names == ["Path"] else parameter.option.lstrip("-").upper()
     )
-
-
-def _write_word(parameter: Parameter) -> str:
-    name = parameter.option + (" ..." if parameter.place == "words" else "")
-    return name if parameter.default is None else f"[{name}]"
 
 
 def _write_row(left: str, text: str) -> str:

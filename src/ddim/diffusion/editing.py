@@ -20,7 +20,7 @@ from ddim.errors import UserError
 
 
 @torch.no_grad()
-def invert(
+def find_latents(
     denoise: Denoiser,
     x0: Tensor,
     times: Times,
@@ -86,7 +86,7 @@ def _extrapolate(log_snr: Tensor, slopes: Sequence[tuple[Tensor, Tensor]]) -> Te
 def restore(denoise: Denoiser, latent: Tensor, times: Times) -> Tensor:
     """Restore images (B, C, H, W), in model units, from their latents by DDIM.
 
-    The result is x / alpha at the last time, because `invert` starts there without noise.
+    The result is x / alpha at the last time, because `find_latents` starts there without noise.
 
     Args:
         denoise: the model.
@@ -209,7 +209,7 @@ def renoise(x: Tensor, now: Level, then: Level, noise: Noise) -> Tensor:
 # Variations
 
 
-def vary(
+def sample_from_image(
     denoise: Denoiser, x0: Tensor, strength: float, times: Times, sampler: Sampler, noise: Noise
 ) -> Iterator[State]:
     """Run a sampler from images with noise added up to time `strength` (SDEdit, Meng et al. 2022).

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import html
+import inspect
 import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_args
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -82,6 +83,15 @@ def with_bar(function: Callable[P, R]) -> Callable[P, R]:
         with open_progress(options.get("progress", True)) as progress:  # type: ignore[arg-type]
             return function(*args, **{**options, "progress": progress})  # type: ignore[arg-type]
 
+    # Notebooks and `help` show the names of the options that a TypedDict lists.
+    signature = inspect.signature(function)
+    *parameters, last = signature.parameters.values()
+    if last.kind is last.VAR_KEYWORD:
+        named = get_args(last.annotation)[0].__annotations__.items()
+        more = [
+            last.replace(name=name, kind=last.KEYWORD_ONLY, default=None, annotation=t) for name, t in named
+        ]
+        shown.__signature__ = signature.replace(parameters=[*parameters, *more])  # type: ignore[attr-defined]
     return shown
 
 

@@ -279,7 +279,7 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     Args:
         recipe: the recipe.
         changes: new values keyed by field path: {"schedule": "linear", "schedule.clip": "powers"}. Values are
-            text, as on the command line, or JSON. The order of the changes does not matter.
+            text, as on the command line, JSON, or parts. The order of the changes does not matter.
 
     Raises:
         UserError: if a value is invalid or a path is unknown; the message suggests the nearest path.
@@ -293,6 +293,9 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
             part[name] = dict(inner) if isinstance(inner, Mapping) else {"kind": inner or "none"}
             part = part[name]
         new, old = changes[path], part.get(last)
+        new = UserNetwork(new) if path == "net" and callable(new) else new
+        if is_user_part(new) or (is_dataclass(new) and not isinstance(new, type)):
+            new = dump(new, named=True)
         if isinstance(old, Mapping) and isinstance(new, str):
             new = old if old.get("kind") == new else {"kind": new}
         part[last] = new
@@ -339,6 +342,8 @@ def read_recipe(path: str | Path) -> Recipe:
         # This loader reads all values as text and ignores tags. `load_recipe` converts text, as it does for
         # options. So YAML's own rules, which read the field `on` as true, do not apply.
         data = yaml.load(Path(path).read_bytes().decode(), yaml.BaseLoader)
+    except FileNotFoundError:
+        raise UserError(f"recipe {path} does not exist") from None
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"recipe {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     return load_recipe(data)

@@ -3,44 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from ddim.data.augment import Augment
-from ddim.diffusion.grids import Karras, Sections, Spaced, Uniform
-from ddim.diffusion.loss import EDMWeight, Hybrid, Objective
-from ddim.diffusion.parameterisation import (
-    CNoise,
-    NoiseVariance,
-    PredictsEDM,
-    PredictsFlow,
-    PredictsNoise,
-    PredictsScore,
-    PredictsVelocity,
-    Time,
-    Timestep,
-)
-from ddim.diffusion.samplers import DDIM, DDPM, EDM
-from ddim.diffusion.schedules import (
-    BetaTable,
-    Cosine,
-    KarrasSigma,
-    Linear,
-    LinearBeta,
-    LinearIn,
-    LinearPath,
-)
-from ddim.diffusion.times import NormalLogSNR, TableTimes, UniformTimes
 from ddim.errors import UserError, suggest
-from ddim.nn.clear_unet import ClearUNetSpec
-from ddim.nn.ddpm_unet import DDPMUNetSpec
-from ddim.nn.dit import DiTSpec
-from ddim.nn.ema import Exponential, HalfLife, Power
-from ddim.nn.residual_unet import ResidualUNetSpec
-from ddim.nn.unet import UNetSpec
-from ddim.recipe.codec import read_recipe
-from ddim.recipe.recipe import LOSS, Data, Fixed, Measured, Optim, Recipe, Report
+from ddim.recipe import parts
+from ddim.recipe.codec import override, parse_plain, read_recipe
+from ddim.recipe.recipe import LOSS, Recipe
 
 
 def luz() -> Recipe:
@@ -51,23 +22,23 @@ def luz() -> Recipe:
     """
     return Recipe(
         name="luz",
-        data=Data(flip=False),
-        pixels=Measured(),
-        net=ResidualUNetSpec(),
-        schedule=Cosine(0.02, 0.95),
-        predicts=PredictsNoise(),
-        conditioning=NoiseVariance(),
-        objective=Objective("noise", "l1"),
-        optim=Optim(lr=1e-3, weight_decay=1e-4, batch=64, clip=0.0),
-        ema=Exponential(0.999),
-        grid=Uniform(),
-        sampler=DDIM(),
+        data=parts.Data(flip=False),
+        pixels=parts.Measured(),
+        net=parts.ResidualUNetSpec(),
+        schedule=parts.Cosine(0.02, 0.95),
+        predicts=parts.PredictsNoise(),
+        conditioning=parts.NoiseVariance(),
+        objective=parts.Objective("noise", "l1"),
+        optim=parts.Optim(lr=1e-3, weight_decay=1e-4, batch=64, clip=0.0),
+        ema=parts.Exponential(0.999),
+        grid=parts.Uniform(),
+        sampler=parts.DDIM(),
     )
 
 
 def keras() -> Recipe:
     """Béres' Keras tutorial: its network, loss, schedule and optimiser, with a warm-up of the EMA."""
-    net = ResidualUNetSpec(widths=(32, 64, 96), middle=(128, 128), keras=True)
+    net = parts.ResidualUNetSpec(widths=(32, 64, 96), middle=(128, 128), keras=True)
     return replace(luz(), name="keras", net=net)
 
 
@@ -84,14 +55,14 @@ def clear() -> Recipe:
     return replace(
         luz(),
         name="clear",
-        data=Data(),
-        net=ClearUNetSpec(),
+        data=parts.Data(),
+        net=parts.ClearUNetSpec(),
         # At log-SNR 13.8 and -13.8, the noise power sigma^2 is 1e-6 and 1 - 1e-6.
-        schedule=LinearIn("noise_power", 13.8, -13.8),
-        predicts=PredictsVelocity(),
-        objective=Objective("velocity", "mse"),
-        optim=Optim(lr=2e-4, weight_decay=1e-4, batch=64, clip=0.0),
-        sampled_on=LinearIn("signal_step", 3.0, -10.0),
+        schedule=parts.LinearIn("noise_power", 13.8, -13.8),
+        predicts=parts.PredictsVelocity(),
+        objective=parts.Objective("velocity", "mse"),
+        optim=parts.Optim(lr=2e-4, weight_decay=1e-4, batch=64, clip=0.0),
+        sampled_on=parts.LinearIn("signal_step", 3.0, -10.0),
     )
 
 
@@ -105,17 +76,17 @@ def ddpm() -> Recipe:
     """
     return Recipe(
         name="ddpm",
-        data=Data(source="cifar10", size=(32, 32)),
-        pixels=Fixed(0.5, 0.5),
-        net=DDPMUNetSpec(width=128, multipliers=(1, 2, 2, 2), attention=(False, True, False, False)),
-        schedule=Linear(1000, 1e-4, 0.02, clip="none", read="log_snr"),
-        predicts=PredictsNoise(),
-        conditioning=Timestep(),
-        objective=Objective("noise", "mse", TableTimes()),
-        optim=Optim(lr=2e-4, weight_decay=0.0, betas=(0.9, 0.999), batch=128, clip=1.0),
-        ema=Exponential(0.9999),
-        grid=Spaced(spacing="leading"),
-        sampler=DDIM(),
+        data=parts.Data(source="cifar10", size=(32, 32)),
+        pixels=parts.Fixed(0.5, 0.5),
+        net=parts.DDPMUNetSpec(width=128, multipliers=(1, 2, 2, 2), attention=(False, True, False, False)),
+        schedule=parts.Linear(1000, 1e-4, 0.02, clip="none", read="log_snr"),
+        predicts=parts.PredictsNoise(),
+        conditioning=parts.Timestep(),
+        objective=parts.Objective("noise", "mse", parts.TableTimes()),
+        optim=parts.Optim(lr=2e-4, weight_decay=0.0, betas=(0.9, 0.999), batch=128, clip=1.0),
+        ema=parts.Exponential(0.9999),
+        grid=parts.Spaced(spacing="leading"),
+        sampler=parts.DDIM(),
     )
 
 
@@ -130,8 +101,8 @@ def iddpm() -> Recipe:
     return replace(
         ddpm(),
         name="iddpm",
-        data=Data(source="cifar10", size=(32, 32), flip=False),
-        net=DDPMUNetSpec(
+        data=parts.Data(source="cifar10", size=(32, 32), flip=False),
+        net=parts.DDPMUNetSpec(
             blocks=3,
             attention=(False, True, True, False),
             heads=4,
@@ -142,17 +113,17 @@ def iddpm() -> Recipe:
             resample="strided",
             outputs=2,
         ),
-        schedule=BetaTable(4000, clip="none", read="log_snr"),
-        conditioning=Timestep(scale=0.25),
-        objective=Hybrid("noise", "mse", TableTimes(), vlb=0.001),
-        optim=Optim(lr=1e-4, weight_decay=0.0, batch=128, clip=0.0),
-        grid=Sections(),
-        sampler=DDPM("learned"),
+        schedule=parts.BetaTable(4000, clip="none", read="log_snr"),
+        conditioning=parts.Timestep(scale=0.25),
+        objective=parts.Hybrid("noise", "mse", parts.TableTimes(), vlb=0.001),
+        optim=parts.Optim(lr=1e-4, weight_decay=0.0, batch=128, clip=0.0),
+        grid=parts.Sections(),
+        sampler=parts.DDPM("learned"),
         clip=True,
     )
 
 
-DDPMPP = DDPMUNetSpec(
+DDPMPP = parts.DDPMUNetSpec(
     multipliers=(2, 2, 2),
     attention=(False, True, False),
     blocks=4,
@@ -176,19 +147,19 @@ def edm() -> Recipe:
     return Recipe(
         name="edm",
         # `flip` is off, because augmentation mirrors images too, and tells the network which are mirrored.
-        data=Data(size=(32, 32), flip=False),
-        pixels=Measured(0.5),
+        data=parts.Data(size=(32, 32), flip=False),
+        pixels=parts.Measured(0.5),
         net=DDPMPP,
-        schedule=KarrasSigma(0.001, 80.0, 7.0),
-        predicts=PredictsEDM(),
-        conditioning=CNoise(1 / 4),
+        schedule=parts.KarrasSigma(0.001, 80.0, 7.0),
+        predicts=parts.PredictsEDM(),
+        conditioning=parts.CNoise(1 / 4),
         # log sigma is normal with mean -1.2 and standard deviation 1.2; log-SNR is -2 log sigma.
-        objective=Objective("image", "mse", NormalLogSNR(2.4, 2.4), EDMWeight()),
-        optim=Optim(lr=1e-3, weight_decay=0.0, batch=512, clip=0.0, warmup=10_000_000),
-        ema=HalfLife(500_000, 0.05),
-        augment=Augment(0.12),
-        grid=Karras(0.002, 80.0, 7.0),
-        sampler=EDM(),
+        objective=parts.Objective("image", "mse", parts.NormalLogSNR(2.4, 2.4), parts.EDMWeight()),
+        optim=parts.Optim(lr=1e-3, weight_decay=0.0, batch=512, clip=0.0, warmup=10_000_000),
+        ema=parts.HalfLife(500_000, 0.05),
+        augment=parts.Augment(0.12),
+        grid=parts.Karras(0.002, 80.0, 7.0),
+        sampler=parts.EDM(),
         steps=18,
     )
 
@@ -198,10 +169,10 @@ def edm_vp() -> Recipe:
     return replace(
         edm(),
         name="edm-vp",
-        schedule=LinearBeta(0.1, 20.0),
-        predicts=PredictsNoise(),
-        conditioning=Time(999.0),
-        objective=Objective("noise", "mse", UniformTimes(1e-5)),
+        schedule=parts.LinearBeta(0.1, 20.0),
+        predicts=parts.PredictsNoise(),
+        conditioning=parts.Time(999.0),
+        objective=parts.Objective("noise", "mse", parts.UniformTimes(1e-5)),
     )
 
 
@@ -213,13 +184,15 @@ def edm_ve() -> Recipe:
         edm(),
         name="edm-ve",
         net=replace(DDPMPP, resample="blur", pyramid=True, embedding="fourier"),
-        schedule=KarrasSigma(low, most, None),
-        predicts=PredictsScore(),
-        conditioning=CNoise(1.0, 2.0),
+        schedule=parts.KarrasSigma(low, most, None),
+        predicts=parts.PredictsScore(),
+        conditioning=parts.CNoise(1.0, 2.0),
         # log sigma is uniform from `least` to `most`.
-        objective=Objective("noise", "mse", UniformTimes(math.log(least / low) / math.log(most / low))),
+        objective=parts.Objective(
+            "noise", "mse", parts.UniformTimes(math.log(least / low) / math.log(most / low))
+        ),
         # As in the original, the sampler starts at sigma 80.
-        grid=Karras(least, 80.0, 7.0),
+        grid=parts.Karras(least, 80.0, 7.0),
     )
 
 
@@ -232,11 +205,11 @@ def edm_iddpm() -> Recipe:
     return replace(
         edm(),
         name="edm-iddpm",
-        schedule=Cosine(4.93e-5, 1.0),
-        predicts=PredictsNoise(),
-        conditioning=Time(999.0),
-        objective=Objective("noise", "mse", UniformTimes(1e-3)),
-        grid=Karras(0.0064, 80.0, 7.0),
+        schedule=parts.Cosine(4.93e-5, 1.0),
+        predicts=parts.PredictsNoise(),
+        conditioning=parts.Time(999.0),
+        objective=parts.Objective("noise", "mse", parts.UniformTimes(1e-3)),
+        grid=parts.Karras(0.0064, 80.0, 7.0),
     )
 
 
@@ -262,15 +235,15 @@ def fast(size: tuple[int, int] = (64, 64)) -> Recipe:
     ratio, further = size_ratio(size), max(0, int(math.log2(min(size) / 64)))
     return Recipe(
         name="fast",
-        data=Data(size=size),
-        net=UNetSpec(
+        data=parts.Data(size=size),
+        net=parts.UNetSpec(
             widths=(16,) * further + (24, 48, 96, 192),
             down=(0,) + (1,) * further + (1, 1, 2),
             up=(1,) * further + (1, 1, 2, 2),
             attention=(False,) * further + (False, False, False, True),
         ),
-        schedule=Cosine(0.014 / ratio, 0.99995),
-        objective=replace(LOSS, times=NormalLogSNR(-1.0 - 2 * math.log(ratio), 2.5)),
+        schedule=parts.Cosine(0.014 / ratio, 0.99995),
+        objective=replace(LOSS, times=parts.NormalLogSNR(-1.0 - 2 * math.log(ratio), 2.5)),
     )
 
 
@@ -287,9 +260,9 @@ def flow(size: tuple[int, int] = (64, 64)) -> Recipe:
         fast(size),
         name="flow",
         # The straight path keeps its ends, which have log-SNR 13.8 and -13.8.
-        schedule=LinearPath(),
-        predicts=PredictsFlow(),
-        objective=Objective("flow", "mse", NormalLogSNR(-2 * math.log(size_ratio(size)), 2.0)),
+        schedule=parts.LinearPath(),
+        predicts=parts.PredictsFlow(),
+        objective=parts.Objective("flow", "mse", parts.NormalLogSNR(-2 * math.log(size_ratio(size)), 2.0)),
     )
 
 
@@ -303,24 +276,24 @@ def dit(size: tuple[int, int] = (64, 64)) -> Recipe:
     `--net.patch 4` gives finer images there, at a far higher cost. `--recipe flow --net dit --net.patch 4`
     trains the transformer by flow matching; give the patch of the size.
     """
-    return replace(fast(size), name="dit", net=DiTSpec(patch=2 * round(2 * size_ratio(size))))
+    return replace(fast(size), name="dit", net=parts.DiTSpec(patch=2 * round(2 * size_ratio(size))))
 
 
 def smoke() -> Recipe:
     """A run of a few seconds on 1,024 blossoms, to test that everything works; samples are still poor."""
     return Recipe(
         name="smoke",
-        data=Data(source="blossoms:1024", size=(32, 32)),
-        net=UNetSpec(
+        data=parts.Data(source="blossoms:1024", size=(32, 32)),
+        net=parts.UNetSpec(
             widths=(16, 32, 64), down=(0, 1, 1), up=(1, 1, 1), attention=(False, False, True), embedding=32
         ),
-        objective=Objective("noise", "l1", UniformTimes()),
-        optim=Optim(lr=2e-3, batch=16, warmup=160, decay="cosine"),
-        ema=Power(6.94),
-        grid=Uniform(),
-        sampler=DDIM(),
+        objective=parts.Objective("noise", "l1", parts.UniformTimes()),
+        optim=parts.Optim(lr=2e-3, batch=16, warmup=160, decay="cosine"),
+        ema=parts.Power(6.94),
+        grid=parts.Uniform(),
+        sampler=parts.DDIM(),
         steps=4,
-        report=Report(events=2, validation_images=32, grid=4, log=5, checkpoint=1.0),
+        report=parts.Report(events=2, validation_images=32, grid=4, log=5, checkpoint=1.0),
         images=960,
     )
 
@@ -346,23 +319,54 @@ FOR_SIZE: dict[str, Callable[[tuple[int, int]], Recipe]] = {"fast": fast, "flow"
 """The named recipes whose network and noise follow from the size of the images."""
 
 
-def find_recipe(name: str, size: tuple[int, int] | None = None) -> Recipe:
-    """Return the recipe with this name, or read it from the YAML or JSON file with this name.
+def find_recipe(
+    name: str | Recipe,
+    size: int | str | tuple[int, int] | None = None,
+    fields: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """Return the recipe with this name, or in the YAML or JSON file with this name, with changed fields.
 
     Args:
-        name: the name or the file.
-        size: (height, width) of the images, for the recipes in `FOR_SIZE`; None for their usual size.
+        name: the name, such as "fast", or the file. A recipe can be given, too.
+        size: height and width of the images, such as 64, "64x96" or (64, 96). The network and the noise of
+            the recipes `fast`, `flow` and `dit` follow from it. By default that of the recipe.
+        fields: new values keyed by field path, such as {"optim.lr": 1e-3, "sampler": ddim.DDIM()}. See
+            `ddim.parts` for the values of fields.
 
     Raises:
-        UserError: if there is no such recipe; the message suggests the nearest name.
+        UserError: if there is no such recipe or field; the message suggests the nearest name.
+
+    Example:
+        >>> ddim.train("photos/", ddim.find_recipe("fast", size=64, fields={"optim.lr": 1e-3}))
     """
-    if size is not None and name in FOR_SIZE:
-        return FOR_SIZE[name](size)
-    if name in RECIPES:
-        return RECIPES[name]()
-    if Path(name).suffix in (".yaml", ".yml", ".json"):
-        return read_recipe(Path(name))
-    hint = suggest(name, RECIPES)
-    raise UserError(
-        f"recipe must be one of {', '.join(RECIPES)} or a .yaml or .json file, got {name!r}{hint}"
-    )
+    fields = dict(fields or {})
+    size = fields.pop("data.size", size)
+    sides = None if size is None else parse_plain(size, tuple[int, int], "data.size")
+    if isinstance(name, Recipe):
+        recipe = name
+    elif name in RECIPES:
+        recipe = FOR_SIZE[name](sides) if sides and name in FOR_SIZE else RECIPES[name]()
+    elif Path(name).suffix in (".yaml", ".yml", ".json"):
+        recipe = read_recipe(Path(name))
+    else:
+        known = ", ".join(RECIPES)
+        hint = suggest(name, RECIPES)
+        raise UserError(f"recipe must be one of {known} or a .yaml or .json file, got {name!r}{hint}")
+    return change_recipe(recipe, fields if sides is None else {**fields, "data.size": sides})
+
+
+def change_recipe(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with some of its fields changed.
+
+    Args:
+        recipe: the recipe.
+        fields: see `find_recipe`. A budget in `minutes` replaces the recipe's budget in images.
+
+    Raises:
+        UserError: if a value is invalid, or both `images` and `minutes` are given.
+    """
+    if {"images", "minutes"} <= fields.keys():
+        raise UserError("give minutes or images, not both")
+    if "minutes" in fields:
+        recipe = replace(recipe, images=None)
+    return override(recipe, fields)

@@ -257,8 +257,9 @@ the mean, which samplers need. In short trainings it gave worse samples.
 class Recipe:
     """All choices of a run; the defaults are those of the recipe `fast`.
 
-    A schedule, grid or sampler can be given by its name, such as "cosine". A number stands once: if `entries`
-    or `sigma_data` of a part is None, it is taken from the schedule or the pixels.
+    A schedule, grid, sampler, loss, or what the network predicts and receives can be given by its name, such
+    as "cosine". A number stands once: if `entries` or `sigma_data` of a part is None, it is taken from the
+    schedule or the pixels.
 
     Attributes:
         name: a name for folders and tables.
@@ -316,6 +317,7 @@ class Recipe:
         if callable(self.net):
             object.__setattr__(self, "net", UserNetwork(self.net))
         named = {"schedule": Schedule, "sampled_on": Schedule, "grid": Grid, "sampler": Sampler}
+        named |= {"predicts": Parameterisation, "conditioning": Conditioning, "objective": Loss}
         for name, family in named.items():
             if (part := getattr(self, name)) is not None:
                 object.__setattr__(self, name, choose_part(name, part, FAMILIES[family]))

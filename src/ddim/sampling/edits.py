@@ -1,12 +1,12 @@
 """Edits of real images with a run: invert, interpolate, inpaint, vary.
 
 Each edit is a function that takes a run, and images or seeds, and returns an `Edit`. `Edit.save` writes its
-folder: a file for each image, strip.png with all images, and record.json.
+folder, as the commands do: a file for each image, strip.png with all images, and record.json.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -15,26 +15,21 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser, Model
-from ddim.diffusion.editing import Inpaint, interpolate_latents, invert, restore, vary
-from ddim.diffusion.grids import Grid, Uniform, UniformLogSNR
+from ddim.diffusion.editing import Inpaint, find_latents, interpolate_latents, restore, sample_from_image
 from ddim.diffusion.guidance import Interval
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.samplers import DDIM, State, initial_noise
-from ddim.errors import UserError, check_count
+from ddim.errors import UserError, check_count, format_count
 from ddim.files import shorten_paths, write_atomic, write_sealed
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.plots.charts import plot_strip, rasterise, save_figure
 from ddim.plots.pictures import check_zoom, render_png, save_film, to_uint8
-from ddim.recipe.checks import check_diffusion_model, check_unconditional
-from ddim.recipe.codec import override
-from ddim.recipe.recipe import Recipe
 from ddim.runs.folder import make_output_folder
 from ddim.sampling.generate import Walk, Watch, generate, list_seeds
-from ddim.sampling.labels import default_label
 from ddim.sampling.pictures import Picture, name_file, name_picture, open_mask, open_pictures, write_images
-from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, open_pipeline
+from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating
 from ddim.sampling.record import describe_times, make_record
-from ddim.sampling.sampling_setup import OFF, SamplingSetup, choose_sampling, collect_guidance
+from ddim.sampling.sampling_setup import SamplingSetup, open_edit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,30 +45,27 @@ Source = str | Path | Pipeline | Model
 class EditOptions(TypedDict, total=False):
     """The options of every edit.
 
-    Only a weaker model can guide an edit, unless the run has clusters or vectors; an inversion takes no
-    guidance.
-
     Attributes:
-        grid: the grid of times (timesteps) or its name. By default, edits of samples use the grid of the run,
-            and edits of real images use `choose_edit_grid`.
-        guidance: guidance scale; by default 1, which turns guidance off.
-        guidance_interval: (low, high), the log-SNRs with guidance; None for all.
-        guide_with: the weaker model, such as "@guide"; see `ddim.sampling.sampling_setup.open_guide`.
+        guidance: guidance scale (default: 1, off). Only a weaker model can guide an edit, unless the run has
+            clusters or vectors; an inversion takes no guidance.
+        guide_with: the weaker model, such as @guide (early weights of the run), or runs/small-1@raw.
+        guidance_interval: guide only at these log-SNRs, such as -2,5; an end may be left out.
+        fields: the sampling times, such as --grid uniform or --grid.end 5 (default: the run's for samples,
+            for real images uniform_log_snr with end 6, or uniform if the schedule ends at a lower log-SNR).
         progress: called with "network evaluations" of an inversion, or "samples"; see `Progress`.
-        watch: called for each state of each micro-batch of samples, with their seeds and the state; frames of
-            an interpolation have the seeds 0, 1, ... An inversion has no states: it leads from images to
-            noise.
+        watch: called with the seeds and each state of a micro-batch; frames of an interpolation have seeds
+            0, 1, ..., and an inversion has no states.
     """
 
-    grid: Grid | str | None
     guidance: float | None
-    guidance_interval: Interval | None
     guide_with: str | Path | LoadedRun | None
+    guidance_interval: Interval | None
+    fields: Mapping[str, Any] | None
     progress: Progress
     watch: Watch | None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Edit:
     """The result of an edit.
 
@@ -83,11 +75,12 @@ class Edit:
         rows: images (B, C, H, W) in [0, 1], keyed by row name, such as "input"; the last row is the result.
         calls: number of network evaluations, each on one micro-batch.
         facts: further results, options and the names of the given images, as JSON.
-        captions: a caption for each image of the result, such as its seed.
+        captions: a caption for each image of the result, by default its seed.
         notes: sentences on how images were resized, and what makes an inversion less accurate.
         latents: the latents (B, C, H, W) of an inversion; None for other edits.
         errors: mean squared errors (B,) between the images of an inversion and those that are reconstructed
             from the latents; None for other edits.
+        folder: the folder that `save` has written; None before.
     """
 
     command: str
@@ -99,11 +92,41 @@ class Edit:
     notes: Sequence[str] = ()
     latents: Tensor | None = None
     errors: Tensor | None = None
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.captions = self.captions or [f"seed {seed}" for seed in self.facts.get("seeds", ())]
 
     def __repr__(self) -> str:
         """Return one line with the rows of images and the numbers of timesteps and network evaluations."""
         rows = ", ".join(f"{name} {tuple(images.shape)}" for name, images in self.rows.items())
         return f"Edit({rows}; {self.setup.steps} times, {self.calls} network evaluations)"
+
+    def __str__(self) -> str:
+        """Return the error of each inverted image, and a line with the number of images and their strip."""
+        errors = [] if self.errors is None else zip(self.facts["images"], self.errors.tolist(), strict=True)
+        lines = [f"{name}: mean squared error of the round trip {error:.3g}" for name, error in errors]
+        where = "" if self.folder is None else f": {self.folder / STRIP}"
+        return "\n".join([*lines, f"{format_count(len(self.images), 'image')}{where}"])
+
+    @property
+    def details(self) -> str:
+        """The text of the result with its notes."""
+        return "\n".join([str(self), *self.notes])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the folder, the notes, and the record of the edit as plain values."""
+        setup, folder = self.setup, self.folder or Path()
+        content = {
+            "command": self.command,
+            **describe_times(setup.pipeline, setup.steps),
+            "network_calls": self.calls,
+            **{name: _shorten(value, folder) for name, value in self.facts.items()},
+            **({} if setup.label is None else {"label": setup.label}),
+            **(setup.guidance.describe() if setup.guidance.on else {}),
+        }
+        record = make_record("edit", content, setup.pipeline)
+        return {"folder": self.folder, "notes": list(self.notes), **record}
 
     @property
     def images(self) -> Tensor:
@@ -125,42 +148,33 @@ class Edit:
         values, (count, channels) = self.setup.pipeline.values, self.rows[row].shape[:2]
         return [name_file(f"{row}-{k:02d}", channels, values) for k in range(count)]
 
-    def save(self, folder: str | Path | None = None, zoom: int | None = None) -> Path:
-        """Write a file for each image, a strip of all images and a record; return the folder.
+    def save(self, out: str | Path | None = None, zoom: int | None = None) -> Path:
+        """Write the files of the edit, and return their folder.
 
-        An interpolation also gets film.webp, and an inversion latents.safetensors. The record names images in
-        the folder by their relative paths.
+        The record names images in the folder by their relative paths.
 
         Args:
-            folder: the output folder, by default a new folder edits/COMMAND-N.
-            zoom: the integer factor by which the strip and the film are enlarged; see `plot_strip`.
+            out: the output folder (default: a new edits/COMMAND-N).
+            zoom: factor by which pixels are enlarged in the strip and the film; see `plot_strip`.
 
         Raises:
             UserError: if the folder holds the record of another result.
-
-        Example:
-            >>> ddim.vary(run, "rose.jpg", seeds=range(4)).save("roses")
         """
         check_zoom(zoom)
-        if folder is not None and (Path(folder) / RECORD).exists():
-            raise UserError(f"folder {folder} holds results already; give a new folder")
-        out = make_output_folder(None if folder is None else Path(folder), "edits", self.command)
-        pipeline = self.setup.pipeline
+        if out is not None and (Path(out) / RECORD).exists():
+            raise UserError(f"folder {out} holds results already; give a new folder")
+        folder = make_output_folder(None if out is None else Path(out), "edits", self.command)
+        self.folder = folder
         for row, images in self.rows.items():
-            write_images([out / name for name in self.name_files(row)], images, pipeline.values)
-        save_figure(out / STRIP, self.figure(zoom))
+            write_images([folder / name for name in self.name_files(row)], images, self.setup.pipeline.values)
+        save_figure(folder / STRIP, self.figure(zoom))
         if self.command == "interpolate":
-            save_film(out / FILM, list(to_uint8(self.images)), zoom=zoom)
+            save_film(folder / FILM, list(to_uint8(self.images)), zoom=zoom)
         if self.latents is not None:
-            write_atomic(out / LATENTS, save({"latent": self.latents.contiguous()}))
-        content = {
-            "command": self.command,
-            **describe_times(pipeline, self.setup.steps),
-            "network_calls": self.calls,
-            **{name: _shorten(value, out) for name, value in self.facts.items()},
-        }
-        write_sealed(out / RECORD, make_record("edit", content, pipeline))
-        return out
+            write_atomic(folder / LATENTS, save({"latent": self.latents.contiguous()}))
+        record = self.to_json()
+        write_sealed(folder / RECORD, {name: record[name] for name in record if name != "folder"})
+        return folder
 
 
 def _shorten(value: Any, out: Path) -> Any:  # noqa: ANN401 (JSON)
@@ -171,33 +185,40 @@ def _shorten(value: Any, out: Path) -> Any:  # noqa: ANN401 (JSON)
 
 
 @with_bar
-def invert_images(
-    model: Source,
-    images: Picture | Sequence[Picture],
+def invert(
+    run: Source,
+    *images: Picture | Sequence[Picture],
     steps: int = 50,
-    *,
     exact: bool = False,
     **options: Unpack[EditOptions],
 ) -> Edit:
-    """Return the latents of images, and the images that are reconstructed from these latents.
+    """Turn real images into latents and back.
 
-    The latent of an image is the noise from which DDIM samples this image.
+    The latent of an image is the noise from which DDIM samples this image. The folder gets the images at the
+    size of the run, the images restored from their latents, strip.png, latents.safetensors and record.json.
 
     Args:
-        model: a run folder, a pipeline or a model.
+        run: a run folder, a pipeline or a model.
         images: one image or several: files, images of Pillow, arrays or tensors.
-        steps: number of timesteps in the grid.
-        exact: whether each step is solved by iteration, in float32, instead of by extrapolation.
-        options: grid and progress, see `EditOptions`.
+        steps: sampling steps.
+        exact: solve each step by iteration, in float32, for a smaller error; take more steps if it does not
+            converge.
+        options: see `EditOptions`.
+
+    Returns:
+        The latents, the restored images, and the errors of the round trip.
 
     Raises:
         UserError: if the network was never trained without a class label, or `options` turns on guidance.
 
     Example:
-        >>> inversion = ddim.invert(run, "rose.jpg")
-        >>> inversion.latents, inversion.errors
+        >>> ddim.invert(run, "rose.jpg").latents
+
+    Commands:
+        ddim invert runs/photos-fast-1 flower.jpg --steps 100
+        ddim invert runs/photos-fast-1 *.jpg --steps 20 --exact
     """
-    setup = _open_edit(model, "an inversion", steps, options, inverts=True)
+    setup = open_edit(run, "an inversion", steps, options, inverts=True)
     x, names = open_pictures(setup.pipeline, images, notes := [])
     latents, restored, calls, residual = _invert(setup, x, options, exact=exact)
     errors = (restored - x).square().mean((1, 2, 3))
@@ -219,41 +240,45 @@ def invert_images(
 
 @with_bar
 def interpolate(
-    model: Source,
-    images: Sequence[Picture] | Tensor | None = None,
+    run: Source,
+    *images: Picture | Sequence[Picture],
+    seeds: Sequence[int] | None = None,
     frames: int = 9,
     steps: int = 50,
-    *,
-    seeds: Sequence[int] | None = None,
     **options: Unpack[EditOptions],
 ) -> Edit:
-    """Sample images between two images, or between the samples of two seeds.
+    """Blend two samples or two real images through their latents.
 
-    The latents of both ends are interpolated along the sphere. Between images, the first and the last frame
-    are the reconstructions of the two images from their latents.
+    The latents of both ends are interpolated along the sphere on which noise lies. Real images are inverted
+    first, and the first and the last frame are restored from their latents; only samples of `seeds` can be
+    guided. The folder gets the frames, strip.png, film.webp and record.json.
 
     Args:
-        model: a run folder, a pipeline or a model.
+        run: a run folder, a pipeline or a model.
         images: two images.
-        frames: number of images in the result, including both ends.
-        steps: number of timesteps in the grid.
-        seeds: two seeds, in place of `images`.
-        options: grid, guidance and progress, see `EditOptions`.
+        seeds: two seeds in place of images, such as 3,8.
+        frames: number of frames, both ends included.
+        steps: sampling steps.
+        options: see `EditOptions`.
+
+    Returns:
+        The frames.
 
     Raises:
         UserError: if there are not exactly two images or two seeds, or fewer than two frames.
 
-    Example:
-        >>> ddim.interpolate(run, seeds=[3, 7])
-        >>> ddim.interpolate(run, ["rose.jpg", "lily.jpg"])
+    Commands:
+        ddim interpolate runs/photos-fast-1 --seeds 3,8
+        ddim interpolate runs/photos-fast-1 rose.jpg lily.jpg --frames 16
     """
-    if sorted(0 if ends is None else len(ends) for ends in (images, seeds)) != [0, 2]:
-        raise UserError("give two images, or two seeds, such as seeds=[3, 8] (--seeds 3,8)")
-    setup = _open_edit(model, "an interpolation", steps, options, inverts=images is not None)
+    check_count("frames", frames, 2)
+    setup = open_edit(run, "an interpolation", steps, options, inverts=seeds is None)
     pipeline, times, sampler = setup.pipeline, setup.times, setup.pipeline.recipe.sampler
-    numbers, names, notes, restored, before = check_seeds(seeds or []), [], [], None, 0
-    if images is not None:
-        x, names = open_pictures(pipeline, images, notes)
+    numbers, notes, restored, before = check_seeds(seeds or []), [], None, 0
+    x, names = open_pictures(pipeline, images, notes) if images else (torch.empty(0), [])
+    if sorted([len(names), len(numbers)]) != [0, 2]:
+        raise UserError("give two images, or two seeds, such as seeds=[3, 8] (--seeds 3,8)")
+    if names:
         (ends, restored, before, _), sampler = _invert(setup, x, options), DDIM()
     else:
         blank, schedule = pipeline.model.blank(2).cpu(), pipeline.recipe.sampling_schedule
@@ -269,47 +294,54 @@ def interpolate(
     if restored is not None:
         # Like the inversion, the restored images leave out the denoising at the last time.
         frame[[0, -1]] = restored
-    first, last = ("first input", "second input") if names else _name_seeds(numbers)
+    first, last = ("first input", "second input") if names else (f"seed {seed}" for seed in numbers)
     captions = [first, *(f"{100 * k / (frames - 1):.0f} %" for k in range(1, frames - 1)), last]
-    facts = {"between_seeds": numbers, "images": names, **_describe_condition(setup)}
+    facts = {"between_seeds": numbers, "images": names}
     return Edit("interpolate", setup, {"frame": frame}, before + calls, facts, captions, notes)
 
 
 @with_bar
-def inpaint_image(
-    model: Source,
+def inpaint(  # noqa: PLR0913 (the choices of a notebook)
+    run: Source,
     image: Picture,
-    mask: Picture,
-    seeds: Sequence[int] = range(4),
+    seeds: Sequence[int] | None = None,
     steps: int = 50,
     *,
+    mask: Picture,
     resample: int = 5,
+    n: int = 4,
+    seed: int = 0,
     **options: Unpack[EditOptions],
 ) -> Edit:
-    """Sample new content for a part of an image (RePaint, Lugmayr et al. 2022).
+    """Generate new content for the masked part of an image.
 
-    All other pixels stay bit-identical.
+    All other pixels stay bit-identical. The method is RePaint (Lugmayr et al. 2022). The folder gets the
+    images, strip.png and record.json.
 
     Args:
-        model: a run folder, a pipeline or a model.
+        run: a run folder, a pipeline or a model.
         image: the image: a file, an image of Pillow, an array or a tensor.
-        mask: an image, white in the part to inpaint and black elsewhere, which is cropped and resized like
-            the image; for transparency, see `open_mask`.
-        seeds: one seed for each result.
-        steps: number of timesteps in the grid.
-        resample: how often each step is done. Noise is added before each repetition, so that the inpainted
-            part fits the rest.
-        options: grid, guidance and progress, see `EditOptions`.
+        seeds: a list of seeds in place of `n` and `seed`.
+        steps: sampling steps.
+        mask: an image with the proportions of the image or of the run's images, white in the part that is
+            generated; or the image with an erased (transparent) part, or a layer of white strokes.
+        resample: how often each step is done. Noise is added in between, so that both parts agree.
+        n: number of images.
+        seed: the results have the seeds S, S+1, ...
+        options: see `EditOptions`.
+
+    Returns:
+        The image with its new parts, one for each seed.
 
     Raises:
-        UserError: if there are several images, the mask contains no pixel or all pixels, or a number is out
-            of range.
+        UserError: if there are several images, or the mask contains no pixel or all pixels.
 
-    Example:
-        >>> ddim.inpaint(run, "rose.jpg", "mask.png", seeds=[3, 7])
+    Commands:
+        ddim inpaint runs/photos-fast-1 rose.jpg --mask mask.png -n 4
     """
     check_count("resample", resample)
-    setup, x, facts, notes = _open_seeded(model, "inpainting", image, seeds, steps, options)
+    listed = range(seed, seed + n) if seeds is None else seeds
+    setup, x, facts, notes = _open_seeded(run, "inpainting", image, listed, steps, options)
     hole = open_mask(setup.pipeline, mask, notes)
     paint = Inpaint(setup.pipeline.pixels.enter(x), hole, resample)
 
@@ -323,121 +355,76 @@ def inpaint_image(
     painted = samples * hole + x * (1 - hole)
     rows = {"input": x, "mask": x * (1 - hole) + _draw_stripes(x) * hole, "painted": painted}
     facts |= {"mask": name_picture(mask), "resample": int(resample)}
-    return Edit("inpaint", setup, rows, calls, facts, _name_seeds(facts["seeds"]), notes)
+    return Edit("inpaint", setup, rows, calls, facts, notes=notes)
 
 
 @with_bar
-def vary_image(
-    model: Source,
+def vary(
+    run: Source,
     image: Picture,
     strength: float = 0.5,
-    seeds: Sequence[int] = range(8),
+    seeds: Sequence[int] | None = None,
     steps: int = 50,
+    *,
+    n: int = 8,
+    seed: int = 0,
     **options: Unpack[EditOptions],
 ) -> Edit:
-    """Sample variations of an image: add noise, then denoise (SDEdit, Meng et al. 2022).
+    """Generate variations of an image.
+
+    Noise is added to the image up to the time `strength`, and removed again (SDEdit, Meng et al. 2022). The
+    folder gets the images, strip.png and record.json.
 
     Args:
-        model: a run folder, a pipeline or a model.
+        run: a run folder, a pipeline or a model.
         image: the image: a file, an image of Pillow, an array or a tensor.
-        strength: time in (0, 1] up to which noise is added; 0.3 changes details, 0.6 shapes, 1 nearly all.
-        seeds: one seed for each result.
-        steps: number of timesteps in the grid; only timesteps below `strength` are used.
-        options: grid, guidance and progress, see `EditOptions`.
+        strength: time in (0, 1]; 0.3 changes details, 0.6 shapes, 1 nearly everything.
+        seeds: a list of seeds in place of `n` and `seed`.
+        steps: sampling steps; only those at times below `strength` are done.
+        n: number of images.
+        seed: the results have the seeds S, S+1, ...
+        options: see `EditOptions`.
+
+    Returns:
+        The variations, one for each seed.
 
     Raises:
         UserError: if there are several images, or the strength or a seed is out of range.
 
-    Example:
-        >>> ddim.vary(run, "rose.jpg", strength=0.6)
+    Commands:
+        ddim vary runs/photos-fast-1 rose.jpg --strength 0.5 -n 8
     """
-    setup, x, facts, notes = _open_seeded(model, "a variation", image, seeds, steps, options)
+    listed = range(seed, seed + n) if seeds is None else seeds
+    setup, x, facts, notes = _open_seeded(run, "a variation", image, listed, steps, options)
     x0, times = setup.pipeline.pixels.enter(x), setup.times
 
     def walk(denoise: Denoiser, blank: Tensor, filled: Sequence[int]) -> Iterator[State]:
-        return vary(denoise, blank + x0.to(blank), strength, times, DDIM(), Noise(filled))
+        return sample_from_image(denoise, blank + x0.to(blank), strength, times, DDIM(), Noise(filled))
 
     varied, calls = _sample(setup, walk, facts["seeds"], options)
     used = [float(strength), *times[times < strength].tolist()]
     facts |= {"strength": float(strength), "times": used}
-    rows, captions = {"input": x, "varied": varied}, _name_seeds(facts["seeds"])
-    return Edit("vary", setup, rows, calls, facts, captions, notes)
+    return Edit("vary", setup, {"input": x, "varied": varied}, calls, facts, notes=notes)
 
 
-def choose_edit_grid(recipe: Recipe, fields: Mapping[str, Any] | None = None, *, real: bool = True) -> Grid:
-    """Return the default grid of an edit, after changing the fields that a user sets.
-
-    For samples, the default is the recipe's own grid. This may end at a time with much noise, but real images
-    have no noise. Their default grid has equal steps of log-SNR and ends at log-SNR 6 (sigma 0.05). Inversion
-    is most accurate on this grid. If the schedule does not reach log-SNR 6, it is a grid of uniform times.
-
-    Args:
-        recipe: the recipe of the run.
-        fields: new values keyed by field path, such as {"grid": "uniform_log_snr", "grid.end": "1"}.
-        real: whether real images are edited, and not samples.
-
-    Raises:
-        UserError: if a field does not exist, or a value is invalid.
-    """
-    if real and "grid" not in (fields or {}):
-        cleanest = recipe.sampling_schedule(torch.zeros((), dtype=torch.float64)).log_snr
-        grid = UniformLogSNR()
-        recipe = replace(recipe, grid=grid if cleanest > grid.end else Uniform())
-    return override(recipe, fields).grid if fields else recipe.grid
-
-
-def _open_edit(
-    source: Source,
-    what: str,
-    steps: int,
-    options: EditOptions,
-    *,
-    inverts: bool = False,
-    seeded: bool = False,
-) -> SamplingSetup:
-    """Return how an edit samples.
-
-    Args:
-        source: a run folder, a pipeline or a model.
-        what: the name of the edit in messages, such as "an inversion".
-        steps: number of timesteps in the grid.
-        options: see `EditOptions`.
-        inverts: whether the edit needs latents of real images. Guidance makes these latents inaccurate.
-        seeded: whether a real image is edited, and each result has its own seed. Such results have the
-            default label of samples. Other edits use no class, because all their images need the same model.
-    """
-    # A latent needs a step from the image to noise.
-    check_count("steps", steps, 2 if inverts else 1)
-    given = (options.get("guidance"), options.get("guidance_interval"), options.get("guide_with"))
-    guidance = collect_guidance(*given) or OFF
-    if inverts and guidance.on:
-        raise UserError(f"{what} cannot be guided, because guidance multiplies the errors of latents")
-    pipeline, real = open_pipeline(source), inverts or seeded
-    check_diffusion_model(pipeline.recipe, f"{what} needs")
-    label = default_label(pipeline.recipe) if seeded else None
-    if label is None:
-        check_unconditional(pipeline.recipe, what)
-    grid = options.get("grid") or choose_edit_grid(pipeline.recipe, real=real)
-    setup = choose_sampling(pipeline, steps, label, grid=grid, guidance=guidance)
-    return replace(setup, consistent=real)
+def _draw_stripes(image: Tensor) -> Tensor:
+    """Return diagonal stripes of white and dark gray (1, 1, H, W), visible on dark and on light images."""
+    height, width = image.shape[-2:]
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    wide = max(1, height // 16)
+    return torch.where((rows + columns) // wide % 2 == 0, 1.0, 0.25)[None, None]
 
 
 def _open_seeded(
-    source: Source,
-    what: str,
-    image: Picture,
-    seeds: Sequence[int],
-    steps: int,
-    options: EditOptions,
+    run: Source, what: str, image: Picture, seeds: Sequence[int], steps: int, options: EditOptions
 ) -> tuple[SamplingSetup, Tensor, dict[str, Any], list[str]]:
     """Return how an edit of one image samples, the image (1, C, H, W), facts of the edit, and notes on it."""
-    listed, notes = list_seeds(None, 0, check_seeds(seeds)), []
-    setup = _open_edit(source, what, steps, options, seeded=True)
-    x, names = open_pictures(setup.pipeline, image, notes)
+    listed, notes = list_seeds(None, 0, seeds), []
+    setup = open_edit(run, what, steps, options, seeded=True)
+    x, names = open_pictures(setup.pipeline, [image], notes)
     if len(x) != 1:
         raise UserError(f"this edit takes one image, got {len(x)}")
-    facts = {"image": names[0], "seed": listed[0], "seeds": list(listed)}
-    return setup, x, facts | _describe_condition(setup), notes
+    return setup, x, {"image": names[0], "seed": listed[0], "seeds": list(listed)}, notes
 
 
 def _sample(
@@ -472,27 +459,9 @@ def _invert(
         for part in parts:
             rest = part[-1:].expand(runtime.micro_batch - len(part), -1, -1, -1)
             x0 = runtime.images(pipeline.pixels.enter(torch.cat([part, rest])))
-            latent, change = invert(denoise, x0, times, exact=exact)
+            latent, change = find_latents(denoise, x0, times, exact=exact)
             images = restore(denoise, latent.float(), times)
             latents.append(latent[: len(part)].float().cpu())
             restored.append(pipeline.to_images(images[: len(part)]))
             residual = max(residual, change)
     return torch.cat(latents), torch.cat(restored), counter.evaluations, residual
-
-
-def _draw_stripes(image: Tensor) -> Tensor:
-    """Return diagonal stripes of white and dark gray (1, 1, H, W), visible on dark and on light images."""
-    height, width = image.shape[-2:]
-    rows, columns = torch.arange(height)[:, None], torch.arange(width)
-    wide = max(1, height // 16)
-    return torch.where((rows + columns) // wide % 2 == 0, 1.0, 0.25)[None, None]
-
-
-def _name_seeds(seeds: Sequence[int]) -> list[str]:
-    return [f"seed {seed}" for seed in seeds]
-
-
-def _describe_condition(setup: SamplingSetup) -> dict[str, Any]:
-    """Return the guidance and the label of an edit, as JSON; entries that do nothing are left out."""
-    label = {} if setup.label is None else {"label": setup.label}
-    return label | (setup.guidance.describe() if setup.guidance.on else {})

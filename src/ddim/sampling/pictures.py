@@ -33,22 +33,19 @@ Floats of arrays and tensors lie in [0, 1], and integers have the values of file
 
 
 def open_pictures(
-    pipeline: Pipeline, given: Picture | Sequence[Picture], notes: list[str]
+    pipeline: Pipeline, given: Picture | Sequence[Picture | Sequence[Picture]], notes: list[str]
 ) -> tuple[Tensor, list[str]]:
     """Return images (B, C, H, W) in [0, 1], cropped and resized for a model, and their names.
 
     Args:
         pipeline: the model, which sets the size, the channels and the type of the values.
-        given: one image or several.
+        given: one image or several, also lists and batches of them.
         notes: gets a sentence for each image that was cropped or resized.
 
     Raises:
         UserError: if there is no image, or one cannot be used.
     """
-    images: list[Picture] = []
-    for part in given if isinstance(given, list | tuple) else [given]:
-        images += list(part) if isinstance(part, np.ndarray | Tensor) and part.ndim == 4 else [part]
-    if not images:
+    if not (images := _list_images(given)):
         raise UserError("give at least one image")
     channels = pipeline.model.shape.channels
     opened = [_open_image(pipeline, each, channels, pipeline.values, notes) for each in images]
@@ -93,6 +90,12 @@ def open_mask(pipeline: Pipeline, mask: Picture, notes: list[str]) -> Tensor:
 def name_picture(picture: Any) -> str:  # noqa: ANN401 (whatever a user gives)
     """Return the path of an image file, or a short description of another image."""
     return str(picture) if isinstance(picture, str | Path) else describe_given(picture)
+
+
+def _list_images(given: Any) -> list[Picture]:  # noqa: ANN401 (whatever a user gives)
+    if isinstance(given, list | tuple) or (isinstance(given, np.ndarray | Tensor) and given.ndim == 4):
+        return [image for part in given for image in _list_images(part)]
+    return [given]
 
 
 def _open_image(

@@ -198,11 +198,11 @@ def load(
         run: a run folder, RUN/best for its best checkpoint, a checkpoint folder, RUN@raw for other weights,
             or hub:OWNER/NAME[@REVISION] for a run on the Hugging Face Hub, which is downloaded once (the
             extra `hub`); see `ddim.runs.names.resolve`.
-        weights: "ema", "raw", another EMA that the run tracked, such as 6.94, or an average that `ddim ema`
-            made, such as picked; see `ddim.nn.ema.name_averages`.
+        weights: ema, raw, another EMA of the run, such as 6.94, or one that `ddim ema` made, such as picked;
+            see `ddim.nn.ema.name_averages`.
         own: the components of the run that you wrote, such as [MySchedule, MyNetwork]; see `ddim.resume`.
-        compiling: use torch.compile: faster after a slow first batch; results differ in the last bits.
-        device: where the network runs; by default the device of the training, if this machine has one.
+        compiling: compile the network: faster after a minute; results differ in the last bits.
+        device: cpu, cuda or mps; by default the device of the training, if this machine has one.
         threads: processor threads, by default as many as in the training; results differ in the last bits.
 
     Raises:

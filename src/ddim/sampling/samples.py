@@ -4,8 +4,8 @@ Samples of values or channels that PNG cannot store are .npy files (H, W, C). If
 of 8 bits, or the run was trained on a file of arrays, the file samples.npy contains all samples, in the
 order of their seeds.
 
-The sheet is one image that shows the samples in this order. The film is an animated WebP of the sampling process. The
-record contains all sampling options.
+The sheet is one image that shows the samples in this order. The film is an animated WebP of the sampling
+process. The record contains all sampling options.
 """
 
 import json
@@ -113,14 +113,13 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
     same call with the same `out` generates only missing images.
 
     Args:
-        run: a run folder, RUN/best (its best checkpoint), RUN/guide (an early one), a checkpoint, or
-            hub:OWNER/NAME[@REVISION].
+        run: a run folder, RUN/best, RUN/guide, a checkpoint or hub:OWNER/NAME[@REVISION].
         n: number of images (default: 16, or one for each seed).
         steps: sampling steps (default: the run's, 20 in most recipes).
         sampler: ddim, ddpm, dpm_solver, ... (default: the recipe's).
         grid: the sampling times: uniform, karras, ..., or a list of times (default: those that `ddim search`
             found, else the recipe's).
-        seed: the samples have the seeds S, S+1, ...
+        seed: the seed of the first image.
         seeds: a list of seeds in place of n and seed, such as 0-35,70.
         label: class name, class index or "all" for a run with labels; for clusters also "natural" (the
             default) and "none".
@@ -131,12 +130,12 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
         fields: sampling fields of the recipe, such as --sampler.eta 0, --grid.end 5, --sampled_on linear or
             --clip yes.
         out: the folder (default: a new samples/RUN-N).
-        film: also write film.webp, an animation from noise to the images.
+        film: also write film.webp, from noise to the images.
         progress: called with "samples" after each sampling step.
 
     Other Parameters:
         guidance_interval: guide only at these log-SNRs, such as -2,5; an end may be left out.
-        zoom: factor by which pixels are enlarged in the sheet and the film.
+        zoom: factor by which sheet and film are enlarged.
 
     Raises:
         UserError: if the options do not fit the run, or the folder holds other files.

@@ -15,18 +15,19 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Counted, Denoiser, Labelled, Model
-from ddim.diffusion.grids import Grid, Listed
+from ddim.diffusion.grids import Grid, Listed, Uniform, UniformLogSNR
 from ddim.diffusion.guidance import Guided, Interval, Rescheduled, check_reach, find_ends, lies_inside
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.parameterisation import Prediction, from_image
 from ddim.diffusion.samplers import Sampler, last_state
 from ddim.diffusion.schedules import Schedule
-from ddim.errors import UserError
+from ddim.errors import UserError, check_count
 from ddim.recipe.checks import check_diffusion_model, check_recipe, check_steps, check_unconditional
-from ddim.recipe.codec import override_sampling
+from ddim.recipe.codec import override, override_sampling
+from ddim.recipe.recipe import Recipe
 from ddim.runs.names import find_run_folder, parse_place, pin_place
-from ddim.sampling.labels import Label
-from ddim.sampling.pipeline import LoadedRun, Pipeline, load
+from ddim.sampling.labels import Label, default_label
+from ddim.sampling.pipeline import LoadedRun, Pipeline, load, open_pipeline
 from ddim.sampling.searched import find_saved_grid, find_searched, name_search, save_searched
 
 P = TypeVar("P", bound=Pipeline)
@@ -60,6 +61,8 @@ class Guidance:
             raise UserError(f"guidance must be a number of at least 0, got {self.scale}")
         # Equal values must be equal as text too, in records and names.
         object.__setattr__(self, "scale", float(self.scale))
+        if not self.limits[0] < self.limits[1]:
+            raise UserError(f"guidance_interval must have its lower end first, got {self.interval}")
         low, high = (None if math.isinf(end) else end for end in self.limits)
         object.__setattr__(self, "interval", None if low is high is None else (low, high))
 
@@ -199,8 +202,13 @@ def choose_sampling(
     """
     steps = len(grid) if steps is None and isinstance(grid, list | tuple | Tensor) else steps
     steps = pipeline.recipe.choose_steps(steps)
-    parts = {"sampler": sampler, "grid": grid}
-    pipeline = pipeline.with_recipe(**{name: part for name, part in parts.items() if part is not None})
+    parts = {name: part for name, part in {"sampler": sampler, "grid": grid}.items() if part is not None}
+    if fields:
+        # A name and the fields of its part, such as "listed" and grid.times, are read together.
+        fields = {name: part for name, part in parts.items() if isinstance(part, str)} | {**fields}
+    pipeline = pipeline.with_recipe(
+        **{name: part for name, part in parts.items() if name not in (fields or ())}
+    )
     if fields is not None:
         # Even without changes, values become those of a file: eta 1 becomes 1.0, in records and cache keys.
         pipeline = replace(pipeline, recipe=override_sampling(pipeline.recipe, fields))
@@ -212,6 +220,68 @@ def choose_sampling(
     check_steps(pipeline.recipe, steps)
     guided = open_guidance(pipeline, label, steps, guidance)
     return SamplingSetup(pipeline, steps, label, guided, searched=searched is not None)
+
+
+def choose_edit_grid(recipe: Recipe, fields: Mapping[str, Any] | None = None, *, real: bool = True) -> Grid:
+    """Return the default grid of an edit, after changing the fields that a user sets.
+
+    For samples, the default is the recipe's own grid. This may end at a time with much noise, but real images
+    have no noise. Their default grid has equal steps of log-SNR and ends at log-SNR 6 (sigma 0.05). Inversion
+    is most accurate on this grid. If the schedule does not reach log-SNR 6, it is a grid of uniform times.
+
+    Args:
+        recipe: the recipe of the run.
+        fields: new values keyed by field path, such as {"grid": "uniform_log_snr", "grid.end": "1"}.
+        real: whether real images are edited, and not samples.
+
+    Raises:
+        UserError: if a field does not exist or is not of the grid, or a value is invalid.
+    """
+    fields = fields or {}
+    for name in fields:
+        if name.split(".")[0] != "grid":
+            raise UserError(f"{name} cannot be changed for an edit; only grid can")
+    if real and "grid" not in fields:
+        cleanest = recipe.sampling_schedule(torch.zeros((), dtype=torch.float64)).log_snr
+        grid = UniformLogSNR()
+        recipe = replace(recipe, grid=grid if cleanest > grid.end else Uniform())
+    return override(recipe, fields).grid if fields else recipe.grid
+
+
+def open_edit(
+    run: str | Path | Pipeline | Model,
+    what: str,
+    steps: int,
+    options: Mapping[str, Any],
+    *,
+    inverts: bool = False,
+    seeded: bool = False,
+) -> SamplingSetup:
+    """Return how an edit samples.
+
+    Args:
+        run: a run folder, a pipeline or a model.
+        what: the name of the edit in messages, such as "an inversion".
+        steps: number of timesteps in the grid.
+        options: see `ddim.sampling.edits.EditOptions`.
+        inverts: whether the edit needs latents of real images. Guidance makes these latents inaccurate.
+        seeded: whether a real image is edited, and each result has its own seed. Such results have the
+            default label of samples. Other edits use no class, because all their images need the same model.
+    """
+    # A latent needs a step from the image to noise.
+    check_count("steps", steps, 2 if inverts else 1)
+    given = (options.get("guidance"), options.get("guidance_interval"), options.get("guide_with"))
+    guidance = collect_guidance(*given) or OFF
+    if inverts and guidance.on:
+        raise UserError(f"{what} cannot be guided, because guidance multiplies the errors of latents")
+    pipeline, real = open_pipeline(run), inverts or seeded
+    check_diffusion_model(pipeline.recipe, f"{what} needs")
+    label = default_label(pipeline.recipe) if seeded else None
+    if label is None:
+        check_unconditional(pipeline.recipe, what)
+    grid = choose_edit_grid(pipeline.recipe, options.get("fields"), real=real)
+    setup = choose_sampling(pipeline, steps, label, grid=grid, guidance=guidance)
+    return replace(setup, consistent=real)
 
 
 def collect_guidance(

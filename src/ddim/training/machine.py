@@ -24,13 +24,12 @@ class Machine:
     """How a run should use the machine; defaults depend on this machine and on other running programs.
 
     Args:
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        precision: "auto", "fp32" or "bf16".
-        compiling: whether to use torch.compile; None compiles only if this makes the whole run shorter.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        precision: auto, fp32 or bf16.
+        compiling: compile the network, or do not (default: if this makes the whole run shorter).
         threads: number of processor threads; None uses one thread for each core that other programs leave
             free, and changes the number during training if they leave more or fewer cores.
-        recompute: whether the backward pass recomputes the activations of each block, which needs less
-            memory and gives the same results.
+        recompute: compute activations again in the backward pass: less memory, same results.
     """
 
     device: str = "auto"

@@ -1,8 +1,10 @@
 """Show the progress of a training that was started from Python.
 
-A notebook cell shows a progress bar and a sheet of samples. Elsewhere lines of text are printed.
+A notebook cell shows a progress bar and a sheet of samples. Elsewhere lines go to the logger "ddim", at
+level INFO. They are printed if no handler shows this level.
 """
 
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +18,8 @@ from ddim.runs.folder import sheet_path
 from ddim.training.budget import WARM_UP
 from ddim.training.callbacks import Callback
 from ddim.training.trainer import Trainer
+
+LOG = logging.getLogger("ddim")
 
 EVERY = 15.0
 """Seconds between two lines of progress where no bar is drawn."""
@@ -165,6 +169,9 @@ class Display(Callback):
 
 
 def _write(line: str) -> None:
+    if LOG.hasHandlers() and LOG.isEnabledFor(logging.INFO):
+        LOG.info(line)
+        return
     # If a message cannot be written, the training goes on.
     with suppress(OSError):
         sys.stderr.write(escape(line, "\n\t") + "\n")

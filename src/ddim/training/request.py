@@ -9,10 +9,9 @@ from typing import Any
 
 from ddim.data.arrays import GivenImages, give_images
 from ddim.data.open import absolute_source, find_array_size
-from ddim.errors import UserError
 from ddim.machine.distributed import join_processes
 from ddim.recipe.codec import dump, override
-from ddim.recipe.named import RECIPES, find_recipe
+from ddim.recipe.named import RECIPES, change_recipe, find_recipe
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.images import read_parent_recipe
 
@@ -62,24 +61,6 @@ def load_parent_recipe(source: str | Path, *, own_images: bool) -> Recipe:
     with join_processes() as processes:
         read = partial(read_parent_recipe, source, own_images=own_images)
         return replace(processes.local_first(read), images=None)
-
-
-def change_recipe(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
-    """Return the recipe with some of its fields changed.
-
-    Args:
-        recipe: the recipe.
-        fields: new values keyed by field path, such as {"optim.lr": 1e-3}. A budget in `minutes` replaces
-            the recipe's budget in images.
-
-    Raises:
-        UserError: if a value is invalid, or both `images` and `minutes` are given.
-    """
-    if {"images", "minutes"} <= fields.keys():
-        raise UserError("give minutes or images, not both")
-    if "minutes" in fields:
-        recipe = replace(recipe, images=None)
-    return override(recipe, fields)
 
 
 def find_size(fields: Mapping[str, Any], data: str | Path | GivenImages | None) -> tuple[int, int] | None:

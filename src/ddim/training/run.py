@@ -65,6 +65,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     size: int | str | tuple[int, int] | None = None,
     labels: bool | str | None = None,
     seed: int | None = None,
+    fields: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     source: str | Path | None = None,
     machine: Machine = Machine(),  # noqa: B008  (a frozen value)
@@ -86,6 +87,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
         labels: whether the network is conditioned on class labels, which are the names of the image folders;
             or "clusters:16" for 16 classes of similar images, see `ddim.data.clusters`.
         seed: seed of the weights, the image order, the noise and the split.
+        fields: other values for fields of the recipe, such as {"optim.lr": 1e-3}; see `ddim.find_recipe`.
         out: the run folder, by default runs/DATA-RECIPE-N.
         source: a run whose EMA weights the new run starts from. A recipe given by name also gets the field
             `pixels` of that run and, without `data`, its images; a `Recipe` must have the same `pixels`.
@@ -104,10 +106,10 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
         >>> ddim.sheet(ddim.sample(run, n=16))
     """
     session = _Session(machine, callbacks, progress)
-    fields = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
+    options = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
-    requested = choose_recipe(recipe, data, fields, source)
+    requested = choose_recipe(recipe, data, {**options, **(fields or {})}, source)
     with join_processes():
         return _start(requested, parse_out(out), source, session)
 
@@ -181,27 +183,31 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     callbacks: Sequence[Callback] = (),
     progress: bool | Progress = True,
 ) -> Path:
-    """Train a two-step student, starting from the EMA weights of a run, and return the folder of the student.
+    """Train a student that needs only one or two steps for an image.
 
-    The student has the network of the run. It is trained on the images of the run by consistency tuning, see
-    `ddim.diffusion.loss.Consistency`. The student is a run like any other: it can be resumed, sampled
-    and evaluated. Samples have 2 steps by default, and can have 1 or more.
+    The student starts from the EMA weights of the run, and is trained on the same images by consistency
+    tuning (Geng et al. 2024, see `ddim.diffusion.loss.Consistency`). A step costs about 1.3 times as much as
+    one of the run, 1.4 times with guidance. The student is a run like any other: it can be resumed, sampled
+    and evaluated, and `ddim search` finds its best second step.
 
     Args:
-        run: the run folder of the teacher, RUN/best or a checkpoint.
-        data: the images, see `train`; they get the size of the run, and its labels. By default the images of
-            the run, where they are now. Images from Python in another process must be given again.
-        minutes: training time of the student, by default 60.
-        images: training length in images, in place of `minutes`.
-        guidance: guidance scale of the teacher. The student learns the guided teacher, and needs no guidance
-            itself. None for the guidance that `ddim search` saved with the run, or 1 (off) if it saved none.
-        guidance_interval: the lowest and the highest log-SNR with guidance; None for all noise levels.
-        guide_with: the weaker model, with the network of the run, such as "@guide"; None for the run itself
-            without its labels. See `ddim.sample`.
-        fields: other values for fields of the student's recipe, keyed by path, such as {"optim.lr": 3e-4}.
+        run: the teacher: a run folder, RUN/best or a checkpoint.
+        data: the images, see `train`; they get the size of the run, and its labels (default: the images of
+            the run).
+        minutes: training time of the student (default: 60).
+        images: number of training images to see, repetitions counted, in place of minutes.
+        guidance: guidance scale of the teacher; the student needs none itself (default: what `ddim search`
+            found, else 1).
+        guide_with: the weaker model, with the network of the run, such as @guide (default: the run without
+            its labels).
+        fields: other values for fields of the student's recipe, such as --optim.lr 3e-4; see `ddim recipe`.
         own: the components of the run that you wrote; see `resume`.
-        out: the folder of the student, by default runs/DATA-RECIPE-distilled-N.
-        machine, callbacks, progress: as in `train`.
+        out: the folder of the student (default: a new runs/DATA-RECIPE-distilled-N).
+        machine, progress: as in `train`.
+
+    Other Parameters:
+        guidance_interval: guide only at these log-SNRs, such as -2,5.
+        callbacks: your own callback, may be repeated.
 
     Raises:
         UserError: if the run cannot be distilled or guided in this way, or its images are missing, have
@@ -211,6 +217,10 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     Example:
         >>> student = ddim.distill("runs/photos-fast-1", minutes=60)
         >>> ddim.sheet(ddim.sample(student, n=16))
+
+    Commands:
+        ddim distill runs/photos-fast-1 --minutes 120
+        ddim distill runs/photos-fast-1 --guidance 2 --guide-with @guide
     """
     give_parts(own)
     # The images given from Python can be opened as long as this variable refers to their source.

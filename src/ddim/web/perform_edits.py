@@ -17,11 +17,10 @@ from ddim.sampling.edits import (
     RECORD,
     STRIP,
     Edit,
-    choose_edit_grid,
-    inpaint_image,
+    inpaint,
     interpolate,
-    invert_images,
-    vary_image,
+    invert,
+    vary,
 )
 from ddim.sampling.pipeline import LoadedRun
 from ddim.sampling.samples import find_sample
@@ -50,20 +49,15 @@ def edit_run(task: tasks.EditTask, monitor: Monitor) -> dict[str, Any]:
 
 
 def _edit(task: tasks.EditTask, folder: Path, monitor: Monitor) -> dict[str, Any]:
-    unknown = [name for name in task.fields if name.split(".")[0] != "grid"]
-    if unknown:
-        raise UserError(f"{unknown[0]} cannot be changed for an edit; only grid can")
     pipeline, start = PIPELINES.open(task.run), time.monotonic()
     # The edit checks this too, but seeds would be sampled before.
     check_diffusion_model(pipeline.recipe, "an edit needs")
     files = _write_inputs(task, folder, pipeline, monitor)
-    real = task.kind != "interpolate" or not task.seeds or bool(files)
-    grid = choose_edit_grid(pipeline.recipe, task.fields, real=real)
     preview = EditPreview(pipeline, monitor, 0 if task.kind == "interpolate" else task.seed)
     edit = _choose_edit(task, files, folder / MASK)(
         pipeline,
         steps=task.steps,
-        grid=grid,
+        fields=task.fields,
         progress=preview.progress,
         watch=preview.watch if task.previews else None,
         **guidance_options(task),
@@ -80,7 +74,7 @@ def _edit(task: tasks.EditTask, folder: Path, monitor: Monitor) -> dict[str, Any
         "nfe": edit.calls,
         "seconds": round(time.monotonic() - start, 3),
         "command": edit_command(task, names),
-        "python": edit_call(task, names, grid),
+        "python": edit_call(task, names),
         "notes": [*describe_views(pipeline), *(shorten_paths(note, folder) for note in edit.notes)],
     }
 
@@ -106,13 +100,13 @@ def _write_inputs(task: tasks.EditTask, folder: Path, pipeline: LoadedRun, monit
 def _choose_edit(task: tasks.EditTask, files: Sequence[Path], mask: Path) -> Callable[..., Edit]:
     """Return the function that makes the edit of a task; an interpolation between seeds needs no files."""
     if task.kind == "interpolate":
-        ends = {"images": list(files)} if files else {"seeds": task.seeds}
-        return partial(interpolate, frames=task.n, **ends)
+        seeds = None if files else task.seeds
+        return lambda run, **options: interpolate(run, *files, seeds=seeds, frames=task.n, **options)
     if task.kind == "invert":
-        return partial(invert_images, images=list(files), exact=task.exact)
+        return lambda run, **options: invert(run, *files, exact=task.exact, **options)
     if task.kind == "inpaint":
-        return partial(inpaint_image, image=files[0], mask=mask, seeds=_seeds(task), resample=task.resample)
-    return partial(vary_image, image=files[0], strength=task.strength, seeds=_seeds(task))
+        return partial(inpaint, image=files[0], mask=mask, seeds=_seeds(task), resample=task.resample)
+    return partial(vary, image=files[0], strength=task.strength, seeds=_seeds(task))
 
 
 def _seeds(task: tasks.EditTask) -> range:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddim.diffusion.grids import Grid
 from ddim.errors import quote
 from ddim.sampling.pipeline import LoadedRun
 from ddim.web import tasks
@@ -96,19 +95,19 @@ def edit_command(task: tasks.EditTask, names: Sequence[str]) -> str:
     return _first_line(task, names) + quote(*words, *_guidance_words(task))
 
 
-def edit_call(task: tasks.EditTask, names: Sequence[str], grid: Grid) -> str:
+def edit_call(task: tasks.EditTask, names: Sequence[str]) -> str:
     """Return Python code that makes the same images as a task from the same files."""
     parts: list[str] = [repr(task.run)]
     if task.kind == "interpolate":
-        parts += [f"seeds={list(task.seeds)!r}"] if task.seeds else [repr(list(names))]
+        parts += [f"seeds={list(task.seeds)!r}"] if task.seeds else map(repr, names)
         parts += [f"frames={task.n}"]
     elif task.kind == "invert":
-        parts += [repr(list(names)), *(["exact=True"] if task.exact else [])]
+        parts += [*map(repr, names), *(["exact=True"] if task.exact else [])]
     else:
-        parts += [repr(names[0]), *([repr(MASK)] if task.mask else [f"strength={task.strength!r}"])]
+        parts += [repr(names[0]), f"mask={MASK!r}" if task.mask else f"strength={task.strength!r}"]
         parts += [f"seeds=range({task.seed}, {task.seed + task.n})"]
         parts += [f"resample={task.resample}"] if task.mask else []
-    parts += [f"steps={task.steps}", *([f"grid=ddim.grids.{grid!r}"] if task.fields else [])]
+    parts += [f"steps={task.steps}", *([f"fields={dict(task.fields)!r}"] if task.fields else [])]
     parts += [f"{name}={value!r}" for name, value in guidance_options(task).items()]
     first = f"# after: {line}" if (line := _first_line(task, names)) else ""
     return f"{first}import ddim\nedit = ddim.{task.kind}({', '.join(parts)})"

@@ -7,11 +7,28 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from ddim.errors import UserError
 from ddim.web.settings import Settings, check_token
+
+
+@dataclass(frozen=True)
+class Page:
+    """The page of the runs in a folder, and its address."""
+
+    runs: Path
+    address: str
+
+    def __str__(self) -> str:
+        """Return a sentence with the address."""
+        return f"the runs in {self.runs} are shown at {self.address}; Ctrl-C ends the server"
+
+    def to_json(self) -> dict[str, str]:
+        """Return the address as JSON."""
+        return {"address": self.address}
 
 
 def serve(  # noqa: PLR0913 (the choices of a user)
@@ -22,23 +39,30 @@ def serve(  # noqa: PLR0913 (the choices of a user)
     token: str | None = None,
     data: str | Path | None = None,
     opening: bool = False,
-    ready: Callable[[str], object] | None = None,
+    ready: Callable[[Page], object] | None = None,
 ) -> None:
-    """Serve the page about the runs in a folder until a signal stops this process.
+    """Show runs on a page in the browser, and sample them there.
+
+    The page shows samples and curves of the runs while they train, generates new images, and edits and
+    compares them. It needs the packages of `pip install "ddim[web]"`. Ctrl-C ends it.
 
     Args:
-        folder: the folder of the runs. The default folder may be missing.
-        host: the address at which the server listens. An address that other machines can reach needs a token.
+        folder: the folder of the runs; the default folder may be missing.
+        host: the address to listen at; one that other machines can reach needs a token.
         port: the port; 0 takes a free one.
         token: a secret that each request must carry: at least 22 random letters, digits, - and _.
-        data: the folder with the images on which the page may train; without it the page starts no training.
-        opening: whether to open the page in a browser.
-        ready: called with the address of the page when the server listens. The default writes the address
-            on standard error.
+        data: the page may also start, stop and resume trainings on the images in this folder; they go on
+            after the server has ended.
+        opening: open the page in a browser.
+        ready: called with the page when the server listens (default: write its address on standard error).
 
     Raises:
         UserError: if a folder does not exist, the address or port cannot be used, the token is missing or
             weak, or the extra `web` is not installed.
+
+    Commands:
+        ddim serve runs --data photos --open
+        ddim serve --host 0.0.0.0 --token "$(openssl rand -hex 16)"
     """
     settings = check_settings(folder, host, port, token, data)
     for package in ("fastapi", "uvicorn"):
@@ -54,10 +78,11 @@ def serve(  # noqa: PLR0913 (the choices of a user)
     address = page_address(host, listener.getsockname()[1], token)
     trainings = Trainings(settings)
     server = make_server(build_application(settings, trainings))
+    page = Page(settings.folder, address)
     if ready:
-        ready(address)
+        ready(page)
     else:
-        _say(f"the runs in {settings.folder} are shown at {address}; Ctrl-C ends the server")
+        _say(str(page))
     if opening:
         _open_browser(address)
     try:

@@ -5,13 +5,13 @@ import re
 import pytest
 
 import tiny
-from ddim.cli import console
+from ddim.cli import progress as console
 from ddim.recipe.codec import write_recipe
 from terminal import run_in_terminal
 
 WORK = """
 import sys, time
-from ddim.cli.console import ProgressDisplay
+from ddim.cli.progress import ProgressDisplay
 with ProgressDisplay() as progress:
     for k in range(1, 9):
         progress("samples", k / 2, 4)

@@ -1,0 +1,88 @@
+"""`ddim recipe`: explain the recipes and their fields."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ddim.errors import UserError, suggest
+from ddim.recipe.codec import list_paths, override
+from ddim.recipe.help import Row, explain_fields, explain_kinds
+from ddim.recipe.named import RECIPES, find_recipe
+from ddim.training.request import find_size
+
+INDENT = 38
+"""The width of the column of fields."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Fields with their values, their possible values and a sentence, in parts with a title."""
+
+    parts: Sequence[tuple[str, Sequence[Row]]]
+
+    def __str__(self) -> str:
+        """Return each field as an option that `ddim train` takes."""
+        return "\n\n".join(
+            "\n".join([title, *([""] if rows else []), *map(_format_field, rows)])
+            for title, rows in self.parts
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the rows of each part, keyed by its title."""
+        heads = ("field", "value", "possible", "meaning")
+        return {title: [dict(zip(heads, row, strict=True)) for row in rows] for title, rows in self.parts}
+
+
+def explain_recipe(name: str | None = None, *, fields: Mapping[str, Any] | None = None) -> Explanation:
+    """Explain a recipe, or the values of one of its fields.
+
+    Args:
+        name: a recipe, such as fast, its YAML file, or a field, such as sampler or optim.lr (default: list
+            the recipes).
+        fields: other values for fields of the recipe, such as --data.size 128.
+
+    Commands:
+        ddim recipe fast
+        ddim recipe schedule
+    """
+    if name is None:
+        return Explanation([("\n".join(f"{each:<10} {_describe(each)}" for each in RECIPES), ())])
+    if name in RECIPES or name.endswith((".yaml", ".yml", ".json")):
+        recipe = override(find_recipe(name, find_size(fields or {}, None)), fields or {})
+        return Explanation(
+            [(inspect.getdoc(RECIPES[name]) if name in RECIPES else name, explain_fields(recipe))]
+        )
+    if parts := [(f"--{name} {kind}: {about}", rows) for kind, about, rows in explain_kinds(name)]:
+        return Explanation(parts)
+    recipe = override(find_recipe("fast"), fields or {})
+    rows = [row for row in explain_fields(recipe) if row[0] == name]
+    # Other values of its part have a field that the recipe itself lacks.
+    above = name.rpartition(".")[0]
+    rows = rows or [row for _, _, kind in explain_kinds(above) for row in kind if row[0] == name][:1]
+    if not rows:
+        hint = suggest(name, [*RECIPES, *list_paths()])
+        raise UserError(
+            f"name must be a recipe ({', '.join(RECIPES)}), a file or a field, got {name!r}{hint}"
+        )
+    return Explanation([(f"field {name}, with its value in recipe fast, or its default:", rows)])
+
+
+def _describe(name: str) -> str:
+    return (inspect.getdoc(RECIPES[name]) or "").partition("\n")[0]
+
+
+def _format_field(row: Row) -> str:
+    """Return a field as text: its option and value on the left, its meaning and valid values on the right."""
+    path, value, possible, meaning = row
+    left, indent = f"  --{path} {value}", " " * INDENT
+    text = f"{meaning.replace('None', 'none')} [{possible}]"
+    options = {"break_long_words": False, "break_on_hyphens": False}
+    lines = textwrap.wrap(text, 110, initial_indent=indent, subsequent_indent=indent, **options)
+    if len(left) < INDENT:
+        lines[0] = left.ljust(INDENT) + lines[0].lstrip()
+        return "\n".join(lines)
+    return "\n".join([left, *lines])
