@@ -83,7 +83,10 @@ def test_arrays_are_measured_in_one_call_that_writes_nothing(tmp_path):
     draw = torch.Generator().manual_seed(0)
     images, other = (torch.rand(count, 3, 32, 32, generator=draw) for count in (40, 30))
     found = ddim.measure(images.numpy(), (other * 255).round().byte())
-    of, near = (extract_features(stub(), (x * 255).round().byte().permute(0, 2, 3, 1).numpy()) for x in (images, other))
+    of, near = (
+        extract_features(stub(), (x * 255).round().byte().permute(0, 2, 3, 1).numpy())
+        for x in (images, other)
+    )
     assert found.kid == kid(of, near).value
     assert found.fid == fid(of, near)
     low, high = found.interval("kid")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ddim.evaluation.samples import Samples
 
 import ddim
 import tiny
@@ -19,7 +20,6 @@ from ddim.evaluation.evaluated_images import open_evaluated_images
 from ddim.evaluation.guidance_search import SCALES, GuidanceTrial, SearchedGuidance, search_guidance
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.sample_features import FeatureBatch, SampledParts
-from ddim.evaluation.samples import Samples
 from ddim.machine.progress import ignore_progress
 from ddim.sampling.generate import SamplesNotFinite, generate
 from ddim.sampling.pipeline import load, read_run_recipe

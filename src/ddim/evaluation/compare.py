@@ -17,10 +17,10 @@ from ddim.evaluation.guidance_name import name_interval
 from ddim.evaluation.record import FEATURES, FOLDER, Evaluation, list_evaluations, read_evaluation
 from ddim.files import hash_file
 from ddim.metrics.catalogue import find_metric, metric_name
+from ddim.metrics.estimate import Estimate
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid_difference
 from ddim.metrics.prdc import prdc
-from ddim.metrics.estimate import Estimate
 from ddim.plots.table import Table, Tabular, format_interval
 from ddim.recipe.options import flatten
 from ddim.runs.names import is_run_folder
