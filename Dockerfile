@@ -2,6 +2,7 @@
 #
 #   docker build -t ddim .
 #   docker build -t ddim:cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .
+#   docker build -t ddim:hub --build-arg EXTRAS=metrics,sweep,web,hub,onnx .
 #
 #   docker run --rm -it -v "$PWD:/work" ddim train photos/
 #   docker run --rm -it -v "$PWD:/work" --gpus all ddim:cuda train photos/
@@ -20,8 +21,10 @@ RUN apt-get update \
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" 'torch>=2.10' 'torchvision>=0.25'
 COPY --from=wheel /wheels /wheels
+# The optional parts of pyproject.toml that are installed.
+ARG EXTRAS=metrics,sweep,web
 # hadolint ignore=DL3013
-RUN wheel=$(ls /wheels/ddim-*.whl) && pip install --no-cache-dir "${wheel}[metrics,sweep,web]"
+RUN wheel=$(ls /wheels/ddim-*.whl) && pip install --no-cache-dir "${wheel}[${EXTRAS}]"
 # Files that the container writes into a mounted folder should not belong to root. Another user: docker run --user.
 RUN useradd --create-home --uid 1000 ddim
 USER 1000

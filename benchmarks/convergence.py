@@ -18,7 +18,7 @@ from ddim.diffusion.denoiser import Counted, Denoiser
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import Sampler, last_state
 from ddim.diffusion.schedules import Schedule
-from ddim.evaluation.discretisation_error import TimeRange
+from ddim.evaluation.sampler_errors import TimeRange
 
 FLOOR = 1e-11
 """Errors below this are rounding errors."""

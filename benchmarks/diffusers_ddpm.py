@@ -22,11 +22,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import ctypes
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,7 +47,6 @@ from ddim.sampling.pipeline import Pipeline
 from exact import rounded
 from timing import PIXELS, images, in_turn, pace, sampled, show, training
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 SAME = 1e-4
 """The largest absolute difference that is allowed between the outputs of the two networks."""
 
@@ -130,21 +128,13 @@ def piped(pipeline: DDIMPipeline, runtime: Runtime, count: int, steps: int) -> C
     return make
 
 
-def give_back() -> None:
-    """Undo `keep_freed_memory`: restore the thresholds of glibc and return free memory to the system."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        for parameter, value in ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**26)):
-            libc.mallopt(parameter, value)
-        libc.malloc_trim(0)
-
-
 def compare(title: str, rows: dict[str, Callable[[], float]], alike: dict[str, str], rounds: int) -> None:
     """Print the table of all rows, and the ratio of each of ours to the most similar one of diffusers."""
 
     def run(name: str) -> float:
         # `ddim` makes the C allocator keep freed memory; diffusers does not.
-        (keep_freed_memory if name.startswith("ours") else give_back)()
-        return rows[name]()
+        with keep_freed_memory() if name.startswith("ours") else nullcontext():
+            return rows[name]()
 
     paces = in_turn({name: lambda name=name: run(name) for name in rows}, rounds)
     show(title, paces)

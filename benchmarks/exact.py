@@ -18,8 +18,7 @@ from torch import nn
 
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.noise import Noise
-from ddim.evaluation.copies import draw_subset
-from ddim.evaluation.diagnose import to_model_batches
+from ddim.evaluation.diagnose import draw_subset, to_model_batches
 from ddim.nn.blocks import ExactConv2d
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load

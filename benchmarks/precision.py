@@ -16,8 +16,7 @@ from dataclasses import replace
 import torch
 
 from ddim.data import SplitImages, parse_size
-from ddim.evaluation.denoising import measure_errors
-from ddim.evaluation.diagnose import to_model_batches
+from ddim.evaluation.diagnose import measure_errors, to_model_batches
 from ddim.machine.runtime import Runtime, choose_runtime
 from ddim.recipe.named import find_recipe
 from ddim.recipe.recipe import Recipe

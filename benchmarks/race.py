@@ -31,7 +31,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
-from ddim.experiments.recorded_runs import FIRST_VERSION
+FIRST_VERSION = {
+    "net.widths": "32,64,128,256",
+    "optim.method": "adamw",
+    "optim.lr": "3e-3",
+    "optim.batch": "16",
+    "objective.finish": "0",
+}
+"""The fields of the recipe `fast` that had other values in its first version, with these values."""
 
 ADAMW = {"optim.method": "adamw", "optim.lr": "3e-3", "optim.batch": "16"}
 MUON = {"optim.method": "muon", "optim.lr": "4e-3", "optim.batch": "32"}

@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 from ddim.diffusion.samplers import DPMSolver
-from ddim.evaluation.discretisation_error import (
+from ddim.evaluation.sampler_errors import (
     TimeRange,
     error_against_reference,
     sample_in_model_units,

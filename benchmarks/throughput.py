@@ -149,9 +149,8 @@ def main() -> None:
     parser.add_argument("--no-sampling", action="store_true")
     args = parser.parse_args()
     quick = choose_runtime(compiling=True)
-    keep_freed_memory()
     print(f"{quick}\ntorch {torch.__version__}")
-    with quick, tempfile.TemporaryDirectory() as cache:
+    with keep_freed_memory(), quick, tempfile.TemporaryDirectory() as cache:
         os.environ.setdefault("DDIM_CACHE", cache)
         for name in filter(None, args.recipes.split(",")):
             measure_training(name, args, quick)

@@ -29,8 +29,6 @@ PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "job
 GENERATORS = {"Generator", "SeedSequence", "Philox", "PCG64", "default_rng", "BitGenerator", "RandomState"}
 # Bytes go in there only where their SHA-256 is known, and without code: tests/metrics/test_features.py.
 ALLOWED = {"metrics/networks.py": ["torch.hub", "torch.hub", "torch.load"]}
-# With weights_only, so that no code is run: tests/test_hostile.py.
-ALLOWED["exchange/diffusers.py"] = ["torch.load"]
 # A layer is given no generator: training sets the global one by seed and step while dropout draws from it.
 ALLOWED["nn/blocks.py"] = ["torch.randint"]
 
@@ -107,7 +105,7 @@ def test_the_check_above_can_fail(line):
         ("ddim.runs.checkpoint", ["numpy", "safetensors"]),
         ("ddim.evaluation.record", []),
         ("ddim.experiments.index", ["numpy", "yaml", "rich", "optuna"]),
-        ("ddim.experiments.sweep.worker", ["numpy", "yaml", "rich", "optuna"]),
+        ("ddim.experiments.sweep", ["numpy", "yaml", "rich", "optuna"]),
     ],
 )
 def test_importing_it_imports_nothing_heavy(module, more):
@@ -174,7 +172,7 @@ def test_a_test_that_moves_the_global_generators_fails(tmp_path):
 
 # The house: rooms, sizes and names.
 
-FACE = {"plan_training", "train", "resume", "distill", "sample", "evaluate"}
+FACE = {"plan", "train", "resume", "distill", "sample", "evaluate", "sweep"}
 """The public functions that may have any number of keyword-only parameters."""
 
 
@@ -190,9 +188,8 @@ def test_documents_without_a_seal_are_read_and_written_where_other_programs_or_u
         for path in SOURCES
         if re.search(r"\b(read|write)_json\b", path.read_text())
     }
-    # The formats of diffusers and of exports; recipes of trials; and sweep.json, whose seal is checked there.
-    others = {"exchange/diffusers.py", "exchange/export.py", "experiments/sweep/folder.py"}
-    assert plain == {"files.py", "experiments/sweep/document.py", *others}
+    # The formats of diffusers and ONNX, and recipes of trials.
+    assert plain == {"files.py", "exchange/diffusers.py", "exchange/onnx.py", "experiments/sweep.py"}
 
 
 def test_the_root_holds_the_rooms_and_at_most_five_files():

@@ -43,7 +43,8 @@ def test_the_dockerfile_names_torch_and_extras_as_the_package_does():
     text = (ROOT / "Dockerfile").read_text()
     ours = dict(map(split, PROJECT["project"]["dependencies"]))
     assert f"'torch{ours['torch']}' 'torchvision{ours['torchvision']}'" in text
-    (extras,) = re.findall(r"\$\{wheel\}\[(.*)\]", text)
+    assert '"${wheel}[${EXTRAS}]"' in text
+    (extras,) = re.findall(r"ARG EXTRAS=(.*)", text)
     assert set(extras.split(",")) <= set(PROJECT["project"]["optional-dependencies"])
 
 

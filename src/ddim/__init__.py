@@ -37,21 +37,25 @@ if TYPE_CHECKING:
     from ddim.diffusion.schedules import Cosine, KarrasSigma, Level, Linear, Schedule
     from ddim.diffusion.times import TimeSampling
     from ddim.errors import UserError
-    from ddim.evaluation.average_choice import list_averages, pick_average, reconstruct_average
+    from ddim.evaluation.averages import ema
     from ddim.evaluation.compare import compare
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.evaluate import evaluate
-    from ddim.evaluation.grid_search import search_grid as search
-    from ddim.evaluation.guidance_search import search_guidance
-    from ddim.evaluation.likelihood import bits_per_dim as likelihood
+    from ddim.evaluation.figures import plot, plot_forward, plot_losses, plot_reverse, plot_samplers
+    from ddim.evaluation.image_summary import inspect_data
+    from ddim.evaluation.likelihood import likelihood
     from ddim.evaluation.measure import measure
-    from ddim.evaluation.memorisation import check_memorisation as memorisation
-    from ddim.evaluation.run_figures import plot_forward, plot_losses, plot_reverse, plot_samplers
+    from ddim.evaluation.memorisation import memorisation
     from ddim.evaluation.schedule_figures import plot_schedules
-    from ddim.exchange.export import export_run as export
-    from ddim.exchange.importing import import_model
-    from ddim.exchange.push import push_run as push
-    from ddim.experiments.plan import plan_training as plan
+    from ddim.evaluation.search import search
+    from ddim.exchange.export import export
+    from ddim.exchange.hub import push
+    from ddim.exchange.import_model import import_model
+    from ddim.experiments.plan import plan
+    from ddim.experiments.report import report
+    from ddim.experiments.run_table import list_runs
+    from ddim.experiments.sweep import sweep
+    from ddim.machine.cache_folder import inspect_cache
     from ddim.plots.pictures import sheet
     from ddim.recipe import parts  # noqa: F401
     from ddim.recipe.named import find_recipe
@@ -65,10 +69,13 @@ if TYPE_CHECKING:
 # wait for torch. "compare=compare_evaluations" is a name whose home has a longer one.
 _HOMES = {
     "training": "train resume distill Callback Machine",
-    "experiments.plan": "plan=plan_training",
-    "exchange.export": "export=export_run",
-    "exchange.push": "push=push_run",
-    "exchange.importing": "import_model",
+    "experiments.plan": "plan",
+    "experiments.report": "report",
+    "experiments.run_table": "list_runs",
+    "experiments.sweep": "sweep",
+    "exchange.export": "export",
+    "exchange.hub": "push",
+    "exchange.import_model": "import_model",
     "sampling.pipeline": "load Pipeline",
     "sampling.generate": "sample",
     "plots.pictures": "sheet",
@@ -79,13 +86,14 @@ _HOMES = {
     "evaluation.compare": "compare",
     "evaluation.measure": "measure",
     "evaluation.diagnose": "diagnose",
-    "evaluation.memorisation": "memorisation=check_memorisation",
-    "evaluation.likelihood": "likelihood=bits_per_dim",
-    "evaluation.grid_search": "search=search_grid",
-    "evaluation.guidance_search": "search_guidance",
-    "evaluation.average_choice": "pick_average list_averages reconstruct_average",
+    "evaluation.memorisation": "memorisation",
+    "evaluation.likelihood": "likelihood",
+    "evaluation.search": "search",
+    "evaluation.averages": "ema",
+    "evaluation.image_summary": "inspect_data",
+    "machine.cache_folder": "inspect_cache",
     "sampling.edits": "invert interpolate inpaint vary",
-    "evaluation.run_figures": "plot_forward plot_reverse plot_samplers plot_losses",
+    "evaluation.figures": "plot plot_forward plot_reverse plot_samplers plot_losses",
     "evaluation.schedule_figures": "plot_schedules",
     "errors": "UserError",
     "diffusion.noise": "Noise",
@@ -112,6 +120,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "train",
     "resume",
     "distill",
+    "sweep",
     "load",
     "sample",
     "sheet",
@@ -123,11 +132,13 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "memorisation",
     "likelihood",
     "search",
-    "search_guidance",
-    # Choose the average of the weights
-    "pick_average",
-    "reconstruct_average",
-    "list_averages",
+    "ema",
+    # Images and what is kept of them
+    "inspect_data",
+    "inspect_cache",
+    # Several runs
+    "list_runs",
+    "report",
     # Exchange with other programs
     "export",
     "push",
@@ -138,6 +149,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "inpaint",
     "vary",
     # Figures
+    "plot",
     "plot_schedules",
     "plot_forward",
     "plot_reverse",

@@ -48,7 +48,7 @@ def test_a_student_learns_the_guided_run_and_samples_in_as_few_evaluations(here,
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["missing"], "run missing is not a folder"),
+        (["missing"], "run missing does not exist"),
         (["RUN", "--guidance", "2"], "guidance needs a label"),
         (
             ["RUN", "--guidance", "2", "--guide-with", "@guide", "--guidance-interval", "5,-2"],

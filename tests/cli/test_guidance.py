@@ -93,7 +93,7 @@ def test_a_run_of_another_network_guides(home, tmp_path, command):
     ("words", "said"),
     [
         (["--guidance", "2"], "guidance needs a label"),
-        (["--guidance", "2", "--guide-with", "nowhere"], "run nowhere is not a folder"),
+        (["--guidance", "2", "--guide-with", "nowhere"], "run nowhere does not exist"),
         (
             ["--guidance", "2", "--guidance-interval", "5,-2"],
             "--guidance-interval must have its lower end first",

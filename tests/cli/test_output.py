@@ -29,7 +29,7 @@ def run(tmp_path_factory):
     )
 
 
-@pytest.mark.parametrize("name", [*(name for name in COMMANDS if name != "plot"), "plot schedule"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_json_and_quiet(name, command):
     said = command(*name.split(), "--help").out
     assert "--json" in said
@@ -95,7 +95,7 @@ def test_out_takes_the_results_of_a_checkpoint_too(run, tmp_path, command):
     assert (tmp_path / "new" / "results" / "record.json").is_file()
 
 
-@pytest.mark.parametrize("name", ["diagnose", "likelihood", "search", "memorisation"])
+@pytest.mark.parametrize("name", ["diagnose", "likelihood", "memorisation"])
 def test_out_is_checked_before_the_work(name, run, tmp_path, monkeypatch, refused):
     def work(*args, **options):
         raise AssertionError("the work began")

@@ -309,5 +309,5 @@ def test_a_run_that_does_not_exist_gets_a_suggestion(run, tmp_path, monkeypatch,
     Path("runs").mkdir()
     Path("runs/photos-fast-1").symlink_to(run)
     for wrong in ("photos-fast-1", "runs/foto-fast-1"):
-        said = f"run {wrong} is not a folder; perhaps you meant runs/photos-fast-1"
+        said = f"run {wrong} does not exist; perhaps you meant runs/photos-fast-1"
         assert refused("sample", wrong) == said

@@ -22,7 +22,7 @@ PROMISED = {
 }
 EVALUATE = "evaluate run -n 100 --steps 2 --features scattering --part all"
 WORDS = [
-    "export ddpm out",
+    "export ddpm --out out",
     "push run ada/flowers",
     "import out --out back",
     "completion bash",
@@ -40,10 +40,9 @@ WORDS = [
     "memorisation run -n 8 --steps 2",
     "likelihood run -n 2 --steps 5",
     "diagnose run --images 4 --levels 3",
-    "search run --steps 3 --seeds 2",
+    "search run --steps 3 -n 2",
     "ema run --width 0.1",
-    "ablate run --evaluations 3 --seeds 2",
-    "sweep blossoms:200 --recipe smoke --images 64 optim.lr=[1e-3] --out sweep",
+    "sweep blossoms:200 --recipe smoke --images 64 --optim.lr 1e-3 --out sweep",
     "runs .",
     "report run",
     "plot losses run",

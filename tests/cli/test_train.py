@@ -14,7 +14,6 @@ import tiny
 from ddim.cli.progress import Console
 from ddim.data import open_images, parse_size
 from ddim.data.arrays import give_images
-from ddim.experiments.sweep.plan import SweepRequest, shared_recipe
 from ddim.recipe import named as named_recipes
 from ddim.recipe.codec import dump, list_fields, override, read_recipe, write_recipe
 from ddim.recipe.recipe import Fixed, Recipe
@@ -140,8 +139,6 @@ def test_the_network_follows_from_the_size_unless_it_is_given(fields):
     own = choose_recipe(None, images, {"data.size": "64"})
     assert (own.data.source, own.data.size) == (images.text, (64, 64))
     assert replace(own, data=named_recipes.fast().data) == named_recipes.fast()
-    swept = shared_recipe(SweepRequest(fields=fields))
-    assert swept.net == named_recipes.fast((128, 128)).net
 
 
 def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, train_command):

@@ -72,16 +72,14 @@ def test_a_misspelt_name_suggests_the_nearest_one():
     "text", ["", "no/such/folder", "~nobody-of-this-name/x", "blossoms:0", "blossoms:-3", "pets:"]
 )
 def test_a_missing_source_is_refused(text):
-    with pytest.raises(
-        UserError, match="is neither a folder, a .zip, .tar, .npy, .npz or .parquet file, nor a"
-    ):
+    with pytest.raises(UserError, match="is (missing|neither).* no data set"):
         open_images(text, (32, 32))
 
 
 def test_a_file_that_is_not_an_archive_is_refused(tmp_path):
     path = tmp_path / "one.png"
     path.write_bytes(encoded(picture(), "PNG"))
-    with pytest.raises(UserError, match="is neither a folder, a .zip"):
+    with pytest.raises(UserError, match="is neither a folder nor a .zip"):
         open_images(str(path), (32, 32))
 
 

@@ -5,9 +5,9 @@ from planted import bug
 BUGS = [
     bug(
         "guidance is kept although its gain is not distinguishable",
-        "evaluation/guidance_trials.py",
-        "if self.difference.high < 0 else None => if self.difference.value < 0 else None",
-        "evaluation/test_guidance_search.py::test_guidance_is_kept_only_if_its_interval_lies_below_zero",
+        "evaluation/search.py",
+        "    if difference.high < 0: =>     if difference.value < 0:",
+        "evaluation/test_search.py::test_guidance_without_a_distinguishable_gain_is_not_kept",
     ),
     bug(
         "mirrored images reuse the features of plain ones",

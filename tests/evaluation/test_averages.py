@@ -1,34 +1,45 @@
-"""Stored averages of a run: what is written, found, refused and skipped."""
+"""Averages of the weights after training: which are reconstructed, stored, measured and kept."""
 
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+import ddim
 import tiny
 from damage import damage_file, flip_bit
 from ddim.errors import UserError
-from ddim.evaluation.average_choice import list_averages, open_averages, reconstruct_average
+from ddim.evaluation.averages import LARGEST_ERROR, open_averages
+from ddim.files import lock_folder
+from ddim.metrics.kid import kid
+from ddim.nn.ema import Exponential
 from ddim.nn.power_averages import GAMMAS, relative_width
 from ddim.runs import checkpoint
 from ddim.runs.averages import list_stored, read_stored
+from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import load
+from ddim.sampling.record import sample_conditions, sampling_record
+from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training import resume
+from ddim.training.run import open_split
+from stubs import stub
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of 80 updates with snapshots of steps 21, 26, 32, 41, 51 and 64, which tracks more averages."""
-    recipe = tiny.recipe(images=640, report__snapshots=6, ema__more="16.97,13.6342,4")
+    fields = {"data__source": "blossoms:60", "data__size": 16, "data__validation": "0.5"}
+    recipe = tiny.recipe(**fields, images=640, report__snapshots=6, ema__more="16.97,13.6342,4")
+    recipe = replace(recipe, report=replace(recipe.report, validation_images=30))
     return tiny.train_with_snapshots(recipe, tmp_path_factory.mktemp("trained") / "run", first=8)
 
 
 @pytest.fixture
 def run(trained, tmp_path):
     """A copy of the run."""
-    shutil.copytree(trained, tmp_path / "run")
-    return tmp_path / "run"
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 def tracked(run, name):
@@ -41,16 +52,16 @@ def distance(one, other):
     return (total / sum(value.double().square().sum() for value in other.values())).sqrt().item()
 
 
-def tensors(average):
-    return checkpoint.read_tensors(average.folder, "average")
+def tensors(found):
+    return checkpoint.read_tensors(found.folder, "average")
 
 
 def test_the_average_of_a_tracked_width_is_the_tracked_one(run):
     """Also of the third and the fourth power that this run tracks."""
     for gamma, name in ((6.94, "default"), (16.97, "16.97"), (13.6342, "13.6342"), (4.0, "4")):
-        average = reconstruct_average(run, relative_width(gamma), name="own")
-        assert average.facts.error < 1e-6
-        assert distance(tensors(average), tracked(run, name)) < 1e-6
+        found = ddim.ema(run, relative_width(gamma), name="own")
+        assert found.average.error < 1e-6
+        assert distance(tensors(found), tracked(run, name)) < 1e-6
 
 
 def test_another_width_is_near_to_the_average_that_was_tracked(trained):
@@ -59,54 +70,53 @@ def test_another_width_is_near_to_the_average_that_was_tracked(trained):
     few = replace(whole, names={gamma: name for gamma, name in whole.names.items() if gamma in GAMMAS})
     apart = distance(tracked(trained, "16.97"), tracked(trained, "default"))
     for gamma, name in ((13.6342, "13.6342"), (4.0, "4")):
-        tensors, _ = few.reconstruct(relative_width(gamma))
-        assert distance(tensors, tracked(trained, name)) < 0.05 * apart
+        average, _ = few.reconstruct(relative_width(gamma))
+        assert distance(average, tracked(trained, name)) < 0.05 * apart
 
 
 def test_a_stored_average_is_loaded_by_its_name_and_named_in_records(run):
-    average = reconstruct_average(run, 0.08)
-    assert (average.name, average.folder) == ("width-0.08", run / "averages" / "width-0.08")
-    assert average.facts.snapshots == (21, 26, 32, 41, 51, 64)
-    assert read_stored(average.folder) == average.facts
-    loaded = load(run, "width-0.08")
+    found = ddim.ema(run, 0.08)
+    assert found.folder == run / "averages" / "width-0.08"
+    assert found.average.snapshots == (21, 26, 32, 41, 51, 64)
+    assert list_stored(run) == {"width-0.08": found.average}
+    loaded = load(f"{run}@width-0.08")
     state = loaded.model.state_dict()
-    assert all(torch.equal(state[name], value) for name, value in tensors(average).items())
-    assert loaded.describe()["weights"] == "width-0.08"
-    assert loaded.describe()["average"] == {"sha256": checkpoint.hash_checkpoint(average.folder)}
+    assert all(torch.equal(state[name], value) for name, value in tensors(found).items())
+    sha256 = checkpoint.hash_checkpoint(found.folder)
+    assert (loaded.describe()["weights"], loaded.describe()["average"]) == ("width-0.08", {"sha256": sha256})
     with pytest.raises(UserError, match="ema, raw, 16.97, 13.6342, 4, width-0.08, or a step \\(40, 80\\)"):
         load(run, "picked")
-
-
-def test_a_later_average_of_the_same_name_replaces_the_earlier_one(run):
-    for width in (0.08, 0.12):
-        reconstruct_average(run, width, name="mine")
-        assert {name: facts.width for name, facts in list_stored(run).items()} == {"mine": width}
+    # A later average of the same name replaces it, and conditions of samples tell them apart.
+    condition = lambda: sample_conditions(sampling_record(SamplingSetup(load(run, "width-0.08"), 2), [0]))
+    before = condition()
+    ddim.ema(run, 0.12, name="width-0.08")
+    assert read_stored(found.folder).width == 0.12
+    assert condition()["average"] != before["average"]
 
 
 def test_a_damaged_snapshot_is_named_and_not_used(run):
-    whole = reconstruct_average(run, 0.08).facts
+    whole = ddim.ema(run, 0.08).average
     damage_file(run / "averages" / "snapshots" / "step-000000051" / "6.94.safetensors", flip_bit)
     with pytest.warns(UserWarning, match=r"step-000000051 is damaged: 6\.94.*not used"):
-        facts = reconstruct_average(run, 0.08).facts
-    assert facts.snapshots == (21, 26, 32, 41, 64)
-    assert facts.error > whole.error
+        average = ddim.ema(run, 0.08).average
+    assert average.snapshots == (21, 26, 32, 41, 64)
+    assert average.error > whole.error
 
 
 def test_a_damaged_average_is_not_loaded(run):
-    average = reconstruct_average(run, 0.08)
-    damage_file(average.folder / "average.safetensors", flip_bit)
+    folder = ddim.ema(run, 0.08).folder
+    damage_file(folder / "average.safetensors", flip_bit)
     with pytest.raises(checkpoint.Damaged, match=r"average\.safetensors: its bytes have changed"):
         load(run, "width-0.08")
-    damage_file(average.folder / "average.json", flip_bit)
+    damage_file(folder / "average.json", flip_bit)
     with pytest.raises(checkpoint.Damaged, match="width-0.08 is damaged"):
         load(run, "width-0.08")
     with pytest.warns(UserWarning, match="width-0.08 is damaged.*it is not used"):
         assert list_stored(run) == {}
-    assert len(checkpoint.list_steps(run / "checkpoints")) == 2
 
 
 def test_an_average_belongs_to_the_checkpoint_it_was_made_from(run):
-    reconstruct_average(run, 0.08)
+    ddim.ema(run, 0.08)
     old = checkpoint.find_newest(run / "checkpoints")
     resume(run, images=720)
     with pytest.raises(UserError, match="belongs to its checkpoint of step 80"):
@@ -121,17 +131,80 @@ def test_earlier_checkpoints_use_earlier_snapshots_only(run):
         open_averages(older.rename(run.parent / "alone"))
 
 
-@pytest.mark.parametrize("name", ["ema", "snapshots", "best", "a/b", "..", "", "0.99", "power-3"])
-def test_a_name_with_another_meaning_is_refused(name, trained):
-    with pytest.raises(UserError, match="the name of an average must be a plain word"):
-        reconstruct_average(trained, 0.08, name=name)
+def test_what_cannot_be_stored_is_refused(run):
+    for name in ("ema", "snapshots", "best", "a/b", "..", "0.99", "power-3"):
+        with pytest.raises(UserError, match="the name of an average must be a plain word"):
+            ddim.ema(run, 0.08, name=name)
+    for options in ({"width": 0.5}, {"width": [0.1, 0.5], "pick": "validation"}):
+        with pytest.raises(UserError, match="width must be above 0 and at most 0.289"):
+            ddim.ema(run, **options)
+    with lock_folder(run), pytest.raises(UserError, match="is still training"):
+        ddim.ema(run, pick="validation")
+    # Otherwise, every width would have the value of the weights that were compiled first.
+    loaded = load(run)
+    with pytest.raises(UserError, match="load the run without compiling"):
+        ddim.ema(replace(loaded, runtime=replace(loaded.runtime, compile=True)), pick="validation")
+    assert list_stored(run) == {}
 
 
 def test_the_list_has_all_widths_with_their_errors(run):
-    reconstruct_average(run, 0.08)
-    rows = list_averages(run)
-    errors = {round(row["width"], 3): row["reconstruction_error"] for row in rows.to_records()}
+    ddim.ema(run, 0.09)
+    found = ddim.ema(run)
+    errors = {round(row["width"], 3): row["reconstruction_error"] for row in found.rows}
     assert errors[0.05] < 1e-6 > errors[0.1]
     assert errors[0.02] > errors[0.03] > errors[0.04]
-    assert rows.size == sum(path.stat().st_size for path in run.rglob("snapshots/*/*"))
-    assert "stored averages: width-0.08" in repr(rows)
+    assert (found.rows[-1]["stored"], found.rows[-1]["width"]) == ("width-0.09", 0.09)
+
+
+def test_the_best_average_is_kept_and_never_worse_than_the_default(run):
+    loaded = load(run)
+    before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
+    found = ddim.ema(loaded, pick="validation")
+    assert tiny.different(loaded.model.state_dict(), before) == []
+    default, *others = found.rows
+    logged = [line["image_mae"] for line in tiny.metrics(run) if "image_mae" in line]
+    assert default["validation_error"] == pytest.approx(logged[-1], rel=1e-6)
+    assert (default["difference"], default["low"], default["high"]) == (0, 0, 0)
+    assert len({row["width"] for row in found.rows}) == len(found.rows) > 4
+    assert all(row["reconstruction_error"] <= LARGEST_ERROR for row in others)
+    values = [row["validation_error"] for row in found.rows]
+    for row, value in zip(found.rows, values, strict=True):
+        assert row["difference"] == pytest.approx(value - values[0], abs=1e-12)
+        assert row["low"] <= row["difference"] <= row["high"]
+        # The errors of single images differ far more than their differences between two averages.
+        assert row["high"] - row["low"] < 0.2 * values[0]
+    # In a run that has just begun, the newest weights are the best: a narrow average beats the wide default.
+    assert min(values) < values[0]
+    assert values.index(min(values)) == [row["width"] for row in found.rows].index(found.average.width)
+    assert (read_stored(found.folder), found.average.choice) == (found.average, found.rows)
+    # Measured again, the kept average has the value in the table.
+    again = ddim.ema(f"{run}@picked", found.average.width, pick="validation", name="again")
+    assert again.rows[1]["validation_error"] == pytest.approx(min(values), rel=1e-6)
+    assert tiny.different(tensors(again), tensors(found)) == []
+
+
+def test_the_default_is_kept_if_nothing_is_better(run):
+    """Averages over the whole run hold its first weights, which are bad."""
+    found = ddim.ema(run, [0.28, 0.2], pick="validation")
+    assert found.verdict.startswith("the default average is the best")
+    assert tiny.different(tensors(found), tracked(run, "default")) == []
+
+
+def test_kid_of_samples_decides_if_it_is_asked_for(run, monkeypatch):
+    monkeypatch.setattr("ddim.evaluation.averages.load_extractor", stub)
+    found = ddim.ema(run, [0.05, 0.2], pick="kid", n=24)
+    parts = open_split(load(run).recipe)
+    real = torch.from_numpy(np.array(parts.images.pixels[parts.validation])).permute(0, 3, 1, 2)
+    images, _ = generate(SamplingSetup(load(run), 2), range(2**31, 2**31 + 24))
+    wanted = kid(stub()((images * 255).round().byte()).numpy(), stub()(real).numpy()).value
+    values = [row["kid"] for row in found.rows]
+    assert values[0] == pytest.approx(wanted, abs=1e-9)
+    assert found.average.width == found.rows[values.index(min(values))]["width"]
+    assert [row["difference"] for row in found.rows] == pytest.approx(np.subtract(values, values[0]))
+
+
+def test_a_default_of_another_kind_is_a_candidate_without_a_width(tmp_path):
+    recipe = replace(tiny.recipe(data__size=16, report__snapshots=4), ema=Exponential(0.9))
+    found = ddim.ema(tiny.train_with_snapshots(recipe, tmp_path / "run", first=2), pick="validation")
+    assert found.rows[0]["width"] is None
+    assert {round(row["width"], 3) for row in found.rows[1:]} >= {0.05, 0.1}

@@ -25,7 +25,7 @@ from ddim.evaluation import sample_features
 from ddim.evaluation.compare import Difference, measure_difference
 from ddim.evaluation.evaluated_images import open_subject
 from ddim.evaluation.measure import measure_metrics
-from ddim.evaluation.memorisation import check_memorisation
+from ddim.evaluation.memorisation import memorisation
 from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.reference import Reference
 from ddim.files import read_sealed
@@ -182,7 +182,7 @@ def test_other_features_of_the_same_samples_need_no_sampling(run, cache, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(sample_features, "sample_uint8", None)
         second = ddim.evaluate(run, **FEW, features=other)
-        check_memorisation(run, 40, 2)
+        memorisation(run, 40, 2)
     assert (second.record["generated"]["kept"], second.record["seconds"]["sampling"]) == (40, 0)
     assert second.record["metrics"] == alone.record["metrics"]
     assert second.record["sampling"] == alone.record["sampling"]

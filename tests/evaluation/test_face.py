@@ -6,7 +6,6 @@ import torch
 import ddim
 import tiny
 from ddim.errors import UserError
-from ddim.evaluation.level_search import SearchedGrid
 from ddim.evaluation.record import read_evaluation
 from ddim.files import read_sealed
 from ddim.metrics.features import extract_features
@@ -139,13 +138,6 @@ def test_an_evaluation_is_read_as_a_table(run):
     assert all(f"note: {note}" in details for note in found.record["notes"])
     assert any("FID" in note for note in found.record["notes"])
     assert f'<p class="note">note: {found.record["notes"][0]}</p>' in found._repr_html_()
-
-
-def test_a_searched_grid_is_read_as_a_table():
-    found = SearchedGrid((1.0, 0.5), 0.125, {"uniform": 0.25})
-    assert repr(found).splitlines()[0] == "times 1, 0.5"
-    assert found.to_records()[0] == {"grid": "searched", "mean_squared_error": 0.125}
-    assert "<td>uniform</td><td>0.25</td>" in found._repr_html_()
 
 
 MODEL = ddim.Model(torch.nn.Identity(), "cosine")

@@ -12,8 +12,9 @@ from ddim.data.blossoms import source
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, LinearIn
 from ddim.errors import UserError
-from ddim.evaluation import run_figures, schedule_figures
+from ddim.evaluation import figures, schedule_figures
 from ddim.machine.runtime import Runtime
+from ddim.nn.conditioning import Sinusoidal
 from ddim.plots import charts
 from ddim.plots.pictures import to_uint8
 from ddim.recipe.named import smoke
@@ -87,10 +88,16 @@ def test_a_plateau_is_drawn_thick():
         assert set(end.get_ydata()) == {y[-1]}
 
 
+def test_a_schedule_and_a_field_that_do_not_exist_are_refused():
+    with pytest.raises(UserError, match="perhaps you meant cosine"):
+        schedule_figures.choose_schedules(["cosin"], {})
+    with pytest.raises(UserError, match="schedule.clop is not a field"):
+        schedule_figures.choose_schedules(["cosine", "linear"], {"clop": "powers"})
+
+
 def test_schedules_are_chosen_by_name_with_fields_of_those_that_have_them():
-    chosen = schedule_figures.choose_schedules(("linear", "cosine"), {"clip": "powers", "min_signal": "0.1"})
+    chosen = schedule_figures.choose_schedules(["linear", "cosine"], {"clip": "powers", "min_signal": "0.1"})
     assert chosen == {"cosine": Cosine(min_signal=0.1), "linear": Linear(clip="powers", min_signal=0.1)}
-    assert schedule_figures.choose_schedules(tuple(schedule_figures.KNOWN), {}) == schedule_figures.KNOWN
     assert schedule_figures.choose_schedules(["linear_in"], {"quantity": "log_noise"}) == {
         "linear_in": LinearIn("log_noise")
     }
@@ -100,7 +107,7 @@ def test_schedules_are_chosen_by_name_with_fields_of_those_that_have_them():
 
 
 def test_the_drawn_embedding_is_blurred_to_the_width_of_a_pixel():
-    net = schedule_figures.make_embedding(8, 100.0)
+    net = Sinusoidal(8, 100.0)
     pixels = 50
     shown = schedule_figures.blur_embedding(net, 1.0, pixels)
     # The Gaussian mean by a sum over a fine grid, of angles written out.
@@ -128,56 +135,24 @@ def test_with_fine_pixels_the_drawing_is_the_embedding():
             assert np.allclose(values[16 + k], np.cos(angle), atol=0.02)
 
 
-def test_inner_products_of_embeddings_depend_on_the_difference_alone():
-    net = schedule_figures.make_embedding(32, 1000.0)
-    values = schedule_figures.multiply_embeddings(net, torch.linspace(0, 1, 101, dtype=torch.float64))
-    for shift in range(101):
-        diagonal = np.diagonal(values, shift)
-        expected = sum(math.cos(2 * math.pi * 1000 ** (k / 15) * shift / 100) for k in range(16))
-        assert np.allclose(diagonal, expected, atol=5e-3), shift
-    assert np.abs(np.diagonal(values, 10) - np.diagonal(values, 11)[0]).max() > 0.5
-
-
-def test_the_distance_figure_draws_the_same_line_for_every_level():
-    left, right = schedule_figures.plot_embedding_products(16, 200.0).axes[:2]
-    assert np.allclose(np.diagonal(np.asarray(left.images[0].get_array())), 8, atol=1e-4)
-    drawn = list(lines(right).values())
-    assert len(drawn) == 3
-    apart, first = drawn[0]
-    assert np.allclose(first, sum(np.cos(2 * np.pi * 200 ** (k / 7) * apart) for k in range(8)), atol=1e-3)
-    for _, line in drawn[1:]:
-        assert np.allclose(line, first, atol=1e-3)
-
-
 # --- strips -------------------------------------------------------------------------------------------------
 
 
 def test_the_first_flower_of_the_embedded_set_is_taken_without_drawing_the_others():
-    image = run_figures.read_image("blossoms", (32, 48))
+    image = figures.read_image("blossoms", (32, 48))
     assert np.array_equal(to_uint8(image)[0], source.draw_blossom(0, (32, 48)))
-
-
-@pytest.mark.parametrize(("kind", "scale"), [("uint8", 1), ("uint16", 257), ("float32", 2)])
-@pytest.mark.parametrize("channels", [1, 2, 8])
-def test_the_first_image_of_an_array_is_shown_as_a_picture(tmp_path, kind, scale, channels):
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, channels), dtype=np.uint8)
-    pixels[0, 0, :2] = [[0], [255]]
-    np.save(tmp_path / "array.npy", pixels.astype(kind) * scale)
-    shown = to_uint8(run_figures.read_image(str(tmp_path / "array.npy"), (16, 16)))[0]
-    expected = {1: pixels[0].repeat(3, 2), 2: np.pad(pixels[0], ((0, 0), (0, 0), (0, 1)))}
-    assert np.array_equal(shown, expected.get(channels, pixels[0][..., :3]))
 
 
 def test_a_float_tiff_is_shown_as_a_picture(tmp_path):
     Image.fromarray(np.linspace(-1, 1, 256, dtype=np.float32).reshape(16, 16)).save(tmp_path / "a.tiff")
-    shown = to_uint8(run_figures.read_image(str(tmp_path / "a.tiff"), (16, 16)))[0]
+    shown = to_uint8(figures.read_image(str(tmp_path / "a.tiff"), (16, 16)))[0]
     assert np.array_equal(shown, np.arange(256).reshape(16, 16, 1).repeat(3, 2))
 
 
 def test_the_forward_strip_runs_from_the_image_to_the_same_noise_under_each_schedule(strips):
-    image = run_figures.read_image("blossoms", (32, 32))
+    image = figures.read_image("blossoms", (32, 32))
     shown = {"clean": LinearBeta(), "bounded": Cosine(0.02, 0.95)}
-    figure = run_figures.plot_forward(image, shown, columns=5, seed=3)
+    figure = figures.plot_forward(image, shown, columns=5, seed=3)
     charts.rasterise(figure)
     rows, heads, notes = strips[0]
     title = figure.texts[0].get_text()
@@ -197,21 +172,21 @@ def test_the_forward_strip_runs_from_the_image_to_the_same_noise_under_each_sche
 
 
 def test_the_forward_strip_takes_bytes_and_arrays(strips):
-    image = (run_figures.read_image("blossoms", (32, 32)) * 255).round().byte()
+    image = (figures.read_image("blossoms", (32, 32)) * 255).round().byte()
     mirrored = image.flip(3).numpy()
     for given in (image / 255, image, image.numpy(), (image / 255).numpy(), mirrored[..., ::-1]):
-        run_figures.plot_forward(given, ["linear"], columns=2)
+        figures.plot_forward(given, ["linear"], columns=2)
         assert np.array_equal(strips[-1][0]["linear"][0], strips[0][0]["linear"][0])
     with pytest.raises(UserError, match="images must be .* to 255: convert them"):
-        run_figures.plot_forward(image.float(), ["linear"], columns=2)
+        figures.plot_forward(image.float(), ["linear"], columns=2)
     with pytest.raises(UserError, match=r"must have the shape \(1, 3, H, W\), got \(3, 32, 32\)"):
-        run_figures.plot_forward(image[0], ["linear"], columns=2)
+        figures.plot_forward(image[0], ["linear"], columns=2)
 
 
 def test_the_forward_strip_depends_on_its_seed(strips):
-    image = run_figures.read_image("blossoms", (32, 32))
+    image = figures.read_image("blossoms", (32, 32))
     for seed in (1, 1, 2):
-        run_figures.plot_forward(image, {"cosine": Cosine(0.02, 0.95)}, columns=2, seed=seed)
+        figures.plot_forward(image, {"cosine": Cosine(0.02, 0.95)}, columns=2, seed=seed)
     first, again, other = (rows["cosine"][1] for rows, _, _ in strips)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -243,7 +218,7 @@ def trained():
 
 
 def test_the_reverse_strip_ends_in_the_sample(strips):
-    charts.rasterise(run_figures.plot_reverse(trained(), steps=20, seed=7))
+    charts.rasterise(figures.plot_reverse(trained(), steps=20, seed=7))
     ((rows, heads, _),) = strips
     states, predictions, back = rows.values()
     images, _ = generate(SamplingSetup(trained(), 20), [7])
@@ -255,7 +230,7 @@ def test_the_reverse_strip_ends_in_the_sample(strips):
 
 def test_each_predicted_image_of_the_reverse_strip_belongs_to_the_state_above_it(strips):
     run = trained()
-    run_figures.plot_reverse(run, steps=4, seed=1)
+    figures.plot_reverse(run, steps=4, seed=1)
     ((rows, heads, _),) = strips
     assert heads == ["t = 1", "t = 0.75", "t = 0.5", "t = 0.25", "t = 0"]
     states, predictions, _ = rows.values()
@@ -270,7 +245,7 @@ def test_each_predicted_image_of_the_reverse_strip_belongs_to_the_state_above_it
 
 def test_the_forward_row_of_the_reverse_strip_uses_independent_noise(strips):
     run = trained()
-    run_figures.plot_reverse(run, steps=4, seed=1)
+    figures.plot_reverse(run, steps=4, seed=1)
     states, _, back = strips[0][0].values()
     # At t = 1 both are noise, but not the same noise.
     assert np.corrcoef(states[0].ravel(), back[0].ravel())[0, 1] < 0.3
@@ -284,10 +259,10 @@ def test_the_forward_row_of_the_reverse_strip_uses_independent_noise(strips):
 
 
 def test_one_step_is_a_strip_of_noise_and_sample(strips):
-    run_figures.plot_reverse(trained(), steps=1)
+    figures.plot_reverse(trained(), steps=1)
     assert strips[0][1] == ["t = 1", "t = 0"]
     with pytest.raises(UserError, match="steps"):
-        run_figures.plot_reverse(trained(), steps=0)
+        figures.plot_reverse(trained(), steps=0)
 
 
 def test_noised_images_have_the_rates_of_the_schedule():
@@ -295,7 +270,7 @@ def test_noised_images_have_the_rates_of_the_schedule():
     pixels = Pixels.fixed(0.5, 0.01, channels=1)  # nothing is clamped
     times = torch.tensor([0.0, 1.0], dtype=torch.float64)
     first, last = (
-        pixels.enter(image) for image in run_figures.add_noise(x0, eps, Cosine(0.02, 0.95), times, pixels)
+        pixels.enter(image) for image in figures.add_noise(x0, eps, Cosine(0.02, 0.95), times, pixels)
     )
     assert torch.allclose(first, 0.95 * x0 + math.sqrt(1 - 0.95**2) * eps, atol=1e-5)
     assert torch.allclose(last, 0.02 * x0 + math.sqrt(1 - 0.02**2) * eps, atol=1e-5)
@@ -312,7 +287,7 @@ def test_losses_are_plotted_against_images_seen_without_infinite_ones():
         {"step": 3, "images": 192, "loss": 0.7, "lr": 1e-3},
     ]
     other = [{"step": 1, "images": 32, "loss": 0.8}]
-    figure = run_figures.plot_logs({"mine": log, "other": other})
+    figure = figures.plot_logs({"mine": log, "other": other})
     drawn = {axes.get_title(loc="left"): lines(axes) for axes in figure.axes}
     loss, noise, image = drawn.values()
     assert [values.tolist() for values in loss["mine"]] == [[64, 192], [0.9, 0.7]]
@@ -326,9 +301,48 @@ def test_losses_are_plotted_against_images_seen_without_infinite_ones():
 def test_a_run_keeps_its_colour_in_every_panel():
     first = [{"step": 1, "images": 1, "loss": 0.9}]
     second = [{"step": 1, "images": 1, "loss": 0.8}, {"step": 1, "images": 1, "image_mae": 0.8}]
-    figure = run_figures.plot_logs({"first": first, "second": second})
+    figure = figures.plot_logs({"first": first, "second": second})
     colours = {
         line.get_color() for axes in figure.axes for line in axes.get_lines() if line.get_label() == "second"
     }
     assert len(figure.axes) == 2
     assert len(colours) == 1
+
+
+def test_runs_are_named_by_the_shortest_distinct_ends_of_their_paths(tmp_path, monkeypatch):
+    named = []
+    monkeypatch.setattr(figures, "plot_logs", lambda runs: named.append(list(runs)))
+    one, other = tmp_path / "runs" / "a", tmp_path / "elsewhere" / "a"
+    for run in (one, other):
+        run.mkdir(parents=True)
+    for given in (one, [one, other], [one, one]):
+        figures.plot_losses(given)
+    assert named == [["a"], ["runs/a", "elsewhere/a"], ["a"]]
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [("schedules", "linear"), ("embedding",), ("forward",)])
+def test_a_figure_is_written_to_a_new_file_of_the_current_folder(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    options = {"size": "32x48", "fields": {"schedule.clip": "powers"} if "linear" in words else None}
+    first, second = (figures.plot(*words, **options) for _ in range(2))
+    assert [str(first), str(second)] == [f"{words[0]}.png", f"{words[0]}-2.png"]
+    assert first.read_bytes() == second.read_bytes()
+    with Image.open(first) as image:
+        assert min(image.size) > 300
+        assert len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) > 1
+
+
+@pytest.mark.parametrize(("ending", "start"), [("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_a_figure_has_the_format_of_its_name(tmp_path, ending, start):
+    path = figures.plot("schedules", out=tmp_path / f"a.{ending}")
+    assert path.read_bytes().startswith(start)
+    # A second figure replaces it.
+    assert figures.plot("schedules", out=path) == path
+
+
+def test_a_figure_in_a_folder_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(UserError, match="folder that does not exist"):
+        figures.plot("schedules", out=tmp_path / "nowhere" / "a.png")

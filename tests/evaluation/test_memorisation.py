@@ -1,23 +1,37 @@
+"""Copies of training images are found, and honest samples are not called copies."""
+
+import io
 import itertools
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+import tiny
 from cases import mark_slow
 from counted_pixels import CountedPixels
 from ddim.data import Images, SplitImages
-from ddim.evaluation import copies, memorisation
-from ddim.evaluation.copies import (
+from ddim.errors import UserError
+from ddim.evaluation import memorisation
+from ddim.evaluation.memorisation import (
+    compare_with_training,
+    draw_pairs,
     find_copies,
-    find_copies_by_features,
-    find_copies_by_pixels,
     find_held_out_duplicates,
 )
-from ddim.evaluation.memorisation import draw_pairs, memorisation_record, memorisation_sentences
+from ddim.files import read_sealed
 from ddim.metrics import neighbours
 from ddim.metrics.features import Extractor
-from ddim.metrics.neighbours import flatten_features
+from ddim.metrics.neighbours import flatten_features, nearest_neighbours, standardise
+from ddim.sampling.images import open_run_images
+from ddim.sampling.pipeline import load
+from ddim.sampling.samples import sample_to_folder
+from ddim.sampling.sampling_setup import Guidance, save_guidance
+from shown_events import read_events
 from smooth_images import blurred, smooth
 
 DRAW = np.random.default_rng
@@ -29,6 +43,11 @@ def own(train, valid):
     names = tuple(f"{k}.png" for k in range(len(pixels)))
     n = len(train)
     return SplitImages(Images(pixels, None, (), names, ""), np.arange(n), np.arange(n, len(pixels)))
+
+
+def share(found, images=None):
+    """Return the share of copies among the samples, or among other images."""
+    return found.count(found.samples if images is None else images)
 
 
 def noisy(images, size, seed=0):
@@ -44,12 +63,10 @@ def test_only_a_sampler_of_copies_is_called_memorised(name):
     copies = noisy(train[DRAW(2).integers(0, len(train), 200)], 5)
     found = find_copies(copies, train, valid)
     assert found.memorised
-    assert found.samples.share.low > 0.9
-    assert "repeats training images" in found.sentence
+    assert share(found)["low"] > 0.9
     fresh = find_copies(smooth(200, 3), train, valid)
     assert not fresh.memorised
-    assert fresh.samples.share.value <= 0.03
-    assert "is not seen to repeat" in fresh.sentence
+    assert share(fresh)["value"] <= 0.03
 
 
 @pytest.mark.parametrize("name", ["many", "few"])
@@ -80,8 +97,8 @@ def test_some_copies_among_honest_samples_are_counted():
     mixed = np.concatenate([noisy(train[:30], 5), smooth(170, 3)])
     found = find_copies(mixed, train, valid)
     assert found.memorised
-    assert found.samples.copies[:30].mean() > 0.9
-    assert found.samples.share.low < 0.15 < found.samples.share.high
+    assert (found.samples.closeness[:30] < found.threshold).mean() > 0.9
+    assert share(found)["low"] < 0.15 < share(found)["high"]
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -89,9 +106,9 @@ def test_other_real_images_give_no_more_false_alarms_than_promised(seed):
     found = find_copies(smooth(10, 99), smooth(300, 10 + seed), smooth(800, 20 + seed))
     assert found.bound == 0.01
     assert found.learned_from == 300 + 400
-    assert len(found.held_out.copies) == 400
+    assert len(found.held_out.indices) == 400
     # At most 1 %, and of 400 images chance adds one or two.
-    assert found.held_out.share.value <= 0.02
+    assert share(found, found.held_out)["value"] <= 0.02
 
 
 def test_the_bound_holds_in_most_sets_of_independent_training_images():
@@ -102,7 +119,7 @@ def test_the_bound_holds_in_most_sets_of_independent_training_images():
         # Noise in place of pixels, so that no image is a near-duplicate.
         noise = DRAW(seed).integers(0, 256, (count, 4, 4, 1), dtype=np.uint8)
         found = find_copies(fresh, train, fresh[:0], embed=flatten_features, images=(noise, noise[:0]))
-        high += found.samples.share.value > found.bound
+        high += share(found)["value"] > found.bound
     assert high <= 0.1 * sets
 
 
@@ -122,20 +139,20 @@ QUICK = [("mirrored", 40)]
 )
 def test_duplicates_among_real_images_do_not_hide_copies_nor_raise_alarms(kind, count):
     train, valid = smooth(400, 0), smooth(400, 1)
-    honest = find_copies_by_pixels(own(train, valid), train[:100], flip=True)
+    honest = compare_with_training(own(train, valid), train[:100], flip=True)
     assert (honest.learned_from, honest.left_out) == (600, 0)
     train[-count:] = TWINS[kind](train[100 : 100 + count])
     valid[:count] = TWINS[kind](train[200 : 200 + count])
-    found = find_copies_by_pixels(own(train, valid), train[:100], flip=True)
+    found = compare_with_training(own(train, valid), train[:100], flip=True)
     # Those in training come in pairs.
     assert found.left_out == 3 * count
-    assert found.learned_from + found.left_out + len(found.held_out.copies) == 800
+    assert found.learned_from + found.left_out + len(found.held_out.indices) == 800
     assert found.threshold == pytest.approx(honest.threshold, rel=0.2)
     assert found.memorised
-    assert found.samples.copies.all()
-    fresh = find_copies_by_pixels(own(train, valid), smooth(400, 3), flip=True)
-    assert fresh.samples.share.value <= 0.02
-    assert found.held_out.share.value <= 0.02
+    assert share(found)["value"] == 1
+    fresh = compare_with_training(own(train, valid), smooth(400, 3), flip=True)
+    assert share(fresh)["value"] <= 0.02
+    assert share(found, found.held_out)["value"] <= 0.02
 
 
 def test_only_equal_images_are_duplicates_if_all_images_look_similar():
@@ -155,8 +172,22 @@ def test_mirror_images_are_copies_only_where_training_saw_them():
     train, valid = smooth(300, 0), smooth(100, 1)
     samples = np.ascontiguousarray(noisy(train[:100], 4)[:, :, ::-1])
     images = own(train, valid)
-    assert find_copies_by_pixels(images, samples, flip=True).memorised
-    assert not find_copies_by_pixels(images, samples, flip=False).memorised
+    assert compare_with_training(images, samples, flip=True).memorised
+    assert not compare_with_training(images, samples, flip=False).memorised
+
+
+def test_a_plain_image_in_the_data_is_near_to_no_sample():
+    """A row of zeros would be at distance 1 from each image, nearer than images that are less alike."""
+    train, samples = smooth(300, 0), smooth(50, 3)
+    alone = nearest_neighbours(samples, train, embed=standardise)
+    red = np.broadcast_to(np.array([255, 0, 0], np.uint8), (1, 16, 16, 3))
+    found = nearest_neighbours(samples, np.concatenate([train, red]), embed=standardise)
+    assert (found.indices == alone.indices).all()
+    assert (found.distances == alone.distances).all()
+    # A plain sample is as far from each image, and equal to another plain image.
+    apart = nearest_neighbours(red, np.concatenate([train, red]), 301, embed=standardise).distances[0]
+    assert apart == pytest.approx([0, *[2**0.5] * 300])
+    assert not find_copies(samples, np.concatenate([train, red]), smooth(100, 1)).memorised
 
 
 class Sums:
@@ -174,7 +205,7 @@ def test_features_find_copies_too_and_are_computed_once(tmp_path, monkeypatch):
     extractor, seen = Extractor("sums", "0" * 64, "none", 192, Sums()), {}
     images = own(train, valid)
     copies = noisy(train[:60], 4)
-    found = find_copies_by_features(
+    found = compare_with_training(
         images, copies, True, extractor, lambda what, *done: seen.update({what: done})
     )
     assert found.memorised
@@ -186,13 +217,13 @@ def test_features_find_copies_too_and_are_computed_once(tmp_path, monkeypatch):
     assert seen == every | compared
     seen.clear()
     mirrored = np.ascontiguousarray(copies[:, :, ::-1])
-    again = find_copies_by_features(
+    again = compare_with_training(
         images, mirrored, True, extractor, lambda what, *done: seen.update({what: done})
     )
     assert again.memorised
     assert seen == {"features of samples": (60, 60)} | compared
-    assert not find_copies_by_features(images, mirrored, False, extractor).memorised
-    assert not find_copies_by_features(images, smooth(60, 5), True, extractor).memorised
+    assert not compare_with_training(images, mirrored, False, extractor).memorised
+    assert not compare_with_training(images, smooth(60, 5), True, extractor).memorised
 
 
 def test_duplicates_are_left_out_of_features_by_their_pixels(tmp_path, monkeypatch):
@@ -200,10 +231,10 @@ def test_duplicates_are_left_out_of_features_by_their_pixels(tmp_path, monkeypat
     train, valid = smooth(300, 0), smooth(40, 1)
     train[-20:-10], train[-10:] = train[100:110], noisy(train[110:120, :, ::-1], 4)
     extractor = Extractor("sums", "0" * 64, "none", 192, Sums())
-    found = find_copies_by_features(own(train, valid), train[:60], True, extractor)
+    found = compare_with_training(own(train, valid), train[:60], True, extractor)
     assert found.left_out == 40
-    assert found.samples.copies.all()
-    assert not find_copies_by_features(own(train, valid), smooth(100, 5), True, extractor).memorised
+    assert share(found)["value"] == 1
+    assert not compare_with_training(own(train, valid), smooth(100, 5), True, extractor).memorised
 
 
 def test_duplicates_between_the_halves_are_found_also_mirrored():
@@ -211,16 +242,16 @@ def test_duplicates_between_the_halves_are_found_also_mirrored():
     valid[3], valid[7], valid[9] = train[11], noisy(train[12:13], 2)[0], train[13, :, ::-1]
     images = own(train, valid)
     found = find_held_out_duplicates(images, flip=True)
-    assert found.same == [(53, 11), (59, 13)]
-    assert found.alike == [(57, 12)]
-    assert find_held_out_duplicates(images, flip=False).same == [(53, 11)]
-    assert find_held_out_duplicates(own(train, valid[:0]), flip=True).same == []
+    pair = lambda valid, train: {"valid": f"{valid}.png", "train": f"{train}.png"}
+    assert found == {"same": [pair(53, 11), pair(59, 13)], "alike": [pair(57, 12)], "compared": 20, "of": 20}
+    assert find_held_out_duplicates(images, flip=False)["same"] == [pair(53, 11)]
+    assert find_held_out_duplicates(own(train, valid[:0]), flip=True)["same"] == []
 
 
 @pytest.mark.parametrize("by", ["pixels", "features"])
 def test_of_many_images_a_part_is_compared_and_few_are_read_at_once(by, tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
-    monkeypatch.setattr(copies, "QUERIES", 60)
+    monkeypatch.setattr(memorisation, "QUERIES", 60)
     monkeypatch.setattr(neighbours, "_BLOCK", 32)
     train, valid, seen = smooth(400, 0), smooth(300, 1), []
     valid[250:] = train[250:300]
@@ -229,41 +260,109 @@ def test_of_many_images_a_part_is_compared_and_few_are_read_at_once(by, tmp_path
     images = replace(images, images=replace(images.images, pixels=counted))
     progress = lambda *report: seen.append(report)
     if by == "pixels":
-        found = find_copies_by_pixels(images, smooth(20, 3), True, progress)
+        found = compare_with_training(images, smooth(20, 3), True, progress=progress)
     else:
         extractor = Extractor("sums", "0" * 64, "none", 192, Sums())
-        found = find_copies_by_features(images, smooth(20, 3), True, extractor, progress)
-    assert found.learned_from + found.left_out + len(found.held_out.copies) == 60 + 60
+        found = compare_with_training(images, smooth(20, 3), True, extractor, progress)
+    assert found.learned_from + found.left_out + len(found.held_out.indices) == 60 + 60
     assert ("neighbours of samples", 32, 400) in seen
     pairs = find_held_out_duplicates(images, True, progress)
     assert counted.largest <= 60
     assert seen[-1] == ("duplicates of held-out images", 400, 400)
-    assert (pairs.compared, pairs.held_out) == (60, 300)
-    assert 0 < len(pairs.same) < 50
-    assert all(valid - train == 400 for valid, train in pairs.same)
-    said = f"Among 60 of 300 held-out images, {len(pairs.same)} equal a training image, and 0 nearly do."
-    assert memorisation_sentences(found, None, pairs)[-1] == said
-    record = memorisation_record(found, list(range(20)), images, None, pairs)
-    assert (record["duplicates"]["compared"], record["duplicates"]["of"]) == (60, 300)
+    assert (pairs["compared"], pairs["of"]) == (60, 300)
+    assert 0 < len(pairs["same"]) < 50
+    numbers = [[int(name.removesuffix(".png")) for name in pair.values()] for pair in pairs["same"]]
+    assert all(valid - train == 400 for valid, train in numbers)
 
 
-def test_pairs_start_with_the_closest_and_the_record_names_them(monkeypatch):
+def test_pairs_start_with_the_closest():
     train, valid = smooth(64, 0), smooth(40, 1)
-    samples = np.concatenate([smooth(9, 3), noisy(train[20:21], 4)])
-    images = own(train, valid)
-    found = find_copies_by_pixels(images, samples, flip=False)
-    figure = draw_pairs(found, samples, images)
+    samples = np.concatenate([smooth(19, 3), noisy(train[20:21], 4)])
+    figure = draw_pairs(find_copies(samples, train, valid), samples, own(train, valid))
     words = [text.get_text() for text in figure.texts]
+    assert words[words.index("1") + 1].endswith(" copy")
     assert any("20.png" in word for word in words)
-    assert any("distance" in word and "a copy" in word for word in words)
-    said = memorisation_record(found, list(range(10)), images, None, find_held_out_duplicates(images, False))
-    assert said["samples"][9] == {**said["samples"][9], "seed": 9, "copy": True, "nearest": "20.png"}
-    assert said["copies"]["count"] == 1
-    assert said["false_alarms"]["of"] == 20
-    assert (said["learned_from"], said["left_out"]) == (84, 0)
-    lines = memorisation_sentences(found, None, find_held_out_duplicates(images, False))
-    assert lines[0] == found.sentence
-    assert not any("left out" in line for line in lines)
-    assert lines[-1] == "0 held-out images equal a training image, and 0 nearly do."
-    monkeypatch.setattr(memorisation, "PAIRS", 1)
-    assert draw_pairs(found, samples, images).texts
+
+
+# --- runs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run that was trained for a few updates, with an early checkpoint as a guide."""
+    return tiny.train(tiny.recipe(report__guide=0.5), tmp_path_factory.mktemp("run") / "one")
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished run, to which a test may write."""
+    return shutil.copytree(finished, tmp_path / "one")
+
+
+def test_a_run_that_has_hardly_learnt_copies_nothing(copied):
+    found = memorisation.memorisation(copied, 12, 2, progress=False)
+    assert found.verdict == "no sample copies a training image (12 samples were compared)"
+    assert str(found).startswith(f"{found.verdict}\nthe closest pairs: {found.folder}/pairs.png")
+    assert "0.0 % [0.0, 26.5] of 12 samples" in found.details
+    assert "times the noise MSE on training images" in found.details
+    assert sorted(path.name for path in found.folder.iterdir()) == ["pairs.png", "record.json"]
+    record = read_sealed(found.folder / "record.json")
+    assert json.loads(json.dumps(found.record)) == record
+    assert (record["schema"], record["kind"], record["memorised"]) == (1, "memorisation", False)
+    assert [sample["seed"] for sample in found.to_records()] == list(range(12))
+    assert (record["sampling"]["seeds"], record["sampling"]["nfe"]) == (list(range(12)), 2)
+    assert record["false_alarms"]["of"] == 4
+    assert record["gap"].keys() == {"value", "low", "high", "images", "levels"}
+    scalars, images = read_events(copied / "events" / "memorisation")
+    assert scalars["memorisation/copies"] == [(record["sampling"]["step"], 0.0)]
+    ((_, pairs),) = images["memorisation"]
+    with Image.open(found.folder / "pairs.png") as one, Image.open(io.BytesIO(pairs)) as two:
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(two))
+
+
+def test_copies_are_counted_in_the_verdict(copied, monkeypatch):
+    parts = open_run_images(load(copied))
+    train = torch.from_numpy(parts.images.pixels[parts.train]).permute(0, 3, 1, 2)
+    monkeypatch.setattr(memorisation.SampledParts, "samples", lambda self: [train[:20]])
+    found = memorisation.memorisation(copied, 20, 2, progress=False)
+    assert found.verdict == "20 of 20 samples copy training images"
+    assert found.record["memorised"]
+    assert [row["nearest"] for row in found.to_records()] == [parts.images.names[k] for k in parts.train[:20]]
+
+
+def test_samples_that_cannot_be_kept_in_the_cache_are_compared_all_the_same(finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
+    (tmp_path / "features").write_text("in the way")
+    found = memorisation.memorisation(finished, 5, 2, out=tmp_path / "out")
+    assert found.record["copies"]["of"] == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"features": "pixel"}, "features must be one of"),
+        ({"features": "inception-2015"}, "inception-2015"),
+        ({"guidance": 2.0}, "guidance needs a label"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(finished, options, said, monkeypatch, tmp_path):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    before = sorted(finished.rglob("*"))
+    with pytest.raises(UserError, match=said):
+        memorisation.memorisation(finished, **options)
+    assert sorted(finished.rglob("*")) == before
+
+
+def test_samples_are_those_of_sample_with_searched_times_and_guidance(copied, tmp_path):
+    options = {"guidance": 2.0, "guide_with": "@guide", "fields": {"sampler.eta": "0.5"}}
+    sample_to_folder(copied, 4, 3, **options, out=tmp_path / "out")
+    sampled = read_sealed(tmp_path / "out" / "record.json")
+    found = memorisation.memorisation(copied, 4, 3, **options).record["sampling"]
+    same = "sampler", "times", "nfe", "seeds", "label", "guidance", "guide"
+    assert [found[name] for name in same] == [sampled[name] for name in same]
+    searched = Guidance(3.0, (-2.0, None), "@guide")
+    save_guidance(copied, tiny.recipe().sampler, 2, "ema", searched, labelled=False)
+    said = [str(memorisation.memorisation(copied, 4, 2, guidance=scale)) for scale in (None, 1.0)]
+    named = "samples with guidance 3, log-SNR above -2, guide @guide"
+    assert [named in text for text in said] == [True, False]

@@ -7,8 +7,8 @@ from ddim.diffusion.samplers import DDIM, EDM
 from ddim.diffusion.schedules import Cosine, Linear
 from ddim.errors import UserError
 from ddim.evaluation import sampler_errors
-from ddim.evaluation.discretisation_error import TimeRange
-from ddim.evaluation.run_figures import plot_sampler_errors
+from ddim.evaluation.figures import plot_sampler_errors
+from ddim.evaluation.sampler_errors import TimeRange
 from ddim.sampling.pipeline import open_pipeline
 from oracles import normal
 
@@ -52,5 +52,5 @@ def test_a_figure_has_a_panel_for_each_grid_and_a_line_for_each_sampler():
 
 def test_a_schedule_with_fewer_levels_than_the_reference_is_refused():
     run = open_pipeline(Model(lambda x, t: x, Linear(clip="rates", read="floor"), shape=(1, 8, 8)))
-    with pytest.raises(UserError, match="does not have 500 different noise levels"):
+    with pytest.raises(UserError, match="the noise levels of 500 times .* are not all different"):
         sampler_errors.compare_samplers_on_run(run, [5], [0])

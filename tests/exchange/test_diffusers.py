@@ -1,4 +1,4 @@
-"""To diffusers and back: the same output, and the same pictures of the same noise, by its own classes."""
+"""To diffusers and back: the same output, and the same images of the same noise, by its own classes."""
 
 import json
 import re
@@ -11,21 +11,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import ddim
 from cases import mark_slow
 from ddim.diffusion.grids import Spaced
 from ddim.diffusion.noise import Noise
 from ddim.errors import UserError
-from ddim.exchange.diffusers import export_to_diffusers, import_from_diffusers
-from ddim.exchange.diffusers_weights import WEIGHTS, convert_from_diffusers, convert_to_diffusers
-from ddim.exchange.export import export_run
+from ddim.exchange.diffusers import export_to_diffusers, find_lacking
 from ddim.experiments.index import find_runs
 from ddim.recipe.codec import override
-from ddim.recipe.named import ddpm
+from ddim.recipe.named import ddpm, find_recipe
 from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import load
 from ddim.sampling.sampling_setup import SamplingSetup
 from oracles import made, normal, shaken
-from untrained import recipe, run_of
+from untrained import SMALL, recipe, run_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
@@ -33,13 +32,8 @@ pytestmark = [
 ]
 SEEDS = [0, 7, 8]
 QUAD = {"schedule": "beta_table", "schedule__clip": "none", "schedule__read": "log_snr"}
-SCHEDULER = "scheduler_config.json"
-few_or_many_steps = pytest.mark.parametrize("steps", [10, pytest.param(50, marks=pytest.mark.slow)])
-
-
-@pytest.fixture
-def run(tmp_path):
-    return run_of(recipe(), tmp_path / "run")
+FITTING = {"net": "ddpm_unet", "pixels": "fixed", "conditioning": "timestep", **SMALL}
+WEIGHTS = "diffusion_pytorch_model"
 
 
 @pytest.fixture(scope="module")
@@ -50,232 +44,139 @@ def exported(tmp_path_factory):
     return folder / "out"
 
 
-def opened(folder):
-    return diffusers.DDIMPipeline.from_pretrained(folder, local_files_only=True)
+def sample(pipeline, steps=10):
+    """Images (N, C, H, W) of this library."""
+    return generate(SamplingSetup(pipeline, steps), SEEDS)[0]
 
 
-def pictures(pipeline, steps, **options):
-    """(N, C, H, W) by diffusers, image k of a generator of seed k."""
+def sample_diffusers(pipeline, steps=10, **options):
+    """Images (N, C, H, W) by diffusers; image k has a generator of seed k."""
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
-    made_by = pipeline(len(SEEDS), generators, num_inference_steps=steps, output_type="np", **options).images
-    return torch.from_numpy(np.asarray(made_by)).permute(0, 3, 1, 2)
+    images = pipeline(len(SEEDS), generators, num_inference_steps=steps, output_type="np", **options).images
+    return torch.from_numpy(np.asarray(images)).permute(0, 3, 1, 2)
 
 
-def test_weights_survive_the_conversion_of_names_bit_for_bit(run):
-    state = load(run).model.net.state_dict()
-    theirs = convert_to_diffusers(state)
-    assert not set(theirs) & set(state)
-    back = convert_from_diffusers(theirs, state)
-    assert back.keys() == state.keys()
-    assert all(torch.equal(back[name], value) for name, value in state.items())
-
-
-def test_attention_may_have_the_names_of_old_files(run):
-    state = load(run).model.net.state_dict()
-    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    theirs = {}
-    for name, value in convert_to_diffusers(state).items():
-        for new, word in old.items():
-            name = name.replace(new, word)  # noqa: PLW2901
-        theirs[name] = value
-    assert any("proj_attn" in name for name in theirs)
-    back = convert_from_diffusers(theirs, state)
-    assert all(torch.equal(back[name], value) for name, value in state.items())
-
-
-@pytest.mark.parametrize("size", ["16", "16x24"])
-def test_an_exported_network_gives_the_same_output(tmp_path, size):
-    source = run_of(recipe(data__size=size), tmp_path / "run")
-    export_to_diffusers(load(source), tmp_path / "out")
-    net, other = load(source).model.net, opened(tmp_path / "out").unet
-    index = torch.tensor([0, 1, 500, 999])
-    x = normal(4, 3, 16, 24, dtype=torch.float32)
-    with torch.no_grad():
-        found, wanted = net(x, index.float()), other(x, index).sample
+def assert_equal_images(found, wanted, tolerance=1e-5):
     assert wanted.std() > 0.1
-    assert torch.allclose(found, wanted, rtol=0, atol=1e-5)
+    assert torch.allclose(found, wanted, rtol=0, atol=tolerance)
 
 
-@few_or_many_steps
+def fitted(name, **changes):
+    """A recipe with the parts that diffusers can hold in place of its own."""
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    return override(find_recipe(name), FITTING | {"data.size": "16"} | changes)
+
+
+@pytest.mark.parametrize("steps", [10, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "changes",
+    "chosen, notes",
     [
-        {},
-        {"grid__spacing": "trailing"},
-        {**QUAD, "schedule__betas": "quad", "predicts": "velocity"},
-        {
-            "predicts": "image",
-            "schedule__entries": "500",
-            "conditioning__entries": "500",
-            "grid__entries": "500",
-        },
-        {"net__embedding": "cos_sin", "net__resample": "strided", "net__head": "8", "net__eps": "1e-5"},
-        {"clip": "x0", "predicts": "velocity", "grid__spacing": "trailing"},
-        {**QUAD, "schedule__betas": "cosine", "net__scale_shift": "true", "net__heads": "2"},
-        {"schedule": "cosine", "schedule__min_signal": "0.02", "grid": "uniform", "net__outputs": "2"},
-        {"schedule__clip": "rates", "schedule__read": "floor"},
+        (recipe(), []),
+        (fitted("luz"), []),
+        (fitted("luz", schedule="linear", schedule__clip="powers", schedule__read="floor"), []),
+        (fitted("fast", sampler="ddim", grid="uniform"), []),
+        (recipe(grid__spacing="trailing"), []),
+        (recipe(**QUAD, schedule__betas="quad", predicts="velocity"), []),
+        (recipe(predicts="image", schedule__entries="500"), []),
+        (recipe(net__embedding="cos_sin", net__resample="strided", net__head="8", net__eps="1e-5"), []),
+        (recipe(clip="x0", predicts="velocity", grid__spacing="trailing"), []),
+        (recipe(**QUAD, schedule__betas="cosine", net__scale_shift="true", net__heads="2"), []),
+        (recipe(clip="true"), ["give use_clipped_model_output=True"]),
+        (recipe(sampler__eta="0.5"), ["give eta=0.5"]),
+        (recipe(net__outputs="2"), ["predicted variance is left out"]),
+        (recipe(sampler="ddpm", clip="true"), []),
+        (recipe(sampler="ddpm", sampler__variance="large"), []),
+        (recipe(sampler="ddpm", sampler__variance="learned", net__outputs="2"), []),
     ],
-    ids=str,
 )
-def test_diffusers_opens_an_exported_run_and_samples_the_same_images(tmp_path, changes, steps):
-    source = run_of(recipe(**changes), tmp_path / "run")
-    export_to_diffusers(load(source), tmp_path / "out")
-    wanted = pictures(opened(tmp_path / "out"), steps)
-    found, nfe = generate(SamplingSetup(load(source), steps), SEEDS)
-    assert nfe == steps
-    assert wanted.std() > 0.1
-    assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
+def test_a_run_gives_the_same_images_in_diffusers_and_back(tmp_path, chosen, notes, steps):
+    run = load(run_of(chosen, tmp_path / "run"))
+    exported = export_to_diffusers(run, tmp_path / "out")
+    assert [bool(re.search(text, note)) for text, note in zip(notes, exported.notes, strict=True)] == [
+        True for _ in notes
+    ]
+    theirs = getattr(diffusers, exported.kind).from_pretrained(tmp_path / "out", local_files_only=True)
+    wanted = sample(run, steps)
+    assert_equal_images(sample_diffusers(theirs, steps, **exported.arguments), wanted, 1e-4)
+    if chosen.schedule.__class__.__name__ == "Linear" and chosen.schedule.clip != "none":
+        return  # No table without a clip has these betas.
+    back = load(ddim.import_model(tmp_path / "out", tmp_path / "back").folder)
+    fields = {"sampler": run.recipe.sampler, "clip": run.recipe.clip} if exported.arguments else {}
+    assert_equal_images(sample(back.with_recipe(**fields), steps), wanted)
 
 
 @pytest.mark.parametrize(
-    "changes, options, note",
+    "changes, note, nearest",
     [
-        ({"clip": "true"}, {"use_clipped_model_output": True}, "give use_clipped_model_output=True"),
-        ({"grid": "quadratic"}, {}, r"evenly spaced timesteps \(trailing\), .* the grid quadratic"),
-        ({"sampler": "dpm_solver", "grid__spacing": "trailing"}, {}, "hold the sampler dpm_solver"),
-        ({"net__outputs": "2"}, {}, "the predicted variance is left out"),
+        ({"grid": "quadratic"}, r"evenly spaced .* the grid quadratic", {"grid": Spaced(1000, "trailing")}),
+        ({"sampler": "dpm_solver"}, "cannot hold the sampler dpm_solver", {"sampler": "ddim"}),
     ],
 )
-def test_notes_say_what_diffusers_cannot_hold(tmp_path, changes, options, note):
-    """With what they say, diffusers samples the same images."""
-    source = run_of(recipe(**changes), tmp_path / "run")
-    (found,) = export_to_diffusers(load(source), tmp_path / "out").notes
+def test_a_note_names_what_diffusers_samples_in_place_of_a_choice(tmp_path, changes, note, nearest):
+    run = load(run_of(recipe(**changes), tmp_path / "run"))
+    (found,) = export_to_diffusers(run, tmp_path / "out").notes
     assert re.search(note, found)
-    assert "\n" not in found
-    plain = {"grid": "spaced", "sampler": "ddim"} if "clip" not in changes else {}
-    ours = load(source)
-    if plain and "grid" in changes:
-        plain["grid"] = Spaced(1000, "trailing")
-    ours = ours.with_recipe(**{name: value for name, value in plain.items() if name in changes})
-    wanted = pictures(opened(tmp_path / "out"), 10, **options)
-    assert torch.allclose(generate(SamplingSetup(ours, 10), SEEDS)[0], wanted, rtol=0, atol=1e-4)
+    theirs = diffusers.DDIMPipeline.from_pretrained(tmp_path / "out", local_files_only=True)
+    assert_equal_images(sample_diffusers(theirs), sample(run.with_recipe(**nearest)), 1e-4)
 
 
-@pytest.mark.parametrize("variance", ["small", "large"])
-def test_a_run_with_the_sampler_ddpm_becomes_a_pipeline_of_ddpm(tmp_path, variance):
-    source = run_of(recipe(sampler="ddpm", sampler__variance=variance, clip="true"), tmp_path / "run")
-    exported = export_to_diffusers(load(source), tmp_path / "out")
-    assert (exported.kind, exported.notes) == ("DDPMPipeline", ())
-    pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "out", local_files_only=True)
-    assert torch.allclose(
-        generate(SamplingSetup(load(source), 10), SEEDS)[0], pictures(pipeline, 10), rtol=0, atol=1e-4
-    )
+def test_a_run_that_is_exported_and_imported_has_the_same_recipe(exported, tmp_path):
+    before = load(run_of(recipe(), tmp_path / "run"))
+    folder = ddim.import_model(exported, tmp_path / "back").folder
+    back = load(folder)
+    assert replace(back.recipe, ema=before.recipe.ema) == before.recipe
+    assert back.pixels == before.pixels
+    assert torch.equal(sample(back), sample(before))
+    assert json.loads((folder / "import.json").read_text())["folder"] == str(exported)
+    assert [(run.path, run.state) for run in find_runs(tmp_path) if run.path != tmp_path / "run"] == [
+        (folder, "finished")
+    ]
 
 
-def test_the_noise_of_ddim_is_an_argument_of_the_pipeline(tmp_path):
-    source = run_of(recipe(sampler__eta="0.5"), tmp_path / "run")
-    assert export_to_diffusers(load(source), tmp_path / "out").notes == (
-        "give eta=0.5 to the pipeline, whose scheduler cannot hold it",
-    )
-    wanted = pictures(opened(tmp_path / "out"), 10, eta=0.5)
-    assert torch.allclose(generate(SamplingSetup(load(source), 10), SEEDS)[0], wanted, rtol=0, atol=1e-4)
+def test_an_exported_network_of_oblong_images_gives_the_same_output(tmp_path):
+    run = load(run_of(recipe(data__size="16x24"), tmp_path / "run"))
+    export_to_diffusers(run, tmp_path / "out")
+    other = diffusers.UNet2DModel.from_pretrained(tmp_path / "out" / "unet")
+    index, x = torch.tensor([0, 1, 500, 999]), normal(4, 3, 16, 24, dtype=torch.float32)
+    with torch.no_grad():
+        assert_equal_images(run.model.net(x, index.float()), other(x, index).sample)
 
 
 @pytest.mark.parametrize("label", mark_slow([None, 2], lambda label: label))
 def test_classes_go_to_diffusers_and_back(tmp_path, label):
     """By the loop that the model card shows, because its pipelines pass no label."""
-    chosen = recipe(data__labels="true", net__classes="4")
+    chosen = recipe(data__labels="true", net__classes="4", sampler__eta="0", clip="true")
     source = run_of(chosen, tmp_path / "run", classes=("a", "b", "c", "d"))
-    exported = export_run(source, tmp_path / "out")
-    assert "label 4 means no class" in exported.notes[0]
+    exported = ddim.export(source, out=tmp_path / "out")
+    assert "label 4 means no class" in exported.notes[1]
     card = (tmp_path / "out" / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    noise = Noise(SEEDS).like(torch.zeros(3, 3, 16, 16))
-    code = code.replace('from_pretrained(".")', "from_pretrained(folder)").replace("(4, 3, 16, 16)", "noise")
-    code = code.replace("torch.randnnoise", "noise").replace(
-        "(4,), 0", f"(3,), {4 if label is None else label}"
-    )
-    code = code.replace("set_timesteps(20)", "set_timesteps(10)")
-    names = {"folder": tmp_path / "out", "noise": noise}
+    changes = {
+        'from_pretrained(".")': "from_pretrained(folder)",
+        "torch.randn(4, 3, 16, 16)": "noise",
+        "(4,), 0": f"(3,), {4 if label is None else label}",
+        "set_timesteps(20)": "set_timesteps(10)",
+    }
+    for old, new in changes.items():
+        assert old in code
+        code = code.replace(old, new)
+    names = {"folder": tmp_path / "out", "noise": Noise(SEEDS).like(torch.zeros(3, 3, 16, 16))}
     exec(code, names)
-    back = load(import_from_diffusers(tmp_path / "out", tmp_path / "back"))
+    back = load(ddim.import_model(tmp_path / "out", tmp_path / "back").folder).with_recipe(clip=True)
     assert back.classes == ("0", "1", "2", "3")
     for pipeline in (load(source), back):
         found, _ = generate(SamplingSetup(pipeline, 10, label), SEEDS)
-        assert torch.allclose(found, names["images"], rtol=0, atol=1e-4)
+        assert_equal_images(found, names["images"], 1e-4)
 
 
-@pytest.mark.parametrize("labels", [False, True])
-def test_the_code_of_the_card_gives_the_arguments_that_the_notes_name(tmp_path, labels):
-    chosen = {"data__labels": "true", "net__classes": "2"} if labels else {}
-    source = run_of(recipe(sampler__eta="0.5", clip="true", **chosen), tmp_path / "run")
-    notes = export_run(source, tmp_path / "out").notes
-    assert sum(note.startswith("give ") for note in notes) == 2
-    card = (tmp_path / "out" / "README.md").read_text()
-    place = "x, " if labels else "num_inference_steps=20, "
-    assert f"{place}eta=0.5, use_clipped_model_output=True)" in card
-
-
-def test_a_network_that_torch_pickled_is_read(run, tmp_path):
-    export_to_diffusers(load(run), tmp_path / "out")
-    weights = tmp_path / "out" / "unet" / WEIGHTS
-    torch.save(load_file(weights), weights.with_suffix(".bin"))
-    weights.unlink()
-    back = load(import_from_diffusers(tmp_path / "out", tmp_path / "back"))
-    assert torch.equal(
-        generate(SamplingSetup(back, 4), [3])[0], generate(SamplingSetup(load(run), 4), [3])[0]
-    )
-
-
-@few_or_many_steps
-@pytest.mark.parametrize("old", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("said", [{}, {"clip_sample": False, "timestep_spacing": "trailing"}], ids=str)
-def test_an_imported_model_gives_the_samples_of_diffusers(tmp_path, steps, old, said):
-    """Also as diffusers has it by default, clipped at each step with the noise as predicted."""
-    pipeline = diffusers.DDIMPipeline(network(), diffusers.DDIMScheduler(**said))
-    pipeline.save_pretrained(tmp_path / "theirs")
-    if old:
-        # As the first pipelines: all files in one folder.
-        for path in (tmp_path / "theirs").glob("*/*"):
-            shutil.move(path, tmp_path / "theirs" / path.name)
-    made_run = import_from_diffusers(tmp_path / "theirs", tmp_path / "run")
-    found, _ = generate(SamplingSetup(load(made_run), steps), SEEDS)
-    wanted = pictures(pipeline, steps)
-    assert wanted.std() > 0.1
-    assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
-    assert json.loads((made_run / "import.json").read_text())["folder"] == str(tmp_path / "theirs")
-    assert [(run.path, run.state) for run in find_runs(tmp_path)] == [(made_run, "finished")]
-    # And back.
-    export_to_diffusers(load(made_run), tmp_path / "ours")
-    assert torch.equal(pictures(opened(tmp_path / "ours"), steps), wanted)
-
-
-@few_or_many_steps
-@pytest.mark.parametrize("clips", mark_slow([False, True], lambda clips: clips))
-@pytest.mark.parametrize(
-    ("variance", "spacing"),
-    mark_slow(
-        [
-            ("fixed_small", "leading"),
-            ("fixed_small", "trailing"),
-            ("fixed_small_log", "leading"),
-            ("fixed_large", "leading"),
-        ],
-        lambda pair: pair[0] == "fixed_small",
-    ),
-)
-def test_a_model_with_the_ddpm_scheduler_is_sampled_with_ddpm(tmp_path, variance, spacing, clips, steps):
-    scheduler = diffusers.DDPMScheduler(
-        variance_type=variance, timestep_spacing=spacing, clip_sample=clips, prediction_type="v_prediction"
-    )
-    pipeline = diffusers.DDPMPipeline(network(), scheduler)
-    pipeline.save_pretrained(tmp_path / "theirs")
-    found, _ = generate(
-        SamplingSetup(load(import_from_diffusers(tmp_path / "theirs", tmp_path / "run")), steps), SEEDS
-    )
-    wanted = pictures(pipeline, steps)
-    assert wanted.std() > 0.1
-    assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
-
-
-def network():
+def network(outputs=1):
     """A network of diffusers, small, with random weights."""
     unet = made(
         lambda: diffusers.UNet2DModel(
             sample_size=16,
             in_channels=1,
-            out_channels=1,
+            out_channels=outputs,
             block_out_channels=(16, 32),
             layers_per_block=1,
             down_block_types=("AttnDownBlock2D", "DownBlock2D"),
@@ -286,95 +187,112 @@ def network():
     return shaken(unet)
 
 
-def test_a_run_that_is_exported_and_imported_is_the_same_run(run, tmp_path):
-    export_to_diffusers(load(run), tmp_path / "out")
-    back = load(import_from_diffusers(tmp_path / "out", tmp_path / "back"))
-    before = load(run)
-    assert replace(back.recipe, ema=before.recipe.ema) == before.recipe
-    assert back.pixels == before.pixels
-    assert torch.equal(generate(SamplingSetup(back, 4), [3])[0], generate(SamplingSetup(before, 4), [3])[0])
+@pytest.mark.parametrize("steps", [10, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind, options",
+    [
+        ("DDIM", {}),
+        ("DDIM", {"clip_sample": False, "timestep_spacing": "trailing"}),
+        ("DDPM", {"variance_type": "fixed_small", "prediction_type": "v_prediction"}),
+        ("DDPM", {"variance_type": "fixed_small_log", "timestep_spacing": "trailing", "clip_sample": False}),
+        ("DDPM", {"variance_type": "fixed_large", "beta_schedule": "squaredcos_cap_v2"}),
+        ("DDPM", {"variance_type": "learned_range", "beta_schedule": "scaled_linear"}),
+    ],
+)
+def test_an_imported_model_gives_the_samples_of_diffusers(tmp_path, kind, options, steps):
+    """Also as diffusers has it by default, clipped at each step with the noise as predicted."""
+    scheduler = getattr(diffusers, f"{kind}Scheduler")(**options)
+    unet = network(outputs=2 if options.get("variance_type") == "learned_range" else 1)
+    pipeline = getattr(diffusers, f"{kind}Pipeline")(unet, scheduler)
+    pipeline.save_pretrained(tmp_path / "theirs")
+    found = sample(load(ddim.import_model(tmp_path / "theirs", tmp_path / "run").folder), steps)
+    assert_equal_images(found, sample_diffusers(pipeline, steps), 1e-4)
 
 
-def test_an_imported_run_clips_like_its_pipeline_and_by_default(run, tmp_path):
-    export_to_diffusers(load(run), tmp_path / "out")
-    path = tmp_path / "out" / "scheduler" / SCHEDULER
-    there = json.loads(path.read_text())
-    assert there["clip_sample"] is False
-    for name, clips in (("a", True), ("b", False), ("c", None)):
-        said = {key: value for key, value in there.items() if key != "clip_sample"}
-        path.write_text(json.dumps(said if clips is None else {**said, "clip_sample": clips}))
-        made_run = load(import_from_diffusers(tmp_path / "out", tmp_path / name))
-        assert made_run.recipe.clip == (False if clips is False else "x0")
+def test_a_pipeline_of_an_old_version_is_read(exported, tmp_path):
+    """All files in one folder, weights as torch pickles them, old names in the attention."""
+    for path in exported.glob("*/*.json"):
+        (tmp_path / "old").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "old")
+    weights = load_file(exported / "unet" / f"{WEIGHTS}.safetensors")
+    for new, old in {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}.items():
+        weights = {name.replace(new, old): value for name, value in weights.items()}
+    assert any("proj_attn" in name for name in weights)
+    torch.save(weights, tmp_path / "old" / f"{WEIGHTS}.bin")
+    folders = tmp_path / "old", exported
+    old, new = (ddim.import_model(path, tmp_path / f"of {path.name}").folder for path in folders)
+    assert torch.equal(sample(load(old)), sample(load(new)))
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, lacking",
     [
-        ({"net": "unet"}, "the net of recipe ddpm"),
+        ({"net": "unet"}, "net"),
         ({"pixels__mean": "0.4"}, "pixels"),
         ({"conditioning": "log_snr"}, "conditioning"),
         ({"predicts": "edm"}, "predicts"),
+        ({"schedule": "linear_path"}, "schedule"),
         ({"data__size": "17"}, "data.size"),
         ({"augment__probability": "0.1", "net__augment": "9"}, "net.augment"),
         ({"net__multipliers": "2,2"}, "net.width"),
     ],
 )
-def test_options_that_diffusers_lacks_are_refused(tmp_path, changes, said):
+def test_what_diffusers_lacks_is_named(tmp_path, changes, lacking):
     # A network of another kind has not the fields that make this one small.
     chosen = override(ddpm(), changes) if "net" in changes else recipe(**changes)
-    source = run_of(chosen, tmp_path / "run", (0.4, 0.5) if said == "pixels" else (0.5, 0.5))
-    with pytest.raises(UserError, match=said):
-        export_to_diffusers(load(source), tmp_path / "out")
+    source = run_of(chosen, tmp_path / "run", (0.4, 0.5) if lacking == "pixels" else (0.5, 0.5))
+    assert find_lacking(load(source)) == lacking
+    with pytest.raises(UserError, match=lacking):
+        ddim.export(source, "diffusers", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-REFUSED = {
-    "unet/config.json": [
-        {"act_fn": "relu"},
-        {"freq_shift": 5},
-        {"block_out_channels": [16, 24]},
-        {"block_out_channels": [16, "a"]},
-        {"block_out_channels": [2**40, 2**41]},
-        {"in_channels": -3, "out_channels": -3},
-        {"down_block_types": ["X"] * 2, "up_block_types": ["X"] * 2},
-        {"layers_per_block": 20000},
-        {"norm_eps": "small"},
-        {"sample_size": [16, 0]},
-        {"num_class_embeds": 10**6},
-    ],
-    "scheduler/scheduler_config.json": [
-        {"_class_name": "PNDMScheduler"},
-        {"_class_name": "DDPMScheduler", "variance_type": "learned_range"},
-        {"beta_schedule": "laplace"},
-        {"num_train_timesteps": 10**12},
-        {"trained_betas": [0.5] * 1000},
-        {"prediction_type": "flow"},
-        {"timestep_spacing": "linspace"},
-        {"clip_sample": True, "clip_sample_range": 2.0},
-    ],
-}
-
-
 @pytest.mark.parametrize(
-    ("file", "changes"), [(file, each) for file, many in REFUSED.items() for each in many]
+    "file, changes",
+    [
+        ("unet/config.json", {"act_fn": "relu"}),
+        ("unet/config.json", {"freq_shift": 5}),
+        ("unet/config.json", {"block_out_channels": [16, 24]}),
+        ("unet/config.json", {"block_out_channels": [2**40, 2**41]}),
+        ("unet/config.json", {"in_channels": -3, "out_channels": -3}),
+        ("unet/config.json", {"layers_per_block": 20000}),
+        ("unet/config.json", {"norm_eps": "small"}),
+        ("unet/config.json", {"sample_size": [16, 0]}),
+        ("unet/config.json", {"num_class_embeds": 10**6}),
+        ("scheduler/scheduler_config.json", {"_class_name": "PNDMScheduler"}),
+        ("scheduler/scheduler_config.json", {"_class_name": "DDPMScheduler", "variance_type": "learned"}),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "laplace"}),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12}),
+        ("scheduler/scheduler_config.json", {"trained_betas": [0.5, 0.1] * 500}),
+        ("scheduler/scheduler_config.json", {"prediction_type": "flow"}),
+        ("scheduler/scheduler_config.json", {"timestep_spacing": "linspace"}),
+        ("scheduler/scheduler_config.json", {"clip_sample": True, "clip_sample_range": 2.0}),
+    ],
 )
-def test_pipelines_that_are_no_ddpm_are_refused_in_one_sentence(exported, tmp_path, file, changes):
+def test_a_pipeline_that_is_no_ddpm_is_refused_in_one_sentence(exported, tmp_path, file, changes):
     shutil.copytree(exported, tmp_path / "out")
     path = tmp_path / "out" / file
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(UserError) as error:
-        import_from_diffusers(tmp_path / "out", tmp_path / "back")
+        ddim.import_model(tmp_path / "out", tmp_path / "back")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "back").exists()
 
 
-def test_a_folder_that_is_no_pipeline_is_refused(run, tmp_path):
-    with pytest.raises(UserError, match=r"holds no unet/config\.json"):
-        import_from_diffusers(tmp_path)
-    export_to_diffusers(load(run), tmp_path / "out")
-    (tmp_path / "out" / "unet" / WEIGHTS).write_bytes(b"a pickle, not safetensors")
-    with pytest.raises(UserError, match="is damaged"):
-        import_from_diffusers(tmp_path / "out", tmp_path / "back")
-    (tmp_path / "out" / "unet" / WEIGHTS).unlink()
-    with pytest.raises(UserError, match="holds no unet/diffusion_pytorch_model.safetensors"):
-        import_from_diffusers(tmp_path / "out", tmp_path / "back")
+@pytest.mark.parametrize("change", ["a missing weight", "another weight", "damaged", "missing"])
+def test_weights_that_do_not_fit_are_refused(exported, tmp_path, change):
+    shutil.copytree(exported, tmp_path / "out")
+    path = tmp_path / "out" / "unet" / f"{WEIGHTS}.safetensors"
+    weights = load_file(path)
+    if change == "damaged":
+        path.write_bytes(b"a pickle, not safetensors")
+    else:
+        path.unlink()
+    if change == "a missing weight":
+        del weights["conv_in.weight"]
+    if change == "another weight":
+        weights["other"] = torch.ones(3)
+    if "weight" in change:
+        torch.save(weights, path.with_suffix(".bin"))
+    with pytest.raises(UserError, match="weights in"):
+        ddim.import_model(tmp_path / "out", tmp_path / "back")

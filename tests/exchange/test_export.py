@@ -1,6 +1,5 @@
-"""Exports: programs that give the outputs of the run, how to sample with them, and their cards."""
+"""Exports: programs that give the outputs of the run, how to sample with them, folders and model cards."""
 
-import copy
 import json
 import re
 from dataclasses import replace
@@ -10,6 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+import yaml
 
 import ddim
 from ddim.data.clusters import ImageClusters
@@ -17,11 +17,9 @@ from ddim.data.values import Values
 from ddim.diffusion.loss import Consistency
 from ddim.diffusion.noise import Noise
 from ddim.errors import UserError
-from ddim.exchange import onnx as onnx_export
-from ddim.exchange.export import describe_differences, export_run
-from ddim.exchange.model_card import make_card
-from ddim.exchange.onnx import write_onnx
-from ddim.exchange.sampling_json import describe_sampling
+from ddim.exchange.card import write_card
+from ddim.exchange.export import describe_differences
+from ddim.exchange.onnx import describe_sampling, write_onnx
 from ddim.files import read_json, write_json
 from ddim.nn.unet import UNetSpec
 from ddim.recipe.codec import override
@@ -42,8 +40,8 @@ DOCS = Path(__file__).parents[2] / "docs" / "export.md"
 
 def small(base=None, **changes):
     """A recipe with a small network for images of 16 pixels, for which nothing else is changed."""
-    made = replace(base or fast(), net=changes.pop("net", SMALL))
-    return override(made, {"data.size": 16, **{k.replace("__", "."): v for k, v in changes.items()}})
+    chosen = replace(base or fast(), net=changes.pop("net", SMALL))
+    return override(chosen, {"data.size": 16, **{k.replace("__", "."): v for k, v in changes.items()}})
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +50,17 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def onnx(run, tmp_path_factory):
-    return export_run(run, tmp_path_factory.mktemp("out") / "onnx", "onnx", steps=5).folder
+def exported(run, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("out"))
+        found = ddim.export(run, steps=5)
+        return replace(found, folder=found.folder.absolute())
 
 
-def program_of(text):
+# Programs
+
+
+def find_program(text):
     """The program in a card or a page, which draws the noise of `SEEDS` instead of its own."""
     (code,) = [found for found in re.findall(r"```python\n(.*?)```", text, re.S) if "onnxruntime" in found]
     assert "draw = np.random.default_rng(0)\n" in code
@@ -76,18 +80,20 @@ class Given:
         return np.full(count, 1)
 
 
-def test_ten_lines_of_numpy_sample_what_the_run_samples(run, onnx, monkeypatch):
-    monkeypatch.chdir(onnx)
+def test_the_default_recipe_is_exported_to_onnx_and_sampled_with_numpy(run, exported, monkeypatch):
+    monkeypatch.chdir(exported.folder)
+    assert (exported.format, exported.folder.name) == ("onnx", "flowers-onnx")
+    assert "because diffusers cannot hold net" in exported.verdict
     names = {"given": Given()}
-    exec(program_of((onnx / "README.md").read_text()), names)
+    exec(find_program(Path("README.md").read_text()), names)
     wanted, nfe = generate(SamplingSetup(load(run).with_recipe(sampler="ddim"), 5), SEEDS)
-    assert nfe == len(read_json(onnx / "sampling.json")["steps"]) == 5
+    assert nfe == len(read_json(Path("sampling.json"))["steps"]) == 5
     assert wanted.std() > 0.1
     assert np.abs(names["images"] - wanted.numpy()).max() < 1e-4
 
 
-def test_the_program_of_the_docs_is_that_of_the_cards(onnx):
-    assert program_of(DOCS.read_text()) == program_of((onnx / "README.md").read_text())
+def test_the_program_of_the_docs_is_that_of_the_cards(exported):
+    assert find_program(DOCS.read_text()) == find_program((exported.folder / "README.md").read_text())
 
 
 @pytest.mark.parametrize(
@@ -102,8 +108,8 @@ def test_the_program_of_the_docs_is_that_of_the_cards(onnx):
     ],
     ids=["clip", "clip x0 of edm", "another schedule", "flow", "classes", "a class for every image"],
 )
-def test_the_steps_describe_every_kind_of_run(chosen, onnx, tmp_path, monkeypatch):
-    """The program of the card, with the network of the run in place of the ONNX file."""
+def test_the_steps_describe_every_kind_of_run(chosen, tmp_path, monkeypatch):
+    """The program of the docs, with the network of the run in place of the ONNX file."""
     pipeline = load(run_of(chosen, tmp_path / "run"))
 
     class Session:
@@ -119,7 +125,7 @@ def test_the_steps_describe_every_kind_of_run(chosen, onnx, tmp_path, monkeypatc
     Path("sampling.json").write_text(json.dumps(describe_sampling(pipeline, 4), allow_nan=False))
     draw = Given()
     names = {"given": draw}
-    exec(program_of((onnx / "README.md").read_text()), names)
+    exec(find_program(DOCS.read_text()), names)
     label = None if chosen.data.unconditional else 1
     wanted, _ = generate(SamplingSetup(pipeline.with_recipe(sampler="ddim"), 4, label), SEEDS)
     assert draw.frequencies == (None if label is None else [1 / 3] * 3)
@@ -129,43 +135,11 @@ def test_the_steps_describe_every_kind_of_run(chosen, onnx, tmp_path, monkeypatc
 
 def test_clusters_are_drawn_as_often_as_in_training(tmp_path):
     chosen = small(net=replace(SMALL, classes=2), data__labels="true")
-    pipeline = replace(
-        load(run_of(chosen, tmp_path / "run")),
-        clusters=ImageClusters(np.zeros((2, 1)), False, counts=np.array([3, 1])),
-    )
+    counts = ImageClusters(np.zeros((2, 1)), False, counts=np.array([3, 1]))
+    pipeline = replace(load(run_of(chosen, tmp_path / "run")), clusters=counts)
     assert describe_sampling(pipeline, 4)["class_weights"] is None
     clustered = replace(pipeline, recipe=override(pipeline.recipe, {"data.labels": "clusters:2"}))
     assert describe_sampling(clustered, 4)["class_weights"] == [3, 1]
-
-
-def test_notes_say_how_samples_differ_from_those_of_the_run(tmp_path):
-    """Each note is about a choice that `ddim sample` makes by itself."""
-    source = run_of(small(steps=4), tmp_path / "run")
-    loaded = load(source)
-
-    def noted(to, run=loaded, steps=None):
-        return " ".join(describe_differences(run, to, steps))
-
-    assert noted("onnx").endswith("steps of DDIM, and not those of the sampler of the run, dpm_solver")
-    assert noted("diffusers") == ""
-    assert noted("onnx", loaded.with_recipe(sampler="ddim")) == ""
-    assert noted("onnx", loaded.with_recipe(sampler=ddim.DDIM(0.5))).endswith("of the run, ddim eta 0.5")
-    solver = loaded.recipe.sampler
-    save_grid(source, solver, 4, "ema", (1.0, 0.5, 0.2, 0.1), 0.1)
-    save_guidance(source, solver, 4, "ema", Guidance(2.0, None, None), labelled=False)
-    wide = replace(loaded, values=Values("uint16", 0, 65535))
-    for to in ("onnx", "diffusers"):
-        text = noted(to, wide)
-        assert "times that ddim search found for 4 steps of dpm_solver are left out" in text
-        assert "guidance that ddim search found for 4 steps of dpm_solver is left out" in text
-        assert "stands for 0 to 65535 (uint16)" in text
-        assert "are left out" not in noted(to, steps=5)
-    # Of class folders, all classes; of clusters, those of samples by default.
-    for labels, said in (("true", "guidance that"), ("clusters:3", "draws the classes of samples as often")):
-        chosen = small(net=replace(SMALL, classes=3), data__labels=labels, steps=4)
-        save_guidance(source, solver, 4, "ema", Guidance(2.0, None, None), labelled=True)
-        of_classes = replace(loaded, recipe=chosen, checkpoint=replace(loaded.checkpoint, recipe=chosen))
-        assert said in noted("diffusers", of_classes)
 
 
 @pytest.mark.slow
@@ -180,142 +154,149 @@ def test_every_network_can_be_exported(name, tmp_path):
 
 @pytest.mark.slow
 def test_a_program_that_differs_leaves_nothing_behind(run, tmp_path, monkeypatch):
-    trace = onnx_export.trace_network
+    class Session(onnxruntime.InferenceSession):
+        def run(self, names, inputs):
+            return [output + 0.001 for output in super().run(names, inputs)]
 
-    def changed(model):
-        other = copy.deepcopy(model)
-        other.net.out_conv.bias += 0.001
-        return trace(other)
-
-    monkeypatch.setattr(onnx_export, "trace_network", changed)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     with pytest.raises(UserError, match="gives other outputs than the network, so nothing was written"):
-        export_run(run, tmp_path / "out", "onnx")
-    assert not [path for path in tmp_path.rglob("*") if path.name != "exports"]
+        ddim.export(run, out=tmp_path / "out")
+    assert not [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize(
-    "arguments, said",
-    [
-        ({"to": "onx"}, "to must be one of diffusers, onnx, .* perhaps you meant onnx"),
-        ({"to": "diffusers"}, "needs the net of recipe ddpm"),
-    ],
-)
-def test_exports_that_cannot_be_are_refused_in_one_sentence(run, tmp_path, arguments, said):
-    with pytest.raises(UserError, match=said) as error:
-        export_run(run, tmp_path / "out", **arguments)
-    assert "\n" not in str(error.value)
-    assert not (tmp_path / "out").exists()
+def test_notes_say_how_samples_differ_from_those_of_the_run(tmp_path):
+    """Each note is about a choice that `ddim sample` makes by itself."""
+    source = run_of(small(steps=4), tmp_path / "run")
+    loaded = load(source)
+
+    def noted(to, run=loaded, steps=None):
+        return " ".join(describe_differences(run, to, steps))
+
+    assert noted("onnx").endswith("steps of DDIM, and not those of the sampler of the run, dpm_solver")
+    assert noted("diffusers") == ""
+    assert noted("onnx", loaded.with_recipe(sampler="ddim")) == ""
+    solver = loaded.recipe.sampler
+    save_grid(source, solver, 4, "ema", (1.0, 0.5, 0.2, 0.1), 0.1)
+    save_guidance(source, solver, 4, "ema", Guidance(2.0, None, None), labelled=False)
+    text = noted("diffusers", replace(loaded, values=Values("uint16", 0, 65535)))
+    assert "times that ddim search found for 4 steps of dpm_solver are left out" in text
+    assert "guidance that ddim search found for 4 steps of dpm_solver is left out" in text
+    assert "stands for 0 to 65535 (uint16)" in text
+    assert noted("diffusers", steps=5) == ""
+    chosen = small(net=replace(SMALL, classes=3), data__labels="clusters:3", steps=4)
+    assert "draws the classes of samples as often" in noted("diffusers", replace(loaded, recipe=chosen))
 
 
-# The cards.
+# Folders
 
 
-def card_of(source):
-    return make_card(load(source), [], [])[0]
+@pytest.fixture
+def quick(monkeypatch):
+    """Write the files of a program without torch's exporter, which takes seconds."""
+    monkeypatch.setattr("ddim.exchange.onnx.write_onnx", lambda model, c, path: path.write_bytes(b"onnx"))
 
 
-def test_a_card_has_the_facts_of_the_run_and_no_folders(run, onnx, tmp_path):
-    card = (onnx / "README.md").read_text()
-    pipeline = load(run)
-    for text in ("# flowers\n", pipeline.checkpoint.sha256, "16 x 16 pixels", "imported", "None was chosen"):
+def test_a_repeated_export_replaces_its_own_folder_and_keeps_the_licence(run, tmp_path, quick):
+    out = tmp_path / "out"
+    ddim.export(run, out=out, weights="raw")
+    card = (out / "README.md").read_text()
+    (out / "README.md").write_text(card.replace("license: unknown", "license: cc0-1.0"))
+    assert ddim.export(run, out=out).folder == out
+    head = yaml.safe_load((out / "README.md").read_text().split("---\n")[1])
+    assert (head["license"], head["library_name"]) == ("cc0-1.0", "onnx")
+    assert read_json(out / "export.json")["weights"] == "ema"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("file", ["mine.txt", "of another run"])
+def test_a_folder_of_someone_else_is_not_overwritten(run, tmp_path, quick, file):
+    out = tmp_path / "out"
+    ddim.export(run_of(small(), tmp_path / "other") if file == "of another run" else run, out=out)
+    if file == "mine.txt":
+        (out / file).write_text("mine")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(UserError, match="is not a new or empty folder"):
+        ddim.export(run, out=out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+# Cards
+
+
+@pytest.fixture
+def card_of(tmp_path):
+    """A function that returns the card of a run."""
+
+    def write(source, **changes):
+        write_card(replace(load(source), **changes), tmp_path, {"format": "onnx", "notes": []})
+        return (tmp_path / "README.md").read_text()
+
+    return write
+
+
+def test_a_card_has_the_facts_of_the_run_and_no_folders(run, exported):
+    card = (exported.folder / "README.md").read_text()
+    for text in ("# flowers\n", load(run).checkpoint.sha256, "16 x 16 pixels", "imported", "None was chosen"):
         assert text in card
     assert str(run.parent) not in card
 
 
-def test_names_in_a_card_do_not_become_markup(tmp_path):
+def test_names_in_a_card_do_not_become_markup(tmp_path, card_of):
     chosen = small(net=replace(SMALL, classes=2), data__labels="true", data__source="a/<i>.zip")
-    source = run_of(chosen, tmp_path / "run", classes=(NASTY, "b"), images=5)
-    card = card_of(source)
+    card = card_of(run_of(chosen, tmp_path / "run", classes=(NASTY, "b"), images=5))
     assert "<script" not in card.replace("\\<script", "")
     assert "<i>" not in card
     assert r"\<script src='http://evil.example'\>alert\(1\)" in card
     assert "\n# *b" not in card
 
 
-def test_only_evaluations_of_these_weights_are_shown(tmp_path):
-    source = run_of(small(), tmp_path / "run")
-    own = load(source).checkpoint.sha256
-    measured = [(own, "ema", 0.25), (own, "raw", 0.5), ("0" * 64, "ema", 0.75)]
-    for number, (sha256, weights, kid) in enumerate(measured, 1):
+def write_record(source, place, content):
+    (source / place).mkdir(parents=True)
+    write_json(source / place / "record.json", content)
+
+
+def test_only_measurements_of_these_weights_are_shown(tmp_path, card_of):
+    source = run_of(small(), tmp_path / "run", images=5)
+    assert "These weights were not evaluated" in card_of(source)
+    assert "Not measured" in card_of(source)
+    ours = load(source).checkpoint.sha256
+    others = [("0" * 64, "ema"), (ours, "raw")]
+    for number, (sha256, weights) in enumerate([*others, (ours, "ema"), ("1" * 64, "ema")], 1):
         of = {"checkpoint": {"path": "x", "sha256": sha256}, "weights": weights}
-        path = source / "evaluations" / str(number) / "record.json"
-        path.parent.mkdir(parents=True)
-        write_json(path, record(kid, **of))
+        write_record(source, f"evaluations/{number}", record(number / 8, **of))
+        if number == 3:
+            assert "These weights were not tested" in card_of(source)
+        write_record(source, f"memorisation/{number}", {**of, "verdict": f"It copies <b>{number}."})
     card = card_of(source)
-    assert "| 1 | KID | 0.25 | 0.24 to 0.26 |" in card
-    assert "0.5 |" not in card
-    assert "0.75 |" not in card
-    assert "Not measured" in card
+    assert "| 1 | KID | 0.375 | 0.365 to 0.385 |" in card
+    assert "It copies \\<b\\>3." in card
+    assert not re.search(r"0\.125|0\.25 |0\.5 |\\<b\\>[124]", card)
+    # The checkpoint is of step 3, with batches of 32 images.
+    assert "5 training images of blossoms. The run saw 96 images, with repetitions" in card
+    (model,) = yaml.safe_load(card.split("---\n")[1])["model-index"]
+    assert model["results"][0]["metrics"] == [{"type": "kid", "name": "KID", "value": 0.375}]
 
 
-@pytest.mark.parametrize("place", ["evaluations/1/record.json"])
-def test_no_card_is_made_of_a_damaged_record(place, tmp_path):
+def test_no_card_is_made_of_a_damaged_record(tmp_path, card_of):
     """It would say that nothing was measured."""
     source = run_of(small(), tmp_path / "run", images=5)
-    damaged = source / place
-    damaged.parent.mkdir(parents=True, exist_ok=True)
-    damaged.write_text("{")
-    with pytest.raises(UserError, match=place):
+    (source / "evaluations/1").mkdir(parents=True)
+    assert "were not evaluated" in card_of(source)
+    (source / "evaluations/1/record.json").write_text("{")
+    with pytest.raises(UserError, match="evaluations/1/record.json"):
         card_of(source)
 
 
-def test_a_card_says_nothing_of_a_stopped_evaluation_and_needs_no_log(tmp_path):
-    source = run_of(small(), tmp_path / "run", images=5)
-    (source / "evaluations" / "1").mkdir(parents=True)
-    (source / "run.json").write_text("{")
-    card = card_of(source)
-    assert "These weights were not evaluated" in card
-    # The checkpoint is of step 3, with batches of 32 images.
-    assert "The run saw 96 images, with repetitions" in card
-
-
-def test_a_card_has_the_verdict_of_the_memorisation_test(tmp_path):
-    source = run_of(small(), tmp_path / "run", images=5)
-    path = source / "memorisation" / "1" / "record.json"
-    path.parent.mkdir(parents=True)
-    share = {"value": 0.1, "low": 0.05, "high": 0.2}
-    found = {"copies": share, "verdict": "It copies <b>.", "sampling": {}}
-    tested = {"checkpoint": {"sha256": load(source).checkpoint.sha256}, "step": 1, "weights": "ema"}
-
-    def card(name, record):
-        write_json(path, record)
-        return card_of(source)
-
-    assert "It copies \\<b\\>." in card("out", found)
-    assert "5 training images of blossoms" in card("same", {**found, **tested})
-    assert "It copies \\<b\\>.\n" in card("again", {**found, **tested})
-    other = {**tested, "checkpoint": {"sha256": "0" * 64}, "step": 1200}
-    for k, measured in enumerate((other, {**tested, "weights": "raw"})):
-        text = card(f"other{k}", {**found, **measured})
-        assert "It copies" not in text
-        assert (
-            f"These weights were not tested. The newest test was of the {measured['weights']} weights" in text
-        )
-    # An older test of these weights counts more than a newer one of others.
-    newer = source / "memorisation" / "2" / "record.json"
-    newer.parent.mkdir()
-    write_json(newer, {**found, **other, "verdict": "It copies nothing."})
-    assert "It copies \\<b\\>.\n" in card("older", {**found, **tested})
-
-
-def test_a_card_and_a_recipe_leave_out_the_folders_of_the_machine(tmp_path):
+def test_a_card_leaves_out_the_folders_of_the_machine(tmp_path, card_of):
     """Those of the images, the vectors, the guide of a student, and the guides of evaluated samples."""
     secret = "/home/ada/secret"
     source = run_of(small(data__source=f"{secret}/photos"), tmp_path / "run", images=5)
     loaded = load(source)
-    place = source / "evaluations" / "1" / "record.json"
-    place.parent.mkdir(parents=True)
     guide = {"name": f"{secret}/small-1@raw", "sha256": "1" * 64}
     of = {"checkpoint": {"path": "x", "sha256": loaded.checkpoint.sha256}, "weights": "ema"}
-    write_json(place, record(0.5, guidance=2.0, guide=guide, **of))
+    write_record(source, "evaluations/1", record(0.5, guidance=2.0, guide=guide, **of))
     loss = Consistency(guidance=2.0, guide=f"{secret}/other-1@raw")
     data = replace(loaded.recipe.data, vectors=f"{secret}/ages.csv")
-    card, _ = make_card(replace(loaded, recipe=replace(loaded.recipe, objective=loss, data=data)), [], [])
-    assert {name for name in ("photos", "small-1@raw", "other-1@raw", "ages.csv") if name in card} == {
-        "photos",
-        "small-1@raw",
-        "other-1@raw",
-        "ages.csv",
-    }
+    card = card_of(source, recipe=replace(loaded.recipe, objective=loss, data=data))
+    assert all(name in card for name in ("photos", "small-1@raw", "other-1@raw", "ages.csv"))
     assert "secret" not in card

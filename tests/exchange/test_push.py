@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from safetensors.torch import load
 
 import ddim
 from ddim.errors import UserError
-from ddim.exchange.publishing import hide_folders
+from ddim.exchange.card import hide_folders
 from ddim.recipe.codec import read_recipe
 from ddim.sampling.sampling_setup import Guidance, save_guidance
 from hub_server import TOKEN, hub_in_use
@@ -42,17 +43,21 @@ def newest(hub, name="ada/flowers"):
 
 
 def test_a_pushed_run_samples_to_the_bits_of_the_local_run(hub, run):
-    announced = []
-    pushed = ddim.push(run, "ada/flowers", announce=announced.append)
+    plan = ddim.push(run, "ada/flowers", dry_run=True)
+    assert "Nothing was uploaded" in str(plan)
+    assert not hub.requests
+    pushed = ddim.push(run, "ada/flowers")
     files = newest(hub)
-    assert set(files) - {".gitattributes"} == set(pushed.files) == FILES
-    assert {name: len(files[name]) for name in FILES} == pushed.files
-    assert set(announced[0]) == FILES
+    assert set(files) - {".gitattributes"} == set(pushed.files) == set(plan.files) == FILES
+    assert {name: len(files[name]) for name in FILES} == pushed.files == plan.files
     assert (pushed.name, pushed.private) == ("hub:ada/flowers", True)
     assert pushed.commit == list(hub.repositories["ada/flowers"].commits)[-1]
     assert "only you can see it" in str(pushed)
     there, here = (ddim.sample(name, n=2, steps=2) for name in (f"hub:ada/flowers@{pushed.commit}", run))
     assert torch.equal(there, here)
+    weights, wanted = load(files["model.safetensors"]), ddim.load(run).model.state_dict()
+    assert weights.keys() == wanted.keys()
+    assert all(torch.equal(weights[name], value) for name, value in wanted.items())
 
 
 def test_a_second_push_leaves_no_file_of_the_first(hub, run):
@@ -63,16 +68,6 @@ def test_a_second_push_leaves_no_file_of_the_first(hub, run):
     assert set(old) <= set(newest(hub))
     ddim.push(run, "ada/flowers")
     assert set(newest(hub)) - {".gitattributes"} == FILES | {"mine.txt"}
-
-
-def test_the_weights_are_plain_safetensors_of_the_average(hub, run):
-    from safetensors.torch import load
-
-    ddim.push(run, "ada/flowers")
-    weights = load(newest(hub)["model.safetensors"])
-    wanted = ddim.load(run).model.state_dict()
-    assert all(torch.equal(weights[name], value) for name, value in wanted.items())
-    assert weights.keys() == wanted.keys()
 
 
 def test_no_folder_of_the_machine_is_uploaded(hub, run, tmp_path):
@@ -109,16 +104,16 @@ def test_the_run_of_a_guide_is_named_without_its_folder(guide, shown):
 
 def test_the_card_says_how_to_use_the_run_and_keeps_the_licence_of_its_owner(hub, run):
     ddim.push(run, "ada/flowers")
-    card = newest(hub)["README.md"].decode()
-    _, head, text = card.split("---\n", 2)
+    _, head, text = newest(hub)["README.md"].decode().split("---\n", 2)
     assert yaml.safe_load(head)["library_name"] == "ddim"
     assert "ddim sample hub:ada/flowers" in text
-    chosen = f"---\nlicense: cc0-1.0\n---\n{text}".encode()
+    chosen = f"---\nlicense: cc0-1.0\nmodel-index: old\n---\n{text}".encode()
     hub.repositories["ada/flowers"].add({"README.md": chosen})
     ddim.push(run, "ada/flowers", weights="raw")
-    card = newest(hub)["README.md"].decode()
-    assert card.startswith("---\nlicense: cc0-1.0\n---\n")
-    assert "holds its raw weights" in card
+    _, head, text = newest(hub)["README.md"].decode().split("---\n", 2)
+    assert yaml.safe_load(head)["license"] == "cc0-1.0"
+    assert "model-index" not in head
+    assert "holds its raw weights" in text
     assert ddim.load("hub:ada/flowers").checkpoint.weights == "raw"
 
 

@@ -5,8 +5,8 @@ from planted import bug
 BUGS = [
     bug(
         "the deviation over seeds divides by n and not by n - 1",
-        "experiments/summary.py",
-        "for value in values) / (n - 1) => for value in values) / n",
-        "experiments/test_summary.py::test_a_spread_is_the_mean_and_the_sample_deviation",
+        "experiments/configurations.py",
+        "Score(fmean(values), stdev(values)) => Score(fmean(values), stdev(values) * (1 - 1 / len(values)) ** 0.5)",
+        "experiments/test_configurations.py::test_the_score_of_repeats_is_the_mean_and_the_sample_deviation",
     ),
 ]

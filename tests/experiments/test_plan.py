@@ -1,21 +1,25 @@
-"""The plan of a training, from Python."""
+"""The measured speed of training, and what a run will do with its budget at this speed."""
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import clocks
 import ddim
-import ddim.experiments.plan
 import ddim.experiments.speed
 import ddim.training.memory
 import tiny
+from ddim.data import split_images
+from ddim.diffusion.loss import Consistency
 from ddim.errors import UserError
-from ddim.experiments.plan import plan_training
-from ddim.sampling.pipeline import read_run_recipe
+from ddim.experiments.plan import RECOGNISABLE, TrainingPlan
+from ddim.experiments.speed import Speed, forecast_run, measure_speed
+from ddim.machine.runtime import Runtime
+from ddim.recipe.codec import override
+from ddim.recipe.named import fast
 
 
 @pytest.fixture(autouse=True)
@@ -23,78 +27,45 @@ def quick(monkeypatch):
     monkeypatch.setattr(ddim.experiments.speed, "SECONDS", 0.1)
 
 
-NO_RUNS = Path(__file__).parent
+def plan(recipe=tiny.BASE, **options):
+    return ddim.plan(None, recipe, machine=tiny.MACHINE, **options)
 
 
-def make(recipe=tiny.BASE, runs=NO_RUNS, **options):
-    return plan_training(None, recipe, machine=tiny.MACHINE, runs=runs, **options)
-
-
-def test_a_plan_has_a_row_for_each_budget():
-    plan = make(minutes=[1, 0.2])
-    long, short = plan.to_records()
-    assert (long["minutes"], short["minutes"]) == (1, 0.2)
+def test_a_plan_has_a_row_for_each_budget_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = torch.get_rng_state()
+    found = plan(minutes=np.array([1, 0.2]), fields={"optim.batch": 16})
+    long, short = found.to_records()
+    assert [long["minutes"], short["minutes"]] == pytest.approx([1, 0.2])
     assert long["images"] > 3 * short["images"] > 0
-    assert long["images"] % tiny.BASE.optim.batch == 0
+    document = json.loads(json.dumps(found.to_json()))
+    (speed,) = document["measured"]
     for row in (long, short):
+        assert row["images"] % 16 == 0
         assert row["passes"] == row["images"] / 32
         # Validations and the warm-up take their part.
-        assert row["images"] < row["images_per_second"] * row["minutes"] * 60
-        assert row["error_recorded"] is row["error_of_your_runs"] is None
-    assert (plan.train, plan.held_out) == (32, 8)
-
-
-@pytest.mark.parametrize("minutes", [np.array([1, 0.2])])
-def test_budgets_can_be_numbers_of_numpy(minutes):
-    assert [row["minutes"] for row in make(minutes=minutes).to_records()] == np.ravel(minutes).tolist()
-
-
-def test_the_wait_for_the_compiler_is_named(monkeypatch):
-    def measure(*_):
-        raise UserError("measured")
-
-    monkeypatch.setattr(ddim.experiments.plan, "measure_speed", measure)
-    monkeypatch.setattr("ddim.machine.runtime.can_compile", lambda device: True)
-    for compiling in (True, False):
-        works, machine = [], replace(tiny.MACHINE, compiling=compiling)
-        with pytest.raises(UserError, match="measured"):
-            plan_training(None, tiny.BASE, machine=machine, progress=lambda what, *_, w=works: w.append(what))
-        assert ("compiling" in works[-1]) == compiling
+        assert row["images"] < speed["images_per_second"] * row["minutes"] * 60
+    assert (document["train"], document["held_out"], document["size"]) == (32, 8, [32, 32])
+    assert document["memory"] > 4 * document["parameters"]
+    assert any("few training images (32)" in caution for caution in document["cautions"])
+    assert found.verdict.startswith("each training image is seen about ")
+    assert "<table>" in found._repr_html_()
+    assert list(tmp_path.iterdir()) == []
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_budget_in_images_gets_its_minutes():
-    (row,) = make(images=800).to_records()
+    (row,) = plan(images=800).to_records()
     assert row["images"] == 800
-    assert row["minutes"] * 60 > 800 / row["images_per_second"]
+    assert row["minutes"] > 0
+    with pytest.raises(UserError, match="not both"):
+        plan(images=800, minutes=1)
 
 
-def test_the_errors_of_own_runs_are_those_of_their_logs(tmp_path):
-    folder = tiny.train(tiny.BASE, tmp_path / "runs" / "one")
-    lines = [line for line in tiny.metrics(folder) if "image_mae" in line]
-    # The run belongs to the caller's recipe and not to one with other seeds of its reports.
-    plan = make(read_run_recipe(folder), tmp_path / "runs", images=80)
-    (row,) = plan.to_records()
-    assert row["error_of_your_runs"] == lines[-1]["image_mae"]
-    assert f"your runs: {folder}, finished" in repr(plan)
-    assert f"{lines[-1]['image_mae']:.3f}" in repr(plan)
-    (half,) = make(tiny.BASE, tmp_path / "runs", images=40).to_records()
-    assert half["error_of_your_runs"] == lines[0]["image_mae"]
-    (far,) = make(tiny.BASE, tmp_path / "runs", images=800).to_records()
-    assert far["error_of_your_runs"] is None
-
-
-def test_a_plan_is_text_html_and_plain_values():
-    plan = make(minutes=0.2)
-    text = repr(plan)
-    assert text.startswith("32 training images of 32 x 32 pixels; recipe tiny, ")
-    assert "measured: " in text.splitlines()[1]
-    assert "few training images (32): the network may repeat them" in text
-    assert "not measured" in text
-    assert "recorded: no run of this recipe at this size" in text
-    assert "<table>" in plan._repr_html_()
-    document = json.loads(json.dumps(plan.to_json()))
-    assert document["budgets"][0]["images"] == plan.to_records()[0]["images"]
-    assert document["measured"][0]["images_per_second"] > 0
+def test_images_too_large_for_the_memory_are_refused(monkeypatch):
+    monkeypatch.setattr(ddim.training.memory, "find_free_memory", lambda device: 2**20)
+    with pytest.raises(UserError, match="needs about .* GiB of memory"):
+        plan()
 
 
 class Fixed(torch.nn.Module):
@@ -112,32 +83,64 @@ class Fixed(torch.nn.Module):
 
 def test_own_networks_are_planned_as_they_are_trained():
     grays = tiny.images(size=(24, 24), channels=1).pixels
-    plan = plan_training(grays, replace(tiny.BASE, net=Fixed), minutes=0.1, machine=tiny.MACHINE)
-    assert plan.to_records()[0]["images"] > 0
+    found = ddim.plan(grays, replace(tiny.BASE, net=Fixed), minutes=0.1, machine=tiny.MACHINE)
+    assert found.to_records()[0]["images"] > 0
+
+
+def test_recognisable_images_come_sooner_if_they_are_smaller():
+    narrow = override(fast(), {"net.widths": "8,8,8,8", "data.source": "blossoms:40", "optim.batch": 2})
+    found = ddim.plan(None, narrow, minutes=[1], machine=tiny.MACHINE)
+    assert list(found.recognisable) == [64, 32]
+    assert found.recognisable[64] > found.recognisable[32] > 0
+    assert found.recognisable[64] * 60 > 0.9 * RECOGNISABLE / found.speeds[0].images_per_second
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    "minutes, said",
     [
-        ({"minutes": 0}, "minutes (--minutes) must be above 0, got 0"),
-        ({"minutes": "10,,40"}, "minutes must be a number"),
-        ({"minutes": 1, "images": 10}, "give minutes or images, not both"),
-        ({"runs": "rusn"}, "'rusn' is not a folder of runs"),
+        ({64: 24.1, 32: 9.6}, "recognisable images after about 25 minutes here, at 32 px after 10 minutes"),
+        ({48: 0.1, 24: 0.1}, "recognisable images after about 1 minute here, at 24 px after 1 minute"),
     ],
 )
-def test_a_wrong_option_is_one_sentence(options, said):
-    with pytest.raises(UserError) as error:
-        make(**options)
-    assert said in str(error.value)
+def test_the_verdict_is_one_plain_sentence(minutes, said):
+    side = max(minutes)
+    speed = speed_of(override(fast(), {"data.size": side}))
+    assert TrainingPlan([], [speed], 10, 1, minutes, ()).verdict == said
 
 
-def test_images_too_large_for_the_memory_are_refused(monkeypatch):
-    monkeypatch.setattr(ddim.training.memory, "find_free_memory", lambda device: 2**20)
-    with pytest.raises(UserError, match="needs about .* GiB of memory"):
-        make()
+def speed_of(recipe, first=3.0, update=0.2, aside=0.5):
+    """The speed that a measurement by the clock of `clocks` would find."""
+    batch = recipe.optim.batch
+    return Speed(Runtime(), batch / update, 0.0, first + 2 * update, aside, 1, 1, recipe)
 
 
-def test_a_plan_writes_nothing_and_draws_no_random_numbers(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    make(minutes=0.1)
-    assert list(tmp_path.iterdir()) == []
+def measure(recipe):
+    parts = split_images(tiny.images(), recipe.data.validation, recipe.seed)
+    return measure_speed(recipe, parts, Runtime(threads=2), 1e-4)
+
+
+def test_the_speed_is_that_of_the_steps_after_the_warm_up():
+    recipe, threads = tiny.recipe(), torch.get_num_threads()
+    speed = measure(recipe)
+    assert speed.images_per_second > 0
+    assert speed.parameters == sum(p.numel() for p in tiny.training(recipe).parameters.values())
+    assert torch.get_num_threads() == threads
+
+
+def test_the_steps_of_a_student_are_timed_as_they_are_after_its_start(monkeypatch):
+    """At its start, a step of a student needs no second evaluation of the network."""
+    seen, at = [], Consistency.at
+    monkeypatch.setattr(Consistency, "at", lambda loss, *now: seen.append(now[0]) or at(loss, *now))
+    measure(tiny.recipe(objective="consistency"))
+    assert set(seen) == {0.5}
+
+
+def test_a_run_sees_about_the_images_of_its_forecast(monkeypatch, tmp_path):
+    """The oracle is a training by the same clock."""
+    clock = clocks.install(monkeypatch)
+    changes = {"report__validation_images": "1", "data__size": 8}
+    recipe = clocks.quick_recipe(images="none", minutes=0.6, **changes)
+    images, seconds = forecast_run(recipe, speed_of(recipe))
+    folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock])
+    assert images == pytest.approx(tiny.metrics(folder)[-1]["images"], rel=0.05)
+    assert seconds == pytest.approx(clock.now - 1000, rel=0.05)

@@ -239,27 +239,27 @@ import resource
 import torch
 from ddim.machine.startup import keep_freed_memory
 
-if {keep}:
-    keep_freed_memory()
-for _ in range(3):
-    torch.ones(2**26)  # 256 MB
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-x = torch.ones(2**26)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
+def count_faults():
+    for _ in range(3):
+        torch.ones(2**26)  # 256 MB
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**26)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+with keep_freed_memory():
+    print(count_faults())
+print(count_faults())
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
-def test_freed_memory_is_reused_without_asking_the_system():
-    """Each case runs in a process of its own, because it cannot be undone."""
-
-    def count_faults(keep):
-        words = [sys.executable, "-c", FAULTS.format(keep=keep)]
-        return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
-
+def test_freed_memory_is_reused_without_asking_the_system_inside_the_block_alone():
+    words = [sys.executable, "-c", FAULTS]
+    output = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    inside, after = map(int, output.split())
     # At least one for each 2 MB, or for each 4 kB.
-    assert count_faults(True) < 50 < 100 < count_faults(False)
+    assert inside < 50 < 100 < after
 
 
 @pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "300000"}])

@@ -5,7 +5,7 @@ import diffusers
 import pytest
 import torch
 
-from ddim.exchange.diffusers_weights import convert_to_diffusers
+from ddim.exchange.diffusers import convert_to_diffusers
 from ddim.nn.blocks import Attention
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from oracles import made, normal, shaken

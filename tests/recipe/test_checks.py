@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from ddim.errors import UserError
-from ddim.experiments.sweep.plan import SweepRequest, plan_trials
 from ddim.recipe.checks import check_training, find_other_meaning
 from ddim.recipe.codec import dump, load_recipe, override
 from ddim.recipe.named import RECIPES, find_recipe
@@ -79,8 +78,3 @@ def test_recipes_that_give_weights_another_meaning_differ_in_a_field():
     assert find_other_meaning(one, changed("ddpm", "net.dropout=0.3 optim.lr=1")) is None
     assert find_other_meaning(one, changed("ddpm", "schedule.entries=500")) == "schedule"
     assert find_other_meaning(one, find_recipe("fast")) == "net"
-
-
-def test_a_sweep_of_contradictions_is_refused_like_one_run():
-    with pytest.raises(UserError, match="^conditioning=signal_variance: conditioning signal_variance is"):
-        plan_trials(SweepRequest(recipe="edm", fields={"conditioning": "[c_noise,signal_variance]"}))

@@ -15,8 +15,9 @@ from damage import damage_file, flip_bit
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import NoSpace, NotFinite, Notice, UserError
 from ddim.machine.runtime import Runtime
+from ddim.recipe.codec import load_value
 from ddim.runs import checkpoint
-from ddim.runs.checkpoint import Damaged, find_best, find_newest, read_document, read_tensors, save, verify
+from ddim.runs.checkpoint import Damaged, find_newest, read_document, read_tensors, save, verify
 from ddim.runs.state import Plan, RunState, TrainedOn
 from forging import forge_checkpoint
 
@@ -73,9 +74,9 @@ def test_the_state_of_a_run_comes_back(tmp_path):
     more = {"best": 0.5, "plan": Plan(960, 96, 0.1), "images": TrainedOn("ab", 90), "stopped": "enough"}
     for each in (state, replace(state, **more, due=True)):
         path = save(tmp_path, 3, {}, {"state": each.to_json()})
-        assert RunState.from_json(read_document(path, "state")) == each
+        assert load_value(read_document(path, "state"), RunState) == each
     lost = replace(state, sums={"loss": math.inf}).to_json()
-    assert math.isnan(RunState.from_json(lost).sums["loss"])
+    assert math.isnan(load_value(lost, RunState).sums["loss"])
 
 
 def test_a_checkpoint_folder_has_the_documented_files(tmp_path):
@@ -95,8 +96,7 @@ def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
         crash.put(tmp_path, step, keep=2, best=step <= 20)
     assert names(tmp_path) == ["step-000000020", "step-300000000", "step-4000000000"]
     assert crash.label(find_newest(tmp_path)) == (4_000_000_000, 0)
-    assert crash.label(find_best(tmp_path)) == (20, 0)
-    assert checkpoint.find_best_step(tmp_path) == 20
+    assert crash.label(find_newest(tmp_path, best=True)) == (20, 0)
     checkpoint.remove_later(tmp_path, 20)
     assert names(tmp_path) == ["step-000000020"]
     crash.put(tmp_path, 60, keep=1)
@@ -227,7 +227,7 @@ def test_damaged_checkpoints_are_skipped_until_none_is_left(tmp_path):
         crash.put(tmp_path, step, keep=9, best=step < 30)
     (tmp_path / "step-000000020" / "model.safetensors").write_bytes(b"")
     with pytest.warns(Notice):
-        assert crash.label(find_best(tmp_path)) == (10, 0)
+        assert crash.label(find_newest(tmp_path, best=True)) == (10, 0)
     for step in (30, 10):
         (tmp_path / f"step-{step:09d}" / "state.json").unlink()
     with pytest.warns(Notice, match=r"state\.json is missing"):

@@ -53,7 +53,7 @@ def test_a_name_that_means_nothing_is_explained(run, tmp_path):
         with pytest.raises(UserError, match=f"{word} checkpoint"):
             resolve(name)
     for name in ("small-2", "@guide"):
-        with pytest.raises(UserError, match="is not a folder"):
+        with pytest.raises(UserError, match="does not exist|is not a folder"):
             resolve(name)
     with pytest.raises(UserError, match="perhaps you meant .*small-1"):
         resolve("small-2")

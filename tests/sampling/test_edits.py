@@ -99,8 +99,8 @@ def test_images_of_pillow_are_read_as_their_files(pipeline, tmp_path):
         (lambda run, x: ddim.vary(run, "none.png"), "none.png cannot be read"),
         (lambda run, x: ddim.interpolate(run), "two images, or two seeds"),
         (lambda run, x: ddim.interpolate(run, x, seeds=[3, 7]), "two images, or two seeds"),
-        (lambda run, x: ddim.inpaint(run, x[0], MASK * 0), "white pixels"),
-        (lambda run, x: ddim.interpolate(run, x, 3, STEPS, **GUIDED), "cannot be guided"),
+        (lambda run, x: ddim.inpaint(run, x[0], mask=MASK * 0), "white pixels"),
+        (lambda run, x: ddim.interpolate(run, x, steps=STEPS, **GUIDED), "cannot be guided"),
     ],
 )
 def test_what_an_edit_cannot_use_is_refused(edit, said, run, images):
@@ -146,7 +146,7 @@ def test_a_mask_is_brought_to_the_size_of_the_run_like_its_photo(kind, pipeline,
 
 
 def test_pixels_outside_the_mask_keep_their_bits(pipeline, images):
-    painted = ddim.inpaint(pipeline, [images[0]], MASK, [1, 2], 2, resample=1).images
+    painted = ddim.inpaint(pipeline, [images[0]], [1, 2], 2, mask=MASK, resample=1).images
     keep = ~MASK.bool()
     assert torch.equal(painted[:, :, keep], images[:1, :, keep].expand(2, -1, -1))
     assert (painted[:, :, ~keep] != images[:1, :, ~keep]).any()
@@ -157,8 +157,10 @@ def test_pixels_outside_the_mask_keep_their_bits(pipeline, images):
 IMAGE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 EDITS = {
     "vary": lambda run, **options: ddim.vary(run, IMAGE, 0.9, range(2), STEPS, **options),
-    "inpaint": lambda run, **options: ddim.inpaint(run, IMAGE, MASK, [0], STEPS, resample=2, **options),
-    "interpolate": lambda run, **options: ddim.interpolate(run, None, 3, STEPS, seeds=[3, 7], **options),
+    "inpaint": lambda run, **options: ddim.inpaint(run, IMAGE, [0], STEPS, mask=MASK, resample=2, **options),
+    "interpolate": lambda run, **options: ddim.interpolate(
+        run, seeds=[3, 7], frames=3, steps=STEPS, **options
+    ),
 }
 
 
@@ -170,8 +172,8 @@ def test_a_guided_edit_evaluates_two_networks_in_its_interval_only(name, pipelin
     assert torch.equal(plain.images, off.images)
     assert not torch.allclose(plain.images, guided.images, atol=1e-3)
     assert plain.calls == far.calls == guided.calls / 2
-    assert guided.facts["guide"]["name"] == "@guide"
-    assert "guidance" not in plain.facts
+    assert guided.to_json()["guide"]["name"] == "@guide"
+    assert "guidance" not in plain.to_json()
 
 
 @pytest.mark.parametrize(("name", "count"), [("vary", 2), ("inpaint", 1), ("interpolate", 3)])
@@ -202,10 +204,10 @@ def test_the_ends_of_a_guided_interpolation_are_the_guided_samples(pipeline):
 
 SAVED = {
     "vary A --strength 0.6 -n 2 --seed 2": lambda run, a, b, m: ddim.vary(run, a, 0.6, [2, 3], STEPS),
-    "inpaint A --mask MASK -n 1 --seed 1": lambda run, a, b, m: ddim.inpaint(run, a, m, [1], STEPS),
-    "interpolate A B --frames 3": lambda run, a, b, m: ddim.interpolate(run, [a, b], 3, STEPS),
-    "interpolate --seeds 3,8": lambda run, a, b, m: ddim.interpolate(run, steps=STEPS, seeds=[3, 8]),
-    "invert A B": lambda run, a, b, m: ddim.invert(run, [a, b], STEPS),
+    "inpaint A --mask MASK -n 1 --seed 1": lambda run, a, b, m: ddim.inpaint(run, a, [1], STEPS, mask=m),
+    "interpolate A B --frames 3": lambda run, a, b, m: ddim.interpolate(run, a, b, frames=3, steps=STEPS),
+    "interpolate --seeds 3,8": lambda run, a, b, m: ddim.interpolate(run, seeds=[3, 8], steps=STEPS),
+    "invert A B": lambda run, a, b, m: ddim.invert(run, a, b, steps=STEPS),
 }
 
 
@@ -215,9 +217,9 @@ def test_a_notebook_saves_the_folder_of_the_command(words, run, files, tmp_path,
     out = tmp_path / "command"
     assert main([name, str(run), *options, "--steps", str(STEPS), "--out", str(out)]) == 0
     edit = SAVED[words](run, files["A"], files["B"], files["MASK"])
-    said = capsys.readouterr().err
-    assert all(note in said for note in edit.notes)
-    assert edit.save(tmp_path / "notebook") == tmp_path / "notebook"
+    assert edit.save(tmp_path / "notebook") == edit.folder == tmp_path / "notebook"
+    assert str(edit).replace("/notebook/", "/command/") == capsys.readouterr().out.rstrip()
+    assert all(note in edit.details for note in edit.notes)
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / f).iterdir()} for f in ("notebook", "command"))
     records = [json.loads(each.pop("record.json")) for each in (one, two)]
     assert one == two
@@ -243,7 +245,7 @@ def test_files_in_the_folder_are_recorded_by_their_paths_in_it(pipeline, files, 
     image = tmp_path / "inputs" / "a.png"
     image.parent.mkdir()
     image.write_bytes(files["A"].read_bytes())
-    edit = ddim.invert(pipeline, image, 2)
+    edit = ddim.invert(pipeline, image, steps=2)
     for folder, name in ((tmp_path, "inputs/a.png"), (tmp_path / "out", str(image))):
         edit.save(folder)
         assert json.loads((folder / "record.json").read_text())["images"] == [name]

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -145,10 +146,12 @@ def test_the_recipe_of_a_run_has_its_number_of_classes():
 
 def test_other_images_get_the_class_of_their_folder_name_or_none():
     recipe, other = count_classes(LABELLED, coloured()), replace(coloured(), classes=("green", "blue"))
-    assert label_any_images(recipe, ("blue", "red"), other, np.arange(4)).tolist() == [NULL, 0, NULL, 0]
+    run = SimpleNamespace(recipe=recipe, classes=("blue", "red"), clusters=None)
+    assert label_any_images(run, other, np.arange(4)).tolist() == [NULL, 0, NULL, 0]
     unsorted = replace(other, labels=None, classes=())
-    assert label_any_images(recipe, ("blue", "red"), unsorted, np.arange(3)).tolist() == [NULL] * 3
-    assert label_any_images(tiny.BASE, (), other, np.arange(3)) is None
+    assert label_any_images(run, unsorted, np.arange(3)).tolist() == [NULL] * 3
+    run.recipe = tiny.BASE
+    assert label_any_images(run, other, np.arange(3)) is None
 
 
 # --- networks -----------------------------------------------------------------------------------------------

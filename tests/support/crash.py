@@ -189,8 +189,7 @@ def read_folder(run):
 
 def newest(run):
     """Return the labels of the newest checkpoint and of the best one."""
-    find = (checkpoint.find_newest, checkpoint.find_best)
-    return [label(each(run / PLACE)) for each in find]
+    return [label(checkpoint.find_newest(run / PLACE, best=best)) for best in (False, True)]
 
 
 def begin(run):

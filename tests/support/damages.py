@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -25,9 +26,7 @@ from ddim.diffusion.samplers import DDIM
 from ddim.errors import UserError
 from ddim.evaluation.record import read_evaluation
 from ddim.experiments.index import read_run
-from ddim.experiments.sweep.folder import begin_sweep, read_sweep
-from ddim.experiments.sweep.outcome import Outcome, read_outcome
-from ddim.experiments.sweep.plan import SweepRequest
+from ddim.experiments.sweep import Outcome, read_outcome, read_sweep
 from ddim.files import read_sealed, write_sealed
 from ddim.runs import checkpoint
 from ddim.runs.averages import read_stored
@@ -36,6 +35,7 @@ from ddim.sampling.image_features import keep_part, read_part
 from ddim.sampling.sampling_setup import Guidance, save_guidance
 from ddim.sampling.searched import find_saved_grid, save_grid
 from run_folders import make, write_evaluation
+from sweeping import plan_sweep
 
 
 def flip(data, draw):
@@ -125,12 +125,11 @@ def write_documents(folder):
     write_evaluation(run, 1, kid=0.1)
     record = run / "evaluations" / "1" / "record.json"
     write_sealed(record, read_sealed(record))
-    sweep = begin_sweep(
-        SweepRequest(recipe="smoke", fields={"objective.error": "[l1,mse]"}), folder / "sweep"
-    )
-    sweep.make_folders()
-    outcome = folder / "sweep" / "results" / "1.json"
-    Outcome(0, 12.5, "finished", 0.25).write(outcome)
+    sweep = plan_sweep(folder / "sweep", ["1", "2"])
+    write_sealed(folder / "sweep" / "sweep.json", read_sealed(folder / "sweep" / "sweep.json"))
+    outcome = sweep.outcome_file(sweep.trials[0])
+    outcome.parent.mkdir()
+    write_sealed(outcome, asdict(Outcome(0, "finished", 12.5, 0.25)))
 
     def facts():
         found = read_run(run)

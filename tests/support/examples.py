@@ -131,7 +131,7 @@ class Page:
     def call(self, words, where):
         """Run a command of ddim in this process; it must succeed."""
         if words[:2] == ["search", "STUDENT"]:
-            # It measures eight grids with many samples each: tests/evaluation/test_level_search.py.
+            # It measures eight grids with many samples each: tests/evaluation/test_search.py.
             build_parser("search").parse_args(words[1:])
             return
         said = StringIO()
@@ -155,9 +155,9 @@ class Page:
                 made.append("1")
             elif last == "-n" and word.isdigit():
                 made.append(str(min(int(word), 4 if words[0] in DRAWING else self.samples)))
-            elif words[0] == "sweep" and any("=[" in field for field in made):
+            elif words[0] == "sweep" and any("," in value for value in made):
                 # Only the first field keeps all its values.
-                made.append(re.sub(r"=\[([^,\]]+),.*\]", r"=\1", word))
+                made.append(word.split(",")[0])
             elif "*" in word and "=" not in word:
                 made += sorted(glob.glob(word)) or [word]
             else:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ddim.evaluation.evaluate
-import ddim.experiments.sweep.worker  # noqa: F401  (imported before the forks)
+import ddim.experiments.trial_queue  # noqa: F401  (imported before the forks)
 import ddim.metrics.features
 import stubs
 from ddim.errors import NoSpace
@@ -44,7 +44,7 @@ class Command:
 
 
 def _commands(home):
-    run, sweep = str(home / "run"), ["sweep", "blossoms:60", "optim.lr=[1e-3,2e-3]"]
+    run, sweep = str(home / "run"), ["sweep", "blossoms:60", "--optim.lr", "1e-3,2e-3"]
     short = ["--recipe", "smoke", "--images", "160"]
     return [
         Command("train", ["train", *LONGER, "--report.events", "6"], resume=True),

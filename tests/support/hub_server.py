@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from ddim.exchange.publishing import write_published
+from ddim.exchange.hub import write_published
 from ddim.runs.checkpoint import MANIFEST
 from ddim.sampling.pipeline import load
 from forging import forge_checkpoint

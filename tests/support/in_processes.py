@@ -101,7 +101,7 @@ def train(name, updates):
 
     def part(batch, which, *given):
         denoise, x0, eps = original(batch, which, *given)
-        t, _ = draw_times(run.recipe, batch.uniform, run.memory)
+        t, _ = draw_times(run.recipe, batch.uniform, run.past_losses)
         labels = [] if isinstance(denoise, Model) else [denoise.label, denoise.augment]
         values = [x0, t[which], eps, *(value for value in labels if value is not None)]
         for k, row in enumerate(range(len(batch.uniform))[which]):

@@ -23,8 +23,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import ddim.evaluation.evaluate
-import ddim.evaluation.grid_search
-import ddim.experiments.sweep.worker
+import ddim.evaluation.search
+import ddim.experiments.trial_queue
 import ddim.metrics.features
 import stubs
 from ddim.machine.signals import stop_on_signals
@@ -83,12 +83,13 @@ def _phases(folder):
         Phase("diagnose", ["diagnose", run]),
         Phase("likelihood", ["likelihood", run, "-n", "24", "--part", "train"]),
         Phase("memorisation", ["memorisation", run, "-n", "40"]),
-        Phase("ablate", ["ablate", run], out=False),
         Phase("plan", ["plan", "blossoms:60", "--recipe", "smoke"], out=False),
         Phase("data", ["data", str(folder / "photos"), "--size", "32"], out=False, fresh=True),
-        Phase("search", ["search", run, "--steps", "3", "--seeds", "2"]),
+        Phase("search", ["search", run, "--steps", "3", "-n", "2"]),
         Phase(
-            "sweep", ["sweep", "blossoms:60", "optim.lr=[1e-3,2e-3]", *SMOKE, "480", "--jobs", "2"], longest=8
+            "sweep",
+            ["sweep", "blossoms:60", "--optim.lr", "1e-3,2e-3", *SMOKE, "480", "--jobs", "2"],
+            longest=8,
         ),
     ]
 

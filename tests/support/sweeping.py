@@ -1,16 +1,17 @@
 """Sweeps with trials that take no time; `python sweeping.py SWEEP GRACE PAUSE` is one worker of such a sweep.
 
 A trial counts to `STEPS` instead of training. Like a training it locks its run folder, resumes where it
-stopped, does nothing if it is finished, and writes the files of a run.
+stopped, does nothing if it is finished, and writes the files of a run. Its validation error is the learning
+rate of its recipe, if it has one.
 """
 
 import json
 import sys
-from pathlib import Path
+from functools import partial
+from unittest.mock import patch
 
-from ddim.experiments.sweep.folder import read_sweep
-from ddim.experiments.sweep.trial_queue import TrialQueue
-from ddim.experiments.sweep.worker import run_trials
+import ddim
+from ddim.experiments.sweep import read_sweep
 
 STEPS = 4
 
@@ -20,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from ddim.errors import Locked
 from ddim.files import lock_folder
-run, pause = Path(sys.argv[1]), float(sys.argv[2])
+run, pause, rate = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 run.mkdir(parents=True, exist_ok=True)
 with ExitStack() as locked:
     try:
@@ -34,27 +35,35 @@ with ExitStack() as locked:
         print(done, file=starts)
     for step in range(done + 1, {STEPS} + 1):
         time.sleep(pause)
-        print(json.dumps({{"step": step, "images": step}}), file=log, flush=True)
+        print(json.dumps({{"step": step, "images": step, "image_mae": rate}}), file=log, flush=True)
     if done < {STEPS}:
         with (run / "ended").open("a") as ended:
             print("ended", file=ended)
 """
 
 
-def plan_sweep(folder, names, search=None, storage=None):
+def plan_sweep(folder, names, storage=None):
     """Return a planned sweep of trials with these names."""
     trials = [{"name": name, "fields": {"optim.lr": name}, "recipe": {"name": "stub"}} for name in names]
     folder.mkdir(parents=True, exist_ok=True)
-    request = {"fields": {"seed": "[0,1]"}, "search": search}
-    study = {"storage": storage, "study": folder.name, "base": {}}
-    document = {"schema": 1, "kind": "sweep", "request": request, **study, "trials": trials}
+    study = {"storage": storage, "study": folder.name, "base": {}, "request": {"fields": {"optim.lr": "1,2"}}}
+    document = {"schema": 2, "kind": "sweep", **study, "trials": trials}
     (folder / "sweep.json").write_text(json.dumps(document))
     return read_sweep(folder)
 
 
-def counting(planned, pause=0.01):
+def count(sweep, trial, jobs=1, threads=None, pause=0.01):
     """Return the commands of a trial that counts, `pause` seconds a step."""
-    return lambda trial: [[sys.executable, "-c", TRIAL, str(planned.run_folder(trial)), str(pause)]]
+    rate = (trial.fields or {}).get("optim.lr", "0")
+    rate = rate if rate[0].isdigit() else "0"
+    return [[sys.executable, "-c", TRIAL, str(sweep.run_folder(trial)), str(pause), rate]]
+
+
+def work(folder, jobs=1, commands=count, grace=60):
+    """Be a worker, and return the sweep; `commands` replaces `trial_commands`."""
+    replaced = patch("ddim.experiments.sweep.trial_commands", commands)
+    with replaced, patch("ddim.experiments.trial_queue.GRACE", grace):
+        return ddim.sweep(out=folder, jobs=jobs)
 
 
 def lines(path):
@@ -63,6 +72,4 @@ def lines(path):
 
 
 if __name__ == "__main__":
-    there = read_sweep(Path(sys.argv[1]))
-    queue = TrialQueue(there, grace=int(sys.argv[2]))
-    run_trials(there, commands=counting(there, float(sys.argv[3])), queue=queue)
+    work(sys.argv[1], 1, partial(count, pause=float(sys.argv[3])), int(sys.argv[2]))

@@ -18,7 +18,7 @@ RECIPE = tiny.recipe(images=32, data__size=16)
 def busy(monkeypatch):
     """A function that says how many of two cores other programs use before each validation."""
     monkeypatch.setattr(loop, "count_cores", lambda: 2)
-    monkeypatch.setattr(loop, "MEASURED", 0.0)
+    monkeypatch.setattr(loop, "METER_SECONDS", 0.0)
     monkeypatch.setattr("ddim.training.machine.count_allowed", lambda: 2)
 
     def use(*cores):

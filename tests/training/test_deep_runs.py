@@ -10,7 +10,7 @@ import ddim
 import tiny
 from ddim.cli.train import check_resumed_recipe
 from ddim.errors import UserError
-from ddim.evaluation.likelihood import bits_per_dim
+from ddim.evaluation.likelihood import likelihood
 from ddim.recipe.codec import override
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load
@@ -93,5 +93,5 @@ def test_an_array_has_its_size_by_default_and_its_options_need_not_be_repeated_t
 
 def test_measures_of_8_bits_are_refused_and_a_diagnosis_of_floats_names_no_rounding(runs):
     with pytest.raises(UserError, match="are measured for 8-bit images, but this run has uint16"):
-        bits_per_dim(runs["eight"])
-    assert ddim.diagnose(runs["floats"], 4, 2, progress=False).noise_range.cleanest is None
+        likelihood(runs["eight"])
+    assert ddim.diagnose(runs["floats"], 4, 2, progress=False).record["noise_range"]["cleanest"] is None

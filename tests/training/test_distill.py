@@ -12,7 +12,7 @@ import tiny
 from ddim.diffusion.loss import Consistency
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
-from ddim.exchange.publishing import hide_folders
+from ddim.exchange.card import hide_folders
 from ddim.recipe.checks import check_training
 from ddim.recipe.codec import override
 from ddim.recipe.named import RECIPES, find_recipe

@@ -91,7 +91,7 @@ CASES = {
 
 def fill_memory(monkeypatch, most, error, first=0):
     """Let a part of a batch of more than `most` images fail from step `first` on; returns the failures."""
-    sound, step, failures, reached = Batch.part, Trainer.advance, [], []
+    sound, step, failures, reached = Batch.micro_batch, Trainer.advance, [], []
 
     def part(batch, which, *given):
         found = sound(batch, which, *given)
@@ -102,7 +102,7 @@ def fill_memory(monkeypatch, most, error, first=0):
         return found
 
     monkeypatch.setattr(Trainer, "advance", lambda run: [step(run), reached.append(0)][0])
-    monkeypatch.setattr(Batch, "part", part)
+    monkeypatch.setattr(Batch, "micro_batch", part)
     return failures
 
 

@@ -190,4 +190,4 @@ def test_an_error_that_is_not_finite_is_not_the_best(tmp_path, monkeypatch):
     errors = iter((math.nan, 0.5, math.nan, -math.inf, 0.4, math.nan))
     monkeypatch.setattr("ddim.training.loop.validate", lambda run: {"image_mae": next(errors)})
     folder = tiny.train(tiny.recipe(report__best="image_mae", report__events=6, images=48), tmp_path / "run")
-    assert checkpoint.find_best(folder / "checkpoints").name == "step-000000005"
+    assert checkpoint.find_newest(folder / "checkpoints", best=True).name == "step-000000005"

@@ -137,7 +137,7 @@ def test_the_newest_run_of_the_same_recipe_is_found(whole, tmp_path):
 
 def test_options_of_the_machine_may_change_at_a_resume_and_stay(tmp_path):
     folder = tiny.train_until_crash(tiny.BASE, tmp_path / "run", tiny.CrashAtSave(1))
-    best, chosen = checkpoint.find_best(folder / "checkpoints"), []
+    best, chosen = checkpoint.find_newest(folder / "checkpoints", best=True), []
 
     class Watch(Callback):
         def on_start(self, training, folder):
@@ -148,7 +148,7 @@ def test_options_of_the_machine_may_change_at_a_resume_and_stay(tmp_path):
         resume(folder, machine=machine, callbacks=[Watch()])
     assert chosen == [(2, "bf16"), (2, "bf16"), (1, "bf16")]
     # A run that is stopped at once keeps its best checkpoint.
-    assert checkpoint.find_best(folder / "checkpoints") == best
+    assert checkpoint.find_newest(folder / "checkpoints", best=True) == best
 
 
 def test_a_finished_run_is_left_as_it_is(whole):
@@ -167,7 +167,7 @@ def test_the_best_and_the_newest_two_checkpoints_are_kept_and_a_resumed_run_reme
     folder = resume(tiny.train_until_crash(recipe, tmp_path / "run", tiny.CrashAtSave(8)))
     for run in (whole, folder):
         assert {int(path.name[5:]) for path in (run / "checkpoints").iterdir()} == {9, 10, least}
-        assert checkpoint.find_best(run / "checkpoints").name == f"step-{least:09d}"
+        assert checkpoint.find_newest(run / "checkpoints", best=True).name == f"step-{least:09d}"
 
 
 @pytest.mark.parametrize("net", ["batch norm", "group norm"])

@@ -101,7 +101,7 @@ def test_a_run_from_another_that_was_killed_early_starts_from_it_again(whole, tm
 
 
 MISTAKES = {
-    "a parent that is missing": ({"source": Path("nowhere")}, "run nowhere is not a folder"),
+    "a parent that is missing": ({"source": Path("nowhere")}, "run nowhere does not exist"),
     "a network that does not fit": (
         {"recipe": tiny.recipe("keras"), "source": "parent"},
         "do not fit the network of recipe",

@@ -28,7 +28,7 @@ def values(folder, name):
 
 
 def best_step(folder):
-    return int(checkpoint.find_best(folder / "checkpoints").name[5:])
+    return int(checkpoint.find_newest(folder / "checkpoints", best=True).name[5:])
 
 
 def test_means_by_log_snr_use_the_values_in_each_bin():

@@ -10,7 +10,7 @@ import ddim
 import tiny
 from ddim.cli import main
 from ddim.errors import UserError
-from ddim.evaluation.likelihood import bits_per_dim
+from ddim.evaluation.likelihood import likelihood
 from ddim.sampling.images import open_run_images
 from ddim.sampling.labels import VectorLabel, draw_rows_of_training, find_vectors
 from ddim.sampling.pipeline import load
@@ -112,9 +112,9 @@ def test_likelihoods_condition_only_the_images_of_the_run_on_vectors(given, tmp_
     chosen = recipe(given, schedule__max_signal=0.9999, images=8)
     run = load(tiny.train(chosen, tmp_path / "run", str(given / "grays.npy")))
     vectors = open_run_images(run).images.vectors
-    found = bits_per_dim(run, n=3, steps=2, progress=False).record["reference"]
+    found = likelihood(run, n=3, steps=2, progress=False).record["reference"]
     assert np.allclose(found["labels"], vectors[found["images"]])
-    found = bits_per_dim(run, str(given / "grays.npy"), n=3, steps=2, progress=False).record["reference"]
+    found = likelihood(run, str(given / "grays.npy"), n=3, steps=2, progress=False).record["reference"]
     assert found["labels"] == [None] * 3
 
 

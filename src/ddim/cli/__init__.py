@@ -101,9 +101,8 @@ def _run_words(argv: list[str]) -> int:
 
 def _run_command(name: str, words: list[str]) -> int:
     """Run a command with its words, in the surroundings of all commands."""
-    keep_freed_memory()
     rank = read_rank()
-    with stop_on_signals(), ExitStack() as stack:
+    with stop_on_signals(), keep_freed_memory(), ExitStack() as stack:
         if count_launched() > 1:
             if name not in SHARED:
                 raise UserError(f"ddim {name} runs in one process: call it without torchrun")

@@ -24,7 +24,7 @@ from ddim.files import read_sealed
 from ddim.metrics.catalogue import LEAST
 from ddim.plots.pictures import split_sheet
 from ddim.plots.preview import arrange_preview, can_preview, render_preview
-from ddim.runs.checkpoint import find_best, parse_step
+from ddim.runs.checkpoint import find_newest, parse_step
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.log import read_metrics
 from ddim.sampling.pipeline import read_run_recipe
@@ -203,7 +203,7 @@ class Console(Display):
         say(self.ended or f"run {folder} is finished: nothing to resume")
         recipe = read_run_recipe(folder)
         options = (" --label all" if recipe.data.labels is True else "") + self.own
-        best, lines = find_best(folder / CHECKPOINTS), read_metrics(folder)
+        best, lines = find_newest(folder / CHECKPOINTS, best=True), read_metrics(folder)
         saved = parse_step(best.name) if best else None
         if saved is not None and lines and saved < lines[-1]["step"]:
             command = f"ddim sample {quote(f'{folder}/best')}{options}"

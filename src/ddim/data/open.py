@@ -111,10 +111,10 @@ def find_source(text: str, reading: Reading = AS_FILES_SAY) -> Source:
     elif name in NAMED and (copy or text == name):
         return open_named(name, Path(os.path.expanduser(copy)) if copy else None)
     near = [entry.name for entry in path.parent.glob("*") if entry.is_dir()]
-    raise UserError(
-        f"{text!r} is neither a folder, a .zip, .tar, .npy, .npz or .parquet file, nor a data set "
-        f"({', '.join(NAMES)}){suggest(path.name, near) or suggest(name, NAMES)}"
-    )
+    kinds = "neither a folder nor a .zip, .tar, .npy, .npz or .parquet file"
+    missing = kinds if os.path.lexists(path) else "missing"
+    hint = suggest(path.name, near) or suggest(name, NAMES)
+    raise UserError(f"{text!r} is {missing}, and no data set ({', '.join(NAMES)}) has this name{hint}")
 
 
 def _open_path(path: Path, reading: Reading) -> Source | None:

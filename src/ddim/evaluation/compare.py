@@ -17,10 +17,10 @@ from ddim.evaluation.guidance_name import name_interval
 from ddim.evaluation.record import FEATURES, FOLDER, Evaluation, list_evaluations, read_evaluation
 from ddim.files import hash_file
 from ddim.metrics.catalogue import find_metric, metric_name
-from ddim.metrics.estimate import Estimate
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid_difference
 from ddim.metrics.prdc import prdc
+from ddim.metrics.statistics import Estimate
 from ddim.plots.table import Table, Tabular, format_interval
 from ddim.recipe.options import flatten
 from ddim.runs.names import is_run_folder
@@ -130,7 +130,7 @@ class Comparison(Tabular):
 
     @property
     def notes(self) -> list[str]:
-        """Intervals of values and differences, why rows are not ranked, and runs without an evaluation."""
+        """The intervals of values and differences, and what is not ranked or not evaluated, with reasons."""
         notes, first = [], next(row for row in self.rows if row.evaluation is self.first)
         for name, row in zip(self.names, self.rows, strict=True):
             found = row.evaluation.metrics.get(self.metric) or Estimate(None, None, None)

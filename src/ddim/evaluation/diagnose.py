@@ -1,40 +1,49 @@
-"""Diagnose a run by its errors and calibration at each noise level, and by the times that training draws.
+"""Diagnose a run: its errors and calibration at each noise level, and the noise levels that its images need.
 
-The diagnosis also has the range of useful noise levels and the gradient noise scale.
+The optimal prediction of the noise, E[eps | x_t], is orthogonal to its own error at every noise level:
+E[eps_hat . (eps - eps_hat)] = 0. The regression of eps on eps_hat then has slope 1. A slope below 1 means
+that predictions are too large; a slope above 1 means that they are too small. Multiplied by the slope, the
+predictions have the smallest squared error. All this holds for the squared error. A network that is trained
+on the absolute error may have another slope, if the distribution of the noise given x_t is skewed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.data import Images, SplitImages
+from ddim.data import Images
 from ddim.data.images import gather_batch, to_unit
-from ddim.diffusion.denoiser import Denoiser, with_gradients
+from ddim.data.values import Values
+from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.grids import equal_log_snr_times
-from ddim.diffusion.schedules import Schedule
-from ddim.diffusion.times import log_snr_bins, log_snr_range, midpoints, plateaus
+from ddim.diffusion.loss import denoising_error
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.schedules import Schedule, variance_preserving
+from ddim.diffusion.times import BIN, log_snr_bins, log_snr_range, midpoints, plateaus
 from ddim.errors import UserError, check_count
-from ddim.evaluation.copies import draw_subset
-from ddim.evaluation.denoising import LevelErrors, measure_errors
-from ddim.evaluation.diagnosis_report import Diagnosis
-from ddim.evaluation.gradient_noise import (
-    collect_gradients,
-    estimate_noise_scale,
-    find_loss,
-    load_loss_memory,
-)
-from ddim.evaluation.noise_range import NoiseRange, find_noise_range
-from ddim.evaluation.run_folder import load_given_run
+from ddim.evaluation.run_folder import Recorded, open_run_folder, write_result
 from ddim.machine.progress import Progress, ignore_progress, with_bar
+from ddim.metrics.statistics import Estimate, estimate_difference, estimate_mean, estimate_ratio
+from ddim.plots import charts
+from ddim.runs import checkpoint
 from ddim.sampling.images import open_run_images
 from ddim.sampling.labels import label_images
 from ddim.sampling.pipeline import LoadedRun, evaluating
+from ddim.sampling.record import make_record
 from ddim.training.batches import draw_times
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 IMAGES, LEVELS = 128, 12
 """The default number of images of each part (training, held out), and the default number of noise levels."""
@@ -42,96 +51,238 @@ IMAGES, LEVELS = 128, 12
 SPECTRUM = 512
 """Largest number of training images from which the useful noise levels are computed."""
 
+DISTINGUISHABLE = 0.02
+"""Divergence in nats below which noisy images count as noise.
+
+By Pinsker's inequality, a test on one image is then right at most 55 % of the time.
+"""
+
+
+class Diagnosis(Recorded):
+    """The record of a diagnosis; its rows are the noise levels, the cleanest first."""
+
+    @property
+    def verdict(self) -> str:
+        """Whether the run denoises its training images better than new images."""
+        gap = self.record["gap"]
+        if gap is None:
+            return "memorisation cannot be measured: fewer than two images were held out"
+        if gap["overall"]["low"] > 0:
+            more = f"{100 * gap['overall']['value']:.1f} %"
+            return f"the run memorises: its error on new images is {more} larger than on its training images"
+        return "no memorisation is seen: new images are denoised about as well as training images, or better"
+
+    @property
+    def title(self) -> str:
+        """The numbers of images on which the errors were measured, and the file of the figure."""
+        counts = {"training": self.record["train"], "held-out": self.record["held_out"]}
+        used = [f"{side['images']:,} {name} images" for name, side in counts.items() if side]
+        return f"errors on {' and '.join(used)}: {self.folder}/figure.png"
+
+    @property
+    def notes(self) -> list[str]:
+        """The findings that the table does not show, one sentence each."""
+        return list(_list_findings(self.record))
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return one dictionary for each noise level, with the errors on held-out images.
+
+        If no images were held out, the errors on training images replace them.
+        """
+        errors, gap = self.record["held_out"] or self.record["train"], self.record["gap"]
+        columns = {
+            "log_snr": errors["log_snr"],
+            "noise_mse": errors["noise_mse"]["value"],
+            "noise_mse_low": errors["noise_mse"]["low"],
+            "noise_mse_high": errors["noise_mse"]["high"],
+            "image_mse": errors["image_mse"]["value"],
+            "slope": errors["slope"]["value"],
+            **({"gap_to_training": gap["by_level"]["value"]} if gap else {}),
+        }
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def _shown_rows(self) -> Sequence[Mapping[str, Any]]:
+        return self.to_records()
+
 
 @with_bar
-@with_gradients
 def diagnose(
     run: str | Path | LoadedRun,
     images: int = IMAGES,
-    count: int = LEVELS,
+    levels: int = LEVELS,
     *,
+    out: str | Path | None = None,
     progress: Progress = ignore_progress,
 ) -> Diagnosis:
-    """Measure denoising errors, calibration, noise range and gradient noise of a run on its own images.
+    """Measure the errors of a run at each noise level.
 
-    Errors are measured at `count` noise levels in equal steps of log-SNR.
+    Training images and held-out images are denoised at equal steps of log-SNR, the cleanest first. Columns:
+
+        noise_mse, image_mse  errors of the predictions, in model units
+        slope                 regression of the true on the predicted noise: 1 is
+                              calibrated; below 1, the predictions are too large
+        gap_to_training       how much larger the error is on held-out images
 
     Args:
-        run: a run folder, or the result of `ddim.load`.
-        images: largest number of training images, and of held-out images, whose errors are measured.
-        count: number of noise levels.
-        progress: called while images are decoded and denoised, and while gradients are computed.
+        run: a run folder.
+        images: largest number of training images, and of held-out images, to measure.
+        levels: number of noise levels.
+        out: a new or empty folder for the results (default: RUN/diagnostics/N).
+
+    Other Parameters:
+        progress: called while images are decoded and denoised.
+
+    Returns:
+        The errors at each noise level; its folder has record.json and figure.png.
 
     Raises:
-        UserError: if `images` or `count` is below 2, or the images of the run are missing or have changed.
-            Also if the run has fewer than two training images.
+        UserError: if the images of the run are missing, have changed, or are fewer than two.
+
+    Commands:
+        ddim diagnose runs/photos-fast-1
+        ddim diagnose runs/photos-fast-1 --images 500 --levels 20
     """
     check_count("images", images, 2)
-    check_count("levels", count, 2)
-    run = load_given_run(run)
+    check_count("levels", levels, 2)
+    run = open_run_folder(run, out)
     own = open_run_images(run, progress)
     if len(own.train) < 2:
         raise UserError(f"a diagnosis needs at least 2 training images, got {len(own.train)}")
-    memory, schedule = load_loss_memory(run), run.recipe.schedule
-    even, batch = midpoints().to(run.runtime.exact_device), run.recipe.optim.batch
+    schedule, even = run.recipe.schedule, midpoints().to(run.runtime.exact_device)
+    memory = run.recipe.objective.times.memory(run.runtime.exact_device)
+    if memory:
+        memory.restore(checkpoint.read_tensors(run.checkpoint.path, "times"))
     with run.runtime:
-        return Diagnosis(
-            train=measure_run_errors(run, own, own.train, images, count, progress),
-            held_out=measure_run_errors(run, own, own.validation, images, count, progress)
-            if len(own.validation) > 1
-            else None,
-            uniform_times=log_snr_shares(schedule, even),
-            training_times=log_snr_shares(schedule, draw_times(run.recipe, even, memory)[0]),
-            plateaus=plateaus(schedule),
-            split=(len(own.train), len(own.validation)),
-            schedule_range=log_snr_range(schedule),
-            noise_range=_find_noise_range(run, own),
-            noise_scale=estimate_noise_scale(
-                collect_gradients(run, own, find_loss(run), memory, progress), batch
-            ),
-            batch=batch,
-        )
+        parts = [draw_subset(part, images) for part in (own.train, own.validation) if len(part) > 1]
+        errors = [measure_run_errors(run, own.images, part, levels, progress) for part in parts]
+        train, held_out = errors[0], errors[1] if len(errors) > 1 else None
+        gap = held_out and measure_gap(train, held_out)
+        times = {"uniform": even, "training": draw_times(run.recipe, even, memory)[0]}
+        some = list(to_model_batches(run, own.images, draw_subset(own.train, SPECTRUM)))
+        content = {
+            "train": train.to_json(),
+            "held_out": held_out and held_out.to_json(),
+            "gap": gap and {name: part.to_json() for name, part in vars(gap).items()},
+            "times": {name: log_snr_shares(schedule, drawn) for name, drawn in times.items()},
+            "plateaus": [{"log_snr": level, "share": share} for level, share in plateaus(schedule).items()],
+            "schedule": dict(zip(("cleanest", "noisiest"), log_snr_range(schedule), strict=True)),
+            "noise_range": find_noise_range(torch.cat(some).float().cpu(), run.pixels.std, run.values),
+        }
+    record = make_record("diagnosis", content, run)
+    at = run.checkpoint
+    figure = draw_diagnosis(record, f"{at.run.resolve().name}, step {at.state.step}, {at.weights} weights")
+    pictures = {"figure.png": charts.rasterise(figure)}
+    return Diagnosis(record, write_result(run, "diagnostics", out, record, pictures))
+
+
+# Errors
+
+
+@dataclass(frozen=True)
+class LevelErrors:
+    """Errors of N images at L noise levels, (N, L) float64: means over pixels and channels, in model units.
+
+    Attributes:
+        log_snr: the log-SNR (L,) of the noise levels.
+        noise_mse: squared error of the predicted noise eps_hat.
+        noise_mae: absolute error of the predicted noise.
+        image_mse: squared error of the predicted clean image.
+        image_mae: absolute error of the predicted clean image.
+        power: the square of the predicted noise, eps_hat^2.
+        inner: the predicted noise times its error, eps_hat * (eps - eps_hat).
+    """
+
+    log_snr: np.ndarray
+    noise_mse: np.ndarray
+    noise_mae: np.ndarray
+    image_mse: np.ndarray
+    image_mae: np.ndarray
+    power: np.ndarray
+    inner: np.ndarray
+
+    @property
+    def slope(self) -> Estimate:
+        """The slope (L,) of the regression of eps on eps_hat, through the origin; 1 for the optimum."""
+        return estimate_ratio(self.power + self.inner, self.power)
+
+    @property
+    def residual(self) -> Estimate:
+        """The mean (L,) of eps_hat * (eps - eps_hat) over images and pixels; 0 for the optimal denoiser."""
+        return estimate_mean(self.inner)
+
+    @property
+    def miscalibrated(self) -> np.ndarray:
+        """The share (L,) of the noise MSE that vanishes if eps_hat is multiplied by the slope."""
+        return self.inner.mean(0) ** 2 / (self.power.mean(0) * self.noise_mse.mean(0))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the means over images with their 95 % confidence intervals, as JSON."""
+        means = ("noise_mse", "noise_mae", "image_mse", "image_mae")
+        return {
+            "images": len(self.noise_mse),
+            "log_snr": self.log_snr.tolist(),
+            **{name: estimate_mean(getattr(self, name)).to_json() for name in means},
+            "slope": self.slope.to_json(),
+            "residual": self.residual.to_json(),
+            "miscalibrated": self.miscalibrated.tolist(),
+        }
+
+
+@torch.no_grad()
+def measure_errors(
+    batches: Iterable[tuple[Denoiser, Tensor]],
+    times: Tensor,
+    seed: int = 0,
+    precise: AbstractContextManager[object] | None = None,
+) -> LevelErrors:
+    """Return the denoising errors of images at each of the times (L,).
+
+    Args:
+        batches: pairs (denoiser, images). The images are (B, C, H, W) in model units, and the denoiser is
+            conditioned on their labels.
+        times: the times (L,).
+        seed: image i gets the noise of seed `seed` + i, however the images are divided into batches.
+        precise: a context manager that sets the precision of the network; None does not change it.
+    """
+    rows, levels, first = [], times, seed
+    with precise or nullcontext():
+        for denoise, x0 in batches:
+            levels = denoise.schedule(times).log_snr
+            noise = Noise(range(first, first + len(x0)))
+            first += len(x0)
+            found = [denoising_error(denoise, x0, t, noise.like(x0)) for t in times]
+            rows.append(torch.stack([torch.stack([*error.values()]) for error in found], 2))
+    return LevelErrors(levels.numpy(), *torch.cat(rows, 1).numpy())
 
 
 def measure_run_errors(
-    run: LoadedRun,
-    own: SplitImages,
-    which: np.ndarray,
-    images: int,
-    count: int,
-    progress: Progress = ignore_progress,
+    run: LoadedRun, own: Images, which: np.ndarray, levels: int, progress: Progress = ignore_progress
 ) -> LevelErrors:
-    """Return the denoising errors of a run on some of its images.
+    """Return the denoising errors of a run on the images at indices `which`, conditioned on their labels.
 
-    If the run was trained with labels, the network is conditioned on the class of each image.
-
-    Args:
-        run: the run.
-        own: its images.
-        which: indices of the images to draw from.
-        images: largest number of images.
-        count: number of noise levels, in equal steps of log-SNR.
-        progress: called with "denoised images" after each batch.
+    The noise levels have equal steps of log-SNR.
     """
     schedule = run.model.schedule
-    times = equal_log_snr_times(schedule, *log_snr_range(schedule), count)
-    some = draw_subset(which, images)
+    times = equal_log_snr_times(schedule, *log_snr_range(schedule), levels)
 
     def batches() -> Iterator[tuple[Denoiser, Tensor]]:
         first = 0
-        for x0 in to_model_batches(run, own.images, some):
-            classes = label_images(run.recipe, own.images, some[first : first + len(x0)])
+        for x0 in to_model_batches(run, own, which):
+            labels = label_images(run.recipe, own, which[first : first + len(x0)])
             first += len(x0)
-            yield run.model.with_labels(classes), x0
-            progress("denoised images", first, len(some))
+            yield run.model.with_labels(labels), x0
+            progress("denoised images", first, len(which))
 
     with evaluating(run.model):
         return measure_errors(batches(), times, precise=run.runtime.precise())
 
 
-def _find_noise_range(run: LoadedRun, own: SplitImages) -> NoiseRange:
-    some = list(to_model_batches(run, own.images, draw_subset(own.train, SPECTRUM)))
-    return find_noise_range(torch.cat(some).float().cpu(), run.pixels.std, run.values)
+def draw_subset(indices: np.ndarray, count: int) -> np.ndarray:
+    """Return at most `count` of the indices, drawn at random and sorted.
+
+    The first `count` indices would be a bad choice, because neighbouring images often belong to one class.
+    """
+    return np.sort(np.random.default_rng(0).permutation(indices)[:count])
 
 
 def to_model_batches(trained: LoadedRun, images: Images, which: np.ndarray) -> Iterator[Tensor]:
@@ -142,8 +293,197 @@ def to_model_batches(trained: LoadedRun, images: Images, which: np.ndarray) -> I
         yield trained.runtime.images(trained.pixels.enter(part))
 
 
+@dataclass(frozen=True)
+class Gap:
+    """The noise MSE of other images divided by the noise MSE of training images, minus 1.
+
+    A gap above 0 means that the network denoises other images worse than training images.
+
+    Attributes:
+        by_level: the gap at each noise level (L,).
+        overall: the mean gap over the noise levels, a scalar.
+    """
+
+    by_level: Estimate
+    overall: Estimate
+
+
+def measure_gap(train: LevelErrors, other: LevelErrors) -> Gap:
+    """Return the gap between the errors of other images and of training images."""
+    scale = train.noise_mse.mean(0)
+    unseen = other.noise_mse / scale
+    # Delta method: if the mean error on training images is wrong by a small fraction e, the ratio is wrong by
+    # e times the ratio. `seen` has mean 1 and exactly this uncertainty, so the interval of the gap includes
+    # the uncertainty of both means.
+    seen = 1 + unseen.mean(0) * (train.noise_mse / scale - 1)
+    return Gap(
+        estimate_difference(estimate_mean(unseen), estimate_mean(seen)),
+        estimate_difference(estimate_mean(unseen.mean(1)), estimate_mean(seen.mean(1))),
+    )
+
+
+def describe_gap(gap: Mapping[str, Any]) -> str:
+    """Return a sentence on the overall gap between held-out and training images, given as JSON."""
+    times, low, high = (1 + gap[name] for name in ("value", "low", "high"))
+    if low > 1:
+        meaning = "above 1 by more than chance: the run memorises"
+    elif high < 1:
+        meaning = "below 1 by more than chance: the held-out images are easier, no memorisation is seen"
+    else:
+        meaning = "not distinguishable from 1 at 95 %"
+    return (
+        "Over all noise levels, the noise MSE on held-out images is "
+        f"{times:.3g} [{low:.3g}, {high:.3g}] times the noise MSE on training images, {meaning}."
+    )
+
+
+# Noise levels
+
+
 def log_snr_shares(schedule: Schedule, times: Tensor) -> dict[int, float]:
     """Return the share of the times (N,) in each bin [b, b + 2) of log-SNR, as {b: share}, b increasing."""
     bins, counts = log_snr_bins(schedule(times).log_snr).unique(return_counts=True)
     shares = counts.double() / len(times)
     return dict(zip(bins.int().tolist(), shares.tolist(), strict=True))
+
+
+def find_noise_range(images: Tensor, stds: Sequence[float], values: Values) -> dict[str, Any]:
+    """Return the log-SNRs at the ends of the range of noise levels that images need, as JSON.
+
+    A network learns nothing at noise levels outside this range. "noisiest" is the log-SNR below which no test
+    distinguishes noisy images from pure noise. "distance" is the log-SNR at which sigma / alpha is the
+    largest distance between two images, a cautious alternative (Song & Ermon 2020, technique 1). "cleanest"
+    is the log-SNR above which the noise is finer than the rounding of pixel values; None for floats, which
+    are not rounded.
+
+    Args:
+        images: (N, C, H, W) in model units.
+        stds: the standard deviation of each channel, of values in [0, 1].
+        values: the type and range of the pixels; rounding gives integers a cleanest level, and floats none.
+    """
+    from scipy.optimize import root_scalar
+
+    rows = images.flatten(1).double()
+    spectrum, square = covariance_spectrum(rows)
+
+    def excess(log_snr: float) -> float:
+        return divergence_from_noise(log_snr, spectrum, square, rows.shape[1]) - DISTINGUISHABLE
+
+    farthest = torch.cdist(rows, rows).max().item()
+    # Rounding to steps of size q adds noise with standard deviation q / sqrt(12). Model units divide this by
+    # the standard deviation of the channel, so the channel with the largest one has the finest noise.
+    step = 1 / (values.high - values.low)
+    cleanest = None if values.type == "float32" else -2 * math.log(step / math.sqrt(12) / max(stds))
+    noisiest = root_scalar(excess, bracket=(-40, 40), method="brentq").root
+    distance = -2 * math.log(max(farthest, 1e-12))
+    return {"noisiest": noisiest, "distance": distance, "cleanest": cleanest}
+
+
+def covariance_spectrum(rows: Tensor) -> tuple[Tensor, float]:
+    """Return the min(N, d) largest eigenvalues of the covariance of rows (N, d), ascending, and |mean|^2."""
+    mean = rows.mean(0)
+    away = rows - mean
+    # The N x N matrix of inner products has the same nonzero eigenvalues as the d x d covariance.
+    spectrum = torch.linalg.eigvalsh(away @ away.T / (len(rows) - 1)).clamp(min=0)
+    return spectrum[-rows.shape[1] :], mean.square().sum().item()
+
+
+def divergence_from_noise(log_snr: float, spectrum: Tensor, square: float, dimensions: int) -> float:
+    """Return KL(noisy images || noise) in nats; the noisy images are approximated by a Gaussian.
+
+    The noise is N(0, alpha^2 + sigma^2), from which sampling starts.
+
+    Args:
+        log_snr: the log-SNR of the noisy images.
+        spectrum: eigenvalues of the covariance of the clean images; the missing eigenvalues are 0.
+        square: the squared norm of the mean of the clean images.
+        dimensions: number of values in an image.
+    """
+    at = variance_preserving(torch.tensor(log_snr))
+    total = torch.cat([spectrum, spectrum.new_zeros(dimensions - len(spectrum))])
+    # These are the variances alpha^2 lambda + sigma^2, minus the variance of the noise, which is 1.
+    excess = at.alpha**2 * (total - 1)
+    return 0.5 * ((excess - excess.log1p()).sum() + at.alpha**2 * square).item()
+
+
+# The report
+
+
+def _list_findings(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the findings of a record that the table of errors does not show, one sentence each."""
+    if record["gap"]:
+        yield describe_gap(record["gap"]["overall"])
+    errors = record["held_out"] or record["train"]
+    worst = int(np.argmax(errors["miscalibrated"]))
+    yield (
+        "Scaling the predicted noise would lower its MSE by at most "
+        f"{100 * errors['miscalibrated'][worst]:.1f} %, at log-SNR {errors['log_snr'][worst]:.1f}."
+    )
+    for plateau in record["plateaus"]:
+        share, level = f"{100 * plateau['share']:.0f} %", f"log-SNR {plateau['log_snr']:.2f}"
+        yield f"{share} of uniform times lie on one noise level, {level}: a plateau."
+    schedule, useful = record["schedule"], record["noise_range"]
+    needed, finer = f"log-SNR above {useful['noisiest']:.1f}", ""
+    if useful["cleanest"] is not None:
+        needed = f"{useful['cleanest']:.1f} to {useful['noisiest']:.1f}"
+        finer = "at a larger log-SNR the noise is finer than the rounding of pixel values, "
+    yield (
+        f"The schedule goes from log-SNR {schedule['cleanest']:.1f} to {schedule['noisiest']:.1f}. The "
+        f"images need {needed}: {finer}at a smaller log-SNR images cannot be distinguished from noise. The "
+        f"largest distance between two images suggests {useful['distance']:.1f} as the smallest log-SNR."
+    )
+
+
+PANELS: dict[str, tuple[str, float | None]] = {
+    "noise_mse": ("MSE of the noise", None),
+    "image_mse": ("MSE of the image, model units", None),
+    "gap": ("Gap to training, noise MSE", 0),
+    "slope": ("Slope of eps on predicted eps, 1 if calibrated", 1),
+    "residual": ("E[eps_hat . (eps - eps_hat)], 0 if calibrated", 0),
+}
+"""The title of each panel of the figure, and the value of an optimal denoiser, which is drawn dotted."""
+
+
+def draw_diagnosis(record: Mapping[str, Any], title: str) -> Figure:
+    """Return a figure of the errors over the log-SNR, clean images on the left, with 95 % intervals.
+
+    Its panels are those in `PANELS`, and the distribution of the times.
+    """
+    figure = charts.new_figure(14.0, 8.0)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=charts.INK)
+    *panels, last = figure.subplots(2, 3).flat
+    gap = record["gap"]
+    sides = {"training": record["train"], "held out": record["held_out"]}
+    for axes, (name, (heading, truth)) in zip(panels, PANELS.items(), strict=True):
+        lines = {side: errors[name] for side, errors in sides.items() if errors and name != "gap"}
+        lines |= {"held out": gap["by_level"]} if gap and name == "gap" else {}
+        if not lines:
+            axes.set_axis_off()
+            continue
+        for side, e in lines.items():
+            style = {"color": charts.COLOURS[side == "held out"], "label": side}
+            x = record["train"]["log_snr"]
+            axes.plot(x, e["value"], linewidth=1.8, marker="o", markersize=3, **style)
+            axes.fill_between(x, e["low"], e["high"], color=style["color"], alpha=0.2, linewidth=0)
+        if truth is None:
+            axes.set_yscale("log")
+        else:
+            axes.axhline(truth, color=charts.FAINT, linestyle=":", linewidth=1)
+        _finish(axes, "log-SNR", "", heading, legend=len(lines) > 1)
+        axes.grid(color="#e6e6e6", linewidth=0.7)
+    half = BIN / 2
+    for k, (name, shares) in enumerate(record["times"].items()):
+        x, heights = [b + half * (0.5 + k) for b in shares], [100 * s for s in shares.values()]
+        last.bar(x, heights, width=0.9 * half, color=charts.COLOURS[k], label=f"{name} times")
+    for name in ("noisiest", "cleanest"):
+        if (level := record["noise_range"][name]) is not None:
+            last.axvline(level, color=charts.FAINT, linestyle=":", linewidth=1)
+    _finish(last, "log-SNR; dotted: range that images need", "% of times", "Times by log-SNR")
+    return figure
+
+
+def _finish(axes: Axes, xlabel: str, ylabel: str, title: str, *, legend: bool = True) -> None:
+    charts.style_panel(axes, xlabel, ylabel, title)
+    axes.invert_xaxis()
+    if legend:
+        axes.legend(frameon=False, fontsize=9, labelcolor=charts.INK)

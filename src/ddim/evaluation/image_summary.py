@@ -1,26 +1,195 @@
-"""Summarise the images of a source: counts, sizes, classes, rejected files, duplicates, and a sheet."""
+"""Describe the images of a source: counts, sizes, classes, rejected files, duplicates, and a sheet."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from ddim.data import Images
+from ddim.data import Images, open_images, parse_size, split_images
 from ddim.data.cache import read_headers
+from ddim.data.clusters import Clusters, average_cells, group_images
 from ddim.data.decode import Header
 from ddim.data.images import gather_batch
+from ddim.data.open import find_array_size
 from ddim.data.order import shuffle_epoch
-from ddim.data.values import PICTURE_CHANNELS, Values
-from ddim.plots.pictures import make_sheet, to_uint8
+from ddim.data.values import PICTURE_CHANNELS, Reading, Values
+from ddim.errors import escape, format_count
+from ddim.machine.progress import Progress, open_progress, watch_reading
+from ddim.plots.pictures import (
+    check_picture_path,
+    check_zoom,
+    enlarge,
+    find_unused_path,
+    make_sheet,
+    save_png,
+    to_uint8,
+)
+from ddim.recipe.named import find_recipe
+from ddim.runs.folder import check_outside
 from ddim.sampling.image_features import BATCH
 
 SHOWN = 64
 """The largest number of images in the sheet."""
+
+TYPICAL = 12
+"""The largest number of images that the sheet shows of each cluster."""
+
+CLASSES, GROUPS = 20, 10
+"""The largest numbers of classes and of groups of equal images that the text lists."""
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """The images of a source, as a training would use them, and a sheet that shows them.
+
+    Attributes:
+        source: the name of the source.
+        images: the images.
+        sheet: the file of the sheet.
+        clusters: the number of training images of each cluster, keyed by name, if clusters were asked for.
+    """
+
+    source: str
+    images: Images
+    sheet: Path
+    clusters: dict[str, int] | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The number of images that can be used, and of files that cannot."""
+        height, width = self.images.pixels.shape[1:3]
+        used = (
+            f"{len(self.images):,} images, ready to train at {height}x{width}, {describe_pixels(self.images)}"
+        )
+        rejects = len(self.images.rejects)
+        bad = f"; {format_count(rejects, 'file')} {'was' if rejects == 1 else 'were'} rejected"
+        return f"{escape(self.source)}: {used}{bad if rejects else ''}"
+
+    def __str__(self) -> str:
+        """Return the verdict, and lines about sizes, classes, rejected files and duplicates."""
+        return "\n".join([self.verdict, *self._describe_files(), *self._list_groups(), f"grid: {self.sheet}"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict, and everything that `summarise_images` returns."""
+        found = summarise_images(self.source, self.images) | {"verdict": self.verdict, "sheet": self.sheet}
+        return found if self.clusters is None else found | {"clusters": self.clusters}
+
+    def _describe_files(self) -> Iterator[str]:
+        images, headers = self.images, read_headers(self.images)
+        height, width = images.pixels.shape[1:3]
+        sizes = sorted((h.height * h.width, f"{h.height}x{h.width}") for h in headers)
+        smallest, median, largest = (sizes[place][1] for place in (0, len(sizes) // 2, -1))
+        yield f"original sizes (height x width): smallest {smallest}, median {median}, largest {largest}"
+        if small := len(find_enlarged(images)):
+            yield f"enlarged: {small:,}, smaller than {height}x{width}"
+        for title, kind in (("formats", "format"), ("modes", "mode")):
+            counts = Counter(getattr(header, kind) for header in headers).most_common()
+            yield f"{title}: {', '.join(f'{name} {count:,}' for name, count in counts)}"
+        if images.official is not None:
+            train, valid = map(len, images.official)
+            yield f"official split: {train:,} training images, {valid:,} validation images"
+        if images.skipped:
+            yield f"skipped, not images: {images.skipped:,}"
+
+    def _list_groups(self) -> Iterator[str]:
+        images, classes = self.images, _count_classes(self.images)
+        if classes is None:
+            yield "classes: none; make a folder for the images of each class, or try --clusters 16"
+        else:
+            yield from _list_counts("classes", classes, "images")
+        if self.clusters is not None:
+            yield from _list_counts("clusters", self.clusters, "training images")
+        for reject in images.rejects:
+            yield f"rejected: {escape(reject.name)}: {escape(reject.reason)}"
+        groups = group_equal_images(images)
+        if groups:
+            yield f"duplicates: {sum(map(len, groups)) - len(groups):,}, exact copies of {len(groups):,}"
+        if crossing := sum(crosses_classes(images, group) for group in groups):
+            yield f"  across classes: {crossing:,}"
+        for group in groups[:GROUPS]:
+            yield "  " + " = ".join(escape(images.names[index]) for index in group)
+        if len(groups) > GROUPS:
+            yield f"  ... {len(groups) - GROUPS:,} more groups"
+
+
+def _list_counts(title: str, counts: Mapping[str, int], unit: str) -> Iterator[str]:
+    ranked = Counter(counts).most_common()
+    yield f"{title}: {len(ranked)}, of {ranked[-1][1]:,} to {ranked[0][1]:,} {unit}"
+    lines = [f"  {escape(name)}: {count:,}" for name, count in ranked]
+    if len(lines) > CLASSES:
+        lines[5:-5] = [f"  ... {len(lines) - 10} others"]
+    yield from lines
+
+
+def inspect_data(  # noqa: PLR0913 (the choices of a notebook)
+    data: str | Path = "blossoms",
+    *,
+    size: int | str | None = None,
+    channels: int | None = None,
+    clusters: int | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    zoom: int | None = None,
+    axis: Literal["first", "last"] | None = None,
+    array: str | None = None,
+    progress: bool | Progress = True,
+) -> DataSummary:
+    """Show what a training would use of your images.
+
+    Prints the number, sizes, formats and classes of the images, which files were rejected and why, and exact
+    duplicates, and writes a sheet of 64 images as training would use them.
+
+    Args:
+        data: a folder, an archive, a file of arrays, or the name of a data set.
+        size: height x width in pixels, such as 64 or 64x96 (default: 64, or the size of arrays).
+        channels: 1 for grayscale, 3 for RGB, 4 for RGBA (default: as in most files).
+        clusters: find this many classes of similar images, as data.labels clusters:16 does in a training, and
+            show in each row of the sheet the 12 images nearest to the centre of a cluster.
+        out: PNG file of the sheet (default: a new data-grid.png or data-clusters.png).
+
+    Other Parameters:
+        overwrite: replace the file of the sheet if it exists.
+        zoom: enlarge the sheet by this factor.
+        axis: the axis of the channels in a .npy or .npz file.
+        array: the array of a .npz file that holds the images.
+        progress: True shows a bar in a notebook cell, False nothing. It can be a function, see `Progress`.
+
+    Commands:
+        ddim data photos/ --size 64x96
+        ddim data photos/ --clusters 16
+    """
+    source, reading = str(data), Reading(axis=axis or "auto", array=array)
+    shape = find_array_size(source, reading) or (64, 64) if size is None else parse_size(str(size))
+    wanted = None if clusters is None else Clusters.parse(f"clusters:{clusters}")
+    file = find_unused_path("data-clusters.png" if wanted else "data-grid.png") if out is None else Path(out)
+    check_outside(file, source)
+    check_picture_path(file, replace=overwrite)
+    check_zoom(zoom)
+    with open_progress(progress) as shown:
+        images = open_images(source, shape, channels, reading=reading, progress=watch_reading(shown))
+    counts, sheet = _find_clusters(images, wanted.count) if wanted else (None, draw_images(images))
+    save_png(file, enlarge(sheet, zoom))
+    return DataSummary(source, images, file, counts)
+
+
+def _find_clusters(images: Images, count: int) -> tuple[dict[str, int], np.ndarray]:
+    """Return the sizes of the clusters that a training with the default recipe would find, and a sheet."""
+    recipe = find_recipe("fast")
+    split = split_images(images, recipe.data.validation, recipe.split_seed)
+    thumbnails = average_cells(images.pixels, images.values, np.arange(len(images)))
+    clusters = group_images(thumbnails, split.train, count, recipe.data.flip, recipe.seed)
+    cells = np.full((count, TYPICAL, *take_pictures(images, split.train[:1]).shape[1:]), 255, np.uint8)
+    for row, which in zip(cells, clusters.list_typical(thumbnails, split.train, TYPICAL), strict=True):
+        row[: len(which)] = take_pictures(images, which)
+    sheet = make_sheet(torch.from_numpy(cells.reshape(-1, *cells.shape[2:])).permute(0, 3, 1, 2), TYPICAL)
+    return dict(zip(clusters.names, clusters.counts.tolist(), strict=True)), sheet
 
 
 def draw_images(images: Images) -> np.ndarray:
@@ -39,8 +208,7 @@ def take_pictures(images: Images, which: np.ndarray) -> np.ndarray:
 
 def summarise_images(source: str, images: Images) -> dict[str, Any]:
     """Return the counts, sizes, classes, rejected files and duplicates of a source as plain values."""
-    headers, labels = read_headers(images), images.labels
-    counts = None if labels is None else Counter(labels.tolist())
+    headers = read_headers(images)
     return {
         "source": source,
         "images": len(images),
@@ -52,10 +220,17 @@ def summarise_images(source: str, images: Images) -> dict[str, Any]:
         "formats": dict(Counter(header.format for header in headers)),
         "modes": dict(Counter(header.mode for header in headers)),
         "split": images.official and list(map(len, images.official)),
-        "classes": counts and {images.classes[label]: count for label, count in counts.items()},
+        "classes": _count_classes(images),
+        "skipped": images.skipped,
         "rejected": [{"name": reject.name, "reason": reject.reason} for reject in images.rejects],
         "duplicates": [[images.names[k] for k in group] for group in group_equal_images(images)],
     }
+
+
+def _count_classes(images: Images) -> dict[str, int] | None:
+    if images.labels is None:
+        return None
+    return dict(Counter(images.classes[label] for label in images.labels.tolist()))
 
 
 def describe_pixels(images: Images) -> str:

@@ -1,10 +1,9 @@
-"""Measure bits per dimension of images under the model of a run, and write them to a file."""
+"""Measure bits per dimension of images under the model of a run."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,23 +13,21 @@ import torch
 from torch import Tensor
 
 from ddim.data import Images
-from ddim.data.clusters import ImageClusters, average_cells
+from ddim.data.clusters import average_cells
 from ddim.data.images import gather_batch, to_unit
 from ddim.data.order import shuffle_epoch
 from ddim.data.values import Values
-from ddim.diffusion import likelihood
 from ddim.diffusion.denoiser import Counted, Denoiser
 from ddim.diffusion.guidance import Clipped
-from ddim.diffusion.likelihood import Variance
+from ddim.diffusion.likelihood import Variance, bound_bits, bound_times, flow_bits
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.schedules import Schedule
 from ddim.diffusion.times import midpoints
-from ddim.errors import UserError, check_count, suggest
-from ddim.evaluation.reference import Reference, name_source, open_reference
-from ddim.evaluation.run_folder import load_given_run, write_results
-from ddim.files import write_sealed
+from ddim.errors import UserError, check_count
+from ddim.evaluation.record import describe_part
+from ddim.evaluation.reference import Part, Reference, open_reference
+from ddim.evaluation.run_folder import Recorded, open_run_folder, write_result
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, with_bar
-from ddim.plots.table import Tabular
 from ddim.recipe.checks import check_diffusion_model, check_unconditional
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.image_features import ImageSet
@@ -40,112 +37,119 @@ from ddim.sampling.record import make_record
 from ddim.training.batches import draw_times
 
 Method = Literal["vlb", "ode"]
-STEPS: dict[Method, int] = {"vlb": 1000, "ode": 50}
-"""The default number of steps of each method."""
 
 CLEAN = 0.05
 """The largest sigma / alpha at which neighbouring 8-bit values can still be distinguished."""
 
 
-@dataclass(frozen=True, repr=False)
-class Likelihood(Tabular):
-    """The bits per dimension of N images, (N,) float64, and the record of how they were measured."""
+class Likelihood(Recorded):
+    """The record of a likelihood; its rows are the images, with the bits per dimension of each."""
 
-    bits: Tensor
-    record: dict[str, Any]
+    @property
+    def bits(self) -> Tensor:
+        """The bits per dimension of each image, (N,) float64."""
+        return torch.tensor(self.record["bits"]["each"], dtype=torch.float64)
 
-    def to_records(self) -> list[dict[str, Any]]:
-        """Return one dictionary for each image, with its bits per dimension."""
-        return [{"image": k, "bits_per_dim": bits} for k, bits in enumerate(self.bits.tolist())]
-
-    def __repr__(self) -> str:
-        return self.title
+    @property
+    def verdict(self) -> str:
+        """How short the model makes the code of an image."""
+        share = self.record["bits"]["value"] / 8
+        return f"coded with this model, an image takes {100 * share:.0f} % of its raw size: less is better"
 
     @property
     def title(self) -> str:
-        return f"{self.with_unit}, {len(self.bits):,} images"
+        """The mean bits per dimension with its standard error, the images, and the file of the record."""
+        bits, of = self.record["bits"], self.record["reference"]
+        error = "" if bits["error"] is None else f" ± {bits['error']:.4f}"
+        images = describe_part(len(bits["each"]), of["part"], of["source"])
+        unit = f"bits per dimension{' (± standard error)' if error else ''}"
+        return f"{bits['value']:.4f}{error} {unit} of {images}: {self.folder}/record.json"
 
-    @property
-    def with_unit(self) -> str:
-        """The mean as text with its unit, and with the name of the number after ±."""
-        return f"{self} bits per dimension{'' if self.error is None else ' (± standard error)'}"
-
-    @property
-    def value(self) -> float:
-        """The mean bits per dimension."""
-        return self.bits.mean().item()
-
-    @property
-    def error(self) -> float | None:
-        """The standard error of the mean; None for a single image."""
-        return standard_error(self.bits)
-
-    def __str__(self) -> str:
-        """Return the mean and its standard error, such as "3.1416 ± 0.0100"."""
-        return format_bits(self.bits)
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return one dictionary for each image, with its bits per dimension."""
+        return [{"image": k, "bits_per_dim": bits} for k, bits in enumerate(self.record["bits"]["each"])]
 
 
 @with_bar
-def bits_per_dim(
+def likelihood(  # noqa: PLR0913 (the options of a command)
     run: str | Path | LoadedRun,
-    images: str | Path | Reference = Reference(),  # noqa: B008  (a frozen value)
+    data: str | Path | None = None,
     method: Method = "vlb",
     *,
     n: int = 64,
     steps: int | None = None,
     seed: int = 0,
+    part: Part | None = None,
+    out: str | Path | None = None,
     progress: Progress = ignore_progress,
 ) -> Likelihood:
-    """Measure the bits per dimension of images under the model of a run; `write_likelihood` saves them.
+    """Measure bits per dimension of images under a model.
+
+    Bits per dimension are the length of a lossless code with this model, for each 8-bit value of an image.
+    Lower is better; uniformly random pixels need 8. Compare two models on the same images only.
 
     If the run was trained with labels, each image is conditioned on the class named like its folder, or on no
     class if there is none. If the classes are clusters, it is conditioned on the nearest cluster. If the run
     was trained with vectors, its own images are conditioned on their vectors, and other images on no vector.
 
     Args:
-        run: a run folder, or the result of `ddim.load`.
-        images: a folder, an archive or the name of a data set; by default the run's own held-out images.
-        method: "vlb" is the variational bound of DDPM sampling, "ode" the density along the probability flow.
+        run: a run folder.
+        data: a folder, an archive or the name of a data set (default: the run's own images).
+        method: vlb is the variational bound of DDPM sampling, ode the density along the probability flow.
         n: number of images.
-        steps: number of steps; by default 50 for "ode", and 1000 or all entries of a shorter table for "vlb".
+        steps: number of steps (default: 50 for ode; 1000 for vlb, at most the entries of a schedule's table).
+        part: "valid", "train" or "all" (default: valid for the images of the run, all for `data`).
+        out: a new or empty folder for the results (default: RUN/likelihoods/N).
+
+    Other Parameters:
         seed: image k gets noise of seed `seed` + k.
         progress: called while images are decoded, and with "images" at each network evaluation.
 
     Returns:
-        The bits per dimension of each image.
+        The bits per dimension of each image; its folder has record.json.
 
     Raises:
         UserError: if the objective, the schedule or the images cannot be used.
+
+    Commands:
+        ddim likelihood runs/photos-fast-1
+        ddim likelihood runs/cifar10-iddpm-1 --method ode -n 256
     """
-    reference = _check_choices(images, method, n)
-    run = load_given_run(run)
-    _check_run(run)
-    chosen = _choose_images(run, reference, n, progress)
-    classes = _classes(run, chosen)
+    check_count("n", n)
+    run = open_run_folder(run, out)
+    check_diffusion_model(run.recipe, "bits per dimension need")
+    _check_values("this run", run.values)
+    check_reaches_images(run.model.schedule, earliest_time(run.recipe))
+    chosen = _choose_images(run, Reference(None if data is None else str(data), part), n, progress)
+    labels = label_any_images(run, chosen.images, chosen.which)
     count = len(chosen.which)
     check_seeds([seed, seed + count - 1])
-    steps = _default_steps(method, run.model.schedule) if steps is None else int(steps)
+    if steps is None:
+        steps = min(1000, run.model.schedule.entries or 1000) if method == "vlb" else 50
     nfe = steps if method == "vlb" else 4 * steps
-    began, bits = time.monotonic(), torch.zeros(0, dtype=torch.float64)
+    began, found = time.monotonic(), []
     for first in range(0, count, run.runtime.micro_batch):
-        part = gather_batch(chosen.images, chosen.which[first : first + run.runtime.micro_batch])
-        seeds = range(seed + first, seed + first + len(part))
-        model = run.model.with_labels(None if classes is None else classes[first : first + len(part)])
-        onward = partial(_report_images, continue_progress(progress, first, count), len(part), nfe)
+        part_of = slice(first, first + run.runtime.micro_batch)
+        images = gather_batch(chosen.images, chosen.which[part_of])
+        seeds = range(seed + first, seed + first + len(images))
+        model = run.model.with_labels(None if labels is None else labels[part_of])
+        onward = partial(_report, continue_progress(progress, first, count), len(images), nfe)
         with evaluating(run.model), run.runtime:
-            found = measure_bits(run, Counted(model, onward), part, method, steps, seeds)
-        bits = torch.cat([bits, found.cpu()])
-    record = {
+            found.append(measure_bits(run, Counted(model, onward), images, method, steps, seeds).cpu())
+    bits = torch.cat(found)
+    error = (bits.std() / count**0.5).item() if count > 1 else None
+    content = {
         "method": method,
-        "bits": {"value": bits.mean().item(), "error": standard_error(bits), "each": bits.tolist()},
-        "steps": steps,
-        "nfe": nfe,
+        "bits": {"value": bits.mean().item(), "error": error, "each": bits.tolist()},
+        "steps": int(steps),
+        "nfe": int(nfe),
         "variance": variance_of(run) if method == "vlb" else None,
-        "reference": _describe(chosen, classes),
+        "reference": _describe(chosen, labels),
         "seeds": [int(seed), int(seed + count - 1)],
         "seconds": round(time.monotonic() - began, 2),
     }
-    return Likelihood(bits, record)
+    record = make_record("likelihood", content, run)
+    return Likelihood(record, write_result(run, "likelihoods", out, record))
 
 
 def measure_bits(
@@ -157,7 +161,7 @@ def measure_bits(
         pipeline: the run.
         denoise: the pipeline's model, conditioned on the images' classes.
         images: (B, C, H, W) uint8.
-        method: see `bits_per_dim`.
+        method: see `likelihood`.
         steps: number of steps.
         seeds: one seed for each image.
     """
@@ -165,42 +169,16 @@ def measure_bits(
     x0 = pipeline.runtime.images(pixels.enter(to_unit(images)))
     first = earliest_time(pipeline.recipe)
     if method == "ode":
-        return likelihood.flow_bits(denoise, x0, pixels, noise, steps, earliest=first)
+        return flow_bits(denoise, x0, pixels, noise, steps, earliest=first)
     # At high noise a small error of eps is a large error of x0, so x0 is clipped to [black, white].
     clipped = Clipped(denoise, pipeline.pixels)
-    times = likelihood.bound_times(steps, denoise.schedule, pixels, first)
-    return likelihood.bound_bits(clipped, x0, pixels, times, noise, variance_of(pipeline))
+    times = bound_times(steps, denoise.schedule, pixels, first)
+    return bound_bits(clipped, x0, pixels, times, noise, variance_of(pipeline))
 
 
 def variance_of(pipeline: Pipeline) -> Variance:
     """Return the variance of the reverse steps: "learned" only if a loss has trained it, else "large"."""
     return "learned" if pipeline.recipe.objective.needs_variance else "large"
-
-
-def standard_error(bits: Tensor) -> float | None:
-    """Return the standard error of the mean of `bits` (N,), None if N is 1."""
-    return (bits.std() / len(bits) ** 0.5).item() if len(bits) > 1 else None
-
-
-def format_bits(bits: Tensor) -> str:
-    """Return the mean of `bits` (N,) and its standard error, such as "3.1416 ± 0.0100"."""
-    error = standard_error(bits)
-    return f"{bits.mean():.4f}" + (f" ± {error:.4f}" if error is not None else "")
-
-
-def _check_choices(images: str | Path | Reference, method: str, n: int) -> Reference:
-    """Check the method and the number of images, and return the reference that names the images."""
-    check_count("n", n)
-    if method not in STEPS:
-        raise UserError(f"method must be {' or '.join(STEPS)}, got {method!r}{suggest(str(method), STEPS)}")
-    return images if isinstance(images, Reference) else Reference(name_source(images))
-
-
-def _check_run(run: LoadedRun) -> None:
-    """Check that a run is a diffusion model of 8-bit images, and distinguishes their values."""
-    check_diffusion_model(run.recipe, "bits per dimension need")
-    _check_values("this run", run.values)
-    check_reaches_images(run.model.schedule, earliest_time(run.recipe))
 
 
 def _check_values(owner: str, values: Values) -> None:
@@ -224,74 +202,48 @@ def _choose_images(run: LoadedRun, reference: Reference, n: int, progress: Progr
     return replace(chosen, which=chosen.which[shuffle_epoch(len(chosen.which), 0, 0)[:n]])
 
 
-def _report_images(progress: Progress, images: int, nfe: int, evaluations: int) -> None:
+def _report(progress: Progress, images: int, nfe: int, evaluations: int) -> None:
     progress("images", images * min(1.0, evaluations / nfe), images)
 
 
-def _default_steps(method: Method, schedule: Schedule) -> int:
-    """Return the default number of steps; for "vlb", at most the number of entries in a schedule's table."""
-    steps = STEPS[method]
-    return min(steps, schedule.entries or steps) if method == "vlb" else steps
-
-
-def _classes(run: LoadedRun, chosen: ImageSet) -> Tensor | None:
-    """Return the class of each image, by its folder name or cluster, or its vector.
-
-    Return None for a run with neither labels nor vectors.
-    """
-    clusters = run.clusters
-    classes = label_any_images(run.recipe, run.classes, chosen.images, chosen.which, clusters)
-    if classes is None:
-        return None
-    vectors = classes.is_floating_point()
-    if (classes.isnan() if vectors else classes == NULL).any():
-        lack = "without a vector" if vectors else "whose folder is not named like a class of the run"
-        check_unconditional(run.recipe, f"an image of {chosen.source} {lack}")
-    return classes
-
-
-def label_any_images(
-    recipe: Recipe,
-    classes: Sequence[str],
-    images: Images,
-    which: np.ndarray,
-    clusters: ImageClusters | None = None,
-) -> Tensor | None:
-    """Return the class labels (B,) or vectors (B, d) of images that a run was not trained on.
+def label_any_images(run: Pipeline, images: Images, which: np.ndarray) -> Tensor | None:
+    """Return the class labels (B,) or vectors (B, d) of any images, also of some that the run never saw.
 
     The class of an image is the class with the name of its folder. If the classes are clusters, its class is
     the nearest cluster.
-
-    Args:
-        recipe: the recipe of the run.
-        classes: the class names of the run.
-        images: any images.
-        which: indices (B,) of the images to label.
-        clusters: the clusters of the run, if its labels are clusters.
 
     Returns:
         Class indices. An image gets `NULL` if it has no class folder, or if its folder is not a class of the
         run. For a run with vectors: the vectors of the images, or NaN if the images have none. None for a run
         with neither labels nor vectors.
+
+    Raises:
+        UserError: if an image has no label, but every training image of the run had one.
     """
+    recipe, clusters = run.recipe, run.clusters
     if recipe.data.vectors is not None and images.vectors is None:
-        return torch.full((len(which), recipe.net.vector), torch.nan)
-    if not recipe.data.labels:
+        labels = torch.full((len(which), recipe.net.vector), torch.nan)
+    elif not recipe.data.labels:
         return label_images(recipe, images, which)
-    if clusters is not None and images.classes != clusters.names:
-        labels, _ = clusters.find_labels(average_cells(images.pixels, images.values, which))
-        return torch.from_numpy(labels)
-    if images.labels is None:
-        return torch.full((len(which),), NULL)
-    places = [classes.index(name) if name in classes else NULL for name in images.classes]
-    return torch.tensor(places)[torch.from_numpy(images.labels[which])]
+    elif clusters is not None and images.classes != clusters.names:
+        labels = torch.from_numpy(clusters.find_labels(average_cells(images.pixels, images.values, which))[0])
+    elif images.labels is None:
+        labels = torch.full((len(which),), NULL)
+    else:
+        places = [run.classes.index(name) if name in run.classes else NULL for name in images.classes]
+        labels = torch.tensor(places)[torch.from_numpy(images.labels[which])]
+    if (labels.isnan() if labels.is_floating_point() else labels == NULL).any():
+        check_unconditional(
+            recipe, "an image without a vector, or in a folder that is not named like a class"
+        )
+    return labels
 
 
-def _describe(chosen: ImageSet, classes: Tensor | None) -> dict[str, Any]:
+def _describe(chosen: ImageSet, given: Tensor | None) -> dict[str, Any]:
     """Return what a record says about the images, as a dict for JSON; an image without a vector has None."""
-    labels = None if classes is None else classes.tolist()
-    if classes is not None and classes.is_floating_point():
-        labels = [None if row.isnan().any() else row.tolist() for row in classes]
+    labels = None if given is None else given.tolist()
+    if given is not None and given.is_floating_point():
+        labels = [None if row.isnan().any() else row.tolist() for row in given]
     return {
         "source": chosen.source,
         "fingerprint": chosen.images.fingerprint,
@@ -300,12 +252,6 @@ def _describe(chosen: ImageSet, classes: Tensor | None) -> dict[str, Any]:
         "images": chosen.which.tolist(),
         "labels": labels,
     }
-
-
-def write_likelihood(found: Likelihood, run: LoadedRun, out: str | Path | None = None) -> Path:
-    """Write the record into `out`, by default the next free folder RUN/likelihoods/N/; return the folder."""
-    record = make_record("likelihood", found.record, run)
-    return write_results(run, "likelihoods", out, lambda folder: write_sealed(folder / "record.json", record))
 
 
 def check_reaches_images(schedule: Schedule, earliest: float = 0.0) -> None:

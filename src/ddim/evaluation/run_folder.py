@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from ddim.errors import UserError
-from ddim.files import temporary_folder
+from ddim.files import temporary_folder, write_sealed
+from ddim.plots.pictures import save_png
+from ddim.plots.table import Tabular
 from ddim.runs.folder import check_unused, publish_output
 from ddim.runs.names import is_checkpoint, locate_run
 from ddim.sampling.pipeline import LoadedRun, load
+
+
+@dataclass(frozen=True, repr=False)
+class Recorded(Tabular):
+    """A result that is kept in a folder; its text is the verdict and the title, without a table.
+
+    Attributes:
+        record: the content of record.json in this folder.
+        folder: the folder, which may hold pictures too.
+    """
+
+    record: Mapping[str, Any]
+    folder: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the folder and the record."""
+        return {"folder": self.folder, **self.record}
+
+    def _shown_rows(self) -> Sequence[Mapping[str, Any]]:
+        return []
+
+    def _picture(self) -> bytes | None:
+        return next((path.read_bytes() for path in self.folder.glob("*.png")), None)
 
 
 def load_given_run(run: str | Path | LoadedRun) -> LoadedRun:
@@ -45,36 +73,39 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
     return load_given_run(run)
 
 
-def open_searched_run(run: str | Path | LoadedRun) -> LoadedRun:
-    """Return the loaded run of a search that saves its result with the run; load it first if it is a path.
+def write_result(
+    run: LoadedRun,
+    kind: str,
+    out: str | Path | None,
+    record: Mapping[str, Any],
+    pictures: Mapping[str, np.ndarray] = MappingProxyType({}),
+    values: Mapping[str, float] | None = None,
+) -> Path:
+    """Write record.json and pictures into a new folder, and return its path.
 
-    Raises:
-        UserError: if `run` is a checkpoint or cannot be loaded.
-    """
-    loaded = load_given_run(run)
-    folder = loaded.checkpoint.run
-    if is_checkpoint(folder):
-        raise UserError(f"{folder} is a checkpoint, and the result is saved with a run: give the run folder")
-    return loaded
-
-
-def write_results(run: LoadedRun, kind: str, out: str | Path | None, write: Callable[[Path], object]) -> Path:
-    """Write the files of a result into a new folder, and return its path.
-
-    The folder gets its name when it is complete, so a command that is stopped leaves no folder.
+    The folder gets its name when it is complete, so a command that is stopped leaves no folder. A result in
+    the run folder is shown in TensorBoard too.
 
     Args:
         run: the run.
         kind: the name of the folder in the run folder, such as "diagnostics".
         out: the folder; None for the next RUN/<kind>/N.
-        write: writes the files into a temporary folder.
+        record: the content of record.json.
+        pictures: images (H, W, C) uint8, keyed by the names of their files.
+        values: numbers for TensorBoard, keyed by name.
     """
     parent, out = run.checkpoint.run / kind, None if out is None else Path(out)
     if out is not None:
         check_unused(out)
     with temporary_folder((out or parent / kind).resolve()) as folder:
-        write(folder)
-        return publish_output(folder, out, parent)
+        write_sealed(folder / "record.json", record)
+        for name, pixels in pictures.items():
+            save_png(folder / name, pixels)
+        written = publish_output(folder, out, parent)
+    if out is None:
+        for pixels in pictures.values():
+            show_in_tensorboard(run.checkpoint.run, run.checkpoint.state.step, kind, pixels, values)
+    return written
 
 
 def show_in_tensorboard(

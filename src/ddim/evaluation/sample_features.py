@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,12 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.evaluation.compare import Difference
 from ddim.files import cache_folder
 from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress
 from ddim.metrics.features import Extractor
-from ddim.metrics.kid import kid_difference
 from ddim.sampling.generate import SamplesNotFinite, sample_uint8, split_into_parts
 from ddim.sampling.image_features import BATCH, keep_part, name_part, read_part
 from ddim.sampling.record import sample_conditions, sampling_record
@@ -174,11 +171,3 @@ def sample_features(
     with suppress(SamplesNotFinite):
         return np.concatenate([part.features for part in parts(extractor, 0)])
     return None
-
-
-def compare_paired(mine: np.ndarray | None, theirs: np.ndarray | None, reference: np.ndarray) -> Difference:
-    """Return the KID of `mine` minus that of `theirs`; infinite, so not a gain, if one of them is None."""
-    if mine is None or theirs is None:
-        return Difference(math.inf, math.inf, math.inf, paired=True)
-    found = kid_difference(mine, theirs, reference, paired=True)
-    return Difference(found.value, found.low, found.high, paired=True)

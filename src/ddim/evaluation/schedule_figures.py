@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,10 +13,9 @@ from torch import Tensor
 from ddim.diffusion.denoiser import choose_part
 from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearBeta, Schedule
 from ddim.diffusion.times import plateaus
-from ddim.errors import UserError, suggest
 from ddim.nn.conditioning import Sinusoidal
 from ddim.plots import charts
-from ddim.recipe.codec import describe_kind, load_value
+from ddim.recipe.codec import describe_kind, list_slots, load_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,10 +36,6 @@ DEFAULT: dict[str, Schedule] = {
 continuous time.
 """
 
-KNOWN: dict[str, Any] = {name: kind() for name, kind in SCHEDULES.items()}
-"""All named schedules, with their default fields, keyed by name."""
-
-
 Shown = Mapping[str, Schedule] | Sequence[str | Schedule] | str | Schedule
 """Schedules to plot: a schedule or its name, a list of schedules and names, or {name to show: schedule}."""
 
@@ -50,13 +44,29 @@ def name_schedules(shown: Shown) -> dict[str, Schedule]:
     """Return schedules keyed by name; an object without a name is named like "cosine start 0.02"."""
     if isinstance(shown, Mapping):
         return dict(shown)
-    named = {}
-    for item in shown if isinstance(shown, Sequence) and not isinstance(shown, str) else [shown]:
-        if isinstance(item, str):
-            named |= choose_schedules([item], {})
-        else:
-            named[describe_kind(item)] = choose_part("schedules", item, SCHEDULES)
-    return named
+    items = shown if isinstance(shown, Sequence) and not isinstance(shown, str) else [shown]
+    names = [item if isinstance(item, str) else describe_kind(item) for item in items]
+    return {name: choose_part("schedules", item, SCHEDULES) for name, item in zip(names, items, strict=True)}
+
+
+def choose_schedules(names: Iterable[str], changes: Mapping[str, Any]) -> dict[str, Schedule]:
+    """Return schedules keyed by name, with some of their fields changed.
+
+    Args:
+        names: names of schedules.
+        changes: new values keyed by field, such as {"clip": "powers"}, for each schedule with this field.
+
+    Raises:
+        UserError: if there is no such schedule, no schedule has a field, or a value is invalid.
+    """
+    known = {name: {slot.name for slot in list_slots(SCHEDULES.get(name))} for name in names}
+    # A field that no schedule has is kept, and refused by the first schedule.
+    unknown = changes.keys() - set().union(*known.values())
+    chosen = {}
+    for name, fields in known.items():
+        own = {field: value for field, value in changes.items() if field in fields | unknown}
+        chosen[name] = load_value({"kind": name, **own}, Schedule, "schedule")
+    return chosen
 
 
 def plot_schedules(schedules: Shown = DEFAULT, points: int = 1001) -> Figure:
@@ -120,37 +130,6 @@ def describe_start(schedule: Schedule) -> str:
     return f"t = 0 is not clean, alpha(0) = {start.alpha:.2g}, sigma(0) = {start.sigma:.2g}"
 
 
-def choose_schedules(names: Sequence[str], changes: Mapping[str, str]) -> dict[str, Schedule]:
-    """Return schedules keyed by name, with some of their fields changed.
-
-    Args:
-        names: names of schedules.
-        changes: new values keyed by field, such as {"clip": "powers"}, for each schedule with this field.
-
-    Raises:
-        UserError: if a name is not in `KNOWN`, no schedule has a field, or a value is invalid.
-    """
-    known = {}
-    for name in names:
-        if name not in KNOWN:
-            hint = suggest(name, KNOWN)
-            raise UserError(f"schedule must be one of {', '.join(KNOWN)}, got {name!r}{hint}")
-        known[name] = {f.name for f in fields(KNOWN[name])}
-    for field in changes:
-        if not any(field in names_of for names_of in known.values()):
-            owners = [name for name, schedule in KNOWN.items() if hasattr(schedule, field)]
-            hint = f"; it is a field of {' and '.join(owners)}" if owners else ""
-            raise UserError(f"schedule.{field} is not a field of {', '.join(known)}{hint}")
-    return {
-        name: load_value(
-            {"kind": name, **{k: v for k, v in changes.items() if k in known[name]}}, Schedule, "schedule"
-        )
-        # Later lines cover earlier lines, so the order is that of `KNOWN`, whatever the order of `names`.
-        for name in KNOWN
-        if name in known
-    }
-
-
 def _thicken(axes: Axes, line: Line2D, shares: tuple[float, float]) -> None:
     x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
     for part in (x < shares[0], x > 1 - shares[1]):
@@ -188,15 +167,20 @@ def plot_embedding(width: int = 32, max_frequency: float = 1000.0) -> Figure:
     """
     from matplotlib.ticker import MaxNLocator
 
-    net = make_embedding(width, max_frequency)
+    net = Sinusoidal(width, max_frequency)
     figure = charts.new_figure(12.0, 4.8)
     titles = (
         "All noise variances; white: average over a pixel of the figure",
         "Noise variances up to 0.02",
     )
     for axes, end, title in zip(figure.subplots(1, 2), (1.0, 0.02), titles, strict=True):
-        values = blur_embedding(net, end, pixels=720)
-        _draw_heat_map(figure, axes, values.T.numpy(), (0, end, 0.5, width + 0.5), most=1)
+        values = blur_embedding(net, end, pixels=720).T.numpy()
+        place = {"origin": "lower", "extent": (0, end, 0.5, width + 0.5), "aspect": "auto"}
+        colours = {"vmin": -1, "vmax": 1, "cmap": "RdBu_r", "interpolation": "nearest"}
+        drawing = axes.imshow(values, **place, **colours)
+        bar = figure.colorbar(drawing, ax=axes, pad=0.02, fraction=0.05, ticks=[-1, 0, 1], format="%g")
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(length=0, labelsize=8, labelcolor=charts.INK)
         axes.axhline(width / 2 + 0.5, color=charts.INK, linewidth=0.8)
         charts.style_panel(axes, "noise variance, sigma squared", "channel", title)
         axes.set_yticks([1, width // 2, width])
@@ -208,27 +192,6 @@ def plot_embedding(width: int = 32, max_frequency: float = 1000.0) -> Figure:
     return figure
 
 
-def _draw_heat_map(
-    figure: Figure, axes: Axes, values: np.ndarray, extent: tuple[float, float, float, float], most: float
-) -> None:
-    """Draw a heat map of values (rows, columns), with a colour bar.
-
-    Args:
-        figure: the figure that contains `axes`.
-        axes: the panel.
-        values: (rows, columns); the first row is drawn at the bottom.
-        extent: (left, right, bottom, top) of the panel in data units.
-        most: the largest absolute value of the colour scale, which is white at 0.
-    """
-    span = {"vmin": -most, "vmax": most, "cmap": "RdBu_r"}
-    drawing = axes.imshow(
-        values, origin="lower", extent=extent, aspect="auto", interpolation="nearest", **span
-    )
-    bar = figure.colorbar(drawing, ax=axes, pad=0.02, fraction=0.05, ticks=[-most, 0, most], format="%g")
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=0, labelsize=8, labelcolor=charts.INK)
-
-
 def blur_embedding(net: Sinusoidal, end: float, pixels: int) -> Tensor:
     """Return the blurred embedding (pixels, width) at the middles of `pixels` equal parts of [0, end].
 
@@ -238,53 +201,3 @@ def blur_embedding(net: Sinusoidal, end: float, pixels: int) -> Tensor:
     at = (torch.arange(pixels, dtype=torch.float64) + 0.5) * end / pixels
     fading = (-((0.6 * end / pixels * net.speeds) ** 2) / 2).exp()
     return net(at) * fading.repeat(2)
-
-
-def plot_embedding_products(width: int = 32, max_frequency: float = 1000.0) -> Figure:
-    """Return a figure of the inner products of embeddings of a and b, which depend on a - b alone.
-
-    Source: Kazemnejad 2019. The left panel has all pairs of 201 noise variances. The right panel plots the
-    products against a - b, for three values of a; the three lines coincide.
-    """
-    from matplotlib.ticker import MaxNLocator
-
-    net = make_embedding(width, max_frequency)
-    figure = charts.new_figure(12.0, 4.8)
-    left, right = figure.subplots(1, 2)
-    values = multiply_embeddings(net, torch.linspace(0, 1, 201, dtype=torch.float64))
-    _draw_heat_map(figure, left, values, (0, 1, 0, 1), most=width / 2)
-    charts.style_panel(
-        left, "noise variance b", "noise variance a", "e(a) . e(b) is constant along diagonals"
-    )
-    left.set_aspect("equal")
-    apart = torch.linspace(-0.03, 0.03, 1201, dtype=torch.float64)
-    for k, a in enumerate((0.2, 0.5, 0.8)):
-        line = net(torch.tensor([a])) @ net(a - apart).T
-        # Lines are drawn from thick to thin, so that lines that coincide can be seen.
-        style = {"linewidth": (7, 3.5, 1.2)[k], "alpha": (0.25, 0.5, 1)[k]}
-        right.plot(apart.numpy(), line[0].numpy(), color=charts.COLOURS[k], label=f"a = {a}", **style)
-    charts.style_panel(right, "a - b", "e(a) . e(b)", "The same line for every a")
-    right.grid(color="#e6e6e6", linewidth=0.7)
-    right.margins(x=0)
-    right.xaxis.set_major_locator(MaxNLocator(6))
-    right.legend(frameon=False, fontsize=9.5, labelcolor=charts.INK)
-    return figure
-
-
-def multiply_embeddings(net: Sinusoidal, at: Tensor) -> np.ndarray:
-    """Return the inner products (N, N) of the embeddings of numbers (N,)."""
-    values = net(at)
-    return (values @ values.T).numpy()
-
-
-def make_embedding(width: int, max_frequency: float) -> Sinusoidal:
-    """Return the sinusoidal embedding with `width` channels.
-
-    Raises:
-        UserError: if the width is odd or below 4, or the frequency is not above 1 or is infinite.
-    """
-    if width < 4 or width % 2:
-        raise UserError(f"width must be even and at least 4, got {width}")
-    if not 1 < max_frequency < math.inf:
-        raise UserError(f"max-frequency must be above 1 and finite, got {max_frequency}")
-    return Sinusoidal(width, max_frequency)

@@ -12,7 +12,7 @@ from ddim.evaluation.compare import Difference, measure_difference, remark_on_nf
 from ddim.evaluation.conditions import why_not_comparable
 from ddim.evaluation.record import Evaluation
 from ddim.metrics.catalogue import METRICS, find_metric
-from ddim.metrics.estimate import Estimate
+from ddim.metrics.statistics import Estimate
 from ddim.plots.charts import COLOURS, FAINT, new_figure, style_panel
 from ddim.plots.table import Table, Tabular, format_cell, format_interval, wrap_text
 
@@ -155,7 +155,7 @@ class EvaluationTable(Tabular):
         return next((cell for cell in self.cells if (cell.row, cell.column) == (row, column)), None)
 
     def find_best(self, cells: Sequence[TableCell]) -> TableCell | None:
-        """Return the cell with the best value; None if fewer than two have one or cannot be compared."""
+        """Return the cell with the best value; None if fewer than two have one, or they cannot be ranked."""
         known = [(found.value, cell) for cell in cells if (found := self._estimate(cell))]
         best = min if find_metric(self.metric).lower_is_better else max
         return None if self.obstacle or len(known) < 2 else best(known, key=lambda pair: pair[0])[1]

@@ -2,183 +2,151 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ddim.diffusion.samplers import DDIM
 from ddim.errors import UserError, suggest
-from ddim.exchange.diffusers import export_to_diffusers
-from ddim.exchange.model_card import CARD, make_card
-from ddim.exchange.onnx import ONNX, OUTPUT, write_onnx
-from ddim.exchange.sampling_json import SAMPLING, describe_sampling
-from ddim.files import temporary_folder, write_atomic, write_json
-from ddim.recipe.codec import describe_kind
-from ddim.runs.folder import check_unused, parse_out, publish_output
+from ddim.exchange.card import CARD, hide_folders, write_card
+from ddim.exchange.diffusers import export_to_diffusers, find_lacking
+from ddim.exchange.onnx import SAMPLING, export_to_onnx
+from ddim.files import publish_folder, read_sealed, temporary_folder, temporary_name, write_sealed
+from ddim.recipe.codec import describe_kind, dump
+from ddim.runs.folder import check_unused
 from ddim.runs.names import find_run_folder
 from ddim.sampling.labels import choose_label, default_label
-from ddim.sampling.pipeline import LoadedRun, load
+from ddim.sampling.pipeline import LoadedCheckpoint, LoadedRun, load
 from ddim.sampling.sampling_setup import find_searched_grid, find_searched_guidance
 
-FORMATS = {
-    "diffusers": "a pipeline folder for diffusers",
-    "onnx": "ONNX, for onnxruntime and others; needs the extra onnx",
-}
-"""A description of each export format, keyed by its name."""
+FORMATS = {"diffusers": "a pipeline of diffusers", "onnx": "an ONNX program"}
+"""The formats, and what a folder of each holds."""
 
-_NUMPY = f"""
-import json
-from pathlib import Path
-
-import numpy as np
-import onnxruntime
-
-guide = json.loads(Path("{SAMPLING}").read_text())
-network = onnxruntime.InferenceSession("{ONNX}")
-draw = np.random.default_rng(0)
-x = guide["start"] * draw.standard_normal((4, *guide["shape"])).astype("float32")
-labels = np.full(len(x), guide["no_class"])
-if weights := guide["class_weights"]:
-    labels = draw.choice(len(weights), len(x), p=np.divide(weights, sum(weights)))
-for now, then in zip(guide["steps"], [*guide["steps"][1:], None]):
-    given = {{"x": np.float32(now["input"]) * x, "condition": np.full(len(x), now["condition"], "float32")}}
-    if guide["classes"]:
-        given["label"] = labels
-    F = network.run(["{OUTPUT}"], given)[0][:, : x.shape[1]]
-    x0 = now["skip"] * x + now["output"] * F
-    eps = (x - now["alpha"] * x0) / now["sigma"]
-    if clip := guide["clip"]:
-        x0 = x0.clip(*np.reshape([clip["low"], clip["high"]], (2, -1, 1, 1)))
-        eps = eps if clip["keep_noise"] else (x - now["alpha"] * x0) / now["sigma"]
-    x = (then["alpha"] * x0 + then["sigma"] * eps if then else x0).astype("float32")
-mean, std = (np.reshape(guide["pixels"][name], (-1, 1, 1)) for name in ("mean", "std"))
-images = (x * std + mean).clip(0, 1)  # (4, C, H, W)
-"""
-
-_DIFFUSERS = """
-import diffusers
-
-pipeline = diffusers.{kind}.from_pretrained(".")
-images = pipeline(batch_size=4, num_inference_steps={steps}{arguments}).images
-"""
-
-_LABELLED = """
-import diffusers
-import torch
-
-pipeline = diffusers.{kind}.from_pretrained(".")
-x = torch.randn(4, {channels}, {height}, {width})
-labels = torch.full((4,), 0)  # the class of each image
-pipeline.scheduler.set_timesteps({steps})
-for t in pipeline.scheduler.timesteps:
-    with torch.no_grad():
-        F = pipeline.unet(x, t, class_labels=labels).sample
-    x = pipeline.scheduler.step(F, t, x{arguments}).prev_sample
-images = (x / 2 + 0.5).clamp(0, 1)  # (4, C, H, W)
-"""
+RECORD = "export.json"
+"""The name of the file that marks a folder as the export of a run."""
 
 
 @dataclass(frozen=True)
-class Export:
-    """The result of `export_run`.
+class Exported:
+    """The result of `export`.
 
     Attributes:
         folder: the folder that was written.
-        format: a name in `FORMATS`.
+        format: "diffusers" or "onnx".
         notes: sentences about what the format cannot hold, and how its samples differ from those of the run.
+        reason: why the format was chosen, if the caller chose none.
     """
 
     folder: Path
     format: str
     notes: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """The folder and the format, in one line."""
+        return f"{self.folder} holds the model as {FORMATS[self.format]}{self.reason}."
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.format}: {self.folder}", *self.notes])
+        use = f"next: {self.folder / CARD} has a program that samples with it"
+        return "\n".join([self.verdict, *(f"note: {note}" for note in self.notes), use])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict, the folder, the format and the notes."""
+        return {name: getattr(self, name) for name in ("verdict", "folder", "format", "notes")}
 
 
-def export_run(
+def export(
     run: str | Path,
+    to: Literal["diffusers", "onnx"] | None = None,
     out: str | Path | None = None,
-    to: str = "diffusers",
     *,
     weights: str = "ema",
     steps: int | None = None,
     own: Sequence[Any] = (),
-) -> Export:
-    """Write a run as a folder for other programs, with a model card README.md.
+) -> Exported:
+    """Write a run for other programs: as a pipeline of diffusers or as ONNX.
 
-    The folder appears only when it is complete. With "onnx", the network becomes a program that takes any
-    number of images. Before the program is kept, its outputs for 1, 3 and 8 images are compared with those of
-    the network. The file sampling.json says how to sample with the program.
+    diffusers can hold runs with the U-Net of DDPM; ONNX any network without vectors. The folder has a model
+    card, README.md, with the images, recipe, numbers and samples of the run, and a program that samples. An
+    ONNX file is compared with the network before it is kept, and sampling.json says how to sample with it.
+
+    The folder appears only when it is complete. It replaces an earlier export of the same run, of which it
+    keeps the metadata at the top of README.md, such as the licence.
 
     Args:
-        run: a run folder, RUN/best, or a checkpoint folder.
-        out: a new or empty folder; by default a new exports/RUN-FORMAT-N.
-        to: the format, a name in `FORMATS`.
-        weights: "ema", "raw" or another average, as for `ddim.load`.
-        steps: number of sampling steps in sampling.json ("onnx" only), by default the number in the recipe.
+        run: a run folder, RUN/best, a checkpoint folder, or hub:OWNER/NAME.
+        to: the format; by default diffusers if it can hold the run, else onnx.
+        out: a new or empty folder, or an earlier export of this run; by default exports/RUN-FORMAT.
+        weights: "ema", "raw", or the name of another average.
+        steps: number of sampling steps in sampling.json and in the card, by default that of the recipe.
         own: the components of the run that you wrote, as for `ddim.load`.
 
-    Returns:
-        The folder, and sentences about what the format cannot hold and how samples differ.
-
     Raises:
-        UserError: if the format is unknown or cannot hold the model, the outputs of the program differ from
-            those of the network, a package is missing, the folder is not empty, or `steps` is given for
-            diffusers.
+        UserError: if the format cannot hold the run, the outputs of an ONNX file differ from those of the
+            network, a package is missing, or the folder holds other files.
 
     Example:
-        >>> ddim.export("runs/photos-fast-1", to="onnx")
+        >>> ddim.export("runs/photos-fast-1", "onnx", steps=10)
+
+    Commands:
+        ddim export runs/photos-fast-1
+        ddim export runs/photos-fast-1 --to onnx --steps 10
     """
-    if to not in FORMATS:
-        raise UserError(f"to must be one of {', '.join(FORMATS)}, got {to!r}{suggest(str(to), FORMATS)}")
-    if steps is not None and to == "diffusers":
-        raise UserError(
-            f"steps is saved in {SAMPLING}, which an export to diffusers has not: leave steps out"
-        )
-    out = parse_out(out)
-    if out is not None:
-        check_unused(out)
     loaded = load(run, weights, own=own, device="cpu")
+    lacking, reason = find_lacking(loaded), ""
+    if to is None and lacking:
+        reason = f", because diffusers cannot hold {lacking} of this run"
+    to = to or ("onnx" if lacking else "diffusers")
+    if to not in FORMATS:
+        raise UserError(f"to must be diffusers or onnx, got {to!r}{suggest(to, FORMATS)}")
+    if to == "diffusers" and lacking:
+        raise UserError(f"diffusers cannot hold {lacking} of this run: export it to onnx")
     name = find_run_folder(loaded.checkpoint.run).resolve().name
-    parent = Path("exports")
-    with temporary_folder((out or parent / name).resolve()) as folder:
-        notes, about, code = _write_format(loaded, folder, to, steps)
-        card, images = make_card(loaded, about, [("python", code)])
-        for file, png in images.items():
-            write_atomic(folder / file, png)
-        write_atomic(folder / CARD, card.encode())
-        return Export(publish_output(folder, out, parent, f"{name}-{to}-"), to, tuple(notes))
+    out = Path(out or f"exports/{name}-{to}")
+    with replace_export(out, name, loaded.checkpoint) as folder:
+        use: dict[str, Any] = {"format": to, "notes": (), "steps": loaded.recipe.choose_steps(steps)}
+        if to == "diffusers":
+            use |= export_to_diffusers(loaded, folder)._asdict()
+        else:
+            export_to_onnx(loaded, folder, steps)
+        use["notes"] = notes = (*use["notes"], *describe_differences(loaded, to, steps))
+        earlier = (out / CARD).read_text() if (out / CARD).is_file() else ""
+        write_card(loaded, folder, use, earlier)
+    return Exported(out, to, notes, reason)
 
 
-def _write_format(
-    run: LoadedRun, folder: Path, to: str, steps: int | None
-) -> tuple[list[str], list[str], str]:
-    """Write the files of a format.
+@contextmanager
+def replace_export(out: Path, name: str, at: LoadedCheckpoint) -> Generator[Path]:
+    """Yield a folder for the block to fill, which becomes `out` in place of an earlier export of the run.
 
-    Returns sentences about what the format cannot hold, and sentences and a program for the model card.
+    Args:
+        out: a new or empty folder, or an earlier export of this run.
+        name: the name of the run.
+        at: its checkpoint.
+
+    Raises:
+        UserError: if `out` holds files that are not an export of this run.
     """
-    notes = describe_differences(run, to, steps)
-    if to == "diffusers":
-        exported = export_to_diffusers(run, folder)
-        code = (_LABELLED if run.model.classes else _DIFFUSERS).format(
-            kind=exported.kind,
-            steps=run.recipe.steps,
-            arguments="".join(f", {name}={value}" for name, value in exported.arguments.items()),
-            **vars(run.model.shape),
-        )
-        notes = [*exported.notes, *notes]
-        return notes, ["This folder is a pipeline of diffusers.", *notes], code
-    document = describe_sampling(run, steps)
-    write_onnx(run.model, [step["condition"] for step in document["steps"]], folder / ONNX)
-    write_json(folder / SAMPLING, document)
-    about = (
-        f"{ONNX} is the network, for any number of images. {SAMPLING} says how to sample with it. The inputs "
-        f"of the network are x, noisy images times the entry input of {SAMPLING}, and condition, the entry "
-        "of this name."
-    )
-    return notes, [about, *notes], _NUMPY
+    record = {"kind": "export", "run": name, "recipe": dump(hide_folders(at.recipe))}
+    earlier = read_sealed(out / RECORD) if (out / RECORD).is_file() else {}
+    names = {path.name for path in out.iterdir()} if earlier else set()
+    if not (record.items() <= earlier.items() and names <= {RECORD, *earlier["files"]}):
+        check_unused(out)
+    with temporary_folder(out.resolve()) as folder:
+        yield folder
+        files = sorted(path.name for path in folder.iterdir())
+        facts = {"checkpoint": at.sha256, "weights": at.weights, "files": files}
+        write_sealed(folder / RECORD, record | facts)
+        before = temporary_name(out.resolve())
+        if out.exists():
+            os.rename(out.resolve(), before)
+        publish_folder(folder, out.resolve())
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def describe_differences(run: LoadedRun, to: str, steps: int | None) -> list[str]:
@@ -186,7 +154,7 @@ def describe_differences(run: LoadedRun, to: str, steps: int | None) -> list[str
 
     Args:
         run: the exported run.
-        to: the format, a name in `FORMATS`.
+        to: the format.
         steps: number of sampling steps; by default the number in the recipe.
     """
     recipe, sampler = run.recipe, run.recipe.sampler

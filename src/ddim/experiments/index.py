@@ -1,4 +1,4 @@
-"""Find, read, filter and sort the runs in a folder. This module imports neither torch nor Optuna.
+"""Read the runs in a folder, and the planned trials of its sweeps. It imports neither torch nor Optuna.
 
 A sweep is a folder with ``sweep.json``. Its trials are listed as runs as soon as they are planned.
 """
@@ -6,26 +6,19 @@ A sweep is a folder with ``sweep.json``. Its trials are listed as runs as soon a
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ddim.errors import UserError, suggest
+from ddim.errors import UserError
 from ddim.evaluation.record import RECORD, Evaluation, list_evaluations, read_evaluation
-from ddim.experiments.sweep.document import SWEEP, read_plan
-from ddim.experiments.sweep.outcome import read_outcome
+from ddim.experiments.sweep import SWEEP, list_trials, read_outcome
 from ddim.files import is_locked, read_sealed, shorten_paths
-from ddim.metrics import catalogue
 from ddim.recipe.options import ERRORS, flatten_as_text
 from ddim.runs.checkpoint import read_document
 from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints, list_numbered_folders
 from ddim.runs.log import METRICS, measure_pace, read_metrics
-
-COLUMNS = ("name", "recipe", "images", "total", "state", "age", *ERRORS)
-"""The columns that every run has, in addition to its metrics and the fields of its recipe."""
-STATES = ("waiting", "running", "stopped", "finished", "failed", "damaged")
 
 
 @dataclass(frozen=True)
@@ -34,7 +27,8 @@ class Run:
 
     Attributes:
         path: the folder.
-        state: one of `STATES`.
+        state: "waiting" (a trial that no worker has started), "running", "stopped", "finished", "failed" (a
+            trial) or "damaged".
         recipe: the recipe as JSON.
         facts: the content of ``run.json``.
         images: training images seen so far.
@@ -44,7 +38,7 @@ class Run:
         changed: when the run last wrote its log, in seconds since 1970.
         why: the last line that a failed trial printed, or the reason why the run cannot be read.
         seconds_left: the estimated time that a running run still needs; None if it is not known.
-        comparable: whether its metrics may be ranked with the metrics of other runs (see `mark_comparable`).
+        comparable: whether its metrics may be ranked with those of other runs; see `mark_comparable`.
     """
 
     path: Path
@@ -64,7 +58,7 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """The metrics of the latest evaluation, such as {"kid": 0.01, ...}; empty without an evaluation."""
         newest = self.evaluations[-1].metrics if self.evaluations else {}
-        return {name: found.value for name, found in newest.items()}
+        return {name: measured.value for name, measured in newest.items()}
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,6 @@ def find_runs(folder: str | Path) -> list[Run]:
 
     Raises:
         UserError: if `folder` is not a folder.
-        OSError: if `folder` cannot be listed.
     """
     return [read_place(place) for place in list_places(folder)]
 
@@ -99,45 +92,50 @@ def list_places(folder: str | Path) -> list[Place]:
 
     Raises:
         UserError: if `folder` is not a folder.
-        OSError: if `folder` cannot be listed.
     """
-    folder = check_runs(folder)
-    inside = os.path.realpath(folder)
-    found: dict[Path, Place] = {}
-
-    def refuse(error: OSError) -> None:
-        # A folder of runs that cannot be read must not look like one without runs.
-        if Path(error.filename) == folder:
-            raise error
-
-    for place, inner, files in os.walk(folder, onerror=refuse):
-        path = Path(place)
-        inner.sort()
+    home, places = Path(folder).resolve(), dict[Path, Place]()
+    if not home.is_dir():
+        raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` creates runs, in runs/")
+    for name, inner, files in os.walk(folder):
+        path = Path(name)
         trials = _list_trials(path) if SWEEP in files else []
-        if trials:
-            found |= {trial.path: trial for trial in trials}
-        elif RUN in files:
+        places |= {trial.path: trial for trial in trials}
+        if RUN in files and not trials:
             inner.clear()  # a run holds checkpoints, samples and evaluations, but no runs
-            found.setdefault(path, Place(path))
-        else:
-            # A large run may have been moved to another drive, with a link in its place.
-            found |= {link: Place(link) for link in _find_links(path, inner, inside)}
-    return [found[path] for path in sorted(found)]
+            places.setdefault(path, Place(path))
+        # A large run may have been moved to another drive, with a link in its place.
+        links = (path / each for each in inner if (path / each / RUN).exists() and (path / each).is_symlink())
+        places |= {link: Place(link) for link in links if not link.resolve().is_relative_to(home)}
+    return [places[path] for path in sorted(places)]
 
 
-def _find_links(folder: Path, names: Sequence[str], inside: str) -> list[Path]:
-    """Return those of the names in `folder` that are links to runs which do not lie in `inside`."""
-    links = [folder / name for name in names if (folder / name).is_symlink()]
-    outside = [link for link in links if not Path(os.path.realpath(link)).is_relative_to(inside)]
-    return [link for link in outside if os.path.exists(link / RUN)]
+def _list_trials(sweep: Path) -> list[Place]:
+    """Return the places of the trials of a sweep, or one place with a fault if sweep.json is damaged.
+
+    The list is empty if another program wrote sweep.json.
+    """
+    try:
+        trials = list_trials(sweep)
+    except UserError as error:
+        return [Place(sweep, fault=_describe_fault(sweep, error))]
+    return [Place(sweep / "trials" / trial.name, sweep, trial.recipe or {}) for trial in trials]
 
 
 def read_place(place: Place) -> Run:
     """Return the run or the trial at a place; see `read_run`."""
+    path, result = place.path, outcome_file(place)
     if place.fault:
-        return Run(place.path, "damaged", why=place.fault)
-    outcome = outcome_file(place)
-    return read_run(place.path) if outcome is None else _read_trial(place, outcome)
+        return Run(path, "damaged", why=place.fault)
+    if result is None:
+        return read_run(path)
+    run = read_run(path) if (path / RUN).exists() else Run(path, "waiting", place.recipe)
+    try:
+        outcome = read_outcome(result)
+    except UserError as error:
+        return replace(run, why=_describe_fault(result.parents[1], error))
+    if outcome is None or not outcome.failed:
+        return run
+    return replace(run, state="failed", changed=run.changed or result.stat().st_mtime, why=outcome.message)
 
 
 def outcome_file(place: Place) -> Path | None:
@@ -156,130 +154,25 @@ def read_run(path: str | Path) -> Run:
 
 
 def _read_run(path: Path) -> Run:
-    facts = read_sealed(path / RUN)
-    lines = read_metrics(path)
-    evaluations, why = _read_evaluations(path)
-    recipe = facts["recipe"]
+    facts, lines = read_sealed(path / RUN), read_metrics(path)
+    recipe, (evaluations, why) = facts["recipe"], _read_evaluations(path)
     # The lock is checked before checkpoints are listed. In the other order, a run that saves its last
     # checkpoint and ends in between would look as if it had stopped early.
     locked = is_locked(path)
-    saved, total = _saved_step_and_budget(path, _planned_images(facts))
-    images = max(lines[-1]["images"] if lines else 0, saved * recipe["optim"]["batch"])
-    errors = {name: line[name] for line in lines for name in ERRORS if line.get(name) is not None}
-    changed = max((path / name).stat().st_mtime for name in (METRICS, RUN) if (path / name).exists())
+    step, newest = max(list_checkpoints(path), default=(0, None))
+    total = facts.get("extended") or recipe["images"]
+    if total is None and newest:
+        total = read_document(newest, "state")["plan"]["total"]  # the budget is in minutes
+    saved = step * recipe["optim"]["batch"]
+    images = max(lines[-1]["images"] if lines else 0, saved)
     # The log of a stopped run can be ahead of its last checkpoint, so the checkpoint decides.
-    seen = saved * recipe["optim"]["batch"] if (path / CHECKPOINTS).is_dir() else images
-    ended = "stopped" if total is None or seen < total else "finished"
-    state = "running" if locked else ended
+    seen = saved if (path / CHECKPOINTS).is_dir() else images
+    state = "running" if locked else "stopped" if total is None or seen < total else "finished"
+    errors = {name: line[name] for line in lines for name in ERRORS if line.get(name) is not None}
+    changed = max(file.stat().st_mtime for file in (path / RUN, path / METRICS) if file.exists())
     pace = measure_pace(lines) if locked else None
     left = (total - images) * pace if pace and total is not None else None
     return Run(path, state, recipe, facts, images, total, errors, evaluations, changed, why, left)
-
-
-def run_value(run: Run, name: str) -> str | float | None:
-    """Return the value of a column, a metric or a recipe field of a run; None if the run does not have it.
-
-    For the column "age", the value is the time of the last change, in seconds since 1970.
-    """
-    plain = {
-        "name": run.path.name,
-        "recipe": run.recipe.get("name"),
-        "images": run.images,
-        "total": run.total,
-        "state": run.state,
-        "age": run.changed,
-    }
-    if name in plain:
-        return plain[name]
-    numbers = {**run.errors, **run.metrics}
-    return numbers[name] if name in numbers else flatten_as_text(run.recipe).get(name)
-
-
-def run_record(run: Run) -> dict[str, Any]:
-    """Return a run as plain values, with its newest errors and metrics."""
-    columns = {name: run_value(run, name) for name in COLUMNS if name != "age"}
-    data = run.recipe.get("data", {})
-    return {
-        "folder": run.path,
-        **columns,
-        **{name: data.get(name) for name in ("source", "size")},
-        "changed": run.changed,
-        "seconds_left": run.seconds_left,
-        "metrics": run.metrics,
-        "comparable": run.comparable,
-        "note": run.why or None,
-    }
-
-
-def filter_runs(runs: Sequence[Run], wanted: Mapping[str, str]) -> list[Run]:
-    """Return the runs that have all wanted values; numbers are compared as numbers.
-
-    `wanted` maps names, as for `run_value`, to values.
-
-    Raises:
-        UserError: if a name is not a column, a metric or a recipe field.
-    """
-    _check_names(runs, wanted)
-    spelt = {name: _as_in_recipe(name, text) for name, text in wanted.items()}
-    return [run for run in runs if all(_is_same(run_value(run, name), text) for name, text in spelt.items())]
-
-
-def sort_runs(runs: Sequence[Run], name: str) -> list[Run]:
-    """Return the runs sorted by a value, the smallest first (for "age", the run that changed last).
-
-    Runs without the value, or with a metric that is not comparable, come last.
-
-    Raises:
-        UserError: if the name is not a column, a metric or a recipe field.
-    """
-    _check_names(runs, [name])
-
-    def key(run: Run) -> tuple[int, float, str]:
-        value = run_value(run, name)
-        number = _as_number(value)
-        if value is None or (name in catalogue.METRICS and not run.comparable):
-            return 2, 0.0, ""
-        return (1, 0.0, str(value)) if number is None else (0, -number if name == "age" else number, "")
-
-    return sorted(runs, key=key)
-
-
-def _check_names(runs: Sequence[Run], names: Iterable[str]) -> None:
-    found = {name for run in runs for name in [*run.metrics, *flatten_as_text(run.recipe)]}
-    known = {*COLUMNS, *catalogue.METRICS, *found}
-    for name in names:
-        if runs and name not in known:
-            hint = suggest(name, known)
-            raise UserError(f"{name} is not a column, a metric or a field of a recipe{hint}")
-
-
-def _list_trials(sweep: Path) -> list[Place]:
-    """Return the places of the trials of a sweep.
-
-    Returns:
-        One place for each trial; an empty list if another program wrote sweep.json; a single place with a
-        fault if sweep.json is damaged.
-    """
-    try:
-        document = read_plan(sweep)
-    except UserError as error:
-        return [Place(sweep, fault=_describe_fault(sweep, error))]
-    trials = document["trials"] if document else []
-    return [Place(sweep / "trials" / trial["name"], sweep, trial["recipe"] or {}) for trial in trials]
-
-
-def _read_trial(place: Place, result: Path) -> Run:
-    """Return a trial as a run, read from its run folder and its outcome file, which may both be missing."""
-    path = place.path
-    run = read_run(path) if (path / RUN).exists() else Run(path, "waiting", place.recipe)
-    try:
-        outcome = read_outcome(result)
-    except UserError as error:
-        return replace(run, why=_describe_fault(result.parents[1], error))
-    if outcome is None or not outcome.failed:
-        return run
-    changed = run.changed or result.stat().st_mtime
-    return replace(run, state="failed", changed=changed, why=outcome.message)
 
 
 def _read_evaluations(path: Path) -> tuple[tuple[Evaluation, ...], str]:
@@ -295,58 +188,37 @@ def _read_evaluations(path: Path) -> tuple[tuple[Evaluation, ...], str]:
 
 def _describe_fault(folder: Path, error: Exception) -> str:
     """Return a text about an error in a file, without its folder's path, because others may see reports."""
-    text = str(error)
-    if isinstance(error, OSError):
-        text = f"{error.filename} cannot be read: {error.strerror}"
-    elif not isinstance(error, UserError):
-        text = f"{RUN} or another file is damaged: {type(error).__name__} {error}"
-    return shorten_paths(text, folder)
+    said = f"{RUN} or another file is damaged: {type(error).__name__} {error}"
+    return shorten_paths(str(error) if isinstance(error, UserError) else said, folder)
 
 
-def _planned_images(facts: Mapping[str, Any]) -> int | None:
-    """Return the budget of a run in images from its run.json; None for a budget in minutes."""
-    return facts.get("extended") or facts["recipe"]["images"]
+def run_values(run: Run) -> dict[str, Any]:
+    """Return all values of a run by which runs are sorted and filtered, keyed by name.
 
-
-def _saved_step_and_budget(path: Path, budget: int | None) -> tuple[int, int | None]:
-    """Return the step of the newest checkpoint, and the training budget in images.
-
-    If `budget` is None, because the run has a time budget, the budget is read from the checkpoint.
+    These are its columns, its metrics, and the fields of its recipe as text. "age" is the time of the last
+    change, in seconds since 1970.
     """
-    step, newest = max(list_checkpoints(path), default=(0, None))
-    if budget is None and newest:
-        state: Any = read_document(newest, "state")
-        budget = state["plan"]["total"]
-    return step, budget
+    return {**flatten_as_text(run.recipe), **run_record(run), **run.metrics, "age": run.changed}
 
 
-def _as_in_recipe(name: str, text: str) -> str:
-    """Return a value in the form of recipes: for data.size, "64" and "64x96" become "64,64" and "64,96"."""
-    size = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text) if name == "data.size" else None
-    return f"{size[1]},{size[2] or size[1]}" if size else text
-
-
-def _as_number(value: object) -> float | None:
-    try:
-        return float(str(value))
-    except ValueError:
-        return None
-
-
-def _is_same(value: object, text: str) -> bool:
-    one, other = _as_number(value), _as_number(text)
-    return str(value) == text if one is None or other is None else one == other
-
-
-def check_runs(folder: str | Path) -> Path:
-    """Return the path of a folder that holds run folders.
-
-    Raises:
-        UserError: if it is not a folder.
-    """
-    if not Path(folder).is_dir():
-        raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` creates runs, in runs/")
-    return Path(folder)
+def run_record(run: Run) -> dict[str, Any]:
+    """Return a run as plain values, with its newest errors and metrics."""
+    data = run.recipe.get("data", {})
+    return {
+        "folder": run.path,
+        "name": run.path.name,
+        "recipe": run.recipe.get("name"),
+        "images": run.images,
+        "total": run.total,
+        "state": run.state,
+        **{name: run.errors.get(name) for name in ERRORS},
+        **{name: data.get(name) for name in ("source", "size")},
+        "changed": run.changed,
+        "seconds_left": run.seconds_left,
+        "metrics": run.metrics,
+        "comparable": run.comparable,
+        "note": run.why or None,
+    }
 
 
 def find_newest_folder(parent: Path) -> Path | None:

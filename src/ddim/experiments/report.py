@@ -1,313 +1,251 @@
-"""Write a report on runs: their configurations, results, loss curves, and samples of the same seeds."""
+"""Write a report on runs: their results, loss curves, and samples of the same seeds, on one page."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ddim.errors import UserError, format_count
-from ddim.evaluation import run_figures
-from ddim.evaluation.conditions import Conditions
-from ddim.experiments.evaluations import common_conditions, is_last_step
-from ddim.experiments.index import Run
-from ddim.experiments.measurements import (
-    METHODS,
-    Measurements,
-    common_bits_conditions,
-    format_run_bits,
-    read_measurements,
-)
-from ddim.experiments.report_tables import (
-    data_fingerprints,
-    differing_fields_table,
-    results_table,
-    runs_table,
-)
-from ddim.experiments.run_pictures import growth, last_samples, real_images
-from ddim.experiments.summary import (
-    METRICS,
-    MISSING,
-    Configuration,
-    group_runs,
-    have_same_images,
-    summarise_metrics,
-    value_of_run,
-)
+import numpy as np
+from PIL import Image
+
+from ddim.errors import UserError, format_count, warn_user
+from ddim.evaluation.figures import plot_logs
+from ddim.experiments.configurations import METRICS, Configuration, group_runs, name_runs, rank_configurations
+from ddim.experiments.evaluations import mark_comparable, training_images
+from ddim.experiments.index import Run, find_runs
+from ddim.files import read_sealed, write_atomic
 from ddim.plots import charts
-from ddim.plots.page import (
-    Block,
-    Folded,
-    Heading,
-    Picture,
-    Strips,
-    Text,
-    check_page_path,
-    save_page,
-)
-from ddim.plots.pictures import render_png
-from ddim.plots.table import Table
+from ddim.plots.pictures import SHEET, arrange_images, enlarge, render_png, split_sheet
+from ddim.plots.table import Table, Tabular, render_template
+from ddim.runs.folder import REAL_IMAGES, list_numbered_folders, list_sheets
 from ddim.runs.log import read_metrics
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+MARK = "made by ddim"
+"""A text in all reports; only files that contain it are replaced."""
 CURVES = len(charts.COLOURS)
 """The largest number of configurations in a figure: one for each distinguishable colour."""
+FIELDS = 3
+"""The largest number of fields of recipes that the table of results shows."""
+CELLS = 8
+"""The largest number of images in a strip."""
 
 
-def write_report(found: Sequence[Run], out: str | Path, title: str) -> None:
-    """Write a report on runs as an .html file that contains its images.
+@dataclass(frozen=True, repr=False)
+class Report(Tabular):
+    """A report on runs, and the file of its page; see `report`."""
+
+    folder: Path
+    runs: Sequence[Run]
+    rows: Sequence[Configuration]
+    names: Mapping[Path, str]
+
+    @property
+    def verdict(self) -> str:
+        """Which runs are best; a sentence for a reader without statistics."""
+        for metric, praise in (("kid", "closest to real images"), ("image_mae", "lowest validation error")):
+            if ranked := rank_configurations(self.rows, metric)[:2]:
+                said = [f"{row.name}, {METRICS[metric].title} {row.score(metric)}" for row in ranked]
+                return f"{praise}: {'; next: '.join(said)}"
+        if len({training_images(run) for run in self.runs if run.recipe}) > 1:
+            return "not ranked: these runs have different images"
+        return f"{_count_states(self.runs)}; nothing to rank yet"
+
+    @property
+    def title(self) -> str:
+        return str(self.folder)
+
+    @property
+    def notes(self) -> list[str]:
+        """Describe what the numbers mean, under which conditions they were measured, and what is left out."""
+        shown = [run.evaluations[-1] for run in self.runs if run.evaluations and run.comparable]
+        conditions = dict.fromkeys(f"KID and other metrics: {each.conditions}; {each.name}" for each in shown)
+        duplicates = [self.names[run.path] for row in self.rows for run in row.duplicates]
+        left_out = f"not counted, as another run has the same recipe and seed: {', '.join(duplicates)}"
+        meaning = "± is the standard deviation over seeds, [ ] the 95 % interval of a single run"
+        return [meaning, *conditions, *([left_out] if duplicates else [])]
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return one row for each configuration: its runs, its fields, the means of its metrics."""
+        scores = [{name: row.score(name) for name in METRICS} for row in self.rows]
+        return [
+            {"run": row.name, **row.choice, **{name: score and score.value for name, score in each.items()}}
+            for row, each in zip(self.rows, scores, strict=True)
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the file of the page, and the table."""
+        return {"files": [self.folder], **super().to_json()}
+
+    def _shown(self, notes: Sequence[str]) -> Table:
+        """Return the table with spreads and intervals, and with the best value of each metric marked."""
+        fields = list(self.rows[0].choice)[:FIELDS] if self.rows else []
+        metrics = [name for name in METRICS if any(row.score(name) for row in self.rows)]
+        lines = [
+            [
+                row.name,
+                *(row.choice[name] for name in fields),
+                *(str(row.score(name) or "–") for name in metrics),
+                f"{len(row.finished)} of {len(row.runs)}",
+            ]
+            for row in self.rows
+        ]
+        words = 1 + len(fields)
+        best = {
+            (self.rows.index(ranked[0]), words + column)
+            for column, name in enumerate(metrics)
+            if (ranked := rank_configurations(self.rows, name))
+        }
+        arrows = {True: "↓", False: "↑"}
+        titles = [f"{METRICS[name].title} {arrows[METRICS[name].lower_is_better]}" for name in metrics]
+        return Table(["run", *fields, *titles, "finished"], lines, notes, words=words, best=best)
+
+
+def report(*folders: str | Path, out: str | Path | None = None) -> Report:
+    """Write a report on runs: one page with tables, curves and samples.
+
+    The page is one HTML file that contains its images. Means and standard deviations are over runs that
+    differ only in their seed. The page shows samples of the same seeds below real images, one sample over the
+    course of training, and the newest results of `ddim memorisation`, `likelihood` and `diagnose`.
 
     Args:
-        found: the runs.
-        out: the .html file.
-        title: the title of the page.
+        folders: sweeps, runs, or folders that hold them (default: runs).
+        out: the .html file, by default report.html in the folder, or in this folder if several are given.
 
     Raises:
-        UserError: if there is no run, or `out` cannot be written (see `ddim.plots.page.check_page_path`).
+        UserError: if there is no run, or `out` is a file of another program.
+
+    Example:
+        >>> ddim.report("runs/photos-fast-sweep-1")
+
+    Commands:
+        ddim report runs/photos-fast-sweep-1
+        ddim report runs/photos-fast-1 runs/photos-keras-1 --out comparison.html
     """
-    if not found:
-        raise UserError("there is no run to report on")
-    check_page_path(out)
-    save_page(out, title, *build_report(found))
+    folders = folders or ("runs",)
+    runs = list({run.path.resolve(): run for folder in folders for run in find_runs(folder)}.values())
+    if not runs:
+        raise UserError(f"there is no run in {' or '.join(map(str, folders))}")
+    file = Path(out or (Path(folders[0]) if len(folders) == 1 else Path()) / "report.html")
+    if file.exists() and MARK not in file.read_text(encoding="utf-8", errors="replace")[:400]:
+        raise UserError(f"{str(file)!r} exists and was not made by ddim: give another name")
+    runs = mark_comparable(runs)
+    found = Report(file, runs, group_runs(runs), name_runs(runs))
+    page = render_template(
+        "report.html",
+        title=Path(folders[0]).resolve().name if len(folders) == 1 else "Runs",
+        mark=MARK,
+        verdict=found.verdict,
+        overview=_count_states(runs),
+        results=found._shown(found.notes),
+        choices=Table.from_records([{"run": row.name, **row.choice} for row in found.rows]),
+        fields=FIELDS,
+        losses=_plot_losses(found.rows),
+        samples=list(_list_samples(found)),
+        growth=list(_list_growth(found)),
+        runs=_list_runs(found),
+        figures=list(_list_figures(found)),
+    )
+    write_atomic(file, page.encode())
+    return found
 
 
-def build_report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
-    """Return the blocks of a report on runs, and the bytes of its PNG files, keyed by file name."""
-    rows = group_runs(found)
-    common = common_conditions(found)
-    blocks: list[Block] = [Text(_overview(found, rows))]
-    images: dict[str, bytes] = {}
-    if rows:
-        blocks += [Heading("Results"), results_table(rows, common), *differing_fields_table(rows)]
-        blocks += _intervals(rows, common, images)
-    curves = _loss_curves(rows)
-    if curves:
-        tails = {row.name: _tails(row, curves[row.name]) for row in rows if row.name in curves}
-        images["losses.png"] = render_png(charts.rasterise(run_figures.plot_logs(curves, tails)))
-        blocks += [Heading("Losses"), Picture("losses.png", _loss_caption(rows, curves, tails))]
-    blocks += [*_samples(found, images), *_growth(found, images), *_measurements(found, images)]
-    return [*blocks, Heading("Runs"), runs_table(found)], images
+def _count_states(runs: Sequence[Run]) -> str:
+    states = Counter(run.state for run in runs)
+    return f"{format_count(len(runs), 'run')}: {', '.join(f'{n} {state}' for state, n in states.items())}"
 
 
-def _intervals(
-    rows: Sequence[Configuration], common: Conditions | None, images: dict[str, bytes]
-) -> list[Block]:
-    """Return a figure of the metrics with confidence intervals, and add its PNG file to `images`."""
-    panels = {}
-    for name in METRICS:
-        shown = {}
-        for row in rows:
-            found = [value_of_run(run, name, common) for run in row.counted]
-            shown[row.name] = [(value, *interval) for value, interval in filter(None, found) if interval]
-        if any(shown.values()) and len(data_fingerprints(rows)) < 2:
-            panels[METRICS[name].title] = shown
-    if not panels:
+def _plot_losses(rows: Sequence[Configuration]) -> bytes | None:
+    """Return a figure of the losses of at most `CURVES` configurations, the best ones if they are ranked."""
+    ranked = rank_configurations(rows, "image_mae")
+    shown = [*ranked, *(row for row in rows if row not in ranked)][:CURVES]
+    logs = {row.name: [read_metrics(run.path) for run in row.runs] for row in shown}
+    logs = {name: [log for log in each if any("loss" in line for line in log)] for name, each in logs.items()}
+    firsts = {name: each[0] for name, each in logs.items() if each}
+    repeats = {name: each[1:] for name, each in logs.items() if each}
+    return render_png(charts.rasterise(plot_logs(firsts, repeats))) if firsts else None
+
+
+def _list_samples(found: Report) -> Iterator[tuple[str, bytes]]:
+    """Yield the last samples of each run as a strip, below real images of its data set."""
+    real: dict[bytes, list[tuple[str, bytes]]] = {}
+    for run in found.runs:
+        if (sheets := list_sheets(run.path)) and (samples := _read_cells(sheets[-1][1], run)):
+            images = _read_cells(run.path / REAL_IMAGES, run)
+            strips = real.setdefault(_join(images) if images else b"", [])
+            strips.append((found.names[run.path], _join(samples)))
+    for images, strips in real.items():
+        yield from [("real images", images)] if images else []
+        yield from strips
+
+
+def _list_growth(found: Report) -> Iterator[tuple[str, bytes]]:
+    """Yield the sample of the first seed at several training steps of each run as a strip."""
+    for run in found.runs:
+        sheets = list_sheets(run.path)
+        chosen = np.unique(np.linspace(0, len(sheets) - 1, CELLS).round().astype(int)) if sheets else []
+        cells = {sheets[k][0]: cells[0] for k in chosen if (cells := _read_cells(sheets[k][1], run))}
+        if len(cells) > 1:
+            seen = ", ".join(f"{step * run.recipe['optim']['batch']:,}" for step in cells)
+            yield f"{found.names[run.path]}: {seen} images", _join(list(cells.values()))
+
+
+def _read_cells(path: Path, run: Run) -> list[np.ndarray]:
+    """Return the first images (h, w, 3) uint8 of a sheet of the run; [] if there is none or it is damaged."""
+    if not run.recipe or not path.exists():
         return []
-    images["intervals.png"] = render_png(charts.rasterise(_plot_intervals(panels)))
-    caption = "Each run with its 95 % confidence interval, which leaves out the variation between seeds."
-    return [Picture("intervals.png", caption)]
-
-
-def _plot_intervals(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]]) -> Figure:
-    """Return a figure with intervals in one or more panels.
-
-    An interval is a horizontal line with a dot at its value. Several intervals of one row are drawn just
-    below each other.
-
-    Args:
-        panels: the rows of each panel, keyed by its title. The rows are keyed by their names, which are the
-            same in all panels, and each row holds intervals (value, low, high).
-    """
-    names = list(next(iter(panels.values())))
-    figure = charts.new_figure(2.2 + 2.6 * len(panels), 0.9 + 0.42 * len(names))
-    every = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (title, rows) in zip(every, panels.items(), strict=True):
-        for place, name in enumerate(names):
-            for k, (value, low, high) in enumerate(rows[name]):
-                y = place + 0.16 * (k - (len(rows[name]) - 1) / 2)
-                axes.plot([low, high], [y, y], color=charts.COLOURS[0], linewidth=1.8)
-                axes.plot([value], [y], "o", color=charts.COLOURS[0], markersize=4.5)
-        charts.style_panel(axes, title, "")
-        axes.grid(axis="x", color="#e6e6e6", linewidth=0.7)
-        axes.locator_params(axis="x", nbins=5)
-        axes.set_ylim(len(names) - 0.5, -0.5)
-        # Without `parse_math=False`, a name such as "$1" could be drawn as a formula.
-        labels = [charts.shorten(name) for name in names] if axes.get_subplotspec().is_first_col() else []
-        axes.set_yticks(range(len(names)) if labels else [], labels, parse_math=False)
-    return figure
-
-
-def _samples(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:
-    """Return blocks that show the last samples of each run as a strip; none if no run has samples.
-
-    The first strip shows real images, if a run has stored some. The PNG file of each strip is added to
-    `images`, keyed by file name.
-    """
-    strips = {f"{k:03}.png": (run.path.name, last_samples(run)) for k, run in enumerate(found, 1)}
-    real = next((strip for run in found if (strip := real_images(run)) is not None), None)
-    strips = {file: (name, strip) for file, (name, strip) in strips.items() if strip is not None}
-    if not strips:
+    try:
+        with Image.open(path) as image:
+            cells = split_sheet(np.asarray(image.convert("RGB")), *run.recipe["data"]["size"])
+    except (OSError, SyntaxError, ValueError):  # Pillow raises any of these for damaged files
+        warn_user(f"{path} is damaged, and is left out")
         return []
-    said = "The last samples of each run, with seeds 0, 1, ... from left to right"
-    if real is not None:
-        strips = {"real.png": ("real images", real), **strips}
-        said += ", below real images, which have no seed"
-    images |= {file: render_png(strip) for file, (_, strip) in strips.items() if strip is not None}
-    counts = sorted({run.recipe["steps"] for run in found if run.recipe and "steps" in run.recipe})
-    said += f". Sampling steps: {', '.join(map(str, counts))}"
-    rows = [(name, file) for file, (name, _) in strips.items()]
-    return [Heading("Samples"), Text(f"{said}."), Strips(rows)]
+    return cells[: min(CELLS, run.recipe["report"]["grid"])]
 
 
-def _growth(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:
-    """Return blocks with the first sample of each run over training; add the PNG files to `images`."""
-    strips = []
-    for k, run in enumerate(found, 1):
-        grown = growth(run)
-        if grown is not None:
-            strip, steps = grown
-            batch = run.recipe["optim"]["batch"]
-            seen = ", ".join(f"{step * batch:,}" for step in steps)
-            images[f"growth-{k:03}.png"] = render_png(strip)
-            strips.append((f"{run.path.name}: {seen} images", f"growth-{k:03}.png"))
-    if not strips:
-        return []
-    said = "The sample of seed 0 over training, after the numbers of images at the left."
-    return [Heading("Growth over training"), Text(said), Strips(strips)]
+def _join(cells: Sequence[np.ndarray]) -> bytes:
+    """Return images (h, w, 3) uint8 in one row, enlarged, as the content of a PNG file."""
+    # The factor depends only on the width of an image, so images look equally large in all strips of a page.
+    row = arrange_images(np.stack(cells), len(cells))
+    return render_png(enlarge(row, max(1, SHEET // (CELLS * cells[0].shape[1]))))
 
 
-def _describe_step(run: Run, measured: Measurements) -> str:
-    """Return a sentence if the memorisation test of a finished run tested an earlier step, else ""."""
-    tested = measured.tested
-    if tested is None or is_last_step(run, tested.step):
-        return ""
-    return f" This was tested at step {tested.step:,}, before the training went on."
+def _list_runs(found: Report) -> Table:
+    """Return the table of runs: progress, and the newest tests for copies and likelihoods."""
+    rows = []
+    for run in found.runs:
+        progress = f"{run.images:,}" + (f" of {run.total:,}" if run.total else "")
+        row = {"run": found.names[run.path], "state": run.state, "seed": run.recipe.get("seed")}
+        row["images seen"] = progress
+        if copies := _read_newest(run, "memorisation"):
+            row |= {"copies": f"{100 * copies['copies']['value']:.1f} %", "memorisation": copies["verdict"]}
+        if record := _read_newest(run, "likelihoods"):
+            bits, images = record["bits"], len(record["reference"]["images"])
+            spread = f" ± {bits['error']:.3f}" if bits["error"] is not None else ""
+            row["bits per dimension ↓"] = f"{bits['value']:.3f}{spread} ({record['method']}, {images} images)"
+        rows.append({**row, "note": run.why} if run.why else row)
+    return Table.from_records(rows)
 
 
-def _measurements(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:
-    """Return blocks with the results of `ddim memorisation`, `likelihood` and `diagnose` for the runs.
-
-    Add the PNG files of their figures to `images`.
-    """
-    lines, notes = [], []
-    folded: list[Block] = []
-    every = [(run, read_measurements(run.path)) for run in found]
-    common = common_bits_conditions((run, measured.bits) for run, measured in every)
-    for k, (run, measured) in enumerate(every, 1):
-        bits, why = format_run_bits(run, measured.bits, common)
-        if measured.copies or bits:
-            lines.append([text or MISSING for text in (run.path.name, measured.copies, bits)])
-        notes += (
-            [f"* {run.path.name}: this likelihood is not comparable with the others: {why}."] if why else []
-        )
-        notes += (
-            [f"{run.path.name}: {measured.verdict}{_describe_step(run, measured)}"]
-            if measured.verdict
-            else []
-        )
-        notes += [_describe_unreadable(run, path) for paths in measured.damaged.values() for path in paths]
-        shown = (("pairs", measured.pairs, "samples and their nearest training images"),)
-        shown += (("diagnosis", measured.diagnosis, "errors at each noise level"),)
-        for name, path, about in shown:
-            if path is not None:
-                images[f"{name}-{k:03}.png"] = path.read_bytes()
-                title = f"{run.path.name}: {about}"
-                folded.append(Folded(title, [Picture(f"{name}-{k:03}.png", title)]))
-    heads = ["run", "copies of training images", "bits per dimension ↓"]
-    if common is not None:
-        notes.insert(0, f"Bits per dimension: ± is the standard error over images. {METHODS}")
-    table: list[Block] = [Table(heads, lines, notes, words=1)] if lines or notes else []
-    return [Heading("Further measurements"), *table, *folded] if table or folded else []
+def _read_newest(run: Run, kind: str) -> dict[str, Any]:
+    """Return the record of the newest measurement of a kind; {} if there is none or it is damaged."""
+    files = [folder / "record.json" for folder in list_numbered_folders(run.path / kind)]
+    try:
+        return read_sealed(files[-1]) if files and files[-1].exists() else {}
+    except UserError as error:
+        warn_user(f"{error}; it is left out")
+        return {}
 
 
-def _describe_unreadable(run: Run, path: Path) -> str:
-    return f"{run.path.name}: {path.relative_to(run.path).as_posix()} cannot be read."
-
-
-def _overview(found: Sequence[Run], rows: Sequence[Configuration]) -> str:
-    """Return a text with the number of runs in each state, and the facts that all runs share."""
-    counts = f"{format_count(len(found), 'run')} of {format_count(len(rows), 'configuration')}"
-    states = ", ".join(f"{count} {state}" for state, count in Counter(run.state for run in found).items())
-    known = [run for run in found if run.recipe]
-    versions = [run.facts.get("versions", {}) for run in found if run.facts]
-    facts = {
-        "recipe": [run.recipe["name"] for run in known],
-        # The folder of the images is left out, because others may see the report.
-        "images": [Path(run.recipe["data"]["source"]).name for run in known],
-        "images seen": [f"{run.images:,}" for run in known],
-        "parameters": [f"{run.facts.get('parameters', 0):,}" for run in found if run.facts],
-        **{name: [each.get(name, "") for each in versions] for name in ("processor", "torch", "ddim")},
-    }
-    if len({run.recipe["data"]["source"] for run in known}) > 1 and not have_same_images(known):
-        del facts["images"]
-    shared = [f"{name} {values[0]}" for name, values in facts.items() if len(set(values)) == 1 and values[0]]
-    return f"{counts}: {states}." + (f" Shared by all: {', '.join(shared)}." if shared else "")
-
-
-def _loss_curves(rows: Sequence[Configuration]) -> dict[str, list[dict[str, Any]]]:
-    """Return the logged losses of at most `CURVES` configurations, averaged over repeats, keyed by name."""
-    shown = _rows_with_curves(rows)
-    # The logs are read one after the other, because each may have millions of lines.
-    logged = {row.name: mean_log(read_metrics(run.path) for run in row.counted) for row in shown}
-    return {name: lines for name, lines in logged.items() if any("loss" in line for line in lines)}
-
-
-def _tails(row: Configuration, mean: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Return the logs of runs that continue after the end of the mean log; each begins at that end."""
-    last = max((line["images"] for line in mean), default=-1)
-    logs = (read_metrics(run.path) for run in row.counted)
-    further = (log for log in logs if any("loss" in line and line["images"] > last for line in log))
-    return [[line for line in log if line["images"] >= last] for log in further]
-
-
-def mean_log(logs: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Return the mean of several logs.
-
-    The mean has a line for each number of images that is in all logs. This line has the mean of each value
-    that all logs have at this number of images.
-    """
-    pages: list[dict[int, dict[str, float]]] = []
-    for log in logs:
-        page: dict[int, dict[str, float]] = {}
-        for line in log:
-            known = {name: line[name] for name in run_figures.MEASURES if line.get(name) is not None}
-            page.setdefault(line["images"], {}).update(known)
-        pages.append(page)
-    lines = []
-    for images in sorted(set.intersection(*(set(page) for page in pages))):
-        here = [page[images] for page in pages]
-        names = [name for name in run_figures.MEASURES if all(name in values for values in here)]
-        lines.append({"images": images, **{n: sum(values[n] for values in here) / len(here) for n in names}})
-    return lines
-
-
-def _rows_with_curves(rows: Sequence[Configuration]) -> list[Configuration]:
-    """Return the rows in order; if there are too many, only the `CURVES` rows with the lowest image MAE."""
-
-    def error(row: Configuration) -> float:
-        numbers = summarise_metrics(row, None)
-        return numbers["image_mae"].mean if "image_mae" in numbers else float("inf")
-
-    kept = sorted(rows, key=error)[:CURVES]
-    return [row for row in rows if row in kept]
-
-
-def _has_finish(run: Run) -> bool:
-    loss = run.recipe.get("objective", {})
-    return bool(loss.get("finish")) and run.images > loss.get("finish_after", 0)
-
-
-def _loss_caption(
-    rows: Sequence[Configuration], curves: Mapping[str, object], tails: Mapping[str, Sequence[object]]
-) -> str:
-    caption = "Losses against images seen; means over repeats."
-    if any(tails.values()):
-        caption += " Thin lines are single runs, beyond the images that all repeats have logged."
-    if any(_has_finish(run) for row in rows for run in row.runs):
-        caption += " A training loss can jump near the end, where objective.finish changes the loss."
-    if len(curves) == CURVES < len(rows):
-        caption += f" The {len(curves)} of {len(rows)} configurations with the lowest image MAE are shown."
-    return caption
+def _list_figures(found: Report) -> Iterator[tuple[str, bytes]]:
+    """Yield the figures of the newest memorisation test and diagnosis of each run."""
+    for run in found.runs:
+        for kind, name, about in (
+            ("memorisation", "pairs.png", "samples and their nearest training images"),
+            ("diagnostics", "figure.png", "errors at each noise level"),
+        ):
+            files = [folder / name for folder in list_numbered_folders(run.path / kind)]
+            if files and files[-1].exists():
+                yield f"{found.names[run.path]}: {about}", files[-1].read_bytes()

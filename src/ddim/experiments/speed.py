@@ -1,16 +1,19 @@
 """Measure how fast this machine trains a recipe, and forecast what a run will do with its budget."""
 
+from __future__ import annotations
+
 import math
 import sys
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ddim.data import SplitImages
 from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Recipe
 from ddim.runs.state import Plan
 from ddim.training.budget import TRAINED, WARM_UP
-from ddim.training.memory import advance_within_memory
+from ddim.training.memory import advance_within_memory, estimate_memory
 from ddim.training.run import start_training
 from ddim.training.trainer import Trainer
 
@@ -30,31 +33,41 @@ class Speed:
 
     Attributes:
         runtime: the device, precision, compilation and threads of the measurement.
-        batch: batch size of the timed steps; smaller than that of the recipe if its steps are long.
-        images: number of training images in the timed steps.
-        seconds: total seconds of the timed steps.
+        images_per_second: training images per second, not counting the time of validations.
         start: seconds to prepare the training: initial weights, statistics of the pixels.
         warm_up: seconds of the first `WARM_UP` steps with the batch size of the recipe. They include the
             compilation of the network, if it is compiled.
         validation: seconds of one validation: errors on validation images, and samples.
         parameters: number of weights of the network.
+        memory: estimated bytes of memory for the training.
         recipe: the recipe; its number of classes is that of the images.
     """
 
     runtime: Runtime
-    batch: int
-    images: int
-    seconds: float
+    images_per_second: float
     start: float
     warm_up: float
     validation: float
     parameters: int
+    memory: int
     recipe: Recipe
 
-    @property
-    def images_per_second(self) -> float:
-        """Training images per second, not counting the time of validations."""
-        return self.images / self.seconds
+    def scale(self, factor: float) -> Speed:
+        """Return the speed if each image took a `factor`-th of the time."""
+        rate = self.images_per_second * factor
+        return replace(self, images_per_second=rate, validation=self.validation / factor)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the measurement as plain values."""
+        return {
+            "device": self.runtime.device,
+            "precision": self.runtime.precision,
+            "threads": self.runtime.threads,
+            "compiled": self.runtime.compile,
+            "images_per_second": self.images_per_second,
+            "warm_up_seconds": self.warm_up,
+            "validation_seconds": self.validation,
+        }
 
 
 def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: float) -> Speed:
@@ -80,6 +93,7 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: fl
         training = start_training(replace(recipe, optim=replace(optim, batch=batch)), parts, runtime, None)
         # At progress 0, a step of a student evaluates the network once; all later steps evaluate it twice.
         training.plan = Plan(sys.maxsize, decayed=0.5) if recipe.is_student else training.plan
+        start, memory = time.monotonic() - began, estimate_memory(training)
         started = time.monotonic()
         for _ in range(WARM_UP):
             _finish_step(training)
@@ -94,13 +108,12 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: fl
     evaluations = min(report.validation_images, len(parts.validation)) + samples
     return Speed(
         runtime=runtime,
-        batch=batch,
-        images=steps * batch,
-        seconds=seconds,
-        start=started - began,
+        images_per_second=steps * batch / seconds,
+        start=start,
         warm_up=max(0.0, warm - started - usual) + usual * optim.batch / batch,
         validation=evaluations / 3 * seconds / (steps * batch),
         parameters=sum(weight.numel() for weight in training.model.parameters()),
+        memory=memory,
         recipe=replace(training.recipe, optim=optim),
     )
 

@@ -84,14 +84,12 @@ def with_bar(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **{**options, "progress": progress})  # type: ignore[arg-type]
 
     # Notebooks and `help` show the names of the options that a TypedDict lists.
-    signature = inspect.signature(function)
-    *parameters, last = signature.parameters.values()
-    if last.kind is last.VAR_KEYWORD:
-        named = get_args(last.annotation)[0].__annotations__.items()
-        more = [
-            last.replace(name=name, kind=last.KEYWORD_ONLY, default=None, annotation=t) for name, t in named
-        ]
-        shown.__signature__ = signature.replace(parameters=[*parameters, *more])  # type: ignore[attr-defined]
+    *parameters, last = inspect.signature(function).parameters.values()
+    for listed in get_args(last.annotation) if last.kind is last.VAR_KEYWORD else ():
+        optional = last.replace(kind=last.KEYWORD_ONLY, default=None)
+        kinds = listed.__annotations__.items()
+        parameters += [optional.replace(name=name, annotation=kind) for name, kind in kinds]
+        shown.__signature__ = inspect.signature(function).replace(parameters=parameters)  # type: ignore
     return shown
 
 

@@ -13,7 +13,8 @@ about as far away as the next fifty images. For a copy, the nearest image is muc
 Contrast is removed first. In pixel space, images of low contrast are close to all others (hubs: Radovanović
 et al. 2010). A blurred sample would be much closer to the training images of lowest contrast than to the
 rest. Images are therefore compared after `standardise`, that is, by the correlation of their pixels. A
-constant image has correlation 0 with all images, and its closeness is 1.
+constant image has correlation 0 with all others. Its closeness is 1, and it is near to no image: as a row of
+zeros it would be at distance 1 from all, nearer than every image with a correlation below one half.
 """
 
 from __future__ import annotations
@@ -63,12 +64,14 @@ def standardise(images: np.ndarray) -> Tensor:
     """Convert images (N, H, W, C) uint8 to rows (N, H * W * C) float32 with channel mean 0 and norm 1.
 
     Half the squared distance of two rows is 1 minus the correlation of their pixels. A constant image becomes
-    a row of zeros, at distance 1 from every row of norm 1.
+    a row of equal numbers, which is orthogonal to every row with channel mean 0.
     """
     rows = torch.from_numpy(np.ascontiguousarray(images)).double()
     rows = (rows - rows.mean((1, 2), keepdim=True)).flatten(1)
-    # One gray level in one pixel gives a norm of about 1. A smaller norm is due to rounding: keep it small.
-    return (rows / rows.norm(dim=1, keepdim=True).clamp(min=1.0)).float()
+    norm = rows.norm(dim=1, keepdim=True)
+    # One gray level in one pixel gives a norm of about 1; less than a half is due to rounding.
+    rows = torch.where(norm < 0.5, rows.shape[1] ** -0.5, rows / norm.clamp(min=1.0))
+    return rows.float()
 
 
 def mirror(images: np.ndarray) -> np.ndarray:

@@ -136,9 +136,13 @@ def sheet(
 
     # torch takes no array with a negative stride, such as a reversed one.
     parts = [torch.as_tensor(p.copy() if isinstance(p, np.ndarray) else p) for p in images]
-    whole = torch.stack(parts)
+    whole = torch.stack(parts) if parts else torch.empty(0)
+    whole = whole[None] if whole.ndim == 3 else whole
+    if whole.ndim != 4 or (whole.shape[3] in (1, 3, 4) and whole.shape[1] not in (1, 2, 3, 4)):
+        advice = "images (N, H, W, C) are images.transpose(0, 3, 1, 2), or permute for tensors"
+        raise UserError(f"images must have the shape (N, C, H, W), got {tuple(whole.shape)}: {advice}")
     check_images(whole)
-    return Image.fromarray(enlarge(make_sheet(whole[None] if whole.ndim == 3 else whole, columns), zoom))
+    return Image.fromarray(enlarge(make_sheet(whole, columns), zoom))
 
 
 def enlarge(pixels: np.ndarray, zoom: int | None = None) -> np.ndarray:

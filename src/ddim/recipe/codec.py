@@ -314,24 +314,6 @@ def override_sampling(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return override(recipe, changes)
 
 
-def choose_value(kind: type, name: str, value: Any, now: Any = None) -> Any:  # noqa: ANN401
-    """Return a value for a field of a recipe or of one of its parts.
-
-    Args:
-        kind: the class with the field.
-        name: the name of the field.
-        value: the value, or the name of a registered part. A name gives a part with default fields.
-        now: the present value of the field. If `value` names the class of `now`, `now` is returned unchanged.
-
-    Raises:
-        UserError: if no part has this name.
-    """
-    for slot in list_slots(kind):
-        if slot.name == name and slot.kinds and isinstance(value, str):
-            return now if kind_name(now) == value else _load(value, slot, name)
-    return value
-
-
 def read_recipe(path: str | Path) -> Recipe:
     """Return the recipe in a YAML or JSON file.
 

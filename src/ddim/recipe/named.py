@@ -320,14 +320,12 @@ FOR_SIZE: dict[str, Callable[[tuple[int, int]], Recipe]] = {"fast": fast, "flow"
 
 
 def find_recipe(
-    name: str | Recipe,
-    size: int | str | tuple[int, int] | None = None,
-    fields: Mapping[str, Any] | None = None,
+    name: str, size: int | str | tuple[int, int] | None = None, fields: Mapping[str, Any] | None = None
 ) -> Recipe:
     """Return the recipe with this name, or in the YAML or JSON file with this name, with changed fields.
 
     Args:
-        name: the name, such as "fast", or the file. A recipe can be given, too.
+        name: the name, such as "fast", or the file.
         size: height and width of the images, such as 64, "64x96" or (64, 96). The network and the noise of
             the recipes `fast`, `flow` and `dit` follow from it. By default that of the recipe.
         fields: new values keyed by field path, such as {"optim.lr": 1e-3, "sampler": ddim.DDIM()}. See
@@ -339,20 +337,16 @@ def find_recipe(
     Example:
         >>> ddim.train("photos/", ddim.find_recipe("fast", size=64, fields={"optim.lr": 1e-3}))
     """
-    fields = dict(fields or {})
-    size = fields.pop("data.size", size)
-    sides = None if size is None else parse_plain(size, tuple[int, int], "data.size")
-    if isinstance(name, Recipe):
-        recipe = name
-    elif name in RECIPES:
+    fields = {**({} if size is None else {"data.size": size}), **(fields or {})}
+    sides = parse_plain(fields["data.size"], tuple[int, int], "data.size") if "data.size" in fields else None
+    if name in RECIPES:
         recipe = FOR_SIZE[name](sides) if sides and name in FOR_SIZE else RECIPES[name]()
     elif Path(name).suffix in (".yaml", ".yml", ".json"):
         recipe = read_recipe(Path(name))
     else:
-        known = ", ".join(RECIPES)
-        hint = suggest(name, RECIPES)
+        known, hint = ", ".join(RECIPES), suggest(name, RECIPES)
         raise UserError(f"recipe must be one of {known} or a .yaml or .json file, got {name!r}{hint}")
-    return change_recipe(recipe, fields if sides is None else {**fields, "data.size": sides})
+    return change_recipe(recipe, fields)
 
 
 def change_recipe(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:

@@ -2,15 +2,15 @@
 
 ``snapshots/step-000000123/`` holds the averages of two powers after this step (see
 `ddim.nn.power_averages`), as ``<power>.safetensors``. Training writes these folders. Any other folder, such
-as ``width-0.05/``, holds an average that `ddim.reconstruct_average` or `ddim.pick_average` stored, in the
-files ``average.safetensors`` and ``average.json``. Each folder has a manifest, like a checkpoint.
+as ``width-0.05/``, holds an average that `ddim.ema` stored, in the files ``average.safetensors`` and
+``average.json``. Each folder has a manifest, like a checkpoint.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,8 @@ class StoredAverage:
         step: the step of the checkpoint to which it belongs.
         weights: the SHA-256 of the weights of this checkpoint.
         snapshots: the steps of the snapshots from which it was reconstructed.
-        choice: one row for each average that `ddim.pick_average` compared; () if the user gave the width.
+        choice: one row for each average that `ddim.ema` compared; () if the user gave the width.
+        folder: the folder of the average; it is not stored.
     """
 
     width: float | None
@@ -62,6 +63,7 @@ class StoredAverage:
     weights: str
     snapshots: tuple[int, ...] = ()
     choice: tuple[dict[str, Any], ...] = ()
+    folder: Path = Path()
 
 
 # Snapshots
@@ -82,11 +84,6 @@ def save_snapshot(run: Path, step: int, averages: Mapping[float, Mapping[str, Te
     """
     named = {str(gamma): tensors for gamma, tensors in averages.items()}
     checkpoint.save(run / FOLDER / SNAPSHOTS, step, named, {}, keep)
-
-
-def remove_later_snapshots(run: Path, step: int) -> None:
-    """Remove the snapshots of steps after `step`; training will write them again."""
-    checkpoint.remove_later(run / FOLDER / SNAPSHOTS, step)
 
 
 def list_snapshots(run: Path, before: int) -> list[Snapshot]:
@@ -110,15 +107,16 @@ def list_snapshots(run: Path, before: int) -> list[Snapshot]:
 # Stored averages
 
 
-def store_average(run: Path, name: str, average: Mapping[str, Tensor], facts: StoredAverage) -> Path:
-    """Store an average of a run, and return its folder; an older average with this name is removed.
+def store_average(run: Path, name: str, average: Mapping[str, Tensor], facts: StoredAverage) -> StoredAverage:
+    """Store an average of a run, and return its facts; an older average with this name is removed.
 
     Raises:
         NotFinite: if the average contains NaN or an infinity.
     """
     target = run / FOLDER / name
-    checkpoint.replace_checkpoint(target, facts.step, {AVERAGE: average}, {AVERAGE: asdict(facts)})
-    return target
+    document = {key: value for key, value in asdict(facts).items() if key != "folder"}
+    checkpoint.replace_checkpoint(target, facts.step, {AVERAGE: average}, {AVERAGE: document})
+    return replace(facts, folder=target)
 
 
 def find_stored(run: Path) -> dict[str, Path]:
@@ -145,7 +143,8 @@ def read_stored(path: Path) -> StoredAverage:
         Damaged: if the file with the facts or the manifest is damaged.
     """
     facts = checkpoint.read_document(path, AVERAGE)
-    return StoredAverage(**facts | {name: tuple(facts[name]) for name in ("snapshots", "choice")})
+    lists = {name: tuple(facts[name]) for name in ("snapshots", "choice")}
+    return StoredAverage(**facts | lists, folder=path)
 
 
 def find_stored_average(path: Path, weights: str) -> Path | None:

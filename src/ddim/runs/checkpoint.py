@@ -221,17 +221,6 @@ def find_newest(folder: Path, best: bool = False) -> Path | None:
     return read_newest(folder, verify, best)
 
 
-def find_best(folder: Path) -> Path | None:
-    """Return the newest undamaged checkpoint that is marked as best, or None; see `find_newest`."""
-    return find_newest(folder, best=True)
-
-
-def find_best_step(folder: Path) -> int:
-    """Return the step of the checkpoint that `find_best` finds; -1 if there is none."""
-    best = find_best(folder)
-    return -1 if best is None else read_manifest(best).step
-
-
 # Reading
 
 

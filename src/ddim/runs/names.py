@@ -113,7 +113,8 @@ def read_checkpoint(run: str | Path, read: Callable[[Path], T]) -> T:
     if named:
         raise UserError(f"run {run.parent} has no {run.name} checkpoint: see report.{run.name} of its recipe")
     if not run.is_dir():
-        raise UserError(f"run {run} is not a folder{suggest_run(run)}")
+        why = "is not a folder" if run.exists() else "does not exist"
+        raise UserError(f"run {run} {why}{suggest_run(run)}")
     raise UserError(f"{run} holds no undamaged checkpoint: `ddim runs {quote(run)}` lists the runs below it")
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from ddim.data.values import EIGHT_BITS, Values
 from ddim.diffusion.pixels import Pixels
 from ddim.machine.runtime import Runtime
-from ddim.recipe.codec import load_value
 from ddim.recipe.recipe import Optim
 
 
@@ -27,12 +26,12 @@ class Plan:
     settled: int = 0
     decayed: float = 0.0
 
-    def part(self, seen: int) -> float:
+    def fraction(self, seen: int) -> float:
         """Return the finished share of the learning-rate decay after `seen` images; 0 if `total` is None."""
         if self.total is None:
             return 0.0
-        part = (seen - self.settled) / max(1, self.total - self.settled)
-        return self.decayed + (1 - self.decayed) * min(1.0, max(0.0, part))
+        since = (seen - self.settled) / max(1, self.total - self.settled)
+        return self.decayed + (1 - self.decayed) * min(1.0, max(0.0, since))
 
     def fixed(self, total: int, seen: int, batch: int) -> Plan:
         """Return a plan whose length is `total` images, rounded to whole batches.
@@ -41,7 +40,7 @@ class Plan:
         before, the learning rate continues to decay from its present value.
         """
         total = max(seen, round(total / batch) * batch)
-        return Plan(total, settled=seen, decayed=self.part(seen))
+        return Plan(total, settled=seen, decayed=self.fraction(seen))
 
     def validation_steps(self, count: int, batch: int) -> set[int]:
         """Return `count` evenly spaced steps after which a run validates; the last one is the end of the run.
@@ -54,16 +53,12 @@ class Plan:
         close = min(begin + total / count / 2, total) if begin else 0
         return {step for step in steps if not begin < step * batch < close}
 
-    def step_at(self, share: float, batch: int) -> int | None:
-        """Return the step at which training has used this share of the budget; None if no budget is set."""
-        return None if self.total is None else math.ceil(share * self.total / batch)
-
     def rate(self, optim: Optim, seen: int) -> float:
         """Return the learning rate after `seen` images: linear warm-up, then constant or half a cosine."""
         rise = min(1.0, (seen + optim.batch) / optim.warmup) if optim.warmup else 1.0
         if optim.decay == "constant" or self.total is None:
             return optim.lr * rise
-        return optim.lr * rise * 0.5 * (1 + math.cos(math.pi * self.part(seen)))
+        return optim.lr * rise * 0.5 * (1 + math.cos(math.pi * self.fraction(seen)))
 
 
 @dataclass(frozen=True)
@@ -112,12 +107,3 @@ class RunState:
         """Return the state as JSON, which has no NaN: a sum of losses that is not finite becomes null."""
         sums = {name: value if math.isfinite(value) else None for name, value in self.sums.items()}
         return asdict(self) | {"sums": sums}
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> RunState:
-        """Return the state that `to_json` wrote.
-
-        Raises:
-            UserError: if the document is not such a state.
-        """
-        return load_value(document, cls)

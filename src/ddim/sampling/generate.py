@@ -105,9 +105,7 @@ def list_seeds(n: int | None, seed: int, seeds: Iterable[int] | None) -> Sequenc
         return range(first, first + count)
     listed = check_seeds(seeds)
     if seed or n not in (None, len(listed)) or not listed:
-        raise UserError(
-            f"give a list of seeds, or n and seed, got {len(listed)} seeds, n {n} and seed {seed}"
-        )
+        raise UserError(f"give seeds, or n and seed, got {len(listed)} seeds, n {n} and seed {seed}")
     return listed
 
 

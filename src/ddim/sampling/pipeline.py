@@ -19,7 +19,7 @@ from ddim.errors import UserError, describe_given
 from ddim.machine.distributed import current_processes
 from ddim.machine.runtime import Runtime, choose_runtime, find_device
 from ddim.nn.unet import UNetSpec
-from ddim.recipe.codec import choose_value, dump, load_recipe
+from ddim.recipe.codec import dump, kind_name, load_recipe, load_value
 from ddim.recipe.model import build_fitting_model
 from ddim.recipe.options import SAMPLING_FIELDS
 from ddim.recipe.recipe import Data, Fixed, Recipe
@@ -87,7 +87,9 @@ class Pipeline:
             UserError: if another field is changed, as the model was trained with it. Also if a part's name is
                 unknown, or a value is a class or lacks a method that is needed.
         """
-        chosen = {k: choose_value(Recipe, k, v, getattr(self.recipe, k, None)) for k, v in fields.items()}
+        # A name leaves a part of this kind as it is.
+        known = {name: kind_name(getattr(self.recipe, name)) for name in SAMPLING_FIELDS}
+        chosen = {name: part for name, part in fields.items() if known.get(name) != part}
         recipe = replace(self.recipe, **chosen)
         allowed = (*SAMPLING_FIELDS, "steps")
         for name in chosen:
@@ -321,4 +323,4 @@ def load_vectors(path: Path, recipe: Recipe) -> ImageVectors | None:
 
 def load_state(path: Path) -> RunState:
     """Return the typed state of the checkpoint `path`."""
-    return RunState.from_json(checkpoint.read_document(path, "state"))
+    return load_value(checkpoint.read_document(path, "state"), RunState)

@@ -50,29 +50,29 @@ class Batch:
     augment_labels: Tensor | None
     class_labels: Tensor | None
 
-    def part(
-        self, part: slice, model: Model, pixels: Pixels, runtime: Runtime
+    def micro_batch(
+        self, which: slice, model: Model, pixels: Pixels, runtime: Runtime
     ) -> tuple[Denoiser, Tensor, Tensor]:
-        """Return the model with the labels of a part of the batch, and its images x0 and noise (b, C, H, W).
+        """Return the model with the labels of some of the images, these images x0, and noise (b, C, H, W).
 
         Args:
-            part: the part, as a slice of the batch.
+            which: the images, as a slice of the batch.
             model: the model.
             pixels: the map between images and model units.
             runtime: how the network runs.
         """
-        grain = None if self.grain is None else self.grain[part]
-        x0 = runtime.images(pixels.enter(to_unit(self.images[part], grain)))
+        grain = None if self.grain is None else self.grain[which]
+        x0 = runtime.images(pixels.enter(to_unit(self.images[which], grain)))
         augment = label = None
         if self.augment_labels is not None:
-            labels = self.augment_labels[part]
-            done = prepare_transformations(labels, *x0.shape[2:])
-            x0, augment = apply_transformations(x0, done.send(runtime.send)), runtime.send(labels)
+            labels = self.augment_labels[which]
+            prepared = prepare_transformations(labels, *x0.shape[2:]).send(runtime.send)
+            x0, augment = apply_transformations(x0, prepared), runtime.send(labels)
         if self.class_labels is not None:
-            label = runtime.send(self.class_labels[part])
+            label = runtime.send(self.class_labels[which])
         # `Model.with_labels` is not used, because it reads the labels and so waits for the device.
         denoise = model if label is None and augment is None else Labelled(model, label, augment)
-        return denoise, x0, runtime.images(self.noise[part])
+        return denoise, x0, runtime.images(self.noise[which])
 
 
 class Batches:
@@ -164,14 +164,14 @@ def _device_memory(device: str) -> int:
     return torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else 0
 
 
-def draw_times(recipe: Recipe, uniform: Tensor, memory: LossMemory | None) -> tuple[Tensor, Tensor]:
+def draw_times(recipe: Recipe, uniform: Tensor, past_losses: LossMemory | None) -> tuple[Tensor, Tensor]:
     """Return times (B,) in (0, 1] and their weights (B,) in the loss.
 
     Args:
         recipe: the recipe of the run.
         uniform: random numbers (B,), uniform in [0, 1).
-        memory: the past losses, if times or weights depend on them, else None.
+        past_losses: the past losses, if times or weights depend on them, else None.
     """
-    if memory:
-        return memory.draw(uniform)
+    if past_losses:
+        return past_losses.draw(uniform)
     return recipe.objective.times(uniform, recipe.schedule), torch.ones_like(uniform)

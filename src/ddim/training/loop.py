@@ -18,13 +18,13 @@ from ddim.training.trainer import Trainer
 from ddim.training.validation import MeasureKID, sample_preview, validate
 from ddim.training.writer import RunWriter
 
-MEASURED = 10.0
-"""The least time, in seconds, for which the cores that other programs use are measured."""
+METER_SECONDS = 10.0
+"""The least time for which the cores that other programs use are measured, before threads are chosen."""
 
 
 @dataclass
 class Lead:
-    """What process 0 alone has.
+    """The files, the clock and the choice of threads, which only process 0 has.
 
     Attributes:
         writer: writes the files of the run, and calls the callbacks.
@@ -55,8 +55,8 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
     """
     alone = trainer.processes.count == 1
     with note_signals(twice=alone) as flag:
-        # A signal ends the validation of a single process at once. Several processes finish it, because they
-        # work on it together.
+        # In a single process, a signal ends a validation at once. Several processes work on it together, and
+        # finish it.
         if alone:
             trainer.check_signals = flag.check
         if lead:
@@ -64,15 +64,15 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
         signal = _agree(trainer, lead, flag.number)
         with suppress(Noted):
             while not (trainer.complete or trainer.stopped or signal):
-                # A run that a signal stopped in a validation is resumed with this validation, without a step.
+                # A run that was stopped during a validation begins with this validation, without a step.
                 if not trainer.due:
-                    values, news = advance_within_memory(trainer)
+                    values, notice = advance_within_memory(trainer)
                     trainer.due = trainer.step in trainer.validation_steps()
-                    # This waits for an accelerator, and so does the line of the log that is due here anyway.
+                    # This check waits for an accelerator. At these steps the log waits for it anyway.
                     if trainer.due or trainer.step % trainer.recipe.report.log == 0:
                         trainer.raise_if_not_finite()
                     if lead:
-                        lead.writer.finish_step(values, news)
+                        lead.writer.finish_step(values, notice)
                 if trainer.due:
                     _validate(trainer, measure_kid, lead)
                 elif lead:
@@ -87,12 +87,11 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
 
 
 def _agree(trainer: Trainer, lead: Lead | None, signal: int | None) -> int:
-    """Tell all processes what process 0 has decided; return the number of a signal in any process, or 0.
+    """Share the decisions of process 0 with all processes; return the number of a signal, or 0.
 
-    Only process 0 has numbers above 0, so the maximum over the processes is its decision.
-
-    Process 0 decides the number of planned images, whether to stop, and whether to validate because the speed
-    is known now.
+    Process 0 decides three things: the number of planned images, whether to stop, and whether to validate now
+    because the speed has been measured. The other processes send 0, so the maximum over all processes is the
+    decision of process 0. A signal counts if it reached any process.
     """
     planned, decisions = trainer.plan.total or 0, [0, 0, 0]
     if lead:
@@ -118,15 +117,15 @@ def _validate(trainer: Trainer, measure_kid: MeasureKID, lead: Lead | None) -> N
     if lead:
         lead.writer.finish_validation(values)
         lead.budget.spend(time.monotonic() - began)
-        if news := lead.budget.plan():
-            lead.writer.announce(news)
+        if notice := lead.budget.plan():
+            lead.writer.announce(notice)
         lead.writer.save()
 
 
 def _adapt_threads(trainer: Trainer, lead: Lead) -> None:
-    """Use one thread for each core that other programs left free since the threads were last chosen."""
-    # While the speed is measured, the threads stay.
-    if not lead.adapt or lead.meter.seconds < MEASURED or trainer.plan.total is None:
+    """Set the number of threads to the cores that other programs have left free since the last choice."""
+    # Without a total, the speed is still being measured, and the number of threads must not change.
+    if not lead.adapt or lead.meter.seconds < METER_SECONDS or trainer.plan.total is None:
         return
     before, others, cores = trainer.runtime.threads, lead.meter.others(), count_cores()
     threads, lead.meter = choose_threads(cores, others), CoreMeter()

@@ -56,7 +56,7 @@ def range_test(
         UserError: if no loss was finite.
     """
     # A later part of a budget may have another loss, and past losses would draw other times.
-    training.plan, training.memory = Plan(None), None
+    training.plan, training.past_losses = Plan(None), None
     curve, mean = Curve([], []), 0.0
     for k in range(updates):
         progress("learning rates", k, updates)

@@ -142,6 +142,6 @@ def reduce_size(recipe: Recipe, side: int) -> tuple[int, int]:
 def blank_loss(model: Model, recipe: Recipe, runtime: Runtime, size: tuple[int, int], count: int) -> Tensor:
     """Return the loss (count,) of blank images of this size, in the middle of the training."""
     x0 = runtime.images(torch.ones_like(model.blank(count)[..., : size[0], : size[1]]))
-    pixels, measure = Pixels.fixed(0.5, 0.5, model.shape.channels), recipe.objective.at(0.5, 0)
+    pixels, objective = Pixels.fixed(0.5, 0.5, model.shape.channels), recipe.objective.at(0.5, 0)
     with runtime.precise():
-        return measure(model.with_blank_labels(count), x0, torch.full((count,), 0.5), x0, pixels)
+        return objective(model.with_blank_labels(count), x0, torch.full((count,), 0.5), x0, pixels)

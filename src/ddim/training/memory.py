@@ -79,17 +79,17 @@ def fit_memory(training: Trainer) -> str:
     Raises:
         UserError: if parts that cannot be halved do not fit.
     """
-    free, news = find_free_memory(training.runtime.device), ""
+    free, notice = find_free_memory(training.runtime.device), ""
     if free is None:
         return ""
     free //= training.processes.local_count
     while (needed := estimate_memory(training)) > free:
-        news = _halve(training, f"{free / 2**30:.1f} GiB of memory are free")
-        if not news:
+        notice = _halve(training, f"{free / 2**30:.1f} GiB of memory are free")
+        if not notice:
             need = f"this training needs about {needed / 2**30:.1f} GiB of memory"
             advice = "use a smaller --size or --optim.batch, a narrower network or --recompute"
             raise UserError(f"{need}, and {free / 2**30:.1f} GiB are free: {advice}")
-    return news
+    return notice
 
 
 def advance_within_memory(training: Trainer) -> tuple[StepValues, str]:
@@ -105,13 +105,13 @@ def advance_within_memory(training: Trainer) -> tuple[StepValues, str]:
         OutOfMemory: if the parts cannot be halved: their number of images is odd, several processes would
             have to agree, or the network has batch norm, whose statistics depend on the parts.
     """
-    news = ""
+    notice = ""
     while True:
         try:
-            return training.advance(), news
+            return training.advance(), notice
         except OutOfMemory:
-            news = _halve(training, "the memory was full")
-            if not news:
+            notice = _halve(training, "the memory was full")
+            if not notice:
                 raise
         # Here the error is gone, and with it the tensors of the failed step.
         if training.runtime.device.startswith("cuda"):

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class Muon(torch.optim.Optimizer):
     and the learning rate. So the weights also change quickly in directions in which gradients are small. The
     weights of a convolution form a matrix (outputs, inputs * kernel height * kernel width).
 
-    As in PyTorch's fused AdamW, a step changes nothing if `found_inf` is 1.
+    As in PyTorch's fused AdamW, a step changes nothing if `found_inf` is 1. None means that it is 0.
 
     Args:
         others: parameters for AdamW, see `divide_parameters`; they form the first group.
@@ -94,17 +95,19 @@ class Muon(torch.optim.Optimizer):
             slot = self.state[parameter]
             if "momentum" not in slot:
                 slot["momentum"] = torch.zeros_like(parameter)
-            new = slot["momentum"].lerp(gradient, 1 - MOMENTUM)
-            slot["momentum"].copy_(self._unless_infinite(new, slot["momentum"]))
-            momenta.append(gradient.lerp(slot["momentum"], MOMENTUM).reshape(len(parameter), -1))
-        updates = orthogonalise(torch.stack(momenta).to(self.dtype)).float()
-        size = rate * RMS * math.sqrt(max(updates.shape[1:]))
+            momentum = self._change(slot["momentum"], lambda x, g=gradient: x.lerp_(g, 1 - MOMENTUM))
+            momenta.append(gradient.lerp(momentum, MOMENTUM).to(self.dtype).reshape(len(parameter), -1))
+        updates = orthogonalise(torch.stack(momenta)).float()
+        updates *= rate * RMS * math.sqrt(max(updates.shape[1:]))
         for (parameter, _), update in zip(group, updates, strict=True):
-            new = parameter * (1 - rate * decay) - size * update.reshape(parameter.shape)
-            parameter.copy_(self._unless_infinite(new, parameter))
+            step = update.reshape(parameter.shape)
+            self._change(parameter, lambda x, step=step: x.mul_(1 - rate * decay).sub_(step))
 
-    def _unless_infinite(self, new: Tensor, old: Tensor) -> Tensor:
-        return new if self.found_inf is None else torch.where(self.found_inf > 0, old, new)
+    def _change(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Change a tensor by a function that works in place, unless `found_inf` is 1; return the tensor."""
+        if self.found_inf is None:
+            return change(x)
+        return x.copy_(torch.where(self.found_inf > 0, x, change(x.clone())))
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
@@ -120,5 +123,6 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
     for _ in range(STEPS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        change = (b * gram + c * gram @ gram) @ x
+        x = x.mul_(a).add_(change)
     return x if wide else x.mT

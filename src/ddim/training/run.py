@@ -28,7 +28,7 @@ from ddim.files import lock_folder, read_sealed, remove_leftovers
 from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.progress import Progress, ignore_progress, watch_reading
 from ddim.machine.runtime import Runtime, check_runtime
-from ddim.machine.startup import read_rank
+from ddim.machine.startup import keep_freed_memory, read_rank
 from ddim.recipe.checks import check_training, find_other_meaning
 from ddim.recipe.codec import dump, load_recipe
 from ddim.recipe.recipe import Recipe
@@ -291,12 +291,11 @@ def _continue(folder: Path, more: float | None, images: int | None, session: _Se
     split = processes.local_first(reopen)
     split = split.with_clusters(read_clusters(path, recipe)).with_vectors(load_vectors(path, recipe))
     threads = machine.threads or facts["asked"]["threads"]
-    with machine.change(state.runtime, threads, processes) as runtime:
+    with keep_freed_memory(), machine.change(state.runtime, threads, processes) as runtime:
         trainer = Trainer(recipe, split, state.pixels, runtime, Plan(None))
         trainer.load({name: checkpoint.read_tensors(path, name) for name in trainer.tensors()}, state)
-        if processes.leads:
-            trainer.plan = _extend_budget(trainer, folder, more, images)
-        trainer.plan = processes.broadcast(trainer.plan)
+        plan = _extend_budget(trainer, folder, more, images) if processes.leads else None
+        trainer.plan = processes.broadcast(plan)
         if trainer.complete:
             return
         if processes.leads:
@@ -393,7 +392,8 @@ def prepare_training(
     check_training(recipe, parent.recipe if parent else None)
     recipe = hold_out_alike(recipe, parent.recipe) if parent else recipe
     split = processes.local_first(lambda: open_split(recipe, progress))
-    with machine.choose_for_all(recipe, split.images.pixels.shape[-1], processes) as runtime:
+    channels = split.images.pixels.shape[-1]
+    with keep_freed_memory(), machine.choose_for_all(recipe, channels, processes) as runtime:
         trainer = start_training(recipe, split, runtime, parent)
         sha256 = parent.checkpoint.sha256 if parent else None
         parent = None  # frees the memory of its network
@@ -425,8 +425,8 @@ def start_training(recipe: Recipe, parts: SplitImages, runtime: Runtime, parent:
         if other := find_other_meaning(parent.recipe, recipe):
             advice = f"leave out --recipe and --{other} to keep the {other} of that run"
             warn_user(f"weights were trained with another {other}, so they must learn a new task: {advice}")
-    if news := fit_memory(trainer):
-        warn_user(news)
+    if notice := fit_memory(trainer):
+        warn_user(notice)
     return trainer
 
 

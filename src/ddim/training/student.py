@@ -22,7 +22,6 @@ from ddim.machine.runtime import Runtime
 from ddim.recipe.checks import find_other_meaning
 from ddim.recipe.recipe import Recipe
 from ddim.runs.names import pin_place
-from ddim.sampling.generate import find_grid_ends
 from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun, load
 from ddim.sampling.sampling_setup import OFF, Guidance, open_guidance
@@ -137,8 +136,8 @@ def make_student(recipe: Recipe, guidance: Guidance = OFF) -> Recipe:
     # In EDM the deviation of the images is 0.5, the default if none is recorded.
     deviation = getattr(recipe.predicts, "sigma_data", None) or recipe.pixels.deviation or 0.5
     # Sampling with the student starts at the same noise level as sampling with the run.
-    first, _ = find_grid_ends(recipe, recipe.steps)
-    noise = recipe.sampling_schedule(first).noise_to_signal.item()
+    first = recipe.grid(recipe.steps, recipe.sampling_schedule)[0]
+    noise = recipe.sampling_schedule(first.item()).noise_to_signal.item()
     most = recipe.schedule(1.0).noise_to_signal.item()
     guided = {"guidance": guidance.scale, "interval": guidance.interval, "guide": guidance.guide}
     return replace(

@@ -53,9 +53,9 @@ class Trainer:
     """A training in memory; it writes no files, and calls no callbacks.
 
     A checkpoint holds the weights, all EMA weights, the state of the optimiser, the past losses for
-    loss-aware times, the labels of the images if they are clusters or vectors, the recipe and `RunState`. All
-    else is a function of the recipe's seed and of `step`: the order of
-    the images, their mirroring, times, noise and dropout.
+    loss-aware times, the labels of the images if they are clusters or vectors, the recipe and `RunState`.
+    Everything else is a function of the recipe's seed and of `step`: the order of the images, their
+    mirroring, times, noise and dropout.
 
     With several processes (see `ddim.machine.distributed`), each process has the whole state, and trains on
     its part of each batch. Gradients and losses are combined over all processes, so that all processes have
@@ -74,6 +74,7 @@ class Trainer:
         best: the lowest value so far of the metric `report.best`.
         stopped: the reason for which a callback stopped the run; None if no callback did.
         in_a_row: the number of steps in a row, up to now, that were not finite, on the device.
+        past_losses: the losses of recent steps, if times depend on them, else None.
         sums: sums of loss, gradient norm, learning rate and steps since the last line of the log.
         samples: the samples (n, C, H, W) of the newest validation of this process.
         check_signals: called between the sampling steps of a validation; it may end the validation.
@@ -106,7 +107,7 @@ class Trainer:
         self.compiled = Model(net, *parts).train()
         self.batches = Batches(recipe, split, self.model.shape, runtime)
         self.teacher = load_teacher(recipe, runtime)
-        self.memory = recipe.objective.times.memory(runtime.exact_device)
+        self.past_losses = recipe.objective.times.memory(runtime.exact_device)
         others, matrices = divide_parameters(self.model, recipe.optim)
         self.parameters = others | matrices
         dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
@@ -183,56 +184,66 @@ class Trainer:
         On an accelerator the call does not wait until the step is computed. A loss is read only when it is
         asked for, and `raise_if_not_finite` raises an error if too many losses were not finite.
         """
-        o, processes, runtime = self.recipe.optim, self.processes, self.runtime
-        exact, rate = runtime.exact_device, self.plan.rate(o, self.seen)
+        optim, processes, runtime = self.recipe.optim, self.processes, self.runtime
+        rate = self.plan.rate(optim, self.seen)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        # The forward pass changes the statistics of batch norm. If the loss is not finite, they are restored.
-        before = [buffer.clone() for buffer in self._read_buffers()]
-        fresh = not self.optimizer.state
-        try:
+        with self._undone_after_error() as buffers:
             batch = self.batches[self.step]
-            times, weights = draw_times(self.recipe, batch.uniform, self.memory)
-            measure = self.recipe.objective.at(self.plan.part(self.seen), self.seen)
-            measure = self.teacher.guide_loss(measure) if self.teacher else measure
-            losses = torch.zeros(o.batch, device=runtime.device)
-            for k in range(o.accumulate):
-                # In all processes together, part k has the images k, k + accumulate, ..., as in one process.
-                part = slice(k + o.accumulate * processes.rank, None, o.accumulate * processes.count)
-                with self._prepare_part(part, last=k == o.accumulate - 1):
-                    denoise, x0, eps = batch.part(part, self.compiled, self.pixels, runtime)
+            times, weights = draw_times(self.recipe, batch.uniform, self.past_losses)
+            objective = self.recipe.objective.at(self.plan.fraction(self.seen), self.seen)
+            objective = self.teacher.guide_loss(objective) if self.teacher else objective
+            bins = self.recipe.data.bins(self.pixels)
+            losses = torch.zeros(optim.batch, device=runtime.device)
+            for k in range(optim.accumulate):
+                # The micro-batches k of all processes together are the images k, k + accumulate, ... of the
+                # batch, as in a single process.
+                which = slice(k + optim.accumulate * processes.rank, None, optim.accumulate * processes.count)
+                with self._prepare_micro_batch(which, last=k == optim.accumulate - 1):
+                    denoise, x0, eps = batch.micro_batch(which, self.compiled, self.pixels, runtime)
                     with runtime.precise():
-                        each = measure(denoise, x0, times[part], eps, self.recipe.data.bins(self.pixels))
-                        loss = (each * weights[part].to(each)).mean() / o.accumulate
+                        loss_per_image = objective(denoise, x0, times[which], eps, bins)
+                        loss = (loss_per_image * weights[which].to(loss_per_image)).mean() / optim.accumulate
                     loss.backward()
-                losses[part] = each.detach()
+                losses[which] = loss_per_image.detach()
             losses = processes.add(losses)
             loss = (losses * weights.to(losses)).mean()
-            norm = nn.utils.clip_grad_norm_(self.parameters.values(), o.clip or math.inf)
+            norm = nn.utils.clip_grad_norm_(self.parameters.values(), optim.clip or math.inf)
             finite = self.judge(loss, norm)
-            # The fused optimiser changes nothing if `found_inf` is 1. On Apple's GPUs, which compute
-            # `finite` on another device, it ignores this value, so there the optimiser is not called.
-            self.optimizer.found_inf = (~finite).float()
-            if exact == runtime.device or finite.item():
+            # Reading `finite` would wait for a GPU. So there the optimiser gets it, and changes nothing if it
+            # is False. On Apple's GPUs, the fused optimiser ignores `found_inf`.
+            waits = not runtime.device.startswith(("cpu", "mps"))
+            self.optimizer.found_inf = (~finite).float() if waits else None
+            if waits or finite.item():
                 self.optimizer.step()
-        except BaseException as error:
-            for buffer, old in zip(self._read_buffers(), before, strict=True):
-                buffer.copy_(old)
-            self.optimizer.zero_grad(set_to_none=True)
-            if fresh:
-                self.optimizer.state.clear()  # it may be half made: the state of some weights, not of others
-            if is_full_memory(error):
-                raise explain_error(error) from error
-            raise
-        for buffer, old in zip(self._read_buffers(), before, strict=True):
+        for buffer, old in zip(self._read_buffers(), buffers, strict=True):
             buffer.copy_(torch.where(finite, buffer, old))
-        if self.memory:
-            self.memory.update(times, losses.to(exact), finite.to(exact))
+        if self.past_losses:
+            self.past_losses.update(times, *(each.to(runtime.exact_device) for each in (losses, finite)))
         self.optimizer.zero_grad(set_to_none=True)
         self.in_a_row = torch.where(finite, 0, self.in_a_row + 1)
         self.step += 1
         self._average_weights()
         return self._sum_up({"loss": loss, "gradient_norm": norm, "lr": rate})
+
+    @contextmanager
+    def _undone_after_error(self) -> Generator[list[Tensor]]:
+        """Yield copies of the buffers, such as the statistics of batch norm; after an error, undo the step.
+
+        The forward pass changes the buffers, so they are also restored if the loss is not finite.
+        """
+        before, fresh = [buffer.clone() for buffer in self._read_buffers()], not self.optimizer.state
+        try:
+            yield before
+        except BaseException as error:
+            for buffer, old in zip(self._read_buffers(), before, strict=True):
+                buffer.copy_(old)
+            self.optimizer.zero_grad(set_to_none=True)
+            if fresh:
+                self.optimizer.state.clear()  # some weights may have a state already, and others none
+            if is_full_memory(error):
+                raise explain_error(error) from error
+            raise
 
     def judge(self, loss: Tensor, norm: Tensor) -> Tensor:
         """Return, on the device, whether a step with this loss and gradient norm may change the weights.
@@ -245,20 +256,20 @@ class Trainer:
         return (getattr(layer, name) for layer, name in self._buffers.values())
 
     @contextmanager
-    def _prepare_part(self, part: slice, *, last: bool) -> Generator[None]:
-        """Seed the random numbers of a part of the batch; processes exchange gradients only in the last part.
+    def _prepare_micro_batch(self, which: slice, *, last: bool) -> Generator[None]:
+        """Seed the random numbers of a micro-batch; processes exchange gradients only in the last one.
 
         torch's global generators are seeded, since layers can use no others, and are restored at the end.
         """
         recipe, device, net = self.recipe, self.runtime.device, self.compiled.net
-        rows = torch.arange(recipe.optim.batch, device=device)[part] if self._dropouts else None
+        rows = torch.arange(recipe.optim.batch, device=device)[which] if self._dropouts else None
         for layer in self._dropouts:
             layer.rows = rows
-        # Our `Dropout` gives each image a mask by its row in the batch, so all parts have one seed, and the
-        # division into parts changes no mask. What a user wrote draws numbers for a part as a whole: with one
-        # seed, images of two parts would get the same numbers, so each part has its own seed.
+        # Our `Dropout` gives each image a mask by its row in the batch. So all micro-batches share one seed,
+        # and their size changes no mask. A component that a user wrote draws numbers for a whole micro-batch.
+        # With a shared seed, two micro-batches would get the same numbers, so each one gets another seed.
         numbered = any(layer.p > 0 for layer in self._dropouts) and not is_user_part(recipe.objective)
-        seed = recipe.seed + (0 if numbered else part.start) * 2**32
+        seed = recipe.seed + (0 if numbered else which.start) * 2**32
         cuda = [device] if device.startswith("cuda") else []
         with torch.random.fork_rng(devices=cuda):
             torch.default_generator.set_state(stream("cpu", seed, DROPOUT, self.step).get_state())
@@ -313,16 +324,26 @@ class Trainer:
         slots = {name: self.optimizer.state.get(p, {}) for name, p in self.parameters.items()}
         kept = {f"{name}/{key}": value for name, slot in slots.items() for key, value in slot.items()}
         held = {**self.weights(), "optimizer": kept}
-        return held | ({"times": self.memory.state()} if self.memory else {})
+        return held | ({"times": self.past_losses.state()} if self.past_losses else {})
 
     def documents(self) -> dict[str, Any]:
         """Return the JSON documents of a checkpoint, keyed by document name."""
         images = self.split.images
-        fixed = self.pixels, self.model.shape.channels, tuple(images.classes), self.runtime
-        sums = {name: float(value) for name, value in self.sums.items()}
-        trained = TrainedOn(images.fingerprint, len(self.split.train))
-        changing = int(self.in_a_row), self.best, sums, self.plan, trained, self.stopped, self.due
-        state = RunState(self.step, *fixed, *changing, images.values)
+        state = RunState(
+            step=self.step,
+            pixels=self.pixels,
+            channels=self.model.shape.channels,
+            classes=tuple(images.classes),
+            runtime=self.runtime,
+            not_finite=int(self.in_a_row),
+            best=self.best,
+            sums={name: float(value) for name, value in self.sums.items()},
+            plan=self.plan,
+            images=TrainedOn(images.fingerprint, len(self.split.train)),
+            stopped=self.stopped,
+            due=self.due,
+            values=images.values,
+        )
         return {"state": state.to_json(), "recipe": dump(self.recipe)}
 
     def load(self, tensors: dict[str, dict[str, Tensor]], state: RunState) -> None:
@@ -344,8 +365,8 @@ class Trainer:
         for profile, average in self.averages.items():
             for name, value in average.items():
                 value.copy_(tensors[f"ema/{profile}"][name])
-        if self.memory:
-            self.memory.restore(tensors["times"])
+        if self.past_losses:
+            self.past_losses.restore(tensors["times"])
         for key, value in tensors["optimizer"].items():
             name, _, slot = key.rpartition("/")
             parameter = self.parameters[name]

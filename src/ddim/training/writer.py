@@ -21,7 +21,7 @@ from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.recipe.codec import dump, write_recipe
 from ddim.recipe.options import ERRORS
 from ddim.runs import checkpoint
-from ddim.runs.averages import remove_later_snapshots, save_snapshot
+from ddim.runs.averages import FOLDER, SNAPSHOTS, save_snapshot
 from ddim.runs.folder import CHECKPOINTS, REAL_IMAGES, RUN, make_run_folder, sheet_path
 from ddim.runs.log import RunLog
 from ddim.runs.names import GUIDE
@@ -100,21 +100,23 @@ class RunWriter:
         self.checkpoints = folder / CHECKPOINTS
         self._note_saved()
         # If the best checkpoint is saved again at the same step, it keeps its mark.
-        self._best = checkpoint.find_best_step(self.checkpoints)
+        best = checkpoint.read_newest(self.checkpoints, checkpoint.read_manifest, best=True)
+        self._best = best.step if best else -1
 
     def start(self) -> None:
         """Write what a run shows from its beginning, and call `on_start` of the callbacks."""
         trainer = self.trainer
-        remove_later_snapshots(self.folder, trainer.step)
+        # A resumed training writes later snapshots again.
+        checkpoint.remove_later(self.folder / FOLDER / SNAPSHOTS, trainer.step)
         if not trainer.step:
             self.log.hyperparameters(describe_choices(trainer), [*ERRORS, "kid"])
             self._write_real_images()
         self._tell("on_start", self.folder)
 
-    def finish_step(self, values: Mapping[str, float], news: str) -> None:
+    def finish_step(self, values: Mapping[str, float], notice: str) -> None:
         """Write what is due after a step, and call `on_step`: a line of the log, a snapshot, the guide.
 
-        `news` is a sentence about a change in this step, or "".
+        `notice` is a sentence about a change in this step, or "".
         """
         trainer = self.trainer
         if trainer.step % trainer.recipe.report.log == 0:
@@ -125,8 +127,8 @@ class RunWriter:
         self._keep_snapshot()
         self._keep_guide()
         self._tell("on_step", values)
-        if news:
-            self.announce(news)
+        if notice:
+            self.announce(notice)
 
     def finish_validation(self, values: dict[str, float]) -> None:
         """Write the sheet of samples and the results of a validation, and call the callbacks."""
@@ -235,8 +237,8 @@ class RunWriter:
     def _keep_guide(self) -> None:
         """Keep the weights in RUN/guide, in place of an older guide, at the share of the budget."""
         trainer, share = self.trainer, self.trainer.recipe.report.guide
-        due = trainer.plan.step_at(share, trainer.recipe.optim.batch)
-        if share and trainer.step == due and trainer.savable:
+        due = math.ceil(share * (trainer.plan.total or 0) / trainer.recipe.optim.batch)
+        if due and trainer.step == due and trainer.savable:
             held = trainer.weights(), trainer.documents()
             checkpoint.save(self.folder / GUIDE, trainer.step, *held, keep=1)
 
@@ -249,5 +251,5 @@ class RunWriter:
         recipe, plan, batch = self.trainer.recipe, self.trainer.plan, self.trainer.recipe.optim.batch
         # The images seen before the update of this step, and before the last update of the run.
         seen, last = (step - 1) * batch, math.ceil((plan.total or sys.maxsize) / batch - 1) * batch
-        same = recipe.objective.at(plan.part(seen), seen) == recipe.objective.at(1.0, last)
+        same = recipe.objective.at(plan.fraction(seen), seen) == recipe.objective.at(1.0, last)
         return same or recipe.report.best == "kid"

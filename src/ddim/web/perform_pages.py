@@ -11,8 +11,7 @@ from ddim.errors import UserError
 from ddim.evaluation.compare import Difference, compare
 from ddim.evaluation.compare import Row as Ranked
 from ddim.evaluation.image_summary import draw_images, summarise_images
-from ddim.experiments.index import find_runs
-from ddim.experiments.report import write_report
+from ddim.experiments.report import report
 from ddim.machine.progress import watch_reading
 from ddim.plots.pictures import enlarge, save_png
 from ddim.training.request import choose_recipe
@@ -58,7 +57,7 @@ def describe_data(task: tasks.DataTask, monitor: Monitor) -> dict[str, Any]:
 
 def write_sweep_report(task: tasks.ReportTask, _monitor: Monitor) -> dict[str, Any]:
     """Write the report on the runs in a folder."""
-    write_report(find_runs(task.folder), task.out, task.title)
+    report(task.folder, out=task.out)
     return {}
 
 

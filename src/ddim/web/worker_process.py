@@ -138,11 +138,11 @@ class Worker:
 def run_worker() -> None:
     """Run the worker on standard input and output, until the server ends."""
     set_variables()
-    keep_freed_memory()
     # What a library prints must not mix with the messages on standard output.
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    Worker(sys.stdin.buffer, sink).run()
+    with keep_freed_memory():
+        Worker(sys.stdin.buffer, sink).run()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,189 @@
+"""Share a run on the Hugging Face Hub: upload its checkpoint and a card, without folders of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ddim.data.remote import ADVICE, Repository, connect_to_hub, explain_errors, parse_repository
+from ddim.errors import UserError
+from ddim.exchange.card import CARD, SAMPLES, hide_folders, write_card
+from ddim.files import write_atomic
+from ddim.recipe.codec import dump, write_recipe
+from ddim.recipe.recipe import Recipe
+from ddim.runs.checkpoint import MANIFEST, write_checkpoint
+from ddim.runs.names import FILES, PUBLISHED
+from ddim.sampling.labels import default_label
+from ddim.sampling.pipeline import CLUSTERS, VECTORS, LoadedCheckpoint, LoadedRun, load
+from ddim.sampling.searched import FILE as SEARCHED
+from ddim.sampling.searched import read_searched
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """The result of `push`.
+
+    Attributes:
+        name: the name of the run, hub:OWNER/NAME.
+        files: the size of each file in bytes, keyed by its name.
+        notes: sentences about what was left out or may surprise.
+        url: the address of its page; "" if nothing was uploaded.
+        commit: the commit that holds the files.
+        private: whether only the owner can see the repository.
+    """
+
+    name: str
+    files: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+    url: str = ""
+    commit: str = ""
+    private: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """What was uploaded, where, and who can see it."""
+        size = f"{len(self.files)} files, {sum(self.files.values()) / 1e6:,.1f} MB"
+        if not self.url:
+            return f"Nothing was uploaded; without dry_run, {self.name} gets {size}."
+        seen = "only you can see it, until you make it public in its settings" if self.private else "public"
+        return f"{self.name} has {size}: {self.url} ({seen})."
+
+    def __str__(self) -> str:
+        files = [f"  {name:<20} {size / 1e6:>12,.3f} MB" for name, size in self.files.items()]
+        use = [f"next: ddim sample {self.name}"] if self.url else []
+        return "\n".join([self.verdict, *(f"note: {note}" for note in self.notes), *files, *use])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict and the fields, as JSON."""
+        return {"verdict": self.verdict, **asdict(self)}
+
+
+def push(
+    run: str | Path,
+    repository: str,
+    *,
+    weights: str = "ema",
+    dry_run: bool = False,
+    own: Sequence[Any] = (),
+) -> Pushed:
+    """Upload a run to the Hugging Face Hub.
+
+    Others can then sample it as hub:OWNER/NAME. The repository gets, in one commit, the weights as
+    safetensors, the recipe, a model card with the numbers of the run, a sheet of samples, and what sampling
+    needs. Training images, your code and the folders of your machine stay here. A new repository is private;
+    its settings on the Hub make it public. If the run is pushed again, the metadata at the top of README.md
+    stays as it is, such as the licence.
+
+    Pushing needs the extra `hub` and a token with the right to write: `hf auth login`, or the variable
+    HF_TOKEN.
+
+    Args:
+        run: a run folder, RUN/best, or a checkpoint folder.
+        repository: its name, OWNER/NAME.
+        weights: "ema", "raw", or the name of another average.
+        dry_run: list what would be uploaded, without a connection.
+        own: the components of the run that you wrote, as for `ddim.load`.
+
+    Raises:
+        UserError: if the name is not OWNER/NAME, `huggingface_hub` is not installed, there is no token, the
+            Hub refuses, or the repository holds a model that was not pushed by ddim.
+
+    Example:
+        >>> ddim.push("runs/photos-fast-1", "ada/photos")
+        >>> ddim.sample("hub:ada/photos", n=16)
+
+    Commands:
+        ddim push runs/photos-fast-1 ada/photos --dry-run
+        ddim push runs/photos-fast-1 ada/photos --weights picked
+    """
+    to = parse_repository(repository)
+    if to.revision:
+        raise UserError(f"a run is pushed to the main branch: give OWNER/NAME without @, got {repository!r}")
+    loaded = load(run, weights, own=own, device="cpu")
+    with TemporaryDirectory(prefix="ddim-") as temporary, explain_errors(f"{to} cannot be uploaded", ADVICE):
+        folder = Path(temporary)
+        recipe, notes = write_published(loaded, folder)
+        write_atomic(folder / "recipe.yaml", write_recipe(recipe).encode())
+        api = None if dry_run else connect_to_hub("pushing a run")
+        # A network that always saw a class cannot sample without one.
+        needed = not recipe.data.unconditional and default_label(recipe) is None
+        use = {"format": "hub", "repository": str(to), "needs_label": needed}
+        write_card(loaded, folder, use, _open_repository(api, to) if api else "")
+        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+        pushed = Pushed(str(to), sizes, notes)
+        return _upload(api, to, folder, loaded.checkpoint, pushed) if api else pushed
+
+
+def _upload(api: HfApi, to: Repository, folder: Path, at: LoadedCheckpoint, pushed: Pushed) -> Pushed:
+    """Upload the files of a folder in one commit, and return the result with its address."""
+    done = api.upload_folder(
+        repo_id=to.id,
+        folder_path=folder,
+        commit_message=f"Upload a run of ddim after {at.state.step:,} steps, {at.weights} weights",
+        # Files of an earlier push that this run does not have, such as the vectors of its images.
+        delete_patterns=[*FILES, SAMPLES],
+    )
+    private = bool(api.model_info(to.id).private)
+    return replace(pushed, url=f"{api.endpoint}/{to.id}", commit=done.oid, private=private)
+
+
+def _open_repository(api: HfApi, to: Repository) -> str:
+    """Create the repository if it does not exist, and return its model card; "" without one.
+
+    Raises:
+        UserError: if the repository holds a model that is not a published run.
+    """
+    api.whoami()
+    api.create_repo(to.id, private=True, exist_ok=True)
+    names = {entry.path for entry in api.get_paths_info(to.id, [WEIGHTS, MANIFEST, CARD])}
+    if WEIGHTS in names and MANIFEST not in names:
+        raise UserError(f"{to.id} holds another model, whose {WEIGHTS} would be lost: give a new name")
+    return Path(api.hf_hub_download(to.id, CARD)).read_text(encoding="utf-8") if CARD in names else ""
+
+
+def write_published(run: LoadedRun, folder: Path) -> tuple[Recipe, tuple[str, ...]]:
+    """Write the checkpoint of a run into a new folder, with a manifest, as it is published.
+
+    With equal guidance, samples of the checkpoint are bit-identical to samples of the run with these weights.
+    The folders of the images and of the vectors are left out of the recipe, and so is saved guidance by
+    another checkpoint.
+
+    Returns:
+        The published recipe, and sentences about what was left out or may surprise.
+    """
+    at, recipe, notes = run.checkpoint, hide_folders(run.recipe), []
+    tensors: dict[str, Mapping[str, Tensor]] = {"model": run.model.state_dict()}
+    if run.clusters is not None:
+        tensors[CLUSTERS] = run.clusters.to_tensors()
+    if run.vectors is not None:
+        tensors[VECTORS] = run.vectors.to_tensors()
+        notes.append("the vectors of all images, also of the validation images, are part of the run")
+    searched = {
+        part: [entry for entry in entries if entry["weights"] == at.weights]
+        for part, entries in read_searched(at.run).items()
+    }
+    # A guide is another checkpoint, which is not published.
+    kept = [entry for entry in searched["guidance"] if not entry["guide"]]
+    if len(kept) < len(searched["guidance"]):
+        notes.append("guidance by another checkpoint that ddim search found is left out")
+    searched["guidance"] = kept
+    # What only a resume needs is left out.
+    state = replace(at.state, not_finite=0, best=None, sums={}, stopped=None, due=False)
+    documents = {
+        "state": state.to_json(),
+        "recipe": dump(recipe),
+        PUBLISHED: {"weights": at.weights, "checkpoint": at.sha256},
+    }
+    documents |= {Path(SEARCHED).stem: searched} if any(searched.values()) else {}
+    write_checkpoint(folder, state.step, tensors, documents)
+    return recipe, tuple(notes)

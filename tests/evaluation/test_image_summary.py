@@ -1,0 +1,119 @@
+"""The description of the images of a source, and the sheet that shows them."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ddim
+from archives import as_folder
+from bad_images import encoded
+from ddim.cli import main
+from ddim.data.decode import FORMATS
+from ddim.errors import UserError
+
+
+def noise(seed, height=12, width=12):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Five images in two classes, with copies within and across classes, and two broken files."""
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    files = {
+        "rose/a.png": encoded(noise(0), "PNG"),
+        "rose/b.png": encoded(noise(0), "PNG"),
+        "aster/a.png": encoded(noise(0), "PNG"),
+        "aster/c.png": encoded(noise(1, 6, 40), "PNG"),
+        "aster/d.bmp": encoded(noise(2, 30, 20)[..., 0], "BMP"),
+        "aster/broken\x1b[31m.png": b"",
+        "aster/torn.png": encoded(noise(3), "PNG")[:-40],
+        "notes.txt": b"",
+    }
+    return as_folder(tmp_path / "photos", files)
+
+
+def test_the_command_describes_the_images_line_by_line(folder, capsys):
+    assert main(["data", "photos", "--size", "12"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "photos: 5 images, ready to train at 12x12, RGB; 2 files were rejected",
+        "original sizes (height x width): smallest 12x12, median 12x12, largest 30x20",
+        "enlarged: 1, smaller than 12x12",
+        "formats: PNG 4, BMP 1",
+        "modes: RGB 4, L 1",
+        "skipped, not images: 1",
+        "classes: 2, of 2 to 3 images",
+        "  aster: 3",
+        "  rose: 2",
+        r"rejected: aster/broken\x1b[31m.png: contains no image that can be read ("
+        + ", ".join(FORMATS)
+        + ")",
+        "rejected: aster/torn.png: damaged: Truncated File Read",
+        "duplicates: 2, exact copies of 1",
+        "  across classes: 1",
+        "  aster/a.png = rose/a.png = rose/b.png",
+        "grid: data-grid.png",
+    ]
+    assert main(["data", "photos", "--size", "8x12", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["images"], found["size"], found["channels"]) == (5, [8, 12], 3)
+    assert found["classes"] == {"aster": 3, "rose": 2}
+    assert len(found["rejected"]) == 2
+    assert found["duplicates"] == [["aster/a.png", "rose/a.png", "rose/b.png"]]
+    assert found["sheet"] == "data-grid-2.png"
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [({"size": "8x12"}, (40, 18)), *(({"size": 8, "channels": c}, (28, 18)) for c in (1, 4))],
+)
+def test_the_sheet_shows_the_images_of_any_number_of_channels(folder, options, size):
+    found = ddim.inspect_data("photos", **options, zoom=1)
+    with Image.open(found.sheet) as grid:
+        assert (grid.mode, grid.size) == ("RGB", size)
+        pixels = np.asarray(grid)
+    height, width = found.images.pixels.shape[1:3]
+    tiles = [
+        pixels[y : y + height, x : x + width]
+        for y in (0, height + 2)
+        for x in (0, width + 2, 2 * (width + 2))
+    ]
+    assert (tiles[-1] == 255).all()
+    assert len({tile.tobytes() for tile in tiles[:5]}) == 3
+
+
+def gray(value):
+    """An image of one gray with a little noise, so that no two are equal."""
+    return encoded((value + noise(value) % 5).astype(np.uint8), "PNG")
+
+
+def test_clusters_are_counted_and_each_has_a_row_of_its_typical_images(folder, tmp_path):
+    grays = [*range(20, 34), *range(200, 206)]
+    as_folder(tmp_path / "grays", {f"{k}.png": gray(k) for k in grays})
+    found = ddim.inspect_data("grays", size=8, clusters=2, zoom=1)
+    # Two of the 20 images are held out.
+    sizes = sorted(found.clusters.values(), reverse=True)
+    assert sum(sizes) == 18
+    assert f"clusters: 2, of {sizes[1]} to {sizes[0]} training images" in str(found)
+    assert found.sheet.name == "data-clusters.png"
+    with Image.open(found.sheet) as sheet:
+        assert sheet.size == (12 * 10 - 2, 2 * 10 - 2)
+        dark, light = np.asarray(sheet)[:8], np.asarray(sheet)[10:]
+    assert dark[:, :8].max() < 60
+    # The second row has as many images as its cluster, and is white behind them.
+    cells = [light[:, 10 * k : 10 * k + 8] for k in range(12)]
+    assert all(190 < cell.min() <= cell.max() < 215 for cell in cells[: sizes[1]])
+    assert all((cell == 255).all() for cell in cells[sizes[1] :])
+
+
+def test_a_file_is_replaced_only_if_asked(folder, tmp_path):
+    (tmp_path / "data-grid.png").write_bytes(b"mine")
+    made = ddim.inspect_data("photos", size=8).sheet
+    assert (made.name, (tmp_path / "data-grid.png").read_bytes()) == ("data-grid-2.png", b"mine")
+    with pytest.raises(UserError, match="exists: give another name"):
+        ddim.inspect_data("photos", size=8, out="data-grid.png")
+    ddim.inspect_data("photos", size=8, out="data-grid.png", overwrite=True)
+    assert (tmp_path / "data-grid.png").read_bytes() == made.read_bytes()

@@ -1,0 +1,191 @@
+"""Lists and ranges of fields become trials with checked recipes."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddim.errors import UserError
+from ddim.experiments.space import (
+    Range,
+    draw_combinations,
+    list_combinations,
+    parse_space,
+    plan_trials,
+    values_text,
+)
+from ddim.recipe.codec import load_recipe, override, write_recipe
+from ddim.recipe.named import fast, smoke
+from ddim.training.request import choose_recipe
+
+words = st.text("abc0123456789_", min_size=1, max_size=4)
+spaces = st.dictionaries(words, st.lists(words, min_size=1, max_size=4, unique=True), min_size=1, max_size=4)
+
+
+@given(spaces, st.data())
+def test_a_grid_has_every_combination_once_and_random_draws_are_distinct(space, data):
+    parsed = parse_space({name: values_text(values) for name, values in space.items()})
+    every = list_combinations(parsed)
+    # The last field changes fastest.
+    assert [tuple(choice.values()) for choice in every] == [*product(*space.values())]
+    assert all(list(choice) == list(space) for choice in every)
+    count = data.draw(st.integers(1, len(every)))
+    drawn = draw_combinations(parsed, count, 3)
+    assert drawn == draw_combinations(parsed, count, 3)
+    assert len({tuple(choice.items()) for choice in drawn}) == count
+    assert all(choice in every for choice in drawn)
+
+
+@pytest.mark.parametrize(
+    ("values", "listed"),
+    [
+        ("l1, mse", ["l1", "mse"]),
+        (["l1", "mse"], ["l1", "mse"]),
+        ("[16,32], [32,64]", ["[16,32]", "[32,64]"]),
+        ([(16, 32), [32, 64]], ["[16,32]", "[32,64]"]),
+        ((16, 32), ["[16,32]"]),
+        (32, ["32"]),
+        ([True, None, 1e-4], ["true", "none", "0.0001"]),
+        (range(3), ["0", "1", "2"]),
+        (np.array([0.5, 1.0]), ["0.5", "1.0"]),
+        # Dots in paths are not a range.
+        ("../a,../b", ["../a", "../b"]),
+        ("photos,old..new", ["photos", "old..new"]),
+        (r"..\a", [r"..\a"]),
+    ],
+)
+def test_values_are_given_as_text_or_from_python(values, listed):
+    assert parse_space({"x": values_text(values)}) == {"x": listed}
+
+
+@pytest.mark.parametrize(
+    ("text", "bounds"),
+    [
+        ("1e-4..1e-1", (1e-4, 1e-3, 1e-2, 1e-1)),
+        ("-1.0..3.0", (-1, 1 / 3, 5 / 3, 3)),
+        ("1..3", (1, 1.5, 2.5, 3)),
+    ],
+)
+def test_draws_from_a_range_are_uniform_in_the_logarithm_of_positive_numbers(text, bounds):
+    """A third of the draws lies in each part; each whole number k stands for k - 0.5 to k + 0.5."""
+    values = [float(choice["x"]) for choice in draw_combinations(parse_space({"x": text}), 3000, 0)]
+    assert (min(values) >= bounds[0], max(values) <= bounds[-1]) == (True, True)
+    for k in range(3):
+        share = sum(bounds[k] <= value <= bounds[k + 1] for value in values) / 3000
+        expected = math.log((1.5 + k) / (0.5 + k)) / math.log(7) if text == "1..3" else 1 / 3
+        assert share == pytest.approx(expected, abs=0.04)
+
+
+@given(st.floats(1e-6, 1e6), st.floats(1.01, 1e3), st.floats(0, 1, exclude_max=True))
+def test_values_of_a_range_lie_between_its_ends(low, ratio, u):
+    # Values are written with six digits.
+    assert low * (1 - 1e-5) <= float(Range(low, low * ratio, False).at(u)) <= low * ratio * (1 + 1e-5)
+
+
+# Recipes
+
+FIELDS = {"objective.error": "l1,mse", "schedule": "cosine,linear"}
+
+
+def plan(recipe="smoke", fields=FIELDS, **request):
+    return plan_trials({"recipe": recipe, "fields": fields, **request})[1]
+
+
+def test_every_combination_has_a_trial_for_each_seed():
+    trials = plan(repeats=3)
+    assert len(trials) == len({trial.name for trial in trials}) == 12
+    found = {(t["objective"]["error"], t["schedule"]["kind"], t["seed"]) for t in (t.recipe for t in trials)}
+    assert found == {(e, s, k) for e in ("l1", "mse") for s in ("cosine", "linear") for k in (0, 1, 2)}
+    assert trials[0].name == "01-l1-cosine-seed0"
+    assert len(plan(random=3, repeats=2)) == 6
+
+
+@pytest.mark.parametrize(
+    ("recipe", "fields", "request_"),
+    [
+        ("smoke", FIELDS, {"images": 320, "data": "blossoms:100"}),
+        ("smoke", {"seed": "3"}, {"minutes": 3.0}),
+        # A named recipe follows the size of each trial, and a file does not.
+        ("fast", {"data.size": "64,128,64x96", "optim.lr": "1e-3,2e-3"}, {}),
+        ("fast.yaml", {"data.size": "128x64"}, {}),
+        # A file of arrays keeps its size.
+        ("fast", {"data.source": "big.npy", "optim.lr": "1e-3,2e-3"}, {}),
+        ("fast", {"optim.lr": "1e-3"}, {"data": "big.npy"}),
+        ("fast", {"data.source": "big.npy", "data.size": "32"}, {}),
+    ],
+)
+def test_a_trial_has_the_recipe_that_train_would_have(recipe, fields, request_, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fast.yaml").write_text(write_recipe(fast()))
+    np.save(tmp_path / "big.npy", np.zeros((30, 48, 40, 3), np.uint8))
+    trials = plan(recipe, fields, **request_)
+    assert len(trials) == len(list_combinations(parse_space(fields)))
+    data, budget = request_.get("data"), {n: request_[n] for n in ("images", "minutes") if n in request_}
+    for trial in trials:
+        expected = choose_recipe(recipe, data, {**budget, **trial.fields})
+        source = expected.data.source.replace("big.npy", str(tmp_path / "big.npy"))
+        assert load_recipe(trial.recipe) == override(expected, {"data.source": source})
+
+
+def test_paths_of_images_and_vectors_become_absolute(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "x.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text(write_recipe(override(smoke(), {"data.vectors": "x.csv"})))
+    for trial in [*plan("own.yaml", data="photos"), *plan(fields={"data.vectors": "x.csv"}, data="photos")]:
+        assert trial.recipe["data"]["source"] == str(tmp_path / "photos")
+        assert trial.recipe["data"]["vectors"] == str(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"fields": {"objective.eror": "l1,mse"}}, "perhaps you meant objective.error"),
+        ({"fields": {"optim.lr": "1e-4..1e-2"}}, "optim.lr is a range"),
+        ({"fields": {"optim.lr": "1e-2..1e-4"}, "search": 3}, "the smaller end first"),
+        ({"fields": {"optim.warmup": "0..1e3"}, "search": 3}, "optim.warmup must be a whole number"),
+        ({"fields": {"data.source": "blossoms,flowrs"}}, "'flowrs' is neither"),
+        ({"fields": {}}, "a sweep needs fields"),
+        ({"search": 2, "repeats": 2}, "give neither random nor repeats"),
+        ({"random": 5}, "random must be at most 4"),
+        (
+            {"fields": {"pixels.std": "0.5..2.0"}, "search": 2},
+            "with different pixels.std: give it one value, or",
+        ),
+        (
+            {"recipe": "ddpm", "fields": {"net.groups": "8,6", "net.width": "32"}, "search": 2},
+            "net.groups=6, net.width=32: net.width must be even and a multiple of net.groups, got 32 and 6",
+        ),
+        (
+            {"recipe": "edm", "fields": {"conditioning": "c_noise,signal_variance"}},
+            "conditioning=signal_variance: conditioning signal_variance is",
+        ),
+    ],
+)
+def test_impossible_requests_are_refused(given, said):
+    with pytest.raises(UserError) as error:
+        plan(**given)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("evaluate", [{}, {"evaluate": 50}])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("data.source", "blossoms:900,blossoms:901"),
+        ("data.validation", "0.1..0.5"),
+        ("report.validation_images", "10,20"),
+    ],
+)
+def test_a_search_may_not_vary_the_images_that_compare_its_trials(name, values, evaluate):
+    """On smaller or other images an error may be smaller without a better model."""
+    fields = {"optim.lr": "1e-4..1e-2", name: values}
+    # An evaluation does not use the validation images of the training.
+    if name != "report.validation_images" or not evaluate:
+        with pytest.raises(UserError, match=f"cannot compare trials with different {name}"):
+            plan(fields=fields, search=2, **evaluate)
+    assert plan(fields=fields, random=2)
+    assert plan(fields=fields | {name: values.replace("..", ",").split(",")[0]}, search=2, **evaluate)

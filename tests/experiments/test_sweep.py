@@ -1,0 +1,387 @@
+"""Workers share a sweep, and die: every trial runs to its end once."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+import ddim
+import sweeping
+from ddim.errors import Locked, NoSpace, UserError
+from ddim.experiments import index
+from ddim.experiments.sweep import read_outcome, read_sweep, trial_commands
+from ddim.files import is_locked
+from ddim.recipe.codec import load_recipe, override, write_recipe
+from ddim.recipe.named import smoke
+from postgres import postgres
+from race import race
+from sweeping import STEPS, count, lines, plan_sweep, work
+
+SMOKE = {"recipe": "smoke", "fields": {"objective.error": ["l1", "mse"]}}
+
+
+@pytest.fixture(autouse=True)
+def counting(monkeypatch):
+    """Count in place of training."""
+    monkeypatch.setattr("ddim.experiments.sweep.trial_commands", count)
+
+
+def start(folder, grace=1, pause=0.01, **environment):
+    """Start a worker in its own process."""
+    words = [sys.executable, sweeping.__file__, str(folder), str(grace), str(pause)]
+    # If the tests run in the background, SIGINT may be ignored, and children inherit that.
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    options = {"stderr": subprocess.PIPE, "env": os.environ | environment}
+    return subprocess.Popen(words, **options, preexec_fn=heed)  # noqa: PLW1509  (no threads here)
+
+
+def end(*workers):
+    """Wait until workers have ended without an error."""
+    for worker in workers:
+        _, said = worker.communicate(timeout=300)
+        assert worker.returncode == 0, said.decode()
+
+
+def until(condition, seconds=60):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+def until_a_trial_runs(sweep):
+    until(lambda: lines(sweep.run_folder(sweep.trials[0]) / "metrics.jsonl"))
+
+
+def check_all_ended_once(sweep, interruptions=0):
+    """Every trial is listed once and finished; none ran to its end twice or was started needlessly."""
+    table = index.find_runs(sweep.folder)
+    assert [run.path.name for run in table] == sorted(trial.name for trial in sweep.trials)
+    assert {run.state for run in table} == {"finished"}
+    starts = 0
+    for trial in sweep.trials:
+        run = sweep.run_folder(trial)
+        assert not read_outcome(sweep.outcome_file(trial)).failed
+        assert len(lines(run / "ended")) == 1
+        steps = [json.loads(line)["step"] for line in lines(run / "metrics.jsonl")]
+        assert steps == list(range(1, STEPS + 1))
+        starts += len(lines(run / "starts"))
+    assert starts <= len(sweep.trials) + interruptions
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("server", [nullcontext, postgres], ids=["sqlite", "postgresql"])
+def test_forty_trials_with_four_workers_of_which_five_are_killed_and_one_is_frozen(tmp_path, server):
+    """Every killed worker is replaced; the frozen one wakes after twice the grace period."""
+    grace, draw = 6, random.Random(0)
+    with server() as address:
+        sweep = plan_sweep(tmp_path / "sweep", [f"{k:03}" for k in range(40)], address)
+        alive = [start(sweep.folder, grace, 0.05) for _ in range(4)]
+        until(lambda: len(sweep.unfinished()) < 40)
+        frozen = alive.pop(draw.randrange(4))
+        frozen.send_signal(signal.SIGSTOP)
+        asleep = time.monotonic()
+        for kill in range(5):
+            time.sleep(draw.uniform(0, 0.4))
+            victim = alive.pop(draw.randrange(3))
+            assert victim.poll() is None
+            # Every second time with its child, as when a machine is lost.
+            children = Path(f"/proc/{victim.pid}/task/{victim.pid}/children")
+            orphans = children.read_text().split() if children.exists() and kill % 2 else []
+            victim.kill()
+            victim.communicate()
+            for orphan in orphans:
+                os.kill(int(orphan), signal.SIGKILL)
+            alive.append(start(sweep.folder, grace, 0.05))
+        time.sleep(max(0.0, asleep + 2 * grace + 1 - time.monotonic()))
+        frozen.send_signal(signal.SIGCONT)
+        end(frozen, *alive)
+        # A busy machine may stop a worker for longer than the grace period, too.
+        check_all_ended_once(sweep, 5 + 4)
+        assert (sweep.folder / "study.db").exists() == (address is None)
+
+
+def test_two_machines_share_a_sweep_through_postgresql(tmp_path):
+    """Each has its own home and cache; they share the folder and the database."""
+    with postgres() as address:
+        sweep = plan_sweep(tmp_path / "sweep", list("abcdef"), address)
+        homes = [str(tmp_path / name) for name in ("one", "two")]
+        end(*(start(sweep.folder, 60, 0.2, HOME=home, DDIM_CACHE=home) for home in homes))
+        check_all_ended_once(sweep)
+        assert not (sweep.folder / "study.db").exists()
+
+
+def test_one_worker_trains_several_trials_at_once_and_names_those_that_fail(tmp_path):
+    sweep = plan_sweep(tmp_path, ["a", "b", "c", "d"])
+    begun = []
+
+    def commands(sweep, trial, *_):
+        begun.append(trial.name)
+        if trial.name != "b":
+            return count(sweep, trial, pause=0.1)
+        until(lambda: len(begun) >= 3)  # three trials began before the first had ended
+        fail = [sys.executable, "-c", "import sys; print('ran'); sys.exit('the loss is not finite')"]
+        return [fail, [sys.executable, "-c", f"open({str(tmp_path / 'more')!r}, 'w')"]]
+
+    done = work(tmp_path, 3, commands)
+    assert not (tmp_path / "more").exists()
+    assert sorted(begun) == list("abcd")
+    assert [run.state for run in index.find_runs(tmp_path)] == ["finished", "failed", "finished", "finished"]
+    assert done.outcomes["b"].message == "the loss is not finite"
+    assert done.exit_code == 1
+    assert done.verdict.startswith("3 of 4 trials are finished, 1 failed")
+    assert "the loss is not finite" in str(done)
+    # No trial runs again, unless its outcome is removed.
+    assert work(tmp_path, commands=None).exit_code == 1
+    sweep.outcome_file(sweep.trials[1]).unlink()
+    assert work(tmp_path).exit_code == 0
+    check_all_ended_once(sweep)
+
+
+def test_a_full_disk_stops_the_worker_and_not_the_trial(tmp_path):
+    sweep = plan_sweep(tmp_path, ["a", "b"])
+    full = [sys.executable, "-c", "import sys; print('disk is full'); sys.exit(3)"]
+    with pytest.raises(NoSpace, match="disk is full"):
+        work(tmp_path, 2, lambda *_: [full])
+    assert len(sweep.unfinished()) == 2
+    work(tmp_path)
+    check_all_ended_once(sweep)
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_the_queue_is_named(tmp_path, monkeypatch):
+    from ddim.experiments import trial_queue
+
+    def small(address, opened=trial_queue.open_storage):
+        storage = opened(address)
+        with storage.engine.connect() as connection:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {max(pages, 60)}")
+        return storage
+
+    monkeypatch.setattr(trial_queue, "open_storage", small)
+    plan_sweep(tmp_path, ["x" * 200 + str(k) for k in range(400)])
+    with pytest.raises(NoSpace, match="the disk of the storage is full: make room"):
+        work(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_stops_the_child_and_frees_the_trial_at_once(tmp_path, number):
+    sweep = plan_sweep(tmp_path / "two words", ["a"])
+    run = sweep.run_folder(sweep.trials[0])
+    # Long steps: the signal must come before their end on any machine.
+    worker = start(sweep.folder, grace=600, pause=3)
+    until_a_trial_runs(sweep)
+    worker.send_signal(number)
+    _, said = worker.communicate(timeout=30)
+    assert f"stopped; `ddim sweep --out '{sweep.folder}'` resumes it" in said.decode()
+    assert not is_locked(run)
+    assert sweep.unfinished()
+    # The next worker does not wait for a grace period of ten minutes, and resumes the trial.
+    work(sweep.folder, grace=600)
+    assert [int(line) > 0 for line in lines(run / "starts")] == [False, True]
+    check_all_ended_once(sweep, 1)
+
+
+@pytest.mark.slow
+def test_the_child_of_a_killed_worker_runs_on_undisturbed(tmp_path):
+    sweep = plan_sweep(tmp_path, ["a"])
+    worker = start(tmp_path, grace=1, pause=1.0)
+    until_a_trial_runs(sweep)
+    worker.kill()
+    worker.communicate()
+    # The grace period ends before the child does.
+    work(tmp_path, grace=1)
+    assert lines(sweep.run_folder(sweep.trials[0]) / "starts") == ["0", str(STEPS)]
+    check_all_ended_once(sweep, 1)
+
+
+def test_a_child_that_finds_its_run_folder_locked_does_not_end_its_trial(tmp_path):
+    """The child of a killed worker had not locked the folder yet when the next worker looked."""
+    sweep, orphans = plan_sweep(tmp_path, ["a"]), []
+
+    def commands(sweep, trial, *_):
+        (command,) = count(sweep, trial, pause=0.5)
+        orphans.append(subprocess.Popen(command))
+        until_a_trial_runs(sweep)
+        refused = tmp_path / "refused"
+        once = (
+            f"import pathlib, sys; p = pathlib.Path({str(refused)!r}); p.exists() or (p.touch(), sys.exit(4))"
+        )
+        assert Locked.exit_code == 4
+        return [[sys.executable, "-c", f"{once}; import os; os.execv(sys.executable, {command!r})"]]
+
+    work(tmp_path, 1, commands)
+    assert orphans[0].wait() == 0
+    assert lines(sweep.run_folder(sweep.trials[0]) / "starts") == ["0", str(STEPS)]
+    check_all_ended_once(sweep, 1)
+
+
+@pytest.mark.slow
+def test_a_frozen_worker_that_wakes_ends_its_child_and_writes_no_outcome(tmp_path):
+    sweep = plan_sweep(tmp_path, ["a"])
+    run = sweep.run_folder(sweep.trials[0])
+    frozen = start(tmp_path, grace=1, pause=2)
+    until_a_trial_runs(sweep)
+    frozen.send_signal(signal.SIGSTOP)
+    other = start(tmp_path, grace=1)
+    time.sleep(4)  # the other worker has the trial, and waits for the lock of the run
+    frozen.send_signal(signal.SIGCONT)
+    until(lambda: len(lines(run / "starts")) == 2, 20)
+    end(other, frozen)
+    assert int(lines(run / "starts")[1]) < STEPS
+    check_all_ended_once(sweep, 1)
+
+
+def test_the_commands_of_a_trial_are_those_of_train_and_evaluate(tmp_path):
+    sweep = plan_sweep(tmp_path, ["a"])
+    run, recipe = str(tmp_path / "trials" / "a"), str(tmp_path / "recipes" / "a.json")
+    program, cores = [sys.executable, "-m", "ddim"], len(os.sched_getaffinity(0))
+
+    def commands(jobs=1, labels=None, recipe=True, **request):
+        trial = ddim.experiments.space.Trial(
+            "a", {"optim.lr": "0.1"}, {"data": {"labels": labels}} if recipe else None
+        )
+        planned = ddim.experiments.sweep.Sweep(
+            tmp_path, request, None, "", {"data": {"labels": labels}}, [trial]
+        )
+        return trial_commands(planned, trial, jobs, None)
+
+    train = [*program, "train", "--recipe", recipe, "--out", run, "--resume"]
+    assert commands() == [train]
+    assert commands(recipe=None) == [[*train, "--optim.lr=0.1"]]
+    # A guidance that was searched for one trial must not change its evaluation.
+    evaluate = [*program, "evaluate", run, "-n", "500", "--guidance", "1"]
+    assert commands(evaluate=500, labels="clusters:4") == [train, evaluate]
+    assert commands(evaluate=500, labels=True) == [train, [*evaluate, "--label", "all"]]
+    # Parallel trials share the cores, and a resumed run keeps its threads.
+    assert commands(jobs=2) == [[*train, "--threads", str(max(1, cores // 2))]]
+    sweep.run_folder(sweep.trials[0]).mkdir(parents=True)
+    (tmp_path / "trials" / "a" / "run.json").touch()
+    assert commands(jobs=2) == [train]
+
+
+# Searches
+
+
+def test_a_search_learns_from_runs_and_needs_neither_its_recipe_file_nor_its_first_folder(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(write_recipe(smoke()))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    fields = {"optim.lr": "1e-4..1e-2", "objective.error": ["l1", "mse"], "optim.batch": "8..64"}
+
+    def stop(*_):
+        Path("mine.yaml").unlink()
+        raise UserError("stop")
+
+    monkeypatch.setattr("ddim.experiments.sweep.trial_commands", stop)
+    with pytest.raises(UserError, match="stop"):
+        ddim.sweep("images", fields=fields, recipe="mine.yaml", search=6, out="sweep")
+    monkeypatch.chdir("elsewhere")
+    done = work(tmp_path / "sweep")
+    check_all_ended_once(done)
+    tried = [outcome.fields for outcome in done.outcomes.values()]
+    assert len({fields["optim.lr"] for fields in tried}) == 6
+    for fields, outcome in zip(tried, done.outcomes.values(), strict=True):
+        assert outcome.value == pytest.approx(float(fields["optim.lr"]))
+        assert 1e-4 <= float(fields["optim.lr"]) <= 1e-2
+        assert 8 <= int(fields["optim.batch"]) <= 64
+    assert load_recipe(done.base) == override(smoke(), {"data.source": str(tmp_path / "images")})
+    best = min(tried, key=lambda fields: float(fields["optim.lr"]))
+    assert f"the lowest image_mae has optim.lr={best['optim.lr']}" in done.verdict
+
+
+def test_a_resumed_trial_of_a_search_keeps_its_values(tmp_path, monkeypatch):
+    seen = []
+
+    def fail_twice(sweep, trial, *_):
+        seen.append(trial.fields)
+        return [[sys.executable, "-c", "exit(3)"]] if len(seen) < 3 else count(sweep, trial)
+
+    monkeypatch.setattr("ddim.experiments.sweep.trial_commands", fail_twice)
+    with pytest.raises(NoSpace):
+        ddim.sweep(recipe="smoke", fields={"optim.lr": "1e-4..1e-2"}, search=1, out=tmp_path / "s")
+    with pytest.raises(NoSpace):
+        ddim.sweep(out=tmp_path / "s")
+    ddim.sweep(out=tmp_path / "s")
+    assert seen == [seen[0]] * 3
+
+
+@pytest.mark.slow
+def test_a_search_comes_nearer_to_the_best_values_than_chance(tmp_path):
+    done = ddim.sweep(recipe="smoke", fields={"optim.lr": "1e-5..1e-1"}, search=40, out=tmp_path / "s")
+    values = [outcome.value for outcome in done.outcomes.values()]
+    # By chance half of the learning rates are below 1e-3.
+    assert sum(value < 1e-3 for value in values[20:]) > 14
+
+
+# The folder
+
+
+def test_a_sweep_is_joined_by_its_folder_or_by_the_same_request(tmp_path):
+    done = ddim.sweep(**SMOKE, repeats=2, out=tmp_path / "s")
+    assert done == read_sweep(tmp_path / "s") == ddim.sweep(**SMOKE, repeats=2, out=tmp_path / "s")
+    assert [trial.name for trial in done.trials] == ["1-l1-seed0", "2-l1-seed1", "3-mse-seed0", "4-mse-seed1"]
+    for given in ({"repeats": 3}, {"recipe": "fast"}):
+        with pytest.raises(UserError, match="is a sweep of .*'repeats': 2.*: give only out to join it"):
+            ddim.sweep(**SMOKE | given, out=tmp_path / "s")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "photo.png").touch()
+    with pytest.raises(UserError, match="is not a new or empty folder"):
+        ddim.sweep(**SMOKE, out=tmp_path / "other")
+
+
+def test_workers_that_create_a_sweep_at_once_share_it(tmp_path):
+    done = []
+    race(lambda k: done.append(ddim.sweep(**SMOKE, out=tmp_path / "s")), 3)
+    assert done == [done[0]] * 3
+    check_all_ended_once(done[0])
+
+
+def test_sweeps_are_numbered_under_runs_and_may_share_a_database(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    address = f"sqlite:///{tmp_path}/queue.db"
+    for number in (1, 2):
+        done = ddim.sweep(**SMOKE, storage=address)
+        assert str(done.folder) == f"runs/blossoms-smoke-sweep-{number}"
+        assert not (done.folder / "study.db").exists()
+        check_all_ended_once(done)
+    assert (ddim.sweep(**SMOKE, out="in {braces}").folder / "study.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("queue.db", "Could not parse SQLAlchemy URL"),
+        ("sqlite:////nowhere/queue.db", "unable to open database file"),
+        ("mysql+pymysql://host/database", "No module named 'pymysql'"),
+        ("postgresql+psycopg://ada:secret@127.0.0.1:1/x", "connection failed"),
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_refused_before_there_is_a_folder(tmp_path, address, reason):
+    if "psycopg" in address:
+        pytest.importorskip("psycopg")
+    with pytest.raises(UserError, match="the storage of the sweep cannot be used") as error:
+        ddim.sweep(**SMOKE, out=tmp_path / "sweep", storage=address)
+    assert reason in str(error.value)
+    assert "secret" not in str(error.value)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_sweep_json_has_no_password(tmp_path, monkeypatch):
+    from ddim.experiments import trial_queue
+
+    monkeypatch.setattr(trial_queue, "open_storage", lambda address: None)
+    shown = trial_queue.check_storage("postgresql+psycopg://ada:secret@host/database")
+    assert shown == "postgresql+psycopg://ada@host/database"
