@@ -65,7 +65,7 @@ def test_evaluations_that_cannot_be_ranked_come_last_with_the_reason(make):
     rows = rank_evaluations(made, "kid")
     assert [row.evaluation.folder.name for row in rows] == ["c", "a", "best"]
     assert [row.unranked is None for row in rows] == [True, True, False]
-    assert rows[2].unranked.startswith("different reference")
+    assert rows[2].unranked.startswith("different images of 500")
     assert rows[2].difference is None
 
 
@@ -93,7 +93,7 @@ def test_runs_in_a_folder_are_compared_by_their_newest_evaluations(tmp_path, ref
     assert found.verdict == "good is better than bad: the difference is larger than chance"
     assert found.missing == [tmp_path / "runs" / "none"]
     assert f"`ddim evaluate {tmp_path}/runs/none` makes one" in " ".join(found.details.split())
-    assert "other: not ranked: different reference" in found.details
+    assert "not ranked: different images of" in " ".join(found.details.split())
     assert found.to_json()["rows"][0]["evaluation"] == "good"
 
 
@@ -152,7 +152,7 @@ def test_a_comparison_has_numbers_in_its_records_and_sentences_in_its_text(make,
 
 def test_evaluations_of_one_name_are_distinguished_by_their_folders(make):
     found = compare([make("a"), make("b"), make("c", generated__source="other")])
-    assert sorted(found.names) == sorted([str(row.evaluation.folder) for row in found.rows])
+    assert sorted(found.names) == sorted(["/".join(row.evaluation.folder.parts[-3:]) for row in found.rows])
 
 
 def mean_apart(generated, reference):
@@ -220,11 +220,6 @@ def test_every_other_metric_has_a_difference_with_an_interval(make, reference, m
 def test_missing_features_give_a_reason_instead_of_a_difference(make, reference, monkeypatch):
     one = make("a", normal(400, 1))
     assert "b/features.npy is missing" in measure_difference(one, make("b"), "kid")
-    short = make("c", normal(399, 1))
-    assert "c/features.npy is missing or does not belong to its record" in measure_difference(
-        one, short, "kid"
-    )
-    assert "c/features.npy" in measure_difference(short, one, "kid")
     monkeypatch.setattr("ddim.evaluation.compare.find_features", lambda identity, count: None)
     assert "no longer in the cache" in measure_difference(one, one, "kid")
 

@@ -23,7 +23,7 @@ from ddim.data import open_images, split_images
 from ddim.errors import UserError
 from ddim.evaluation import sample_features
 from ddim.evaluation.compare import Difference, measure_difference
-from ddim.evaluation.evaluated_images import open_subject
+from ddim.evaluation.evaluated_images import open_model
 from ddim.evaluation.measure import measure_metrics
 from ddim.evaluation.memorisation import memorisation
 from ddim.evaluation.record import read_evaluation
@@ -357,7 +357,7 @@ def test_values_of_more_than_8_bits_have_one_scale(tmp_path, monkeypatch):
     named = ddim.evaluate(run, "floats.npy", **FEW, features=stub()).record
     assert own["metrics"] == named["metrics"]
     assert own["reference"]["sha256"] == named["reference"]["sha256"]
-    other = open_subject(run, Reference("darker.npy"), lambda *_: None).reference.images
+    other = open_model(run, Reference("darker.npy"), lambda *_: None).reference.images
     assert (other.values.low, other.values.high) == (-2, 4)
 
 
@@ -394,11 +394,11 @@ def test_images_compared_with_themselves_have_perfect_metrics(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("given", "options", "sentence"),
     [
-        ("blossoms:40", {}, "blossoms:40 is not a run: name the reference images"),
+        ("blossoms:40", {}, "blossoms:40 is no run: name the reference images"),
         ("blossoms:40", {"reference": "blossoms:40", "steps": 2}, "are not sampled: leave steps out"),
         ("runs/typo", {}, "runs/typo does not exist: name a run or a folder or archive of images"),
         ("nowhere", {"reference": "blossoms:40"}, "neither a folder"),
-        (None, {"reference": "blossoms:12"}, "is 12 images of blossoms:12, and at least 20 are needed: name"),
+        (None, {"reference": "blossoms:12"}, "12 images are too few to measure, at least 20 are"),
         (None, {"part": "vald"}, "got 'vald'; perhaps you meant valid"),
         (None, {"fields": {"schedule": "linear"}}, "schedule is no choice of sampling"),
     ],

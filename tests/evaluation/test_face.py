@@ -52,7 +52,7 @@ def test_a_pipeline_is_evaluated_like_its_run_and_a_tensor_like_its_samples(run,
     assert of_pipeline.folder.parent == run / "evaluations"
     assert of_tensor.folder.resolve() == tmp_path / "evaluations" / "tensor-1"
     assert of_tensor.record["generated"]["source"] == "tensor 24 x 3 x 32 x 32"
-    with pytest.raises(UserError, match="images need a reference: name the images"):
+    with pytest.raises(UserError, match="images in memory are no run: name the reference"):
         ddim.evaluate(torch.zeros(24, 3, 32, 32))
     with pytest.raises(UserError, match="images must be .* from nan"):
         ddim.evaluate(torch.full((24, 3, 32, 32), torch.nan), "blossoms:60")
@@ -124,7 +124,7 @@ def test_an_evaluation_is_read_as_a_table(run):
     found = ddim.evaluate(run, n=24, steps=3)
     lines = repr(found).splitlines()
     assert lines[0] == "24 images are too few to say whether these images differ from real ones"
-    assert "dpm_solver, 3 steps, 3 NFE: 24 images against 30 held-out images" in repr(found)
+    assert "dpm_solver, 3 steps, 3 NFE: 24 samples against 30 held-out images" in repr(found)
     real = found.yardstick.value("kid")
     assert ["KID", f"{found.value('kid'):.4g}", f"{real:.4g}", "lower"] in [line.split() for line in lines]
     assert "<td>KID</td>" in found._repr_html_()

@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,14 +139,6 @@ def test_all_images_of_another_source_are_the_reference_in_the_runs_size():
 def test_an_unknown_part_is_refused_with_the_near_one():
     with pytest.raises(UserError, match="got 'vald'; perhaps you meant valid"):
         Reference(part="vald")
-    with pytest.raises(UserError, match="part must be one of valid, train, all, got 3"):
-        Reference(part=3)
-
-
-def test_a_path_in_a_reference_is_kept_as_text():
-    assert Reference(Path("photos")) == Reference("photos")
-    with pytest.raises(UserError, match=r"must be a folder, an archive or a name, got an array \(3,\)"):
-        Reference(np.ones(3))
 
 
 @pytest.mark.parametrize("name", ["run.json", "checkpoints/step-000000001/MANIFEST.json"])
@@ -157,6 +148,6 @@ def test_a_run_is_no_reference(tmp_path, name):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("{}")
     for run in (tmp_path / "run", file.parent):
-        with pytest.raises(UserError, match="is a run, and the reference must be images: name"):
+        with pytest.raises(UserError, match="is a run: name images"):
             ddim.evaluate(np.zeros((2, 3, 8, 8)), run)
     assert Reference(tmp_path / "run" / "samples").data
