@@ -397,7 +397,6 @@ def test_images_compared_with_themselves_have_perfect_metrics(tmp_path, monkeypa
         ("blossoms:40", {}, "blossoms:40 is no run: name the reference images"),
         ("blossoms:40", {"reference": "blossoms:40", "steps": 2}, "are not sampled: leave steps out"),
         ("runs/typo", {}, "runs/typo does not exist: name a run or a folder or archive of images"),
-        ("nowhere", {"reference": "blossoms:40"}, "neither a folder"),
         (None, {"reference": "blossoms:12"}, "12 images are too few to measure, at least 20 are"),
         (None, {"part": "vald"}, "got 'vald'; perhaps you meant valid"),
         (None, {"fields": {"schedule": "linear"}}, "schedule is no choice of sampling"),

@@ -81,9 +81,7 @@ def test_a_table_says_which_samples_are_guided_by_saved_guidance(run):
     save_guidance(run, loaded.recipe.sampler, 3, "ema", Guidance(2.0, None, "@raw"), labelled=False)
     table = ddim.evaluate(run, **FEW, steps=[2, 3], features=stub())
     assert [record["guided"] for record in table.to_records()] == ["", "guidance 2, guide @raw"]
-    said = (
-        "note: these use times or guidance that `ddim search` found: dpm_solver, 3 steps, 6 NFE"
-    )
+    said = "note: these use times or guidance that `ddim search` found: dpm_solver, 3 steps, 6 NFE"
     assert any(note.startswith(said) for note in table.notes)
 
 

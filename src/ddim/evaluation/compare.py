@@ -25,14 +25,6 @@ from ddim.recipe.options import flatten
 from ddim.runs.names import is_run_folder
 from ddim.sampling.image_features import find_features
 
-_STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "fid": fid,
-    "precision": lambda generated, reference: prdc(generated, reference).precision,
-    "recall": lambda generated, reference: prdc(generated, reference).recall,
-    "density": lambda generated, reference: prdc(generated, reference).density,
-    "coverage": lambda generated, reference: prdc(generated, reference).coverage,
-}
-
 GROUPS = 10
 """Number of parts of each set of images; the jackknife leaves out one part at a time."""
 
@@ -44,17 +36,13 @@ class Difference(Estimate):
     `paired` says whether both evaluations sampled the same seeds.
     """
 
-    paired: bool | None
+    paired: bool
 
     def __str__(self) -> str:
         """Return the difference, half its interval, and whether it is distinguishable from 0."""
         kind = "paired" if self.paired else "not paired"
         verdict = "" if self.distinguishable else ", not distinguishable at 95 %"
         return f"{format_interval(self.value, self.low, self.high, '+')}, {kind}{verdict}"
-
-
-UNKNOWN = Difference(None, None, None, paired=None)
-"""A difference or a value that is not known."""
 
 
 @dataclass(frozen=True)
@@ -147,24 +135,17 @@ class Comparison(Tabular):
         """
         records = []
         for name, row in zip(self.names, self.rows, strict=True):
-            found = row.evaluation.metrics.get(self.metric, UNKNOWN)
-            known = row.difference if isinstance(row.difference, Difference) else UNKNOWN
-            note = "the first" if row.evaluation is self.first else None if known.value else row.difference
-            records.append(
-                {
-                    "evaluation": name,
-                    "samples": row.evaluation.count,
-                    "value": found.value,
-                    "low": found.low,
-                    "high": found.high,
-                    "difference": known.value,
-                    "difference_low": known.low,
-                    "difference_high": known.high,
-                    "paired": known.paired,
-                    "note": f"not ranked: {row.unranked}" if row.unranked else note,
-                    "folder": str(row.evaluation.folder),
-                }
-            )
+            found, minus = row.evaluation.metrics.get(self.metric), row.difference
+            record = {"evaluation": name, "samples": row.evaluation.count, "value": found and found.value}
+            record |= {"low": found and found.low, "high": found and found.high, "note": minus}
+            if isinstance(minus, Difference):
+                record |= {"difference": minus.value, "difference_low": minus.low, "note": None}
+                record |= {"difference_high": minus.high, "paired": minus.paired}
+            if row.evaluation is self.first:
+                record["note"] = "the first"
+            if row.unranked:
+                record["note"] = f"not ranked: {row.unranked}"
+            records.append(record | {"folder": str(row.evaluation.folder)})
         return records
 
     def to_json(self) -> dict[str, Any]:
@@ -232,12 +213,11 @@ def _open(named: Compared) -> tuple[list[Evaluation], list[Path]]:
     if isinstance(named, Evaluation):
         return [named], []
     path = Path(named)
-    if path.is_dir() and not is_run_folder(path):
-        runs = [each for each in sorted(path.iterdir()) if each.is_dir() and is_run_folder(each)]
-        if runs:
-            evaluated = [run for run in runs if list_evaluations(run)]
-            return [*map(read_evaluation, evaluated)], [run for run in runs if run not in evaluated]
-    return [read_evaluation(path)], []
+    inside = sorted(path.iterdir()) if path.is_dir() and not is_run_folder(path) else []
+    runs = [each for each in inside if each.is_dir() and is_run_folder(each)]
+    evaluated = [run for run in runs if list_evaluations(run)]
+    found = [read_evaluation(each) for each in (evaluated if runs else [path])]
+    return found, [run for run in runs if run not in evaluated]
 
 
 def rank_evaluations(evaluations: Sequence[Evaluation], metric: str) -> list[Row]:
@@ -274,7 +254,7 @@ def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Diffe
     Stein 1981): they contain the true difference in at least 95 % of cases. For precision, recall, density
     and coverage they are up to about twice as wide as needed.
     """
-    if metric != "kid" and metric not in _STATISTICS:
+    if metric == "fid_infinity":
         return f"differences of {METRICS[metric].title} have no reliable confidence interval"
     reference = find_features(one.reference.sha256, one.reference.images)
     if reference is None:
@@ -288,7 +268,8 @@ def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Diffe
     if metric == "kid":
         found = kid_difference(mine, theirs, reference, paired=paired)
         return Difference(found.value, found.low, found.high, paired)
-    return Difference(*_jackknife(_STATISTICS[metric], mine, theirs, reference), paired)
+    statistic = fid if metric == "fid" else lambda generated, of: getattr(prdc(generated, of), metric)
+    return Difference(*_jackknife(statistic, mine, theirs, reference), paired)
 
 
 def remark_on_nfe(evaluations: Sequence[Evaluation]) -> str | None:

@@ -18,7 +18,7 @@ from ddim.evaluation.guidance_name import name_recorded_guidance
 from ddim.files import read_sealed
 from ddim.metrics.catalogue import METRICS, metric_name
 from ddim.metrics.estimate import Estimate
-from ddim.plots.table import Table, Tabular, format_interval
+from ddim.plots.table import Tabular, format_interval
 from ddim.recipe.options import labels_by_default
 from ddim.runs.folder import list_numbered_folders
 
@@ -34,13 +34,13 @@ CLOSE = 0.8
 """Samples are called close to real images if their precision and coverage reach this share of theirs."""
 
 MEANINGS = {
-    "kid": "distance of the features, unbiased; lower is better",
-    "fid": "distance of the features, biased upwards; lower is better",
-    "fid_infinity": "FID without the bias of few samples; lower is better",
-    "precision": "share of samples that look like reference images",
-    "recall": "share of reference images that the samples cover",
-    "density": "reference images near each sample, about 1 if real",
-    "coverage": "share of reference images with a sample nearby",
+    "kid": "distance; lower is better",
+    "fid": "distance, biased upwards; lower is better",
+    "fid_infinity": "FID of unlimited samples; lower is better",
+    "precision": "share of samples that look real",
+    "recall": "share of real images that are covered",
+    "density": "real images near a sample, about 1 if real",
+    "coverage": "share of real images with a sample nearby",
 }
 """What each metric means."""
 
@@ -270,21 +270,16 @@ class Evaluation(Metrics):
         return f"{self.name}: {self.conditions}; {self.folder}"
 
     @property
-    def details(self) -> str:
-        """The text with notes, and with the interval and the meaning of each metric."""
-        theirs = self.yardstick.metrics if self.yardstick else {}
-        real = {name: format_interval(found.value, found.low, found.high) for name, found in theirs.items()}
-        rows = [
-            [METRICS[name].title, format_interval(of.value, of.low, of.high), real.get(name), MEANINGS[name]]
-            for name, of in self.metrics.items()
-        ]
-        table = Table(["metric", "± half of the 95 % interval", "other real images", "meaning"], rows)
-        return f"{super().details}\n\n{table}"
-
-    @property
     def notes(self) -> list[str]:
-        """The remarks, the reference, the features and the seconds."""
-        notes = [*super().notes, f"reference: {self.reference.source}, features {self.features}"]
+        """The remarks, the intervals, the reference, the features and the seconds."""
+        notes, theirs = [*super().notes], self.yardstick.metrics if self.yardstick else {}
+        for name, of in self.metrics.items():
+            shown = [
+                format_interval(each.value, each.low, each.high) for each in (of, theirs.get(name)) if each
+            ]
+            if of.low is not None:
+                notes.append(f"{METRICS[name].title} {', other real images '.join(shown)}")
+        notes.append(f"reference: {self.reference.source}, features {self.features}")
         if self.yardstick:
             notes.append(f"other real images: {self.yardstick.images:,}, part {self.yardstick.part}")
         seconds = (f"{seconds:.0f} s of {part}" for part, seconds in self.record["seconds"].items())
@@ -301,7 +296,7 @@ class Evaluation(Metrics):
                 "metric": METRICS[name].title,
                 "these images": found.value,
                 "other real images": theirs[name].value if name in theirs else None,
-                "better": "lower" if METRICS[name].lower_is_better else "higher",
+                "meaning": MEANINGS[name],
             }
             for name, found in self.metrics.items()
         ]
