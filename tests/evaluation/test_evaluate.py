@@ -1,7 +1,6 @@
 """An evaluation compares samples of a run with held-out images; its folder is complete or absent."""
 
 import hashlib
-import io
 import os
 import re
 import shutil
@@ -13,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 import ddim
 import tiny
@@ -35,7 +32,6 @@ from ddim.metrics.kid import kid
 from ddim.metrics.prdc import prdc
 from ddim.runs import checkpoint
 from ddim.runs.state import TrainedOn
-from ddim.sampling import searched
 from ddim.sampling.pipeline import load, read_run_recipe
 from shown_events import read_events
 from stubs import stub
@@ -86,23 +82,20 @@ def test_the_record_holds_what_the_metrics_depend_on(run):
     found = ddim.evaluate(run, n=40, steps=3, seed=7, weights="raw", sampler="edm", features=stub())
     record = read_sealed(run / "evaluations" / "1" / "record.json")
     assert record == found.record
+    sampling = record["sampling"]
     newest = checkpoint.find_newest(run / "checkpoints")
-    assert record["sampling"]["checkpoint"]["sha256"] == checkpoint.hash_checkpoint(newest)
-    assert record["sampling"]["seeds"] == list(range(7, 47))
-    assert record["sampling"]["sampler"]["kind"] == "edm"
+    assert sampling["checkpoint"]["sha256"] == checkpoint.hash_checkpoint(newest)
+    assert (sampling["seeds"], sampling["sampler"]["kind"]) == (list(range(7, 47)), "edm")
     # Heun's method evaluates the network twice per step, and once in the last step.
-    assert (len(record["sampling"]["times"]), record["sampling"]["nfe"]) == (3, 5)
-    assert record["sampling"]["weights"] == "raw"
+    assert (len(sampling["times"]), sampling["nfe"], sampling["weights"]) == (3, 5, "raw")
     features = {"extractor": "stub", "weights": "w" * 64, "resize": "2 px", "dimensions": 12}
     assert record["features"] == features
-    assert record["reference"]["source"] == "blossoms:60"
-    assert (record["reference"]["part"], record["reference"]["images"]) == ("valid", 30)
-    assert record["reference"]["size"] == [16, 16]
+    reference = {"source": "blossoms:60", "part": "valid", "images": 30, "size": [16, 16]}
+    assert reference.items() <= record["reference"].items()
     digest = hashlib.sha256((found.folder / "features.npy").read_bytes()).hexdigest()
     generated = {"images": 40, "source": str(run), "fingerprint": None, "kept": 0}
     assert record["generated"] == generated | {"sha256": digest}
-    assert set(record["seconds"]) == {"sampling", "features", "metrics"}
-    assert record["versions"]["torch"] == torch.__version__
+    assert {path.name for path in found.folder.iterdir()} == {"record.json", "features.npy", "grid.png"}
 
 
 def test_samples_in_a_folder_are_evaluated_like_samples_of_their_run(run, tmp_path, monkeypatch):
@@ -194,16 +187,6 @@ def test_other_features_of_the_same_samples_need_no_sampling(run, cache, monkeyp
     assert ddim.evaluate(run, n=70, steps=2, features=other).record["generated"]["kept"] == 64
 
 
-def test_a_loaded_run_is_evaluated_as_its_run_even_if_its_checkpoint_is_gone(run):
-    loaded = load(run)
-    same = ddim.evaluate(loaded, **FEW, features=stub())
-    assert (same.folder.parent.parent, same.record["sampling"]["weights"]) == (run, "ema")
-    # A training in progress removes older checkpoints; the weights in memory are still theirs.
-    shutil.rmtree(loaded.checkpoint.path)
-    found = ddim.evaluate(loaded, "blossoms:60", **FEW, features=stub())
-    assert found.record["sampling"]["checkpoint"]["sha256"] == loaded.checkpoint.sha256
-
-
 def test_real_images_are_compared_with_the_reference_as_a_yardstick(run):
     images, recipe = open_images("blossoms:60", (16, 16)), read_run_recipe(run)
     split = split_images(images, recipe.data.validation, recipe.seed)
@@ -218,14 +201,6 @@ def test_real_images_are_compared_with_the_reference_as_a_yardstick(run):
     assert ddim.evaluate(run, **FEW, part="all", features=stub()).record["yardstick"] is None
 
 
-def test_evaluations_of_a_run_are_numbered_and_never_overwritten(run):
-    folders = [ddim.evaluate(run, **FEW, features=stub()).folder for _ in range(2)]
-    assert folders == [run / "evaluations" / str(n) for n in (1, 2)]
-    (run / "evaluations" / "10").mkdir()
-    assert ddim.evaluate(run, **FEW, features=stub()).folder.name == "11"
-    assert {path.name for path in folders[0].iterdir()} == {"record.json", "features.npy", "grid.png"}
-
-
 def shown(run):
     """Return what TensorBoard shows: scalars {name: [(step, value)]}, and sheets [(step, image)]."""
     folder = run / "events" / "evaluation"
@@ -235,20 +210,16 @@ def shown(run):
 
 def test_tensorboard_shows_metrics_and_sheet_at_the_evaluated_step(run):
     first, last = sorted((run / "checkpoints").glob("step-*"))
-    found = [ddim.evaluate(subject, **FEW, features=stub()) for subject in (run, first, run)]
+    found = [ddim.evaluate(subject, **FEW, features=stub()) for subject in (run, first)]
     steps = [each.record["sampling"]["step"] for each in found]
-    assert steps[0] == steps[2] > steps[1]
+    assert steps[0] > steps[1]
     values, grids = shown(run)
-    assert {"evaluation/kid", "evaluation/fid", "evaluation/recall"} < set(values)
-    for name, points in values.items():
-        each = [e.value(name.removeprefix("evaluation/")) for e in found]
-        expected = sorted(zip(steps, each, strict=True))
-        assert sorted(points) == [(step, pytest.approx(value, rel=1e-5)) for step, value in expected]
+    for name in ("kid", "fid", "recall"):
+        expected = sorted((step, each.value(name)) for step, each in zip(steps, found, strict=True))
+        assert sorted(values[f"evaluation/{name}"]) == [
+            (step, pytest.approx(v, rel=1e-5)) for step, v in expected
+        ]
     assert sorted(step for step, _ in grids) == sorted(steps)
-    with Image.open(found[0].folder / "grid.png") as one:
-        grid = np.asarray(one)
-    with Image.open(io.BytesIO(next(png for step, png in grids if step == steps[0]))) as two:
-        np.testing.assert_array_equal(np.asarray(two), grid)
     for path in (first, last):
         checkpoint.verify(path)
 
@@ -270,23 +241,6 @@ def test_two_evaluations_at_once_do_not_interfere(run, cache):
     assert isinstance(
         measure_difference(read_evaluation(run / "evaluations" / "1"), found, "kid"), Difference
     )
-
-
-def test_a_checkpoint_is_evaluated_and_not_changed(run):
-    path = checkpoint.find_newest(run / "checkpoints")
-    assert ddim.evaluate(path, **FEW, features=stub()).folder == run / "evaluations" / "1"
-    checkpoint.verify(path)
-
-
-def test_searched_times_are_used_unless_a_grid_is_given(run):
-    sampler = read_run_recipe(run).sampler
-    searched.save_grid(run, sampler, 3, "ema", (1.0, 0.4, 0.1), 0.0)
-    on_found = ddim.evaluate(run, n=40, steps=3, features=stub())
-    assert on_found.record["sampling"]["times"] == [1.0, 0.4, 0.1]
-    named = ddim.evaluate(run, n=40, steps=3, grid="uniform", features=stub())
-    assert named.record["sampling"]["grid"]["kind"] == "uniform"
-    one, other = (np.load(e.folder / "features.npy") for e in (on_found, named))
-    assert not np.array_equal(one, other)
 
 
 KILLED = """
@@ -321,18 +275,6 @@ def test_a_killed_evaluation_leaves_no_record(run, batches, tmp_path, monkeypatc
     assert sum(seen) == {2: 40, 3: 8}[batches] + 30
     # What the killed process left is removed after a week.
     assert [path.name for path in (run / "evaluations").iterdir() if path not in left] == ["1"]
-
-
-def test_an_evaluation_that_fails_leaves_no_folder(run):
-    def network(images):
-        raise MemoryError
-
-    broken = stub()
-    ddim.evaluate(run, **FEW, features=broken)
-    object.__setattr__(broken, "network", network)
-    with pytest.raises(MemoryError):
-        ddim.evaluate(run, **FEW, seed=99, features=broken)
-    assert [path.name for path in (run / "evaluations").iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize("channels", [4])
@@ -376,12 +318,6 @@ def test_samples_in_arrays_are_evaluated_with_the_range_of_the_reference(tmp_pat
     np.testing.assert_allclose(one, other, atol=1 / 255)
 
 
-def test_a_given_part_or_other_images_are_the_reference(run):
-    for given, images in (({"part": "train"}, 30), ({"reference": "blossoms:50"}, 50)):
-        record = ddim.evaluate(run, **FEW, **given, features=stub()).record
-        assert record["reference"]["images"] == images
-
-
 def test_images_compared_with_themselves_have_perfect_metrics(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = ddim.evaluate("blossoms:60", "blossoms:60", features=stub())
@@ -423,12 +359,6 @@ def test_a_run_whose_images_changed_needs_another_reference(run, monkeypatch):
     assert ddim.evaluate(run, "blossoms:60", **FEW, features=stub()).value("kid") is not None
 
 
-def test_out_is_the_folder_of_the_evaluation(run, tmp_path):
-    assert ddim.evaluate(run, **FEW, features=stub(), out=tmp_path / "new").folder == tmp_path / "new"
-    (tmp_path / "there").mkdir()
-    assert ddim.evaluate(run, **FEW, features=stub(), out=tmp_path / "there").folder == tmp_path / "there"
-
-
 def normal(n, d, seed):
     return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
 
@@ -441,15 +371,6 @@ def test_fid_is_extrapolated_only_if_every_part_has_two_images_for_each_dimensio
         assert any("FID-infinity needs more than 80" in note for note in notes) != enough
         assert any("for these 200 reference images" in note for note in notes) == enough
     assert metrics["fid"]["low"] < metrics["fid"]["infinity"] < metrics["fid"]["high"]
-
-
-def test_few_images_give_notes():
-    metrics, notes = measure_metrics(normal(30, 60, 0), normal(90, 60, 1))
-    assert any("mostly bias" in note for note in notes)
-    assert any("with so few images (30), FID, precision and density say little" in note for note in notes)
-    assert metrics["kid"]["size"] == 15
-    (said,) = measure_metrics(normal(120, 4, 0), normal(150, 4, 1) + 1)[1]
-    assert said.startswith("FID-infinity and its interval are for")
 
 
 @pytest.mark.slow

@@ -6,13 +6,12 @@ import torch
 import ddim
 import tiny
 from ddim.errors import UserError
-from ddim.evaluation.record import read_evaluation
 from ddim.files import read_sealed
 from ddim.metrics.features import extract_features
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid
 from oracles import made
-from stubs import stub, written
+from stubs import stub
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -29,15 +28,6 @@ def quick(monkeypatch, tmp_path):
     monkeypatch.setattr("ddim.metrics.features.load_extractor", lambda name: stub())
     monkeypatch.setattr("ddim.evaluation.evaluate.load_extractor", lambda *_: stub())
     monkeypatch.chdir(tmp_path)
-
-
-def test_parts_are_objects_or_fields(run):
-    plain = ddim.evaluate(run, n=24, steps=3, sampler=ddim.DDIM(eta=0.5), grid=ddim.grids.Uniform())
-    fields = {"sampler": "ddim", "sampler.eta": "0.5", "grid": "uniform"}
-    given = ddim.evaluate(run, n=24, steps=3, fields=fields)
-    assert plain.record["metrics"] == given.record["metrics"]
-    assert plain.record["sampling"] == given.record["sampling"]
-    assert plain.folder.parent == run / "evaluations"
 
 
 def test_a_pipeline_is_evaluated_like_its_run_and_a_tensor_like_its_samples(run, tmp_path):
@@ -72,12 +62,6 @@ def test_n_takes_the_first_given_images_and_is_refused_beyond_their_number(tmp_p
             ddim.evaluate(given, "blossoms:60", n=41)
 
 
-def test_evaluations_are_compared_as_arguments_or_as_a_list(tmp_path):
-    one, other = (read_evaluation(written(tmp_path / name)) for name in ("a", "b"))
-    for given in ((one, other), (tmp_path / "a", str(tmp_path / "b")), ([one, other],)):
-        assert [row.evaluation for row in ddim.compare(*given, metric="FID-infinity").rows] == [one, other]
-
-
 def test_arrays_are_measured_in_one_call_that_writes_nothing(tmp_path):
     draw = torch.Generator().manual_seed(0)
     images, other = (torch.rand(count, 3, 32, 32, generator=draw) for count in (40, 30))
@@ -93,15 +77,6 @@ def test_arrays_are_measured_in_one_call_that_writes_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="at least 20 images of each kind, got 40 and 5"):
         ddim.measure(images, other[:5])
-
-
-def test_metrics_are_found_in_any_case_and_other_names_are_refused(tmp_path):
-    found = read_evaluation(written(tmp_path / "a"))
-    assert found.value("KID") == found.value("kid") == 0.02
-    assert found.interval("KID") == (0.01, 0.03)
-    for read in (found.value, found.interval):
-        with pytest.raises(UserError, match="got 'precison'; perhaps you meant precision"):
-            read("precison")
 
 
 def test_a_model_of_your_own_is_evaluated_without_a_cache(tmp_path):

@@ -2,8 +2,6 @@
 
 import csv
 import io
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +9,6 @@ import pytest
 import ddim
 from ddim.evaluation.compare import Difference, measure_difference
 from ddim.evaluation.table import EvaluationTable, TableCell, plot_table
-from ddim.runs.checkpoint import find_newest
 from ddim.sampling.pipeline import load
 from ddim.sampling.sampling_setup import Guidance, save_guidance
 from mine import Cubes, Euler
@@ -57,14 +54,6 @@ def test_a_table_makes_only_evaluations_that_are_missing(run):
     np.save(run / "evaluations" / "2" / "features.npy", np.zeros((40, 12), np.float32))
     again = ddim.evaluate(run, **FEW, steps=[2, 3, 4], features=stub())
     assert [cell.evaluation.folder.name for cell in again.cells] == ["1", "4", "3"]
-
-
-def test_a_table_finds_its_evaluations_of_a_checkpoint_outside_a_run(run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    lone = Path(shutil.copytree(find_newest(run / "checkpoints"), tmp_path / "lone"))
-    for steps, names in (([2, 3], ["lone-1", "lone-2"]), ([2, 3, 4], ["lone-1", "lone-2", "lone-3"])):
-        table = ddim.evaluate(lone, "blossoms:60", **FEW, steps=steps, features=stub())
-        assert [cell.evaluation.folder.name for cell in table.cells] == names
 
 
 def test_unequal_evaluations_of_the_network_are_remarked_upon(run):
@@ -127,25 +116,6 @@ def test_a_printed_table_has_its_verdict_first_and_stars():
     assert head.split() == ["10", "steps", "20", "steps"]
     assert first.split() == ["eta_0", "<&>", "*", "0.03", "0.02"]
     assert last.split() == ["eta", "1", "0.05", "*", "0.015"]
-
-
-@pytest.mark.parametrize(("metric", "images", "known"), [("kid", 30, 1), ("fid", 30, 0), ("fid", 400, 1)])
-def test_fewer_real_images_than_samples_are_shown_only_for_an_unbiased_metric(metric, images, known):
-    metrics = {metric: {"value": 0.5, "low": 0.4, "high": 0.6}}
-    yardstick = {"images": images, "part": "train", "metrics": metrics}
-    found = evaluation(sampling={**SAMPLING, "nfe": 2}, yardstick=yardstick)
-    table = EvaluationTable(metric, (TableCell({"steps": 2}, "eta 0", "2 steps", found),))
-    assert (table.to_json()["yardstick"] is not None) == known
-
-
-def test_details_have_intervals_and_differences():
-    assert [note.split(", paired")[0] for note in SONG.notes] == [
-        "eta_0 <&>, 10 steps: 0.0300 ± 0.0100",
-        "eta_0 <&>, 20 steps: 0.0200 ± 0.0100",
-        "eta 1, 10 steps: 0.0500 ± 0.0100; minus eta_0 <&>: +0.0200 ± 0.0100",
-        "eta 1, 20 steps: 0.0150 ± 0.0100; minus eta_0 <&>: -0.0050 ± 0.0050",
-        "real images in place of samples: 0.0010 ± 0.0010",
-    ]
 
 
 def test_csv_has_one_line_for_each_cell():
