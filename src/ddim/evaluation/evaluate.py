@@ -25,6 +25,7 @@ from ddim.diffusion.guidance import Interval
 from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError, check_count, to_int
+from ddim.evaluation import record as records
 from ddim.evaluation.choices import Choice, expand_choices
 from ddim.evaluation.compare import load_features
 from ddim.evaluation.evaluated_images import (
@@ -35,16 +36,7 @@ from ddim.evaluation.evaluated_images import (
     open_model,
 )
 from ddim.evaluation.measure import measure_metrics, measure_yardstick
-from ddim.evaluation.record import (
-    FEATURES,
-    GRID,
-    RECORD,
-    SCHEMA,
-    Evaluation,
-    Features,
-    ReferenceSet,
-    read_evaluation,
-)
+from ddim.evaluation.record import Evaluation
 from ddim.evaluation.reference import Part, Reference
 from ddim.evaluation.run_folder import show_in_tensorboard
 from ddim.evaluation.sample_features import SampledParts
@@ -220,7 +212,7 @@ def _evaluate_as_lead(
         seconds = {"sampling": 0.0, "features": time.monotonic() - began, "metrics": 0.0}
         nfe, kept = _extract_features(images, extractor, folder, seconds, progress)
         began = time.monotonic()
-        metrics, notes = _measure_file(folder / FEATURES, truth)
+        metrics, notes = _measure_file(folder / records.FEATURES, truth)
         real = partial(progress, "real against real")
         yardstick = measure_yardstick(selected, images.count, extractor, real)
         seconds["metrics"] = time.monotonic() - began
@@ -230,15 +222,15 @@ def _evaluate_as_lead(
             "notes": [*images.remarks, *notes],
             "yardstick": yardstick,
             **_describe_reference(selected, extractor),
-            "generated": generated | {"kept": kept, "sha256": hash_file(folder / FEATURES)},
+            "generated": generated | {"kept": kept, "sha256": hash_file(folder / records.FEATURES)},
             "sampling": images.sampling and {**images.sampling, "nfe": nfe},
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
         }
-        write_sealed(folder / RECORD, make_record("evaluation", content, schema=SCHEMA))
-        found = read_evaluation(publish_output(folder, out, images.home, images.stem))
+        write_sealed(folder / records.RECORD, make_record("evaluation", content, schema=records.SCHEMA))
+        found = records.read_evaluation(publish_output(folder, out, images.home, images.stem))
     if out is None and not images.stem and found.sampling:
         values = {name: value for name in METRICS if (value := found.value(name)) is not None}
-        with Image.open(found.folder / GRID) as sheet:
+        with Image.open(found.folder / records.GRID) as sheet:
             step = found.sampling.step
             show_in_tensorboard(images.home.parent, step, "evaluation", np.asarray(sheet), values)
     return found
@@ -254,7 +246,7 @@ def _extract_features(
     Adds the seconds of sampling and of computing features to `seconds`.
     """
     done, nfe, shown, kept = 0, 0, [], 0
-    with atomic_file(folder / FEATURES) as file:
+    with atomic_file(folder / records.FEATURES) as file:
         write_npy_header(file, (images.count, extractor.dimensions))
         began = time.monotonic()
         for part in images.parts(extractor, SHOWN):
@@ -268,7 +260,7 @@ def _extract_features(
             seconds["sampling"] += part.sampling
             seconds["features"] += ended - began - part.sampling
             began = ended
-    save_png(folder / GRID, enlarge(make_sheet(torch.cat(shown))))
+    save_png(folder / records.GRID, enlarge(make_sheet(torch.cat(shown))))
     return nfe, kept
 
 
@@ -280,10 +272,10 @@ def _measure_file(features: Path, truth: np.ndarray) -> tuple[dict[str, Any], li
 
 def _describe_reference(reference: ImageSet, extractor: Extractor) -> dict[str, Any]:
     """Return the entries of a record about the features and the reference."""
-    used = Features(extractor.name, extractor.weights, extractor.resize, extractor.dimensions)
+    used = records.Features(extractor.name, extractor.weights, extractor.resize, extractor.dimensions)
     source, images, count = reference.source, reference.images, len(reference.which)
     size, identity = images.pixels.shape[1:3], reference.identity(extractor)
-    of = ReferenceSet(source, images.fingerprint, reference.part, size, count, identity)
+    of = records.ReferenceSet(source, images.fingerprint, reference.part, size, count, identity)
     return {"features": asdict(used), "reference": asdict(of)}
 
 
@@ -320,7 +312,7 @@ def _find_evaluation(images: EvaluatedImages, extractor: Extractor) -> Evaluatio
     wanted = _identify(_describe_reference(images.reference, extractor) | {"sampling": images.sampling})
     for folder in reversed(list_numbered_folders(images.home, images.stem)):
         with suppress(UserError):  # damaged, of another version, or without a record
-            found = read_evaluation(folder)
+            found = records.read_evaluation(folder)
             if found.sampling and _identify(found.record) == wanted and load_features(found) is not None:
                 return found
     return None
