@@ -22,7 +22,6 @@ from ddim.evaluation import sample_features
 from ddim.evaluation.compare import Difference, measure_difference
 from ddim.evaluation.evaluated_images import open_model
 from ddim.evaluation.measure import measure_metrics
-from ddim.evaluation.memorisation import memorisation
 from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.reference import Reference
 from ddim.files import read_sealed
@@ -134,37 +133,29 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_an_evaluation_computes_only_features_that_are_not_in_the_cache(run, cache):
-    def network(seen):
-        """Return the numbers of images in the batches that the evaluation of these samples computes."""
-        seen.clear()
-        return stub(seen)
+    def evaluate(run, kept, batches, **options):
+        seen = []
+        found = ddim.evaluate(run, **{**FEW, **options}, features=stub(seen))
+        assert (found.record["generated"]["kept"], seen) == (kept, batches)
+        return found
 
-    seen = []
-    first = ddim.evaluate(run, **FEW, features=network(seen))
     # The 30 held-out images, 40 samples, and 30 training images for the yardstick.
-    assert (seen, first.record["generated"]["kept"]) == ([30, 32, 8, 30], 0)
-    again = ddim.evaluate(run, **FEW, features=network(seen))
-    assert (seen, again.record["generated"]["kept"]) == ([], 40)
-    moved = Path(shutil.copytree(run, run.parent / "moved"))
-    other = ddim.evaluate(moved, **FEW, part="train", features=network(seen))
-    assert (seen, other.record["generated"]["kept"]) == ([], 40)
-    # Batches are those of an evaluation without a cache, so that features are bit-identical.
-    more = ddim.evaluate(run, n=70, steps=2, features=network(seen))
-    assert (seen, more.record["generated"]["kept"]) == ([32, 6], 32)
-    assert more.record["seconds"]["sampling"] > 0
+    first = evaluate(run, 0, [30, 32, 8, 30])
+    again = evaluate(run, 40, [])
+    other = evaluate(Path(shutil.copytree(run, run.parent / "moved")), 40, [], part="train")
     for found in (again, other):
-        assert (found.folder / "features.npy").read_bytes() == (first.folder / "features.npy").read_bytes()
-        assert (found.folder / "grid.png").read_bytes() == (first.folder / "grid.png").read_bytes()
+        for name in ("features.npy", "grid.png"):
+            assert (found.folder / name).read_bytes() == (first.folder / name).read_bytes()
     assert again.record["metrics"] == first.record["metrics"]
     assert again.record["sampling"] == first.record["sampling"]
+    # Batches are those of an evaluation without a cache, so that features are bit-identical.
+    evaluate(run, 32, [32, 6], n=70)
     for changed in ({"steps": 3}, {"weights": "raw"}, {"seed": 1}):
-        found = ddim.evaluate(run, **{**FEW, **changed}, features=network(seen))
-        assert found.record["generated"]["kept"] == 0
+        evaluate(run, 0, [32, 8], **changed)
     # A damaged part is made again.
     for part in (cache / "features").glob("samples-*/0-32"):
         part.write_bytes(part.read_bytes()[:-1] + b"?")
-    assert ddim.evaluate(run, **FEW, features=network(seen)).record["generated"]["kept"] == 8
-    assert seen == [32]
+    evaluate(run, 8, [32])
 
 
 def test_other_features_of_the_same_samples_need_no_sampling(run, cache, monkeypatch):
@@ -175,11 +166,9 @@ def test_other_features_of_the_same_samples_need_no_sampling(run, cache, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(sample_features, "sample_uint8", None)
         second = ddim.evaluate(run, **FEW, features=other)
-        memorisation(run, 40, 2)
+        ddim.memorisation(run, 40, 2)
     assert (second.record["generated"]["kept"], second.record["seconds"]["sampling"]) == (40, 0)
     assert second.record["metrics"] == alone.record["metrics"]
-    assert second.record["sampling"] == alone.record["sampling"]
-    assert (second.folder / "grid.png").read_bytes() == (alone.folder / "grid.png").read_bytes()
     # Samples of large evaluations are not kept: only their features, and the 36 samples that are shown.
     shutil.rmtree(cache)
     monkeypatch.setattr(sample_features, "LARGEST_KEPT", 40 * 3 * 16 * 16 - 1)
