@@ -13,6 +13,7 @@ from scipy import stats
 
 from ddim.errors import UserError, quote
 from ddim.evaluation.conditions import why_not_comparable
+from ddim.evaluation.guidance_name import name_interval
 from ddim.evaluation.record import FEATURES, FOLDER, Evaluation, list_evaluations, read_evaluation
 from ddim.files import hash_file
 from ddim.metrics.catalogue import METRICS, metric_name
@@ -336,9 +337,11 @@ def _choices(evaluation: Evaluation) -> dict[str, Any]:
     if sampling is None:
         return {"samples": evaluation.count, "source": evaluation.source}
     record, guide = sampling.record, sampling.guide
-    names = ("sampler", "grid", "weights", "nfe", "label", "guidance", "guidance_interval")
+    names = ("sampler", "grid", "weights", "nfe", "label", "guidance")
     own = {name: record.get(name) for name in names}
     own |= {"guide": guide and f"{guide['path']}, {guide['weights']} weights, {guide['sha256'][:8]}..."}
+    interval = record.get("guidance_interval")
+    own |= {"guidance interval": interval and name_interval(interval)}
     own |= {"steps": len(sampling.times), "first seed": min(sampling.seeds, default=None)}
     own |= {"images seen": sampling.step * sampling.recipe.get("optim", {}).get("batch", 1)}
     return {"samples": evaluation.count, **flatten({**sampling.recipe, **own})}

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ddim.evaluation.guidance_name import name_guide, name_interval
-from ddim.evaluation.record import Evaluation, SamplingRecord, shorten_hash
+from ddim.evaluation.record import Evaluation, Features, ReferenceSet, SamplingRecord, shorten_hash
 from ddim.metrics.catalogue import METRICS
 from ddim.recipe.options import SAMPLING_FIELDS, flatten_as_text
 
@@ -25,23 +25,46 @@ VALIDATION_FIELDS = (
 """Fields of a recipe that decide which images a run is validated and evaluated against."""
 
 
-class Conditions(NamedTuple):
-    """The conditions under which a run was evaluated, in words.
+class Mismatch(NamedTuple):
+    """One aspect in which two conditions differ, such as "reference", and its two values."""
 
-    Repeats with different seeds have equal conditions, although they draw different validation images: the
-    spread over repeats includes this variation. `sampling` says how sampling differs from the run's recipe;
-    all grids that `ddim search` found are equal.
+    aspect: str
+    one: object
+    other: object
+
+
+class Conditions(NamedTuple):
+    """The conditions under which a number was measured.
+
+    Attributes:
+        features: the features that a metric compares; for a denoising error, its unit as text.
+        reference: the real images.
+        images: the number of samples; for a denoising error, the number of validation images.
+        sampling: how sampling differs from the run's recipe, in words; all grids that `ddim search` found are
+            equal.
     """
 
-    features: str
-    reference: str
-    samples: int
+    features: Features | str
+    reference: ReferenceSet
+    images: int
     sampling: str
 
-    def describe_differences(self, other: Conditions) -> str:
-        """Return the conditions that differ from `other` conditions, in words and without paths."""
-        pairs = zip(self._fields, self, other, strict=True)
-        return ", ".join(f"different {name} ({mine})" for name, mine, theirs in pairs if mine != theirs)
+    def mismatches(self, other: Conditions) -> list[Mismatch]:
+        """Return the aspects in which these conditions differ from `other` conditions."""
+        names = ("features", "reference", "number of samples", "sampling")
+        found = map(Mismatch, names, self, other)
+        return [each for each in found if each.one != each.other]
+
+    def shortage(self, metric: str) -> str | None:
+        """Return a sentence if a metric needs more samples or reference images, else None."""
+        if metric not in METRICS or not isinstance(self.features, Features):
+            return None
+        title, least = METRICS[metric].title, METRICS[metric].least or self.features.dimensions
+        if (few := min(self.images, self.reference.images)) >= least:
+            return None
+        short = self.reference.part == "valid" and self.reference.images < least
+        advice = '; evaluate with part="all" to compare with all images' if short else ""
+        return f"{few:,} images are too few to rank by {title}, which needs at least {least:,}{advice}"
 
 
 def evaluation_conditions(evaluation: Evaluation, recipe: Mapping[str, Any] | None = None) -> Conditions:
@@ -54,34 +77,36 @@ def evaluation_conditions(evaluation: Evaluation, recipe: Mapping[str, Any] | No
     """
     sampling = evaluation.sampling
     how = ", ".join(_describe_sampling(sampling, recipe or sampling.recipe)) if sampling else "unknown"
-    return Conditions(str(evaluation.features), evaluation.reference.description, evaluation.count, how)
+    return Conditions(evaluation.features, evaluation.reference, evaluation.count, how)
+
+
+def error_conditions(recipe: Mapping[str, Any], fingerprint: str) -> Conditions:
+    """Return the conditions of the denoising errors that a run logs for its validation images.
+
+    Args:
+        recipe: the recipe of the run, as JSON.
+        fingerprint: the fingerprint of the run's images.
+    """
+    units = flatten_as_text({name: recipe.get(name) for name in UNITS})
+    count, size = recipe["report"]["validation_images"], recipe["data"]["size"]
+    return Conditions(str(units), ReferenceSet("", fingerprint, "valid", size, count, ""), count, "")
 
 
 def why_not_comparable(one: Evaluation, other: Evaluation, metric: str = "kid") -> str | None:
     """Return why two evaluations may not be ranked by a metric, as a sentence; None if they may."""
     if one.features != other.features:
         return f"different features: {one.features} and {other.features}"
-    if one.reference.sha256 != other.reference.sha256:
-        pair = [f"{each.description} from {each.source}" for each in (one.reference, other.reference)]
-        if one.reference.fingerprint == other.reference.fingerprint:
-            return f'different images of {pair[0]}: evaluate both with part="all", or with one reference'
-        return f"different reference: {' and '.join(pair)}"
+    mine, theirs = one.reference, other.reference
+    if mine.sha256 != theirs.sha256:
+        if mine == theirs:
+            return f'different images of {mine}: evaluate both with part="all", or with one reference'
+        return f"different reference: {mine} and {theirs}"
+    for each in (one, other):
+        if metric not in each.metrics:
+            return f"{each.source} has no {METRICS[metric].title}"
     if METRICS[metric].biased and one.count != other.count:
         return f"different numbers of samples: {one.count:,} and {other.count:,}"
-    return why_not_ranked(one, metric) or why_not_ranked(other, metric)
-
-
-def why_not_ranked(evaluation: Evaluation, metric: str) -> str | None:
-    """Return a sentence if an evaluation lacks a metric, or has too few images to be ranked, else None."""
-    title, reference = METRICS[metric].title, evaluation.reference
-    if metric not in evaluation.metrics:
-        return f"{evaluation.source} has no {title}"
-    least = METRICS[metric].least or evaluation.features.dimensions
-    if (images := min(evaluation.count, reference.images)) >= least:
-        return None
-    few = reference.part == "valid" and reference.images < least
-    advice = '; evaluate with part="all" to compare with all images' if few else ""
-    return f"{images:,} images are too few to rank by {title}, which needs at least {least:,}{advice}"
+    return evaluation_conditions(one).shortage(metric) or evaluation_conditions(other).shortage(metric)
 
 
 def _describe_sampling(sampling: SamplingRecord, recipe: Mapping[str, Any]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -68,15 +68,23 @@ class Features:
 class ReferenceSet:
     """The real images that samples are compared with: the part of a source, at a size.
 
-    `fingerprint` is that of all images of the source, and `sha256` that of the features of these images.
+    Two sets are equal if they are the same part of the same data, with equal sizes and numbers of images.
+    `source` and `sha256` are not compared: repeats with different seeds draw different validation images, and
+    the spread over repeats includes this variation.
     """
 
-    source: str
+    source: str = field(compare=False)
     fingerprint: str
     part: str
-    size: Sequence[int]
+    size: tuple[int, ...]
     images: int
-    sha256: str
+    sha256: str = field(compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", tuple(self.size))
+
+    def __str__(self) -> str:
+        return f"{self.description}, from {self.source} ({shorten_hash(self.fingerprint)})"
 
     @property
     def name(self) -> str:
@@ -87,8 +95,7 @@ class ReferenceSet:
     @property
     def description(self) -> str:
         """The images in words, without their source, which differs between machines."""
-        size = "x".join(map(str, self.size))
-        return f"{self.images:,} images of part {self.part}, {size} (data {shorten_hash(self.fingerprint)})"
+        return f"{self.images:,} images of part {self.part}, {'x'.join(map(str, self.size))}"
 
 
 @dataclass(frozen=True)

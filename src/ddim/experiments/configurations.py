@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from ddim.evaluation.conditions import UNITS, why_not_ranked
+from ddim.evaluation.conditions import UNITS, evaluation_conditions
 from ddim.evaluation.guidance_name import name_guide
 from ddim.experiments.evaluations import training_images
 from ddim.experiments.index import Run
@@ -154,8 +154,8 @@ def rank_configurations(rows: Sequence[Configuration], metric: str) -> list[Conf
     if metric in ERRORS:
         fair = len({_describe_unit(run) for run in runs}) == 1
     else:
-        measured = [run.evaluations[-1] for run in runs if run.evaluations and run.comparable]
-        fair = not any(why_not_ranked(each, metric) for each in measured if metric in each.metrics)
+        measured = [(run, run.evaluations[-1]) for run in runs if run.evaluations and run.comparable]
+        fair = not any(evaluation_conditions(each, run.recipe).shortage(metric) for run, each in measured)
     scores = [(score.value, row) for row in rows if row.finished and (score := row.score(metric))]
     scores.sort(key=lambda pair: pair[0], reverse=not METRICS[metric].lower_is_better)
     tied = len(scores) < 2 or scores[0][0] == scores[1][0]

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from ddim.evaluation.conditions import Conditions, evaluation_conditions
-from ddim.evaluation.record import Evaluation
+from ddim.evaluation.record import Evaluation, ReferenceSet
 from ddim.experiments.index import Run
 
 
@@ -58,7 +58,7 @@ def common_conditions(runs: Iterable[Run]) -> Conditions | None:
         for each in filter(partial(represents_run, run), run.evaluations):
             times[evaluation_conditions(each, run.recipe)][run.path] = each.time
     return max(
-        times, key=lambda each: (len(times[each]), each.samples, max(times[each].values())), default=None
+        times, key=lambda each: (len(times[each]), each.images, max(times[each].values())), default=None
     )
 
 
@@ -69,6 +69,12 @@ def _mark_run(run: Run, common: Conditions | None) -> Run:
         return replace(run, evaluations=comparable[-1:])
     shown, reason = (counted or run.evaluations)[-1], "of an earlier step"
     if counted and common:
-        reason = evaluation_conditions(shown, run.recipe).describe_differences(common)
+        mismatches = evaluation_conditions(shown, run.recipe).mismatches(common)
+        reason = ", ".join(f"different {each.aspect} ({_describe(each.one)})" for each in mismatches)
     why = run.why or f"its metrics are not comparable with those of most runs on these images: {reason}"
     return replace(run, evaluations=(shown,), why=why, comparable=False)
+
+
+def _describe(value: object) -> str:
+    """Return a value as text without paths, because reports may be shown to other people."""
+    return value.description if isinstance(value, ReferenceSet) else str(value)
