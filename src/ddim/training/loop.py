@@ -92,9 +92,9 @@ def _agree(trainer: Trainer, lead: Lead | None, signal: int | None) -> int:
     """Share the decisions of process 0 with all processes; return the number of a signal, or 0.
 
     Process 0 decides three things: the number of planned images, whether to stop, and whether to validate
-    now. It validates now if the speed has just become known, because `_validate` plans the number of images by
-    it. For these decisions the other processes send 0, so the maximum over all processes is that of process
-    0. A signal counts if it reached any process.
+    now. It validates now if the speed has just become known, because `_validate` plans the number of images
+    by it. For these decisions the other processes send 0, so the maximum over all processes is that of
+    process 0. A signal counts if it reached any process.
     """
     planned, decisions = trainer.plan.total or 0, [0, 0, 0]
     if lead:
