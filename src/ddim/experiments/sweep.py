@@ -24,8 +24,7 @@ from statistics import mean
 from typing import Any
 
 from ddim.errors import Locked, NoSpace, UserError, quote
-from ddim.experiments.index import read_run, run_values
-from ddim.experiments.index import RunTable, list_runs
+from ddim.experiments.index import RunTable, list_runs, read_run, run_values
 from ddim.experiments.trials import (
     SWEEP,
     Choice,
