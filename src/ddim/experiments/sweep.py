@@ -108,7 +108,7 @@ class SweepTable(RunTable):
         return {"folder": self.folder, "verdict": self.verdict, "trials": self.to_records()}
 
     def __str__(self) -> str:
-        return "\n".join([repr(self), *self.faults, f"next: ddim report {quote(self.folder)}"])
+        return "\n".join([repr(self), f"next: ddim report {quote(self.folder)}"])
 
 
 @_explain_database()
