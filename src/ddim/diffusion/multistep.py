@@ -13,8 +13,8 @@ paper. Other values are from k-diffusion.
 
 eps and x0 along the path are not known. All methods replace them by the polynomial through the most recent
 predictions. If the schedule is a table, two times can have the same noise level. A step between them does
-nothing. The last prediction, at the last time, is made by `Sampler`: a grid of N times takes N network
-evaluations.
+nothing. The methods here evaluate the network at all times but the last, and `Sampler` does so at the last
+time. So a grid of N times takes N evaluations.
 """
 
 from collections import deque
@@ -130,8 +130,8 @@ class UniPC(Sampler):
 
     The predictor of each step uses the last `order` predictions of the network. The network is evaluated once
     at the end of each step. This prediction both corrects the step and begins the next one. Only the last
-    step stays uncorrected. A state holds the uncorrected images, from which the network predicts. The order
-    of convergence is `order` + 1, but at most 3, because the first step limits it.
+    step stays uncorrected. The network predicts from the uncorrected images, and a state holds these. The
+    order of convergence is `order` + 1, but at most 3, because the first step limits it.
 
     `variant` is the paper's B(h), here for predictions of clean images. It matters only for steps that use
     exactly two predictions. With more predictions B(h) cancels.
@@ -147,12 +147,14 @@ class UniPC(Sampler):
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
         """Make exponential steps: predicted, and corrected at the next evaluation; see `Sampler.walk`."""
         images: deque[Known] = deque(maxlen=self.order)
-        start = None  # the images at the start of the last step
+        start = None  # the images at the start of the previous step
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
             yield State(x, t.item(), p.x0)
-            if start is not None:  # repeat the last step, which ends at `now`, with the image predicted there
+            if (
+                start is not None
+            ):  # repeat the previous step, which ends at `now`, with the image predicted there
                 x = exponential_step(start, images, now, variant=self.variant, end=p.x0)
                 start = None
             if now.log_snr != then.log_snr:
@@ -217,8 +219,8 @@ def exponential_moments(rate: Tensor, count: int) -> Tensor:
 def interpolation_weights(nodes: Tensor, moments: Tensor) -> Tensor:
     """Return weights (k,) such that the weighted sum of k values is the integral of p(u) w(u).
 
-    Here u is in [0, 1], p is the polynomial of degree k - 1 through the values, and w is the weight function
-    whose moments are given.
+    p is the polynomial of degree k - 1 through the values. The integral is over u in [0, 1], and w is the
+    weight function whose moments are given.
 
     Args:
         nodes: positions u (k,) of the values.

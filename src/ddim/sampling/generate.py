@@ -70,13 +70,13 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         grid: the times at which the network is evaluated: a grid, its name, or a list. See `ddim.grids`.
         seed: the seed of the first image; image k gets `seed` + k.
         seeds: the seed of each image, in place of `n` and `seed`.
-        label: class name or index; "all": seed s has class s % classes; None: no class. If the classes are
-            clusters, None means "natural", classes as frequent as in training, and "none" means no class.
+        label: class name or index; "all": seed s has class s % classes; "none": no class. The default is no
+            class, but "natural" for clusters: each cluster is as frequent as in training.
         vector: d numbers, or (n, d), for a run trained with vectors; None draws training vectors.
         guidance: guidance scale (Ho & Salimans 2022); 1 turns guidance off.
         guidance_interval: (low, high), the log-SNRs with guidance; None for all. An end can be None.
-        guide_with: a weaker model that guides (Karras et al. 2024): a run, or a version of this run such as
-            "@guide" (see `open_guide`). By default, the guide is the model without its label.
+        guide_with: a weaker model that guides (Karras et al. 2024): another run, or other weights of `model`,
+            such as "@guide" (see `open_guide`). By default, the guide is the model without its label.
         progress: True shows a bar in a notebook cell, False nothing. It can be a function, see `Progress`.
 
     Returns:

@@ -61,15 +61,15 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
             trainer.check_signals = flag.check
         if lead:
             lead.writer.start()
-        signal = _agree(trainer, lead, flag.number)
+        signal = _share_decisions(trainer, lead, flag.number)
         with suppress(Noted):
             while not (trainer.complete or trainer.stopped or signal):
                 # A run that was stopped during a validation begins with this validation, without a step.
                 if not trainer.due:
                     values, notice = advance_within_memory(trainer)
                     trainer.due = trainer.step in trainer.validation_steps()
-                    # This check waits until an accelerator has computed the step. A validation and a line of
-                    # the log do so too, so the check is made only before them.
+                    # This check waits for an accelerator. The log and a validation wait for it as well, so at
+                    # these steps the check costs no time.
                     if trainer.due or trainer.step % trainer.recipe.report.log == 0:
                         trainer.raise_if_not_finite()
                     if lead:
@@ -78,22 +78,22 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
                     _validate(trainer, measure_kid, lead)
                 elif lead:
                     lead.writer.save_if_due()
-                signal = _agree(trainer, lead, flag.number)
+                signal = _share_decisions(trainer, lead, flag.number)
         trainer.raise_if_not_finite()
         if lead:
             lead.writer.finish()
-    # A signal may have arrived after the last call of `_agree`.
+    # A signal may have arrived after the last call of `_share_decisions`.
     (signal,) = trainer.processes.highest(flag.number or 0)
     if signal and not trainer.complete:
         raise Interrupted(signal, folder)
 
 
-def _agree(trainer: Trainer, lead: Lead | None, signal: int | None) -> int:
+def _share_decisions(trainer: Trainer, lead: Lead | None, signal: int | None) -> int:
     """Share the decisions of process 0 with all processes; return the number of a signal, or 0.
 
     Process 0 decides three things: the number of planned images, whether to stop, and whether to validate
-    now. It validates now if the speed has just become known, because `_validate` plans the number of images
-    by it. For these decisions the other processes send 0, so the maximum over all processes is that of
+    now. It starts a validation when the speed becomes known, because then `_validate` can plan the number of
+    images. For these decisions the other processes send 0, so the maximum over all processes is that of
     process 0. A signal counts if it reached any process.
     """
     planned, decisions = trainer.plan.total or 0, [0, 0, 0]

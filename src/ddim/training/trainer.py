@@ -52,8 +52,8 @@ class StepValues(UserDict[str, Any]):
 class Trainer:
     """A training in memory; it writes no files, and calls no callbacks.
 
-    A checkpoint holds the weights, all EMA weights, the state of the optimiser, the past losses for
-    loss-aware times, the labels of the images if they are clusters or vectors, the recipe and `RunState`.
+    A checkpoint holds the weights, all EMA weights, the state of the optimiser, the past losses if the choice
+    of times t depends on them, the clusters or vectors that label the images, the recipe and `RunState`.
     Everything else is a function of the recipe's seed and of `step`: the order of the images, their
     mirroring, times, noise and dropout.
 
@@ -196,8 +196,8 @@ class Trainer:
             bins = self.recipe.data.bins(self.pixels)
             losses = torch.zeros(optim.batch, device=runtime.device)
             for k in range(optim.accumulate):
-                # Micro-batch k of a single process has the images k, k + accumulate, ... of the batch. With
-                # more processes, they divide these images among them.
+                # Micro-batch k of a single process has the images k, k + accumulate, ... of the batch.
+                # Several processes divide these images among themselves.
                 which = slice(k + optim.accumulate * processes.rank, None, optim.accumulate * processes.count)
                 with self._prepare_micro_batch(which, last=k == optim.accumulate - 1):
                     denoise, x0, eps = batch.micro_batch(which, self.compiled, self.pixels, runtime)
@@ -257,16 +257,16 @@ class Trainer:
     def _prepare_micro_batch(self, which: slice, *, last: bool) -> Generator[None]:
         """Seed the random numbers of a micro-batch; processes exchange gradients only in the last one.
 
-        torch's global generators are seeded, since layers can use no others, and are restored at the end.
+        Layers can use only torch's global generators. These are seeded here, and restored at the end.
         """
         recipe, device, net = self.recipe, self.runtime.device, self.compiled.net
         rows = torch.arange(recipe.optim.batch, device=device)[which] if self._dropouts else None
         for layer in self._dropouts:
             layer.rows = rows
         # Our `Dropout` gives each image a mask by its row in the batch. So all micro-batches share one seed,
-        # and their size changes no mask. A network without it, or a loss that a user wrote, may draw numbers
-        # for a whole micro-batch. With a shared seed, two micro-batches would get the same numbers, so each
-        # one gets another seed.
+        # and their size changes no mask. A network without `Dropout`, or a loss that a user wrote, may draw
+        # numbers for a whole micro-batch. With one seed, all micro-batches would get the same numbers, so
+        # each one has a different seed.
         by_row = any(layer.p > 0 for layer in self._dropouts) and not is_user_part(recipe.objective)
         seed = recipe.seed + (0 if by_row else which.start) * 2**32
         cuda = [device] if device.startswith("cuda") else []
