@@ -186,20 +186,16 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     """Train a student that needs only one or two steps for an image.
 
     The student starts from the EMA weights of the run, and is trained on the same images by consistency
-    tuning (Geng et al. 2024, see `ddim.diffusion.loss.Consistency`). A step costs about 1.3 times as much as
-    one of the run, 1.4 times with guidance. The student is a run like any other: it can be resumed, sampled
-    and evaluated, and `ddim search` finds its best second step.
+    tuning (Geng et al. 2024, see `ddim.diffusion.loss.Consistency`). A step costs 1.3 times as much as one of
+    the run, 1.4 times with guidance. `ddim search` finds the best second step of the student.
 
     Args:
         run: the teacher: a run folder, RUN/best or a checkpoint.
-        data: the images, see `train`; they get the size of the run, and its labels (default: the images of
-            the run).
+        data: the images, with the size and the labels of the run (default: the images of the run).
         minutes: training time of the student (default: 60).
         images: number of training images to see, repetitions counted, in place of minutes.
-        guidance: guidance scale of the teacher; the student needs none itself (default: what `ddim search`
-            found, else 1).
-        guide_with: the weaker model, with the network of the run, such as @guide (default: the run without
-            its labels).
+        guidance: guidance scale of the teacher (default: what `ddim search` found, else 1).
+        guide_with: a weaker model with the same network, such as @guide (default: RUN without labels).
         fields: other values for fields of the student's recipe, such as --optim.lr 3e-4; see `ddim recipe`.
         own: the components of the run that you wrote; see `resume`.
         out: the folder of the student (default: a new runs/DATA-RECIPE-distilled-N).
