@@ -1,4 +1,4 @@
-"""Train a new run, which may start from the weights of another run; resume a run; distil a run into a student."""
+"""Train a new run, also from the weights of another run, resume a run, and distil a run into a student."""
 
 import math
 import time
