@@ -311,24 +311,19 @@ def filled(tmp_path, monkeypatch):
     return folder
 
 
-def sizes():
-    return dict(inspect_cache().parts)
-
-
 def test_every_part_is_listed_with_its_size(filled):
-    found = sizes()
-    assert found.pop("images") > 0
-    assert found.pop("features") == 3000
-    assert found.pop("stamps") > 1000  # with that of the images
-    assert found == dict.fromkeys(["compiler", "downloads", "hub", "weights"], 1000)
-    assert str(inspect_cache()).startswith(f"{filled}: ")
+    found = inspect_cache()
+    assert found.parts["images"] > 0 < found.parts["stamps"]
+    assert found.parts["features"] == 3000
+    assert {found.parts[name] for name in ("compiler", "downloads", "hub", "weights")} == {1000}
+    assert str(found).startswith(f"{filled}: ")
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_one_part_is_cleared(filled, part):
-    before = sizes()
+    before = inspect_cache().parts
     assert inspect_cache(clear=[part]).freed == before[part] > 0
-    assert sizes() == before | {part: 0}
+    assert inspect_cache().parts == before | {part: 0}
 
 
 def test_clearing_everything_leaves_the_files_of_the_user(filled, capsys):
@@ -342,4 +337,4 @@ def test_clearing_everything_leaves_the_files_of_the_user(filled, capsys):
 
 def test_an_empty_cache_is_shown(tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "none"))
-    assert set(sizes().values()) == {0}
+    assert set(inspect_cache().parts.values()) == {0}
