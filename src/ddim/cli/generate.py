@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.cli.output import draw, print_json, print_text
-from ddim.cli.own import find_file, load_callback, load_own, load_parts, name_part
+from ddim.cli.own import find_file, load_callback, load_own, load_parts, name_own_part
 from ddim.cli.signatures import Parameter, Signature, read_class
 from ddim.cli.values import read_text
 from ddim.errors import UserError, quote, suggest
@@ -103,7 +103,7 @@ def read_arguments(signature: Signature, words: Sequence[str]) -> Arguments:
         else:
             plain.append(word)
     arguments.files += filter(None, map(find_file, arguments.fields.values()))
-    arguments.fields = {path: name_part(text) for path, text in arguments.fields.items()}
+    arguments.fields = {path: name_own_part(text) for path, text in arguments.fields.items()}
     _place_words(signature, plain, arguments)
     return arguments
 
@@ -172,7 +172,9 @@ def _read_value(parameter: Parameter, text: str, arguments: Arguments) -> Any:  
         return [load_callback(text)]
     if file := find_file(text):
         arguments.files.append(file)
-        return load_own(text) if any(kind.name == "object" for kind in parameter.types) else name_part(text)
+        return (
+            load_own(text) if any(kind.name == "object" for kind in parameter.types) else name_own_part(text)
+        )
     types = parameter.types
     if parameter.place == "words":
         types = tuple(kind for kind in types if kind.name != "Sequence") or types[0].inner

@@ -43,7 +43,7 @@ def load_own(text: str) -> Any:  # noqa: ANN401 (whatever the user wrote)
     return getattr(module, named["name"])
 
 
-def name_part(text: str) -> str:
+def name_own_part(text: str) -> str:
     """Return the name of the part of a recipe that FILE.py:NAME loads; any other text stays as it is."""
     from ddim.recipe.user_parts import give_parts
 
