@@ -13,8 +13,8 @@ from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.recipe.checks import check_steps
 from ddim.recipe.codec import dump, load_recipe, override, write_recipe
-from ddim.recipe.named import FOR_SIZE, RECIPES, ddpm, find_recipe, flow, smoke
-from ddim.recipe.recipe import build_model
+from ddim.recipe.named import FOR_SIZE, RECIPES, ddpm, fast, find_recipe, flow, smoke
+from ddim.recipe.recipe import FAMILIES, build_model
 from options import options
 from oracles import made, normal, uniform
 
@@ -200,3 +200,38 @@ def test_a_recipe_can_be_a_file(tmp_path):
 def test_a_typing_error_gets_a_suggestion():
     with pytest.raises(UserError, match="recipe must be one of .*perhaps you meant fast"):
         find_recipe("fsat")
+
+
+def test_fields_are_texts_values_or_parts():
+    parts = ddim.parts
+    fields = {"optim": parts.Optim(batch=8), "optim.lr": "2e-3", "sampler": parts.DDIM(0.5), "minutes": 3}
+    recipe = ddim.find_recipe("smoke", size="32x48", fields=fields)
+    assert (recipe.optim.batch, recipe.optim.lr, recipe.data.size) == (8, 2e-3, (32, 48))
+    assert (recipe.sampler, recipe.minutes, recipe.images) == (parts.DDIM(0.5), 3.0, None)
+    assert (
+        ddim.find_recipe("fast", 128)
+        == ddim.find_recipe("fast", fields={"data.size": 128})
+        == fast((128, 128))
+    )
+
+
+def test_every_kind_of_every_part_stands_in_one_place():
+    for family in FAMILIES.values():
+        assert all(getattr(ddim.parts, kind.__name__) is kind for kind in family.values())
+
+
+@pytest.mark.parametrize(
+    "field, given, meant",
+    [
+        ("predicts", "v", "velocity"),
+        ("predicts", "epsilon", "noise"),
+        ("sampler", "DDIM", "ddim"),
+        ("sampler", "dpmpp_2m", "dpm_solver"),
+        ("sampler", "heun", "edm"),
+        ("sampler", "euler", "ddim"),
+        ("optim.method", "AdamW", "adamw"),
+    ],
+)
+def test_names_of_other_libraries_get_a_suggestion(field, given, meant):
+    with pytest.raises(UserError, match=f"{field} must be one of .*; perhaps you meant {meant}$"):
+        ddim.find_recipe("fast", fields={field: given})

@@ -35,6 +35,14 @@ def test_a_notebook_cell_shows_one_bar_and_one_sheet(cell, tmp_path):
     assert all("data:image/png;base64,iVBOR" in data["text/html"] for data in sheet)
 
 
+def test_a_script_that_configures_logging_gets_the_lines_there(tmp_path, capsys, caplog):
+    with caplog.at_level("INFO", "ddim"):
+        tiny.train(tiny.recipe(images=16), tmp_path / "run", progress=True)
+    assert caplog.messages[-1].startswith(f"run {tmp_path}/run: finished; 16 images seen")
+    assert {record.name for record in caplog.records} == {"ddim"}
+    assert capsys.readouterr().err == ""
+
+
 def test_a_script_prints_lines_or_nothing(tmp_path, capsys):
     tiny.train(tiny.recipe(images=16), tmp_path / "run", progress=True)
     lines = capsys.readouterr().err.splitlines()

@@ -1,7 +1,4 @@
-"""Train a new run into a run folder, resume a run, and distil a run into a student.
-
-A new run may start from the weights of another run, its parent.
-"""
+"""Train a new run, also from the weights of another run, resume a run, and distil a run into a student."""
 
 import math
 import time
@@ -76,16 +73,15 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
 
     Args:
         data: a folder, an archive or the name of a built-in data set (see `ddim.data.open_images`); by
-            default the source in the recipe. A tensor or array of images, or a `torch.utils.data.Dataset`,
-            can be given too (see `ddim.data.arrays.give_images`). By default, its images keep their size,
-            like those of a .npy or .npz file. Its labels are used if it has labels and the network takes
-            classes.
+            default the source in the recipe. A tensor or array (N, C, H, W), or a `torch.utils.data.Dataset`,
+            can be given too (see `ddim.data.arrays.give_images`); its images keep their size, and its labels
+            are used if the network takes classes.
         recipe: the name of a recipe, a YAML file or a `Recipe`; by default that of `source`, else "fast".
         minutes: training time; by default the budget of the recipe, but never the images of `source`.
         images: training length in images, counting repetitions, in place of `minutes`.
         size: height and width in pixels, such as 64, "64x96" or (64, 96).
         labels: whether the network is conditioned on class labels, which are the names of the image folders;
-            or "clusters:16" for 16 classes of similar images, see `ddim.data.clusters`.
+            or "clusters:16" for 16 classes of similar images.
         seed: seed of the weights, the image order, the noise and the split.
         fields: other values for fields of the recipe, such as {"optim.lr": 1e-3}; see `ddim.find_recipe`.
         out: the run folder, by default runs/DATA-RECIPE-N.
@@ -97,8 +93,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
 
     Raises:
         UserError: if the images, the recipe or the folder cannot be used.
-        NotFinite: if the loss is not finite several times in a row.
-        OutOfMemory: if the memory is full, and a batch cannot be trained in smaller parts.
+        NotFinite, OutOfMemory: if the loss is not finite several times, or the memory is full.
         Interrupted: after a signal, when a checkpoint has been saved.
 
     Example:
@@ -141,8 +136,7 @@ def resume(  # noqa: PLR0913 (the choices of a notebook)
             only their names and the hashes of their sources. The process that started the run can omit them.
         machine: another device, precision, compilation or number of threads, used from here on. What it does
             not name stays as recorded; another choice changes the last bits of the results.
-        callbacks: as in `train`.
-        progress: as in `train`.
+        callbacks, progress: as in `train`.
 
     Raises:
         UserError: if the folder is not a run, its checkpoints are lost, its images are missing or have
