@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from ddim.exchange.diffusers import import_model
     from ddim.exchange.export import export
     from ddim.exchange.hub import push
+    from ddim.experiments.index import list_runs
     from ddim.experiments.plan import plan
     from ddim.experiments.report import report
-    from ddim.experiments.run_table import list_runs
     from ddim.experiments.sweep import sweep
     from ddim.machine.cache_folder import inspect_cache
     from ddim.plots.pictures import sheet
@@ -65,7 +65,7 @@ _HOMES = {
     "training": "train resume distill Callback Machine",
     "experiments.plan": "plan",
     "experiments.report": "report",
-    "experiments.run_table": "list_runs",
+    "experiments.index": "list_runs",
     "experiments.sweep": "sweep",
     "exchange.export": "export",
     "exchange.hub": "push",
