@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-from ddim.cli import build_parser, main
+from ddim.cli import main
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -130,10 +130,6 @@ class Page:
 
     def call(self, words, where):
         """Run a command of ddim in this process; it must succeed."""
-        if words[:2] == ["search", "STUDENT"]:
-            # It measures eight grids with many samples each: tests/evaluation/test_search.py.
-            build_parser("search").parse_args(words[1:])
-            return
         said = StringIO()
         with redirect_stderr(said):
             code = main(self.shrink(words))
@@ -162,11 +158,12 @@ class Page:
                 made += sorted(glob.glob(word)) or [word]
             else:
                 made.append(re.sub(r"^(RUN|STUDENT)\b", lambda found: WHERE[found[1]], word))
-        free = {"train": {"--images", "--resume", "--help-recipe"}, "distill": {"--images"}}
+        free = {"train": {"--images", "--resume"}, "distill": {"--images"}}
         if words[0] in free and not free[words[0]] & set(made):
             made += ["--images", self.images]
         if words[0] == "plan":
             made.append("--no-compile")
         if words[0] in ("evaluate", "memorisation", "search") and "-n" not in made:
-            made += ["-n", str(self.samples)] if words[0] != "search" or "--guidance" in words else []
+            times = words[0] == "search" and words[1] != "STUDENT" and "--guidance" not in words
+            made += [] if times else ["-n", str(self.samples)]
         return made

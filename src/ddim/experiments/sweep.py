@@ -25,7 +25,7 @@ from typing import Any
 
 from ddim.errors import Locked, NoSpace, UserError, quote
 from ddim.experiments.index import read_run, run_values
-from ddim.experiments.run_table import RunTable, list_runs
+from ddim.experiments.index import RunTable, list_runs
 from ddim.experiments.trials import (
     SWEEP,
     Choice,
