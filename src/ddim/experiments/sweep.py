@@ -24,8 +24,7 @@ from statistics import mean
 from typing import Any
 
 from ddim.errors import Locked, NoSpace, UserError, quote
-from ddim.experiments.index import read_run, run_values
-from ddim.experiments.index import RunTable, list_runs
+from ddim.experiments.index import RunTable, list_runs, read_run, run_values
 from ddim.experiments.trials import (
     SWEEP,
     Choice,
@@ -109,7 +108,7 @@ class SweepTable(RunTable):
         return {"folder": self.folder, "verdict": self.verdict, "trials": self.to_records()}
 
     def __str__(self) -> str:
-        return "\n".join([repr(self), *self.faults, f"next: ddim report {quote(self.folder)}"])
+        return f"{self!r}\nnext: ddim report {quote(self.folder)}"
 
 
 @_explain_database()
