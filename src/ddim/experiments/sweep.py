@@ -108,7 +108,7 @@ class SweepTable(RunTable):
         return {"folder": self.folder, "verdict": self.verdict, "trials": self.to_records()}
 
     def __str__(self) -> str:
-        return "\n".join([repr(self), f"next: ddim report {quote(self.folder)}"])
+        return f"{self!r}\nnext: ddim report {quote(self.folder)}"
 
 
 @_explain_database()
@@ -321,12 +321,11 @@ class _Worker:
         study = optuna.load_study(study_name=self.sweep.study, storage=self.storage, sampler=sampler)
         asked, choice = optuna.Trial(study, key), {}
         for name, each in parse_space(self.sweep.request["fields"]).items():
-            if not isinstance(each, Range):
-                choice[name] = asked.suggest_categorical(name, each)
-            elif each.whole:
-                choice[name] = each.text(asked.suggest_int(name, int(each.low), int(each.high), log=each.log))
+            if isinstance(each, Range):
+                suggest: Any = asked.suggest_int if each.whole else asked.suggest_float
+                choice[name] = each.text(suggest(name, each.low, each.high, log=each.log))
             else:
-                choice[name] = each.text(asked.suggest_float(name, each.low, each.high, log=each.log))
+                choice[name] = asked.suggest_categorical(name, each)
         return choice
 
     def _run_trial(self, key: int, trial: Trial) -> float | None:

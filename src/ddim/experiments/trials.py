@@ -132,7 +132,10 @@ def read_outcome(file: Path) -> Outcome | None:
     Raises:
         UserError: if the file is damaged.
     """
-    return Outcome(**read_sealed(file)) if file.exists() else None
+    if not file.exists():
+        return None
+    document = read_sealed(file)
+    return Outcome(document["exit_code"], document["message"])
 
 
 # Values
@@ -194,10 +197,11 @@ def parse_space(fields: Mapping[str, str]) -> Space:
     space: dict[str, Sequence[str] | Range] = {}
     for name, text in fields.items():
         if found := re.fullmatch(rf"({NUMBER})\.\.({NUMBER})", text):
-            low, high = float(found[1]), float(found[2])
+            whole = re.search("[.e]", found[1] + found[2], re.IGNORECASE) is None
+            low, high = map(int if whole else float, found.groups())
             if low >= high:
                 raise UserError(f"{name} must have the smaller end of its range first, got {text}")
-            space[name] = Range(low, high, whole=re.search("[.e]", found[1] + found[2]) is None)
+            space[name] = Range(low, high, whole)
         else:
             space[name] = [value.strip() for value in re.split(r",(?![^\[]*\])", text)]
     return space
