@@ -19,7 +19,7 @@ from typing import Any
 from ddim.errors import UserError, escape, suggest
 from ddim.evaluation.conditions import Conditions, evaluation_conditions
 from ddim.evaluation.record import RECORD, Evaluation, list_evaluations, read_evaluation
-from ddim.experiments.sweep import SWEEP, list_trials, read_outcome
+from ddim.experiments.trials import SWEEP, list_trials, read_outcome
 from ddim.files import is_locked, read_sealed, shorten_paths
 from ddim.metrics.catalogue import METRICS as EVALUATED
 from ddim.plots.table import Table, Tabular, format_cell
