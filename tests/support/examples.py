@@ -158,7 +158,7 @@ class Page:
                 made += sorted(glob.glob(word)) or [word]
             else:
                 made.append(re.sub(r"^(RUN|STUDENT)\b", lambda found: WHERE[found[1]], word))
-        free = {"train": {"--images", "--resume", "--help-recipe"}, "distill": {"--images"}}
+        free = {"train": {"--images", "--resume"}, "distill": {"--images"}}
         if words[0] in free and not free[words[0]] & set(made):
             made += ["--images", self.images]
         if words[0] == "plan":

@@ -132,26 +132,27 @@ def generate(
         seeds: image k is a function of seeds[k] alone.
         walk: how the images of a micro-batch are made, by default from pure noise, by `sample_states`.
         watch: called for each state of each micro-batch, with the seeds of the micro-batch and the state.
-        progress: called with "samples", the images so far (a fraction between two steps), and all images.
+        progress: called with "samples", the number of images so far (a fraction between two steps), and the
+            number of all images.
 
     Returns:
         Images (N, C, H, W), float32 in [0, 1], on the CPU; and the NFE (network evaluations per image).
     """
     pipeline, times = setup.pipeline, setup.times
     walk = walk or partial(sample_states, times=times, sampler=pipeline.recipe.sampler)
-    # Without seeds, which a process among several may have, the result is an empty tensor.
+    # A process among several may get no seeds; its result is an empty tensor.
     images, nfe = [pipeline.model.blank(0).float().cpu()], 0
-    for mine, filled, blank, labels in fill_micro_batches(pipeline, seeds, setup.label):
+    for wanted, filled, blank, labels in fill_micro_batches(pipeline, seeds, setup.label):
         denoise, counters = setup.condition(labels)
         done = sum(map(len, images))
         x0 = blank
         with evaluating(pipeline.model), pipeline.runtime.precise():
             for step, state in enumerate(walk(denoise, blank, filled)):
-                progress("samples", done + len(mine) * step / len(times), len(seeds))
+                progress("samples", done + len(wanted) * step / len(times), len(seeds))
                 if watch is not None:
-                    watch(mine, state.first(len(mine)))
+                    watch(wanted, state.first(len(wanted)))
                 x0 = state.x0
-        images.append(pipeline.to_images(x0[: len(mine)]))
+        images.append(pipeline.to_images(x0[: len(wanted)]))
         # A sampler of the user may need more evaluations for some images than for others.
         nfe = max(nfe, sum(counter.evaluations for counter in counters))
     return torch.cat(images), nfe
@@ -165,11 +166,11 @@ def fill_micro_batches(
     The zeros and the labels are on the device of the network.
     """
     size, classes = pipeline.runtime.micro_batch, pipeline.model.classes
-    for mine in split_into_parts(pipeline, seeds):
-        filled = [*mine] + [0] * (size - len(mine))
+    for wanted in split_into_parts(pipeline, seeds):
+        filled = [*wanted] + [0] * (size - len(wanted))
         labels = assign_labels(label, filled, classes, pipeline.class_counts, pipeline.vectors)
         sent = None if labels is None else pipeline.runtime.move(labels)
-        yield mine, filled, pipeline.runtime.images(pipeline.model.blank(size)), sent
+        yield wanted, filled, pipeline.runtime.images(pipeline.model.blank(size)), sent
 
 
 def sample_states(

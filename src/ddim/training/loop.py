@@ -68,8 +68,8 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
                 if not trainer.due:
                     values, notice = advance_within_memory(trainer)
                     trainer.due = trainer.step in trainer.validation_steps()
-                    # This check waits for an accelerator, so it is made only where a validation or a line of
-                    # the log waits too.
+                    # This check waits until an accelerator has computed the step. A validation and a line of
+                    # the log do so too, so the check is made only before them.
                     if trainer.due or trainer.step % trainer.recipe.report.log == 0:
                         trainer.raise_if_not_finite()
                     if lead:
@@ -92,20 +92,19 @@ def _agree(trainer: Trainer, lead: Lead | None, signal: int | None) -> int:
     """Share the decisions of process 0 with all processes; return the number of a signal, or 0.
 
     Process 0 decides three things: the number of planned images, whether to stop, and whether to validate
-    now. The last is due when the speed is known, because the first validation plans the number of images. For
-    these decisions the other processes send 0, so the maximum over all processes is that of process 0. A
-    signal counts if it reached any process.
+    now. It validates now if the speed has just become known, because `_validate` plans the number of images
+    by it. For these decisions the other processes send 0, so the maximum over all processes is that of
+    process 0. A signal counts if it reached any process.
     """
     planned, decisions = trainer.plan.total or 0, [0, 0, 0]
     if lead:
-        measured = not planned and lead.budget.is_measured()
-        decisions = [planned, trainer.stopped is not None, measured]
-    signal, total, stopped, measured = trainer.processes.highest(signal or 0, *decisions)
+        decisions = [planned, trainer.stopped is not None, not planned and lead.budget.is_measured()]
+    signal, total, stopped, due = trainer.processes.highest(signal or 0, *decisions)
     if total != planned:
         trainer.fix_total(total)
     if stopped and not lead:
         trainer.stop()
-    trainer.due |= bool(measured)
+    trainer.due |= bool(due)
     return signal
 
 

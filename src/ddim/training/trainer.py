@@ -155,8 +155,8 @@ class Trainer:
         """Raise an error if too many steps in a row were not finite; this waits for the device.
 
         Raises:
-            NotFinite: after `IN_A_ROW` such steps. The message names the last of these; later steps changed
-                nothing.
+            NotFinite: after `IN_A_ROW` such steps. The message names the step at which this number was
+                reached. Later steps changed nothing.
         """
         if (count := int(self.in_a_row)) >= IN_A_ROW:
             text = f"loss or gradient was not finite {IN_A_ROW} times in a row, at step"
@@ -264,9 +264,9 @@ class Trainer:
         for layer in self._dropouts:
             layer.rows = rows
         # Our `Dropout` gives each image a mask by its row in the batch. So all micro-batches share one seed,
-        # and their size changes no mask. Losses and layers that a user wrote draw numbers for a whole
-        # micro-batch. With a shared seed, two micro-batches would get the same numbers, so each one gets
-        # another seed.
+        # and their size changes no mask. A network without it, or a loss that a user wrote, may draw numbers
+        # for a whole micro-batch. With a shared seed, two micro-batches would get the same numbers, so each
+        # one gets another seed.
         by_row = any(layer.p > 0 for layer in self._dropouts) and not is_user_part(recipe.objective)
         seed = recipe.seed + (0 if by_row else which.start) * 2**32
         cuda = [device] if device.startswith("cuda") else []
