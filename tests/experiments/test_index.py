@@ -108,7 +108,7 @@ def test_every_planned_trial_is_listed_once(tmp_path):
     make(planned.run_folder(planned.trials[1]), seen=(160,))
     outcome = planned.outcome_file(planned.trials[1])
     outcome.parent.mkdir()
-    outcome.write_text(json.dumps({"exit_code": 1, "seconds": 2, "message": "no room"}))
+    outcome.write_text(json.dumps({"exit_code": 1, "message": "no room"}))
     # A run that is no trial of the sweep, and the sweep file of another program.
     make(tmp_path / "sweep" / "trials" / "other")
     (make(tmp_path / "theirs") / "sweep.json").write_text('{"program": "train.py", "method": "grid"}')

@@ -313,7 +313,7 @@ class RunTable(Tabular):
     """The runs in a folder, each with at most one evaluation; see `list_runs`."""
 
     runs: Sequence[Run]
-    folder: Path
+    home: Path
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return one row for each run, as plain values."""
@@ -326,7 +326,7 @@ class RunTable(Tabular):
     @property
     def title(self) -> str:
         """How to get a first run; "" if there are runs."""
-        return "" if self.runs else f"no runs in {self.folder}: `ddim train photos/` creates the first run"
+        return "" if self.runs else f"no runs in {self.home}: `ddim train photos/` creates the first run"
 
     @property
     def notes(self) -> list[str]:
@@ -342,7 +342,7 @@ class RunTable(Tabular):
         return "\n".join("\t".join(map(escape, row)) for row in [table.columns, *table.rows])
 
     def _shown(self, notes: Sequence[str]) -> Table:
-        names = name_runs(self.runs, self.folder)
+        names = name_runs(self.runs, self.home)
         rows = [[names[run.path], *_describe_run(run)] for run in self.runs]
         return Table(SHOWN if rows else (), rows, notes)
 

@@ -81,6 +81,11 @@ class SweepTable(RunTable):
     sweep: Sweep
 
     @property
+    def folder(self) -> Path:
+        """The folder of the sweep."""
+        return self.sweep.folder
+
+    @property
     def exit_code(self) -> int:
         """The exit code of the command: 1 if a trial failed, else 0."""
         return int(any(run.state == "failed" for run in self.runs))
