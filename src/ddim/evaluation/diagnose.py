@@ -41,7 +41,6 @@ from ddim.sampling.record import make_record
 from ddim.training.batches import draw_times
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 IMAGES, LEVELS = 128, 12
@@ -457,7 +456,7 @@ def draw_diagnosis(record: Mapping[str, Any], title: str) -> Figure:
             axes.set_yscale("log")
         else:
             axes.axhline(truth, color=charts.FAINT, linestyle=":", linewidth=1)
-        _finish(axes, "log-SNR", "", heading, legend=len(lines) > 1)
+        charts.style_panel(axes, "log-SNR", "", heading)
         axes.grid(color="#e6e6e6", linewidth=0.7)
     half = BIN / 2
     for k, (name, shares) in enumerate(record["times"].items()):
@@ -466,12 +465,9 @@ def draw_diagnosis(record: Mapping[str, Any], title: str) -> Figure:
     for name in ("noisiest", "cleanest"):
         if (level := record["noise_range"][name]) is not None:
             last.axvline(level, color=charts.FAINT, linestyle=":", linewidth=1)
-    _finish(last, "log-SNR; dotted: range that images need", "% of times", "Times by log-SNR")
+    charts.style_panel(last, "log-SNR; dotted: range that images need", "% of times", "Times by log-SNR")
+    for axes in figure.axes:
+        axes.invert_xaxis()
+        if len(axes.get_legend_handles_labels()[1]) > 1:
+            axes.legend(frameon=False, fontsize=9, labelcolor=charts.INK)
     return figure
-
-
-def _finish(axes: Axes, xlabel: str, ylabel: str, title: str, *, legend: bool = True) -> None:
-    charts.style_panel(axes, xlabel, ylabel, title)
-    axes.invert_xaxis()
-    if legend:
-        axes.legend(frameon=False, fontsize=9, labelcolor=charts.INK)
