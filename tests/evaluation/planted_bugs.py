@@ -6,7 +6,7 @@ BUGS = [
     bug(
         "guidance is kept although its gain is not distinguishable",
         "evaluation/search.py",
-        "    if difference.high < 0: =>     if difference.value < 0:",
+        "return difference.high < 0 => return difference.value < 0",
         "evaluation/test_search.py::test_guidance_without_a_distinguishable_gain_is_not_kept",
     ),
     bug(
@@ -30,7 +30,7 @@ BUGS = [
     bug(
         "a record is compared by the features of another evaluation",
         "evaluation/compare.py",
-        "if generated.sha256 != hash_file(path): => if not generated.sha256:",
+        'or evaluation.record["generated"]["sha256"] != hash_file(path): => or False:',
         "evaluation/test_evaluate.py::test_features_of_another_evaluation_are_not_reused",
     ),
 ]

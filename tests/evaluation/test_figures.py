@@ -135,6 +135,8 @@ def test_the_forward_strip_takes_bytes_and_arrays(strips):
         assert np.array_equal(strips[-1][0]["linear"][0], strips[0][0]["linear"][0])
     with pytest.raises(UserError, match="images must be .* to 255: convert them"):
         figures.plot_forward(image.float(), ["linear"], columns=2)
+    with pytest.raises(UserError, match=r"must have the shape \(N, C, H, W\), got \(3, 32, 32\)"):
+        figures.plot_forward(image[0], ["linear"], columns=2)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ddim.errors import UserError
-from ddim.evaluation.record import list_evaluations, read_evaluation
+from ddim.evaluation.record import read_evaluation
 from stubs import RECORD, SAMPLING, evaluation, record, written
 
 
@@ -39,18 +39,6 @@ def test_an_evaluation_of_images_is_named_after_their_folder():
 @pytest.mark.parametrize("source", ["/home/ada/mine", "C:\\Users\\ada\\mine"])
 def test_the_reference_is_named_without_its_folders(source):
     assert evaluation(reference__source=source).reference.name.endswith(" of mine")
-
-
-def test_the_newest_complete_evaluation_of_a_run_is_read(tmp_path):
-    for n in (1, 2, 9, 10):
-        written(tmp_path / "evaluations" / str(n), generated__source=f"number {n}")
-    (tmp_path / "evaluations" / "11").mkdir()
-    (tmp_path / "evaluations" / ".tmp-77-evaluation").mkdir()
-    assert read_evaluation(tmp_path).record["generated"]["source"] == "number 10"
-    assert [folder.name for folder in list_evaluations(tmp_path)] == ["1", "2", "9", "10"]
-    folder = tmp_path / "evaluations" / "2"
-    assert read_evaluation(folder).record == read_evaluation(folder / "record.json").record
-    assert read_evaluation(folder).folder == folder
 
 
 @pytest.mark.parametrize(

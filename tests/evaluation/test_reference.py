@@ -2,11 +2,9 @@
 
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import ddim
 import tiny
@@ -30,22 +28,6 @@ def some(which=range(40)):
     return ImageSet(tiny.images(), np.array(which), "memory", "all")
 
 
-def test_features_are_those_of_the_selected_images_in_order():
-    which = [*range(39, 2, -2), 4]
-    expected = stub()(torch.from_numpy(tiny.images().pixels[which]).permute(0, 3, 1, 2)).numpy()
-    np.testing.assert_array_equal(compute_features(some(which), stub()), expected)
-
-
-def test_features_are_computed_once():
-    seen, progress = [], []
-    first = compute_features(some(), stub(seen), lambda done, total: progress.append((done, total)))
-    assert seen == [32, 8]
-    assert progress == [(32, 40), (40, 40)]
-    again = compute_features(some(), stub(seen))
-    assert seen == [32, 8]
-    np.testing.assert_array_equal(first, again)
-
-
 @pytest.mark.parametrize("change", [flip_bit, lambda content: content[:-40], lambda content: b"", None])
 def test_damaged_features_are_computed_again(change):
     whole = compute_features(some(), stub())
@@ -56,20 +38,6 @@ def test_damaged_features_are_computed_again(change):
     np.testing.assert_array_equal(compute_features(some(), stub(seen)), whole)
     assert sum(seen) == 40
     assert find_features(identity, 40) is not None
-
-
-def test_features_that_fail_half_way_are_not_kept():
-    def network(images):
-        if len(images) < 32:
-            raise KeyboardInterrupt
-        return torch.zeros(len(images), 12)
-
-    broken = stub()
-    object.__setattr__(broken, "network", network)
-    with pytest.raises(KeyboardInterrupt):
-        compute_features(some(), broken)
-    assert find_features(some().identity(stub()), 40) is None
-    assert not (cache_folder() / "features").exists()
 
 
 def test_stopped_features_continue_at_the_part_where_they_stopped(monkeypatch):
@@ -140,14 +108,6 @@ def test_all_images_of_another_source_are_the_reference_in_the_runs_size():
 def test_an_unknown_part_is_refused_with_the_near_one():
     with pytest.raises(UserError, match="got 'vald'; perhaps you meant valid"):
         Reference(part="vald")
-    with pytest.raises(UserError, match="part must be one of valid, train, all, got 3"):
-        Reference(part=3)
-
-
-def test_a_path_in_a_reference_is_kept_as_text():
-    assert Reference(Path("photos")) == Reference("photos")
-    with pytest.raises(UserError, match=r"must be a folder, an archive or a name, got an array \(3,\)"):
-        Reference(np.ones(3))
 
 
 @pytest.mark.parametrize("name", ["run.json", "checkpoints/step-000000001/MANIFEST.json"])
@@ -157,6 +117,6 @@ def test_a_run_is_no_reference(tmp_path, name):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("{}")
     for run in (tmp_path / "run", file.parent):
-        with pytest.raises(UserError, match="is a run, and the reference must be images: name"):
+        with pytest.raises(UserError, match="is a run: name images"):
             ddim.evaluate(np.zeros((2, 3, 8, 8)), run)
     assert Reference(tmp_path / "run" / "samples").data

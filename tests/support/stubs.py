@@ -38,6 +38,7 @@ RECORD = {
 SAMPLING = {
     "recipe": {"name": "tiny", "optim": {"batch": 8, "lr": 0.1}, "sampler": {}, "grid": {}},
     "sampler": {"kind": "ddim", "eta": 0.0},
+    "sampler_name": "ddim",
     "grid": {"kind": "uniform"},
     "times": [1.0, 0.5],
     "nfe": 2,

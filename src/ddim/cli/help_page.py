@@ -83,8 +83,10 @@ def describe(parameter: Parameter, *, whole: bool = False) -> str:
     """Return the help of a parameter with its default; of a rare one, unless `whole`, the first sentence."""
     text = re.sub(r"(?<!\.)\.$", "", parameter.help)
     if parameter.rare and not whole:
-        text = re.split(r"\. |; |, by default|, which ", text)[0]
+        text = re.split(r"(?<!\.)\. |; |, by default|, which ", text)[0]
     default = parameter.default or "None"
+    if parameter.is_flag and default == "True":
+        text = f"do not {text}"
     if default in ("None", "True", "False", "()") or "default" in text:
         return text
     try:

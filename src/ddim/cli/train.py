@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ddim.cli.output import say
 from ddim.data.arrays import give_images
@@ -41,7 +41,7 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
     more: float | None = None,
     source: str | Path | None = None,
     find_lr: bool = False,
-    track: Sequence[str] = (),
+    track: Sequence[Literal["wandb", "mlflow"]] = (),
     machine: Machine = Machine(),  # noqa: B008 (a frozen value)
     callbacks: Sequence[Callback] = (),
     progress: Progress = ignore_progress,

@@ -93,6 +93,8 @@ def name_type(kind: Type) -> str:
     """Return what a value must be, in words."""
     if kind.name == "Literal":
         return f"one of {', '.join(map(str, kind.inner))}"
+    if kind.name == "Sequence" and kind.inner[0].name == "Literal":
+        return name_type(kind.inner[0])
     numbers = {
         "bool": "yes or no",
         "int": "a whole number",

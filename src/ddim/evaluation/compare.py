@@ -16,29 +16,18 @@ from ddim.evaluation.conditions import why_not_comparable
 from ddim.evaluation.guidance_name import name_interval
 from ddim.evaluation.record import FEATURES, FOLDER, Evaluation, list_evaluations, read_evaluation
 from ddim.files import hash_file
-from ddim.metrics.catalogue import find_metric, metric_name
+from ddim.metrics.catalogue import METRICS, metric_name
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid_difference
 from ddim.metrics.prdc import prdc
 from ddim.metrics.statistics import Estimate
-from ddim.plots.table import Table, Tabular, format_interval
+from ddim.plots.table import Tabular, format_interval
 from ddim.recipe.options import flatten
 from ddim.runs.names import is_run_folder
 from ddim.sampling.image_features import find_features
 
-_STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "fid": fid,
-    "precision": lambda generated, reference: prdc(generated, reference).precision,
-    "recall": lambda generated, reference: prdc(generated, reference).recall,
-    "density": lambda generated, reference: prdc(generated, reference).density,
-    "coverage": lambda generated, reference: prdc(generated, reference).coverage,
-}
-
 GROUPS = 10
 """Number of parts of each set of images; the jackknife leaves out one part at a time."""
-
-WIDEST = 32
-"""Longer values of a setting are cut to this number of characters in a table."""
 
 
 @dataclass(frozen=True)
@@ -93,20 +82,6 @@ class Comparison(Tabular):
     missing: Sequence[Path] = ()
 
     @property
-    def verdict(self) -> str:
-        """Whether the first evaluation and the best of the others differ by more than chance."""
-        pairs = list(zip(self.names, self.rows, strict=True))
-        mine, own = next(pair for pair in pairs if pair[1].evaluation is self.first)
-        name, other = next(pair for pair in pairs if pair[1] is not own)
-        if not isinstance(other.difference, Difference):
-            return f"{self.names[0]} has the best value; by chance or not is not known: {other.difference}"
-        if not other.difference.distinguishable:
-            return f"{mine} and {name} cannot be told apart: their difference may be chance"
-        lower = other.difference.value < 0
-        better, worse = (name, mine) if lower == find_metric(self.metric).lower_is_better else (mine, name)
-        return f"{better} is better than {worse}: the difference is larger than chance"
-
-    @property
     def names(self) -> list[str]:
         """A unique name for each row, as short as possible: of its run, its sampling, or its folder."""
         every = [row.evaluation for row in self.rows]
@@ -118,9 +93,23 @@ class Comparison(Tabular):
         return [str(each.folder) for each in every]
 
     @property
+    def verdict(self) -> str:
+        """Whether the first evaluation and the best of the others differ by more than chance."""
+        pairs = list(zip(self.names, self.rows, strict=True))
+        mine = next(name for name, row in pairs if row.evaluation is self.first)
+        name, other = next((name, row) for name, row in pairs if row.evaluation is not self.first)
+        if not isinstance(other.difference, Difference):
+            return f"{self.names[0]} has the best value; by chance or not is not known: {other.difference}"
+        if not other.difference.distinguishable:
+            return f"{mine} and {name} cannot be told apart: their difference may be chance"
+        lower = other.difference.value < 0
+        better, worse = (name, mine) if lower == METRICS[self.metric].lower_is_better else (mine, name)
+        return f"{better} is better than {worse}: the difference is larger than chance"
+
+    @property
     def title(self) -> str:
         """The name of the metric, and whether lower or higher values are better."""
-        metric = find_metric(self.metric)
+        metric = METRICS[self.metric]
         return f"{metric.title}, {'lower' if metric.lower_is_better else 'higher'} is better"
 
     @property
@@ -130,59 +119,46 @@ class Comparison(Tabular):
 
     @property
     def notes(self) -> list[str]:
-        """The intervals of values and differences, and what is not ranked or not evaluated, with reasons."""
-        notes, first = [], next(row for row in self.rows if row.evaluation is self.first)
-        for name, row in zip(self.names, self.rows, strict=True):
-            found = row.evaluation.metrics.get(self.metric) or Estimate(None, None, None)
-            minus = (
-                f"; minus {self.names[self.rows.index(first)]}: {row.difference}" if row.difference else ""
-            )
-            said = f"not ranked: {row.unranked}" if row.unranked else f"{self.metric} "
-            notes.append(f"{name}: {said}{format_interval(found.value, found.low, found.high)}{minus}")
+        """Values and differences with intervals, what is not ranked or not evaluated, and what differs."""
+        notes = []
+        for record, row in zip(self.to_records(), self.rows, strict=True):
+            value = format_interval(record["value"], record["low"], record["high"])
+            said = str(row.difference) if isinstance(row.difference, Difference) else record["note"]
+            notes.append(f"{record['evaluation']}: {value}; {said}")
         notes += [f"{run} has no evaluation: `ddim evaluate {quote(run)}` makes one" for run in self.missing]
-        return notes + [f"note: {self.remark}"] * bool(self.remark)
-
-    @property
-    def details(self) -> str:
-        """The text with intervals, notes and the settings that differ."""
-        choices = [[name, *map(_shorten, values)] for name, values in self.choices.items()]
-        return f"{super().details}\n\n{Table(['', *self.names], choices)}"
+        notes += [f"note: {self.remark}"] * bool(self.remark)
+        return notes + [f"{name}: {', '.join(map(str, values))}" for name, values in self.choices.items()]
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return one dictionary for each evaluation, with its value, its difference from the first and more.
 
         If the difference is not known, `note` says why.
         """
-        return [self._record(name, row) for name, row in zip(self.names, self.rows, strict=True)]
+        records = []
+        for name, row in zip(self.names, self.rows, strict=True):
+            found, minus = row.evaluation.metrics.get(self.metric), row.difference
+            record = {"evaluation": name, "samples": row.evaluation.count, "value": found and found.value}
+            record |= {"low": found and found.low, "high": found and found.high, "note": minus}
+            if isinstance(minus, Difference):
+                record |= {"difference": minus.value, "difference_low": minus.low, "note": None}
+                record |= {"difference_high": minus.high, "paired": minus.paired}
+            if row.evaluation is self.first:
+                record["note"] = "the first"
+            if row.unranked:
+                record["note"] = f"not ranked: {row.unranked}"
+            records.append(record | {"folder": str(row.evaluation.folder)})
+        return records
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as plain values, with the evaluations in the order of its rows."""
         facts = {"verdict": self.verdict, "metric": self.metric, "first": self.first.folder}
         return {**facts, "rows": self.to_records(), "choices": self.choices, "missing": list(self.missing)}
 
-    def _record(self, name: str, row: Row) -> dict[str, Any]:
-        low, high = row.evaluation.interval(self.metric) or (None, None)
-        known = row.difference if isinstance(row.difference, Difference) else None
-        note = "the first" if row.evaluation is self.first else None if known else row.difference
-        return {
-            "evaluation": name,
-            "samples": row.evaluation.generated.images,
-            "value": row.evaluation.value(self.metric),
-            "low": low,
-            "high": high,
-            "difference": known and known.value,
-            "difference_low": known and known.low,
-            "difference_high": known and known.high,
-            "paired": known and known.paired,
-            "note": f"not ranked: {row.unranked}" if row.unranked else note,
-            "folder": str(row.evaluation.folder),
-        }
-
     def _shown_rows(self) -> list[dict[str, Any]]:
         """Return the rows with the place of each evaluation, and what is known of its difference."""
         shown = []
         for place, (row, record) in enumerate(zip(self.rows, self.to_records(), strict=True), 1):
-            said = record["note"] and record["note"].partition(":")[0]
+            said = (record["note"] or "").partition(":")[0]
             if isinstance(row.difference, Difference):
                 said = "larger than chance" if row.difference.distinguishable else "may be chance"
             columns = {name: record[name] for name in ("evaluation", "samples", "value")}
@@ -238,12 +214,11 @@ def _open(named: Compared) -> tuple[list[Evaluation], list[Path]]:
     if isinstance(named, Evaluation):
         return [named], []
     path = Path(named)
-    if path.is_dir() and not is_run_folder(path):
-        runs = [each for each in sorted(path.iterdir()) if each.is_dir() and is_run_folder(each)]
-        if runs:
-            evaluated = [run for run in runs if list_evaluations(run)]
-            return [*map(read_evaluation, evaluated)], [run for run in runs if run not in evaluated]
-    return [read_evaluation(path)], []
+    inside = sorted(path.iterdir()) if path.is_dir() and not is_run_folder(path) else []
+    runs = [each for each in inside if each.is_dir() and is_run_folder(each)]
+    evaluated = [run for run in runs if list_evaluations(run)]
+    found = [read_evaluation(each) for each in (evaluated if runs else [path])]
+    return found, [run for run in runs if run not in evaluated]
 
 
 def rank_evaluations(evaluations: Sequence[Evaluation], metric: str) -> list[Row]:
@@ -254,7 +229,7 @@ def rank_evaluations(evaluations: Sequence[Evaluation], metric: str) -> list[Row
     Raises:
         UserError: if no two evaluations can be ranked.
     """
-    found, first, pairs = find_metric(metric), evaluations[0], []
+    found, first, pairs = METRICS[metric], evaluations[0], []
     for k, first in enumerate(evaluations):
         others = [*evaluations[:k], *evaluations[k + 1 :]]
         pairs = [(other, why_not_comparable(first, other, metric)) for other in others]
@@ -280,8 +255,8 @@ def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Diffe
     Stein 1981): they contain the true difference in at least 95 % of cases. For precision, recall, density
     and coverage they are up to about twice as wide as needed.
     """
-    if metric != "kid" and metric not in _STATISTICS:
-        return f"differences of {find_metric(metric).title} have no reliable confidence interval"
+    if metric == "fid_infinity":
+        return f"differences of {METRICS[metric].title} have no reliable confidence interval"
     reference = find_features(one.reference.sha256, one.reference.images)
     if reference is None:
         return "the features of the reference are no longer in the cache: `ddim evaluate` computes them again"
@@ -294,7 +269,8 @@ def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Diffe
     if metric == "kid":
         found = kid_difference(mine, theirs, reference, paired=paired)
         return Difference(found.value, found.low, found.high, paired)
-    return Difference(*_jackknife(_STATISTICS[metric], mine, theirs, reference), paired)
+    statistic = fid if metric == "fid" else lambda generated, of: getattr(prdc(generated, of), metric)
+    return Difference(*_jackknife(statistic, mine, theirs, reference), paired)
 
 
 def remark_on_nfe(evaluations: Sequence[Evaluation]) -> str | None:
@@ -349,35 +325,23 @@ def load_features(evaluation: Evaluation) -> np.ndarray | None:
 
     Return None if the file is missing or belongs to another record.
     """
-    generated, path = evaluation.generated, evaluation.folder / FEATURES
-    shape = generated.images, evaluation.features.dimensions
-    try:
-        features = np.lib.format.open_memmap(path, mode="r")
-        if generated.sha256 != hash_file(path):
-            return None
-    except (OSError, ValueError):
+    path = evaluation.folder / FEATURES
+    if not path.is_file() or evaluation.record["generated"]["sha256"] != hash_file(path):
         return None
-    return features if features.shape == shape and features.dtype == np.float32 else None
+    return np.lib.format.open_memmap(path, mode="r")
 
 
 def _choices(evaluation: Evaluation) -> dict[str, Any]:
     """Return the settings of an evaluation as one flat dictionary."""
-    choices: dict[str, Any] = {"samples": evaluation.generated.images}
     sampling = evaluation.sampling
     if sampling is None:
-        return choices | {"source": evaluation.generated.source}
-    recipe, interval, guide = sampling.recipe, sampling.guidance_interval, sampling.guide
-    choices |= flatten({"sampler": sampling.sampler, "grid": sampling.grid})
-    choices |= {"weights": sampling.weights, "nfe": sampling.nfe}
-    choices |= {"label": sampling.label, "guidance": sampling.guidance}
-    choices |= {"guidance interval": interval and name_interval(interval)}
-    choices |= {"guide": guide and f"{guide['path']}, {guide['weights']} weights, {guide['sha256'][:8]}..."}
-    choices |= {"steps": len(sampling.times), "first seed": min(sampling.seeds, default=None)}
-    choices["images seen"] = sampling.step * recipe.get("optim", {}).get("batch", 1)
-    rest = {name: value for name, value in recipe.items() if name not in ("sampler", "grid")}
-    return choices | flatten(rest)
-
-
-def _shorten(value: Any) -> str:  # noqa: ANN401  (JSON)
-    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    return "-" if value is None else text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."
+        return {"samples": evaluation.count, "source": evaluation.source}
+    record, guide = sampling.record, sampling.guide
+    names = ("sampler", "grid", "weights", "nfe", "label", "guidance")
+    own = {name: record.get(name) for name in names}
+    own |= {"guide": guide and f"{guide['path']}, {guide['weights']} weights, {guide['sha256'][:8]}..."}
+    interval = record.get("guidance_interval")
+    own |= {"guidance interval": interval and name_interval(interval)}
+    own |= {"steps": len(sampling.times), "first seed": min(sampling.seeds, default=None)}
+    own |= {"images seen": sampling.step * sampling.recipe.get("optim", {}).get("batch", 1)}
+    return {"samples": evaluation.count, **flatten({**sampling.recipe, **own})}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -20,37 +20,24 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ddim.diffusion.denoiser import Model
 from ddim.diffusion.grids import Grid
 from ddim.diffusion.guidance import Interval
 from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import Sampler
-from ddim.errors import UserError, check_count, explain_error, format_count, to_int
+from ddim.errors import UserError, check_count, to_int
+from ddim.evaluation import record as records
 from ddim.evaluation.choices import Choice, expand_choices
 from ddim.evaluation.compare import load_features
 from ddim.evaluation.evaluated_images import (
     EvaluatedImages,
     Source,
-    Subject,
-    is_sampled,
+    is_given,
     open_given_images,
-    open_subject,
+    open_model,
 )
 from ddim.evaluation.measure import measure_metrics, measure_yardstick
-from ddim.evaluation.record import (
-    FEATURES,
-    GRID,
-    RECORD,
-    SCHEMA,
-    Evaluation,
-    Features,
-    ReferenceSet,
-    SamplingRecord,
-    describe_part,
-    parse_sampling,
-    read_evaluation,
-)
-from ddim.evaluation.reference import Part, Reference, name_source
+from ddim.evaluation.record import Evaluation
+from ddim.evaluation.reference import Part, Reference
 from ddim.evaluation.run_folder import show_in_tensorboard
 from ddim.evaluation.sample_features import SampledParts
 from ddim.evaluation.table import EvaluationTable, arrange_cells, plot_table
@@ -64,8 +51,8 @@ from ddim.plots.charts import save_figure
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.runs.folder import check_unused, list_numbered_folders, parse_out, publish_output
 from ddim.sampling.image_features import ImageSet, compute_features
-from ddim.sampling.pipeline import Pipeline
 from ddim.sampling.record import make_record, sample_conditions
+from ddim.sampling.sampling_setup import SamplingSetup
 
 SHOWN = 36
 """Number of samples in the sheet of an evaluation."""
@@ -153,24 +140,24 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     given |= {"sampler": sampler, "grid": grid, "guidance": guidance}
     given |= {"guidance_interval": guidance_interval, "guide_with": guide_with, **(fields or {})}
     choices = expand_choices({name: value for name, value in given.items() if value is not None})
-    of, out = Reference(None if reference is None else name_source(reference), part), parse_out(out)
+    of, out = Reference(None if reference is None else str(reference), part), parse_out(out)
     metric = metric_name(metric)
     with _explain_stop(), open_progress(progress) as shown, join_processes() as processes:
         extractor = processes.local_first(partial(_open_extractor, features, features_weights))
         if out is not None and processes.leads:
             check_unused(out)
-        if not isinstance(images, Pipeline | Model) and not is_sampled(images):
+        if is_given(images):
             if names := [*choices[0], *["seed"] * bool(seed)]:
                 raise UserError(f"images that are given are not sampled: leave {names[0]} out")
-            return evaluate_images(open_given_images(images, n, of, shown), extractor, out, shown)
+            return _evaluate_images(open_given_images(images, n, of, shown), extractor, out, shown)
         seeds = _choose_seeds(n, seed)
-        subject = open_subject(images, of, shown, device, threads)
+        model = open_model(images, of, shown, device=device, threads=threads)
+        setups = [model.prepare(choice) for choice in choices]
         if len(choices) == 1:
-            return evaluate_images(subject.sample(choices[0], seeds, shown), extractor, out, shown)
-        found = _evaluate_choices(subject, choices, seeds, extractor, shown)
-        return processes.broadcast(
-            _write_table(subject, choices, found, metric, out) if processes.leads else None
-        )
+            return _evaluate_images(model.sample(setups[0], seeds, shown), extractor, out, shown)
+        found = _evaluate_choices(model, setups, seeds, extractor, shown)
+        write = partial(_write_table, choices, found, metric, out, model.home.parent / "tables")
+        return processes.broadcast(write() if processes.leads else None)
 
 
 def _open_extractor(features: str | Extractor, weights: str | Path | None) -> Extractor:
@@ -196,7 +183,7 @@ def _choose_seeds(n: int | None, seed: int) -> range:
 # One evaluation
 
 
-def evaluate_images(
+def _evaluate_images(
     images: EvaluatedImages, extractor: Extractor, out: Path | None, progress: Progress
 ) -> Evaluation:
     """Evaluate images, write the record, and return the evaluation; processes share the sampling."""
@@ -214,68 +201,39 @@ def _evaluate_as_lead(
     images: EvaluatedImages, extractor: Extractor, out: Path | None, progress: Progress
 ) -> Evaluation:
     """Return the evaluation of images; only process 0 calls this, computes metrics and writes files."""
-    selected = images.reference
-    _check_counts(images)
-    with _unfinished_folder(images, out) as folder:
+    selected, count = images.reference, min(images.count, len(images.reference.which))
+    if count < LEAST:
+        more = 'name more images, or use all images of the reference, with part "all"'
+        raise UserError(f"{count} images are too few to measure, at least {LEAST} are needed: {more}")
+    parent = images.home if out is None else out.resolve().parent
+    with temporary_folder(parent / "evaluation") as folder:
         began = time.monotonic()
         truth = compute_features(selected, extractor, partial(progress, "features of the reference"))
         seconds = {"sampling": 0.0, "features": time.monotonic() - began, "metrics": 0.0}
         nfe, kept = _extract_features(images, extractor, folder, seconds, progress)
         began = time.monotonic()
-        metrics, notes = _measure_file(folder / FEATURES, truth)
-        yardstick = measure_yardstick(
-            selected, images.count, extractor, partial(progress, "real against real")
-        )
+        metrics, notes = _measure_file(folder / records.FEATURES, truth)
+        real = partial(progress, "real against real")
+        yardstick = measure_yardstick(selected, images.count, extractor, real)
         seconds["metrics"] = time.monotonic() - began
-        used, reference = describe_reference(selected, extractor)
         generated = {"images": images.count, "source": images.source, "fingerprint": images.fingerprint}
         content = {
             "metrics": metrics,
             "notes": [*images.remarks, *notes],
             "yardstick": yardstick,
-            "features": asdict(used),
-            "reference": asdict(reference),
-            "generated": generated | {"kept": kept, "sha256": hash_file(folder / FEATURES)},
+            **_describe_reference(selected, extractor),
+            "generated": generated | {"kept": kept, "sha256": hash_file(folder / records.FEATURES)},
             "sampling": images.sampling and {**images.sampling, "nfe": nfe},
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
         }
-        write_sealed(folder / RECORD, make_record("evaluation", content, schema=SCHEMA))
-        found = read_evaluation(publish_output(folder, out, images.home, images.stem))
+        write_sealed(folder / records.RECORD, make_record("evaluation", content, schema=records.SCHEMA))
+        found = records.read_evaluation(publish_output(folder, out, images.home, images.stem))
     if out is None and not images.stem and found.sampling:
         values = {name: value for name in METRICS if (value := found.value(name)) is not None}
-        with Image.open(found.folder / GRID) as sheet:
+        with Image.open(found.folder / records.GRID) as sheet:
             step = found.sampling.step
             show_in_tensorboard(images.home.parent, step, "evaluation", np.asarray(sheet), values)
     return found
-
-
-def _check_counts(images: EvaluatedImages) -> None:
-    """Check that the images and their reference have at least `LEAST` images each."""
-    if images.count < LEAST:
-        few = format_count(images.count, "image")
-        raise UserError(f"{images.source} has {few}, and at least {LEAST} images are needed: add more")
-    of = images.reference
-    if (count := len(of.which)) < LEAST:
-        mend = 'use all of its images, with part "all"' if len(of.images) >= LEAST else "name more images"
-        raise UserError(
-            f"the reference is {describe_part(count, of.part, of.source)}, "
-            f"and at least {LEAST} are needed: {mend}"
-        )
-
-
-@contextmanager
-def _unfinished_folder(images: EvaluatedImages, out: Path | None) -> Generator[Path]:
-    """Yield a temporary folder for an evaluation; remove it at the end if it was not renamed.
-
-    The folder is created before features are computed, so that an unusable path is reported at once.
-    """
-    parent = images.home if out is None else out.resolve().parent
-    with ExitStack() as stack:
-        try:
-            folder = stack.enter_context(temporary_folder(parent / "evaluation"))
-        except OSError as error:
-            raise explain_error(error, f"an evaluation cannot be written in {parent}") from None
-        yield folder
 
 
 def _extract_features(
@@ -288,7 +246,7 @@ def _extract_features(
     Adds the seconds of sampling and of computing features to `seconds`.
     """
     done, nfe, shown, kept = 0, 0, [], 0
-    with atomic_file(folder / FEATURES) as file:
+    with atomic_file(folder / records.FEATURES) as file:
         write_npy_header(file, (images.count, extractor.dimensions))
         began = time.monotonic()
         for part in images.parts(extractor, SHOWN):
@@ -302,7 +260,7 @@ def _extract_features(
             seconds["sampling"] += part.sampling
             seconds["features"] += ended - began - part.sampling
             began = ended
-    save_png(folder / GRID, enlarge(make_sheet(torch.cat(shown))))
+    save_png(folder / records.GRID, enlarge(make_sheet(torch.cat(shown))))
     return nfe, kept
 
 
@@ -312,68 +270,66 @@ def _measure_file(features: Path, truth: np.ndarray) -> tuple[dict[str, Any], li
     return measure_metrics(np.lib.format.open_memmap(features, mode="r"), truth)
 
 
-def describe_reference(reference: ImageSet, extractor: Extractor) -> tuple[Features, ReferenceSet]:
+def _describe_reference(reference: ImageSet, extractor: Extractor) -> dict[str, Any]:
     """Return the entries of a record about the features and the reference."""
+    used = records.Features(extractor.name, extractor.weights, extractor.resize, extractor.dimensions)
     source, images, count = reference.source, reference.images, len(reference.which)
     size, identity = images.pixels.shape[1:3], reference.identity(extractor)
-    return (
-        Features(extractor.name, extractor.weights, extractor.resize, extractor.dimensions),
-        ReferenceSet(source, images.fingerprint, reference.part, size, count, identity),
-    )
+    of = records.ReferenceSet(source, images.fingerprint, reference.part, size, count, identity)
+    return {"features": asdict(used), "reference": asdict(of)}
 
 
 # A table of evaluations
 
 
 def _evaluate_choices(
-    subject: Subject, choices: Sequence[Choice], seeds: range, extractor: Extractor, progress: Progress
+    model: EvaluatedImages,
+    setups: Sequence[SamplingSetup],
+    seeds: range,
+    extractor: Extractor,
+    progress: Progress,
 ) -> list[Evaluation]:
-    """Return one evaluation for each combination of choices; those that exist are not repeated."""
-    # Every combination is checked before the first one is sampled.
-    works = [len(seeds) * subject.prepare(choice).count_evaluations() for choice in choices]
-    found = []
-    for k, choice in enumerate(choices):
+    """Return one evaluation for each way of sampling; those that exist are not repeated."""
+    works = [len(seeds) * setup.count_evaluations() for setup in setups]
+    found, processes = [], current_processes()
+    for k, setup in enumerate(setups):
 
         def report(what: str, done: float, total: int, k: int = k) -> None:
             if what == "samples":
-                done, total = sum(works[:k]) + works[k] * done / total, sum(works)
-                what = "network evaluations"
+                what, total = "network evaluations", sum(works)
+                done = sum(works[:k]) + works[k] * done / len(seeds)
             progress(what, done, total)
 
-        images, processes = subject.sample(choice, seeds, report), current_processes()
+        images = model.sample(setup, seeds, report)
         # Another process may not see the files of process 0, or may look for them later.
-        there = _find_evaluation(images, extractor) if processes.leads and subject.cached else None
-        found.append(processes.broadcast(there) or evaluate_images(images, extractor, None, report))
+        there = _find_evaluation(images, extractor) if processes.leads and model.cached else None
+        found.append(processes.broadcast(there) or _evaluate_images(images, extractor, None, report))
     return found
 
 
 def _find_evaluation(images: EvaluatedImages, extractor: Extractor) -> Evaluation | None:
     """Return the newest evaluation of the same samples against the same reference, or None."""
-    features, reference = describe_reference(images.reference, extractor)
-    wanted = images.sampling and _identity(parse_sampling(images.sampling), features, reference)
+    wanted = _identify(_describe_reference(images.reference, extractor) | {"sampling": images.sampling})
     for folder in reversed(list_numbered_folders(images.home, images.stem)):
-        try:
-            found = read_evaluation(folder)
-        except UserError:  # damaged, of another version, or without a record
-            continue
-        same = found.sampling and _identity(found.sampling, found.features, found.reference) == wanted
-        if same and load_features(found) is not None:
-            return found
+        with suppress(UserError):  # damaged, of another version, or without a record
+            found = records.read_evaluation(folder)
+            if found.sampling and _identify(found.record) == wanted and load_features(found) is not None:
+                return found
     return None
 
 
-def _identity(sampling: SamplingRecord, features: Features, reference: ReferenceSet) -> str:
+def _identify(record: Mapping[str, Any]) -> str:
     """Return a text that is equal for evaluations with the same samples, features and reference images."""
-    facts = [sample_conditions(sampling.record), [*sampling.seeds], asdict(features), reference.sha256]
+    sampling, reference = record["sampling"], record["reference"]["sha256"]
+    facts = [sample_conditions(sampling), sampling["seeds"], record["features"], reference]
     return json.dumps(facts, sort_keys=True)
 
 
 def _write_table(
-    subject: Subject, choices: Sequence[Choice], found: Sequence[Evaluation], metric: str, out: Path | None
+    choices: Sequence[Choice], found: Sequence[Evaluation], metric: str, out: Path | None, home: Path
 ) -> EvaluationTable:
     """Return the table of evaluations, and write table.csv and table.png into its folder."""
     table = EvaluationTable(metric, arrange_cells(choices, found, metric))
-    home = subject.home.parent / "tables"
     with temporary_folder((out or home / "table").resolve()) as folder:
         write_atomic(folder / "table.csv", table.to_csv().encode())
         save_figure(folder / "table.png", plot_table(table))

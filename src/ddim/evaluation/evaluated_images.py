@@ -18,11 +18,10 @@ from torch import Tensor
 from ddim.data import Images
 from ddim.data.cache import load_images
 from ddim.data.decode import UnusableError, hide_warnings, read_header
-from ddim.data.images import check_size, gather_batch
+from ddim.data.images import gather_batch
 from ddim.data.open import find_source, source_exists
 from ddim.data.remote import names_repository
 from ddim.data.sources import Folder, Member, Reject
-from ddim.data.values import choose_channels
 from ddim.diffusion.denoiser import Model
 from ddim.errors import UserError
 from ddim.evaluation.choices import OWN, Choice
@@ -36,16 +35,7 @@ from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor
 from ddim.plots.pictures import to_pictures
 from ddim.recipe.recipe import Data
-from ddim.runs.names import (
-    find_checkpoint,
-    find_run_folder,
-    is_checkpoint,
-    is_run_folder,
-    locate_run,
-    names_checkpoint,
-    parse_place,
-    suggest_run,
-)
+from ddim.runs import names
 from ddim.sampling.image_features import BATCH, ImageSet
 from ddim.sampling.labels import find_label
 from ddim.sampling.pictures import read_saved_image
@@ -58,6 +48,10 @@ SAMPLE = re.compile(r"\d{5,}\.(png|npy)")
 Source = str | Path | Tensor | np.ndarray | Pipeline | Model
 """The images to evaluate: a path, images (N, C, H, W), or a model in memory, which is sampled."""
 
+Parts = Callable[[Extractor, int], Iterator[FeatureBatch]]
+"""Yields images and their features part by part. The arguments are the extractor and a number n: the first n
+images are shown, so their parts must contain the images."""
+
 
 @dataclass(frozen=True)
 class EvaluatedImages:
@@ -65,149 +59,114 @@ class EvaluatedImages:
 
     Attributes:
         source: the run, folder or archive, as the user named it; for a tensor or model, a description.
-        count: number of images.
-        parts: a function that yields the images and their features part by part. Its arguments are the
-            extractor and a number n: the first n images are shown, so their parts must contain the images.
         reference: the images with which they are compared.
-        sampling: the record of sampling, as JSON; None if the images have no such record.
         home: the folder in which the folder of an evaluation is made.
         stem: the start of the name of the evaluation's folder, before its number.
+        count: number of images.
+        parts: the images and their features; see `Parts`.
+        sampling: the record of sampling, as JSON; None if the images have no such record.
         fingerprint: the fingerprint of the given images; None for samples of a run or model.
-        device: where features are computed: the exact device of the run or model, or the CPU.
+        device: where features are computed.
+        load: returns a model with the weights of a name; each of its weights is loaded once.
+        cached: whether features and evaluations of its samples are kept and used again.
         remarks: sentences about the reference.
     """
 
     source: str
-    count: int
-    parts: Callable[[Extractor, int], Iterator[FeatureBatch]]
-    reference: ImageSet
-    sampling: dict[str, Any] | None
-    home: Path
-    stem: str = ""
-    fingerprint: str | None = None
-    device: str = "cpu"
-    remarks: Sequence[str] = ()
-
-
-# Samples of a run or a model
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A run or a model that is sampled; each of its weights is loaded once for all choices.
-
-    Attributes:
-        source: the run, as the user named it, or a description of the model.
-        open: returns the model with the weights of a name.
-        reference: the images with which samples are compared.
-        home: the folder in which the folders of evaluations are made.
-        stem: the start of their names, before their numbers.
-        cached: whether features and evaluations are kept and used again.
-        remarks: sentences about the reference.
-    """
-
-    source: str
-    open: Callable[[str], Pipeline]
     reference: ImageSet
     home: Path
     stem: str
-    cached: bool
-    remarks: Sequence[str]
+    count: int = 0
+    parts: Parts = lambda extractor, shown: iter(())
+    sampling: dict[str, Any] | None = None
+    fingerprint: str | None = None
+    device: str = "cpu"
+    load: Callable[[str], Pipeline] = load
+    cached: bool = False
+    remarks: Sequence[str] = ()
+
+    def sample(self, setup: SamplingSetup, seeds: range, progress: Progress) -> EvaluatedImages:
+        """Return the samples of a model with these seeds."""
+        parts = SampledParts(setup, seeds, progress, keep=True, cached=self.cached)
+        device = setup.pipeline.runtime.exact_device
+        return replace(self, count=len(seeds), parts=parts, sampling=parts.record, device=device)
 
     def prepare(self, choice: Choice) -> SamplingSetup:
-        """Return how the model is sampled with one combination of choices."""
-        pipeline = self.open(choice.get("weights", "ema"))
+        """Return how a model is sampled with one combination of choices."""
+        pipeline = self.load(choice.get("weights", "ema"))
         label = find_label(choice.get("label"), pipeline.recipe, pipeline.classes)
-        guidance = collect_guidance(*(choice.get(name) for name in OWN[3:]))
+        guided = (choice.get(name) for name in ("guidance", "guidance_interval", "guide_with"))
         fields = {name: value for name, value in choice.items() if name not in OWN}
+        guidance = collect_guidance(*guided)
         return choose_sampling(pipeline, choice.get("steps"), label, fields, guidance=guidance)
 
-    def sample(self, choice: Choice, seeds: range, progress: Progress) -> EvaluatedImages:
-        """Return the samples of these seeds with one combination of choices."""
-        setup = self.prepare(choice)
-        parts = SampledParts(setup, seeds, progress, keep=True, cached=self.cached)
-        where = {"home": self.home, "stem": self.stem, "device": setup.pipeline.runtime.exact_device}
-        facts = {"sampling": parts.record, "remarks": self.remarks}
-        return EvaluatedImages(self.source, len(seeds), parts, self.reference, **facts, **where)
 
-
-def is_sampled(source: object) -> TypeGuard[str | Path]:
-    """Return whether a source is the path of a run or checkpoint, or a run on the Hub."""
-    if not isinstance(source, str | Path):
-        return False
-    return names_repository(source) or is_run_folder(parse_place(str(source))[0])
-
-
-def open_subject(
-    source: str | Path | Pipeline | Model,
-    reference: Reference,
+def open_model(
+    source: Source,
+    asked: Reference,
     progress: Progress,
+    *,
     device: str | None = None,
     threads: int | None = None,
-) -> Subject:
-    """Open a run or a model, and the images with which its samples are compared.
+) -> EvaluatedImages:
+    """Open a run or a model, which is not sampled yet, and the images with which it is compared.
 
     Without a choice, these are its held-out images, or all of its images if fewer than `LEAST` are held out.
+    Features of samples of a model in memory are not cached, as its weights may have changed.
     """
-    if isinstance(source, Pipeline | Model):
-        return _open_model(open_pipeline(source), reference, progress)
-    path, named = parse_place(str(source))
-    path = locate_run(path)
-    # RUN/best means one checkpoint, even if the training goes on.
-    path = find_checkpoint(path) if names_checkpoint(path) else path
-
-    @cache
-    def open_weights(weights: str) -> Pipeline:
-        return load(path, named if weights == "ema" else weights, device=device, threads=threads)
-
-    first = open_weights("ema")
-    assert isinstance(first, LoadedRun)
-    selected, remarks = _open_reference(first, reference, progress)
-    return Subject(str(source), open_weights, selected, *_find_home(path), True, remarks)
-
-
-def _open_model(pipeline: Pipeline, reference: Reference, progress: Progress) -> Subject:
-    """Open a model in memory; nothing of it is cached, as the weights may have changed."""
-
-    def open_weights(weights: str) -> Pipeline:
-        if weights not in ("ema", getattr(pipeline, "checkpoint", None) and pipeline.checkpoint.weights):
-            raise UserError(f"a model in memory has its own weights: leave weights out, or load {weights!r}")
-        return pipeline
-
-    if isinstance(pipeline, LoadedRun):
-        selected, remarks = _open_reference(pipeline, reference, progress)
-        home = _find_home(pipeline.checkpoint.run)
-        return Subject(repr(pipeline), open_weights, selected, *home, False, remarks)
-    if reference.data is None:
+    load_weights = _find_loader(source, device=device, threads=threads)
+    model = load_weights("ema")
+    run = model.checkpoint.run if isinstance(model, LoadedRun) else None
+    if run is None and asked.data is None:
         raise UserError("a model has no images of its own: name the reference images")
-    shape = pipeline.model.shape
-    channels = choose_channels(shape.channels)
-    data = replace(pipeline.recipe.data, size=(shape.height, shape.width), channels=channels)
-    selected = select_reference(reference, data, 0, progress, pipeline.values)
-    return Subject(repr(pipeline), open_weights, selected, Path(FOLDER), "model-", False, ())
-
-
-def _open_reference(run: LoadedRun, asked: Reference, progress: Progress) -> tuple[ImageSet, Sequence[str]]:
-    """Return the images with which samples of a run are compared, and sentences about them."""
-    selected, remarks = open_reference(run, asked, progress), []
+    selected, remarks = open_reference(model, asked, progress), []
     if asked == Reference() and (count := len(selected.which)) < LEAST:
         selected = replace(selected, which=np.arange(len(selected.images)), part="all")
         remarks.append(f"the reference is all images of the run, because only {count} are held out")
     if asked.data is None and selected.part != "valid":
         remarks.append("the run was trained on images of the reference, so copies of them look good here")
-    return selected, remarks
+    named = isinstance(source, str | Path)
+    facts = {"load": load_weights, "cached": named, "remarks": remarks}
+    return EvaluatedImages(str(source) if named else repr(model), selected, *_find_home(run), **facts)
 
 
-def _find_home(path: Path) -> tuple[Path, str]:
-    """Return the folder for evaluations of a run or checkpoint, and the start of the names in this folder."""
-    if not is_checkpoint(path):
-        return path / FOLDER, ""
+def _find_loader(source: Source, **options: Any) -> Callable[[str], Pipeline]:  # noqa: ANN401
+    """Return a function that returns the model with the weights of a name."""
+    if isinstance(source, str | Path):
+        path, named = names.parse_place(str(source))
+        path = names.locate_run(path)
+        # RUN/best means one checkpoint, even if the training goes on.
+        path = names.find_checkpoint(path) if names.names_checkpoint(path) else path
+        return cache(lambda weights: load(path, named if weights == "ema" else weights, **options))
+    pipeline = open_pipeline(source)  # type: ignore[arg-type]  (images were opened before)
+    own = pipeline.checkpoint.weights if isinstance(pipeline, LoadedRun) else "ema"
+
+    def check(weights: str) -> Pipeline:
+        if weights not in (own, "ema"):
+            raise UserError(f"a model in memory has its own weights: leave weights out, or load {weights!r}")
+        return pipeline
+
+    return check
+
+
+def _find_home(run: Path | None) -> tuple[Path, str]:
+    """Return the folder for evaluations of a run or model, and the start of the names in this folder."""
+    if run is None:
+        return Path(FOLDER), "model-"
     # Nothing is added to a checkpoint. For a checkpoint of a run, the evaluation is added to the run.
-    run = find_run_folder(path)
-    return (run / FOLDER, "") if run != path else (Path(FOLDER), f"{path.resolve().name}-")
+    inside = names.find_run_folder(run) if names.is_checkpoint(run) else run
+    lone = names.is_checkpoint(run) and inside == run
+    return (Path(FOLDER), f"{run.resolve().name}-") if lone else (inside / FOLDER, "")
 
 
 # Images that are given
+
+
+def is_given(source: Source) -> TypeGuard[str | Path | Tensor | np.ndarray]:
+    """Return whether a source is images, and not a run, a checkpoint or a model that is sampled."""
+    if isinstance(source, str | Path):
+        return not (names_repository(source) or names.is_run_folder(names.parse_place(str(source))[0]))
+    return isinstance(source, Tensor | np.ndarray)
 
 
 def open_given_images(
@@ -218,16 +177,25 @@ def open_given_images(
     Raises:
         UserError: if there are no images, or fewer than n, or their reference is not named.
     """
-    if isinstance(source, Tensor | np.ndarray):
-        if reference.data is None:
-            raise UserError("images need a reference: name the images that they are compared with")
-        return _take_images(to_pixels(source[: _count_images(len(source), n)]), reference, progress)
+    if isinstance(source, str | Path) and not source_exists(str(source)):
+        what = "name a run or a folder or archive of images"
+        raise UserError(f"{source} does not exist: {what}{names.suggest_run(Path(source))}")
     if reference.data is None:
-        if not source_exists(str(source)):
-            what = "name a run or a folder or archive of images"
-            raise UserError(f"{source} does not exist: {what}{suggest_run(Path(source))}")
-        raise UserError(f"{source} is not a run: name the reference images")
-    return _read_images(Path(source), n, reference, progress)
+        what = "images in memory are" if isinstance(source, Tensor | np.ndarray) else f"{source} is"
+        raise UserError(f"{what} no run: name the reference images")
+    if isinstance(source, str | Path):
+        return _read_images(Path(source), n, reference, progress)
+    pixels = torch.from_numpy(to_pixels(source[: _count_images(len(source), n)])).permute(0, 3, 1, 2)
+    count, channels, height, width = pixels.shape
+    selected = select_reference(reference, Data(size=(height, width), channels=channels), 0, progress)
+
+    def parts(extractor: Extractor, shown: int) -> Iterator[FeatureBatch]:
+        for some in pixels.split(BATCH):
+            yield FeatureBatch(extractor(some).numpy(), some, 0)
+
+    facts = {"fingerprint": hashlib.sha256(pixels.numpy().tobytes()).hexdigest(), "parts": parts}
+    name = f"tensor {count} x {channels} x {height} x {width}"
+    return EvaluatedImages(name, selected, Path(FOLDER), "tensor-", count, **facts)
 
 
 def _count_images(found: int, n: int | None) -> int:
@@ -237,26 +205,11 @@ def _count_images(found: int, n: int | None) -> int:
     return found if n is None else n
 
 
-def _take_images(pictures: np.ndarray, reference: Reference, progress: Progress) -> EvaluatedImages:
-    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-    count, channels, height, width = pixels.shape
-    selected = select_reference(reference, Data(size=(height, width), channels=channels), 0, progress)
-
-    def parts(extractor: Extractor, shown: int) -> Iterator[FeatureBatch]:
-        for some in pixels.split(BATCH):
-            yield FeatureBatch(extractor(some).numpy(), some, 0)
-
-    fingerprint = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
-    name = f"tensor {count} x {channels} x {height} x {width}"
-    return EvaluatedImages(name, count, parts, selected, None, Path(FOLDER), "tensor-", fingerprint)
-
-
 def _read_images(source: Path, n: int | None, reference: Reference, progress: Progress) -> EvaluatedImages:
     record = _read_record(source)
     arrays = _SampleArrays(source)
     found = arrays if record and arrays.list_names() else find_source(str(source))
     size = _first_size(found.members((64, 64)), source)
-    check_size(size)
     images = load_images(found, str(source), size, progress=watch_reading(progress))
     which, sampling = _select_samples(images, record) if record else (np.arange(len(images)), None)
     which = which[: _count_images(len(which), n)]
@@ -272,8 +225,8 @@ def _read_images(source: Path, n: int | None, reference: Reference, progress: Pr
             yield FeatureBatch(extractor(pixels).numpy(), pixels if first < shown else None, nfe)
 
     stem = re.sub(r"[^\w.-]+", "-", source.resolve().name) + "-"
-    where = {"home": Path(FOLDER), "stem": stem, "fingerprint": images.fingerprint}
-    return EvaluatedImages(str(source), len(which), parts, selected, sampling, **where)
+    facts = {"parts": parts, "sampling": sampling, "fingerprint": images.fingerprint}
+    return EvaluatedImages(str(source), selected, Path(FOLDER), stem, len(which), **facts)
 
 
 @dataclass(frozen=True)

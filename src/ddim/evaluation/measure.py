@@ -83,7 +83,13 @@ def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[
     k = kid(generated, reference, size=min(1000, few // 2))
     f: dict[str, float | None] = {"value": fid(generated, reference)}
     f |= {"infinity": None, "low": None, "high": None}
-    notes = [explain_fid_bias(count, len(reference), dimensions)]
+    notes = []
+    if few <= dimensions:
+        # A covariance in d dimensions needs d + 1 images for full rank.
+        notes.append(
+            f"FID of {few} images in {dimensions} dimensions is mostly bias, which FID-infinity cannot "
+            "remove: compare it only with FID of the same number of images, or use KID, which is unbiased"
+        )
     if count > ENOUGH * dimensions:
         infinity = fid_infinity(generated, reference)
         f = {"value": f["value"], "infinity": infinity.value, "low": infinity.low, "high": infinity.high}
@@ -91,7 +97,7 @@ def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[
             f"FID-infinity and its interval are for these {len(reference):,} reference images, "
             "not for the distribution that they come from"
         )
-    elif notes == [None]:
+    elif not notes:
         notes.append(f"FID-infinity needs more than {ENOUGH * dimensions:,} samples, got {count:,}")
     if k.value < 0:
         notes.append("KID is below 0: the estimate is unbiased, so it may fall below 0 for similar sets")
@@ -100,27 +106,7 @@ def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[
     overlap = {name: {"value": value} for name, value in asdict(prdc(generated, reference)).items()}
     if not overlap["recall"]["value"]:
         notes.append("recall is 0: samples cover no reference image, so precision and density say little")
-    return {"kid": k.to_json(), "fid": f, **overlap}, [note for note in notes if note]
-
-
-def explain_fid_bias(generated: int, reference: int, dimensions: int) -> str | None:
-    """Return a warning if FID is computed from too few images, else None.
-
-    A covariance in d dimensions needs d + 1 images for full rank. With fewer images, FID depends more on the
-    number of images than on their quality.
-
-    Args:
-        generated: number of generated images.
-        reference: number of reference images.
-        dimensions: number of features.
-    """
-    least = min(generated, reference)
-    if least > dimensions:
-        return None
-    return (
-        f"FID of {least} images in {dimensions} dimensions is mostly bias, which FID-infinity cannot remove: "
-        "compare it only with FID of the same number of images, or use KID, which is unbiased"
-    )
+    return {"kid": k.to_json(), "fid": f, **overlap}, notes
 
 
 def measure_yardstick(

@@ -11,18 +11,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PureWindowsPath
-from typing import Any, TypeVar
+from typing import Any
 
 from ddim.errors import UserError, format_count, quote
 from ddim.evaluation.guidance_name import name_recorded_guidance
 from ddim.files import read_sealed
 from ddim.metrics.catalogue import METRICS, metric_name
-from ddim.metrics.statistics import Estimate
-from ddim.plots.table import Table, Tabular, format_interval, wrap_text
+from ddim.metrics.estimate import Estimate
+from ddim.plots.table import Tabular, format_interval
 from ddim.recipe.options import labels_by_default
 from ddim.runs.folder import list_numbered_folders
-
-T = TypeVar("T")
 
 SCHEMA = 1
 """The version of the layout of a record."""
@@ -36,13 +34,13 @@ CLOSE = 0.8
 """Samples are called close to real images if their precision and coverage reach this share of theirs."""
 
 MEANINGS = {
-    "kid": "distance of the features, unbiased; lower is better",
-    "fid": "distance of the features, biased upwards; lower is better",
-    "fid_infinity": "FID without the bias of few samples; lower is better",
-    "precision": "share of samples that look like reference images",
-    "recall": "share of reference images that the samples cover",
-    "density": "reference images near each sample, about 1 if real",
-    "coverage": "share of reference images with a sample nearby",
+    "kid": "distance; lower is better",
+    "fid": "distance, biased upwards; lower is better",
+    "fid_infinity": "FID of unlimited samples; lower is better",
+    "precision": "share of samples that look real",
+    "recall": "share of real images that are covered",
+    "density": "real images near a sample, about 1 if real",
+    "coverage": "share of real images with a sample nearby",
 }
 """What each metric means."""
 
@@ -68,11 +66,11 @@ class Features:
 
 @dataclass(frozen=True)
 class ReferenceSet:
-    """The real images that samples are compared with.
+    """The real images that samples are compared with: the part of a source, at a size.
 
-    Two sets are equal if they are the same part of the same data, with equal image sizes and numbers of
-    images. `source` and `sha256` are not compared: repeats with different seeds draw different validation
-    images, and the spread over repeats includes this variation.
+    Two sets are equal if they are the same part of the same data, with equal sizes and numbers of images.
+    `source` and `sha256` are not compared: repeats with different seeds draw different validation images, and
+    the spread over repeats includes this variation.
     """
 
     source: str = field(compare=False)
@@ -85,6 +83,9 @@ class ReferenceSet:
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", tuple(self.size))
 
+    def __str__(self) -> str:
+        return f"{self.description}, from {self.source} ({shorten_hash(self.fingerprint)})"
+
     @property
     def name(self) -> str:
         """The images in words, without the folders of the source, such as "30 held-out images of photos"."""
@@ -93,25 +94,8 @@ class ReferenceSet:
 
     @property
     def description(self) -> str:
-        """The fields that equality compares, in words."""
+        """The images in words, without their source, which differs between machines."""
         return f"{self.images:,} images of part {self.part}, {'x'.join(map(str, self.size))}"
-
-    def __str__(self) -> str:
-        return f"{self.description}, from {self.source} ({shorten_hash(self.sha256)})"
-
-
-@dataclass(frozen=True)
-class Generated:
-    """The images that are evaluated: their number, their source and the SHA-256 of the file of features.
-
-    `kept` of the images, or their features, were kept from earlier. `fingerprint` is that of given images.
-    """
-
-    images: int
-    source: str
-    sha256: str
-    kept: int = 0
-    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,37 +109,29 @@ class SamplingRecord:
     recipe: Mapping[str, Any]
     sampler: Mapping[str, Any]
     grid: Mapping[str, Any]
-    times: tuple[float, ...]
+    times: Sequence[float]
     nfe: int
-    seeds: tuple[int, ...]
+    seeds: Sequence[int]
     weights: str
     step: int
-    sampler_name: str | None = None
+    sampler_name: str = "sampler"
     label: Any = None
     guidance: float = 1.0
-    guidance_interval: Sequence[float | None] | None = None
     guide: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
         """A short name, such as "edm, 10 steps, 19 NFE"; the run and the defaults are not named."""
-        words = [self.sampler_name or self.sampler.get("kind", "sampler")]
-        words += [f"{len(self.times)} steps", f"{self.nfe} NFE"]
-        if self.weights != "ema":
-            words.append(f"{self.weights} weights")
+        words = [self.sampler_name, f"{len(self.times)} steps", f"{self.nfe} NFE"]
+        words += [f"{self.weights} weights"] * (self.weights != "ema")
         if (label := self.changed_label(self.recipe)) is not None:
             words.append(f"label {self.record.get('class') or label}")
-        return ", ".join([*words, *filter(None, [self.guidance_name])])
+        return ", ".join([*words, *[self.guidance_name] * bool(self.guidance_name)])
 
     @property
     def guidance_name(self) -> str:
         """The guidance in words, "" without guidance; see `name_recorded_guidance`."""
         return name_recorded_guidance(self.record)
-
-    @property
-    def weights_identity(self) -> WeightsIdentity | None:
-        """The identity of the weights; None if the record does not say."""
-        return identify_weights(self.record)
 
     def changed_label(self, recipe: Mapping[str, Any]) -> Any:  # noqa: ANN401  (JSON)
         """Return the label if it is not the default of runs with this recipe (as JSON), else None.
@@ -254,18 +230,18 @@ class Yardstick(Metrics):
 class Evaluation(Metrics):
     """An evaluation: its folder and its record. A notebook shows it as a table of metrics.
 
-    `record` is the whole record as JSON, and the other fields are its entries. `sampling` is None if it is
-    not known how the images were sampled.
+    `record` is the whole record as JSON. `sampling` is None if it is not known how the images were sampled.
+    `count` is the number of images, and `source` what they come from.
     """
 
     folder: Path
     record: dict[str, Any]
+    count: int
+    source: str
     features: Features
     reference: ReferenceSet
-    generated: Generated
     sampling: SamplingRecord | None
     yardstick: Yardstick | None
-    seconds: Mapping[str, float]
     time: str
 
     @property
@@ -278,10 +254,10 @@ class Evaluation(Metrics):
         theirs = real.metrics
         halves = [each["kid"].value - each["kid"].low for each in (mine, theirs)]
         apart = mine["kid"].value - theirs["kid"].value > math.hypot(*halves)
-        if not apart and (few := min(self.generated.images, self.reference.images)) < FEW:
+        if not apart and (few := min(self.count, self.reference.images)) < FEW:
             return f"{few} images are too few to say whether these images differ from real ones"
         # Coverage grows with the number of images, and precision does not.
-        names = ["precision", *["coverage"] * (real.images >= self.generated.images)]
+        names = ["precision", *["coverage"] * (real.images >= self.count)]
         near = not apart or all(mine[name].value >= CLOSE * theirs[name].value for name in names)
         judged = "close to real images" if near else "still clearly different from real images"
         return f"{judged}: {share}, and {theirs['precision'].value:.0%} of other real images do"
@@ -289,40 +265,36 @@ class Evaluation(Metrics):
     @property
     def name(self) -> str:
         """A short name of the images, such as "edm, 10 steps, 19 NFE"; the run is not named."""
-        return self.sampling.name if self.sampling else f"images of {Path(self.generated.source).name}"
+        return self.sampling.name if self.sampling else f"images of {Path(self.source).name}"
 
     @property
     def conditions(self) -> str:
         """The images and the features in words, without the folders of the images."""
-        samples, extractor = self.generated.images, self.features.extractor
-        return f"{samples:,} samples against {self.reference.name}, features {extractor}"
+        return f"{self.count:,} samples against {self.reference.name}, features {self.features.extractor}"
 
     @property
     def title(self) -> str:
-        of = self.reference
-        reference = describe_part(of.images, of.part, of.source)
-        return f"{self.name}: {self.generated.images:,} images against {reference}; {self.folder}"
+        return f"{self.name}: {self.conditions}; {self.folder}"
 
     @property
-    def details(self) -> str:
-        """The text of the result with the meaning and the interval of each metric, and with its notes."""
-        theirs = self.yardstick.metrics if self.yardstick else {}
-        rows = []
-        for name, found in self.metrics.items():
-            real = theirs.get(name, Estimate(None, None, None))
-            shown = [format_interval(each.value, each.low, each.high) for each in (found, real)]
-            rows.append([METRICS[name].title, *shown, MEANINGS[name]])
-        table = Table(["metric", "± is half of the 95 % interval", "other real images", "meaning"], rows)
-        facts = [f"features {self.features}", f"{self.generated.kept:,} images or their features were kept"]
+    def notes(self) -> list[str]:
+        """The remarks, the intervals, the reference, the features and the seconds."""
+        notes, theirs = [*super().notes], self.yardstick.metrics if self.yardstick else {}
+        for name, of in self.metrics.items():
+            shown = [
+                format_interval(each.value, each.low, each.high) for each in (of, theirs.get(name)) if each
+            ]
+            if of.low is not None:
+                notes.append(f"{METRICS[name].title} {', other real images '.join(shown)}")
+        notes.append(f"reference: {self.reference.source}, features {self.features}")
         if self.yardstick:
-            facts.append(f"other real images: {self.yardstick.images:,}, part {self.yardstick.part}")
-        facts.append(", ".join(f"{seconds:.0f} s of {part}" for part, seconds in self.seconds.items()))
-        lines = [self.verdict, self.title, *self.notes, *facts]
-        return "\n".join([*map(wrap_text, lines), "", str(table)])
+            notes.append(f"other real images: {self.yardstick.images:,}, part {self.yardstick.part}")
+        seconds = (f"{seconds:.0f} s of {part}" for part, seconds in self.record["seconds"].items())
+        return [*notes, f"{', '.join(seconds)}; {self.record['generated'].get('kept', 0):,} images were kept"]
 
     def to_json(self) -> dict[str, Any]:
         """Return the folder, the verdict and the whole record as plain values."""
-        return {"folder": str(self.folder), "verdict": self.verdict, **self.record}
+        return {"folder": self.folder, "verdict": self.verdict, **self.record}
 
     def _shown_rows(self) -> list[dict[str, Any]]:
         theirs = self.yardstick.metrics if self.yardstick else {}
@@ -331,7 +303,7 @@ class Evaluation(Metrics):
                 "metric": METRICS[name].title,
                 "these images": found.value,
                 "other real images": theirs[name].value if name in theirs else None,
-                "better": "lower" if METRICS[name].lower_is_better else "higher",
+                "meaning": MEANINGS[name],
             }
             for name, found in self.metrics.items()
         ]
@@ -370,17 +342,18 @@ def read_evaluation(path: Path) -> Evaluation:
 def parse_evaluation(folder: Path, record: dict[str, Any]) -> Evaluation:
     """Return the evaluation with a folder and a record."""
     sampling, real = record["sampling"], record.get("yardstick")
+    generated = record["generated"]
     return Evaluation(
         parse_metrics(record["metrics"]),
         record.get("notes", ()),
         folder,
         record,
-        _parse_entry(Features, record["features"]),
-        _parse_entry(ReferenceSet, record["reference"]),
-        _parse_entry(Generated, record["generated"]),
+        generated["images"],
+        generated["source"],
+        Features(**record["features"]),
+        ReferenceSet(**record["reference"]),
         sampling and parse_sampling(sampling),
         real and Yardstick(parse_metrics(real["metrics"]), (), real["images"], real["part"]),
-        record.get("seconds", {}),
         record.get("time", ""),
     )
 
@@ -402,14 +375,8 @@ def parse_metrics(table: Mapping[str, Any]) -> dict[str, Estimate]:
 
 def parse_sampling(table: Mapping[str, Any]) -> SamplingRecord:
     """Return how images were sampled, from the record of the samples."""
-    lists = {name: tuple(table[name]) for name in ("times", "seeds")}
-    return _parse_entry(SamplingRecord, table, record=table, **lists)
-
-
-def _parse_entry(kind: type[T], table: Mapping[str, Any], **known: Any) -> T:  # noqa: ANN401  (JSON)
-    """Return a dataclass from the entries of a table in a record, and from fields that are `known`."""
-    names = [each.name for each in fields(kind) if each.name in table]  # type: ignore[arg-type]
-    return kind(**{name: table[name] for name in names} | known)
+    known = {each.name: table[each.name] for each in fields(SamplingRecord) if each.name in table}
+    return SamplingRecord(table, **known)
 
 
 def list_evaluations(run: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ddim.data import Images, open_images, split_images
 from ddim.data.values import EIGHT_BITS, Reading, Values, choose_channels
-from ddim.errors import UserError, describe_given, suggest
+from ddim.errors import UserError, suggest
 from ddim.machine.progress import Progress, ignore_progress, watch_reading
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor
@@ -19,7 +19,7 @@ from ddim.recipe.recipe import Data
 from ddim.runs.names import is_run_folder
 from ddim.sampling.image_features import ImageSet, compute_features
 from ddim.sampling.images import reopen_run_images
-from ddim.sampling.pipeline import LoadedRun
+from ddim.sampling.pipeline import LoadedRun, Pipeline
 
 Part = Literal["valid", "train", "all"]
 
@@ -42,32 +42,11 @@ class Reference:
 
     def __post_init__(self) -> None:
         parts = get_args(Part)
-        if self.part is not None and self.part not in parts:
-            raise UserError(
-                f"part must be one of {', '.join(parts)}, got {self.part!r}{suggest(str(self.part), parts)}"
-            )
-        if self.data is not None:
-            # JSON, in which records are written, refuses paths.
-            object.__setattr__(self, "data", name_source(self.data))
-
-
-def name_source(reference: str | Path) -> str:
-    """Return the source of reference images as text.
-
-    Raises:
-        UserError: if `reference` is neither a path nor a name. Also if it is the folder of a run, because the
-            images in this folder are sheets of samples.
-    """
-    if not isinstance(reference, str | Path):
-        raise UserError(
-            f"the reference must be a folder, an archive or a name, got {describe_given(reference)}"
-        )
-    if is_run_folder(Path(reference).expanduser()):
-        raise UserError(
-            f"{reference} is a run, and the reference must be images: name the images that the run was "
-            "trained on, or a folder of its samples"
-        )
-    return str(reference)
+        if self.part not in (None, *parts):
+            hint = suggest(str(self.part), parts)
+            raise UserError(f"part must be one of {', '.join(parts)}, got {self.part!r}{hint}")
+        if self.data is not None and is_run_folder(Path(self.data).expanduser()):
+            raise UserError(f"{self.data} is a run: name images, such as those it was trained on or sampled")
 
 
 def share_range(images: Images, values: Values) -> Images:
@@ -102,16 +81,15 @@ def select_reference(
 
 
 def _select_part(reference: Reference, images: Images, data: Data, seed: int) -> ImageSet:
-    source = reference.data or data.source
-    part = reference.part or ("valid" if reference.data is None else "all")
-    if part == "all":
-        return ImageSet(images, np.arange(len(images)), source, part)
-    parts = split_images(images, data.validation, seed)
-    return ImageSet(images, parts.validation if part == "valid" else parts.train, source, part)
+    part, which = reference.part or ("all" if reference.data else "valid"), np.arange(len(images))
+    if part != "all":
+        parts = split_images(images, data.validation, seed)
+        which = parts.validation if part == "valid" else parts.train
+    return ImageSet(images, which, reference.data or data.source, part)
 
 
 def open_reference(
-    run: LoadedRun,
+    run: Pipeline,
     reference: Reference = Reference(),
     progress: Progress = ignore_progress,  # noqa: B008
 ) -> ImageSet:
@@ -120,14 +98,14 @@ def open_reference(
     Raises:
         UserError: if the images cannot be opened. Also if they are the run's own images, and have changed.
     """
-    if reference.data is not None:
-        data = replace(run.recipe.data, channels=choose_channels(run.model.shape.channels))
-        return select_reference(reference, data, run.recipe.split_seed, progress, run.values)
+    data, seed = run.recipe.data, run.recipe.split_seed
+    if reference.data is not None or not isinstance(run, LoadedRun):
+        data = replace(data, channels=choose_channels(run.model.shape.channels))
+        return select_reference(reference, data, seed, progress, run.values)
     try:
-        images = reopen_run_images(run, progress).images
+        return _select_part(reference, reopen_run_images(run, progress).images, data, seed)
     except UserError as error:
         raise UserError(f"{error}; or name other images as the reference") from None
-    return _select_part(reference, images, run.recipe.data, run.recipe.split_seed)
 
 
 def compute_validation_features(run: LoadedRun, extractor: Extractor, progress: Progress) -> np.ndarray:

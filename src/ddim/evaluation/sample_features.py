@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -126,8 +125,9 @@ class SampledParts:
 
         Samples from the cache took 0 seconds.
         """
-        folder = self._folder()
-        if self.cached and (found := self._find(folder, seeds)) is not None:
+        path = self._folder() / name_part(seeds)
+        found = read_part(path, "images", "nfe") if self.cached else None
+        if found is not None:
             self.progress("samples", seeds[-1] + 1 - self.seeds[0], len(self.seeds))
             return found, 0.0
         began = time.monotonic()
@@ -138,19 +138,8 @@ class SampledParts:
         if keep and self.cached:
             # Samples that cannot be kept are made again when they are needed again.
             with suppress(OSError):
-                keep_part(folder / name_part(seeds), made)
+                keep_part(path, made)
         return made, seconds
-
-    def _find(self, folder: Path, seeds: Sequence[int]) -> dict[str, Tensor] | None:
-        """Return "images" and "nfe" of samples in the cache folder; None if they are missing or damaged.
-
-        They may be the first samples of a whole part, if `seeds` are fewer.
-        """
-        whole = next(split_into_parts(self.setup.pipeline, range(seeds[0], sys.maxsize), BATCH))
-        for name in dict.fromkeys((name_part(seeds), name_part(whole))):
-            if (found := read_part(folder / name, "images", "nfe")) is not None:
-                return found | {"images": found["images"][: len(seeds)]}
-        return None
 
     def _folder(self, extractor: Extractor | None = None) -> Path:
         """Return the folder of the features, or of the samples if there is no extractor.

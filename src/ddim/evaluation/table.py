@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,12 @@ from ddim.evaluation.choices import Choice, name_choices
 from ddim.evaluation.compare import Difference, measure_difference, remark_on_nfe
 from ddim.evaluation.conditions import why_not_comparable
 from ddim.evaluation.record import Evaluation
-from ddim.metrics.catalogue import METRICS, find_metric
-from ddim.metrics.statistics import Estimate
+from ddim.metrics.catalogue import METRICS
+from ddim.metrics.estimate import Estimate
 from ddim.plots.charts import COLOURS, FAINT, new_figure, style_panel
-from ddim.plots.table import Table, Tabular, format_cell, format_interval, wrap_text
+from ddim.plots.table import Table, Tabular, format_cell, format_interval
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -66,36 +65,27 @@ class EvaluationTable(Tabular):
         return list(dict.fromkeys(cell.column for cell in self.cells))
 
     @property
-    def obstacle(self) -> str | None:
-        """Why the values may not be compared with each other, or None."""
-        first, *others = (cell.evaluation for cell in self.cells)
-        return next((why for each in others if (why := why_not_comparable(first, each, self.metric))), None)
-
-    @property
     def verdict(self) -> str:
         """The best cell, and how many others may be as good."""
-        if self.obstacle:
-            return f"these values should not be ranked: {self.obstacle}"
+        first, *others = self.cells
+        for other in others:
+            if why := why_not_comparable(first.evaluation, other.evaluation, self.metric):
+                return f"these values should not be ranked: {why}"
         best = self.find_best(self.cells)
-        if best is None:
-            return ""
-        mine, low = self._estimate(best), find_metric(self.metric).lower_is_better
-        others = [each for cell in self.cells if cell is not best and (each := self._estimate(cell))]
-        known = [each for each in others if each.low is not None and mine and mine.low is not None]
-        near = sum(each.low <= mine.high if low else each.high >= mine.low for each in known)  # type: ignore
-        said = f"; {near} of the {len(others)} others may be as good" if known else ""
-        place = best.row if len(self.columns) == 1 else f"{best.row}, {best.column}"
-        return f"best: {place} ({find_metric(self.metric).title} {format_cell(mine and mine.value)}){said}"
+        mine, others = self.estimate(best), [cell for cell in self.cells if cell is not best]
+        said = f"best: {best.row}, {best.column} ({METRICS[self.metric].title} {format_cell(mine.value)})"
+        if mine.low is None:
+            return said
+        ends = [(each.low, each.high) for each in map(self.estimate, others)]
+        near = sum(low <= mine.high and high >= mine.low for low, high in ends)
+        return f"{said}; {near} of the {len(others)} others may be as good"
 
     @property
     def title(self) -> str:
         """A description of the numbers in one sentence."""
-        metric, first = find_metric(self.metric), self.cells[0].evaluation
-        return (
-            f"{metric.title} ({'lower' if metric.lower_is_better else 'higher'} is better) of "
-            f"{first.generated.images:,} samples with equal seeds, against {first.reference.name}; "
-            f"features {first.features.extractor}; {self.folder}"
-        )
+        metric, first = METRICS[self.metric], self.cells[0].evaluation
+        better = "lower" if metric.lower_is_better else "higher"
+        return f"{metric.title} ({better} is better) with equal seeds: {first.conditions}; {self.folder}"
 
     @property
     def yardstick(self) -> Estimate | None:
@@ -105,60 +95,45 @@ class EvaluationTable(Tabular):
         """
         first = self.cells[0].evaluation
         found = first.yardstick
-        if not found or (find_metric(self.metric).biased and found.images < first.generated.images):
-            return None
-        return found.metrics.get(self.metric)
+        fair = found and (found.images >= first.count or not METRICS[self.metric].biased)
+        return found.metrics.get(self.metric) if found and fair else None
 
     @property
     def notes(self) -> list[str]:
-        """Sentences about numbers that are easily misread."""
+        """The values and differences with their intervals, and what is easily misread."""
         notes = []
+        for cell in self.cells:
+            found, minus = self.estimate(cell), ""
+            if cell.difference is not None:
+                minus = f"; minus {self.rows[0]}: {cell.difference}"
+            value = format_interval(found.value, found.low, found.high)
+            notes.append(f"{cell.row}, {cell.column}: {value}{minus}")
+        if real := self.yardstick:
+            value = format_interval(real.value, real.low, real.high)
+            notes.append(f"real images in place of samples: {value}")
         for column in self.columns:
             mine = [cell for cell in self.cells if cell.column == column]
             said = remark_on_nfe([cell.evaluation for cell in mine])
             if said and len({cell.choice.get("steps") for cell in mine}) == 1:
-                notes.append((f"at {column}, " if len(self.columns) > 1 else "") + said)
-        chosen = {name for cell in self.cells for name in cell.choice}
-        sampled = [sampling for cell in self.cells if (sampling := cell.evaluation.sampling)]
-        grids = {sampling.grid["kind"] for sampling in sampled}
-        if len(grids) > 1 and "listed" in grids and "grid" not in chosen:
-            notes.append(
-                "some combinations use times that `ddim search` found; name a grid to use one for all"
-            )
-        guided = {sampling.guidance_name for sampling in sampled}
-        if guided != {""} and "guidance" not in chosen:
-            which, names = "some" if len(guided) > 1 else "all", "; ".join(sorted(guided - {""}))
-            found = f"combinations use guidance that `ddim search` found ({names})"
-            notes.append(f"{which} {found}; guidance 1 turns it off")
+                notes.append(f"note: {said}")
+        searched = [cell for cell in self.cells if _is_searched(cell)]
+        if searched:
+            which = "; ".join(dict.fromkeys(cell.evaluation.name for cell in searched))
+            notes.append(f"note: these use times or guidance that `ddim search` found: {which}")
         return notes
 
-    @property
-    def details(self) -> str:
-        """The text with intervals, differences from the first row, and notes."""
-        heads = ["", *self.columns]
-        values = self._text_rows(self._format_value)
-        differences = self._text_rows(lambda cell: format_difference(cell.difference))[1:]
-        real = self.yardstick and format_interval(
-            self.yardstick.value, self.yardstick.low, self.yardstick.high
-        )
-        parts = [wrap_text(self.verdict), wrap_text(self.title), "", "± is half of the 95 % interval"]
-        parts.append(
-            str(Table(heads, values, [f"real images in place of samples: {real}"] * bool(real), words=1))
-        )
-        if differences:
-            said = f"minus {self.rows[0]}, paired by seed; in brackets if not distinguishable from 0 at 95 %"
-            parts += ["", said, str(Table(heads, differences, words=1))]
-        return "\n".join([*parts, "", *map(wrap_text, self.notes)]).rstrip()
+    def estimate(self, cell: TableCell) -> Estimate:
+        """Return the metric of a cell."""
+        return cell.evaluation.metrics.get(self.metric, Estimate(None, None, None))
 
     def find_cell(self, row: str, column: str) -> TableCell | None:
         """Return the cell of a row and a column, or None."""
         return next((cell for cell in self.cells if (cell.row, cell.column) == (row, column)), None)
 
-    def find_best(self, cells: Sequence[TableCell]) -> TableCell | None:
-        """Return the cell with the best value; None if fewer than two have one, or they cannot be ranked."""
-        known = [(found.value, cell) for cell in cells if (found := self._estimate(cell))]
-        best = min if find_metric(self.metric).lower_is_better else max
-        return None if self.obstacle or len(known) < 2 else best(known, key=lambda pair: pair[0])[1]
+    def find_best(self, cells: Sequence[TableCell]) -> TableCell:
+        """Return the cell with the best value."""
+        best = min if METRICS[self.metric].lower_is_better else max
+        return best(cells, key=lambda cell: self.estimate(cell).value)
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return a flat dictionary for each cell: choices, guidance, NFE, metrics, the difference."""
@@ -176,39 +151,40 @@ class EvaluationTable(Tabular):
 
     def _shown_rows(self) -> list[dict[str, str]]:
         """Return each row as text: its name and its values; the best value of a column has a star."""
-        best = [self.find_best([c for c in self.cells if c.column == column]) for column in self.columns]
-        rows = self._text_rows(lambda cell: "* " * (cell in best) + format_cell(self._value(cell)))
-        return [dict(zip(["", *self.columns], row, strict=True)) for row in rows]
-
-    def _text_rows(self, text: Callable[[TableCell], str]) -> list[list[str]]:
-        cells = [[self.find_cell(row, column) for column in self.columns] for row in self.rows]
-        rows = zip(self.rows, cells, strict=True)
-        return [[row, *("" if cell is None else text(cell) for cell in mine)] for row, mine in rows]
-
-    def _estimate(self, cell: TableCell) -> Estimate | None:
-        return cell.evaluation.metrics.get(self.metric)
-
-    def _value(self, cell: TableCell) -> float | None:
-        return cell.evaluation.value(self.metric)
-
-    def _format_value(self, cell: TableCell) -> str:
-        found = self._estimate(cell)
-        return "none" if found is None else format_interval(found.value, found.low, found.high)
+        ranked = self.verdict.startswith("best") and len(self.rows) > 1
+        groups = [[cell for cell in self.cells if cell.column == name] for name in self.columns]
+        best = [self.find_best(group) for group in groups] if ranked else []
+        shown = []
+        for row in self.rows:
+            shown.append({"": row})
+            for column in self.columns:
+                if cell := self.find_cell(row, column):
+                    star = "* " * (cell in best)
+                    shown[-1][column] = star + format_cell(self.estimate(cell).value)
+        return shown
 
     def _record(self, cell: TableCell) -> dict[str, Any]:
         difference, sampling = cell.difference, cell.evaluation.sampling
         found: dict[str, Any] = {"row": cell.row, "column": cell.column, **cell.choice}
         found |= {"guided": sampling.guidance_name, "nfe": sampling.nfe} if sampling else {}
-        found["samples"] = cell.evaluation.generated.images
-        for name in METRICS:
-            found[name] = cell.evaluation.value(name)
-            if interval := cell.evaluation.interval(name):
-                found |= {f"{name}_low": interval[0], f"{name}_high": interval[1]}
+        found["samples"] = cell.evaluation.count
+        columns = {name: cell.evaluation.metrics.get(name) for name in METRICS}
         if isinstance(difference, Difference):
-            name = f"{self.metric}_minus_first"
-            found |= {name: difference.value, f"{name}_low": difference.low, f"{name}_high": difference.high}
+            columns[f"{self.metric}_minus_first"] = difference
             found["paired"] = difference.paired
+        for name, value in columns.items():
+            found[name] = value and value.value
+            if value and value.low is not None:
+                found |= {f"{name}_low": value.low, f"{name}_high": value.high}
         return found | {"evaluation": str(cell.evaluation.folder)}
+
+
+def _is_searched(cell: TableCell) -> bool:
+    """Return whether a cell uses times or guidance that no choice names."""
+    if (sampling := cell.evaluation.sampling) is None:
+        return False
+    grid = sampling.grid["kind"] == "listed" and "grid" not in cell.choice
+    return grid or bool(sampling.guidance_name and "guidance" not in cell.choice)
 
 
 def arrange_cells(
@@ -216,78 +192,45 @@ def arrange_cells(
 ) -> tuple[TableCell, ...]:
     """Return the cells of a table, row by row, with the differences from the first row of each column."""
     rows, steps = name_choices(combinations), [choice.get("steps") for choice in combinations]
-    columns = [f"{count} steps" for count in steps] if len(set(steps)) > 1 else [""] * len(steps)
+    columns = [METRICS[metric].title] * len(steps)
+    if len(set(steps)) > 1:
+        columns = [f"{count} steps" for count in steps]
     if len(set(rows)) == 1:
         # Only the number of steps differs, so each number gets a row.
-        rows, columns = columns, [""] * len(steps)
-    if not any(columns):
-        columns = [find_metric(metric).title] * len(columns)
+        rows, columns = columns, [METRICS[metric].title] * len(steps)
     first: dict[str, Evaluation] = {}
-    for column, each in zip(columns, found, strict=True):
-        first.setdefault(column, each)
     cells = []
     for choice, row, column, each in zip(combinations, rows, columns, found, strict=True):
-        base = first[column]
+        base = first.setdefault(column, each)
         difference = None if each is base else measure_difference(each, base, metric)
         cells.append(TableCell(choice, row, column, each, difference))
     order = {name: k for k, name in enumerate(dict.fromkeys(rows))}
     return tuple(sorted(cells, key=lambda cell: order[cell.row]))
 
 
-def format_difference(difference: Difference | str | None) -> str:
-    """Return a difference as text, in brackets if it is not distinguishable from 0 at 95 %.
-
-    A reason why the difference is not known is returned unchanged, and None becomes "".
-    """
-    if not isinstance(difference, Difference):
-        return difference or ""
-    text = format_interval(difference.value, difference.low, difference.high, "+")
-    return text if difference.distinguishable else f"({text})"
-
-
 def plot_table(table: EvaluationTable) -> Figure:
-    """Return a figure of a table with 95 % confidence intervals.
-
-    A table with several columns becomes a line for each row, over the network evaluations per sample. A table
-    with one column becomes a dot for each row.
-    """
-    lines, title = len(table.columns) > 1, find_metric(table.metric).title
-    figure = new_figure(7.2, 4.2 if lines else 1.4 + 0.34 * len(table.rows))
+    """Return a figure of a table: a line with 95 % intervals for each row, over the NFE of a sample."""
+    figure = new_figure(7.2, 4.2)
     axes = figure.add_subplot()
-    style_panel(axes, *(("network evaluations per sample", title) if lines else (title, "")))
-    axes.grid(color="#e6e6e6", linewidth=0.7, axis="both" if lines else "x")
     for k, row in enumerate(table.rows):
-        cells = [c for column in table.columns if (c := table.find_cell(row, column))]
-        known = [(cell, found) for cell in cells if (found := cell.evaluation.metrics.get(table.metric))]
-        values = [found.value for _, found in known]
-        halves = [0.0 if found.low is None else (found.high - found.low) / 2 for _, found in known]
-        style = {"marker": "o", "capsize": 2, "markersize": 4, "color": COLOURS[k * lines % len(COLOURS)]}
-        if lines:
-            # Lines are moved apart a little, so that intervals at equal x do not hide each other.
-            x = [_nfe(cell) * 1.015 ** (k - (len(table.rows) - 1) / 2) for cell, _ in known]
-            axes.errorbar(x, values, halves, label=row, linewidth=1.6, **style)
-        else:
-            axes.errorbar(values, [k] * len(values), xerr=halves, **style)
-    _label_axes(axes, table, lines=lines)
+        cells = [cell for cell in table.cells if cell.row == row]
+        found = [table.estimate(cell) for cell in cells]
+        halves = [0.0 if each.low is None else (each.high - each.low) / 2 for each in found]
+        # Lines are moved apart a little, so that intervals at equal x do not hide each other.
+        x = [_count_evaluations(cell) * 1.015 ** (k - (len(table.rows) - 1) / 2) for cell in cells]
+        style = {"marker": "o", "capsize": 2, "markersize": 4, "color": COLOURS[k % len(COLOURS)]}
+        axes.errorbar(x, [each.value for each in found], halves, label=row, linewidth=1.6, **style)
+    if table.yardstick:
+        axes.axhline(table.yardstick.value, color=FAINT, linestyle="--", linewidth=1, label="real images")
+    ticks = sorted({_count_evaluations(cell) for cell in table.cells})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    style_panel(axes, "network evaluations per sample", METRICS[table.metric].title)
+    axes.grid(color="#e6e6e6", linewidth=0.7)
+    axes.legend(frameon=False, fontsize=9)
     return figure
 
 
-def _label_axes(axes: Axes, table: EvaluationTable, *, lines: bool) -> None:
-    if lines:
-        ticks = sorted({_nfe(cell) for cell in table.cells})
-        axes.set_xscale("log")
-        axes.set_xticks(ticks, [str(tick) for tick in ticks])
-        axes.minorticks_off()
-    else:
-        axes.set_yticks(range(len(table.rows)), table.rows, parse_math=False)
-        axes.margins(y=0.3 / len(table.rows))
-        axes.invert_yaxis()
-    if table.yardstick:
-        draw = axes.axhline if lines else axes.axvline
-        draw(table.yardstick.value, color=FAINT, linestyle="--", linewidth=1, label="real images")
-    if lines or table.yardstick:
-        axes.legend(frameon=False, fontsize=9)
-
-
-def _nfe(cell: TableCell) -> int:
+def _count_evaluations(cell: TableCell) -> int:
     return cell.evaluation.sampling.nfe if cell.evaluation.sampling else 0
