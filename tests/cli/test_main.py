@@ -189,6 +189,6 @@ def test_printed_commands_are_quoted_for_the_shell_of_the_system(monkeypatch):
     assert quote("ddim", Path("my runs/a"), "x") == "ddim 'my runs/a' x"
     with monkeypatch.context() as windows:
         windows.setattr("os.name", "nt")
-        shown = quote(r"runs\photos-fast-1"), quote(r"my runs\a", "x"), str(Interrupted(2, "my runs"))
+        shown = quote(r"my runs\a", "x"), str(Interrupted(2, "my runs"))
     command = 'ddim train --resume --out "my runs"'
-    assert shown == (r"runs\photos-fast-1", r'"my runs\a" x', f"stopped and saved; continue with `{command}`")
+    assert shown == (r'"my runs\a" x', f"stopped and saved; continue with `{command}`")

@@ -178,7 +178,6 @@ def test_a_folder_holds_samples_of_one_way_of_sampling(words, why, run, sample, 
     ("words", "said"),
     [
         (["--seeds", "1", "-n", "3"], "give seeds, or n and seed"),
-        (["--sampler.etta", "1"], "sampler.etta is not a field of a recipe; perhaps you meant sampler.eta"),
         (
             ["--label", "dasiy"],
             """label must be one of the run's 12 classes or "all", got 'dasiy'; perhaps""",

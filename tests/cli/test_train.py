@@ -8,13 +8,9 @@ import textwrap
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import tiny
-from ddim.cli.progress import advise_size
-from ddim.data import open_images
 from ddim.data.arrays import GIVEN
 from ddim.recipe import user_parts
 from ddim.recipe.codec import dump, list_fields, override, read_recipe, write_recipe
@@ -86,21 +82,10 @@ def test_options_and_fields_reach_the_recipe(here, finished, command):
     assert read_recipe(here / "child" / "recipe.yaml") == replace(read_run_recipe(finished), images=8)
 
 
-@pytest.mark.parametrize(("small", "advised"), [(7, ["--size 16 would train faster"]), (6, [])])
-def test_enlarged_images_are_reported_with_their_own_size(here, small, advised):
-    (here / "small").mkdir()
-    for k, shape in enumerate([(16, 24)] * small + [(40, 40)] * (12 - small)):
-        pixels = np.random.default_rng(k).integers(0, 256, (*shape, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(here / "small" / f"{k}.png")
-    advice = advise_size(open_images("small", (32, 32), 3, cache=here / "cache"))
-    assert [line.partition("; ")[2] for line in advice] == advised
-
-
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["--optim.rl", "3"], "optim.rl is not a field of a recipe; perhaps you meant optim.lr"),
-        (["--schedule", "cosin"], "schedule must be one of cosine, linear, linear_beta, "),
         (["--minutes", "0"], "minutes (--minutes) must be above 0, got 0"),
         (["--from", "x", "--resume"], "--resume continues a run and --from starts a new run"),
         (["--resume", "--out", "x"], "--out x does not exist; give DATA to start a new run there"),
@@ -110,14 +95,6 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(words, sentence, tmp_path,
     monkeypatch.chdir(tmp_path)
     assert refused("train", *words).startswith(sentence)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_the_learning_rate_of_the_range_test_is_used_and_drawn(here, command):
-    words = ["--recipe", "tiny.yaml", "--find-lr", "--images", "8", "--out", "run", *FAST]
-    rate = float(re.search(r"learning rate (\S+);", command("train", *words).err)[1])
-    assert read_recipe(here / "run" / "recipe.yaml").optim.lr == pytest.approx(rate, rel=0.06)
-    assert (here / "run" / "lr-finder.png").is_file()
 
 
 # Resuming
