@@ -48,7 +48,8 @@ def errors(training: Trainer) -> torch.Tensor:
     with training.averaged() as pipeline:
         batches = to_model_batches(pipeline, parts.images, parts.validation[:HELD_OUT])
         pairs = [(pipeline.model, batch) for batch in batches]
-        found = measure_errors(pairs, TIMES, precise=pipeline.runtime.precise())
+        with pipeline.runtime.precise():
+            found = measure_errors(pairs, TIMES)
     return torch.from_numpy(found["image_mae"].mean(0))
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +35,11 @@ from ddim.plots import charts
 from ddim.runs import checkpoint
 from ddim.sampling.images import open_run_images
 from ddim.sampling.labels import label_images
-from ddim.sampling.pipeline import LoadedRun, evaluating
+from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating
 from ddim.sampling.record import make_record
 from ddim.training.batches import draw_times
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 IMAGES, LEVELS = 128, 12
@@ -178,31 +176,23 @@ times its error, eps_hat * (eps - eps_hat). "log_snr" (L,) are the noise levels.
 
 
 @torch.no_grad()
-def measure_errors(
-    batches: Iterable[tuple[Denoiser, Tensor]],
-    times: Tensor,
-    seed: int = 0,
-    precise: AbstractContextManager[object] | None = None,
-) -> Errors:
-    """Return the denoising errors of images at each of the times (L,).
+def measure_errors(batches: Iterable[tuple[Denoiser, Tensor]], times: Tensor) -> Errors:
+    """Return the denoising errors of images at each of the times (L,); image i gets the noise of seed i.
 
     Args:
         batches: pairs (denoiser, images). The images are (B, C, H, W) in model units, and the denoiser is
             conditioned on their labels.
         times: the times (L,).
-        seed: image i gets the noise of seed `seed` + i, however the images are divided into batches.
-        precise: a context manager that sets the precision of the network; None does not change it.
     """
     rows: dict[str, list[Tensor]] = {}
-    levels, first = times, seed
-    with precise or nullcontext():
-        for denoise, x0 in batches:
-            levels = denoise.schedule(times).log_snr
-            noise = Noise(range(first, first + len(x0)))
-            first += len(x0)
-            errors = [denoising_error(denoise, x0, t, noise.like(x0)) for t in times]
-            for name in errors[0]:
-                rows.setdefault(name, []).append(torch.stack([error[name] for error in errors], 1))
+    levels, first = times, 0
+    for denoise, x0 in batches:
+        levels = denoise.schedule(times).log_snr
+        noise = Noise(range(first, first + len(x0)))
+        first += len(x0)
+        errors = [denoising_error(denoise, x0, t, noise.like(x0)) for t in times]
+        for name in errors[0]:
+            rows.setdefault(name, []).append(torch.stack([error[name] for error in errors], 1))
     return {name: torch.cat(parts).numpy() for name, parts in rows.items()} | {"log_snr": levels.numpy()}
 
 
@@ -259,8 +249,8 @@ def measure_parts(
             progress("denoised images", first, len(which))
 
     def measure(part: np.ndarray) -> Errors:
-        with evaluating(run.model):
-            return measure_errors(batches(draw_subset(part, images)), times, precise=run.runtime.precise())
+        with evaluating(run.model), run.runtime.precise():
+            return measure_errors(batches(draw_subset(part, images)), times)
 
     train = measure(own.train)
     if len(own.validation) < 2:
@@ -282,7 +272,7 @@ def draw_subset(indices: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(indices)[:count])
 
 
-def to_model_batches(trained: LoadedRun, images: Images, which: np.ndarray) -> Iterator[Tensor]:
+def to_model_batches(trained: Pipeline, images: Images, which: np.ndarray) -> Iterator[Tensor]:
     """Yield the images at indices `which` as batches (B, C, H, W) in model units, on the run's device."""
     size = trained.runtime.micro_batch
     for first in range(0, len(which), size):
@@ -457,7 +447,7 @@ def draw_diagnosis(record: Mapping[str, Any], title: str) -> Figure:
             axes.set_yscale("log")
         else:
             axes.axhline(truth, color=charts.FAINT, linestyle=":", linewidth=1)
-        _finish(axes, "log-SNR", "", heading, legend=len(lines) > 1)
+        charts.style_panel(axes, "log-SNR", "", heading)
         axes.grid(color="#e6e6e6", linewidth=0.7)
     half = BIN / 2
     for k, (name, shares) in enumerate(record["times"].items()):
@@ -466,12 +456,9 @@ def draw_diagnosis(record: Mapping[str, Any], title: str) -> Figure:
     for name in ("noisiest", "cleanest"):
         if (level := record["noise_range"][name]) is not None:
             last.axvline(level, color=charts.FAINT, linestyle=":", linewidth=1)
-    _finish(last, "log-SNR; dotted: range that images need", "% of times", "Times by log-SNR")
+    charts.style_panel(last, "log-SNR; dotted: range that images need", "% of times", "Times by log-SNR")
+    for axes in figure.axes:
+        axes.invert_xaxis()
+        if len(axes.get_legend_handles_labels()[1]) > 1:
+            axes.legend(frameon=False, fontsize=9, labelcolor=charts.INK)
     return figure
-
-
-def _finish(axes: Axes, xlabel: str, ylabel: str, title: str, *, legend: bool = True) -> None:
-    charts.style_panel(axes, xlabel, ylabel, title)
-    axes.invert_xaxis()
-    if legend:
-        axes.legend(frameon=False, fontsize=9, labelcolor=charts.INK)

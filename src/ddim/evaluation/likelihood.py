@@ -142,7 +142,15 @@ def likelihood(  # noqa: PLR0913 (the options of a command)
         "steps": int(steps),
         "nfe": int(nfe),
         "variance": variance_of(run) if method == "vlb" else None,
-        "reference": _describe(chosen, labels),
+        "reference": {
+            "source": chosen.source,
+            "fingerprint": chosen.images.fingerprint,
+            "part": chosen.part,
+            "size": list(chosen.images.pixels.shape[1:3]),
+            "images": chosen.which.tolist(),
+            # JSON has no NaN, so a missing vector becomes null.
+            "labels": None if labels is None else [_to_json(row) for row in labels],
+        },
         "seeds": [int(seed), int(seed + count - 1)],
         "seconds": round(time.monotonic() - began, 2),
     }
@@ -233,19 +241,8 @@ def label_any_images(run: Pipeline, images: Images, which: np.ndarray) -> Tensor
     return labels
 
 
-def _describe(chosen: ImageSet, given: Tensor | None) -> dict[str, Any]:
-    """Return what a record says about the images, as a dict for JSON; an image without a vector has None."""
-    labels = None if given is None else given.tolist()
-    if given is not None and given.is_floating_point():
-        labels = [None if row.isnan().any() else row.tolist() for row in given]
-    return {
-        "source": chosen.source,
-        "fingerprint": chosen.images.fingerprint,
-        "part": chosen.part,
-        "size": list(chosen.images.pixels.shape[1:3]),
-        "images": chosen.which.tolist(),
-        "labels": labels,
-    }
+def _to_json(label: Tensor) -> int | list[float] | None:
+    return None if label.isnan().any() else label.tolist()
 
 
 def check_reaches_images(schedule: Schedule, earliest: float = 0.0) -> None:

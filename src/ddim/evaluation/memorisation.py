@@ -331,21 +331,21 @@ def compare_with_training(
         progress: called with "features of samples", then with "features of training images" and so on, and
             as by `find_copies`.
     """
-    held_out = draw_subset(own.validation, QUERIES)
-    train, valid = Pictures(own.images, own.train), Pictures(own.images, held_out)
+    train, valid = Pictures(own.images, own.train), Pictures(own.images, draw_subset(own.validation, QUERIES))
+    also = replace(train, mirrored=True) if flip else None
     if extractor is None:
-        also = replace(train, mirrored=True) if flip else None
         return find_copies(samples, train, valid, also=also, progress=progress)
 
-    def features(what: str, which: np.ndarray, mirrored: bool = False) -> np.ndarray:
+    def features(what: str, pictures: Pictures) -> np.ndarray:
         onward = partial(progress, f"features of {what} images")
-        return compute_features(ImageSet(own.images, which, "", what, mirrored), extractor, onward)
+        images = ImageSet(own.images, pictures.which, "", what, pictures.mirrored)
+        return compute_features(images, extractor, onward)
 
     copies = find_copies(
         extract_features(extractor, samples, progress=partial(progress, "features of samples")),
-        features("training", own.train),
-        features("held out", held_out),
-        also=features("mirrored", own.train, mirrored=True) if flip else None,
+        features("training", train),
+        features("held out", valid),
+        also=None if also is None else features("mirrored", also),
         embed=flatten_features,
         images=(train, valid),
         progress=progress,
