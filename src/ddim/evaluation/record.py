@@ -301,8 +301,8 @@ class Evaluation(Metrics):
         return [
             {
                 "metric": METRICS[name].title,
-                "these images": found.value,
-                "other real images": theirs[name].value if name in theirs else None,
+                "measured": found.value,
+                "real images": theirs[name].value if name in theirs else None,
                 "meaning": MEANINGS[name],
             }
             for name, found in self.metrics.items()
