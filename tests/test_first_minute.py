@@ -157,7 +157,7 @@ def test_image_k_depends_on_seed_k_and_seeds_are_numbers_or_lists(run):
     three = ddim.sample(run, 3, 2, seed=4)
     assert torch.equal(three, ddim.sample(run, steps=2, seeds=[4, 5, 6]))
     assert torch.equal(three[1:2], ddim.sample(run, 1, 2, seed=np.int64(5)))
-    with pytest.raises(ddim.errors.UserError, match="list of seeds"):
+    with pytest.raises(ddim.errors.UserError, match="give seeds, or n and seed"):
         ddim.sample(run, 3, 2, seeds=[1, 2])
     with pytest.raises(ddim.errors.UserError, match="a list of seeds is given as seeds="):
         ddim.sample(run, steps=2, seed=[1, 2, 3])

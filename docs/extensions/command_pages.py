@@ -11,8 +11,7 @@ from ddim.cli.signatures import Parameter, read_signature
 
 def write_commands() -> dict[str, str]:
     """Return the page of each command and their index, keyed by file name."""
-    pages = {f"{name.replace(' ', '-')}.md": write_command(name) for name in COMMANDS}
-    return {"index.md": write_index(), **pages}
+    return {"index.md": write_index(), **{f"{name}.md": write_command(name) for name in COMMANDS}}
 
 
 def write_index() -> str:
@@ -24,11 +23,10 @@ def write_index() -> str:
         "else to standard error. [Use commands in scripts](../howto/scripts.md) lists the exit codes.",
     ]
     for heading, group in GROUPS.items():
-        pages = {name: name.replace(" ", "-") for name in group}
         lines += ["", f"## {heading}", ""]
-        for name, page in pages.items():
-            lines += [f"[`ddim {name}`]({page}.md)", f": {escape_prose(describe_command(name))}", ""]
-        lines += ["```{toctree}", ":hidden:", "", *pages.values(), "```"]
+        for name in group:
+            lines += [f"[`ddim {name}`]({name}.md)", f": {escape_prose(describe_command(name))}", ""]
+        lines += ["```{toctree}", ":hidden:", "", *group, "```"]
     return "\n".join(lines) + "\n"
 
 

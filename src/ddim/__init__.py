@@ -11,12 +11,15 @@ if TYPE_CHECKING:
         diffusion,
         errors,
         evaluation,
+        exchange,
         experiments,
         machine,
         metrics,
         nn,
         plots,
+        recipe,
         runs,
+        sampling,
         training,
     )
     from ddim.diffusion import editing, grids, oracles, samplers, schedules  # noqa: F401
@@ -24,16 +27,7 @@ if TYPE_CHECKING:
     from ddim.diffusion.grids import Grid
     from ddim.diffusion.loss import Loss
     from ddim.diffusion.noise import Noise
-    from ddim.diffusion.samplers import (
-        DDIM,
-        DDPM,
-        EDM,
-        AdamsBashforth,
-        DPMSolver,
-        Sampler,
-        State,
-        UniPC,
-    )
+    from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, Sampler, State, UniPC
     from ddim.diffusion.schedules import Cosine, KarrasSigma, Level, Linear, Schedule
     from ddim.diffusion.times import TimeSampling
     from ddim.errors import UserError
@@ -66,7 +60,7 @@ if TYPE_CHECKING:
     from ddim.training import Callback, Machine, distill, resume, train
 
 # Names and their homes, in the order of use. They are imported at first use, because `ddim --help` must not
-# wait for torch. "compare=compare_evaluations" is a name whose home has a longer one.
+# wait for torch.
 _HOMES = {
     "training": "train resume distill Callback Machine",
     "experiments.plan": "plan",
@@ -103,11 +97,7 @@ _HOMES = {
     "diffusion.times": "TimeSampling",
     "diffusion.grids": "Grid",
 }
-_NAMES = {
-    name: (module, inner or name)
-    for module, names in _HOMES.items()
-    for name, _, inner in (word.partition("=") for word in names.split())
-}
+_NAMES = {name: module for module, names in _HOMES.items() for name in names.split()}
 _ROOMS = ("data", "diffusion", "errors", "evaluation", "exchange", "experiments", "machine", "metrics", "nn")
 _MODULES = {room: f"ddim.{room}" for room in (*_ROOMS, "plots", "recipe", "runs", "sampling", "training")} | {
     name: f"ddim.diffusion.{name}" for name in ("editing", "grids", "oracles", "samplers", "schedules")
@@ -191,8 +181,7 @@ if not TYPE_CHECKING:  # to a type checker, a name that is not imported above is
         if name in _MODULES:
             return import_module(_MODULES[name])
         if name in _NAMES:
-            module, inner = _NAMES[name]
-            return getattr(import_module(f"ddim.{module}"), inner)
+            return getattr(import_module(f"ddim.{_NAMES[name]}"), name)
         raise AttributeError(f"module 'ddim' has no attribute {name!r}")
 
 

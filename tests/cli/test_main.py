@@ -20,7 +20,6 @@ from ddim.cli.output import say
 from ddim.cli.streams import drop_unread_output
 from ddim.errors import Interrupted, Locked, NoSpace, NotFinite, Notice, UserError, quote
 from ddim.machine.signals import Stopped
-from ddim.runs import checkpoint
 from run_folders import make
 from terminal import run_in_terminal
 
@@ -29,21 +28,12 @@ MEMORY = "the memory is full: end other programs, or use a smaller --size or --o
 SAVED = "stopped and saved; continue with `ddim train --resume --out runs/one`"
 
 
-@pytest.mark.parametrize("words", [["--version"], ["-V"], ["version"]])
-def test_the_version_is_that_of_the_package(words, capsys):
-    assert main(words) == 0
-    assert capsys.readouterr().out == f"ddim {ddim.__version__}\n"
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["frobnicate"], "'frobnicate' is not a command; `ddim` lists the commands"),
-        (["sampel"], "'sampel' is not a command; perhaps you meant sample; `ddim` lists the commands"),
         (["/"], "'/' is not a command; perhaps you meant `ddim train /`"),
         (["train", "--minutes", "1", "--images", "2"], "give minutes or images, not both"),
-        (["train", "--minutes", "soon"], "--minutes must be a number, got 'soon'"),
-        (["train", "--order", "3"], "--order is not an option; perhaps you meant --sampler.order"),
         (["sample"], "RUN must be given"),
     ],
 )
@@ -52,9 +42,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, said, refused, here):
     assert refused(*words).startswith(said)
 
 
-def test_help_is_a_command_too(command):
+def test_help_and_version_are_commands_too(command):
     assert "ddim train" in command("help").out
     assert command("help", "sample").out == command("sample", "--help").out
+    assert command("version").out == command("--version").out == f"ddim {ddim.__version__}\n"
 
 
 @pytest.fixture
@@ -67,18 +58,14 @@ def replaced(monkeypatch):
     ("error", "code", "said"),
     [
         (UserError("data is missing"), 2, "data is missing"),
-        (checkpoint.Damaged("a file is damaged"), 2, "a file is damaged"),
         (Locked("another process trains"), 4, "another process trains"),
         (Interrupted(signal.SIGINT, RUN), 130, SAVED),
-        (Interrupted(signal.SIGTERM, RUN), 143, SAVED),
         (KeyboardInterrupt(), 130, "stopped"),
         (Stopped(signal.SIGHUP), 129, "stopped"),
         (NotFinite("the loss was not finite"), 1, "the loss was not finite"),
         (NoSpace("the disk is full"), 3, "the disk is full"),
         (OSError(errno.ENOSPC, "Full"), 3, "Full: make room, then repeat the command"),
-        (OSError(errno.EACCES, "Not yours", "f"), 2, "f cannot be used (Not yours)"),
         (OSError(errno.EXDEV, "Far", ".tmp-f", None, "f"), 2, "f cannot be used (Far)"),
-        (MemoryError(), 1, MEMORY),
         (torch.OutOfMemoryError("CUDA: 2 GiB"), 1, MEMORY),
         (RuntimeError("two\n\n  lines"), 1, "RuntimeError: two lines (--debug shows the traceback)"),
     ],
@@ -175,16 +162,10 @@ def test_ctrl_c_while_the_program_starts_prints_no_traceback(module):
 
 
 HOSTILE = "ev\x1b[2J\x1b]0;title\x07il\r\u202e\udce9"
-ESCAPED = r"ev\x1b[2J\x1b]0;title\x07il\r\u202e\udce9"
-
-
-def test_messages_are_escaped_and_line_breaks_and_tabs_stay(capsys):
-    say(f"one\ttwo\n{HOSTILE}")
-    assert capsys.readouterr().err == f"one\ttwo\n{ESCAPED}\n"
 
 
 def test_no_name_of_a_run_controls_the_terminal(tmp_path):
-    """Names of folders, of recipes and in messages; a line break in a name makes no line of its own."""
+    """Names of folders and of recipes, also in messages; a line break in a name makes no line."""
     folder = tmp_path / "runs"
     make(folder / "a\nb", name=HOSTILE[:-1])
     broken = folder / os.fsdecode(b"lat\xe9\x1b[31m")
@@ -208,6 +189,6 @@ def test_printed_commands_are_quoted_for_the_shell_of_the_system(monkeypatch):
     assert quote("ddim", Path("my runs/a"), "x") == "ddim 'my runs/a' x"
     with monkeypatch.context() as windows:
         windows.setattr("os.name", "nt")
-        shown = quote(r"runs\photos-fast-1"), quote(r"my runs\a", "x"), str(Interrupted(2, "my runs"))
+        shown = quote(r"my runs\a", "x"), str(Interrupted(2, "my runs"))
     command = 'ddim train --resume --out "my runs"'
-    assert shown == (r"runs\photos-fast-1", r'"my runs\a" x', f"stopped and saved; continue with `{command}`")
+    assert shown == (r'"my runs\a" x', f"stopped and saved; continue with `{command}`")

@@ -31,12 +31,6 @@ def test_work_shows_a_bar_on_a_terminal_and_leaves_only_its_notes_and_its_result
     assert "a note\r\n" in said
 
 
-@pytest.mark.slow
-def test_a_terminal_that_cannot_draw_shows_no_bar(tmp_path):
-    code, said = run_in_terminal(["-c", WORK], tmp_path, TERM="dumb")
-    assert (code, said) == (0, "a note\r\nthe result\r\n")
-
-
 @pytest.fixture
 def clock(monkeypatch):
     """A function that sets the time of the display."""
@@ -55,27 +49,6 @@ def test_without_a_terminal_a_line_every_quarter_of_a_minute_tells_the_time_left
     assert capsys.readouterr().err.splitlines() == [
         "samples: 4 of 100, 6:24 left",
         "samples: 8 of 100, 6:08 left",
-    ]
-
-
-def test_samples_of_an_earlier_call_do_not_shorten_the_time_left(capsys, clock):
-    with console.ProgressDisplay() as progress:
-        for done in range(500):
-            progress("samples", done, 1000)
-        for minute in range(1, 5):
-            clock(60.0 * minute)
-            progress("samples", 500 + minute, 1000)
-    assert capsys.readouterr().err.splitlines()[-1] == "samples: 504 of 1,000, 8:16:00 left"
-
-
-def test_a_stage_that_begins_anew_is_measured_anew(capsys, clock):
-    with console.ProgressDisplay() as progress:
-        for second, done in ((0, 0), (20, 20), (40, 0), (50, 1), (60, 2)):
-            clock(float(second))
-            progress("images", done, 40)
-    assert capsys.readouterr().err.splitlines() == [
-        "images: 20 of 40, 0:20 left",
-        "images: 2 of 40, 6:20 left",
     ]
 
 

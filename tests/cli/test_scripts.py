@@ -25,7 +25,6 @@ WORDS = [
     "export ddpm --out out",
     "push run ada/flowers",
     "import out --out back",
-    "completion bash",
     "plan blossoms:200 --recipe smoke --minutes 1",
     "train blossoms:200 --recipe smoke --images 64 --data.validation 0.2 --out other",
     "sample run -n 2 --steps 2",
@@ -52,7 +51,7 @@ WORDS = [
 
 
 def test_the_page_has_every_command_that_ends():
-    assert set(PROMISED) == set(COMMANDS) - {"serve"}
+    assert set(PROMISED) == set(COMMANDS) - {"serve", "completion", "recipe"}
     assert {words.split()[0] for words in WORDS} == set(PROMISED)
 
 

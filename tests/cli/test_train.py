@@ -1,28 +1,23 @@
-"""`ddim train`: options, mistakes, resuming, progress."""
+"""`ddim train`, `distill` and `recipe`: options, resuming, progress, a user's own components."""
 
-import json
 import re
 import shutil
+import signal
+import sys
+import textwrap
 from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 import tiny
-from ddim.cli.progress import Console
-from ddim.data import open_images, parse_size
-from ddim.data.arrays import give_images
-from ddim.recipe import named as named_recipes
+from ddim.data.arrays import GIVEN
+from ddim.recipe import user_parts
 from ddim.recipe.codec import dump, list_fields, override, read_recipe, write_recipe
-from ddim.recipe.recipe import Fixed, Recipe
+from ddim.recipe.named import RECIPES, find_recipe
+from ddim.recipe.recipe import Recipe
 from ddim.runs import checkpoint
-from ddim.runs.state import Plan
-from ddim.sampling.pipeline import load
-from ddim.training.budget import WARM_UP
-from ddim.training.progress import Pace
-from ddim.training.request import change_recipe, choose_recipe
+from ddim.sampling.pipeline import load, read_run_recipe
 
 FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]
 
@@ -36,271 +31,209 @@ def here(here):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run that no test changes."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    return tiny.train(tiny.recipe(), folder)
-
-
-@pytest.fixture
-def train_command(command):
-    """A function that runs `ddim train` and returns what it printed on standard error, in lines."""
-
-    def run(words, code=0):
-        error = command("train", *words, code=code).err
-        assert "Traceback" not in error
-        return error.splitlines()
-
-    return run
+    """A finished run with a guide, which no test changes."""
+    return tiny.train(tiny.recipe(report__guide=0.3), tmp_path_factory.mktemp("finished") / "run")
 
 
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-# Help
-
-
-@pytest.mark.parametrize("name", named_recipes.RECIPES)
-def test_help_recipe_lists_every_field_as_an_option_takes_it(name, command):
-    lines = command("train", "--help-recipe", name).out.splitlines()
-    listed = [line.split() for line in lines if line.startswith("  --")]
-    rows = list_fields(named_recipes.find_recipe(name))
-    assert [words[0] for words in listed] == [f"--{path}" for path, *_ in rows]
-    # The listed values, given as options, change nothing.
+@pytest.mark.parametrize("name", ["fast", "edm-ve", "dit"])
+def test_a_recipe_is_explained_by_options_that_change_nothing(name, command):
+    listed = [line.split() for line in command("recipe", name).out.splitlines() if line.startswith("  --")]
+    recipe = find_recipe(name)
+    assert [words[0] for words in listed] == [f"--{path}" for path, *_ in list_fields(recipe)]
     shown = {words[0].removeprefix("--"): words[1] for words in listed}
-    assert override(named_recipes.find_recipe(name), shown) == named_recipes.find_recipe(name)
-    assert override(Recipe(), shown) == named_recipes.find_recipe(name)
+    assert override(Recipe(), shown) == override(recipe, shown) == recipe
 
 
-# New runs
+def test_the_recipes_the_values_of_a_field_and_one_field_are_explained(command, refused):
+    assert [line.split()[0] for line in command("recipe").out.splitlines()] == [*RECIPES]
+    assert "--sampler ddim: DDIM (Song" in command("recipe", "sampler").out
+    assert "--optim.lr 0.1 " in command("recipe", "optim.lr", "--optim.lr", "0.1").out
+    assert "perhaps you meant optim.lr" in refused("recipe", "optim.rl")
 
 
-def test_a_run_shows_its_progress_and_the_next_command(here, train_command):
-    lines = train_command(["--recipe", "tiny.yaml", *FAST])
-    folder = next((here / "runs").iterdir())
-    advice = f"train longer: `ddim train --resume --out runs/{folder.name} --more 20`"
-    assert lines[-3] == f"samples still noisy? {advice}"
-    assert lines[-2] == f"next: ddim sample runs/{folder.name}    generates new images"
-    assert f"ddim evaluate runs/{folder.name}" in lines[-1]
-    text = "\n".join(lines)
-    assert "32 training images, and 8 held out to measure the error" in text
-    assert "80 images on cpu, fp32, 1 thread" in text
-    assert re.search(r"after 40 images: validation error 0\.\d{3}, lower is better; samples ", text)
-    assert re.search(r"80 of 80 images, [\d.]+ images/s, loss 0\.\d{4}, 0:\d\d left", text)
-    assert "\x1b" not in text
+def test_a_run_shows_its_progress_and_the_next_commands(here, command):
+    said = command("train", "--recipe", "tiny.yaml", "--data.labels", "yes", *FAST)
+    folder, lines = Path(said.out.strip()), said.err.splitlines()
+    assert lines[-4] == f"samples still noisy? train longer: `ddim train --resume --out {folder} --more 20`"
+    assert [line[6:].partition("   ")[0] for line in lines[-3:]] == [
+        f"ddim sample {folder} --label all",
+        f"ddim evaluate {folder} --part all --label all",
+        "ddim serve runs",
+    ]
+    assert "32 training images, and 8 held out to measure the error" in said.err
+    assert "80 images on cpu, fp32, 1 thread" in said.err
+    assert re.search(r"after 40 images: validation error 0\.\d{3}, lower is better; samples ", said.err)
+    assert re.search(r"80 of 80 images, [\d.]+ images/s, loss 0\.\d{4}, 0:\d\d left", said.err)
     assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000010"
 
 
-def test_options_and_fields_reach_the_recipe(here, train_command):
+def test_options_and_fields_reach_the_recipe(here, finished, command):
     words = ["--recipe", "tiny.yaml", "--images", "8", "--size", "32x40", "--seed", "3", "--optim.lr=3e-4"]
-    train_command(["blossoms:24", *words, "--schedule", "linear", "--out", "run", *FAST])
+    command("train", "blossoms:24", *words, "--schedule", "linear", "--out", "run", *FAST)
     made = read_recipe(here / "run" / "recipe.yaml")
     assert (made.images, made.data.size, made.seed, made.optim.lr) == (8, (32, 40), 3, 3e-4)
-    assert made.data.source == "blossoms:24"
-    assert dump(made)["schedule"]["kind"] == "linear"
-
-
-@pytest.mark.parametrize(
-    ("sizes", "size", "advised"),
-    [
-        ([(16, 24)] * 7 + [(40, 40)] * 5, "32", "16"),
-        ([(16, 24)] * 6 + [(40, 40)] * 6, "32", None),
-        ([(20, 300)] * 12, "32", "20"),
-    ],
-)
-def test_enlarged_images_are_reported_with_their_own_size(here, capsys, sizes, size, advised):
-    (here / "small").mkdir()
-    for k, shape in enumerate(sizes):
-        pixels = np.random.default_rng(k).integers(0, 256, (*shape, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(here / "small" / f"{k}.png")
-    source = open_images("small", parse_size(size), 3, cache=here / "cache")
-    run = tiny.training(override(tiny.recipe(), {"data.size": size}), source)
-    for step in (0, 1):
-        run.step = step
-        Console().on_start(run, here)
-        lines = capsys.readouterr().err.splitlines()
-        told = [line for line in lines if "are enlarged" in line]
-        most = f"most images are smaller and are enlarged to this size; --size {advised} would train faster"
-        assert told == ([most] if advised and not step else [])
-
-
-def test_minutes_replace_the_images_of_a_recipe():
-    changed = change_recipe(named_recipes.smoke(), {"minutes": "7"})
-    assert (changed.images, changed.minutes) == (None, 7.0)
-
-
-@pytest.mark.parametrize("fields", [{"data.size": "128"}, {"data.size": "128x128"}])
-def test_the_network_follows_from_the_size_unless_it_is_given(fields):
-    assert choose_recipe(None, None, fields) == named_recipes.fast((128, 128))
-    given = choose_recipe("fast", None, {**fields, "net.widths": "8,16,32,64,128"})
-    assert given.net.widths == (8, 16, 32, 64, 128)
-    images = give_images(torch.zeros(2, 3, 128, 160))
-    assert choose_recipe(None, images, {}).net == named_recipes.fast((128, 160)).net
-    own = choose_recipe(None, images, {"data.size": "64"})
-    assert (own.data.source, own.data.size) == (images.text, (64, 64))
-    assert replace(own, data=named_recipes.fast().data) == named_recipes.fast()
-
-
-def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, train_command):
-    before = contents(finished)
-    lines = train_command(["--recipe", "tiny.yaml", "--out", finished], 2)
-    assert lines == [
-        f"ddim: {finished} is not a new or empty folder; "
-        "give a new or empty folder, or continue the run with resume"
-    ]
-    assert contents(finished) == before
+    assert (made.data.source, dump(made)["schedule"]["kind"]) == ("blossoms:24", "linear")
+    # A run from another run takes its recipe.
+    command("train", "--from", finished, "--images", "8", "--out", "child", *FAST)
+    assert read_recipe(here / "child" / "recipe.yaml") == replace(read_run_recipe(finished), images=8)
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--minuts", "3"], "--minuts is not an option; perhaps you meant --minutes"),
         (["--optim.rl", "3"], "optim.rl is not a field of a recipe; perhaps you meant optim.lr"),
-        (["--schedule", "cosin"], "schedule must be one of cosine, linear, linear_beta, "),
-        (["--minutes", "soon"], "minutes must be a number, got 'soon'"),
         (["--minutes", "0"], "minutes (--minutes) must be above 0, got 0"),
         (["--from", "x", "--resume"], "--resume continues a run and --from starts a new run"),
+        (["--resume", "--out", "x"], "--out x does not exist; give DATA to start a new run there"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_leaves_nothing(words, sentence, tmp_path, monkeypatch, train_command):
+def test_a_mistake_is_one_sentence_and_leaves_nothing(words, sentence, tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
-    recipe = [] if {"--recipe", "--from", "--help-recipe", "--resume"} & set(words) else ["--recipe", "smoke"]
-    lines = train_command([*words, *recipe], 2)
-    assert len([line for line in lines if not line.startswith("reading images")]) == 1
-    assert lines[-1].startswith(f"ddim: {sentence}")
+    assert refused("train", *words).startswith(sentence)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_run_from_another_run_takes_its_recipe(here, finished, train_command):
-    train_command(["--from", finished, "--images", "8", "--out", "child", *FAST])
-    made = read_recipe(here / "child" / "recipe.yaml")
-    assert made == replace(tiny.recipe(), images=8)
-    words = ["blossoms:40", "--from", finished, "--recipe", "smoke", "--out", "other"]
-    lines = train_command([*words, *FAST], 2)
-    assert "do not fit the network of recipe" in lines[-1]
-    assert not (here / "other").exists()
-
-
-def test_a_named_recipe_takes_the_pixels_of_the_run_it_starts_from(here, finished, train_command):
-    (here / "fixed.yaml").write_text(write_recipe(replace(tiny.recipe(), pixels=Fixed())))
-    words = ["--recipe", "fixed.yaml", "--from", finished, "--images", "8", *FAST]
-    train_command([*words, "--out", "child"])
-    assert read_recipe(here / "child" / "recipe.yaml").pixels == tiny.recipe().pixels != Fixed()
-    assert load(here / "child").pixels == load(finished).pixels
-    (line,) = train_command([*words, "--pixels.std", "0.5", "--out", "other"], 2)
-    assert line.startswith("ddim: pixels must be the same as in the run of --from")
-
-
-@pytest.mark.slow
-def test_the_learning_rate_of_the_range_test_is_used_and_drawn(here, train_command):
-    lines = train_command(["--recipe", "tiny.yaml", "--find-lr", "--images", "8", "--out", "run", *FAST])
-    found = float(re.search(r"learning rate (\S+);", "\n".join(lines))[1])
-    assert read_recipe(here / "run" / "recipe.yaml").optim.lr == pytest.approx(found, rel=0.06)
-    assert (here / "run" / "lr-finder.png").is_file()
-    assert {path.name for path in here.iterdir()} == {"run", "tiny.yaml"}
 
 
 # Resuming
 
 
-@pytest.mark.parametrize("words", [["blossoms:40", "--recipe", "tiny.yaml"]])
-def test_resuming_a_finished_run_changes_nothing(words, here, finished, train_command):
-    before = contents(finished)
-    lines = train_command([*words, "--resume", "--out", finished])
-    assert lines[:-1] == [
-        f"run {finished} is finished: nothing to resume",
-        f"next: ddim sample {finished}    generates new images",
-    ]
-    assert contents(finished) == before
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["blossoms:41"], "does not hold the images"),
-        (["--optim.lr", "1"], "another recipe"),
-    ],
-)
-def test_options_that_contradict_the_run_are_refused(words, said, here, finished, train_command):
-    before = contents(finished)
-    lines = train_command([*words, "--resume", "--out", finished], 2)
-    assert len(lines) == 1
-    assert said in lines[0]
-    assert contents(finished) == before
-
-
-def test_a_finished_run_trains_longer_on_request(here, finished, train_command):
+def test_a_finished_run_is_only_changed_on_request(here, finished, command, refused):
     shutil.copytree(finished, here / "run")
-    words = ["--recipe", "tiny.yaml", "--resume", "--out", "run"]
-    train_command([*words, "--images", "120"])
-    assert train_command([*words, "--images", "80"])[0] == "run run is finished: nothing to resume"
-    train_command(["--resume", "--out", "run", "--more", "0.001"])
+    before, words = contents(here / "run"), ["train", "--resume", "--out", "run"]
+    said = command(*words, "blossoms:40", "--images", "80").err.splitlines()
+    assert said[:2] == [
+        "run run is finished: nothing to resume",
+        "next: ddim sample run    generates new images",
+    ]
+    assert "does not hold the images" in refused(*words, "blossoms:41")
+    assert "another recipe" in refused(*words, "--optim.lr", "1")
+    assert "not a new or empty folder" in refused("train", "--recipe", "tiny.yaml", "--out", "run")
+    assert contents(here / "run") == before
+    command(*words, "--images", "120")
+    command(*words, "--more", "0.001")
     assert checkpoint.find_newest(here / "run" / "checkpoints").name > "step-000000015"
 
 
-def unfinished(folder, seed):
-    """Train a run that stops after its first event."""
-    tiny.train_until_crash(tiny.recipe(seed=seed), folder, tiny.At(6, tiny.crash))
-
-
-def test_without_a_folder_the_newest_run_with_the_same_options_is_resumed(here, train_command):
+def test_without_a_folder_the_newest_run_with_the_same_options_is_resumed(here, command):
     for k, seed in enumerate((1, 2)):
-        unfinished(here / "runs" / f"r{k}", seed)
+        tiny.train_until_crash(tiny.recipe(seed=seed), here / "runs" / f"r{k}", tiny.At(6, tiny.crash))
     shutil.copytree(here / "runs" / "r0", here / "runs" / "r2")
     (here / "runs" / "broken").mkdir()
     (here / "runs" / "broken" / "run.json").write_text("{")
-    words = ["blossoms:40", "--recipe", "tiny.yaml", "--resume", *FAST]
+    words = ["train", "blossoms:40", "--recipe", "tiny.yaml", "--resume", *FAST]
     for seed, folder in ((2, "r1"), (1, "r2")):
-        lines = train_command([*words, "--seed", seed])
-        assert f"run folder runs/{folder}, continuing at step 5" in lines
-    steps = {
-        folder.name: checkpoint.find_newest(folder / "checkpoints").name[-2:]
-        for folder in (here / "runs").glob("r*")
-    }
-    assert steps == {"r0": "05", "r1": "10", "r2": "10"}
+        assert f"run folder runs/{folder}, continuing at step 5\n" in command(*words, "--seed", seed).err
+    assert "no run fits this command: starting a new one" in command(*words, "--seed", 3, "--out", "new").err
 
 
-def test_a_run_does_not_lie_among_its_images(here, train_command, command):
-    tiny.write_grays(here / "photos", range(0, 256, 8))
-    before = contents(here)
-    for words in (["photos", "--out", "photos/new/run"], ["."]):
-        (line,) = train_command([*words, "--recipe", "smoke"], 2)
-        assert "the folder of the images" in line
-    assert "data-grid.png would lie in ., the folder of the images" in command("data", ".", code=2).err
-    assert contents(here) == before
+def test_a_student_is_distilled_resumed_and_sampled(here, finished, command, refused):
+    words = ["--images", "16", "--optim.warmup", "0", "--out", "student", *FAST]
+    guidance = ["--guidance", "2", "--guide-with", "@guide", "--guidance-interval", "-2,"]
+    said = command("distill", finished, *words, *guidance)
+    assert (said.out, "recipe tiny-distilled" in said.err) == ("student\n", True)
+    recipe = read_run_recipe("student")
+    assert (recipe.images, recipe.optim.warmup, recipe.steps) == (16, 0, 2)
+    loss = recipe.objective
+    assert (loss.guidance, loss.interval, loss.guide) == (2.0, (-2.0, None), "@guide")
+    assert "is finished" in command("train", "--resume", "--out", "student").err
+    assert "2 network evaluations each" in command("sample", "student", "-n", "2").out
+    assert "guidance needs a label" in refused("distill", finished, "--guidance", "2")
 
 
-def test_resume_starts_a_new_run_if_there_is_none(here, finished, train_command):
-    lines = train_command(["blossoms:40", "--recipe", "tiny.yaml", "--resume", "--out", "run", *FAST])
-    assert "no run fits this command: starting a new one" in lines
-    tiny.check_same_run(here / "run", finished)
+# A user's own components
+
+MINE = """
+    import signal
+    from dataclasses import dataclass
+    import torch
+    import ddim
+    from neighbour import width
+
+    images = torch.arange(24).view(24, 1, 1, 1).expand(24, 3, 16, 16).byte()
+
+    @dataclass(frozen=True)
+    class Steep(ddim.Schedule):
+        start: float = 8.0
+
+        def __call__(self, t):
+            log_snr = self.start * (1 - 2 * torch.as_tensor(t, dtype=torch.float64))
+            return ddim.Level(log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt())
+
+    class Net(torch.nn.Conv2d):
+        def __init__(self):
+            super().__init__(3, 3, width)
+
+        def forward(self, x, noise_level):
+            return super().forward(x)
+
+    class Stop(ddim.Callback):
+        def on_step(self, training, values):
+            if training.step == 2:
+                signal.raise_signal(signal.SIGTERM)
+"""
+TRAIN = ["train", "mine.py:images", "--net", "mine.py:Net", "--schedule", "mine.py:Steep", "--out", "run"]
+TRAIN += [
+    "--schedule.start",
+    "6",
+    "--images",
+    "80",
+    "--optim.batch",
+    "8",
+    "--report.grid",
+    "2",
+    "--steps",
+    "2",
+]
 
 
-# What is shown
+@pytest.fixture
+def elsewhere(here, monkeypatch):
+    """A folder with the file mine.py, and the function that forgets it, as a new process does."""
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    (here / "mine.py").write_text(textwrap.dedent(MINE))
+    (here / "neighbour.py").write_text("width = 1\n")
+
+    def forget():
+        monkeypatch.setattr(user_parts, "_GIVEN", {})
+        GIVEN.clear()
+
+    forget()
+    yield forget
+    GIVEN.clear()
 
 
-def test_the_time_left_is_that_of_the_remaining_images_at_the_speed_after_the_warm_up():
-    """Validations are part of the speed: two of 5 s each among 100 updates of 0.1 s."""
-    run, pace, now = tiny.training(tiny.recipe(images=8000)), Pace(0.0, 8), 0.0
-    for run.step in range(1, WARM_UP + 101):
-        now += 60.0 if run.step == 1 else 5.1 if run.step in (20, 70) else 0.1
-        pace.update(now)
-        assert (pace.left(run) is None) == (run.step <= WARM_UP)
-    assert pace.speed == pytest.approx(800 / 20)
-    assert pace.left(run) == pytest.approx((8000 - run.seen) / 40)
+def test_a_run_of_own_parts_is_trained_sampled_and_resumed_when_they_are_named(elsewhere, command, refused):
+    stopped = command(*TRAIN, *FAST, "--callback", "mine.py:Stop", code=128 + signal.SIGTERM).err
+    assert "continue with `ddim train --resume --out run --own mine.py`" in stopped
+    state = load("run")
+    assert (state.recipe.schedule.start, state.checkpoint.state.step) == (6.0, 2)
+    elsewhere()
+    assert "net is Net, which was written by the user of the run" in refused("sample", "run")
+    command("sample", "run", "-n", "2", "--own", "mine.py")
+    elsewhere()
+    said = command("train", "mine.py:images", "--resume", "--out", "run", "--own", "mine.py").err
+    assert load("run").checkpoint.state.step == 10
+    assert "ddim evaluate run --part all --own mine.py " in said
+    (words,) = re.findall("next: ddim (.*?)   ", said)
+    elsewhere()
+    command(*words.split(), "-n", "1")
 
 
-def test_the_time_left_of_a_run_of_unknown_length_is_none():
-    run = tiny.training()
-    run.plan = Plan(None)
-    pace = Pace(0.0, 8)
-    for k in range(10):
-        pace.update(float(k))
-    assert pace.speed == pytest.approx(8.0)
-    assert pace.left(run) is None
-
-
-def test_run_json_and_recipe_yaml_hold_the_same_recipe(finished):
-    assert json.loads((finished / "run.json").read_text())["recipe"] == dump(
-        read_recipe(finished / "recipe.yaml")
-    )
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("mine.py:imags", "mine.py has no imags; perhaps you meant images"),
+        ("x --schedule mine.py:images", "a part must be a frozen dataclass or a network"),
+        ("x --net broken.py:Net", "broken.py cannot be run: ZeroDivisionError"),
+        ("blossoms:8 --recipe code.yaml", "schedule must be one of"),
+    ],
+)
+def test_own_parts_are_refused_in_one_sentence_and_never_named_by_a_recipe(
+    words, message, elsewhere, refused
+):
+    Path("broken.py").write_text("1 / 0\n")
+    Path("code.yaml").write_text("schedule: mine.py:Steep\n")
+    assert message in refused("train", *words.split())

@@ -1,4 +1,4 @@
-"""The sentences of --help-recipe."""
+"""The sentences of `ddim recipe`."""
 
 from dataclasses import fields
 

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-from ddim.cli import build_parser, main
+from ddim.cli import main
+from ddim.cli.commands import COMMANDS
+from ddim.cli.generate import read_arguments
+from ddim.cli.signatures import read_signature
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -132,7 +135,7 @@ class Page:
         """Run a command of ddim in this process; it must succeed."""
         if words[:2] == ["search", "STUDENT"]:
             # It measures eight grids with many samples each: tests/evaluation/test_search.py.
-            build_parser("search").parse_args(words[1:])
+            read_arguments(read_signature(COMMANDS["search"]), words[1:])
             return
         said = StringIO()
         with redirect_stderr(said):
@@ -162,7 +165,7 @@ class Page:
                 made += sorted(glob.glob(word)) or [word]
             else:
                 made.append(re.sub(r"^(RUN|STUDENT)\b", lambda found: WHERE[found[1]], word))
-        free = {"train": {"--images", "--resume", "--help-recipe"}, "distill": {"--images"}}
+        free = {"train": {"--images", "--resume"}, "distill": {"--images"}}
         if words[0] in free and not free[words[0]] & set(made):
             made += ["--images", self.images]
         if words[0] == "plan":

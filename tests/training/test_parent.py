@@ -67,7 +67,7 @@ def test_a_student_is_not_trained_on_changed_or_missing_images(parent, tmp_path)
     with pytest.raises(UserError, match="has changed since .* was trained on it: put its images back"):
         student(parent)
     shutil.rmtree("photos")
-    with pytest.raises(UserError, match="do not exist, seen from"):
+    with pytest.raises(UserError, match="are missing, seen from"):
         student(parent)
     tiny.write_grays(tmp_path / "others", range(1, 256, 8))
     assert load(student(parent, data="others")).recipe.data.source == "others"

@@ -11,11 +11,10 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from pathlib import Path
 
 from ddim import __version__
-from ddim.cli.commands import COMMANDS, GROUPS, SHARED, describe_command
+from ddim.cli.commands import COMMANDS, SHARED
 from ddim.cli.generate import call_function, read_arguments
-from ddim.cli.help_page import write_help
-from ddim.cli.old import DATA, LABEL, PART, RUN, STEPS, WEIGHTS, ZOOM, build_parser, check_fields, run_module  # noqa: F401  # noqa: F401
-from ddim.cli.output import print_json
+from ddim.cli.help_page import write_help, write_overview
+from ddim.cli.output import print_json, say
 from ddim.cli.signatures import read_signature
 from ddim.cli.streams import drop_unread_output
 from ddim.errors import Notice, UserError, escape, explain_error, quote, suggest
@@ -24,24 +23,6 @@ from ddim.machine.startup import count_launched, keep_freed_memory, read_rank, s
 
 FIRST_SIGNAL = 128
 """If signal N stops a command, the exit code is 128 + N."""
-
-OVERVIEW = """ddim learns from your images, generates new images like them, and measures how good they are.
-
-{start}
-
-  ddim train photos/         learns from a folder, a .zip or a .tar of images, for 40 minutes
-  ddim train                 the same with flowers that the program draws itself
-
-{groups}
-
-`ddim COMMAND --help` explains a command. Every command takes
-  --json           print the whole result, or the error, as one JSON document
-  --quiet          print only errors and the result, or the result's folder
-  --details        print also notes, intervals and what cannot be compared
-  --own FILE.py    load your own components: a schedule, a network, ...
-  --debug          show the traceback of an error
-This is version {version}.
-"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,11 +62,14 @@ def _run_words(argv: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         sys.stdout.write(write_overview())
         return 0
-    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
-    words = words[len(name.split()) :]
+    name, *words = words
     if name not in COMMANDS:
-        return _list_kinds(name, words)
-    if {"--help", "-h"} & {*words} and COMMANDS[name]:
+        hint = suggest(name, COMMANDS)
+        if not hint and Path(name).exists():
+            hint = f"; perhaps you meant `ddim train {quote(name)}`"
+        say(f"ddim: {name!r} is not a command{hint}; `ddim` lists the commands")
+        return 2
+    if {"--help", "-h"} & {*words}:
         sys.stdout.write(write_help(name, read_signature(COMMANDS[name])))
         return 0
     try:
@@ -93,10 +77,7 @@ def _run_words(argv: list[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
-        code = _report(error)
-        if "--json" in words and isinstance(error, Exception) and not read_rank():
-            print_json({"error": _explain(error), "exit_code": code})
-        return code
+        return _report(error, as_json="--json" in words and isinstance(error, Exception))
 
 
 def _run_command(name: str, words: list[str]) -> int:
@@ -115,8 +96,6 @@ def _run_command(name: str, words: list[str]) -> int:
         if rank:
             stack.enter_context(redirect_stdout(nowhere))
         stack.enter_context(_plain_warnings())
-        if not COMMANDS[name]:
-            return run_module(name, words)
         signature = read_signature(COMMANDS[name])
         arguments = read_arguments(signature, words)
         if threads := (arguments.given["load"] | arguments.given["machine"]).get("threads"):
@@ -145,48 +124,18 @@ def _plain_warnings() -> Generator[None]:
         warnings.formatwarning = usual
 
 
-def _report(error: BaseException) -> int:
-    """Print an error as one sentence and return its exit code."""
+def _report(error: BaseException, *, as_json: bool = False) -> int:
+    """Print an error as one sentence, also as JSON if `as_json`, and return its exit code."""
+    error = Stopped(signal.SIGINT) if type(error) is KeyboardInterrupt else explain_error(error)
+    code = getattr(error, "exit_code", None)
+    # An error is one line, also if a name in it contains a line break.
+    sentence = escape(str(error))
+    if code is None:
+        message = " ".join(str(error).split())
+        sentence, code = f"{type(error).__name__}: {message} (--debug shows the traceback)", 1
     # Process 0 of several also prints the errors of the others.
     if not read_rank():
-        sys.stderr.write(f"ddim: {_explain(error)}\n")
-    return getattr(
-        explain_error(error),
-        "exit_code",
-        FIRST_SIGNAL + signal.SIGINT if type(error) is KeyboardInterrupt else 1,
-    )
-
-
-def _explain(error: BaseException) -> str:
-    """Return an error as one sentence."""
-    error = explain_error(error)
-    if type(error) is KeyboardInterrupt:
-        error = Stopped(signal.SIGINT)
-    if hasattr(error, "exit_code"):
-        # An error is one line, also if a name in it contains a line break.
-        return escape(str(error))
-    return f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows the traceback)"
-
-
-def _list_kinds(name: str, words: list[str]) -> int:
-    """List the commands of two words that begin with `name`; an unknown name is a mistake."""
-    kinds = {each: each.split()[1] for each in COMMANDS if each.startswith(f"{name} ")}
-    if kinds and words[:1] in ([], ["-h"], ["--help"]):
-        sys.stdout.write("".join(f"  ddim {each:<20} {describe_command(each)}\n" for each in kinds))
-        return 0
-    given, known = (words[0], [*kinds.values()]) if kinds else (name, [each.split()[0] for each in COMMANDS])
-    hint = suggest(given, known)
-    if not kinds and not hint and Path(name).exists():
-        hint = f"; perhaps you meant `ddim train {quote(name)}`"
-    listing = f"`ddim {name}`" if kinds else "`ddim`"
-    sys.stderr.write(f"ddim: {given!r} is not a command{hint}; {listing} lists the commands\n")
-    return 2
-
-
-def write_overview() -> str:
-    """Return the list of commands: those that a beginner needs first."""
-    start, *groups = (
-        "\n".join([heading, *(f"  ddim {name:<13} {describe_command(name)}" for name in group)])
-        for heading, group in GROUPS.items()
-    )
-    return OVERVIEW.format(start=start, groups="\n\n".join(groups), version=__version__)
+        say(f"ddim: {sentence}")
+        if as_json:
+            print_json({"error": sentence, "exit_code": code})
+    return code

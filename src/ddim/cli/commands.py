@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ddim.cli.signatures import find_source
-
-OLD = ""
-"""A command that still has a module `ddim.cli.NAME` with `add` and `run`."""
+from ddim.cli.signatures import locate_module
 
 GROUPS: dict[str, dict[str, str]] = {
     "Start here": {
@@ -32,7 +29,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Improve": {
         "plan": "experiments.plan:plan",
-        "recipe": "cli.recipe_help:explain_recipe",
+        "recipe": "cli.recipe_help:show_recipe",
         "distill": "training.run:distill",
         "search": "evaluation.search:search",
         "ema": "evaluation.averages:ema",
@@ -52,7 +49,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "completion": "cli.completion:write_completion",
     },
 }
-"""The groups of the overview. A name of two words, such as "plot losses", belongs to the command `plot`."""
+"""The groups of the overview; the first has the commands that a beginner needs."""
 
 COMMANDS = {name: home for group in GROUPS.values() for name, home in group.items()}
 
@@ -62,10 +59,8 @@ SHARED = ("train", "sample", "evaluate", "distill")
 
 def describe_command(name: str) -> str:
     """Return the first line of the docstring of a command."""
-    module, _, function = (COMMANDS[name] or f"cli.{name}").partition(":")
-    text = find_source(module).read_text(encoding="utf-8")
+    module, function = COMMANDS[name].split(":")
     # Parsing all modules would take too long for the overview.
-    start = rf'^def {function}\(.*?"""' if function else '"""(?:`.*?`: )?'
-    line = re.search(rf'(?ms){start}(.+?)(?:\n|""")', text)
-    assert line, name
-    return line[1].strip().removesuffix(".")
+    text = locate_module(module).read_text(encoding="utf-8")
+    line = re.search(rf'(?ms)^def {function}\(.*?"""(.+?)(?:\n|""")', text)
+    return line[1].strip().removesuffix(".") if line else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,8 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.cli.output import print_json, print_text
-from ddim.cli.own import list_own_files, load_callback, load_own, name_own_parts, names_own, take_own
+from ddim.cli.output import draw, print_json, print_text
+from ddim.cli.own import find_file, load_callback, load_own, load_parts, name_part
 from ddim.cli.signatures import Parameter, Signature, read_class
 from ddim.cli.values import read_text
 from ddim.errors import UserError, quote, suggest
@@ -41,13 +42,16 @@ class Arguments:
     """The arguments of a command.
 
     Attributes:
-        given: the arguments of the function (""), of `ddim.load` and of `Machine`, keyed by name.
+        given: the arguments of the function (""), of `ddim.load`, of `Machine`, and of the method `save` of
+            the result, keyed by name.
         fields: the fields of a recipe, as text keyed by path.
         files: the files of the user's components, which printed commands name with --own.
         flags: the flags in `COMMON` that were given.
     """
 
-    given: dict[str, dict[str, Any]] = field(default_factory=lambda: {"": {}, "load": {}, "machine": {}})
+    given: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {owner: {} for owner in ("", "load", "machine", "save")}
+    )
     fields: dict[str, str] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
@@ -68,8 +72,7 @@ def read_arguments(signature: Signature, words: Sequence[str]) -> Arguments:
         UserError: if an option is unknown, or a value is missing or cannot be read.
     """
     arguments, plain, options = Arguments(), [], signature.options
-    rest, arguments.files = take_own([*words])
-    following = iter(rest)
+    following = iter(words)
 
     def next_value(name: str, equals: str, value: str) -> str:
         value = value if equals else next(following, "--")
@@ -84,6 +87,9 @@ def read_arguments(signature: Signature, words: Sequence[str]) -> Arguments:
             plain += following
         elif word in COMMON:
             arguments.flags.add(word)
+        elif name == "--own":
+            load_parts(file := next_value(name, equals, value))
+            arguments.files.append(file)
         elif name in options and not options[name].is_flag:
             text = next_value(name, equals, value)
             arguments.give(options[name], _read_value(options[name], text, arguments))
@@ -96,8 +102,8 @@ def read_arguments(signature: Signature, words: Sequence[str]) -> Arguments:
             arguments.fields[path] = next_value(name, equals, value)
         else:
             plain.append(word)
-    arguments.files += list_own_files(arguments.fields)
-    arguments.fields = name_own_parts(arguments.fields)
+    arguments.files += filter(None, map(find_file, arguments.fields.values()))
+    arguments.fields = {path: name_part(text) for path, text in arguments.fields.items()}
     _place_words(signature, plain, arguments)
     return arguments
 
@@ -164,10 +170,9 @@ def _read_value(parameter: Parameter, text: str, arguments: Arguments) -> Any:  
         return {name: value}
     if parameter.name == "callbacks":
         return [load_callback(text)]
-    if names_own(text):
-        arguments.files += list_own_files({"": text})
-        is_object = any(kind.name == "object" for kind in parameter.types)
-        return load_own(text) if is_object else name_own_parts({"": text})[""]
+    if file := find_file(text):
+        arguments.files.append(file)
+        return load_own(text) if any(kind.name == "object" for kind in parameter.types) else name_part(text)
     types = parameter.types
     if parameter.place == "words":
         types = tuple(kind for kind in types if kind.name != "Sequence") or types[0].inner
@@ -200,6 +205,8 @@ def call_function(signature: Signature, arguments: Arguments) -> int:
     with ProgressDisplay() as progress:
         values |= {"progress": progress} if "progress" in signature.names else {}
         result = function(*positional, **values)
+    if any(p.owner == "save" for p in signature.parameters):
+        result.save(**arguments.given["save"])
     if current_processes().leads and result is not None:
         print_result(result, arguments.flags)
     return getattr(result, "exit_code", 0)
@@ -226,6 +233,8 @@ def _complete(signature: Signature, arguments: Arguments) -> dict[str, Any]:
 def print_result(result: Any, flags: set[str]) -> None:  # noqa: ANN401 (the result of any function)
     """Print the result of a command: its text, its folder with --quiet, or with --json all of it."""
     folder = getattr(result, "folder", None)
+    if hasattr(result, "shown"):
+        draw(result.shown, sys.stderr, rows=2)
     if "--json" in flags:
         plain = {"folder": result} if isinstance(result, Path) else result
         print_json(plain.to_json() if hasattr(plain, "to_json") else plain)

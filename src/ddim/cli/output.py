@@ -1,64 +1,63 @@
-"""Print the result of a command on standard output, as text or JSON, and everything else on
-standard error.
-"""
+"""Print the result of a command on standard output, and everything else on standard error."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
+import shutil
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ddim.cli.streams import unescaped
 from ddim.errors import escape
-from ddim.files import read_sealed
-
-
-def add_output_options(parser: argparse.ArgumentParser) -> None:
-    """Add --json and --quiet, which every command has."""
-    parser.add_argument("--json", action="store_true", help="print the whole result as one JSON document")
-    parser.add_argument(
-        "--quiet", action="store_true", help="print only errors and the result, or the result's folder"
-    )
-
-
-def print_result(args: argparse.Namespace, result: object, text: str, folder: Path | None = None) -> None:
-    """Print a result on standard output: with --json the whole result, else the text about it.
-
-    With --quiet, `folder` is printed in place of the text, if it is given.
-
-    Args:
-        args: the parsed arguments.
-        result: plain values and paths; numbers that are not finite become null.
-        text: the result for a reader, one or more lines.
-        folder: the folder to which the command wrote, if a script needs nothing else from the text.
-    """
-    text = str(folder) if folder is not None and args.quiet else text
-    shown = json.dumps(_as_json(result), indent=2, allow_nan=False) if args.json else text.rstrip("\n")
-    sys.stdout.write(f"{shown}\n")
-    sys.stdout.flush()
-
-
-def read_result(folder: Path) -> dict[str, Any]:
-    """Return the result that a command wrote into a folder: the folder and its record."""
-    return {"folder": folder, **read_sealed(folder / "record.json")}
 
 
 def say(text: str) -> None:
-    """Print a line on standard error; if a progress bar is drawn there, the bar stays below the line."""
+    """Print lines on standard error; if a progress bar is drawn there, the bar stays below them."""
     # While a bar is drawn, sys.stderr is an object of rich, which does not escape.
-    sys.stderr.write(escape(text, "\n\t") + "\n")
+    sys.stderr.write(fit_terminal(escape(text, "\n\t"), sys.stderr) + "\n")
     sys.stderr.flush()
 
 
-def draw(text: str) -> None:
-    """Print a picture of coloured characters on standard error; see `say`."""
-    stream = unescaped(sys.stderr)
-    stream.write(text + "\n")
-    stream.flush()
+def print_text(text: str) -> None:
+    """Print lines on standard output."""
+    sys.stdout.write(fit_terminal(text.rstrip("\n"), sys.stdout) + "\n")
+    sys.stdout.flush()
+
+
+def fit_terminal(text: str, stream: IO[str]) -> str:
+    """Return lines that fit a terminal without a broken word; lines for a file or a pipe stay as they are."""
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    lines = ([line] if len(line) <= width else wrap_words(line, width) for line in text.split("\n"))
+    return "\n".join(chain(*lines))
+
+
+def wrap_words(text: str, width: int, indent: str = "") -> list[str]:
+    """Return lines of at most `width` characters; a longer word, such as a path, has its own line."""
+    options = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
+    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, **options)
+
+
+def draw(images: Sequence[Any], terminal: IO[str], rows: int = 1) -> None:
+    """Draw images (H, W, C) uint8 on standard error, if `terminal`, the file behind it, can show colours."""
+    from ddim.plots.preview import arrange_preview, can_preview, render_preview
+
+    if can_preview(terminal):
+        stream, columns = unescaped(sys.stderr), shutil.get_terminal_size().columns
+        stream.write(render_preview(arrange_preview(images, columns, rows)) + "\n")
+        stream.flush()
+
+
+def print_json(value: object) -> None:
+    """Print plain values and paths as one JSON document; numbers that are not finite become null."""
+    sys.stdout.write(json.dumps(_as_json(value), indent=2, allow_nan=False) + "\n")
+    sys.stdout.flush()
 
 
 def _as_json(value: Any) -> Any:  # noqa: ANN401  (any JSON, and paths)
@@ -69,14 +68,3 @@ def _as_json(value: Any) -> Any:  # noqa: ANN401  (any JSON, and paths)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
-
-
-def print_json(value: object) -> None:
-    """Print plain values and paths as one JSON document; numbers that are not finite become null."""
-    print_text(json.dumps(_as_json(value), indent=2, allow_nan=False))
-
-
-def print_text(text: str) -> None:
-    """Print lines on standard output."""
-    sys.stdout.write(text.rstrip("\n") + "\n")
-    sys.stdout.flush()

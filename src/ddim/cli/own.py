@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
@@ -21,9 +21,10 @@ from ddim.errors import UserError, suggest
 _NAMED = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)")
 
 
-def names_own(text: str | None) -> bool:
-    """Return whether a text has the form FILE.py:NAME."""
-    return text is not None and _NAMED.fullmatch(text) is not None
+def find_file(text: str) -> str:
+    """Return FILE.py of a text FILE.py:NAME; "" for any other text."""
+    named = _NAMED.fullmatch(text)
+    return named["file"] if named else ""
 
 
 def load_own(text: str) -> Any:  # noqa: ANN401 (whatever the user wrote)
@@ -32,86 +33,43 @@ def load_own(text: str) -> Any:  # noqa: ANN401 (whatever the user wrote)
     Raises:
         UserError: if the text has another form, or the file cannot be run or has no such name.
     """
-    found = _NAMED.fullmatch(text)
-    if not found:
-        raise UserError(
-            f"a schedule, network or other component of your own is named as FILE.py:NAME, got {text!r}"
-        )
-    module = _run_file(Path(found["file"]).expanduser().resolve())
-    if not hasattr(module, found["name"]):
-        hint = suggest(found["name"], [name for name in vars(module) if name[0] != "_"])
-        raise UserError(f"{found['file']} has no {found['name']}{hint}")
-    return getattr(module, found["name"])
+    named = _NAMED.fullmatch(text)
+    if not named:
+        raise UserError(f"a component of your own is named as FILE.py:NAME, got {text!r}")
+    module = _run_file(Path(named["file"]).expanduser().resolve())
+    if not hasattr(module, named["name"]):
+        hint = suggest(named["name"], [name for name in vars(module) if name[0] != "_"])
+        raise UserError(f"{named['file']} has no {named['name']}{hint}")
+    return getattr(module, named["name"])
 
 
-def take_own(words: list[str]) -> tuple[list[str], list[str]]:
-    """Load the parts that `--own FILE.py` or `--own FILE.py:NAME` names.
-
-    Returns:
-        All other words, and the files.
-
-    Raises:
-        UserError: if --own has a text of another form, or a file cannot be run or has no such name.
-    """
-    rest, files, following = [], [], iter(words)
-    for word in following:
-        option, equals, value = word.partition("=")
-        if option != "--own":
-            rest.append(word)
-            continue
-        text = value if equals else next(following, "")
-        if names_own(text):
-            _give([load_own(text)])
-        elif text.endswith(".py"):
-            _give(_list_parts(_run_file(Path(text).expanduser().resolve())))
-        else:
-            raise UserError(f"--own needs FILE.py or FILE.py:NAME, got {text!r}")
-        files.append(_name_file(text))
-    return rest, files
-
-
-def list_own_files(fields: dict[str, str]) -> list[str]:
-    """Return the file of each value FILE.py:NAME of a field."""
-    return [_name_file(text) for text in fields.values() if names_own(text)]
-
-
-def _name_file(text: str) -> str:
-    """Return FILE.py of FILE.py or FILE.py:NAME."""
-    found = _NAMED.fullmatch(text)
-    return found["file"] if found else text
-
-
-def name_own_parts(fields: dict[str, str]) -> dict[str, str]:
-    """Return the fields, with each value FILE.py:NAME replaced by the name of the part that it loads.
-
-    Raises:
-        UserError: if a part cannot be loaded.
-    """
-    return {path: _give([load_own(text)]) if names_own(text) else text for path, text in fields.items()}
-
-
-def _give(parts: Iterable[Any]) -> str:
-    """Register parts in this process; return the name of the last part."""
+def name_part(text: str) -> str:
+    """Return the name of the part of a recipe that FILE.py:NAME loads; any other text stays as it is."""
     from ddim.recipe.user_parts import give_parts
 
-    return give_parts(parts)
+    return give_parts([load_own(text)]) if find_file(text) else text
+
+
+def load_parts(file: str) -> None:
+    """Load all parts of recipes that a file contains, so that runs with these parts can be loaded."""
+    from ddim.recipe.user_parts import give_parts
+
+    give_parts(_list_parts(_run_file(Path(file).expanduser().resolve())))
 
 
 def load_callback(text: str) -> Any:  # noqa: ANN401 (a Callback)
-    """Return the callback that FILE.py:NAME names.
-
-    NAME is an instance, or a class that needs no arguments. For a class, a new instance is returned.
+    """Return the callback that FILE.py:NAME names: an instance, or a new one of a class.
 
     Raises:
         UserError: if NAME cannot be loaded or is not a callback.
     """
     from ddim.training import Callback
 
-    found = load_own(text)
-    found = found() if isinstance(found, type) else found
-    if not isinstance(found, Callback):
-        raise UserError(f"--callback needs a ddim.Callback, got {type(found).__name__} for {text}")
-    return found
+    loaded = load_own(text)
+    callback = loaded() if isinstance(loaded, type) else loaded
+    if not isinstance(callback, Callback):
+        raise UserError(f"--callback needs a ddim.Callback, got {type(callback).__name__} for {text}")
+    return callback
 
 
 @cache

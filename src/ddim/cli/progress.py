@@ -23,7 +23,6 @@ from ddim.evaluation.image_summary import describe_pixels, find_enlarged
 from ddim.files import read_sealed
 from ddim.metrics.catalogue import LEAST
 from ddim.plots.pictures import split_sheet
-from ddim.plots.preview import arrange_preview, can_preview, render_preview
 from ddim.runs.checkpoint import find_newest, parse_step
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.log import read_metrics
@@ -179,11 +178,10 @@ class Console(Display):
 
     def _show_validation(self, training: Trainer, errors: str, sheet: Path) -> None:
         say(f"after {training.seen:,} images: {errors}{'; ' if errors else ''}samples {sheet}")
-        # While the bar is drawn, sys.stderr is an object of rich without an encoding. So ask the real file.
-        if self.bar and can_preview(self.tty.file):
+        if self.bar:
             shape = training.model.shape
-            samples = split_sheet(self.sheet, shape.height, shape.width)
-            draw(render_preview(arrange_preview(samples, self.tty.width)))
+            # While the bar is drawn, sys.stderr is an object of rich without an encoding.
+            draw(split_sheet(self.sheet, shape.height, shape.width), self.tty.file)
 
     def on_change(self, training: Trainer, text: str) -> None:
         """Print the text above the bar, and measure the speed anew; see `Callback`."""

@@ -37,7 +37,7 @@ class Explanation:
         return {title: [dict(zip(heads, row, strict=True)) for row in rows] for title, rows in self.parts}
 
 
-def explain_recipe(name: str | None = None, *, fields: Mapping[str, Any] | None = None) -> Explanation:
+def show_recipe(name: str | None = None, *, fields: Mapping[str, Any] | None = None) -> Explanation:
     """Explain a recipe, or the values of one of its fields.
 
     Args:
@@ -53,9 +53,8 @@ def explain_recipe(name: str | None = None, *, fields: Mapping[str, Any] | None 
         return Explanation([("\n".join(f"{each:<10} {_describe(each)}" for each in RECIPES), ())])
     if name in RECIPES or name.endswith((".yaml", ".yml", ".json")):
         recipe = override(find_recipe(name, find_size(fields or {}, None)), fields or {})
-        return Explanation(
-            [(inspect.getdoc(RECIPES[name]) if name in RECIPES else name, explain_fields(recipe))]
-        )
+        title = inspect.getdoc(RECIPES[name]) if name in RECIPES else name
+        return Explanation([(title or name, explain_fields(recipe))])
     if parts := [(f"--{name} {kind}: {about}", rows) for kind, about, rows in explain_kinds(name)]:
         return Explanation(parts)
     recipe = override(find_recipe("fast"), fields or {})

@@ -53,7 +53,8 @@ class Parameter:
         help: its text in the docstring.
         place: "word", "words" for any number of them, or "option".
         rare: whether the docstring has it under "Other Parameters".
-        owner: "" for the function itself, "load" or "machine" for an option of `ddim.load` or of `Machine`.
+        owner: "" for the function itself, "load" or "machine" for an option of `ddim.load` or of `Machine`,
+            "save" for one of the method `save` of the result, which the command calls.
     """
 
     name: str
@@ -124,7 +125,8 @@ class Signature:
 def read_signature(home: str) -> Signature:
     """Return what the command of a function takes; `home` is its place, such as "plots.chart:draw"."""
     module, function = find_definition(*home.split(":"))
-    assert isinstance(function, ast.FunctionDef), home
+    if not isinstance(function, ast.FunctionDef):
+        raise LookupError(f"{home} is not a function")
     about, text, sections = read_docstring(ast.get_docstring(function) or "")
     usual, rare = sections["Args"], sections["Other Parameters"]
     parameters, shown = list(_list_parameters(module, function)), []
@@ -134,44 +136,57 @@ def read_signature(home: str) -> Signature:
             shown.append(replace(p, help=text_of, rare=p.rare or p.name in rare))
     names = frozenset(p.name for p in parameters if not p.owner)
     names |= {p.owner for p in parameters}
-    fields = usual.get("fields", "") if "fields" in names else None
+    fields = next((usual.get("fields", p.help) for p in parameters if p.name == "fields"), None)
     shown.sort(key=lambda p: p.place == "option")
     return Signature(home, names, tuple(shown), about, text, sections["Commands"], fields)
 
 
 def _list_parameters(module: str, function: ast.FunctionDef) -> Iterator[Parameter]:
-    args = function.args
-    plain = [*args.posonlyargs, *args.args]
-    defaults = [None] * (len(plain) - len(args.defaults)) + [ast.unparse(each) for each in args.defaults]
-    given = [
-        Parameter(arg.arg, read_types(module, arg.annotation), default)
-        for arg, default in zip([*plain, *filter(None, [args.vararg])], [*defaults, "()"], strict=False)
-    ]
-    for k, p in enumerate(given):
-        several = k == len(plain) or (p.default is None and any(t.name == "Sequence" for t in p.types) and k)
-        word = k == 0 or p.default is None
-        given[k] = replace(p, place="words" if several else "word" if word else "option")
-    for arg, value in zip(args.kwonlyargs, args.kw_defaults, strict=True):
-        default = None if value is None else ast.unparse(value)
-        given.append(Parameter(arg.arg, read_types(module, arg.annotation), default))
-    if args.kwarg and isinstance(args.kwarg.annotation, ast.Subscript):  # Unpack[Options]
-        given += read_class(module, ast.unparse(args.kwarg.annotation.slice))
+    """Yield the parameters of a function; then the options of `ddim.load`, and of `save` of the result."""
+    given = list(_read_arguments(module, function))
     for p in given:
-        if p.name == "machine":
-            for field in read_class("training.machine", "Machine"):
-                yield replace(field, owner="machine", rare=True)
-        else:
+        machine = read_class("training.machine", "Machine") if p.name == "machine" else ()
+        yield from (replace(option, owner="machine", rare=True) for option in machine)
+        if not machine:
             yield p
-    if any(kind.name in LOADED for kind in given[0].types if given):
+    if given and any(kind.name in LOADED for kind in given[0].types):
         for option in read_signature("sampling.pipeline:load").parameters[1:]:
             if option.name not in {p.name for p in given}:
                 yield replace(option, owner="load", rare=True)
+    home, result = find_definition(module, getattr(function.returns, "id", ""))
+    for method in result.body if isinstance(result, ast.ClassDef) else ():
+        if isinstance(method, ast.FunctionDef) and method.name == "save":
+            helps = read_docstring(ast.get_docstring(method) or "")[2]["Args"]
+            for option in list(_read_arguments(home, method))[1:]:
+                yield replace(option, help=helps.get(option.name, ""), owner="save", place="option")
+
+
+def _read_arguments(module: str, function: ast.FunctionDef) -> Iterator[Parameter]:
+    args = function.args
+    plain = [*args.posonlyargs, *args.args]
+    needed = len(plain) - len(args.defaults)
+    for k, arg in enumerate(plain):
+        types, place = read_types(module, arg.annotation), "word"
+        default = ast.unparse(args.defaults[k - needed]) if k >= needed else None
+        if k and default is not None:
+            place = "option"
+        elif k and any(kind.name == "Sequence" for kind in types):
+            place = "words"
+        yield Parameter(arg.arg, types, default, place=place)
+    if arg := args.vararg:
+        yield Parameter(arg.arg, read_types(module, arg.annotation), "()", place="words")
+    for arg, value in zip(args.kwonlyargs, args.kw_defaults, strict=True):
+        default = None if value is None else ast.unparse(value)
+        yield Parameter(arg.arg, read_types(module, arg.annotation), default)
+    if args.kwarg and isinstance(args.kwarg.annotation, ast.Subscript):  # Unpack[Options]
+        yield from read_class(module, ast.unparse(args.kwarg.annotation.slice))
 
 
 def read_class(module: str, name: str) -> list[Parameter]:
     """Return the fields of a dataclass or of a `TypedDict`; those without a default may be left out."""
     home, node = find_definition(module, name)
-    assert isinstance(node, ast.ClassDef), name
+    if not isinstance(node, ast.ClassDef):
+        raise LookupError(f"{name} is not a class")
     sections = read_docstring(ast.get_docstring(node) or "")[2]
     helps = sections["Args"] | sections["Attributes"]
     fields = []
@@ -193,10 +208,10 @@ def read_docstring(doc: str) -> tuple[str, str, Mapping[str, Any]]:
     given = dict(zip(parts[1::2], parts[2::2], strict=True))
     sections: dict[str, Any] = {"Commands": re.sub(r"(?m)^    ", "", given.get("Commands", "")).strip("\n")}
     for title in ("Args", "Attributes", "Other Parameters"):
+        sections[title] = {}
         items = re.findall(r"(?m)^    \*{0,2}(\w[\w, ]*): (.*(?:\n {5,}.*)*)", given.get(title, ""))
-        sections[title] = {
-            name: " ".join(about.split()) for names, about in items for name in names.split(", ")
-        }
+        for names, words in items:
+            sections[title] |= dict.fromkeys(names.split(", "), " ".join(words.split()))
     return about, text.strip(), sections
 
 
@@ -206,10 +221,10 @@ def read_docstring(doc: str) -> tuple[str, str, Mapping[str, Any]]:
 @cache
 def parse_module(module: str) -> ast.Module:
     """Return the tree of a module of this package, such as "sampling.edits"."""
-    return ast.parse(find_source(module).read_text(encoding="utf-8"))
+    return ast.parse(locate_module(module).read_text(encoding="utf-8"))
 
 
-def find_source(module: str) -> Path:
+def locate_module(module: str) -> Path:
     """Return the file of a module of this package."""
     path = ROOT / module.replace(".", "/")
     return file if (file := path.with_suffix(".py")).exists() else path / "__init__.py"
@@ -241,7 +256,7 @@ def read_types(module: str, node: ast.AST | None) -> tuple[Type, ...]:
     if isinstance(node, ast.BinOp):
         return read_types(module, node.left) + read_types(module, node.right)
     if isinstance(node, ast.Constant):  # None, or an annotation in quotes
-        return read_types(module, ast.parse(node.value, mode="eval").body) if node.value else ()
+        return read_types(module, ast.parse(str(node.value), mode="eval").body) if node.value else ()
     if isinstance(node, ast.Subscript):
         return (_read_subscript(module, node),)
     name = ast.unparse(node) if node else "object"

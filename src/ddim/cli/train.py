@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ddim.cli.output import say
 from ddim.data.arrays import give_images
@@ -41,7 +41,7 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
     more: float | None = None,
     source: str | Path | None = None,
     find_lr: bool = False,
-    track: Sequence[str] = (),
+    track: Sequence[Literal["wandb", "mlflow"]] = (),
     machine: Machine = Machine(),  # noqa: B008 (a frozen value)
     callbacks: Sequence[Callback] = (),
     progress: Progress = ignore_progress,
@@ -73,7 +73,7 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
 
     Commands:
         ddim train photos/ --minutes 30
-        ddim train photos/ --resume      after Ctrl-C: continues exactly where the run stopped
+        ddim train photos/ --resume    after Ctrl-C: continues where it stopped
     """
     if resume and source:
         raise UserError("--resume continues a run and --from starts a new run: give one of them")
@@ -105,7 +105,7 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
         say("no run fits this command: starting a new one")
     chosen = choose_recipe(recipe, data, fields, source)
     if find_lr:
-        curve = find_learning_rate(chosen, machine, source, progress)
+        curve = find_learning_rate(chosen, machine, None if source is None else Path(source), progress)
         say(f"learning rate {curve.suggested:.2g}; lr-finder.png in the run folder shows the range test")
         chosen, hooks = override(chosen, {"optim.lr": curve.suggested}), [*hooks, CurvePlot(curve)]
     return training.train(

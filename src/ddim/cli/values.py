@@ -29,7 +29,7 @@ def read_text(option: str, types: Sequence[Type], text: str) -> Any:  # noqa: AN
         return read_value(types, text)
     except ValueError:
         known = [str(value) for kind in types if kind.name == "Literal" for value in kind.inner]
-        wanted = " or ".join(dict.fromkeys(map(describe_type, types)))
+        wanted = " or ".join(dict.fromkeys(map(name_type, types)))
         raise UserError(f"{option} must be {wanted}, got {text!r}{suggest(text, known)}") from None
 
 
@@ -44,15 +44,20 @@ def read_value(types: Sequence[Type], text: str) -> Any:  # noqa: ANN401
     skipped = ("int", "float") if "str" in names else ()
     tried = [kind for kind in types if kind.name in ORDER and kind.name not in skipped]
     for kind in sorted(tried, key=lambda kind: ORDER.index(kind.name)):
-        single = kind.name == "Sequence" and len(types) > 1 and not re.search(r",|^\d+-\d+$", text)
         try:
-            if not single:
+            if kind.name != "Sequence" or len(types) == 1 or _is_list(kind, names, text):
                 return _read_as(kind, text)
         except ValueError:
             continue
     if set(names) <= {*ORDER}:
         raise ValueError(text)
     return Path(text) if names == ["Path"] else text
+
+
+def _is_list(kind: Type, names: Sequence[str], text: str) -> bool:
+    """Return whether a text is a list rather than a single value, where both are possible."""
+    numbers = {inner.name for inner in kind.inner} <= {"int", "float"} and not {"int", "float"} & {*names}
+    return numbers or re.search(r",|^\d+-\d+$", text) is not None
 
 
 def _read_as(kind: Type, text: str) -> Any:  # noqa: ANN401
@@ -84,10 +89,12 @@ def _read_range(text: str) -> range:
     return range(low, high + 1)
 
 
-def describe_type(kind: Type) -> str:
+def name_type(kind: Type) -> str:
     """Return what a value must be, in words."""
     if kind.name == "Literal":
         return f"one of {', '.join(map(str, kind.inner))}"
+    if kind.name == "Sequence" and kind.inner[0].name == "Literal":
+        return name_type(kind.inner[0])
     numbers = {
         "bool": "yes or no",
         "int": "a whole number",

@@ -1,4 +1,4 @@
-"""Explain the fields of a recipe with sentences from the docstrings of the dataclasses, for --help-recipe."""
+"""Explain the fields of a recipe with sentences from the docstrings of the dataclasses, for `ddim recipe`."""
 
 from __future__ import annotations
 

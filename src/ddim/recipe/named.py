@@ -1,4 +1,4 @@
-"""The named recipes: one function for each. `ddim train --help-recipe NAME` prints its docstring."""
+"""The named recipes: one function for each. `ddim recipe NAME` prints its docstring."""
 
 from __future__ import annotations
 

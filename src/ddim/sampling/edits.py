@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ddim.diffusion.denoiser import Denoiser, Model
+from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.editing import Inpaint, find_latents, interpolate_latents, restore, sample_from_image
 from ddim.diffusion.guidance import Interval
 from ddim.diffusion.noise import Noise, check_seeds
@@ -27,7 +27,7 @@ from ddim.plots.pictures import check_zoom, render_png, save_film, to_uint8
 from ddim.runs.folder import make_output_folder
 from ddim.sampling.generate import Walk, Watch, generate, list_seeds
 from ddim.sampling.pictures import Picture, name_file, name_picture, open_mask, open_pictures, write_images
-from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating
+from ddim.sampling.pipeline import LoadedRun, Source, evaluating
 from ddim.sampling.record import describe_times, make_record
 from ddim.sampling.sampling_setup import SamplingSetup, open_edit
 
@@ -38,8 +38,6 @@ RECORD, STRIP, FILM, LATENTS = "record.json", "strip.png", "film.webp", "latents
 
 NOISY = 0.05
 """The largest sigma at the end of the grid with which inversion of real images is accurate."""
-
-Source = str | Path | Pipeline | Model
 
 
 class EditOptions(TypedDict, total=False):
@@ -155,7 +153,7 @@ class Edit:
 
         Args:
             out: the output folder (default: a new edits/COMMAND-N).
-            zoom: factor by which pixels are enlarged in the strip and the film; see `plot_strip`.
+            zoom: factor by which pixels are enlarged in the strip and the film.
 
         Raises:
             UserError: if the folder holds the record of another result.
@@ -218,7 +216,7 @@ def invert(
         ddim invert runs/photos-fast-1 flower.jpg --steps 100
         ddim invert runs/photos-fast-1 *.jpg --steps 20 --exact
     """
-    setup = open_edit(run, "an inversion", steps, options, inverts=True)
+    setup = open_edit(run, "an inversion", steps, options, invert=True)
     x, names = open_pictures(setup.pipeline, images, notes := [])
     latents, restored, calls, residual = _invert(setup, x, options, exact=exact)
     errors = (restored - x).square().mean((1, 2, 3))
@@ -272,7 +270,7 @@ def interpolate(
         ddim interpolate runs/photos-fast-1 rose.jpg lily.jpg --frames 16
     """
     check_count("frames", frames, 2)
-    setup = open_edit(run, "an interpolation", steps, options, inverts=seeds is None)
+    setup = open_edit(run, "an interpolation", steps, options, invert=seeds is None)
     pipeline, times, sampler = setup.pipeline, setup.times, setup.pipeline.recipe.sampler
     numbers, notes, restored, before = check_seeds(seeds or []), [], None, 0
     x, names = open_pictures(pipeline, images, notes) if images else (torch.empty(0), [])

@@ -161,13 +161,8 @@ def open_source(source: str, data: Data, progress: Progress = ignore_progress) -
 
 
 def _explain_missing(run: Path, source: str) -> str:
-    given = source.removeprefix(PREFIX)
-    if given != source:
-        return f"the images of run {run} were given from Python as {given}: give them again to ddim.resume"
-    return (
-        f"the images of run {run}, {source!r}, do not exist, seen from {Path.cwd()}: put them back, or give "
-        f"their new path with `ddim train DATA --resume --out {quote(run)}`"
-    )
+    advice = f"give them or their new path with ddim.resume or `ddim train DATA --resume --out {quote(run)}`"
+    return f"the images of run {run}, {source!r}, are missing, seen from {Path.cwd()}: {advice}"
 
 
 def record_new_place(run: Path, source: str) -> None:

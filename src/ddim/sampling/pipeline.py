@@ -263,7 +263,11 @@ def _runtime(recorded: Runtime, size: tuple[int, int], device: str | None, threa
     return replace(recorded, device=where, threads=recorded.threads if threads is None else threads)
 
 
-def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
+Source = str | Path | Pipeline | Model
+"""What can be sampled: a run folder, a loaded run or another pipeline, or a model of images in [-1, 1]."""
+
+
+def open_pipeline(source: Source) -> Pipeline:
     """Return a pipeline for sampling: `source` itself, or a pipeline made from a run or a bare model.
 
     A bare model must use images in [-1, 1]. It runs on the device of its weights, in their dtype.

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,35 +51,23 @@ class Written:
 
     Attributes:
         folder: the folder of the samples.
-        sheet: one image of the samples in the folder, (H, W, 3) uint8.
+        shown: the images of the sheet, (H, W, C) uint8.
         made: number of samples that this call made; the others were there before.
-        count: number of samples that were asked for.
         seconds: seconds of sampling.
         nfe: network evaluations per sample.
-        searched: what `ddim search` found and these samples use, such as ["sampling times", "guidance 2"].
-        film: the film, if it was asked for.
+        text: a line about the samples with the path of the sheet, and a line with that of the film.
     """
 
     folder: Path
-    sheet: np.ndarray
+    shown: Sequence[np.ndarray] = field(repr=False)
     made: int
-    count: int
     seconds: float
     nfe: int
-    searched: Sequence[str] = ()
-    film: Path | None = None
+    text: str
 
     def __str__(self) -> str:
-        """Return a line about the samples, and the paths of the sheet and of the film."""
-        text = format_count(self.count, "image")
-        if self.made < self.count:
-            text += f", of which {self.count - self.made:,} were there before"
-        elif self.seconds:
-            text += f" in {self.seconds:.1f} s ({self.made / self.seconds:.1f}/s)"
-        text += f", {format_count(self.nfe, 'network evaluation')} each"
-        if self.searched:
-            text += f", with {' and '.join(self.searched)} found by ddim search"
-        return f"{text}: {self.folder / SHEET}" + (f"\nfilm: {self.film}" if self.film else "")
+        """Return the lines about the samples."""
+        return self.text
 
     def to_json(self) -> dict[str, Any]:
         """Return the folder and its record."""
@@ -207,7 +195,7 @@ def write_samples(
         if filmed:
             save_film(out / FILM, frames.draw(), zoom=zoom)
         every = sorted({*before["seeds"], *seeds})
-        sheet = _write_overviews(pipeline, out, every, zoom)
+        shown = _write_overviews(pipeline, out, every, zoom)
         record |= {
             "nfe": nfe,
             "seeds": every,
@@ -215,12 +203,19 @@ def write_samples(
             "film": filmed or before["film"],
         }
         write_sealed(out / RECORD, record)
-        searched = ["sampling times"] if setup.searched else []
-        searched += [f"guidance {setup.guidance.scale:g}"] if setup.guidance.searched else []
-        shown = out / FILM if film else None
-        return processes.broadcast(
-            Written(out, sheet, len(missing), len(seeds), seconds, nfe, searched, shown)
-        )
+        old = len(seeds) - len(missing)
+        text = f"{format_count(len(seeds), 'image')}, "
+        text += f"of which {old:,} were there before, " if old else f"in {seconds:.1f} s, "
+        text += f"{format_count(nfe, 'network evaluation')} each{_describe_searched(setup)}: {out / SHEET}"
+        text += f"\nfilm: {out / FILM}" if film else ""
+        return processes.broadcast(Written(out, shown, len(missing), seconds, nfe, text))
+
+
+def _describe_searched(setup: SamplingSetup) -> str:
+    """Return what `ddim search` found and samples use, in words; "" if there is nothing."""
+    found = ["sampling times"] if setup.searched else []
+    found += [f"guidance {setup.guidance.scale:g}"] if setup.guidance.searched else []
+    return f", with {' and '.join(found)} found by ddim search" if found else ""
 
 
 def find_sample(folder: Path, seed: int, pipeline: Pipeline) -> Path:
@@ -303,12 +298,14 @@ def _read_earlier(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None
     return earlier
 
 
-def _write_overviews(pipeline: LoadedRun, folder: Path, seeds: Sequence[int], zoom: int | None) -> np.ndarray:
-    """Write the sheet, and the array of all samples if it is needed; return the sheet."""
+def _write_overviews(
+    pipeline: LoadedRun, folder: Path, seeds: Sequence[int], zoom: int | None
+) -> list[np.ndarray]:
+    """Write the sheet, and the array of all samples if it is needed; return the images of the sheet."""
     samples = [path for seed in seeds if (path := find_sample(folder, seed, pipeline)).exists()]
     shown = [show_image(read_saved_image(path), pipeline.values) for path in samples[:SHOWN]]
-    sheet = make_sheet(torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2))
-    save_png(folder / SHEET, enlarge(sheet, zoom))
+    images = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)
+    save_png(folder / SHEET, enlarge(make_sheet(images), zoom))
     pictures = is_picture(pipeline.values, pipeline.model.shape.channels)
     if pipeline.recipe.data.source.lower().endswith(SUFFIXES) or not pictures:
         first = read_saved_image(samples[0])
@@ -319,4 +316,4 @@ def _write_overviews(pipeline: LoadedRun, folder: Path, seeds: Sequence[int], zo
             np.lib.format.write_array_header_1_0(file, header)
             for sample in samples:
                 file.write(read_saved_image(sample).tobytes())
-    return sheet
+    return shown

@@ -27,7 +27,7 @@ from ddim.recipe.codec import override, override_sampling
 from ddim.recipe.recipe import Recipe
 from ddim.runs.names import find_run_folder, parse_place, pin_place
 from ddim.sampling.labels import Label, default_label
-from ddim.sampling.pipeline import LoadedRun, Pipeline, load, open_pipeline
+from ddim.sampling.pipeline import LoadedRun, Pipeline, Source, load, open_pipeline
 from ddim.sampling.searched import find_saved_grid, find_searched, name_search, save_searched
 
 P = TypeVar("P", bound=Pipeline)
@@ -249,12 +249,11 @@ def choose_edit_grid(recipe: Recipe, fields: Mapping[str, Any] | None = None, *,
 
 
 def open_edit(
-    run: str | Path | Pipeline | Model,
+    run: Source,
     what: str,
     steps: int,
     options: Mapping[str, Any],
-    *,
-    inverts: bool = False,
+    invert: bool = False,
     seeded: bool = False,
 ) -> SamplingSetup:
     """Return how an edit samples.
@@ -264,17 +263,17 @@ def open_edit(
         what: the name of the edit in messages, such as "an inversion".
         steps: number of timesteps in the grid.
         options: see `ddim.sampling.edits.EditOptions`.
-        inverts: whether the edit needs latents of real images. Guidance makes these latents inaccurate.
+        invert: whether the edit needs latents of real images. Guidance makes these latents inaccurate.
         seeded: whether a real image is edited, and each result has its own seed. Such results have the
             default label of samples. Other edits use no class, because all their images need the same model.
     """
     # A latent needs a step from the image to noise.
-    check_count("steps", steps, 2 if inverts else 1)
+    check_count("steps", steps, 2 if invert else 1)
     given = (options.get("guidance"), options.get("guidance_interval"), options.get("guide_with"))
     guidance = collect_guidance(*given) or OFF
-    if inverts and guidance.on:
+    if invert and guidance.on:
         raise UserError(f"{what} cannot be guided, because guidance multiplies the errors of latents")
-    pipeline, real = open_pipeline(run), inverts or seeded
+    pipeline, real = open_pipeline(run), invert or seeded
     check_diffusion_model(pipeline.recipe, f"{what} needs")
     label = default_label(pipeline.recipe) if seeded else None
     if label is None:

@@ -28,7 +28,7 @@ from ddim.files import lock_folder, read_sealed, remove_leftovers
 from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.progress import Progress, ignore_progress, watch_reading
 from ddim.machine.runtime import Runtime, check_runtime
-from ddim.machine.startup import keep_freed_memory, read_rank
+from ddim.machine.startup import count_restarts, keep_freed_memory, read_rank
 from ddim.recipe.checks import check_training, find_other_meaning
 from ddim.recipe.codec import dump, load_recipe
 from ddim.recipe.recipe import Recipe
@@ -209,6 +209,9 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
         guidance_interval: guide only at these log-SNRs, such as -2,5.
         callbacks: your own callback, may be repeated.
 
+    Returns:
+        The folder of the student.
+
     Raises:
         UserError: if the run cannot be distilled or guided in this way, or its images are missing, have
             changed or were not published. Also if images on which it was trained would be held out.
@@ -223,6 +226,8 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
         ddim distill runs/photos-fast-1 --guidance 2 --guide-with @guide
     """
     give_parts(own)
+    if out is not None and _was_restarted(Path(out)):
+        return resume(out, machine=machine, callbacks=callbacks, progress=progress)
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
     asked = collect_guidance(guidance, guidance_interval, guide_with)
@@ -235,6 +240,13 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     recipe = make_student(parent, learned)
     recipe = use_data(recipe, data, {"data.labels": recipe.data.labels, **changes}, keep_size=False)
     return train(recipe=recipe, source=run, out=out, machine=machine, callbacks=callbacks, progress=progress)
+
+
+def _was_restarted(out: Path) -> bool:
+    """Return whether torchrun restarted these processes, after they had begun the run `out`."""
+    with join_processes() as processes:
+        begun = processes.broadcast((out / RUN).is_file() if processes.leads else None)
+        return begun and processes.highest(count_restarts())[0] > 0
 
 
 class _Session:
