@@ -87,13 +87,12 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
 ) -> Evaluation | EvaluationTable:
     """Measure how close samples or other images are to real images.
 
-    Writes a record with KID, FID, precision, recall, density and coverage, the features, and a sheet of the
-    first images. Several values of an option give a table with equal seeds, as table.csv and table.png; a
-    field is combined only with samplers or grids that have it. If it was stopped, or values are added, the
-    same command continues.
+    Writes a record with KID, FID, precision, recall, density and coverage, the features, and a sheet of images.
+    Several values of an option give a table; a field is combined only with samplers or grids that have it.
+    The same command continues what was stopped.
 
     Args:
-        images: a run, or a folder or archive of images; or images (N, C, H, W).
+        images: a run, or a folder, an archive or an array of images.
         reference: the images to compare with: a folder, an archive or the name of a data set (default: the
             run's held-out images).
         n: number of samples (default: 1000), or of images (default: all).
