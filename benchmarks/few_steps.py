@@ -26,20 +26,20 @@ def main() -> None:
     trained = load(args.run)
     first, end = find_grid_ends(trained.recipe, trained.recipe.steps)
     budgets = tuple(map(int, args.budgets.split(",")))
-    cells = sampler_errors.compare_samplers_on_run(trained, budgets, range(args.seeds))
-    base = {c.nfe: c.error for c in cells if (c.sampler, c.grid) == ("DDIM", "uniform")}
-    grids = list(dict.fromkeys(cell.grid for cell in cells))
+    error, ends = sampler_errors.prepare_run(trained, range(args.seeds))
+    table = sampler_errors.compare_samplers(error, ends, budgets)
+    base = dict(table["uniform"]["DDIM"])
     print(
         "Errors; in brackets, how many times smaller than DDIM's on the uniform grid. "
         f"Times go from t = {first:.4g} to {end:.4g}.\n"
     )
-    print("| sampler | NFE | " + " | ".join(grids) + " |\n" + "|---" * (2 + len(grids)) + "|")
+    print("| sampler | NFE | " + " | ".join(table) + " |\n" + "|---" * (2 + len(table)) + "|")
     for name in sampler_errors.SAMPLERS:
-        for nfe in dict.fromkeys(c.nfe for c in cells if c.sampler == name):
-            row = [c for c in cells if (c.sampler, c.nfe) == (name, nfe)]
+        for k, (nfe, _) in enumerate(table["uniform"][name]):
             budget = min((b for b in budgets if b >= nfe), default=nfe)
-            cells_text = " | ".join(f"{c.error:.2e} ({base[budget] / c.error:.1f})" for c in row)
-            print(f"| {name} | {nfe} | {cells_text} |", flush=True)
+            errors = [lines[name][k][1] for lines in table.values()]
+            cells = " | ".join(f"{each:.2e} ({base[budget] / each:.1f})" for each in errors)
+            print(f"| {name} | {nfe} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

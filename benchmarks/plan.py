@@ -47,7 +47,7 @@ def compare(args: argparse.Namespace, name: str) -> float:
     began = time.monotonic()
     run("train", args.data, "--minutes", args.minutes, "--out", str(folder), *options)
     minutes = (time.monotonic() - began) / 60
-    images, seen = planned["budgets"][0]["images"], read_metrics(folder)[-1]["images"]
+    images, seen = planned["rows"][0]["images"], read_metrics(folder)[-1]["images"]
     wrong = images / seen - 1
     print(f"{name:<10} {images:>8,} / {seen:<8,} {wrong:+6.1%}   {minutes:.1f} min", flush=True)
     return wrong

@@ -49,7 +49,7 @@ def errors(training: Trainer) -> torch.Tensor:
         batches = to_model_batches(pipeline, parts.images, parts.validation[:HELD_OUT])
         pairs = [(pipeline.model, batch) for batch in batches]
         found = measure_errors(pairs, TIMES, precise=pipeline.runtime.precise())
-    return torch.from_numpy(found.image_mae.mean(0))
+    return torch.from_numpy(found["image_mae"].mean(0))
 
 
 def main() -> None:

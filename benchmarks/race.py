@@ -130,7 +130,7 @@ def plan_images(args: argparse.Namespace, variants: list[str]) -> dict[str, int]
     for _ in range(PLANS):
         for options, planned in plans.items():
             words = ["plan", args.data, *options, "--minutes", args.minutes, "--json"]
-            planned.append(json.loads(call(words, args.out / "plans.log"))["budgets"][0]["images"])
+            planned.append(json.loads(call(words, args.out / "plans.log"))["rows"][0]["images"])
     known |= {name: int(statistics.median(plans[options])) for name, options in costs.items()}
     file.write_text(json.dumps(known))
     return known

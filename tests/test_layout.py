@@ -1,6 +1,7 @@
 """What holds for the source as a whole."""
 
 import ast
+import inspect
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import ddim
+from ddim.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(ddim.__file__).parent
@@ -104,8 +106,8 @@ def test_the_check_above_can_fail(line):
         ("ddim.runs.folder", ["numpy", "safetensors"]),
         ("ddim.runs.checkpoint", ["numpy", "safetensors"]),
         ("ddim.evaluation.record", []),
-        ("ddim.experiments.index", ["numpy", "yaml", "rich", "optuna"]),
-        ("ddim.experiments.sweep", ["numpy", "yaml", "rich", "optuna"]),
+        ("ddim.experiments.index", ["yaml", "rich", "optuna"]),
+        ("ddim.experiments.trials", ["yaml", "rich", "optuna"]),
     ],
 )
 def test_importing_it_imports_nothing_heavy(module, more):
@@ -172,8 +174,8 @@ def test_a_test_that_moves_the_global_generators_fails(tmp_path):
 
 # The house: rooms, sizes and names.
 
-FACE = {"plan", "train", "resume", "distill", "sample", "evaluate", "sweep"}
-"""The public functions that may have any number of keyword-only parameters."""
+FACE = {*ddim.__all__, *(home.rpartition(":")[2] for home in COMMANDS.values())}
+"""The public functions, and those of the commands, may have any number of keyword-only parameters."""
 
 
 def public_functions(path):
@@ -188,8 +190,8 @@ def test_documents_without_a_seal_are_read_and_written_where_other_programs_or_u
         for path in SOURCES
         if re.search(r"\b(read|write)_json\b", path.read_text())
     }
-    # The formats of diffusers and ONNX, and recipes of trials.
-    assert plain == {"files.py", "exchange/diffusers.py", "exchange/onnx.py", "experiments/sweep.py"}
+    # The formats of diffusers and of ONNX, and the plan of a sweep.
+    assert plain - {"files.py"} <= {"exchange/diffusers.py", "exchange/onnx.py", "experiments/sweep.py"}
 
 
 def test_the_root_holds_the_rooms_and_at_most_five_files():
@@ -214,6 +216,18 @@ def list_parameters(node):
     # A notebook completes and shows the choices only if they are parameters.
     named += [] if node.name in FACE else node.args.kwonlyargs
     return [arg.arg for arg in named if arg.arg not in ("self", "cls")]
+
+
+@pytest.mark.parametrize("name", ddim.__all__)
+def test_a_public_name_is_its_own_and_its_docstring_names_every_argument(name):
+    value = getattr(ddim, name)
+    doc = inspect.getdoc(value)
+    assert value.__name__ == name
+    assert doc
+    if inspect.isfunction(value):
+        signature = inspect.signature(inspect.unwrap(value))
+        assert signature.parameters.keys() <= set(re.findall(r"\w+", doc))
+        assert signature.return_annotation is not inspect.Signature.empty
 
 
 def test_public_functions_of_different_jobs_have_different_names():

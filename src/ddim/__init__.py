@@ -42,12 +42,12 @@ if TYPE_CHECKING:
     from ddim.evaluation.memorisation import memorisation
     from ddim.evaluation.schedule_figures import plot_schedules
     from ddim.evaluation.search import search
+    from ddim.exchange.diffusers import import_model
     from ddim.exchange.export import export
     from ddim.exchange.hub import push
-    from ddim.exchange.import_model import import_model
+    from ddim.experiments.index import list_runs
     from ddim.experiments.plan import plan
     from ddim.experiments.report import report
-    from ddim.experiments.run_table import list_runs
     from ddim.experiments.sweep import sweep
     from ddim.machine.cache_folder import inspect_cache
     from ddim.plots.pictures import sheet
@@ -65,11 +65,11 @@ _HOMES = {
     "training": "train resume distill Callback Machine",
     "experiments.plan": "plan",
     "experiments.report": "report",
-    "experiments.run_table": "list_runs",
+    "experiments.index": "list_runs",
     "experiments.sweep": "sweep",
     "exchange.export": "export",
     "exchange.hub": "push",
-    "exchange.import_model": "import_model",
+    "exchange.diffusers": "import_model",
     "sampling.pipeline": "load Pipeline",
     "sampling.generate": "sample",
     "plots.pictures": "sheet",

@@ -46,9 +46,3 @@ def test_no_images_are_opened_by_a_name_that_a_stranger_chose(hub, words, refuse
     hub.requests.clear()
     assert "was published without its training images" in refused(*words)
     assert not [request for request in hub.requests if "mallory" in str(request)]
-
-
-def test_results_that_belong_to_a_run_folder_need_a_folder(hub, refused, tmp_path):
-    publish(hub, "ada/flowers", run_of(recipe(), tmp_path / "flowers", images=36))
-    for name in ("diagnose", "search", "memorisation"):
-        assert "results are added to a run" in refused(name, NAME)

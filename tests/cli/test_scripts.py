@@ -60,7 +60,7 @@ def test_the_page_has_every_command_that_ends():
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of huggingface_hub
 def test_each_command_prints_the_keys_that_the_page_promises(here, command, tmp_path_factory, monkeypatch):
     monkeypatch.setattr("ddim.metrics.features.load_extractor", lambda *_: stub())
-    monkeypatch.setattr("ddim.experiments.speed.SECONDS", 0.1)
+    monkeypatch.setattr("ddim.experiments.plan.SECONDS", 0.1)
     tiny.write_grays(here / "photos", range(0, 250, 50))
     hole = np.zeros((32, 32), np.uint8)
     hole[8:16, 8:16] = 255

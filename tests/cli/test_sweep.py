@@ -5,6 +5,7 @@ import json
 import pytest
 
 import sweeping
+from ddim.experiments.sweep import trial_commands
 
 
 @pytest.fixture
@@ -16,19 +17,16 @@ def counting(monkeypatch):
 @pytest.mark.usefixtures("counting")
 def test_a_sweep_prints_its_trials_and_runs_lists_them(here, command):
     words = ["sweep", "blossoms:100", "--optim.lr", "0.02,0.01", "--recipe", "smoke", "--repeats", "2"]
-    said = command(*words, "--jobs", "2").out.splitlines()
-    assert said[0] == (
-        "4 of 4 trials are finished; the lowest image_mae has optim.lr=0.01 (0.01, mean of 2 seeds)"
-    )
-    assert said[1] == "runs/blossoms-100-smoke-sweep-1"
+    said = command(*words, "--jobs", "2").out
+    verdict = "4 of 4 trials are finished, 0 failed; the best is optim.lr 0.01, with image_mae 0.01"
     names = ["1-0.02-seed0", "2-0.02-seed1", "3-0.01-seed0", "4-0.01-seed1"]
-    assert [line.split()[0] for line in said[3:]] == names
+    assert " ".join(said.split()).startswith(verdict)
+    shown = [line.split()[0] for line in said.splitlines()[-5:]]
+    assert shown == [*(f"trials/{name}" for name in names), "next:"]
     # A worker that joins when all trials have ended says so.
-    found = json.loads(command("sweep", "--out", "runs/blossoms-100-smoke-sweep-1", "--json").out)
-    assert {name: outcome["exit_code"] for name, outcome in found["trials"].items()} == dict.fromkeys(
-        names, 0
-    )
-    assert "next: ddim report" in command("sweep", "--out", found["folder"], "--details").out
+    joined = json.loads(command("sweep", "--out", "runs/blossoms-100-smoke-sweep-1", "--json").out)
+    assert joined["verdict"] == verdict
+    assert [(run["name"], run["state"]) for run in joined["trials"]] == [(name, "finished") for name in names]
     rows = [row.split("\t") for row in command("runs").out.splitlines()]
     assert [row[0].split("/")[-1] for row in rows[1:]] == names
     assert {row[rows[0].index("state")] for row in rows[1:]} == {"finished"}
@@ -47,17 +45,29 @@ def test_mistakes_are_one_sentence_and_leave_no_folder(here, words, said, refuse
 
 
 @pytest.mark.slow
-def test_a_sweep_trains_and_evaluates_and_a_search_goes_on_after_impossible_values(here, command):
-    """The number of groups, from 3 to 4, must divide the 32 channels; TensorBoard shows all runs."""
+def test_a_sweep_trains_and_evaluates_and_tensorboard_shows_its_runs(here, command):
     from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
     words = ["sweep", "blossoms:300", "--objective.error", "l1,mse", "--recipe", "smoke", "--images", "160"]
     found = json.loads(command(*words, "--evaluate", "20", "--out", "s", "--json").out)
-    assert all(outcome["value"] > 0 for outcome in found["trials"].values())
+    assert all(run["metrics"]["kid"] > 0 for run in found["trials"])
     seen = EventMultiplexer()
     seen.AddRunsFromDirectory(str(here / "s"))
     seen.Reload()
-    assert sorted(seen.Runs()) == ["trials/1-l1-seed0", "trials/2-mse-seed0"]
-    words = ["sweep", "blossoms:100", "--recipe", "smoke", "--images", "32", "--net.norm_groups", "3..4"]
-    found = json.loads(command(*words, "--search", "4", "--out", "t", "--json", code=1).out)
-    assert {outcome["exit_code"] for outcome in found["trials"].values()} == {0, 2}
+    assert {"trials/1-l1-seed0", "trials/2-mse-seed0"} <= set(seen.Runs())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_a_search_goes_on_after_it_proposed_impossible_values(monkeypatch, command):
+    """The number of groups, from 1 to 8, must divide the 32 channels, as both ends do."""
+
+    def commands(sweep, trial, *machine):
+        fits = 32 % int(trial.fields["net.groups"]) == 0
+        return (sweeping.count if fits else trial_commands)(sweep, trial, *machine)
+
+    monkeypatch.setattr("ddim.experiments.sweep.trial_commands", commands)
+    words = ["sweep", "--net.groups", "1..8", "--net.width", "32", "--recipe", "ddpm", "--search", "9"]
+    found = json.loads(command(*words, "--json", code=1).out)
+    assert {run["state"] for run in found["trials"]} == {"finished", "failed"}
+    assert all("multiple of net.groups" in run["note"] for run in found["trials"] if run["state"] == "failed")

@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,20 +17,20 @@ from ddim.diffusion.oracles import Gaussian, Mixture
 from ddim.diffusion.parameterisation import from_image
 from ddim.diffusion.schedules import Cosine, LinearBeta, variance_preserving
 from ddim.diffusion.times import LossAware, log_snr_range
-from ddim.errors import UserError
 from ddim.evaluation.diagnose import (
     DISTINGUISHABLE,
     covariance_spectrum,
-    describe_gap,
     diagnose,
     divergence_from_noise,
     find_noise_range,
     measure_errors,
     measure_gap,
+    summarise_errors,
 )
 from ddim.evaluation.likelihood import likelihood
 from ddim.evaluation.memorisation import memorisation
 from ddim.files import read_sealed
+from ddim.metrics.statistics import estimate_mean, estimate_ratio
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.runs import checkpoint
 from ddim.sampling.pipeline import load
@@ -47,6 +46,10 @@ IMAGES = 0.3 + 0.5 * normal(400, 1, 8, 8)
 def measure(denoise, batches, times, **options):
     """Return the errors of one denoiser on all batches."""
     return measure_errors([(denoise, batch) for batch in batches], times, **options)
+
+
+def slope_of(errors):
+    return estimate_ratio(errors["power"] + errors["inner"], errors["power"])
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,14 @@ def test_the_errors_of_the_optimal_denoiser_are_its_closed_forms():
     at = SCHEDULE(TIMES)
     image = 0.25 * at.sigma**2 / (at.alpha**2 * 0.25 + at.sigma**2)
     noise = image * (at.alpha / at.sigma) ** 2
-    assert found.log_snr == pytest.approx(at.log_snr.numpy())
-    assert found.image_mse.mean(0) == pytest.approx(image.numpy(), rel=0.03)
-    assert found.noise_mse.mean(0) == pytest.approx(noise.numpy(), rel=0.03)
+    assert found["log_snr"] == pytest.approx(at.log_snr.numpy())
+    assert found["image_mse"].mean(0) == pytest.approx(image.numpy(), rel=0.03)
+    assert found["noise_mse"].mean(0) == pytest.approx(noise.numpy(), rel=0.03)
     # The error is normal: its mean absolute value is sqrt(2 / pi) times its standard deviation.
-    for mae, mse in ((found.image_mae, image), (found.noise_mae, noise)):
+    for mae, mse in ((found["image_mae"], image), (found["noise_mae"], noise)):
         assert mae.mean(0) == pytest.approx((mse * 2 / np.pi).sqrt().numpy(), rel=0.03)
     # The prediction and its error are orthogonal: E[eps_hat^2] = 1 - E[(eps - eps_hat)^2].
-    assert found.power.mean(0) == pytest.approx(1 - noise.numpy(), rel=0.05)
+    assert found["power"].mean(0) == pytest.approx(1 - noise.numpy(), rel=0.05)
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "mixture"])
@@ -90,93 +93,66 @@ def test_the_optimal_denoiser_has_slope_one_and_no_residual(kind):
         which = torch.arange(400) % 5
         images = centres[which] + 0.3 * normal(400, 1, 8, 8, seed=4)
     found = measure(oracle, images.split(100), TIMES)
-    for estimate, truth in ((found.slope, 1), (found.residual, 0)):
+    slope, residual = slope_of(found), estimate_mean(found["inner"])
+    for estimate, truth in ((slope, 1), (residual, 0)):
         # Three standard errors at each of seven levels.
         assert (abs(estimate.value - truth) < 3 * estimate.error + 1e-9).all()
-    assert (found.miscalibrated < 0.01).all()
-    assert (found.slope.error < 0.1).all()
+    assert max(summarise_errors(found)["miscalibrated"]) < 0.01
+    assert (slope.error < 0.1).all()
 
 
 @pytest.mark.parametrize("by", [0.8, 1.25])
 def test_predictions_of_the_wrong_size_change_the_slope(by):
     found = measure(Scaled(ORACLE, by), IMAGES.split(100), TIMES)
     right = measure(ORACLE, IMAGES.split(100), TIMES)
-    assert found.slope.value == pytest.approx(right.slope.value / by)
+    slope = slope_of(found)
+    assert slope.value == pytest.approx(slope_of(right).value / by)
+    assert summarise_errors(found)["slope"]["value"] == slope.value.tolist()
     noisy = slice(2, None)
-    assert (abs(found.slope.value - 1) > 4 * found.slope.error)[noisy].all()
-    assert (np.sign(found.residual.value) == np.sign(1 - by))[noisy].all()
+    assert (abs(slope.value - 1) > 4 * slope.error)[noisy].all()
+    assert (np.sign(found["inner"].mean(0)) == np.sign(1 - by))[noisy].all()
     # Multiplying by the slope is the best that scaling can do.
-    mended = right.noise_mse.mean(0) / found.noise_mse.mean(0)
-    assert found.miscalibrated == pytest.approx(1 - mended, abs=0.01)
+    mended = right["noise_mse"].mean(0) / found["noise_mse"].mean(0)
+    assert summarise_errors(found)["miscalibrated"] == pytest.approx(1 - mended, abs=0.01)
 
 
 def test_the_noise_of_an_image_does_not_depend_on_its_batch():
     one = measure(ORACLE, IMAGES[:20].split(20), TIMES)
     other = measure(ORACLE, IMAGES[:20].split(7), TIMES)
-    for name, value in vars(one).items():
-        assert value == pytest.approx(vars(other)[name], rel=1e-12), name
+    for name, value in one.items():
+        assert value == pytest.approx(other[name], rel=1e-12), name
     later = measure(ORACLE, [IMAGES[5:20]], TIMES, seed=5)
-    assert later.noise_mse == pytest.approx(one.noise_mse[5:], rel=1e-12)
+    assert later["noise_mse"] == pytest.approx(one["noise_mse"][5:], rel=1e-12)
 
 
 def test_only_memorised_images_have_a_gap():
     seen, unseen = normal(200, 1, 8, 8, seed=5), normal(200, 1, 8, 8, seed=6)
     honest, rote = Gaussian(SCHEDULE, 0.0, 1.0), Mixture(SCHEDULE, seen)
-    found = measure_gap(*(measure(honest, [images], TIMES) for images in (seen, unseen)))
-    assert found.overall.low < 0 < found.overall.high
-    assert (abs(found.by_level.value) < 4 * found.by_level.error).all()
-    found = measure_gap(*(measure(rote, [images], TIMES[2:5]) for images in (seen, unseen)))
-    assert found.overall.low > 1
-
-
-def test_a_gap_is_the_relative_increase_of_the_error():
-    train = measure(ORACLE, [IMAGES[:50]], TIMES)
-    found = measure_gap(train, replace(train, noise_mse=1.5 * train.noise_mse))
-    assert found.by_level.value == pytest.approx(0.5)
-    assert found.overall.value == pytest.approx(0.5)
+    apart = lambda denoise, times: measure_gap(
+        *(measure(denoise, [images], times)["noise_mse"] for images in (seen, unseen))
+    )
+    by_level, overall = apart(honest, TIMES)
+    assert overall.low < 0 < overall.high
+    assert (abs(by_level.value) < 4 * by_level.error).all()
+    assert apart(rote, TIMES[2:5])[1].low > 1
 
 
 @pytest.mark.parametrize("truth", [0.0, 9.0])
 def test_the_interval_of_a_gap_holds_the_truth_in_95_percent_of_cases(truth):
     """The ratio of two means of 128 exponential errors is (1 + gap) F(256, 256)."""
     draw, sets, n = np.random.default_rng(0), 1000, 128
-    blank = measure(ORACLE, [IMAGES[:2]], TIMES)
     train, other = draw.exponential(1, (n, sets)), (1 + truth) * draw.exponential(1, (n, sets))
-    apart = lambda seen, unseen: measure_gap(replace(blank, noise_mse=seen), replace(blank, noise_mse=unseen))
     # In `found`, each level is another draw of both sets. In `over`, each draw has three levels.
     by = np.resize([0.5, 1, 1.5], sets)
-    found, truths = apart(train, by * other).by_level, (1 + truth) * by - 1
-    over = [apart(train[:, [k]] * [1, 20, 300], other[:, [k]] * [0.5, 20, 450]).overall for k in range(sets)]
+    found, truths = measure_gap(train, by * other)[0], (1 + truth) * by - 1
+    draws = ((train[:, [k]] * [1, 20, 300], other[:, [k]] * [0.5, 20, 450]) for k in range(sets))
+    over = [measure_gap(*draw)[1] for draw in draws]
     assert 0.92 < np.mean((found.low <= truths) & (truths <= found.high)) < 0.97
     assert 0.92 < np.mean([e.low <= truth <= e.high for e in over]) < 0.97
     spread = (1 + truth) * (256**2 * 2 * 510 / (256 * 254**2 * 252)) ** 0.5
     for size in (0.5, 1, 1.5):
         assert found.value[by == size].std() == pytest.approx(size * spread, rel=0.1)
         assert found.error[by == size].mean() == pytest.approx(size * spread, rel=0.05)
-
-
-def test_a_prediction_of_the_mean_image_errs_by_the_variance_of_the_images():
-    @dataclass(frozen=True)
-    class Mean:
-        schedule: object = SCHEDULE
-
-        def __call__(self, x_t, t):
-            return from_image(x_t, torch.full_like(x_t, 0.3), self.schedule(t).over(x_t))
-
-    found = measure(Mean(), [IMAGES], TIMES)
-    assert found.image_mse.mean(0) == pytest.approx((IMAGES - 0.3).square().mean().item())
-
-
-@pytest.mark.parametrize(
-    "low, high, said",
-    [
-        (0.01, 0.2, "above 1 by more than chance: the run memorises"),
-        (-0.186, -0.031, "below 1 by more than chance: the held-out images are easier"),
-        (-0.1, 0.1, "not distinguishable from 1 at 95 %"),
-    ],
-)
-def test_a_gap_is_above_below_or_not_distinguishable_from_0(low, high, said):
-    assert said in describe_gap({"value": (low + high) / 2, "low": low, "high": high})
 
 
 # --- noise levels -------------------------------------------------------------------------------------------
@@ -207,12 +183,6 @@ def test_the_noisiest_level_is_where_the_divergence_is_small_enough():
     assert found["distance"] - wide["distance"] == pytest.approx(2 * math.log(4))
 
 
-def test_the_distance_is_that_of_the_two_images_that_are_farthest_apart():
-    images = torch.zeros(3, 1, 2, 2)
-    images[1, 0, 0, 0], images[2, 0, 1, 1] = 3.0, 4.0
-    assert find_noise_range(images, (0.5,), EIGHT_BITS)["distance"] == pytest.approx(-2 * math.log(5))
-
-
 @pytest.mark.parametrize("values", [EIGHT_BITS, Values("uint16", 0, 65535), Values("uint16", 100, 1100)])
 def test_the_cleanest_level_has_the_noise_of_rounding(values):
     std = 0.2
@@ -221,10 +191,6 @@ def test_the_cleanest_level_has_the_noise_of_rounding(values):
     rounding = ((exact * count).round() / count - exact).std().item() / std
     found = find_noise_range(normal(4, 1, 2, 2), (std,), values)["cleanest"]
     assert math.exp(-found / 2) == pytest.approx(rounding, rel=1e-3)
-
-
-def test_floats_have_no_cleanest_level():
-    assert find_noise_range(normal(4, 1, 2, 2), (0.2,), Values("float32", 0, 1))["cleanest"] is None
 
 
 # --- runs ---------------------------------------------------------------------------------------------------
@@ -243,8 +209,8 @@ def test_a_diagnosis_is_a_table_a_figure_and_a_record_and_leaves_the_log(run):
     record = read_sealed(found.folder / "record.json")
     assert sorted(path.name for path in found.folder.iterdir()) == ["figure.png", "record.json"]
     assert json.loads(json.dumps(found.record)) == record
-    assert str(found).startswith(found.verdict)
-    assert f"4 held-out images: {found.folder}/figure.png" in str(found)
+    assert str(found).startswith("no memorisation is seen")
+    assert f"{found.folder}/figure.png" in str(found)
     assert "38 % of uniform times lie on one noise level, log-SNR -3.89" in found.details
     assert len(found.to_records()) == 5
     assert found.to_records()[0]["noise_mse"] == record["held_out"]["noise_mse"]["value"][0]
@@ -260,15 +226,6 @@ def test_a_run_without_held_out_images_is_diagnosed_on_training_images(tmp_path)
     assert "memorisation cannot be measured" in found.verdict
     assert found.record["held_out"] is None
     assert len(found.to_records()) == 3
-
-
-def test_a_checkpoint_and_other_images_are_refused(run, monkeypatch):
-    with pytest.raises(UserError, match="is a checkpoint"):
-        diagnose(next((run / "checkpoints").glob("step-*")))
-    other = SimpleNamespace(fingerprint="other images")
-    monkeypatch.setattr("ddim.sampling.images.open_source", lambda *_: other)
-    with pytest.raises(UserError, match="has changed since .* was trained on it: put its images back"):
-        diagnose(run)
 
 
 def test_a_model_in_train_mode_is_measured_in_eval_mode_and_left_as_it_was(tmp_path):
@@ -295,7 +252,7 @@ def test_times_that_are_drawn_by_their_losses_are_shown_as_drawn(tmp_path, monke
     shaken(training.model.net)
     # The memory prefers the cleanest times.
     for _ in range(2):
-        training.memory.update(torch.arange(1, 9, dtype=torch.float64) / 8, 4.0 ** -torch.arange(8))
+        training.past_losses.update(torch.arange(1, 9, dtype=torch.float64) / 8, 4.0 ** -torch.arange(8))
     checkpoint.save(tmp_path / "checkpoints", 0, training.tensors(), training.documents())
     monkeypatch.setattr("ddim.sampling.images.open_images", lambda *a, **k: training.split.images)
     times = diagnose(load(tmp_path, "raw"), 2, 2, out=tmp_path / "out").record["times"]["training"]

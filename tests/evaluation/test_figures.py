@@ -10,18 +10,17 @@ from PIL import Image
 
 from ddim.data.blossoms import source
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, LinearIn
+from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
 from ddim.errors import UserError
 from ddim.evaluation import figures, schedule_figures
 from ddim.machine.runtime import Runtime
-from ddim.nn.conditioning import Sinusoidal
 from ddim.plots import charts
 from ddim.plots.pictures import to_uint8
 from ddim.recipe.named import smoke
 from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import Pipeline
 from ddim.sampling.sampling_setup import SamplingSetup
-from oracles import Gaussian, normal
+from oracles import Gaussian
 
 
 def lines(axes):
@@ -63,62 +62,26 @@ def test_the_curves_of_a_schedule_are_its_own_values():
         assert np.isnan(snr[~finite]).all()
 
 
-def note(figure):
-    return figure.get_supxlabel()
-
-
 def test_a_note_gives_the_plateau_of_a_table_clipped_by_powers():
-    words = note(schedule_figures.plot_schedules({"linear": Linear(clip="powers", read="floor")}))
-    assert "38 % of all times have the noise level of t = 1" in words
-    assert "7 % of all times have the noise level of t = 0" in words
-    assert "12 % of all times have the noise level of t = 1" in note(
-        schedule_figures.plot_schedules({"linear": Linear(clip="rates", read="floor")})
-    )
+    clipped = Linear(clip="powers", read="floor")
+    words = schedule_figures.plot_schedules({"powers": clipped}).get_supxlabel().splitlines()
+    assert words[0] == "powers: 38 % of all times have log-SNR -3.89"
+    assert words[1] == "powers: 7 % of all times have log-SNR 2.94"
 
 
-def test_a_plateau_is_drawn_thick():
-    for axes in schedule_figures.plot_schedules({"linear": Linear(clip="powers", read="floor")}).axes:
-        t, y = lines(axes)["linear"]
-        thick = [line for line in axes.get_lines() if line.get_linewidth() > 4]
-        start, end = sorted(thick, key=lambda line: line.get_xdata()[0])
-        # alpha^2 is 0.95 at its table's entry 67, and 0.02 from its entry 620 on.
-        assert (start.get_xdata()[0], start.get_xdata()[-1]) == pytest.approx((0, 0.067), abs=0.002)
-        assert (end.get_xdata()[0], end.get_xdata()[-1]) == pytest.approx((0.621, 1), abs=0.002)
-        assert set(start.get_ydata()) == {y[0]}
-        assert set(end.get_ydata()) == {y[-1]}
-
-
-def test_a_schedule_and_a_field_that_do_not_exist_are_refused():
+def test_named_schedules_get_the_given_fields(tmp_path, monkeypatch):
+    seen, blank, out = [], charts.new_figure(1, 1), tmp_path / "a.png"
+    monkeypatch.setattr(figures, "plot_schedules", lambda shown: seen.append(shown) or blank)
+    figures.plot("schedules", "linear", fields={"schedule.clip": "powers"}, out=out)
+    figures.plot("schedules", out=out)
+    assert seen == [{"linear": Linear(clip="powers")}, schedule_figures.DEFAULT]
     with pytest.raises(UserError, match="perhaps you meant cosine"):
-        schedule_figures.choose_schedules(["cosin"], {})
+        figures.plot("schedules", "cosin", out=out)
     with pytest.raises(UserError, match="schedule.clop is not a field"):
-        schedule_figures.choose_schedules(["cosine", "linear"], {"clop": "powers"})
-
-
-def test_schedules_are_chosen_by_name_with_fields_of_those_that_have_them():
-    chosen = schedule_figures.choose_schedules(["linear", "cosine"], {"clip": "powers", "min_signal": "0.1"})
-    assert chosen == {"cosine": Cosine(min_signal=0.1), "linear": Linear(clip="powers", min_signal=0.1)}
-    assert schedule_figures.choose_schedules(["linear_in"], {"quantity": "log_noise"}) == {
-        "linear_in": LinearIn("log_noise")
-    }
+        figures.plot("schedules", "cosine", fields={"schedule.clop": "powers"}, out=out)
 
 
 # --- embeddings ---------------------------------------------------------------------------------------------
-
-
-def test_the_drawn_embedding_is_blurred_to_the_width_of_a_pixel():
-    net = Sinusoidal(8, 100.0)
-    pixels = 50
-    shown = schedule_figures.blur_embedding(net, 1.0, pixels)
-    # The Gaussian mean by a sum over a fine grid, of angles written out.
-    offsets = np.linspace(-5, 5, 4001)
-    weights = np.exp(-(offsets**2) / 2) / np.exp(-(offsets**2) / 2).sum()
-    turns = [100 ** (k / 3) for k in range(4)]
-    for place in (0, 17, 49):
-        x = (place + 0.5 + 0.6 * offsets) / pixels
-        waves = [wave(2 * math.pi * turn * x) for wave in (np.sin, np.cos) for turn in turns]
-        expected = [(weights * wave).sum() for wave in waves]
-        assert np.allclose(shown[place], expected, atol=1e-4)
 
 
 def test_with_fine_pixels_the_drawing_is_the_embedding():
@@ -143,25 +106,18 @@ def test_the_first_flower_of_the_embedded_set_is_taken_without_drawing_the_other
     assert np.array_equal(to_uint8(image)[0], source.draw_blossom(0, (32, 48)))
 
 
-def test_a_float_tiff_is_shown_as_a_picture(tmp_path):
-    Image.fromarray(np.linspace(-1, 1, 256, dtype=np.float32).reshape(16, 16)).save(tmp_path / "a.tiff")
-    shown = to_uint8(figures.read_image(str(tmp_path / "a.tiff"), (16, 16)))[0]
-    assert np.array_equal(shown, np.arange(256).reshape(16, 16, 1).repeat(3, 2))
-
-
 def test_the_forward_strip_runs_from_the_image_to_the_same_noise_under_each_schedule(strips):
     image = figures.read_image("blossoms", (32, 32))
     shown = {"clean": LinearBeta(), "bounded": Cosine(0.02, 0.95)}
-    figure = figures.plot_forward(image, shown, columns=5, seed=3)
-    charts.rasterise(figure)
-    rows, heads, notes = strips[0]
-    title = figure.texts[0].get_text()
+    titles = [figures.plot_forward(image, shown, 5, seed).texts[0].get_text() for seed in (3, 4)]
+    (rows, heads, notes), (others, _, _) = strips
+    assert not np.array_equal(rows["bounded"][1], others["bounded"][1])
     assert heads == ["t = 0", "t = 0.25", "t = 0.5", "t = 0.75", "t = 1"]
     # Only a schedule without noise at t = 0 begins with the image.
     assert np.array_equal(rows["clean"][0], to_uint8(image)[0])
     assert not np.array_equal(rows["bounded"][0], to_uint8(image)[0])
     assert notes["bounded"][0] == "alpha 0.95"
-    assert title.endswith("; not clean at t = 0: bounded")
+    assert titles[0].endswith("; not clean at t = 0: bounded")
     assert notes["bounded"][4] == "alpha 0.02"
     # At t = 1 both are the same noise, with a standard deviation of a quarter around middle gray.
     ends = [row[4].astype(float) for row in rows.values()]
@@ -179,17 +135,8 @@ def test_the_forward_strip_takes_bytes_and_arrays(strips):
         assert np.array_equal(strips[-1][0]["linear"][0], strips[0][0]["linear"][0])
     with pytest.raises(UserError, match="images must be .* to 255: convert them"):
         figures.plot_forward(image.float(), ["linear"], columns=2)
-    with pytest.raises(UserError, match=r"must have the shape \(1, 3, H, W\), got \(3, 32, 32\)"):
+    with pytest.raises(UserError, match=r"must have the shape \(N, C, H, W\), got \(3, 32, 32\)"):
         figures.plot_forward(image[0], ["linear"], columns=2)
-
-
-def test_the_forward_strip_depends_on_its_seed(strips):
-    image = figures.read_image("blossoms", (32, 32))
-    for seed in (1, 1, 2):
-        figures.plot_forward(image, {"cosine": Cosine(0.02, 0.95)}, columns=2, seed=seed)
-    first, again, other = (rows["cosine"][1] for rows, _, _ in strips)
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
 
 
 @dataclass(frozen=True)
@@ -233,7 +180,9 @@ def test_each_predicted_image_of_the_reverse_strip_belongs_to_the_state_above_it
     figures.plot_reverse(run, steps=4, seed=1)
     ((rows, heads, _),) = strips
     assert heads == ["t = 1", "t = 0.75", "t = 0.5", "t = 0.25", "t = 0"]
-    states, predictions, _ = rows.values()
+    states, predictions, back = rows.values()
+    # At t = 1 the last row has independent noise.
+    assert np.corrcoef(states[0].ravel(), back[0].ravel())[0, 1] < 0.3
     for state, prediction, t in zip(states, predictions, (1.0, 0.75, 0.5, 0.25), strict=False):
         # Only pixels that were not clamped can be read back. Rounding x_t to 8 bits changes x0 little.
         x = run.pixels.enter(torch.from_numpy(state.copy()).permute(2, 0, 1)[None] / 255)
@@ -243,39 +192,6 @@ def test_each_predicted_image_of_the_reverse_strip_belongs_to_the_state_above_it
         assert np.abs(prediction.astype(int) - asked)[readable].max() <= 2
 
 
-def test_the_forward_row_of_the_reverse_strip_uses_independent_noise(strips):
-    run = trained()
-    figures.plot_reverse(run, steps=4, seed=1)
-    states, _, back = strips[0][0].values()
-    # At t = 1 both are noise, but not the same noise.
-    assert np.corrcoef(states[0].ravel(), back[0].ravel())[0, 1] < 0.3
-    x0 = run.pixels.enter(torch.from_numpy(back[-1].copy()).permute(2, 0, 1)[None] / 255)
-    at = run.model.schedule(torch.tensor(0.25, dtype=torch.float64))
-    x = run.pixels.enter(torch.from_numpy(back[3].copy()).permute(2, 0, 1)[None] / 255)
-    noise = ((x - at.alpha * x0) / at.sigma).flatten()[
-        (torch.from_numpy(back[3].copy()) < 255).permute(2, 0, 1).flatten()
-    ]
-    assert noise.std() == pytest.approx(1, abs=0.25)
-
-
-def test_one_step_is_a_strip_of_noise_and_sample(strips):
-    figures.plot_reverse(trained(), steps=1)
-    assert strips[0][1] == ["t = 1", "t = 0"]
-    with pytest.raises(UserError, match="steps"):
-        figures.plot_reverse(trained(), steps=0)
-
-
-def test_noised_images_have_the_rates_of_the_schedule():
-    x0, eps = torch.full((1, 1, 2, 2), 0.4), normal(1, 1, 2, 2)
-    pixels = Pixels.fixed(0.5, 0.01, channels=1)  # nothing is clamped
-    times = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    first, last = (
-        pixels.enter(image) for image in figures.add_noise(x0, eps, Cosine(0.02, 0.95), times, pixels)
-    )
-    assert torch.allclose(first, 0.95 * x0 + math.sqrt(1 - 0.95**2) * eps, atol=1e-5)
-    assert torch.allclose(last, 0.02 * x0 + math.sqrt(1 - 0.02**2) * eps, atol=1e-5)
-
-
 # --- losses -------------------------------------------------------------------------------------------------
 
 
@@ -283,52 +199,29 @@ def test_losses_are_plotted_against_images_seen_without_infinite_ones():
     log = [
         {"step": 1, "images": 64, "loss": 0.9},
         {"step": 2, "images": 128, "loss": None},
-        {"step": 2, "images": 128, "noise_mae": 0.5, "image_mae": 0.2},
+        {"step": 2, "images": 128, "noise_mae": 0.5},
         {"step": 3, "images": 192, "loss": 0.7, "lr": 1e-3},
     ]
     other = [{"step": 1, "images": 32, "loss": 0.8}]
-    figure = figures.plot_logs({"mine": log, "other": other})
-    drawn = {axes.get_title(loc="left"): lines(axes) for axes in figure.axes}
-    loss, noise, image = drawn.values()
+    figure = figures.plot_logs({"other": other, "mine": log})
+    loss, noise = map(lines, figure.axes)
     assert [values.tolist() for values in loss["mine"]] == [[64, 192], [0.9, 0.7]]
     assert [values.tolist() for values in loss["other"]] == [[32], [0.8]]
     assert [values.tolist() for values in noise["mine"]] == [[128], [0.5]]
-    assert [values.tolist() for values in image["mine"]] == [[128], [0.2]]
-    assert set(noise) == set(image) == {"mine"}
-    charts.rasterise(figure)
-
-
-def test_a_run_keeps_its_colour_in_every_panel():
-    first = [{"step": 1, "images": 1, "loss": 0.9}]
-    second = [{"step": 1, "images": 1, "loss": 0.8}, {"step": 1, "images": 1, "image_mae": 0.8}]
-    figure = figures.plot_logs({"first": first, "second": second})
-    colours = {
-        line.get_color() for axes in figure.axes for line in axes.get_lines() if line.get_label() == "second"
-    }
-    assert len(figure.axes) == 2
-    assert len(colours) == 1
-
-
-def test_runs_are_named_by_the_shortest_distinct_ends_of_their_paths(tmp_path, monkeypatch):
-    named = []
-    monkeypatch.setattr(figures, "plot_logs", lambda runs: named.append(list(runs)))
-    one, other = tmp_path / "runs" / "a", tmp_path / "elsewhere" / "a"
-    for run in (one, other):
-        run.mkdir(parents=True)
-    for given in (one, [one, other], [one, one]):
-        figures.plot_losses(given)
-    assert named == [["a"], ["runs/a", "elsewhere/a"], ["a"]]
+    assert set(noise) == {"mine"}
+    # A run keeps its colour in every panel.
+    every = [line for axes in figure.axes for line in axes.get_lines() if line.get_label() == "mine"]
+    assert len({line.get_color() for line in every}) == 1
 
 
 # --- files --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [("schedules", "linear"), ("embedding",), ("forward",)])
-def test_a_figure_is_written_to_a_new_file_of_the_current_folder(tmp_path, monkeypatch, words):
+@pytest.mark.parametrize("what", ["schedules", "embedding", "forward"])
+def test_a_figure_is_written_to_a_new_file_of_the_current_folder(tmp_path, monkeypatch, what):
     monkeypatch.chdir(tmp_path)
-    options = {"size": "32x48", "fields": {"schedule.clip": "powers"} if "linear" in words else None}
-    first, second = (figures.plot(*words, **options) for _ in range(2))
-    assert [str(first), str(second)] == [f"{words[0]}.png", f"{words[0]}-2.png"]
+    first, second = (figures.plot(what, size="32x48") for _ in range(2))
+    assert [str(first), str(second)] == [f"{what}.png", f"{what}-2.png"]
     assert first.read_bytes() == second.read_bytes()
     with Image.open(first) as image:
         assert min(image.size) > 300
@@ -341,8 +234,3 @@ def test_a_figure_has_the_format_of_its_name(tmp_path, ending, start):
     assert path.read_bytes().startswith(start)
     # A second figure replaces it.
     assert figures.plot("schedules", out=path) == path
-
-
-def test_a_figure_in_a_folder_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(UserError, match="folder that does not exist"):
-        figures.plot("schedules", out=tmp_path / "nowhere" / "a.png")

@@ -15,7 +15,6 @@ import tiny
 from cases import mark_slow
 from counted_pixels import CountedPixels
 from ddim.data import Images, SplitImages
-from ddim.errors import UserError
 from ddim.evaluation import memorisation
 from ddim.evaluation.memorisation import (
     compare_with_training,
@@ -92,15 +91,6 @@ def test_samples_in_a_dense_part_of_the_data_are_not_called_copies():
     assert find_copies(train[1350:] + 1e-3 * wide(150, 5), train, valid, **known).memorised
 
 
-def test_some_copies_among_honest_samples_are_counted():
-    train, valid = smooth(400, 0), smooth(400, 1)
-    mixed = np.concatenate([noisy(train[:30], 5), smooth(170, 3)])
-    found = find_copies(mixed, train, valid)
-    assert found.memorised
-    assert (found.samples.closeness[:30] < found.threshold).mean() > 0.9
-    assert share(found)["low"] < 0.15 < share(found)["high"]
-
-
 @pytest.mark.parametrize("seed", range(2))
 def test_other_real_images_give_no_more_false_alarms_than_promised(seed):
     found = find_copies(smooth(10, 99), smooth(300, 10 + seed), smooth(800, 20 + seed))
@@ -168,14 +158,6 @@ def test_only_equal_images_are_duplicates_if_all_images_look_similar():
     assert found.memorised
 
 
-def test_mirror_images_are_copies_only_where_training_saw_them():
-    train, valid = smooth(300, 0), smooth(100, 1)
-    samples = np.ascontiguousarray(noisy(train[:100], 4)[:, :, ::-1])
-    images = own(train, valid)
-    assert compare_with_training(images, samples, flip=True).memorised
-    assert not compare_with_training(images, samples, flip=False).memorised
-
-
 def test_a_plain_image_in_the_data_is_near_to_no_sample():
     """A row of zeros would be at distance 1 from each image, nearer than images that are less alike."""
     train, samples = smooth(300, 0), smooth(50, 3)
@@ -194,8 +176,6 @@ class Sums:
     """A network whose features are means over an 8 x 8 grid of patches."""
 
     def __call__(self, images):
-        import torch
-
         return torch.nn.functional.adaptive_avg_pool2d(images, 8).flatten(1)
 
 
@@ -205,36 +185,18 @@ def test_features_find_copies_too_and_are_computed_once(tmp_path, monkeypatch):
     extractor, seen = Extractor("sums", "0" * 64, "none", 192, Sums()), {}
     images = own(train, valid)
     copies = noisy(train[:60], 4)
-    found = compare_with_training(
-        images, copies, True, extractor, lambda what, *done: seen.update({what: done})
-    )
+    watch = lambda what, *done: seen.update({what: done})
+    found = compare_with_training(images, copies, True, extractor, watch)
     assert found.memorised
     assert found.space == "sums features"
     sizes = {"samples": 60, "training images": 300, "held out images": 100, "mirrored images": 300}
-    every = {f"features of {name}": (size, size) for name, size in sizes.items()}
-    kinds = ("training images", "held-out images", "samples")
-    compared = {f"neighbours of {kind}": (300, 300) for kind in kinds}
-    assert seen == every | compared
+    assert seen.items() >= {f"features of {name}": (size, size) for name, size in sizes.items()}.items()
     seen.clear()
     mirrored = np.ascontiguousarray(copies[:, :, ::-1])
-    again = compare_with_training(
-        images, mirrored, True, extractor, lambda what, *done: seen.update({what: done})
-    )
-    assert again.memorised
-    assert seen == {"features of samples": (60, 60)} | compared
+    assert compare_with_training(images, mirrored, True, extractor, watch).memorised
+    assert {name for name in seen if name.startswith("features")} == {"features of samples"}
     assert not compare_with_training(images, mirrored, False, extractor).memorised
     assert not compare_with_training(images, smooth(60, 5), True, extractor).memorised
-
-
-def test_duplicates_are_left_out_of_features_by_their_pixels(tmp_path, monkeypatch):
-    monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
-    train, valid = smooth(300, 0), smooth(40, 1)
-    train[-20:-10], train[-10:] = train[100:110], noisy(train[110:120, :, ::-1], 4)
-    extractor = Extractor("sums", "0" * 64, "none", 192, Sums())
-    found = compare_with_training(own(train, valid), train[:60], True, extractor)
-    assert found.left_out == 40
-    assert share(found)["value"] == 1
-    assert not compare_with_training(own(train, valid), smooth(100, 5), True, extractor).memorised
 
 
 def test_duplicates_between_the_halves_are_found_also_mirrored():
@@ -248,31 +210,20 @@ def test_duplicates_between_the_halves_are_found_also_mirrored():
     assert find_held_out_duplicates(own(train, valid[:0]), flip=True)["same"] == []
 
 
-@pytest.mark.parametrize("by", ["pixels", "features"])
-def test_of_many_images_a_part_is_compared_and_few_are_read_at_once(by, tmp_path, monkeypatch):
-    monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
+def test_of_many_images_a_part_is_compared_and_few_are_read_at_once(monkeypatch):
     monkeypatch.setattr(memorisation, "QUERIES", 60)
     monkeypatch.setattr(neighbours, "_BLOCK", 32)
-    train, valid, seen = smooth(400, 0), smooth(300, 1), []
+    train, valid = smooth(400, 0), smooth(300, 1)
     valid[250:] = train[250:300]
     images = own(train, valid)
     counted = CountedPixels(images.images.pixels)
     images = replace(images, images=replace(images.images, pixels=counted))
-    progress = lambda *report: seen.append(report)
-    if by == "pixels":
-        found = compare_with_training(images, smooth(20, 3), True, progress=progress)
-    else:
-        extractor = Extractor("sums", "0" * 64, "none", 192, Sums())
-        found = compare_with_training(images, smooth(20, 3), True, extractor, progress)
+    found = compare_with_training(images, smooth(20, 3), True)
     assert found.learned_from + found.left_out + len(found.held_out.indices) == 60 + 60
-    assert ("neighbours of samples", 32, 400) in seen
-    pairs = find_held_out_duplicates(images, True, progress)
+    pairs = find_held_out_duplicates(images, True)
     assert counted.largest <= 60
-    assert seen[-1] == ("duplicates of held-out images", 400, 400)
     assert (pairs["compared"], pairs["of"]) == (60, 300)
     assert 0 < len(pairs["same"]) < 50
-    numbers = [[int(name.removesuffix(".png")) for name in pair.values()] for pair in pairs["same"]]
-    assert all(valid - train == 400 for valid, train in numbers)
 
 
 def test_pairs_start_with_the_closest():
@@ -302,10 +253,9 @@ def copied(finished, tmp_path):
 def test_a_run_that_has_hardly_learnt_copies_nothing(copied):
     found = memorisation.memorisation(copied, 12, 2, progress=False)
     assert found.verdict == "no sample copies a training image (12 samples were compared)"
-    assert str(found).startswith(f"{found.verdict}\nthe closest pairs: {found.folder}/pairs.png")
+    assert str(found).split("\n") == [found.verdict, "the closest pairs:", f"{found.folder}/pairs.png"]
     assert "0.0 % [0.0, 26.5] of 12 samples" in found.details
     assert "times the noise MSE on training images" in found.details
-    assert sorted(path.name for path in found.folder.iterdir()) == ["pairs.png", "record.json"]
     record = read_sealed(found.folder / "record.json")
     assert json.loads(json.dumps(found.record)) == record
     assert (record["schema"], record["kind"], record["memorised"]) == (1, "memorisation", False)
@@ -315,9 +265,9 @@ def test_a_run_that_has_hardly_learnt_copies_nothing(copied):
     assert record["gap"].keys() == {"value", "low", "high", "images", "levels"}
     scalars, images = read_events(copied / "events" / "memorisation")
     assert scalars["memorisation/copies"] == [(record["sampling"]["step"], 0.0)]
-    ((_, pairs),) = images["memorisation"]
-    with Image.open(found.folder / "pairs.png") as one, Image.open(io.BytesIO(pairs)) as two:
-        np.testing.assert_array_equal(np.asarray(one), np.asarray(two))
+    ((_, shown),) = images["memorisation"]
+    with Image.open(found.folder / "pairs.png") as one, Image.open(io.BytesIO(shown)) as two:
+        assert one.tobytes() == two.tobytes()
 
 
 def test_copies_are_counted_in_the_verdict(copied, monkeypatch):
@@ -328,30 +278,6 @@ def test_copies_are_counted_in_the_verdict(copied, monkeypatch):
     assert found.verdict == "20 of 20 samples copy training images"
     assert found.record["memorised"]
     assert [row["nearest"] for row in found.to_records()] == [parts.images.names[k] for k in parts.train[:20]]
-
-
-def test_samples_that_cannot_be_kept_in_the_cache_are_compared_all_the_same(finished, tmp_path, monkeypatch):
-    monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
-    (tmp_path / "features").write_text("in the way")
-    found = memorisation.memorisation(finished, 5, 2, out=tmp_path / "out")
-    assert found.record["copies"]["of"] == 5
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"features": "pixel"}, "features must be one of"),
-        ({"features": "inception-2015"}, "inception-2015"),
-        ({"guidance": 2.0}, "guidance needs a label"),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_leaves_nothing(finished, options, said, monkeypatch, tmp_path):
-    monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    before = sorted(finished.rglob("*"))
-    with pytest.raises(UserError, match=said):
-        memorisation.memorisation(finished, **options)
-    assert sorted(finished.rglob("*")) == before
 
 
 def test_samples_are_those_of_sample_with_searched_times_and_guidance(copied, tmp_path):

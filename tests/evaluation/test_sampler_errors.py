@@ -30,19 +30,18 @@ def test_a_budget_of_evaluations_gives_this_many_levels(sampler, nfe, count):
 
 
 def test_more_evaluations_and_better_samplers_have_less_error():
-    error = sampler_errors.sampling_error_of_oracle(LAW, normal(4, 1, 2, 2), ENDS)
-    cells = sampler_errors.compare_samplers(error, ENDS, (5, 40))
-    table = {(c.sampler, c.grid, c.nfe): c.error for c in cells}
-    assert len(table) == len(sampler_errors.SAMPLERS) * 4 * 2
-    for (sampler, grid, nfe), value in table.items():
-        if nfe > 5:
-            few = next(v for (s, g, n), v in table.items() if (s, g) == (sampler, grid) and n <= 5)
-            assert value < few / 4, (sampler, grid)
-    assert table["UniPC-3", "uniform_log_snr", 40] < table["DDIM", "uniform_log_snr", 40] / 1000
+    error = sampler_errors.error_on_mixture(LAW, normal(4, 1, 2, 2), ENDS)
+    table = sampler_errors.compare_samplers(error, ENDS, (5, 40))
+    assert len(table) == 4
+    for lines in table.values():
+        assert lines.keys() == sampler_errors.SAMPLERS.keys()
+        assert all(many < few / 4 for (_, few), (_, many) in lines.values())
+        assert lines["UniPC-3"][1][0] == lines["DDIM"][1][0] == 40
+    assert table["uniform_log_snr"]["UniPC-3"][1][1] < table["uniform_log_snr"]["DDIM"][1][1] / 1000
 
 
 def test_a_figure_has_a_panel_for_each_grid_and_a_line_for_each_sampler():
-    error = sampler_errors.sampling_error_of_oracle(LAW, torch.zeros(1, 1, 2, 2, dtype=torch.float64), ENDS)
+    error = sampler_errors.error_on_mixture(LAW, torch.zeros(1, 1, 2, 2, dtype=torch.float64), ENDS)
     figure = plot_sampler_errors(sampler_errors.compare_samplers(error, ENDS, (5, 10)), "oracle")
     assert len(figure.axes) == 4
     for axes in figure.axes:
@@ -53,4 +52,4 @@ def test_a_figure_has_a_panel_for_each_grid_and_a_line_for_each_sampler():
 def test_a_schedule_with_fewer_levels_than_the_reference_is_refused():
     run = open_pipeline(Model(lambda x, t: x, Linear(clip="rates", read="floor"), shape=(1, 8, 8)))
     with pytest.raises(UserError, match="the noise levels of 500 times .* are not all different"):
-        sampler_errors.compare_samplers_on_run(run, [5], [0])
+        sampler_errors.prepare_run(run, [0])

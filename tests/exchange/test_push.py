@@ -10,6 +10,7 @@ import yaml
 from safetensors.torch import load
 
 import ddim
+from ddim.diffusion.loss import Consistency
 from ddim.errors import UserError
 from ddim.exchange.card import hide_folders
 from ddim.recipe.codec import read_recipe
@@ -81,25 +82,20 @@ def test_no_folder_of_the_machine_is_uploaded(hub, run, tmp_path):
     "source, shown",
     [("blossoms:200", "blossoms:200"), ("pets:C:\\copy", "pets"), ("/home/ada/a.zip", "a.zip")],
 )
-def test_the_name_of_the_images_stays(source, shown):
-    chosen = recipe(data__source=source)
-    assert hide_folders(chosen).data.source == shown
-    for vectors in ("/home/ada/ages.csv", "C:\\Users\\ada\\ages.csv"):
-        with_vectors = replace(chosen, data=replace(chosen.data, vectors=vectors))
-        assert hide_folders(with_vectors).data.vectors == "ages.csv"
-
-
 @pytest.mark.parametrize(
-    "guide, shown",
+    "guide, named",
     [
         ("/home/ada/runs/small-1/best", "small-1/best"),
         ("C:\\Users\\ada\\runs\\small-1\\best", "small-1/best"),
         ("hub:ada/flowers", "hub:ada/flowers"),
     ],
 )
-def test_the_run_of_a_guide_is_named_without_its_folder(guide, shown):
-    student = recipe(objective="consistency", objective__guidance=2.0, objective__guide=guide)
-    assert hide_folders(student).objective.guide == shown
+def test_images_vectors_and_guides_are_named_without_their_folders(source, shown, guide, named):
+    loss = Consistency(guidance=2.0, guide=guide)
+    chosen = replace(recipe(data__source=source), objective=loss)
+    hidden = hide_folders(replace(chosen, data=replace(chosen.data, vectors="C:\\Users\\ada\\ages.csv")))
+    assert (hidden.data.source, hidden.data.vectors) == (shown, "ages.csv")
+    assert hidden.objective.guide == named
 
 
 def test_the_card_says_how_to_use_the_run_and_keeps_the_licence_of_its_owner(hub, run):

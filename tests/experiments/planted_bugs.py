@@ -5,7 +5,7 @@ from planted import bug
 BUGS = [
     bug(
         "the deviation over seeds divides by n and not by n - 1",
-        "experiments/configurations.py",
+        "experiments/report.py",
         "Score(fmean(values), stdev(values)) => Score(fmean(values), stdev(values) * (1 - 1 / len(values)) ** 0.5)",
         "experiments/test_configurations.py::test_the_score_of_repeats_is_the_mean_and_the_sample_deviation",
     ),

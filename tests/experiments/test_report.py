@@ -1,27 +1,175 @@
-"""Reports on runs: their table, their pictures, and the files that they may replace."""
+"""Reports on runs: which runs are repeats, what counts as their metric, which is best, and the page."""
 
 import base64
 import io
 import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 import ddim
 from ddim.errors import UserError
-from ddim.plots.pictures import GAP, make_sheet, save_png, split_sheet, to_uint8
-from evaluated_runs import record
+from ddim.evaluation.record import parse_evaluation
+from ddim.experiments import report
+from ddim.experiments.index import Run, mark_comparable
+from ddim.plots.pictures import GAP, make_sheet, save_png, to_uint8
+from ddim.recipe.codec import dump, override
+from ddim.recipe.named import smoke
+from evaluated_runs import evaluation, record, run
 from html_reader import Reader
 from run_folders import make
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
+def group(*runs):
+    return report.group_runs(runs, {run.path: run.path.name for run in runs})
+
+
+def choices(*runs):
+    return [dict(row.choice) for row in group(*runs)]
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_configuration():
+    runs = [run(f"{lr}-{k}", seed=k, optim__lr=lr) for lr in (1e-3, 1e-4) for k in (0, 1, 2)]
+    one, two = group(*runs)
+    assert (one.choice, two.choice) == ({"optim.lr": "0.001"}, {"optim.lr": "0.0001"})
+    assert (one.runs, two.runs) == (runs[:3], runs[3:])
+    assert (one.name, two.name) == ("0.001-0 (3 seeds)", "0.0001-0 (3 seeds)")
+    # A run with the recipe and the seed of another one does not count, unless it alone is finished.
+    again = run("again", seed=0, optim__lr=1e-3)
+    assert group(*runs[:3], again)[0].runs == runs[:3]
+    assert group(replace(runs[0], state="stopped"), again)[0].runs == [again]
+    assert group(Run(Path("1"), "waiting")) == []
+
+
+def test_fields_that_only_one_kind_has_are_no_differences():
+    runs = [run("a"), run("b", schedule="linear")]
+    assert choices(*runs) == [{"schedule": "cosine"}, {"schedule": "linear"}]
+    assert choices(*runs, run("c", schedule="linear", schedule__clip="powers")) == [
+        {"schedule": "cosine", "schedule.clip": "–"},
+        {"schedule": "linear", "schedule.clip": "none"},
+        {"schedule": "linear", "schedule.clip": "powers"},
+    ]
+
+
+def test_other_images_and_other_first_weights_are_differences_and_other_paths_are_not():
+    def started(images, source, weights=None, **changes):
+        facts = {"data": {"fingerprint": images * 64}}
+        facts |= {"source": weights, "source_sha256": "s" * 64} if weights else {}
+        return replace(run(source, data__source=source, **changes), facts=facts)
+
+    one, two, other = started("a", "/1/x.zip"), started("a", "/2/y.zip"), started("b", "/3/x.zip")
+    assert choices(one, two) == [{}]
+    assert choices(one, other) == [{"data.source": "x.zip (aaaaaaaa)"}, {"data.source": "x.zip (bbbbbbbb)"}]
+    taught = started("a", "/4/x.zip", weights="/home/ada/w/best")
+    assert choices(one, taught) == [{"from": "–"}, {"from": "w/best (ssssssss)"}]
+    sized = [started(k, f"/{k}/x.zip", data__size=size) for k, size in (("a", "32"), ("b", "64"))]
+    assert choices(*sized) == [{"data.size": "32,32"}, {"data.size": "64,64"}]
+    extended = replace(one, path=Path("z"), total=3696, facts=one.facts | {"extended": 3696})
+    assert [choice["images"] for choice in choices(one, extended)] == ["960", "3696"]
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=12))
+def test_the_score_of_repeats_is_the_mean_and_the_sample_deviation(values):
+    runs = [run(str(k), seed=k, errors={"image_mae": value}) for k, value in enumerate(values)]
+    (row,) = group(*runs, run("late", seed=99, state="stopped", errors={"image_mae": 9e9}))
+    score = row.scores["image_mae"]
+    assert score.value == pytest.approx(statistics.fmean(values), rel=1e-9, abs=1e-6)
+    assert score.deviation == pytest.approx(statistics.stdev(values), rel=1e-9, abs=1e-6)
+    # The interval of one run is not that of a mean over several.
+    assert score.interval is None
+
+
+OTHERWISE = {
+    "features": {"extractor": "inception"},
+    "reference (700 images of part train, 64x64)": {"part": "train"},
+    "number of samples (500)": {"samples": 500},
+    "sampling (2 steps": {"times": [1.0] * 2},
+    "label 3, guidance 2": {"label": 3, "guidance": 2.0},
+    "sampler.eta 1": {"recipe": dump(override(smoke(), {"sampler.eta": 1}))},
+    "earlier step": {"step": 30},
+}
+
+
+@pytest.mark.parametrize("said", OTHERWISE)
+def test_an_evaluation_under_other_conditions_is_left_out_and_described(said):
+    runs = [run(str(k), seed=k, evaluations=(evaluation(0.3 + 0.1 * k),)) for k in range(2)]
+    odd = run("odd", seed=2, evaluations=(evaluation(0.01, **OTHERWISE[said]),))
+    *comparable, marked = mark_comparable([*runs, odd])
+    assert [each.comparable for each in comparable] == [True, True]
+    assert (marked.metrics["kid"], marked.comparable) == (0.01, False)
+    assert said in marked.why
+    (row,) = group(*comparable, marked)
+    assert row.scores["kid"].value == pytest.approx(0.35)
+
+
+def test_the_newest_evaluation_under_the_most_common_conditions_counts():
+    one = run("1", evaluations=[evaluation(0.3), evaluation(0.1), evaluation(7.0, extractor="inception")])
+    two = run("2", seed=1, evaluations=[evaluation(0.2, sha256="other held-out images of this seed")])
+    assert [each.metrics["kid"] for each in mark_comparable([one, two])] == [0.1, 0.2]
+    # Of equally common conditions, those with more samples count, then those of the newest evaluation.
+    few, many = (run(str(n), evaluations=[evaluation(samples=n)]) for n in (100, 5000))
+    assert [each.comparable for each in mark_comparable([few, many])] == [False, True]
+    for order in ((5, 10, 20), (20, 10, 5)):
+        made = [record(0.1 * n, times=[1.0] * n) | {"time": f"2026-01-0{k}"} for k, n in enumerate(order, 1)]
+        (kept,) = mark_comparable([run(evaluations=[parse_evaluation(Path(), each) for each in made])])
+        assert kept.metrics["kid"] == pytest.approx(0.1 * order[-1])
+
+
+def test_runs_compare_that_sample_by_their_recipes_or_by_their_searched_grids():
+    """A sweep may vary the sampler; each run has its own searched times."""
+    other = dump(override(smoke(), {"sampler": "ddim", "sampler.eta": 1.0}))
+    two = replace(run("two", evaluations=(evaluation(0.2, recipe=other),)), recipe=other)
+    assert all(each.comparable for each in mark_comparable([run(evaluations=(evaluation(0.3),)), two]))
+    searched = [dump(override(smoke(), {"grid": {"kind": "listed", "times": [1, t]}})) for t in (0.5, 0.4)]
+    runs = [run(str(k), evaluations=(evaluation(0.3, recipe=each),)) for k, each in enumerate(searched)]
+    assert all(each.comparable for each in mark_comparable(runs))
+
+
+def rank(runs, metric):
+    return [row.name for row in report.rank_configurations(group(*mark_comparable(runs)), metric)]
+
+
+def test_the_best_configuration_has_the_lowest_mean_of_its_finished_runs():
+    table = {"a": ("finished", 0.2, 0.3), "b": ("finished", 0.3, 0.1), "c": ("stopped", 0.1, 0.01)}
+    runs = [
+        run(name, state, {"image_mae": mae}, (evaluation(kid, fid=9.0),), optim__lr=mae)
+        for name, (state, mae, kid) in table.items()
+    ]
+    assert rank(runs, "image_mae") == ["a", "b"]
+    assert rank(runs, "kid") == ["b", "a"]
+    assert rank(runs[:1], "kid") == []
+    # A FID needs as many images as there are features, 1280; here the reference has 700.
+    assert rank(runs, "fid") == []
+
+
+@pytest.mark.parametrize(
+    "changes", [{"schedule": "linear"}, {"data__source": "pets"}, {"report__validation_images": 8}]
+)
+def test_errors_in_other_units_and_runs_on_other_images_are_not_ranked(changes):
+    pair = [run("a", errors={"image_mae": 0.1}), run("b", errors={"image_mae": 0.2}, **changes)]
+    assert rank(pair, "image_mae") == []
+
+
+# The page
+
+
 def images(n, height, width, seed=0):
     draw = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (n, 3, height, width), generator=draw, dtype=torch.uint8)
+
+
+def write(folder, document):
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(json.dumps(document))
 
 
 @pytest.fixture
@@ -33,108 +181,88 @@ def runs(tmp_path):
         write(root / f"a{seed}" / "evaluations" / "1", record(kid=0.0001 * (seed + 1)))
     make(root / "b<0>", seen=(480,), optim__lr=1e-4, errors={"image_mae": 0.2})
     for k, folder in enumerate(sorted(root.iterdir())):
-        (folder / "samples").mkdir()
         for step in (30, 60):
-            sheet = make_sheet(images(4, 32, 32, seed=10 * k + step))
-            save_png(folder / "samples" / f"step-{step:09d}.png", sheet)
+            file = folder / "samples" / f"step-{step:09d}.png"
+            file.parent.mkdir(exist_ok=True)
+            save_png(file, make_sheet(images(4, 32, 32, seed=10 * k + step)))
     return root
 
 
-def write(folder, document):
-    folder.mkdir(parents=True)
-    (folder / "record.json").write_text(json.dumps(document))
-
-
 def test_the_table_has_a_row_for_each_configuration(runs):
-    report = ddim.report(runs)
-    table = report._shown(())
-    assert table.columns == ["run", "optim.lr", "image MAE ↓", "noise MAE ↓", "KID ↓", "finished"]
-    assert table.rows == [
-        ["a0 (2 seeds)", "0.002", "0.3000 ± 0.0707", "0.5000 ± 0.0000", "0.000150 ± 0.000071", "2 of 2"],
-        ["b<0>", "0.0001", "0.2000", "–", "–", "0 of 1"],
+    found = ddim.report(runs)
+    head, one, two = str(found).splitlines()[2:]
+    assert head.split("  ")[0] == "run"
+    repeats = ["a0 (2 seeds)", "0.002", "0.3000 ± 0.0707", "0.5000 ± 0.0000", "0.000150 ± 0.000071", "2 of 2"]
+    assert [cell.strip() for cell in one.split("  ") if cell] == repeats
+    assert [cell.strip() for cell in two.split("  ") if cell] == [
+        "b<0>",
+        "0.0001",
+        "0.2000",
+        "–",
+        "–",
+        "0 of 1",
     ]
-    assert report.to_records()[0]["kid"] == pytest.approx(0.00015)
-    assert report.verdict == "3 runs: 2 finished, 1 stopped; nothing to rank yet"
+    assert found.verdict == "3 runs: 2 finished, 1 stopped; nothing to rank yet"
+    assert found.to_records()[0]["kid"] == pytest.approx(0.00015)
     write(make(runs / "c", optim__lr=1.0, errors={}) / "evaluations" / "1", record(kid=0.25))
-    report = ddim.report(runs)
     best = "a0 (2 seeds), KID 0.000150 ± 0.000071"
-    assert report.verdict == f"closest to real images: {best}; next: c, KID 0.2500 [0.2400, 0.2600]"
-    assert report._shown(()).best == {(0, 4)}
+    assert (
+        ddim.report(runs).verdict == f"closest to real images: {best}; next: c, KID 0.2500 [0.2400, 0.2600]"
+    )
 
 
-def read_page(report):
-    page = Reader(report.folder.read_text())
+def read_page(found):
+    """Return the texts of the page, and its pictures (H, W, 3), keyed by name."""
+    page = Reader(found.folder.read_text())
     assert page.open == []
     shown = [attrs for tag, attrs in page.elements if tag == "img"]
     content = [base64.b64decode(attrs["src"].partition("base64,")[2]) for attrs in shown]
-    pictures = {
-        attrs["alt"]: np.asarray(Image.open(io.BytesIO(each)))
-        for attrs, each in zip(shown, content, strict=True)
-    }
-    return page.texts, [attrs["alt"] for attrs in shown], pictures
+    pictures = [np.asarray(Image.open(io.BytesIO(each))) for each in content]
+    return page.texts, [(attrs["alt"], each) for attrs, each in zip(shown, pictures, strict=True)]
 
 
 def test_a_page_shows_samples_below_real_images_of_each_run(runs):
     for name, seed in (("a0", 1), ("a1", 2), ("b<0>", 1)):
         save_png(runs / name / "samples" / "real.png", make_sheet(images(4, 32, 32, seed)))
-    (runs / "b<0>" / "samples" / "step-000000030.png").write_text("torn")
-    with pytest.warns(UserWarning, match="step-000000030.png is damaged"):
-        texts, names, pictures = read_page(ddim.report(runs))
-    assert names[:6] == ["losses", "real images", "a0", "b<0>", "real images", "a1"]
-    assert names[6:] == ["a0: 480, 960 images", "a1: 480, 960 images"]
+    texts, pictures = read_page(ddim.report(runs))
+    strips = ["real images", "a0", "b<0>", "real images", "a1"]
+    assert [name for name, _ in pictures[:6]] == ["losses", *strips]
+    assert [name for name, _ in pictures[6:]] == [f"{name}: 480, 960 images" for name in ("a0", "a1", "b<0>")]
     assert "b<0>" in texts
     for k, image in enumerate(to_uint8(images(4, 32, 32, seed=60))):
         left = 3 * k * (32 + GAP)
-        np.testing.assert_array_equal(pictures["a0"][::3, left : left + 96 : 3], image)
+        np.testing.assert_array_equal(pictures[2][1][::3, left : left + 96 : 3], image)
     for k, step in enumerate((30, 60)):
         left = 3 * k * (32 + GAP)
         first = to_uint8(images(4, 32, 32, seed=10 + step))[0]
-        np.testing.assert_array_equal(pictures[names[7]][::3, left : left + 96 : 3], first)
+        np.testing.assert_array_equal(pictures[7][1][::3, left : left + 96 : 3], first)
 
 
 def test_a_page_shows_tests_for_copies_and_likelihoods(runs):
-    copies = {"value": 0.03, "low": 0.01, "high": 0.06}
     verdict = "By pixels, this run repeats training images."
     for number in (9, 10):
         home = runs / "a0" / "memorisation" / str(number)
-        write(home, {"copies": copies, "verdict": verdict * (number - 9), "sampling": {"guidance": 1.0}})
+        write(home, {"copies": {"value": 0.03}, "verdict": verdict * (number - 9)})
         save_png(home / "pairs.png", make_sheet(images(1, 8, 8)))
     facts = {"method": "vlb", "steps": 1000, "reference": {"images": list(range(8))}}
     write(runs / "a1" / "likelihoods" / "1", {"bits": {"value": 3.25, "error": 0.0625}} | facts)
-    texts, names, _ = read_page(ddim.report(runs))
+    texts, pictures = read_page(ddim.report(runs))
     assert {"3.0 %", verdict, "3.250 ± 0.062 (vlb, 8 images)"} <= set(texts)
-    assert names[-1] == "a0: samples and their nearest training images"
-
-
-@pytest.mark.parametrize("height, width, n", [(32, 32, 4), (24, 40, 7), (64, 64, 1), (8, 16, 16)])
-def test_a_sheet_is_split_into_its_images(height, width, n):
-    shown = images(n, height, width)
-    cells = split_sheet(make_sheet(shown), height, width)
-    # The last row of a sheet may have empty cells.
-    for image, cell in zip(to_uint8(shown), cells, strict=False):
-        np.testing.assert_array_equal(cell, image)
-    assert len(cells) >= n
-
-
-def test_runs_of_equal_names_are_told_apart_by_their_folders(tmp_path):
-    for place in ("one", "two"):
-        make(tmp_path / place / "1-l1", optim__lr=len(place) + (place == "two"))
-    report = ddim.report(tmp_path / "one", tmp_path / "two", tmp_path / "one", out=tmp_path / "page.html")
-    assert [row.name for row in report.rows] == ["one/1-l1", "two/1-l1"]
+    assert pictures[-1][0] == "a0: samples and their nearest training images"
 
 
 def test_a_report_replaces_an_earlier_one_and_no_other_file(tmp_path):
-    make(tmp_path / "new", seen=())
+    for place in ("one", "two"):
+        make(tmp_path / place / "1-l1", seen=(), optim__lr=len(place) + (place == "two"))
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "run.json").write_text("{")
-    report = ddim.report(tmp_path)
-    before = report.folder.read_bytes()
-    assert report.folder == tmp_path / "report.html"
-    assert ddim.report(tmp_path).folder.read_bytes() == before
-    (tmp_path / "page.html").write_text("mine")
+    out = tmp_path / "page.html"
+    # Runs of equal names are told apart by their folders.
+    found = ddim.report(tmp_path / "one", tmp_path, out=out)
+    assert [row.name for row in found.rows] == ["one/1-l1", "two/1-l1"]
+    before = out.read_bytes()
+    assert ddim.report(tmp_path / "one", tmp_path, out=out).folder.read_bytes() == before
+    out.write_text("mine")
     with pytest.raises(UserError, match="was not made by ddim"):
-        ddim.report(tmp_path, out=tmp_path / "page.html")
-    assert (tmp_path / "page.html").read_text() == "mine"
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="there is no run"):
-        ddim.report(tmp_path / "empty")
+        ddim.report(tmp_path, out=out)
+    assert out.read_text() == "mine"

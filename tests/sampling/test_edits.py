@@ -108,6 +108,11 @@ def test_what_an_edit_cannot_use_is_refused(edit, said, run, images):
         edit(run, images)
 
 
+def test_a_misspelt_option_is_refused(run, images):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'guidence'"):
+        ddim.vary(run, images[0], guidence=2.0)
+
+
 # Masks
 
 

@@ -26,7 +26,7 @@ from ddim.diffusion.samplers import DDIM
 from ddim.errors import UserError
 from ddim.evaluation.record import read_evaluation
 from ddim.experiments.index import read_run
-from ddim.experiments.sweep import Outcome, read_outcome, read_sweep
+from ddim.experiments.trials import Outcome, read_outcome, read_sweep
 from ddim.files import read_sealed, write_sealed
 from ddim.runs import checkpoint
 from ddim.runs.averages import read_stored
@@ -129,7 +129,7 @@ def write_documents(folder):
     write_sealed(folder / "sweep" / "sweep.json", read_sealed(folder / "sweep" / "sweep.json"))
     outcome = sweep.outcome_file(sweep.trials[0])
     outcome.parent.mkdir()
-    write_sealed(outcome, asdict(Outcome(0, "finished", 12.5, 0.25)))
+    write_sealed(outcome, asdict(Outcome(0, "finished")))
 
     def facts():
         found = read_run(run)

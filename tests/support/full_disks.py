@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ddim.evaluation.evaluate
-import ddim.experiments.trial_queue  # noqa: F401  (imported before the forks)
+import ddim.experiments.sweep  # noqa: F401  (imported before the forks)
 import ddim.metrics.features
 import stubs
 from ddim.errors import NoSpace

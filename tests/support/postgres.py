@@ -3,6 +3,7 @@
 import glob
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ def postgres():
                 assert server.poll() is None, (folder / "log").read_text()
             yield f"postgresql+psycopg://ddim@/postgres?host={folder}"
         finally:
-            server.terminate()
+            server.send_signal(signal.SIGINT)  # does not wait for open connections
             server.wait(30)
     finally:
         log.close()

@@ -24,7 +24,7 @@ from types import SimpleNamespace
 
 import ddim.evaluation.evaluate
 import ddim.evaluation.search
-import ddim.experiments.trial_queue
+import ddim.experiments.sweep
 import ddim.metrics.features
 import stubs
 from ddim.machine.signals import stop_on_signals

@@ -5,13 +5,16 @@ stopped, does nothing if it is finished, and writes the files of a run. Its vali
 rate of its recipe, if it has one.
 """
 
-import json
+import shutil
 import sys
+from contextlib import suppress
 from functools import partial
 from unittest.mock import patch
 
 import ddim
-from ddim.experiments.sweep import read_sweep
+from ddim.errors import UserError
+from ddim.experiments.trials import Trial, read_sweep
+from ddim.recipe.named import smoke
 
 STEPS = 4
 
@@ -28,7 +31,8 @@ with ExitStack() as locked:
         locked.enter_context(lock_folder(run))
     except Locked as error:
         sys.exit(error.exit_code)
-    (run / "run.json").write_text(json.dumps({{"recipe": {{"optim": {{"batch": 1}}, "images": {STEPS}}}}}))
+    recipe = {{"optim": {{"batch": 1, "lr": rate}}, "images": {STEPS}}}
+    (run / "run.json").write_text(json.dumps({{"recipe": recipe}}))
     log = (run / "metrics.jsonl").open("a")
     done = len((run / "metrics.jsonl").read_text().splitlines())
     with (run / "starts").open("a") as starts:
@@ -43,12 +47,17 @@ with ExitStack() as locked:
 
 
 def plan_sweep(folder, names, storage=None):
-    """Return a planned sweep of trials with these names."""
-    trials = [{"name": name, "fields": {"optim.lr": name}, "recipe": {"name": "stub"}} for name in names]
-    folder.mkdir(parents=True, exist_ok=True)
-    study = {"storage": storage, "study": folder.name, "base": {}, "request": {"fields": {"optim.lr": "1,2"}}}
-    document = {"schema": 2, "kind": "sweep", **study, "trials": trials}
-    (folder / "sweep.json").write_text(json.dumps(document))
+    """Return a planned sweep of trials with these names, of which none has run."""
+    trials = [Trial(name, {"optim.lr": name}, {"name": "stub"}) for name in names]
+
+    def stop(*_):
+        raise UserError("planned")
+
+    planned = patch("ddim.experiments.sweep.plan_trials", lambda _: (smoke(), trials))
+    with planned, patch("ddim.experiments.sweep.trial_commands", stop), suppress(UserError):
+        ddim.sweep(fields={"optim.lr": [1, 2]}, out=folder, storage=storage)
+    for name in ("trials", "recipes", "logs", "results"):
+        shutil.rmtree(folder / name)
     return read_sweep(folder)
 
 
@@ -62,7 +71,7 @@ def count(sweep, trial, jobs=1, threads=None, pause=0.01):
 def work(folder, jobs=1, commands=count, grace=60):
     """Be a worker, and return the sweep; `commands` replaces `trial_commands`."""
     replaced = patch("ddim.experiments.sweep.trial_commands", commands)
-    with replaced, patch("ddim.experiments.trial_queue.GRACE", grace):
+    with replaced, patch("ddim.experiments.sweep.GRACE", grace):
         return ddim.sweep(out=folder, jobs=jobs)
 
 

@@ -6,7 +6,7 @@ BUGS = [
     bug(
         "gradients are not clipped",
         "training/trainer.py",
-        "o.clip or math.inf => math.inf",
+        "optim.clip or math.inf => math.inf",
         "training/test_loop.py::test_gradients_are_clipped_to_the_norm_of_the_recipe",
     ),
     bug(

@@ -3,12 +3,12 @@
 import torch
 
 import ddim
-import ddim.experiments.speed
+import ddim.experiments.plan
 import tiny
 
 
 def test_runs_are_trained_planned_and_measured_in_inference_mode(tmp_path, monkeypatch):
-    monkeypatch.setattr(ddim.experiments.speed, "SECONDS", 0.1)
+    monkeypatch.setattr(ddim.experiments.plan, "SECONDS", 0.1)
     recipe = tiny.recipe(images=16, schedule="linear_beta", data__size=8)
     with torch.inference_mode():
         ddim.plan(None, recipe, minutes=1, machine=tiny.MACHINE)

@@ -69,5 +69,5 @@ def test_decoded_copies_serve_where_the_images_are_gone(run):
         pixels = open_run_images(load(run)).images.pixels
     assert np.sort(pixels[:, 0, 0, 0]).tolist() == list(range(0, 256, 16))
     shutil.rmtree("cache")
-    with pytest.raises(UserError, match="put them back, or give their new path with `ddim train"):
+    with pytest.raises(UserError, match="are missing with `ddim train"):
         resume(run)

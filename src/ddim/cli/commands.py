@@ -25,7 +25,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "likelihood": "evaluation.likelihood:likelihood",
         "diagnose": "evaluation.diagnose:diagnose",
         "report": "experiments.report:report",
-        "runs": "experiments.run_table:list_runs",
+        "runs": "experiments.index:list_runs",
     },
     "Improve": {
         "plan": "experiments.plan:plan",
@@ -42,7 +42,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Exchange": {
         "export": "exchange.export:export",
         "push": "exchange.hub:push",
-        "import": "exchange.import_model:import_model",
+        "import": "exchange.diffusers:import_model",
     },
     "Set up": {
         "cache": "machine.cache_folder:inspect_cache",

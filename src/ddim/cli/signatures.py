@@ -153,7 +153,11 @@ def _list_parameters(module: str, function: ast.FunctionDef) -> Iterator[Paramet
         for option in read_signature("sampling.pipeline:load").parameters[1:]:
             if option.name not in {p.name for p in given}:
                 yield replace(option, owner="load", rare=True)
-    home, result = find_definition(module, getattr(function.returns, "id", ""))
+    yield from _list_saving(*find_definition(module, getattr(function.returns, "id", "")))
+
+
+def _list_saving(home: str, result: ast.AST | None) -> Iterator[Parameter]:
+    """Yield the parameters of the method `save` of the class of a result, if it has one."""
     for method in result.body if isinstance(result, ast.ClassDef) else ():
         if isinstance(method, ast.FunctionDef) and method.name == "save":
             helps = read_docstring(ast.get_docstring(method) or "")[2]["Args"]

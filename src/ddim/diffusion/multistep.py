@@ -7,13 +7,14 @@ the exact solution from time t to s is
     x_s = (sigma_s / sigma_t) e^(-eta h) x_t + alpha_s (1 + eta) int_0^h e^(-(1 + eta)(h - tau)) x0 dtau
           + sigma_s sqrt(1 - e^(-2 eta h)) z.
 
-Here x0 is that of the path at lambda_t + tau, and z is standard normal noise. eta = 0 is the probability
-flow (Lu et al. 2022b, proposition 4.1), eta = 1 is the SDE of the same paper; other values are from
-k-diffusion.
+In the integral, x0 is the prediction on the exact path at lambda_t + tau, and z is standard normal noise.
+With eta = 0 this is the probability flow (Lu et al. 2022b, proposition 4.1), with eta = 1 the SDE of the same
+paper. Other values are from k-diffusion.
 
-eps and x0 along the path are not known. Both methods replace them by the polynomial through the most recent
-predictions. Two times can have the same noise level if the schedule is a table: such a step does nothing.
-The last prediction, at the last time, is made by `Sampler`: a grid of N times takes N network evaluations.
+eps and x0 along the path are not known. All methods replace them by the polynomial through the most recent
+predictions. If the schedule is a table, two times can have the same noise level. A step between them does
+nothing. The last prediction, at the last time, is made by `Sampler`: a grid of N times takes N network
+evaluations.
 """
 
 from collections import deque
@@ -41,11 +42,12 @@ class AdamsBashforth(Sampler):
 
     The variable of the polynomial is sigma / alpha. If `steps` is "unequal", the polynomial goes through the
     slopes at their actual noise levels. If it is "equal", the textbook weights for equal steps are used on
-    any grid, as in Béres' multistep sampler and iPNDM (Liu et al. 2022, eq. 9). If the steps in sigma / alpha
-    change their size smoothly, "equal" converges with order 2, and otherwise with order 1.
+    any grid, as in Béres' multistep sampler and iPNDM (Liu et al. 2022, eq. 9). If neighbouring
+    steps have almost the same size in sigma / alpha, "equal" converges with order 2, and otherwise with order
+    1.
 
-    The first steps, which have no earlier slopes, use 1, 2, 3, ... slopes. The error of the very first step
-    limits the order of convergence to 2; more slopes only make the error smaller.
+    Step k uses k slopes until there are `order` of them. The error of the first step, which has one slope,
+    limits the order of convergence to 2. More slopes make the whole error smaller.
 
     Attributes:
         order: number of slopes that each step uses, 1 to 5.
@@ -91,7 +93,7 @@ class DPMSolver(Sampler):
 
     With order 3, the first step uses one prediction and the second two. The error of the first step limits
     the deterministic method to convergence of order 2. The method 3M of diffusers and k-diffusion differs
-    from this one: it multiplies the second difference of the predictions by half of the exact weight.
+    from this one: there the second difference of the predictions has half of its exact weight.
 
     Attributes:
         order: 1, 2 or 3.
@@ -117,8 +119,8 @@ class DPMSolver(Sampler):
                 x = exponential_step(x, images, then, self.eta)
                 if self.stochastic:
                     h = (then.log_snr - now.log_snr) / 2
-                    fresh = then.sigma * (-torch.expm1(-2 * self.eta * h)).sqrt()
-                    x = x + spread_over(fresh, x) * noise.like(x)
+                    deviation = then.sigma * (-torch.expm1(-2 * self.eta * h)).sqrt()
+                    x = x + spread_over(deviation, x) * noise.like(x)
         return x
 
 
@@ -126,14 +128,13 @@ class DPMSolver(Sampler):
 class UniPC(Sampler):
     """UniPC, the unified predictor-corrector, with predictions of clean images (Zhao et al. 2023).
 
-    The predictor of each step uses the last `order` predictions of the network. The next evaluation, at the
-    end of the step, also corrects the step, and needs no additional evaluation; only the last step stays
-    uncorrected. A state holds the images before the correction, from which the network predicts. The order of
-    convergence is `order` + 1, but at most 3, because the first step limits it.
+    The predictor of each step uses the last `order` predictions of the network. The network is evaluated once
+    at the end of each step. This prediction both corrects the step and begins the next one. Only the last
+    step stays uncorrected. A state holds the uncorrected images, from which the network predicts. The order
+    of convergence is `order` + 1, but at most 3, because the first step limits it.
 
-    `variant` is the paper's B(h): "bh1" is h, "bh2" is e^h - 1, which becomes 1 - e^(-h) for predictions of
-    clean images. It matters only for steps that use exactly two predictions. With more predictions B(h)
-    cancels.
+    `variant` is the paper's B(h), here for predictions of clean images. It matters only for steps that use
+    exactly two predictions. With more predictions B(h) cancels.
 
     Attributes:
         order: number of predictions that the predictor uses.
@@ -151,7 +152,7 @@ class UniPC(Sampler):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
             yield State(x, t.item(), p.x0)
-            if start is not None:  # repeat the last step with the image predicted at its end
+            if start is not None:  # repeat the last step, which ends at `now`, with the image predicted there
                 x = exponential_step(start, images, now, variant=self.variant, end=p.x0)
                 start = None
             if now.log_snr != then.log_snr:
@@ -191,7 +192,7 @@ def exponential_step(
     h = (then.log_snr - now.log_snr) / 2
     nodes = torch.stack([(at.log_snr - now.log_snr) / 2 for at, _ in known]) / h
     moments = exponential_moments((1 + eta) * h, len(known))
-    if len(known) == 2:  # the papers' weight of the slope, in place of the exact integral
+    if len(known) == 2:  # the papers' weight of the slope; moments[0] is 1 - e^(-(1 + eta) h)
         moments[1] = (h if variant == "bh1" else moments[0]) / 2
     weights = then.alpha * interpolation_weights(nodes, moments)
     kept = spread_over(then.sigma / now.sigma * (-eta * h).exp(), x) * x
@@ -203,13 +204,13 @@ _NODES, _WEIGHTS = (1 + _GAUSS[0]) / 2, _GAUSS[1] / 2
 """Gauss-Legendre quadrature on [0, 1] with 24 nodes."""
 
 
-def exponential_moments(h: Tensor, count: int) -> Tensor:
-    """Return the integrals (count,) of h e^(-h (1 - u)) u^m over u in [0, 1], for m = 0, 1, ...
+def exponential_moments(rate: Tensor, count: int) -> Tensor:
+    """Return the integrals (count,) of r e^(-r (1 - u)) u^m over u in [0, 1], for m = 0, 1, ...; r is `rate`.
 
-    Quadrature is accurate to rounding for h below 30. The closed forms (phi functions) lose digits with each
-    power m if h is small.
+    Quadrature is accurate to rounding for r below 30. The closed forms (phi functions) lose digits with each
+    power m if r is small.
     """
-    weight = h * (-h * (1 - _NODES)).exp() * _WEIGHTS
+    weight = rate * (-rate * (1 - _NODES)).exp() * _WEIGHTS
     return torch.stack([(weight * _NODES**m).sum() for m in range(count)])
 
 

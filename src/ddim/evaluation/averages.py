@@ -43,7 +43,6 @@ from ddim.runs import checkpoint
 from ddim.runs.averages import (
     Snapshot,
     StoredAverage,
-    check_average_name,
     hash_weights,
     list_snapshots,
     list_stored,
@@ -63,14 +62,11 @@ WIDTHS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25)
 LARGEST_ERROR = 0.1
 """Largest error of a reconstruction that is tried by default; see `Combination`."""
 
-COLUMNS = {"validation": "validation_error", "kid": "kid"}
-"""The name of the measured value in the rows, for each measure."""
+Measure = tuple[Callable[[], np.ndarray], Callable[[np.ndarray, np.ndarray], tuple[float, Estimate]]]
+"""Two functions. The first measures the weights that the model has now, with a row for each image or seed.
 
-_Measure = Callable[[], np.ndarray]
-"""Measures the weights that the model has now; returns a row for each image or seed."""
-
-_Compare = Callable[[np.ndarray, np.ndarray], tuple[float, Estimate]]
-"""Returns a number for the first rows, lower is better, and its difference from that of the second rows."""
+The second returns a number for the first rows, lower is better, and its difference from that of other rows.
+"""
 
 
 @dataclass(frozen=True)
@@ -110,28 +106,25 @@ class Averages:
         """Return the combination of these averages that is nearest to an average with this width."""
         return combine_profiles([*self.files], Profile(self.step, power_of_width(width)))
 
-    def reconstruct(self, width: float) -> tuple[dict[str, Tensor], StoredAverage]:
+    def reconstruct(self, width: float | None) -> tuple[dict[str, Tensor], StoredAverage]:
         """Return the average of a width, float32 and keyed by tensor name, and the facts stored with it.
 
-        It is summed in float64. Each file is read once and checked by its hash.
+        None stands for the default average of the run. Others are summed in float64. Each file is read once
+        and checked by its hash.
         """
-        combination = self.combine(width)
+        facts = StoredAverage(width, None, 0.0, self.step, hash_weights(self.path))
+        if width is None:
+            gamma = next((gamma for gamma, name in self.names.items() if name == "default"), None)
+            width = None if gamma is None else relative_width(gamma)
+            return checkpoint.read_tensors(self.path, "ema/default"), replace(facts, width=width, gamma=gamma)
+        combination, steps = self.combine(width), tuple(one.step for one in self.snapshots)
         total: dict[str, Tensor] = {}
         for place, coefficient in zip(self.files.values(), combination.coefficients, strict=True):
             for name, value in checkpoint.read_tensors(*place).items():
                 part = value.double().mul_(coefficient)
                 total[name] = total[name].add_(part) if name in total else part
-        gamma, error, weights = power_of_width(width), combination.error, hash_weights(self.path)
-        steps = tuple(one.step for one in self.snapshots)
-        facts = StoredAverage(width, gamma, error, self.step, weights, steps)
+        facts = replace(facts, gamma=power_of_width(width), error=combination.error, snapshots=steps)
         return {name: value.float() for name, value in total.items()}, facts
-
-    def read_default(self) -> tuple[dict[str, Tensor], StoredAverage]:
-        """Return the default average of the checkpoint, with its facts."""
-        gamma = next((gamma for gamma, name in self.names.items() if name == "default"), None)
-        width = None if gamma is None else relative_width(gamma)
-        facts = StoredAverage(width, gamma, 0.0, self.step, hash_weights(self.path))
-        return checkpoint.read_tensors(self.path, "ema/default"), facts
 
 
 def open_averages(run: str | Path, *, ended: bool = False) -> Averages:
@@ -199,7 +192,6 @@ def ema(
     *,
     pick: Literal["validation", "kid"] | None = None,
     n: int = 500,
-    name: str | None = None,
     progress: bool | Progress = True,
 ) -> AverageTable:
     """Choose the width of the average of the weights (EMA) after training.
@@ -209,8 +201,8 @@ def ema(
     keeps snapshots of two averages, from which others are reconstructed (Karras et al. 2024, appendix C).
 
     A run alone lists the widths with the errors of their reconstructions. With a width, this average is
-    stored in RUN/averages, and RUN@NAME is the run with this average. With pick, several widths are measured,
-    and the best is stored. The default average is measured too, so the stored average is never worse.
+    stored in RUN/averages, and RUN@width-0.05 is the run with the average of width 0.05. With pick, several
+    widths are measured, and RUN@picked is the run with the best of them. The default average is among them.
 
     Args:
         run: a run folder, for its newest checkpoint; RUN/best; or a checkpoint.
@@ -219,7 +211,6 @@ def ema(
         pick: "validation" compares the error of denoised held-out images, measured as in the training; "kid"
             compares samples, without guidance, at the times of the recipe's grid.
         n: samples of each width for KID.
-        name: name of the stored average (default: width-0.05 for the width 0.05, or picked).
 
     Other Parameters:
         progress: True shows a bar in a notebook cell, False nothing. It can be a function, see `Progress`.
@@ -234,20 +225,18 @@ def ema(
     """
     if pick is not None:
         with open_progress(progress) as shown:
-            return _pick_average(run, width, pick, n, name or "picked", shown)
-    given = run.checkpoint.path if isinstance(run, LoadedRun) else run
+            return _pick_average(run, width, pick, n, shown)
+    given = run.checkpoint.run if isinstance(run, LoadedRun) else run
     if width is None:
         return _list_averages(given)
-    width = to_float("width", width)
-    name = check_average_name(name or f"width-{width:g}")
-    opened = open_averages(given, ended=True)
-    average = store_average(opened.run, name, *opened.reconstruct(width))
-    verdict = f"width {width:g}, with reconstruction error {average.error:.2%}, is stored: {average.folder}"
-    return AverageTable(verdict, _name_use(given, name), (_describe_width(average),), average)
+    opened, width = open_averages(given, ended=True), to_float("width", width)
+    average = store_average(opened.run, f"width-{width:g}", *opened.reconstruct(width))
+    verdict = f"width {width:g} is stored, with a reconstruction error of {average.error:.2%}"
+    return AverageTable(verdict, _name_use(given, average), (_describe_width(average),), average)
 
 
-def _name_use(run: str | Path, name: str) -> str:
-    return f"to use it: ddim sample {quote(f'{run}@{name}')}"
+def _name_use(run: str | Path, average: StoredAverage) -> str:
+    return f"to use it: ddim sample {quote(f'{run}@{average.folder.name}')}"
 
 
 def _describe_width(average: StoredAverage) -> dict[str, Any]:
@@ -275,53 +264,48 @@ def _pick_average(
     widths: float | Sequence[float] | None,
     pick: Literal["validation", "kid"],
     n: int,
-    name: str,
     progress: Progress,
 ) -> AverageTable:
-    """Reconstruct averages of several widths, measure each, and store the best."""
-    if pick not in COLUMNS:
+    """Measure the default average and averages of several widths, and store the best."""
+    if pick not in ("validation", "kid"):
         raise UserError(f"pick must be validation or kid, got {pick!r}")
-    check_average_name(name)
     loaded = load_given_run(run)
     if loaded.runtime.compile:
         raise UserError("a compiled model keeps its first weights: load the run without compiling=True")
     averages = open_averages(loaded.checkpoint.path, ended=True)
     # If the run was loaded from one of its checkpoints, its images are still those of the run folder.
     loaded = replace(loaded, checkpoint=replace(loaded.checkpoint, run=averages.run))
-    tried, before = _choose_widths(averages, widths), deepcopy(loaded.model.state_dict())
+    tried, before = [None, *_choose_widths(averages, widths)], deepcopy(loaded.model.state_dict())
     rows: list[dict[str, Any]] = []
-    best, lowest, default = averages.read_default(), math.inf, np.empty(0)
-    verdict = "the default average is the best"
+    default = np.empty(0)
+    column, prepare = ("kid", _prepare_kid) if pick == "kid" else ("validation_error", _prepare_error)
     with loaded.runtime:
-        measure, compare = (_prepare_error if pick == "validation" else _prepare_kid)(loaded, n, progress)
+        measure, compare = prepare(loaded, n, progress)
         try:
-            for width in [None, *tried]:
-                tensors, facts = best if width is None else averages.reconstruct(width)
+            for width in tried:
+                tensors, facts = averages.reconstruct(width)
                 loaded.model.load_state_dict(tensors, strict=False)
                 found = measure()
                 default = found if width is None else default
                 value, difference = compare(found, default)
-                if value < lowest:
-                    best, lowest = (tensors, facts), value
-                    if width is not None:
-                        sure = difference.distinguishable
-                        doubt = "" if sure else ", not distinguishable from the default at 95 %"
-                        verdict = f"width {width:.3g} is the best{doubt}"
                 interval = difference.to_json()
-                measured = {COLUMNS[pick]: value, "difference": interval.pop("value"), **interval}
+                measured = {column: value, "difference": interval.pop("value"), **interval}
                 rows.append(_describe_width(facts) | measured)
-                progress("averages", len(rows), len(tried) + 1)
+                progress("averages", len(rows), len(tried))
         finally:
             loaded.model.load_state_dict(before)
-    tensors, facts = best
-    average = store_average(averages.run, name, tensors, replace(facts, choice=tuple(rows)))
+    best = min(rows, key=lambda row: row[column])
+    verdict = "the default average is the best"
+    if best is not rows[0]:
+        doubt = "" if best["high"] < 0 else ", but not distinguishably, at 95 %"
+        verdict = f"width {best['width']:.3g} is better than the default{doubt}"
+    tensors, facts = averages.reconstruct(tried[rows.index(best)])
+    average = store_average(averages.run, "picked", tensors, replace(facts, choice=tuple(rows)))
     notes = ["the lowest of several values is biased downwards: evaluate the kept average anew"]
     if pick == "validation":
         notes.append("a lower validation error need not mean better samples: --pick kid measures samples")
-    given = run.checkpoint.run if isinstance(run, LoadedRun) else run
-    return AverageTable(
-        f"{verdict}: {average.folder}", _name_use(given, name), average.choice, average, notes
-    )
+    use = _name_use(run.checkpoint.run if isinstance(run, LoadedRun) else run, average)
+    return AverageTable(verdict, use, average.choice, average, notes)
 
 
 def _choose_widths(averages: Averages, widths: float | Sequence[float] | None) -> list[float]:
@@ -337,15 +321,12 @@ def _choose_widths(averages: Averages, widths: float | Sequence[float] | None) -
     return [w for w in averages.widths if w not in default and averages.combine(w).error <= LARGEST_ERROR]
 
 
-def _prepare_error(loaded: LoadedRun, n: int, progress: Progress) -> tuple[_Measure, _Compare]:
+def _prepare_error(loaded: LoadedRun, n: int, progress: Progress) -> Measure:
     if loaded.recipe.is_student:
         raise UserError("the validation error of a student rises while it learns sharp images: pick by kid")
     split = open_run_images(loaded, progress)
-    if (count := min(len(split.validation), loaded.recipe.report.validation_images)) < 2:
-        raise UserError(
-            f"averages are compared on at least 2 held-out images, and run {loaded.checkpoint.run} has "
-            f"{count} (data.validation, report.validation_images)"
-        )
+    if min(len(split.validation), loaded.recipe.report.validation_images) < 2:
+        raise UserError("averages are compared on at least 2 held-out images (report.validation_images)")
 
     def measure() -> np.ndarray:
         errors = denoise_validation_images(loaded, split)
@@ -354,7 +335,7 @@ def _prepare_error(loaded: LoadedRun, n: int, progress: Progress) -> tuple[_Meas
     return measure, lambda found, default: (float(found.mean()), estimate_mean(found - default))
 
 
-def _prepare_kid(loaded: LoadedRun, n: int, progress: Progress) -> tuple[_Measure, _Compare]:
+def _prepare_kid(loaded: LoadedRun, n: int, progress: Progress) -> Measure:
     check_count("n", n, LEAST)
     extractor = load_extractor().to(loaded.runtime.exact_device)
     reference = compute_validation_features(loaded, extractor, progress)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.data import Images
+from ddim.data import Images, SplitImages
 from ddim.data.images import gather_batch, to_unit
 from ddim.data.values import Values
 from ddim.diffusion.denoiser import Denoiser
@@ -29,7 +28,7 @@ from ddim.diffusion.loss import denoising_error
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.schedules import Schedule, variance_preserving
 from ddim.diffusion.times import BIN, log_snr_bins, log_snr_range, midpoints, plateaus
-from ddim.errors import UserError, check_count
+from ddim.errors import check_count
 from ddim.evaluation.run_folder import Recorded, open_run_folder, write_result
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.statistics import Estimate, estimate_difference, estimate_mean, estimate_ratio
@@ -136,33 +135,24 @@ def diagnose(
         The errors at each noise level; its folder has record.json and figure.png.
 
     Raises:
-        UserError: if the images of the run are missing, have changed, or are fewer than two.
+        UserError: if the images of the run are missing or have changed.
 
     Commands:
         ddim diagnose runs/photos-fast-1
         ddim diagnose runs/photos-fast-1 --images 500 --levels 20
     """
     check_count("images", images, 2)
-    check_count("levels", levels, 2)
     run = open_run_folder(run, out)
     own = open_run_images(run, progress)
-    if len(own.train) < 2:
-        raise UserError(f"a diagnosis needs at least 2 training images, got {len(own.train)}")
     schedule, even = run.recipe.schedule, midpoints().to(run.runtime.exact_device)
     memory = run.recipe.objective.times.memory(run.runtime.exact_device)
     if memory:
         memory.restore(checkpoint.read_tensors(run.checkpoint.path, "times"))
     with run.runtime:
-        parts = [draw_subset(part, images) for part in (own.train, own.validation) if len(part) > 1]
-        errors = [measure_run_errors(run, own.images, part, levels, progress) for part in parts]
-        train, held_out = errors[0], errors[1] if len(errors) > 1 else None
-        gap = held_out and measure_gap(train, held_out)
         times = {"uniform": even, "training": draw_times(run.recipe, even, memory)[0]}
         some = list(to_model_batches(run, own.images, draw_subset(own.train, SPECTRUM)))
         content = {
-            "train": train.to_json(),
-            "held_out": held_out and held_out.to_json(),
-            "gap": gap and {name: part.to_json() for name, part in vars(gap).items()},
+            **measure_parts(run, own, images, levels, progress),
             "times": {name: log_snr_shares(schedule, drawn) for name, drawn in times.items()},
             "plateaus": [{"log_snr": level, "share": share} for level, share in plateaus(schedule).items()],
             "schedule": dict(zip(("cleanest", "noisiest"), log_snr_range(schedule), strict=True)),
@@ -178,54 +168,13 @@ def diagnose(
 # Errors
 
 
-@dataclass(frozen=True)
-class LevelErrors:
-    """Errors of N images at L noise levels, (N, L) float64: means over pixels and channels, in model units.
+Errors = dict[str, np.ndarray]
+"""Errors of N images at L noise levels, (N, L) float64: means over pixels and channels, in model units.
 
-    Attributes:
-        log_snr: the log-SNR (L,) of the noise levels.
-        noise_mse: squared error of the predicted noise eps_hat.
-        noise_mae: absolute error of the predicted noise.
-        image_mse: squared error of the predicted clean image.
-        image_mae: absolute error of the predicted clean image.
-        power: the square of the predicted noise, eps_hat^2.
-        inner: the predicted noise times its error, eps_hat * (eps - eps_hat).
-    """
-
-    log_snr: np.ndarray
-    noise_mse: np.ndarray
-    noise_mae: np.ndarray
-    image_mse: np.ndarray
-    image_mae: np.ndarray
-    power: np.ndarray
-    inner: np.ndarray
-
-    @property
-    def slope(self) -> Estimate:
-        """The slope (L,) of the regression of eps on eps_hat, through the origin; 1 for the optimum."""
-        return estimate_ratio(self.power + self.inner, self.power)
-
-    @property
-    def residual(self) -> Estimate:
-        """The mean (L,) of eps_hat * (eps - eps_hat) over images and pixels; 0 for the optimal denoiser."""
-        return estimate_mean(self.inner)
-
-    @property
-    def miscalibrated(self) -> np.ndarray:
-        """The share (L,) of the noise MSE that vanishes if eps_hat is multiplied by the slope."""
-        return self.inner.mean(0) ** 2 / (self.power.mean(0) * self.noise_mse.mean(0))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the means over images with their 95 % confidence intervals, as JSON."""
-        means = ("noise_mse", "noise_mae", "image_mse", "image_mae")
-        return {
-            "images": len(self.noise_mse),
-            "log_snr": self.log_snr.tolist(),
-            **{name: estimate_mean(getattr(self, name)).to_json() for name in means},
-            "slope": self.slope.to_json(),
-            "residual": self.residual.to_json(),
-            "miscalibrated": self.miscalibrated.tolist(),
-        }
+"noise_mse" and "noise_mae" are the squared and the absolute error of the predicted noise eps_hat; "image_mse"
+and "image_mae" those of the predicted clean image. "power" is eps_hat^2, and "inner" is the predicted noise
+times its error, eps_hat * (eps - eps_hat). "log_snr" (L,) are the noise levels.
+"""
 
 
 @torch.no_grad()
@@ -234,7 +183,7 @@ def measure_errors(
     times: Tensor,
     seed: int = 0,
     precise: AbstractContextManager[object] | None = None,
-) -> LevelErrors:
+) -> Errors:
     """Return the denoising errors of images at each of the times (L,).
 
     Args:
@@ -244,37 +193,85 @@ def measure_errors(
         seed: image i gets the noise of seed `seed` + i, however the images are divided into batches.
         precise: a context manager that sets the precision of the network; None does not change it.
     """
-    rows, levels, first = [], times, seed
+    rows: dict[str, list[Tensor]] = {}
+    levels, first = times, seed
     with precise or nullcontext():
         for denoise, x0 in batches:
             levels = denoise.schedule(times).log_snr
             noise = Noise(range(first, first + len(x0)))
             first += len(x0)
-            found = [denoising_error(denoise, x0, t, noise.like(x0)) for t in times]
-            rows.append(torch.stack([torch.stack([*error.values()]) for error in found], 2))
-    return LevelErrors(levels.numpy(), *torch.cat(rows, 1).numpy())
+            errors = [denoising_error(denoise, x0, t, noise.like(x0)) for t in times]
+            for name in errors[0]:
+                rows.setdefault(name, []).append(torch.stack([error[name] for error in errors], 1))
+    return {name: torch.cat(parts).numpy() for name, parts in rows.items()} | {"log_snr": levels.numpy()}
 
 
-def measure_run_errors(
-    run: LoadedRun, own: Images, which: np.ndarray, levels: int, progress: Progress = ignore_progress
-) -> LevelErrors:
-    """Return the denoising errors of a run on the images at indices `which`, conditioned on their labels.
+def summarise_errors(errors: Errors) -> dict[str, Any]:
+    """Return the means of errors over images with their 95 % confidence intervals, as JSON.
 
-    The noise levels have equal steps of log-SNR.
+    "slope" is that of the regression of eps on eps_hat, through the origin, and "residual" is the mean of
+    eps_hat * (eps - eps_hat); they are 1 and 0 for the optimal denoiser. "miscalibrated" is the share of the
+    noise MSE that vanishes if eps_hat is multiplied by the slope.
+    """
+    power, inner = errors["power"], errors["inner"]
+    means = ("noise_mse", "noise_mae", "image_mse", "image_mae")
+    estimates = {
+        **{name: estimate_mean(errors[name]) for name in means},
+        "slope": estimate_ratio(power + inner, power),
+        "residual": estimate_mean(inner),
+    }
+    return {
+        "images": len(power),
+        "log_snr": errors["log_snr"].tolist(),
+        **{name: estimate.to_json() for name, estimate in estimates.items()},
+        "miscalibrated": (inner.mean(0) ** 2 / (power.mean(0) * errors["noise_mse"].mean(0))).tolist(),
+    }
+
+
+def measure_parts(
+    run: LoadedRun,
+    own: SplitImages,
+    images: int = IMAGES,
+    levels: int = LEVELS,
+    progress: Progress = ignore_progress,
+) -> dict[str, Any]:
+    """Return the errors of a run on its training images and its held-out images, and the gap, as JSON.
+
+    "held_out" and "gap" are None if fewer than two images were held out. The network is conditioned on the
+    labels of the images.
+
+    Args:
+        run: the run.
+        own: its images.
+        images: largest number of images of each part.
+        levels: number of noise levels, in equal steps of log-SNR.
+        progress: called with "denoised images" after each batch.
     """
     schedule = run.model.schedule
     times = equal_log_snr_times(schedule, *log_snr_range(schedule), levels)
 
-    def batches() -> Iterator[tuple[Denoiser, Tensor]]:
+    def batches(which: np.ndarray) -> Iterator[tuple[Denoiser, Tensor]]:
         first = 0
-        for x0 in to_model_batches(run, own, which):
-            labels = label_images(run.recipe, own, which[first : first + len(x0)])
+        for x0 in to_model_batches(run, own.images, which):
+            labels = label_images(run.recipe, own.images, which[first : first + len(x0)])
             first += len(x0)
             yield run.model.with_labels(labels), x0
             progress("denoised images", first, len(which))
 
-    with evaluating(run.model):
-        return measure_errors(batches(), times, precise=run.runtime.precise())
+    def measure(part: np.ndarray) -> Errors:
+        with evaluating(run.model):
+            return measure_errors(batches(draw_subset(part, images)), times, precise=run.runtime.precise())
+
+    train = measure(own.train)
+    if len(own.validation) < 2:
+        return {"train": summarise_errors(train), "held_out": None, "gap": None}
+    held_out = measure(own.validation)
+    by_level, overall = measure_gap(train["noise_mse"], held_out["noise_mse"])
+    return {
+        "train": summarise_errors(train),
+        "held_out": summarise_errors(held_out),
+        "gap": {"by_level": by_level.to_json(), "overall": overall.to_json()},
+    }
 
 
 def draw_subset(indices: np.ndarray, count: int) -> np.ndarray:
@@ -293,33 +290,26 @@ def to_model_batches(trained: LoadedRun, images: Images, which: np.ndarray) -> I
         yield trained.runtime.images(trained.pixels.enter(part))
 
 
-@dataclass(frozen=True)
-class Gap:
-    """The noise MSE of other images divided by the noise MSE of training images, minus 1.
+def measure_gap(train: np.ndarray, other: np.ndarray) -> tuple[Estimate, Estimate]:
+    """Return the noise MSE of other images divided by the noise MSE of training images, minus 1.
 
     A gap above 0 means that the network denoises other images worse than training images.
 
-    Attributes:
-        by_level: the gap at each noise level (L,).
-        overall: the mean gap over the noise levels, a scalar.
+    Args:
+        train: the noise MSE of training images (N, L).
+        other: the noise MSE of other images (M, L).
+
+    Returns:
+        The gap at each noise level (L,), and the mean gap over the noise levels.
     """
-
-    by_level: Estimate
-    overall: Estimate
-
-
-def measure_gap(train: LevelErrors, other: LevelErrors) -> Gap:
-    """Return the gap between the errors of other images and of training images."""
-    scale = train.noise_mse.mean(0)
-    unseen = other.noise_mse / scale
+    scale = train.mean(0)
+    unseen = other / scale
     # Delta method: if the mean error on training images is wrong by a small fraction e, the ratio is wrong by
     # e times the ratio. `seen` has mean 1 and exactly this uncertainty, so the interval of the gap includes
     # the uncertainty of both means.
-    seen = 1 + unseen.mean(0) * (train.noise_mse / scale - 1)
-    return Gap(
-        estimate_difference(estimate_mean(unseen), estimate_mean(seen)),
-        estimate_difference(estimate_mean(unseen.mean(1)), estimate_mean(seen.mean(1))),
-    )
+    seen = 1 + unseen.mean(0) * (train / scale - 1)
+    by_level = estimate_difference(estimate_mean(unseen), estimate_mean(seen))
+    return by_level, estimate_difference(estimate_mean(unseen.mean(1)), estimate_mean(seen.mean(1)))
 
 
 def describe_gap(gap: Mapping[str, Any]) -> str:
@@ -423,14 +413,12 @@ def _list_findings(record: Mapping[str, Any]) -> Iterator[str]:
         share, level = f"{100 * plateau['share']:.0f} %", f"log-SNR {plateau['log_snr']:.2f}"
         yield f"{share} of uniform times lie on one noise level, {level}: a plateau."
     schedule, useful = record["schedule"], record["noise_range"]
-    needed, finer = f"log-SNR above {useful['noisiest']:.1f}", ""
-    if useful["cleanest"] is not None:
-        needed = f"{useful['cleanest']:.1f} to {useful['noisiest']:.1f}"
-        finer = "at a larger log-SNR the noise is finer than the rounding of pixel values, "
+    ends = f"log-SNR {schedule['cleanest']:.1f} to {schedule['noisiest']:.1f}"
+    clean = "any log-SNR" if useful["cleanest"] is None else f"log-SNR {useful['cleanest']:.1f}"
     yield (
-        f"The schedule goes from log-SNR {schedule['cleanest']:.1f} to {schedule['noisiest']:.1f}. The "
-        f"images need {needed}: {finer}at a smaller log-SNR images cannot be distinguished from noise. The "
-        f"largest distance between two images suggests {useful['distance']:.1f} as the smallest log-SNR."
+        f"The schedule goes from {ends}. The images need {clean} to {useful['noisiest']:.1f}: beyond, the "
+        "noise is finer than the rounding of pixel values, or images cannot be distinguished from noise. "
+        f"The largest distance between two images suggests {useful['distance']:.1f} as the smallest log-SNR."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,29 +21,23 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
-from ddim.evaluation.sampler_errors import (
-    REFERENCE_LEVELS,
-    SamplerError,
-    compare_samplers_on_oracle,
-    compare_samplers_on_run,
-)
+from ddim.evaluation import sampler_errors
 from ddim.evaluation.schedule_figures import (
     DEFAULT,
     Shown,
-    choose_schedules,
-    describe_start,
     name_schedules,
     plot_embedding,
     plot_schedules,
+    starts_clean,
 )
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.plots import charts
 from ddim.plots.pictures import check_images, check_picture_path, find_unused_path, to_uint8
-from ddim.recipe.codec import parse_plain
+from ddim.recipe.codec import load_value, parse_plain
 from ddim.runs.log import read_metrics
 from ddim.sampling.generate import generate
 from ddim.sampling.labels import choose_label
-from ddim.sampling.pipeline import LoadedRun, Pipeline, open_pipeline
+from ddim.sampling.pipeline import Pipeline, open_pipeline
 from ddim.sampling.sampling_setup import SamplingSetup
 
 if TYPE_CHECKING:
@@ -87,7 +81,7 @@ def plot(  # noqa: PLR0913 (the options of a command)
         out: the file, which is replaced if it exists (default: a new WHAT.png).
 
     Other Parameters:
-        fields: fields of the schedules that have them, such as schedule.clip.
+        fields: fields of the named schedules, such as schedule.clip.
         progress: called while samples are made for `samplers`.
 
     Returns:
@@ -102,8 +96,9 @@ def plot(  # noqa: PLR0913 (the options of a command)
     first: Any = next(iter(names), None)
     if what == "schedules":
         changes = {name.removeprefix("schedule."): value for name, value in (fields or {}).items()}
-        chosen = choose_schedules(map(str, names or DEFAULT), changes)
-        figure = plot_schedules(chosen if names or changes else DEFAULT)
+        shown = map(str, names or (DEFAULT if changes else ()))
+        named = {name: load_value({"kind": name, **changes}, Schedule, "schedule") for name in shown}
+        figure = plot_schedules(named or DEFAULT)
     elif what == "embedding":
         figure = plot_embedding()
     elif what == "forward":
@@ -166,15 +161,13 @@ def plot_forward(
         UserError: if `columns` is below 1, or the image cannot be used.
     """
     check_count("columns", columns)
-    if isinstance(image, Tensor | np.ndarray):
-        # An array that is read-only or reversed, such as bgr[..., ::-1], is copied.
-        image = image if isinstance(image, Tensor) else torch.from_numpy(np.require(image, None, ["C", "W"]))
-        check_images(image)
-        if image.ndim != 4 or image.shape[:2] != (1, 3):
-            raise UserError(f"an image must have the shape (1, 3, H, W), got {tuple(image.shape)}")
-        image = to_unit(image)
-    else:
+    if isinstance(image, str | Path):
         image = read_image(str(image), parse_plain(size, tuple[int, int], "data.size"))
+    else:
+        # PyTorch takes no array that is read-only or reversed, such as bgr[..., ::-1], so it is copied.
+        given = torch.from_numpy(np.array(np.asarray(image)))
+        check_images(given)
+        image = to_unit(given)
     shown = name_schedules(schedules)
     times = torch.linspace(0, 1, columns, dtype=torch.float64)
     x0 = PHOTOGRAPH.enter(image)
@@ -185,7 +178,7 @@ def plot_forward(
         notes[name] = [f"alpha {alpha:.2f}" for alpha in schedule(times).alpha.tolist()]
     heads = [f"t = {t:g}" for t in times.tolist()]
     title = "Forward diffusion of the same image and noise"
-    noisy = [name for name, schedule in shown.items() if describe_start(schedule)]
+    noisy = [name for name, schedule in shown.items() if not starts_clean(schedule)]
     title += f"; not clean at t = 0: {', '.join(noisy)}" if noisy else ""
     return charts.plot_strip(rows, heads, notes, title)
 
@@ -226,19 +219,18 @@ def plot_reverse(
     steps = pipeline.recipe.choose_steps(steps)
     setup = SamplingSetup(pipeline, steps, choose_label(pipeline.recipe))
     generate(setup, [seed], watch=lambda _, state: states.append(state))
-    shown = [(state.x, state.t, state.x0) for state in states]
-    which = np.unique(np.linspace(0, len(shown) - 1, min(columns, len(shown))).round().astype(int))
-    kept = [shown[k] for k in which]
+    which = np.linspace(0, len(states) - 1, min(columns, len(states))).round().astype(int)
+    kept = [states[k] for k in which]
     sample = states[-1].x0.float().cpu()
     # The sample depends on the noise from which sampling started, so independent noise is added to it.
     fresh = Noise([2**32 - 1 - seed]).like(sample)
-    times = torch.tensor([t for _, t, _ in kept], dtype=torch.float64)
+    times = torch.tensor([state.t for state in kept], dtype=torch.float64)
     # A schedule may have noise at t = 0, so the last image is the sample itself, without added noise.
     back = add_noise(sample, fresh, pipeline.recipe.sampling_schedule, times[:-1], pipeline.pixels)
     rows = {
-        "reverse:\nstate x_t": [pipeline.pixels.leave(x.float().cpu()) for x, _, _ in kept],
-        "reverse:\npredicted x0": [pipeline.pixels.leave(x0.float().cpu()) for _, _, x0 in kept],
-        "forward:\nthe sample,\nnoise added": [*back, pipeline.pixels.leave(sample)],
+        "reverse:\nstate x_t": [pipeline.to_images(state.x) for state in kept],
+        "reverse:\npredicted x0": [pipeline.to_images(state.x0) for state in kept],
+        "forward:\nthe sample,\nnoise added": [*back, pipeline.to_images(sample)],
     }
     images = {name: [to_uint8(image)[0] for image in images] for name, images in rows.items()}
     heads = [f"t = {t:.2g}" for t in times.tolist()]
@@ -264,51 +256,44 @@ def plot_samplers(
             score is exact.
         evaluations: the numbers of network evaluations for each sample.
         n: number of samples whose error is measured.
-        progress: see `compare_samplers_on_run`.
+        progress: see `compare_samplers`.
 
     Raises:
-        UserError: if `evaluations` is empty, or the schedule is a table with too few different noise levels.
+        UserError: if the schedule is a table with too few different noise levels.
     """
     check_count("n", n)
-    if not len(evaluations):
-        raise UserError("evaluations must be numbers of network evaluations, such as (5, 10), got none")
     if model is None:
-        return plot_sampler_errors(compare_samplers_on_oracle(evaluations, n), "mixture of Gaussians")
-    pipeline = open_pipeline(model)
-    title = (
-        pipeline.checkpoint.run.resolve().name if isinstance(pipeline, LoadedRun) else pipeline.recipe.name
-    )
-    return plot_sampler_errors(compare_samplers_on_run(pipeline, evaluations, range(n), progress), title)
+        title, (error, ends) = "mixture of Gaussians", sampler_errors.prepare_oracle(n)
+    else:
+        pipeline = open_pipeline(model)
+        title = Path(model).name if isinstance(model, str | Path) else pipeline.recipe.name
+        error, ends = sampler_errors.prepare_run(pipeline, range(n), progress)
+    return plot_sampler_errors(sampler_errors.compare_samplers(error, ends, evaluations, progress), title)
 
 
-def plot_sampler_errors(cells: Sequence[SamplerError], title: str) -> Figure:
+def plot_sampler_errors(table: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], title: str) -> Figure:
     """Return a figure of errors against network evaluations, with a panel per grid and a line per sampler.
 
-    `title` names the model.
+    Args:
+        table: see `compare_samplers`.
+        title: the name of the model.
     """
-    from matplotlib.ticker import FixedLocator, NullLocator
-
-    grids = list(dict.fromkeys(cell.grid for cell in cells))
-    figure = charts.new_figure(11.5, 4 * math.ceil(len(grids) / 2))
-    spots = figure.subplots(math.ceil(len(grids) / 2), 2, squeeze=False, sharey=True).flat
-    for axes, grid in zip(spots, grids, strict=False):
+    figure = charts.new_figure(11.5, 4 * math.ceil(len(table) / 2))
+    panels = figure.subplots(math.ceil(len(table) / 2), 2, squeeze=False, sharey=True).flat
+    for axes, (grid, lines) in zip(panels, table.items(), strict=False):
         axes.loglog()
-        for k, name in enumerate(dict.fromkeys(cell.sampler for cell in cells)):
-            line = [(c.nfe, c.error) for c in cells if (c.sampler, c.grid) == (name, grid)]
-            colour = charts.COLOURS[k % len(charts.COLOURS)]
-            axes.plot(
-                *zip(*line, strict=True), color=colour, linewidth=1.8, marker="o", markersize=3, label=name
-            )
+        for colour, (name, points) in zip(charts.COLOURS, lines.items(), strict=True):
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, color=colour, linewidth=1.8, marker="o", markersize=3, label=name)
         charts.style_panel(axes, "network evaluations", "", f"{grid} grid")
         axes.grid(color="#e6e6e6", linewidth=0.7)
-        ticks = sorted({cell.nfe for cell in cells if cell.sampler == cells[0].sampler})
-        axes.xaxis.set_major_locator(FixedLocator(ticks))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_locator(NullLocator())
+        ticks = [nfe for nfe, _ in next(iter(lines.values()))]
+        axes.set_xticks(ticks, [f"{nfe:g}" for nfe in ticks])
+        axes.set_xticks([], minor=True)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=charts.INK)
-    label = f"mean squared error, against images generated from the same noise in {REFERENCE_LEVELS:,} steps"
-    figure.supylabel(label, color=charts.INK, fontsize=10)
-    handles, names = figure.axes[0].get_legend_handles_labels()
+    reference = f"images generated from the same noise in {sampler_errors.REFERENCE_LEVELS:,} steps"
+    figure.supylabel(f"mean squared error, against {reference}", color=charts.INK, fontsize=10)
+    handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=9)
     return figure
 
@@ -337,22 +322,10 @@ def plot_losses(runs: str | Path | Sequence[str | Path]) -> Figure:
     Training losses are comparable only between runs with the same objective.
 
     Raises:
-        UserError: if a run is not a folder, or has logged no loss yet.
+        UserError: if no run has logged a loss yet.
     """
-    given = runs if isinstance(runs, Iterable) and not isinstance(runs, str) else [runs]
-    paths = [Path(run) for run in given]
-    if missing := [str(path) for path in paths if not path.is_dir()]:
-        raise UserError(f"run {missing[0]!r} is not a folder")
-    paths = list(dict.fromkeys(path.resolve() for path in paths))
-    return plot_logs({name: read_metrics(path) for name, path in zip(_names(paths), paths, strict=True)})
-
-
-def _names(runs: Sequence[Path]) -> list[str]:
-    """Return a name for each run: the end of its path, just long enough that all names differ."""
-    parts = 1
-    while len({run.parts[-parts:] for run in runs}) < len(runs):
-        parts += 1
-    return ["/".join(run.parts[-parts:]) for run in runs]
+    given = [runs] if isinstance(runs, str | Path) else runs
+    return plot_logs({str(run): read_metrics(Path(run)) for run in given})
 
 
 def plot_logs(runs: Mapping[str, Log], tails: Mapping[str, Sequence[Log]] | None = None) -> Figure:
@@ -363,22 +336,15 @@ def plot_logs(runs: Mapping[str, Log], tails: Mapping[str, Sequence[Log]] | None
         tails: further logs, keyed by the names of `runs`; they are drawn as thin lines in the run's colour.
 
     Raises:
-        UserError: if a run has logged no loss yet.
+        UserError: if no run has logged a loss yet.
     """
-    from matplotlib.ticker import MaxNLocator
-
-    empty = [
-        name
-        for name, lines in runs.items()
-        if not any(line.get(f) is not None for line in lines for f in MEASURES)
-    ]
-    if empty or not runs:
-        raise UserError(f"no loss is logged yet in {', '.join(empty)}")
     panels = {}
     for field, title in MEASURES.items():
         series = {name: _curve(lines, field) for name, lines in runs.items()}
         if any(len(images) for images, _ in series.values()):
             panels[field, title] = series
+    if not panels:
+        raise UserError(f"no loss is logged yet in {', '.join(runs)}")
     figure = charts.new_figure(0.8 + 4.6 * len(panels), 4.2)
     spots = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, ((field, title), series) in zip(spots, panels.items(), strict=True):
@@ -387,7 +353,7 @@ def plot_logs(runs: Mapping[str, Log], tails: Mapping[str, Sequence[Log]] | None
             for log in (tails or {}).get(name, []):
                 axes.plot(*_curve(log, field), color=charts.COLOURS[k], linewidth=0.9, alpha=0.8)
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.locator_params(axis="x", nbins=5, integer=True)
         axes.xaxis.set_major_formatter(
             lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
         )

@@ -24,7 +24,6 @@ from ddim.errors import escape, format_count
 from ddim.machine.progress import Progress, open_progress, watch_reading
 from ddim.plots.pictures import (
     check_picture_path,
-    check_zoom,
     enlarge,
     find_unused_path,
     make_sheet,
@@ -35,14 +34,11 @@ from ddim.recipe.named import find_recipe
 from ddim.runs.folder import check_outside
 from ddim.sampling.image_features import BATCH
 
-SHOWN = 64
-"""The largest number of images in the sheet."""
+SHOWN, TYPICAL = 64, 12
+"""The largest number of images in a sheet, and of the images of each cluster in a sheet."""
 
-TYPICAL = 12
-"""The largest number of images that the sheet shows of each cluster."""
-
-CLASSES, GROUPS = 20, 10
-"""The largest numbers of classes and of groups of equal images that the text lists."""
+LISTED = 20
+"""The largest number of classes, and of groups of equal images, that the text lists."""
 
 
 @dataclass(frozen=True)
@@ -50,82 +46,54 @@ class DataSummary:
     """The images of a source, as a training would use them, and a sheet that shows them.
 
     Attributes:
-        source: the name of the source.
         images: the images.
+        facts: what `summarise_images` returns, and "clusters", their training images by name, if wanted.
         sheet: the file of the sheet.
-        clusters: the number of training images of each cluster, keyed by name, if clusters were asked for.
     """
 
-    source: str
     images: Images
+    facts: Mapping[str, Any]
     sheet: Path
-    clusters: dict[str, int] | None = None
 
     @property
     def verdict(self) -> str:
         """The number of images that can be used, and of files that cannot."""
-        height, width = self.images.pixels.shape[1:3]
-        used = (
-            f"{len(self.images):,} images, ready to train at {height}x{width}, {describe_pixels(self.images)}"
-        )
-        rejects = len(self.images.rejects)
+        height, width = self.facts["size"]
+        count, rejects = len(self.images), len(self.facts["rejected"])
+        ready = f"ready to train at {height}x{width}, {describe_pixels(self.images)}"
         bad = f"; {format_count(rejects, 'file')} {'was' if rejects == 1 else 'were'} rejected"
-        return f"{escape(self.source)}: {used}{bad if rejects else ''}"
+        return f"{escape(self.facts['source'])}: {count:,} images, {ready}{bad if rejects else ''}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict, and all facts."""
+        return {**self.facts, "verdict": self.verdict, "sheet": self.sheet}
 
     def __str__(self) -> str:
         """Return the verdict, and lines about sizes, classes, rejected files and duplicates."""
-        return "\n".join([self.verdict, *self._describe_files(), *self._list_groups(), f"grid: {self.sheet}"])
+        return "\n".join([self.verdict, *self._list_lines(), f"grid: {self.sheet}"])
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the verdict, and everything that `summarise_images` returns."""
-        found = summarise_images(self.source, self.images) | {"verdict": self.verdict, "sheet": self.sheet}
-        return found if self.clusters is None else found | {"clusters": self.clusters}
-
-    def _describe_files(self) -> Iterator[str]:
-        images, headers = self.images, read_headers(self.images)
-        height, width = images.pixels.shape[1:3]
-        sizes = sorted((h.height * h.width, f"{h.height}x{h.width}") for h in headers)
+    def _list_lines(self) -> Iterator[str]:
+        sizes = sorted((h.height * h.width, f"{h.height}x{h.width}") for h in read_headers(self.images))
         smallest, median, largest = (sizes[place][1] for place in (0, len(sizes) // 2, -1))
         yield f"original sizes (height x width): smallest {smallest}, median {median}, largest {largest}"
-        if small := len(find_enlarged(images)):
-            yield f"enlarged: {small:,}, smaller than {height}x{width}"
-        for title, kind in (("formats", "format"), ("modes", "mode")):
-            counts = Counter(getattr(header, kind) for header in headers).most_common()
-            yield f"{title}: {', '.join(f'{name} {count:,}' for name, count in counts)}"
-        if images.official is not None:
-            train, valid = map(len, images.official)
-            yield f"official split: {train:,} training images, {valid:,} validation images"
-        if images.skipped:
-            yield f"skipped, not images: {images.skipped:,}"
-
-    def _list_groups(self) -> Iterator[str]:
-        images, classes = self.images, _count_classes(self.images)
-        if classes is None:
+        for name in ("enlarged", "formats", "modes", "split", "skipped", "classes", "clusters"):
+            if found := self.facts.get(name):
+                yield f"{name}: {found:,}" if isinstance(found, int) else f"{name}: {_join_counts(found)}"
+        if self.facts["classes"] is None:
             yield "classes: none; make a folder for the images of each class, or try --clusters 16"
-        else:
-            yield from _list_counts("classes", classes, "images")
-        if self.clusters is not None:
-            yield from _list_counts("clusters", self.clusters, "training images")
-        for reject in images.rejects:
-            yield f"rejected: {escape(reject.name)}: {escape(reject.reason)}"
-        groups = group_equal_images(images)
-        if groups:
-            yield f"duplicates: {sum(map(len, groups)) - len(groups):,}, exact copies of {len(groups):,}"
-        if crossing := sum(crosses_classes(images, group) for group in groups):
-            yield f"  across classes: {crossing:,}"
-        for group in groups[:GROUPS]:
-            yield "  " + " = ".join(escape(images.names[index]) for index in group)
-        if len(groups) > GROUPS:
-            yield f"  ... {len(groups) - GROUPS:,} more groups"
+        for reject in self.facts["rejected"]:
+            yield f"rejected: {escape(reject['name'])}: {escape(reject['reason'])}"
+        groups = self.facts["duplicates"]
+        for group in groups[:LISTED]:
+            yield f"equal: {' = '.join(map(escape, group))}"
+        if len(groups) > LISTED:
+            yield f"... {len(groups) - LISTED:,} more groups of equal images"
 
 
-def _list_counts(title: str, counts: Mapping[str, int], unit: str) -> Iterator[str]:
-    ranked = Counter(counts).most_common()
-    yield f"{title}: {len(ranked)}, of {ranked[-1][1]:,} to {ranked[0][1]:,} {unit}"
-    lines = [f"  {escape(name)}: {count:,}" for name, count in ranked]
-    if len(lines) > CLASSES:
-        lines[5:-5] = [f"  ... {len(lines) - 10} others"]
-    yield from lines
+def _join_counts(counts: Mapping[str, int]) -> str:
+    words = [f"{escape(name)} {count:,}" for name, count in Counter(counts).most_common()]
+    more = [f"... {len(words) - LISTED:,} others"] if len(words) > LISTED else []
+    return ", ".join([*words[:LISTED], *more])
 
 
 def inspect_data(  # noqa: PLR0913 (the choices of a notebook)
@@ -135,8 +103,6 @@ def inspect_data(  # noqa: PLR0913 (the choices of a notebook)
     channels: int | None = None,
     clusters: int | None = None,
     out: str | Path | None = None,
-    overwrite: bool = False,
-    zoom: int | None = None,
     axis: Literal["first", "last"] | None = None,
     array: str | None = None,
     progress: bool | Progress = True,
@@ -152,11 +118,9 @@ def inspect_data(  # noqa: PLR0913 (the choices of a notebook)
         channels: 1 for grayscale, 3 for RGB, 4 for RGBA (default: as in most files).
         clusters: find this many classes of similar images, as data.labels clusters:16 does in a training, and
             show in each row of the sheet the 12 images nearest to the centre of a cluster.
-        out: PNG file of the sheet (default: a new data-grid.png or data-clusters.png).
+        out: a new PNG file for the sheet (default: data-grid.png or data-clusters.png).
 
     Other Parameters:
-        overwrite: replace the file of the sheet if it exists.
-        zoom: enlarge the sheet by this factor.
         axis: the axis of the channels in a .npy or .npz file.
         array: the array of a .npz file that holds the images.
         progress: True shows a bar in a notebook cell, False nothing. It can be a function, see `Progress`.
@@ -167,16 +131,19 @@ def inspect_data(  # noqa: PLR0913 (the choices of a notebook)
     """
     source, reading = str(data), Reading(axis=axis or "auto", array=array)
     shape = find_array_size(source, reading) or (64, 64) if size is None else parse_size(str(size))
-    wanted = None if clusters is None else Clusters.parse(f"clusters:{clusters}")
-    file = find_unused_path("data-clusters.png" if wanted else "data-grid.png") if out is None else Path(out)
+    file = Path(out or find_unused_path("data-clusters.png" if clusters else "data-grid.png"))
     check_outside(file, source)
-    check_picture_path(file, replace=overwrite)
-    check_zoom(zoom)
+    check_picture_path(file)
+    wanted = clusters and Clusters.parse(f"clusters:{clusters}").count
     with open_progress(progress) as shown:
         images = open_images(source, shape, channels, reading=reading, progress=watch_reading(shown))
-    counts, sheet = _find_clusters(images, wanted.count) if wanted else (None, draw_images(images))
-    save_png(file, enlarge(sheet, zoom))
-    return DataSummary(source, images, file, counts)
+    facts = summarise_images(source, images)
+    if wanted:
+        facts["clusters"], sheet = _find_clusters(images, wanted)
+    else:
+        sheet = draw_images(images)
+    save_png(file, enlarge(sheet))
+    return DataSummary(images, facts, file)
 
 
 def _find_clusters(images: Images, count: int) -> tuple[dict[str, int], np.ndarray]:
@@ -208,7 +175,8 @@ def take_pictures(images: Images, which: np.ndarray) -> np.ndarray:
 
 def summarise_images(source: str, images: Images) -> dict[str, Any]:
     """Return the counts, sizes, classes, rejected files and duplicates of a source as plain values."""
-    headers = read_headers(images)
+    headers, labels = read_headers(images), images.labels
+    classes = None if labels is None else Counter(images.classes[label] for label in labels.tolist())
     return {
         "source": source,
         "images": len(images),
@@ -216,21 +184,16 @@ def summarise_images(source: str, images: Images) -> dict[str, Any]:
         "channels": images.pixels.shape[3],
         "values": asdict(images.values),
         "fingerprint": images.fingerprint,
-        "original_sizes": dict(Counter(f"{header.height}x{header.width}" for header in headers)),
-        "formats": dict(Counter(header.format for header in headers)),
-        "modes": dict(Counter(header.mode for header in headers)),
-        "split": images.official and list(map(len, images.official)),
-        "classes": _count_classes(images),
+        "original_sizes": Counter(f"{header.height}x{header.width}" for header in headers),
+        "enlarged": len(find_enlarged(images)),
+        "formats": Counter(header.format for header in headers),
+        "modes": Counter(header.mode for header in headers),
+        "split": images.official and dict(zip(("train", "valid"), map(len, images.official), strict=True)),
+        "classes": classes,
         "skipped": images.skipped,
         "rejected": [{"name": reject.name, "reason": reject.reason} for reject in images.rejects],
         "duplicates": [[images.names[k] for k in group] for group in group_equal_images(images)],
     }
-
-
-def _count_classes(images: Images) -> dict[str, int] | None:
-    if images.labels is None:
-        return None
-    return dict(Counter(images.classes[label] for label in images.labels.tolist()))
 
 
 def describe_pixels(images: Images) -> str:
@@ -260,9 +223,7 @@ def group_equal_images(images: Images) -> list[list[int]]:
     for index, pixels in enumerate(images.pixels):
         groups[hashlib.sha256(pixels.tobytes()).digest()].append(index)
     copies = [indices for indices in groups.values() if len(indices) > 1]
-    return sorted(copies, key=lambda indices: crosses_classes(images, indices), reverse=True)
-
-
-def crosses_classes(images: Images, indices: list[int]) -> bool:
-    """Return whether the images at these indices have different classes."""
-    return images.labels is not None and len(set(images.labels[indices].tolist())) > 1
+    labels = images.labels
+    if labels is not None:
+        copies.sort(key=lambda indices: len(set(labels[indices].tolist())), reverse=True)
+    return copies

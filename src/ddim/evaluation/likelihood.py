@@ -16,7 +16,6 @@ from ddim.data import Images
 from ddim.data.clusters import average_cells
 from ddim.data.images import gather_batch, to_unit
 from ddim.data.order import shuffle_epoch
-from ddim.data.values import Values
 from ddim.diffusion.denoiser import Counted, Denoiser
 from ddim.diffusion.guidance import Clipped
 from ddim.diffusion.likelihood import Variance, bound_bits, bound_times, flow_bits
@@ -118,7 +117,6 @@ def likelihood(  # noqa: PLR0913 (the options of a command)
     check_count("n", n)
     run = open_run_folder(run, out)
     check_diffusion_model(run.recipe, "bits per dimension need")
-    _check_values("this run", run.values)
     check_reaches_images(run.model.schedule, earliest_time(run.recipe))
     chosen = _choose_images(run, Reference(None if data is None else str(data), part), n, progress)
     labels = label_any_images(run, chosen.images, chosen.which)
@@ -133,9 +131,9 @@ def likelihood(  # noqa: PLR0913 (the options of a command)
         images = gather_batch(chosen.images, chosen.which[part_of])
         seeds = range(seed + first, seed + first + len(images))
         model = run.model.with_labels(None if labels is None else labels[part_of])
-        onward = partial(_report, continue_progress(progress, first, count), len(images), nfe)
+        watch = partial(_report_images, continue_progress(progress, first, count), len(images), nfe)
         with evaluating(run.model), run.runtime:
-            found.append(measure_bits(run, Counted(model, onward), images, method, steps, seeds).cpu())
+            found.append(measure_bits(run, Counted(model, watch), images, method, steps, seeds).cpu())
     bits = torch.cat(found)
     error = (bits.std() / count**0.5).item() if count > 1 else None
     content = {
@@ -181,19 +179,15 @@ def variance_of(pipeline: Pipeline) -> Variance:
     return "learned" if pipeline.recipe.objective.needs_variance else "large"
 
 
-def _check_values(owner: str, values: Values) -> None:
-    """Check that images have 8 bits; `owner` names them in the message."""
-    if not values.eight_bits:
-        raise UserError(f"bits per dimension are measured for 8-bit images, but {owner} has {values.type}")
-
-
 def _choose_images(run: LoadedRun, reference: Reference, n: int, progress: Progress) -> ImageSet:
     """Return `n` random images of a reference, or all if it has fewer; every call draws the same images.
 
     The run's own images have their vectors, if it was trained with vectors.
     """
     chosen = open_reference(run, reference, progress)
-    _check_values(chosen.source, chosen.images.values)
+    for owner, values in (("this run", run.values), (chosen.source, chosen.images.values)):
+        if not values.eight_bits:
+            raise UserError(f"bits per dimension need 8-bit images, but {owner} has {values.type}")
     if not len(chosen.which):
         raise UserError(f"part {chosen.part} of {chosen.source} has no images")
     if reference.data is None and run.vectors is not None:
@@ -202,7 +196,7 @@ def _choose_images(run: LoadedRun, reference: Reference, n: int, progress: Progr
     return replace(chosen, which=chosen.which[shuffle_epoch(len(chosen.which), 0, 0)[:n]])
 
 
-def _report(progress: Progress, images: int, nfe: int, evaluations: int) -> None:
+def _report_images(progress: Progress, images: int, nfe: int, evaluations: int) -> None:
     progress("images", images * min(1.0, evaluations / nfe), images)
 
 

@@ -29,14 +29,7 @@ import torch
 from ddim.data import Images, SplitImages
 from ddim.diffusion.guidance import Interval
 from ddim.errors import UserError, check_count, format_count
-from ddim.evaluation.diagnose import (
-    IMAGES,
-    LEVELS,
-    describe_gap,
-    draw_subset,
-    measure_gap,
-    measure_run_errors,
-)
+from ddim.evaluation.diagnose import describe_gap, draw_subset, measure_parts
 from ddim.evaluation.guidance_name import name_recorded_guidance
 from ddim.evaluation.image_summary import take_pictures
 from ddim.evaluation.run_folder import Recorded, open_run_folder, write_result
@@ -53,7 +46,7 @@ from ddim.metrics.neighbours import (
     nearest_neighbours,
     standardise,
 )
-from ddim.metrics.statistics import Estimate, estimate_share, false_alarm_threshold
+from ddim.metrics.statistics import estimate_share, false_alarm_threshold
 from ddim.plots import charts
 from ddim.sampling.image_features import ImageSet, compute_features
 from ddim.sampling.images import open_run_images
@@ -167,21 +160,22 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
     if extractor is not None:
         extractor.to(run.runtime.exact_device)
     own = open_run_images(run, progress)
-    if len(own.train) < FEWEST:
-        raise UserError(
-            f"memorisation needs at least {FEWEST} training images, got {len(own.train)}: with so few, "
-            "compare them with the samples by eye"
-        )
-    parts = SampledParts(setup, range(n), progress, keep=True)
-    samples = torch.cat([*parts.samples()]).permute(0, 2, 3, 1).numpy()
+    sampled = SampledParts(setup, range(n), progress, keep=True)
+    samples = torch.cat([*sampled.samples()]).permute(0, 2, 3, 1).numpy()
     flip = run.recipe.data.flip
     copies = compare_with_training(own, samples, flip, extractor, progress)
+    parts = measure_parts(run, own, progress=progress)
+    gap = parts["gap"] and {
+        **parts["gap"]["overall"],
+        "images": {"train": parts["train"]["images"], "valid": parts["held_out"]["images"]},
+        "levels": len(parts["train"]["log_snr"]),
+    }
     content = {
         **_describe_copies(copies, range(n), own),
-        "gap": _measure_gap(run, own, progress),
+        "gap": gap,
         "duplicates": find_held_out_duplicates(own, flip, progress),
         "features": extractor and {"extractor": extractor.name, "weights": extractor.weights},
-        "sampling": parts.record,
+        "sampling": sampled.record,
     }
     record = make_record("memorisation", content, run)
     pairs = charts.rasterise(draw_pairs(copies, samples, own))
@@ -204,8 +198,7 @@ class Copies:
         learned_from: number of real images from which the threshold was learned.
         left_out: number of real images that were left out as near-duplicates.
         samples: the nearest training images of the samples, as positions in the training images.
-        held_out: the same of those held-out images that were not used to learn the threshold; None if there
-            are no such images.
+        held_out: the same of those held-out images that were not used to learn the threshold.
     """
 
     space: str
@@ -214,7 +207,7 @@ class Copies:
     learned_from: int
     left_out: int
     samples: Neighbours
-    held_out: Neighbours | None
+    held_out: Neighbours
 
     @property
     def memorised(self) -> bool:
@@ -224,7 +217,7 @@ class Copies:
     def count(self, images: Neighbours) -> dict[str, Any]:
         """Return how many of the images are copies, and their share with its exact 95 % interval, as JSON."""
         count, n = int((images.closeness < self.threshold).sum()), len(images.indices)
-        return {"count": count, "of": n, **estimate_share(count, n).to_json()}
+        return {"count": count, "of": n, **estimate_share(count, n).to_json()} if n else {}
 
 
 def find_copies(
@@ -257,30 +250,27 @@ def find_copies(
     some = draw.permutation(len(train))[:QUERIES]
     learn, rest = np.split(draw.permutation(len(valid)), [len(valid) // 2])
     train_pixels, valid_pixels = images or (train, valid)
-    find_nearest = partial(nearest_neighbours, references=train, also=also, embed=embed)
+    find = partial(nearest_neighbours, references=train, also=also, embed=embed)
 
     def find_real(which: np.ndarray, training: bool) -> Neighbours:
         """Return the nearest training images of the real images `which`, without near-duplicates."""
         queries, pixels = (train, train_pixels) if training else (valid, valid_pixels)
         onward = partial(progress, f"neighbours of {'training' if training else 'held-out'} images")
-        found = find_nearest(queries[which], themselves=which if training else None, progress=onward)
+        found = find(queries[which], themselves=which if training else None, progress=onward)
         single = ~_near_duplicates(found, pixels[which], train_pixels, also is not None)
         return Neighbours(found.distances[single], found.indices[single])
 
-    null = [find_real(some, True), *([find_real(learn, False)] if len(learn) else [])]
-    closeness = np.concatenate([found.closeness for found in null])
-    held_out = find_real(rest, False) if len(rest) else None
-    total, judged = len(some) + len(valid), len(held_out.closeness) if held_out else 0
-    left_out = total - len(closeness) - judged
-    if len(closeness) < FEWEST:
+    null = np.concatenate([find_real(some, True).closeness, find_real(learn, False).closeness])
+    held_out, total = find_real(rest, False), len(some) + len(valid)
+    left_out = total - len(null) - len(held_out.indices)
+    if len(null) < FEWEST:
         raise UserError(
             f"memorisation needs at least {FEWEST} real images that are not near-duplicates of training "
             f"images, but {left_out} of {total} are: give each image once"
         )
-    threshold, bound = false_alarm_threshold(closeness, confidence=CONFIDENCE)
-    nearest = find_nearest(samples, progress=partial(progress, "neighbours of samples"))
-    others = held_out if judged else None
-    return Copies(PIXELS, threshold, bound, len(closeness), left_out, nearest, others)
+    threshold, bound = false_alarm_threshold(null, confidence=CONFIDENCE)
+    nearest = find(samples, progress=partial(progress, "neighbours of samples"))
+    return Copies(PIXELS, threshold, bound, len(null), left_out, nearest, held_out)
 
 
 def _near_duplicates(found: Neighbours, images: np.ndarray, train: References, flip: bool) -> np.ndarray:
@@ -387,17 +377,6 @@ def find_held_out_duplicates(
     return {**pairs, "compared": len(which), "of": len(own.validation)}
 
 
-def _measure_gap(run: LoadedRun, own: SplitImages, progress: Progress) -> dict[str, Any] | None:
-    """Return the gap between the errors on held-out and training images, as JSON, if it can be measured."""
-    if len(own.validation) < 2:
-        return None
-    parts = [draw_subset(part, IMAGES) for part in (own.train, own.validation)]
-    train, held_out = (measure_run_errors(run, own.images, part, LEVELS, progress) for part in parts)
-    gap = measure_gap(train, held_out)
-    counts = {"train": len(train.noise_mse), "valid": len(held_out.noise_mse)}
-    return {**gap.overall.to_json(), "images": counts, "levels": len(train.log_snr)}
-
-
 # The record
 
 
@@ -410,7 +389,7 @@ def _describe_copies(copies: Copies, seeds: range, own: SplitImages) -> dict[str
         **{name: getattr(copies, name) for name in facts},
         "verdict": _judge(share, copies.memorised),
         "copies": share,
-        "false_alarms": copies.held_out and copies.count(copies.held_out),
+        "false_alarms": copies.count(copies.held_out) or None,
         "samples": [
             {"seed": seed, "closeness": c, "copy": c < copies.threshold, "nearest": names[k]}
             for seed, c, k in rows
@@ -451,13 +430,9 @@ def _explain(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _describe_share(share: Mapping[str, Any], noun: str = "sample") -> str:
-    interval = format_share(Estimate(share["value"], share["low"], share["high"]))
-    return f"{interval} of {format_count(share['of'], noun)}"
-
-
-def format_share(share: Estimate) -> str:
-    """Return a share and its confidence interval in percent, such as "3.0 % [1.1, 6.4]"."""
-    return f"{100 * share.value:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+    """Return a share with its confidence interval, such as "3.0 % [1.1, 6.4] of 200 samples"."""
+    value, low, high = (100 * share[name] for name in ("value", "low", "high"))
+    return f"{value:.1f} % [{low:.1f}, {high:.1f}] of {format_count(share['of'], noun)}"
 
 
 def draw_pairs(copies: Copies, samples: np.ndarray, own: SplitImages) -> Figure:
@@ -472,9 +447,6 @@ def draw_pairs(copies: Copies, samples: np.ndarray, own: SplitImages) -> Figure:
     rows = {"sample": [samples[k] for k in worst], below: list(take_pictures(own.images, which))}
     marks = [" copy" if closeness[k] < copies.threshold else "" for k in worst]
     names = [own.images.names[k] for k in which]
-    files = [name.rsplit("/", 1)[-1] for name in names]
-    # Files in different folders may have the same name; then names with their folders are shown.
-    names = files if len(set(files)) == len(set(names)) else names
     notes = {
         "sample": [f"{closeness[k]:.2f}{mark}" for k, mark in zip(worst, marks, strict=True)],
         below: charts.shorten_apart(names, 11),

@@ -6,25 +6,18 @@ the same first and last time. The reference samples use Heun's method with many 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ddim.diffusion import samplers
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
-from ddim.diffusion.samplers import (
-    DDIM,
-    EDM,
-    AdamsBashforth,
-    DPMSolver,
-    Sampler,
-    State,
-    UniPC,
-    last_state,
-)
+from ddim.diffusion.samplers import EDM, Sampler, State, last_state
 from ddim.diffusion.schedules import Cosine, Level, Schedule, as_double
 from ddim.errors import UserError, check_count
 from ddim.machine.progress import Progress, ignore_progress
@@ -33,7 +26,7 @@ from ddim.recipe.recipe import Recipe
 from ddim.sampling.generate import find_grid_ends, generate
 from ddim.sampling.labels import default_label
 from ddim.sampling.pipeline import Pipeline
-from ddim.sampling.sampling_setup import OFF, Guidance, SamplingSetup
+from ddim.sampling.sampling_setup import SamplingSetup
 
 SamplingError = Callable[[Sampler, Tensor], float]
 """Maps a sampler and decreasing times (N,) to the mean squared error of its samples."""
@@ -105,7 +98,6 @@ def sample_in_model_units(
     times: Tensor,
     seeds: Sequence[int],
     progress: Progress = ignore_progress,
-    guidance: Guidance = OFF,
 ) -> Tensor:
     """Return samples (B, C, H, W) in model units on the CPU, one per seed, with the run's default label.
 
@@ -117,7 +109,6 @@ def sample_in_model_units(
         times: decreasing times (N,).
         seeds: the seeds of the samples.
         progress: called with "reference samples" after each step.
-        guidance: the guidance of the samples.
 
     Raises:
         UserError: if samples have no label by default, but every training image of the run had a label.
@@ -134,7 +125,7 @@ def sample_in_model_units(
     on_times = exact.with_recipe(sampler=sampler, grid=Listed(tuple(times.tolist())))
     # Heun's method, which the reference uses, reads only the predicted noise. With consistent=True, clipping
     # changes the predicted noise as well as the predicted image.
-    setup = SamplingSetup(on_times, len(times), label, guidance, consistent=True)
+    setup = SamplingSetup(on_times, len(times), label, consistent=True)
     generate(setup, seeds, watch=keep, progress=lambda _, k, n: progress("reference samples", k, n))
     return torch.cat(samples)
 
@@ -153,7 +144,6 @@ def error_against_reference(
     seeds: Sequence[int],
     levels: int,
     progress: Progress = ignore_progress,
-    guidance: Guidance = OFF,
 ) -> SamplingError:
     """Return a function that measures the error of a sampler against reference samples of Heun's method.
 
@@ -165,40 +155,29 @@ def error_against_reference(
         seeds: the seeds of the samples.
         levels: number of timesteps in the grid of the reference.
         progress: called with "reference samples" after each step.
-        guidance: the guidance of all samples, also of the reference.
     """
     times = ends.space("uniform_log_snr", levels)
-    reference = sample_in_model_units(pipeline, EDM(), times, seeds, progress, guidance)
+    reference = sample_in_model_units(pipeline, EDM(), times, seeds, progress)
 
     def error(sampler: Sampler, times: Tensor) -> float:
-        samples = sample_in_model_units(pipeline, sampler, times, seeds, ignore_progress, guidance)
+        samples = sample_in_model_units(pipeline, sampler, times, seeds)
         return (samples - reference).square().mean().item()
 
     return error
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "DDIM": DDIM(),
-    "Heun": EDM(),
-    "Adams-Bashforth 2": AdamsBashforth(2),
-    "Adams-Bashforth 4, equal weights": AdamsBashforth(4, steps="equal"),
-    "DPM-Solver++ 2M": DPMSolver(2),
-    "DPM-Solver++ 3M": DPMSolver(3),
-    "UniPC-2": UniPC(2),
-    "UniPC-3": UniPC(3),
+    "DDIM": samplers.DDIM(),
+    "Heun": samplers.EDM(),
+    "Adams-Bashforth 2": samplers.AdamsBashforth(2),
+    "Adams-Bashforth 4, equal weights": samplers.AdamsBashforth(4, steps="equal"),
+    "DPM-Solver++ 2M": samplers.DPMSolver(2),
+    "DPM-Solver++ 3M": samplers.DPMSolver(3),
+    "UniPC-2": samplers.UniPC(2),
+    "UniPC-3": samplers.UniPC(3),
 }
 REFERENCE_LEVELS = 500
 """Number of timesteps in the grid of the reference samples, which Heun's method computes."""
-
-
-@dataclass(frozen=True)
-class SamplerError:
-    """The network evaluations of a sampler on a named grid, and the mean squared error of its samples."""
-
-    sampler: str
-    grid: str
-    nfe: int
-    error: float
 
 
 def count_levels(sampler: Sampler, nfe: int) -> int:
@@ -206,69 +185,29 @@ def count_levels(sampler: Sampler, nfe: int) -> int:
     return max([2, *(n for n in range(2, nfe + 1) if sampler.evaluations(n) <= nfe)])
 
 
-def compare_samplers_on_run(
-    pipeline: Pipeline,
-    budgets: Sequence[int],
-    seeds: Sequence[int],
-    progress: Progress = ignore_progress,
-) -> list[SamplerError]:
-    """Return the error of every sampler on every named grid for a run, between the ends of its own grid.
-
-    Args:
-        pipeline: the run.
-        budgets: the numbers of network evaluations for each sample.
-        seeds: the seeds of the samples whose error is measured.
-        progress: called with "reference samples", then with "samplers" after each combination.
+def prepare_run(
+    pipeline: Pipeline, seeds: Sequence[int], progress: Progress = ignore_progress
+) -> tuple[SamplingError, TimeRange]:
+    """Return a function for the error of samplers on a run, and the ends of the run's grid.
 
     Raises:
-        UserError: if the schedule is a table with too few different noise levels.
+        UserError: if the schedule is a table with fewer than `REFERENCE_LEVELS` different noise levels.
     """
     ends = find_time_range(pipeline.recipe, pipeline.recipe.steps)
     ends.check(REFERENCE_LEVELS)
-    error = error_against_reference(pipeline, ends, seeds, REFERENCE_LEVELS, progress)
-    return compare_samplers(error, ends, budgets, progress)
+    return error_against_reference(pipeline, ends, seeds, REFERENCE_LEVELS, progress), ends
 
 
-def compare_samplers_on_oracle(budgets: Sequence[int], count: int) -> list[SamplerError]:
-    """Return the error of every sampler on every named grid for a mixture of Gaussians, with exact score.
-
-    Args:
-        budgets: the numbers of network evaluations for each sample.
-        count: number of samples whose error is measured.
-    """
+def prepare_oracle(count: int) -> tuple[SamplingError, TimeRange]:
+    """Return the same for a mixture of Gaussians, whose score is exact, and `count` samples."""
     draw = torch.Generator().manual_seed(0)
     centres, x = torch.randn(2, max(3, count), 1, 4, 4, generator=draw, dtype=torch.float64)
-    oracle = Mixture(Cosine(0.014, 0.99995), centres[:3], 0.5)
-    ends = TimeRange(oracle.schedule, 0.1)
-    return compare_samplers(sampling_error_of_oracle(oracle, x[:count], ends), ends, budgets)
+    law = Mixture(Cosine(0.014, 0.99995), centres[:3], 0.5)
+    ends = TimeRange(law.schedule, 0.1)
+    return error_on_mixture(law, x[:count], ends), ends
 
 
-def compare_samplers(
-    error: SamplingError,
-    ends: TimeRange,
-    budgets: Sequence[int],
-    progress: Progress = ignore_progress,
-) -> list[SamplerError]:
-    """Return the error of every sampler on every named grid, at each budget of network evaluations.
-
-    Args:
-        error: measures the error of a sampler on given times.
-        ends: the noise schedule, and the first and the last time.
-        budgets: the numbers of network evaluations for each sample.
-        progress: called with "samplers" after each combination.
-    """
-    found, total = [], len(SAMPLERS) * len(budgets) * len(SPACINGS)
-    for name, sampler in SAMPLERS.items():
-        for nfe in budgets:
-            levels = count_levels(sampler, nfe)
-            spent = sampler.evaluations(levels)
-            for grid, times in ends.lay_grids(levels).items():
-                found.append(SamplerError(name, grid, spent, error(sampler, times)))
-                progress("samplers", len(found), total)
-    return found
-
-
-def sampling_error_of_oracle(law: Mixture, x: Tensor, ends: TimeRange) -> SamplingError:
+def error_on_mixture(law: Mixture, x: Tensor, ends: TimeRange) -> SamplingError:
     """Return a function that measures the error of samples of a mixture of Gaussians with exact score.
 
     The reference is Heun's method on a grid with `REFERENCE_LEVELS` timesteps. Sampling goes from x (B, C, H,
@@ -278,5 +217,27 @@ def sampling_error_of_oracle(law: Mixture, x: Tensor, ends: TimeRange) -> Sampli
     def sample(sampler: Sampler, times: Tensor) -> Tensor:
         return last_state(sampler(law, x, times, Noise(range(len(x))))).x0
 
-    reference = sample(EDM(), ends.lay_grids(REFERENCE_LEVELS)["uniform_log_snr"])
+    reference = sample(EDM(), ends.space("uniform_log_snr", REFERENCE_LEVELS))
     return lambda sampler, times: (sample(sampler, times) - reference).square().mean().item()
+
+
+def compare_samplers(
+    error: SamplingError, ends: TimeRange, budgets: Sequence[int], progress: Progress = ignore_progress
+) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Return pairs (network evaluations, error), keyed by the name of the grid and that of the sampler.
+
+    Args:
+        error: measures the error of a sampler on given times.
+        ends: the noise schedule, and the first and the last time.
+        budgets: the largest numbers of network evaluations for each sample.
+        progress: called with "samplers" after each combination.
+    """
+    table = {grid: {name: [] for name in SAMPLERS} for grid in SPACINGS}
+    total = len(SAMPLERS) * len(budgets)
+    for k, (name, nfe) in enumerate(itertools.product(SAMPLERS, budgets)):
+        sampler = SAMPLERS[name]
+        levels = count_levels(sampler, nfe)
+        for grid, times in ends.lay_grids(levels).items():
+            table[grid][name].append((sampler.evaluations(levels), error(sampler, times)))
+        progress("samplers", k + 1, total)
+    return table

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.grids import Karras
-from ddim.diffusion.samplers import Multistep, Sampler
+from ddim.diffusion.samplers import Multistep
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
 from ddim.evaluation.guidance_name import name_guidance
@@ -34,24 +34,22 @@ from ddim.evaluation.sampler_errors import (
     error_against_reference,
     find_time_range,
 )
-from ddim.machine.progress import Progress, ignore_progress, open_progress
+from ddim.machine.progress import Progress, continue_progress, ignore_progress, open_progress
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import load_extractor
 from ddim.metrics.kid import kid, kid_difference
-from ddim.metrics.statistics import Estimate
 from ddim.plots.table import Tabular
 from ddim.recipe.codec import describe_kind, override_sampling
 from ddim.recipe.options import option_text
 from ddim.runs.names import GUIDE, is_checkpoint
 from ddim.sampling.generate import find_grid_ends
-from ddim.sampling.labels import Label, choose_label, find_label
+from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun
 from ddim.sampling.sampling_setup import (
     OFF,
     Guidance,
     SamplingSetup,
     choose_sampling,
-    collect_guidance,
     open_guidance,
     save_guidance,
 )
@@ -79,35 +77,24 @@ FACTOR, TRIED = 1.6, range(-4, 4)
 """For a student, `FACTOR` to these powers, times the last noise level of its own grid, are tried."""
 
 
-@dataclass(frozen=True, repr=False, kw_only=True)
+@dataclass(frozen=True, repr=False)
 class Search(Tabular):
     """What a search found; `ddim.sample(run, **found.options)` uses it.
 
     Attributes:
         verdict: the result in one sentence.
-        title: which later samples use the saved result, or how to use it.
-        rows: one row for each candidate, with its mean squared error or its KID.
         options: arguments of `ddim.sample`: `steps`, with the times of the search as `grid`, or with
             `guidance`, `guidance_interval` and `guide_with`.
+        rows: one row for each candidate, with its mean squared error or its KID.
         value: the error or the KID of the result, for the seeds of the search.
-        difference: the KID of the best candidate minus that of the usual setting, on new seeds. None if no
-            candidate had a lower KID before, or the candidates were not compared by KID.
+        title: which later samples use the result, or how to use it.
     """
 
     verdict: str = ""
-    title: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
     rows: Sequence[Mapping[str, Any]] = ()
-    options: dict[str, Any]
-    value: float
-    difference: Estimate | None = None
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """The difference on new seeds, with its interval."""
-        if self.difference is None:
-            return ()
-        value, low, high = self.difference.value, self.difference.low, self.difference.high
-        return [f"difference of KID on new seeds: {value:+.5f} ({low:+.5f} to {high:+.5f} at 95 %)"]
+    value: float = math.inf
+    title: str = ""
 
     def to_records(self) -> Sequence[Mapping[str, Any]]:
         """Return one row for each candidate."""
@@ -115,8 +102,7 @@ class Search(Tabular):
 
     def to_json(self) -> dict[str, Any]:
         """Return the result, the arguments of `ddim.sample` that use it, and all candidates."""
-        difference = self.difference and self.difference.to_json()
-        return {**super().to_json(), "options": self.options, "value": self.value, "difference": difference}
+        return {**super().to_json(), "options": self.options, "value": self.value}
 
 
 def search(  # noqa: PLR0913 (the choices of a notebook)
@@ -125,9 +111,7 @@ def search(  # noqa: PLR0913 (the choices of a notebook)
     *,
     guidance: bool = False,
     n: int | None = None,
-    label: str | int | None = None,
     guide_with: str | Sequence[str] | None = None,
-    sampler: Sampler | str | None = None,
     fields: Mapping[str, Any] | None = None,
     save: bool = True,
     progress: bool | Progress = True,
@@ -145,12 +129,10 @@ def search(  # noqa: PLR0913 (the choices of a notebook)
         steps: sampling steps, at least 3 for times (default: 10 for times, else the recipe's).
         guidance: search for guidance: the guide, the scale and the noise levels.
         n: samples of each candidate (default: 16 for times, 500 where KID is measured).
-        sampler: ddim, dpm_solver, ... (default: the recipe's).
-        fields: fields of the sampler and the grid, such as sampler.order 3 and grid.sigma_min 0.01.
+        fields: the sampler, the grid and their fields, such as sampler dpm_solver and sampler.order 3.
         save: save the result with the run, so that later samples use it; else it is only shown.
 
     Other Parameters:
-        label: class name or index for guidance (default: all classes). Guidance of one class is not saved.
         guide_with: guides to try, such as "@guide,runs/small-1@raw" (default: @guide, if the run has one).
         progress: True shows a bar in a notebook cell, False nothing. It can be a function, see `Progress`.
 
@@ -162,24 +144,19 @@ def search(  # noqa: PLR0913 (the choices of a notebook)
         ddim search runs/photos-fast-1 --steps 5
         ddim search runs/photos-fast-1 --guidance -n 1000
     """
-    if not guidance and (label, guide_with) != (None, None):
-        raise UserError("label and guide_with are for a search for guidance: give guidance too")
     loaded = load_given_run(run)
-    chosen = loaded if sampler is None else loaded.with_recipe(sampler=sampler)
-    chosen = replace(chosen, recipe=override_sampling(chosen.recipe, fields or {}))
-    usual = choose_label(loaded.recipe)
-    asked = usual if label is None else find_label(label, loaded.recipe, loaded.classes)
-    # Saved guidance holds for all labels.
-    if save := save and asked in (None, usual):
+    chosen = replace(loaded, recipe=override_sampling(loaded.recipe, fields or {}))
+    if save:
         _check_saving(chosen, guidance)
     with open_progress(progress) as shown:
         if guidance:
-            found = _search_guidance(chosen, asked, steps, n, guide_with, shown)
+            found = _search_guidance(chosen, steps, n, guide_with, shown)
+        elif isinstance(chosen.recipe.sampler, Multistep):
+            found = _search_levels(chosen, steps, n, shown)
         else:
-            search_for = _search_levels if isinstance(chosen.recipe.sampler, Multistep) else _search_times
-            found = search_for(chosen, steps, n, shown)
+            found = _search_times(chosen, steps, n, shown)
     if save:
-        return replace(found, title=_save(chosen, found, asked))
+        return replace(found, title=_save(chosen, found))
     words = [f"{name} {option_text(value)}" for name, value in found.options.items() if value is not None]
     return replace(found, title=f"nothing was saved; to use this, sample with {', '.join(words)}")
 
@@ -187,21 +164,22 @@ def search(  # noqa: PLR0913 (the choices of a notebook)
 def _check_saving(run: LoadedRun, guidance: bool) -> None:
     """Check before a search that its result can be saved with the run, and holds for it."""
     if is_checkpoint(run.checkpoint.run):
-        raise UserError(f"{run.checkpoint.run} is a checkpoint: give its run, or save False")
+        raise UserError(f"{run.checkpoint.run} is a checkpoint: give its run, or do not save the result")
     for name in run.list_changed(*["grid"] * guidance, "sampled_on", "clip"):
         raise UserError(f"{name} must be that of the run, for which the result is saved: leave it out")
     read_searched(run.checkpoint.run)
 
 
-def _save(run: LoadedRun, found: Search, label: Label) -> str:
+def _save(run: LoadedRun, found: Search) -> str:
     """Save a result in the run folder, and return a sentence that says which samples use it."""
     at, sampler, values = run.checkpoint, run.recipe.sampler, dict(found.options)
     place = at.run, sampler, (steps := values.pop("steps")), at.weights
     if "grid" in values:
         save_grid(*place, values["grid"], found.value)
     else:
-        chosen = collect_guidance(**values) or OFF
-        save_guidance(*place, chosen if chosen.on else None, labelled=label is not None)
+        chosen = Guidance(*values.values())
+        labelled = choose_label(run.recipe) is not None
+        save_guidance(*place, chosen if chosen.on else None, labelled=labelled)
     return f"samples by {describe_kind(sampler)} in {steps} steps use this from now on: {at.run / FILE}"
 
 
@@ -220,14 +198,13 @@ def _search_times(run: LoadedRun, steps: int | None, n: int | None, progress: Pr
     error = error_against_reference(run, ends, seeds, count_reference_levels(steps), progress)
     times, value, named = search_times(steps, ends, lambda times: error(sampler, times), progress)
     best = min(named, key=named.__getitem__)
-    listed = ", ".join(f"{t:.4g}" for t in times)
-    verdict = f"the {best} grid has the smallest sampling error: times {listed}"
+    verdict = f"no times have a smaller error than the {best} grid"
     if value < named[best]:
         ratio = named[best] / value
-        verdict = f"the sampling error is {ratio:.2f} times smaller than on the {best} grid: times {listed}"
+        verdict = f"the sampling error is {ratio:.2f} times smaller than on the best named grid, {best}"
     errors = {"searched": value, **named}
     rows = [{"times": name, "mean_squared_error": error} for name, error in errors.items()]
-    return Search(verdict=verdict, rows=rows, options={"steps": steps, "grid": times}, value=value)
+    return Search(verdict, {"steps": steps, "grid": times}, rows, value)
 
 
 def search_times(
@@ -322,7 +299,7 @@ class _Trials:
         run: the run.
         n: number of samples of each candidate; None for 500.
         count: number of candidates, with the two that `confirm` measures.
-        progress: called while the held-out images are prepared, then with "candidates".
+        progress: called while the held-out images are prepared, then with "samples".
     """
 
     def __init__(self, run: LoadedRun, n: int | None, count: int, progress: Progress) -> None:
@@ -334,36 +311,35 @@ class _Trials:
 
     def try_candidates(self, candidates: Mapping[str, SamplingSetup]) -> dict[str, float]:
         """Return the KID of each candidate, keyed by name; infinite if one of its samples is not finite."""
-        for name, setup in candidates.items():
-            self._measure(name, setup, "search", FIRST_SEED)
-        rows = self.rows[len(self.rows) - len(candidates) :]
-        return {row["candidate"]: math.inf if row["kid"] is None else row["kid"] for row in rows}
+        measured = {name: self._measure(name, setup, "search") for name, setup in candidates.items()}
+        return {name: value for name, (_, value) in measured.items()}
 
-    def confirm(self, best: tuple[str, SamplingSetup], usual: tuple[str, SamplingSetup]) -> Estimate:
-        """Return the KID of the best candidate minus that of the usual one, on the same new seeds.
+    def confirm(self, best: tuple[str, SamplingSetup], usual: tuple[str, SamplingSetup]) -> bool:
+        """Return whether the best candidate has a distinguishably lower KID than the usual one, on new seeds.
 
-        It is infinite if the samples of the best are not finite; else minus infinity if those of the usual
-        candidate are not.
+        If only the samples of the best are finite, it is better too.
         """
-        mine, theirs = (self._measure(*each, "new", FIRST_SEED + self.n) for each in (best, usual))
+        mine, theirs = (self._measure(*each, "new")[0] for each in (best, usual))
         if mine is None or theirs is None:
-            return Estimate(*(math.inf if mine is None else -math.inf,) * 3)
-        return kid_difference(mine, theirs, self.reference, paired=True)
+            return mine is not None
+        difference = kid_difference(mine, theirs, self.reference, paired=True)
+        self._add_row({"candidate": "difference", "seeds": "new"}, difference.to_json())
+        return difference.high < 0
 
-    def _measure(self, name: str, setup: SamplingSetup, seeds: str, first: int) -> np.ndarray | None:
-        """Return the features of the samples of a candidate, None if one is not finite, and add its row."""
-        place = len(self.rows)
-
-        def report(what: str, done: float, total: int) -> None:
-            self.progress("candidates", place + done / total, self.count)
-
-        features = sample_features(setup, range(first, first + self.n), self.extractor, report)
-        found = None if features is None else kid(features, self.reference, subsets=1)
+    def _measure(self, name: str, setup: SamplingSetup, seeds: str) -> tuple[np.ndarray | None, float]:
+        """Return the features of the samples of a candidate, or None, and their KID; add its row."""
+        first, total = FIRST_SEED + self.n * (seeds == "new"), self.count * self.n
+        progress = continue_progress(self.progress, len(self.rows) * self.n, total)
+        features = sample_features(setup, range(first, first + self.n), self.extractor, progress)
+        found = {} if features is None else kid(features, self.reference, subsets=1).to_json()
         row = {"candidate": name, "seeds": seeds, "steps": setup.steps, "nfe": setup.count_evaluations()}
-        row |= {"kid": found and found.value, "low": found and found.low, "high": found and found.high}
-        self.rows.append(row)
-        self.progress("candidates", place + 1, self.count)
-        return features
+        self._add_row(row, found)
+        return features, found.get("value", math.inf)
+
+    def _add_row(self, row: dict[str, Any], found: Mapping[str, float]) -> None:
+        self.rows.append(
+            row | {"kid": found.get("value"), "low": found.get("low"), "high": found.get("high")}
+        )
 
 
 def _search_levels(run: LoadedRun, steps: int | None, n: int | None, progress: Progress) -> Search:
@@ -372,9 +348,8 @@ def _search_levels(run: LoadedRun, steps: int | None, n: int | None, progress: P
     The noise level of its last step varies; the first step keeps its noise level.
     """
     grid, steps = run.recipe.grid, run.recipe.choose_steps(steps)
-    if steps < 2 or not isinstance(grid, Karras):
-        kind = describe_kind(grid)
-        raise UserError(f"the search for a student needs 2 steps and the grid karras, got {steps} and {kind}")
+    if not isinstance(grid, Karras):
+        raise UserError("the search for a student needs the grid karras")
     label, first = choose_label(run.recipe), find_grid_ends(run.recipe, steps)[0]
     most = run.recipe.sampling_schedule(first).noise_to_signal.item()
     grids = [replace(grid, sigma_min=grid.sigma_min * FACTOR**k) for k in TRIED]
@@ -385,23 +360,18 @@ def _search_levels(run: LoadedRun, steps: int | None, n: int | None, progress: P
     }
     trials = _Trials(run, n, len(setups) + 2, progress)
     values = trials.try_candidates(setups)
-    best, usual, difference = min(values, key=values.__getitem__), f"sigma_min {grid.sigma_min:.3g}", None
-    if best != usual and math.isfinite(values[best]):
-        difference = trials.confirm((best, setups[best]), (usual, setups[usual]))
-        best = best if difference.high < 0 else usual
+    best, usual = min(values, key=values.__getitem__), f"sigma_min {grid.sigma_min:.3g}"
     if math.isinf(values[best]):
         raise UserError("the samples of the student are not finite: it cannot be used")
-    verdict = f"{usual} stays: no other noise level is distinguishably better at 95 %"
-    if best != usual:
-        verdict = f"{best} is better for the last step than the {usual} of the student"
+    verdict = f"{best} is better for the last step than {usual}"
+    if best == usual or not trials.confirm((best, setups[best]), (usual, setups[usual])):
+        verdict, best = f"no noise level of the last step is distinguishably better than {usual}", usual
     options = {"steps": steps, "grid": tuple(setups[best].times.tolist())}
-    found = {"rows": trials.rows, "options": options, "value": values[best], "difference": difference}
-    return Search(verdict=verdict, **found)
+    return Search(verdict, options, trials.rows, values[best])
 
 
 def _search_guidance(
     run: LoadedRun,
-    label: Label,
     steps: int | None,
     n: int | None,
     guide_with: str | Sequence[str] | None,
@@ -413,6 +383,7 @@ def _search_guidance(
     Finally, the setting with the lowest KID is compared with no guidance, on new seeds: at the same number of
     steps or at about the same NFE, whichever had the lower KID.
     """
+    label = choose_label(run.recipe)
     plain = choose_sampling(run, steps, label, {}, guidance=OFF)
 
     def with_nfe(nfe: int) -> SamplingSetup[LoadedRun]:
@@ -422,35 +393,29 @@ def _search_guidance(
                 return choose_sampling(run, more, label, {}, guidance=OFF)
         return plain
 
+    def name_setups(guides: Iterable[Guidance]) -> dict[str, SamplingSetup[LoadedRun]]:
+        return {name_guidance(g.scale, g.interval, g.guide): replace(plain, guidance=g) for g in guides}
+
     guides = _open_guides(plain, guide_with)
-    guided = _name_setups(plain, (replace(guide, scale=scale) for guide in guides for scale in SCALES))
+    setups = name_setups(replace(guide, scale=scale) for guide in guides for scale in SCALES)
     intervals = list_guided_intervals(plain)
-    trials = _Trials(run, n, 2 + len(guided) + len(intervals) + 2, progress)
-    most = next(iter(guided.values())).count_evaluations()
-    (few,) = trials.try_candidates({"no guidance": plain}).values()
-    (many,) = trials.try_candidates({"no guidance": with_nfe(most)}).values()
-    values = trials.try_candidates(guided)
-    first = guided[min(values, key=values.__getitem__)].guidance
-    limited = _name_setups(plain, (replace(first, interval=ends) for ends in intervals))
-    values |= trials.try_candidates(limited)
+    trials = _Trials(run, n, 2 + len(setups) + len(intervals) + 2, progress)
+    most = with_nfe(next(iter(setups.values())).count_evaluations())
+    few, many = (trials.try_candidates({"no guidance": each})["no guidance"] for each in (plain, most))
+    values = trials.try_candidates(setups)
     best = min(values, key=values.__getitem__)
-    setup = (guided | limited)[best]
+    limited = name_setups(replace(setups[best].guidance, interval=ends) for ends in intervals)
+    setups, values = setups | limited, values | trials.try_candidates(limited)
+    best = min(values, key=values.__getitem__)
     # Searched times can make few steps without guidance better than more steps.
-    usual = plain if few < many else with_nfe(setup.count_evaluations())
-    difference = trials.confirm((best, setup), ("no guidance", usual))
+    usual = plain if few < many else with_nfe(setups[best].count_evaluations())
     options: dict[str, Any] = {"steps": plain.steps, "guidance": 1.0}
-    verdict = "no guidance is used: no gain is distinguishable at 95 %"
-    if difference.high < 0:
-        chosen = setup.guidance
-        options |= {"guidance": chosen.scale, "guidance_interval": chosen.interval}
-        options |= {"guide_with": chosen.guide}
-        verdict = f"{best} lowers KID by {-difference.value:.5f}"
-    found = {"rows": trials.rows, "options": options, "value": values[best], "difference": difference}
-    return Search(verdict=verdict, **found)
-
-
-def _name_setups(plain: SamplingSetup, guides: Iterable[Guidance]) -> dict[str, SamplingSetup]:
-    return {name_guidance(g.scale, g.interval, g.guide): replace(plain, guidance=g) for g in guides}
+    verdict = "no guidance is distinguishably better than none at 95 %, so none is used"
+    if trials.confirm((best, setups[best]), ("no guidance", usual)):
+        verdict, chosen = f"{best} is distinguishably better than none", setups[best].guidance
+        options["guidance"], options["guidance_interval"] = chosen.scale, chosen.interval
+        options["guide_with"] = chosen.guide
+    return Search(verdict, options, trials.rows, values[best])
 
 
 def _open_guides(plain: SamplingSetup[LoadedRun], guide_with: str | Sequence[str] | None) -> list[Guidance]:
@@ -458,15 +423,15 @@ def _open_guides(plain: SamplingSetup[LoadedRun], guide_with: str | Sequence[str
     run, data = plain.pipeline, plain.pipeline.recipe.data
     if guide_with is None:
         guide_with = [f"@{GUIDE}"] if (run.checkpoint.run / GUIDE).is_dir() else []
-    named = [guide_with] if isinstance(guide_with, str) else guide_with
-    itself = plain.label is not None and data.conditional and data.unconditional
-    guides = [*[Guidance(2.0)] * itself, *(Guidance(2.0, guide=str(name)) for name in named)]
-    if not guides:
+    names: list[str | None] = [guide_with] if isinstance(guide_with, str) else [*guide_with]
+    if data.conditional and data.unconditional:
+        names.insert(0, None)
+    if not names:
         raise UserError(
             f"run {run.checkpoint.run} has nothing to guide with, neither labels (data.unlabelled) nor a "
             f"{GUIDE} checkpoint (report.guide): name a weaker model as guide_with"
         )
-    return [open_guidance(run, plain.label, plain.steps, guide) for guide in guides]
+    return [open_guidance(run, plain.label, plain.steps, Guidance(2.0, guide=name)) for name in names]
 
 
 def list_guided_intervals(setup: SamplingSetup) -> list[tuple[float, float]]:

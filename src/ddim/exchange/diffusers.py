@@ -25,15 +25,22 @@ from ddim.diffusion.samplers import DDIM, DDPM
 from ddim.diffusion.schedules import BetaTable, Cosine, Linear, Schedule
 from ddim.diffusion.times import TableTimes
 from ddim.errors import UserError
-from ddim.files import read_json
+from ddim.exchange.extras import import_extra
+from ddim.files import read_json, write_atomic, write_sealed
+from ddim.machine.runtime import choose_runtime
 from ddim.nn.ddpm_unet import DDPMUNetSpec
-from ddim.recipe.codec import kind_name
+from ddim.nn.ema import select_averaged
+from ddim.recipe.codec import dump, kind_name, override, write_recipe
 from ddim.recipe.model import build_on_meta
 from ddim.recipe.named import ddpm
-from ddim.recipe.recipe import Recipe
+from ddim.recipe.recipe import Recipe, build_model
+from ddim.runs import checkpoint
+from ddim.runs.folder import CHECKPOINTS, RUN, make_run_folder
+from ddim.runs.state import Plan, RunState
 from ddim.sampling.pipeline import Pipeline
+from ddim.sampling.record import list_versions
 
-CLASSES = "class_embedding.weight"
+_CLASSES = "class_embedding.weight"
 """The name of the weights of the class embedding, here and in diffusers."""
 
 _BETAS = {"linear": "linear", "quad": "scaled_linear", "cosine": "squaredcos_cap_v2"}
@@ -105,7 +112,7 @@ def export_to_diffusers(pipeline: Pipeline, folder: str | Path) -> DiffusersExpo
     Raises:
         UserError: if diffusers is not installed.
     """
-    library, recipe = open_diffusers(), pipeline.recipe
+    library, recipe = import_extra("diffusers", "diffusers"), pipeline.recipe
     network, noise = _describe_network(recipe, pipeline.model.shape.channels), _describe_noise(recipe)
     with torch.device("meta"):
         unet = library.UNet2DModel.from_config(network)
@@ -140,7 +147,63 @@ def find_lacking(pipeline: Pipeline) -> str | None:
     return next((name for name, lacks in lacking.items() if lacks), None)
 
 
-def read_diffusers(folder: Path) -> tuple[Recipe, int, dict[str, Tensor]]:
+def import_model(model: str | Path, out: str | Path | None = None) -> Path:
+    """Convert a model of diffusers to a run.
+
+    The model is a folder of a DDIMPipeline or DDPMPipeline with the U-Net of DDPM. The run can be sampled,
+    evaluated, exported and trained further; it has no training images. Its sampler is DDIM or DDPM, like the
+    scheduler of the pipeline. import.json in the run names the pipeline folder and the versions of packages.
+
+    Samples are those of the pipeline. They differ if a grid has trailing spacing and its number of steps does
+    not divide the number of timesteps, and for the variance "fixed_large" with fewer steps than timesteps.
+
+    Args:
+        model: the pipeline folder.
+        out: the run folder; by default a new one, runs/MODEL-ddpm-N.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: if diffusers is not installed, the model is not such a pipeline, its weights are damaged or
+            unsafe, or the run folder is not empty.
+
+    Example:
+        >>> run = ddim.import_model("ddpm-cifar10-32")
+        >>> images = ddim.sample(run, n=16)
+
+    Commands:
+        ddim import ddpm-cifar10-32
+    """
+    source = Path(model)
+    recipe, channels, weights = _read_pipeline(source)
+    if (rows := weights.get(_CLASSES)) is not None:
+        # As `export_to_diffusers` writes it, the last row can mean no class.
+        none = len(rows) > 1 and not rows[-1].any()
+        weights[_CLASSES] = rows[: len(rows) - none]
+        # Without such a row, the network was trained with a class for every image.
+        classes = {"net.classes": len(rows) - none}
+        recipe = override(recipe, classes if none else classes | {"data.unlabelled": 0.0})
+    with torch.random.fork_rng(devices=[]):
+        network = build_model(recipe, channels)
+    network.net.load_state_dict(weights)
+    runtime = choose_runtime(precision="fp32", compiling=False, size=recipe.data.size)
+    run = make_run_folder(None if out is None else Path(out), str(source), recipe.name)
+    write_sealed(run / "import.json", {"folder": str(source.resolve()), "versions": list_versions()})
+    # With this file, lists, reports and the page find the run like a trained one.
+    count = sum(weight.numel() for weight in network.parameters())
+    write_sealed(run / RUN, {"recipe": dump(recipe), "imported": True, "parameters": count})
+    write_atomic(run / "recipe.yaml", write_recipe(recipe).encode())
+    names = tuple(map(str, range(recipe.net.classes)))
+    pixels = Pixels.fixed(0.5, 0.5, channels)
+    state = RunState(0, pixels, channels, names, runtime, plan=Plan(0))
+    tensors = {"model": network.state_dict(), "ema/default": select_averaged(network)}
+    documents = {"state": state.to_json(), "recipe": dump(recipe)}
+    checkpoint.save(run / CHECKPOINTS, 0, tensors, documents)
+    return run
+
+
+def _read_pipeline(folder: Path) -> tuple[Recipe, int, dict[str, Tensor]]:
     """Return the recipe of a pipeline folder of diffusers, the number of channels, and the weights.
 
     The recipe is `ddpm` with the options in the folder. The weights have the names of our network. No code in
@@ -150,15 +213,15 @@ def read_diffusers(folder: Path) -> tuple[Recipe, int, dict[str, Tensor]]:
         UserError: if diffusers is not installed, the recipe does not give the options of the pipeline again,
             or the weights cannot be read or do not fit.
     """
-    unet, scheduler = _find_part(folder, "unet"), _find_part(folder, "scheduler")
-    recipe, channels = _read_recipe(
-        read_json(unet / "config.json"), read_json(scheduler / "scheduler_config.json")
-    )
+    # Older pipelines have all files in one folder.
+    unet, scheduler = (path if (path := folder / name).is_dir() else folder for name in ("unet", "scheduler"))
+    options = read_json(unet / "config.json"), read_json(scheduler / "scheduler_config.json")
+    recipe, channels = _read_recipe(*options)
     state = build_on_meta(recipe, channels, folder).state_dict()
     try:
         # Building a network draws initial weights, which must not change the caller's random state.
         with torch.random.fork_rng(devices=[]):
-            network, faults = open_diffusers().UNet2DModel.from_pretrained(
+            network, faults = import_extra("diffusers", "diffusers").UNet2DModel.from_pretrained(
                 unet,
                 local_files_only=True,
                 low_cpu_mem_usage=False,
@@ -167,31 +230,14 @@ def read_diffusers(folder: Path) -> tuple[Recipe, int, dict[str, Tensor]]:
             )
     # A damaged or hostile file can raise anything.
     except Exception as error:
-        raise UserError(
-            f"the weights in {unet} cannot be read ({type(error).__name__}): they are missing, damaged, of "
-            "another size, or more than tensors"
-        ) from error
-    if names := [name for kind in faults.values() for name in kind]:
-        raise UserError(f"the weights in {unet} do not fit config.json: {min(map(str, names))}")
+        raise UserError(f"the weights in {unet} are missing or damaged, or more than tensors") from error
+    if names := [str(name) for kind in faults.values() for name in kind]:
+        raise UserError(f"the weights in {unet} do not fit config.json: {min(names)}")
     theirs, ours = network.float().state_dict(), {}
     for name, like in state.items():
-        ours[name] = torch.cat([theirs[part] for part in _rename(name)]).reshape(like.shape)
+        parts = [theirs[part] for part in _rename(name)]
+        ours[name] = torch.cat(parts).reshape(like.shape)
     return recipe, channels, ours
-
-
-def open_diffusers() -> Any:  # noqa: ANN401 (a module)
-    """Return the module diffusers.
-
-    Raises:
-        UserError: if it is not installed.
-    """
-    try:
-        import diffusers
-    except ImportError:
-        raise UserError(
-            'models of diffusers need its package, which is not installed: pip install "ddim[diffusers]"'
-        ) from None
-    return diffusers
 
 
 # The network
@@ -213,7 +259,8 @@ def _rename(name: str) -> tuple[str, ...]:
     """Return the names in diffusers of one of our weights: three names for a weight "qkv", else one name."""
     for pattern, new in _NAMES:
         name = re.sub(pattern, new, name)
-    return tuple(name.replace("qkv", part) for part in ("to_q", "to_k", "to_v")) if "qkv" in name else (name,)
+    parts = ("to_q", "to_k", "to_v") if "qkv" in name else ("qkv",)
+    return tuple(name.replace("qkv", part) for part in parts)
 
 
 def _complete_weights(pipeline: Pipeline) -> dict[str, Tensor]:
@@ -224,9 +271,9 @@ def _complete_weights(pipeline: Pipeline) -> dict[str, Tensor]:
     state, recipe = dict(pipeline.model.net.state_dict()), pipeline.recipe
     for name in ("out_conv.weight", "out_conv.bias"):
         state[name] = state[name][: _count_outputs(recipe) * pipeline.model.shape.channels]
-    if CLASSES in state and recipe.data.unconditional:
+    if _CLASSES in state and recipe.data.unconditional:
         # Here, images without a class get a vector of zeros.
-        state[CLASSES] = torch.cat([state[CLASSES], torch.zeros_like(state[CLASSES][:1])])
+        state[_CLASSES] = torch.cat([state[_CLASSES], torch.zeros_like(state[_CLASSES][:1])])
     return state
 
 
@@ -325,20 +372,13 @@ def _note_losses(recipe: Recipe, arguments: Mapping[str, Any]) -> list[str]:
     if recipe.net.outputs > _count_outputs(recipe):
         notes.append("the predicted variance is left out, because only DDPM with learned variance uses it")
     if recipe.net.classes:
-        none = f"label {recipe.net.classes} means no class"
-        notes.append(
-            "DDIMPipeline and DDPMPipeline pass no class label, so call the network as the model card shows; "
-            f"{none if recipe.data.unconditional else 'each needs a class'}"
-        )
+        none = f"label {recipe.net.classes}" if recipe.data.unconditional else "no label"
+        notes.append(f"its pipelines pass no class: use the loop of the card, in which {none} means no class")
     if not isinstance(recipe.sampler, DDIM) and recipe.sampler not in _VARIANCES.values():
-        notes.append(
-            "diffusers samples with DDIM, because its pipelines for images cannot hold the sampler "
-            f"{kind_name(recipe.sampler)}"
-        )
+        notes.append(f"diffusers samples with DDIM, and not with {kind_name(recipe.sampler)}")
     if _find_spacing(recipe) is None:
         notes.append(
-            "diffusers samples at evenly spaced timesteps (trailing), because its schedulers cannot hold the "
-            f"grid {kind_name(recipe.grid)}"
+            f"diffusers samples at evenly spaced timesteps, not at those of {kind_name(recipe.grid)}"
         )
     return notes
 
@@ -351,13 +391,11 @@ def _read_recipe(network: Any, noise: Any) -> tuple[Recipe, int]:  # noqa: ANN40
     Raises:
         UserError: if the files do not describe a DDPM: the recipe must give their options again.
     """
-    library = open_diffusers()
+    library = import_extra("diffusers", "diffusers")
     names = [str(isinstance(part, dict) and part.get("_class_name")) for part in (network, noise)]
     if names[0] != "UNet2DModel" or names[1] not in ("DDIMScheduler", "DDPMScheduler"):
-        raise UserError(
-            "only a UNet2DModel with DDIMScheduler or DDPMScheduler can be imported, got "
-            f"{names[0]:.100} with {names[1]:.100}"
-        )
+        wanted = "a UNet2DModel with DDIMScheduler or DDPMScheduler"
+        raise UserError(f"the pipeline must have {wanted}, got {names[0]:.100} with {names[1]:.100}")
     kinds = [getattr(library, name) for name in names]
     try:
         network, noise = _fill_in(kinds[0], network), _fill_in(kinds[1], noise)
@@ -372,16 +410,16 @@ def _read_recipe(network: Any, noise: Any) -> tuple[Recipe, int]:  # noqa: ANN40
     for kind, options, back in zip(kinds, (network, noise), again, strict=True):
         for name, value in _fill_in(kind, back).items():
             if name not in _CHECKED_ELSEWHERE and options[name] != value:
-                raise UserError(
-                    f"{kind.__name__} has {name} {options[name]!r:.100}, only {value!r:.100} can be imported"
-                )
+                given = f"{options[name]!r:.100}"
+                raise UserError(f"{kind.__name__} needs {name} {value!r:.100} to be imported, got {given}")
     return recipe, channels
 
 
 def _fill_in(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a class of diffusers: those of a file, and the defaults of missing ones."""
-    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
-    return json.loads(json.dumps({p.name: given.get(p.name, p.default) for p in parameters}))
+    _, *parameters = inspect.signature(kind.__init__).parameters.values()
+    options = {each.name: given.get(each.name, each.default) for each in parameters}
+    return json.loads(json.dumps(options))
 
 
 def _make_recipe(scheduler: type, network: Mapping[str, Any], noise: Mapping[str, Any]) -> Recipe:
@@ -408,14 +446,16 @@ def _read_schedule(scheduler: type, noise: Mapping[str, Any]) -> Schedule:
         UserError: if it is a list of betas that no schedule gives to within 0.2 %.
     """
     entries, betas = noise["num_train_timesteps"], noise["trained_betas"]
-    first, last = (_round(betas[0]), _round(betas[-1])) if betas else (noise["beta_start"], noise["beta_end"])
+    first, last = noise["beta_start"], noise["beta_end"]
+    if betas:
+        first, last = _round(betas[0]), _round(betas[-1])
     tables = [Linear(entries, first, last)]
     tables += [BetaTable(entries, first, last, betas=form) for form in ("quad", "cosine", "signal_sigmoid")]
     theirs = torch.as_tensor(betas or scheduler(**noise).betas, dtype=torch.float64)
     # The angle of a cosine schedule is linear in t.
     angles = (1 - theirs).cumprod(0).sqrt().acos()
     start = angles[0] - (angles[-1] - angles[0]) / (entries - 1)
-    cosine = Cosine(*(_round(angle.cos().item()) for angle in (angles[-1], start)))
+    cosine = Cosine(_round(angles[-1].cos().item()), _round(start.cos().item()))
     for schedule in (*tables, cosine):
         if torch.allclose(_list_betas(schedule, entries), theirs, rtol=2e-3, atol=1e-7):
             return schedule
@@ -429,9 +469,5 @@ def _round(value: float) -> float:
 def _list_betas(schedule: Schedule, entries: int) -> Tensor:
     """Return the fraction of its power that the signal loses at each entry (entries,), float64."""
     powers = schedule(torch.arange(1, entries + 1, dtype=torch.float64) / entries).alpha ** 2
-    return (1 - powers / torch.cat([torch.ones(1, dtype=torch.float64), powers[:-1]])).clamp(min=0)
-
-
-def _find_part(folder: Path, part: str) -> Path:
-    """Return the folder of a part of a pipeline; in older pipelines it is the pipeline's own folder."""
-    return folder / part if (folder / part).is_dir() else folder
+    before = torch.cat([torch.ones(1, dtype=torch.float64), powers[:-1]])
+    return (1 - powers / before).clamp(min=0)

@@ -35,29 +35,24 @@ class Exported:
     """The result of `export`.
 
     Attributes:
+        verdict: the folder and its format, and why, in one line.
         folder: the folder that was written.
         format: "diffusers" or "onnx".
         notes: sentences about what the format cannot hold, and how its samples differ from those of the run.
-        reason: why the format was chosen, if the caller chose none.
     """
 
+    verdict: str
     folder: Path
     format: str
     notes: tuple[str, ...] = ()
-    reason: str = ""
-
-    @property
-    def verdict(self) -> str:
-        """The folder and the format, in one line."""
-        return f"{self.folder} holds the model as {FORMATS[self.format]}{self.reason}."
 
     def __str__(self) -> str:
         use = f"next: {self.folder / CARD} has a program that samples with it"
         return "\n".join([self.verdict, *(f"note: {note}" for note in self.notes), use])
 
     def to_json(self) -> dict[str, Any]:
-        """Return the verdict, the folder, the format and the notes."""
-        return {name: getattr(self, name) for name in ("verdict", "folder", "format", "notes")}
+        """Return the fields."""
+        return vars(self)
 
 
 def export(
@@ -86,6 +81,9 @@ def export(
         steps: number of sampling steps in sampling.json and in the card, by default that of the recipe.
         own: the components of the run that you wrote, as for `ddim.load`.
 
+    Returns:
+        The folder, its format, and notes about how its samples differ from those of the run.
+
     Raises:
         UserError: if the format cannot hold the run, the outputs of an ONNX file differ from those of the
             network, a package is missing, or the folder holds other files.
@@ -98,9 +96,8 @@ def export(
         ddim export runs/photos-fast-1 --to onnx --steps 10
     """
     loaded = load(run, weights, own=own, device="cpu")
-    lacking, reason = find_lacking(loaded), ""
-    if to is None and lacking:
-        reason = f", because diffusers cannot hold {lacking} of this run"
+    lacking = find_lacking(loaded)
+    reason = f", because diffusers cannot hold its {lacking}" if lacking and not to else ""
     to = to or ("onnx" if lacking else "diffusers")
     if to not in FORMATS:
         raise UserError(f"to must be diffusers or onnx, got {to!r}{suggest(to, FORMATS)}")
@@ -117,7 +114,7 @@ def export(
         use["notes"] = notes = (*use["notes"], *describe_differences(loaded, to, steps))
         earlier = (out / CARD).read_text() if (out / CARD).is_file() else ""
         write_card(loaded, folder, use, earlier)
-    return Exported(out, to, notes, reason)
+    return Exported(f"{out} holds the model as {FORMATS[to]}{reason}.", out, to, notes)
 
 
 @contextmanager
@@ -157,21 +154,18 @@ def describe_differences(run: LoadedRun, to: str, steps: int | None) -> list[str
         to: the format.
         steps: number of sampling steps; by default the number in the recipe.
     """
-    recipe, sampler = run.recipe, run.recipe.sampler
-    steps, name, notes = recipe.choose_steps(steps), describe_kind(sampler), []
+    recipe, values, notes = run.recipe, run.values, []
+    sampler, steps, label = recipe.sampler, recipe.choose_steps(steps), default_label(recipe)
+    name = f"for {steps} steps of {describe_kind(sampler)}"
     if to == "onnx" and sampler != DDIM():
-        notes.append(f"{SAMPLING} has the steps of DDIM, and not those of the sampler of the run, {name}")
+        notes.append(f"{SAMPLING} has the steps of DDIM, and not those of {describe_kind(sampler)}")
+    elif to == "diffusers" and label == "natural":
+        notes.append("ddim sample draws the classes of samples as often as they occur in training")
     if (to == "diffusers" or sampler != DDIM()) and find_searched_grid(run, sampler, steps):
-        notes.append(f"the times that ddim search found for {steps} steps of {name} are left out")
-    label = default_label(recipe)
+        notes.append(f"the times that ddim search found {name} are left out")
     # For class folders, guidance is searched for samples of all classes.
     if any(find_searched_guidance(run, each, steps) for each in (label, choose_label(recipe))):
-        notes.append(f"the guidance that ddim search found for {steps} steps of {name} is left out")
-    if to == "diffusers" and label == "natural":
-        notes.append("ddim sample draws the classes of samples as often as they occur in training")
-    if not (values := run.values).eight_bits:
-        notes.append(
-            f"samples are in [0, 1], which stands for {values.low:g} to {values.high:g} ({values.type}) in "
-            "the images of the run"
-        )
+        notes.append(f"the guidance that ddim search found {name} is left out")
+    if not values.eight_bits:
+        notes.append(f"in samples, [0, 1] stands for {values.low:g} to {values.high:g} ({values.type})")
     return notes

@@ -94,6 +94,9 @@ def push(
         dry_run: list what would be uploaded, without a connection.
         own: the components of the run that you wrote, as for `ddim.load`.
 
+    Returns:
+        The name of the run on the Hub, its address and commit, the sizes of its files, and notes.
+
     Raises:
         UserError: if the name is not OWNER/NAME, `huggingface_hub` is not installed, there is no token, the
             Hub refuses, or the repository holds a model that was not pushed by ddim.

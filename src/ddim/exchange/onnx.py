@@ -18,9 +18,9 @@ from ddim.diffusion.denoiser import Model
 from ddim.diffusion.guidance import check_reach
 from ddim.diffusion.samplers import DDIM
 from ddim.errors import UserError
+from ddim.exchange.extras import import_extra
 from ddim.files import write_json
 from ddim.recipe.checks import check_steps
-from ddim.recipe.codec import dump
 from ddim.sampling.labels import default_label
 from ddim.sampling.pipeline import Pipeline
 from ddim.sampling.sampling_setup import find_searched_grid
@@ -95,10 +95,6 @@ def describe_sampling(pipeline: Pipeline, steps: int | None = None) -> dict[str,
         "start": (levels[0]["alpha"] ** 2 + levels[0]["sigma"] ** 2) ** 0.5,
         "clip": {"low": low, "high": high, "keep_noise": recipe.clip == "x0"} if recipe.clip else None,
         "steps": levels,
-        "schedule": dump(recipe.sampling_schedule, named=True),
-        "predicts": dump(recipe.predicts, named=True),
-        "conditioning": dump(recipe.conditioning, named=True),
-        "grid": dump(grid, named=True),
     }
 
 
@@ -141,18 +137,11 @@ def write_onnx(model: Model, conditions: Sequence[float], path: Path) -> None:
         UserError: if a package of the extra `onnx` is missing, the network cannot be exported, or the file
             gives other outputs.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  (used by torch.onnx)
-    except ImportError as error:
-        raise UserError(
-            f'export to onnx needs the package {error.name}, which is not installed: pip install "ddim[onnx]"'
-        ) from None
+    runtime = import_extra("onnxruntime", "onnx")
+    import_extra("onnxscript", "onnx")  # torch.onnx uses it
     if model.vector:
         raise UserError("a run that is conditioned on vectors of numbers cannot be exported")
     inputs = _draw_inputs(model, 3, [0.5])
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
             torch.onnx.export(
@@ -166,16 +155,13 @@ def write_onnx(model: Model, conditions: Sequence[float], path: Path) -> None:
                 external_data=False,
                 verbose=False,
             )
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    # The exporters run the code of any network, which may raise anything.
+    # The exporter runs the code of any network, which may raise anything.
     except Exception as error:
         if isinstance(error, OSError | MemoryError):
             raise
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
-        raise UserError(
-            f"network {type(model.net).__name__} cannot be exported by torch.onnx "
-            f"({type(error).__name__}: {reason})"
-        ) from error
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"torch.onnx cannot export {type(model.net).__name__}: {reason:.200}") from error
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     _check_program(model, session, conditions)
 
 

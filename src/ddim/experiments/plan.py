@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ddim.data import SplitImages
 from ddim.data.arrays import give_images
 from ddim.diffusion.denoiser import with_gradients
 from ddim.errors import UserError, format_count
-from ddim.experiments.speed import Speed, forecast_run, measure_speed
 from ddim.machine.progress import Progress, open_progress
-from ddim.machine.runtime import check_runtime, count_cores
+from ddim.machine.runtime import Runtime, find_device
 from ddim.plots.table import Tabular
 from ddim.recipe.checks import check_training
 from ddim.recipe.codec import override
 from ddim.recipe.named import find_recipe
 from ddim.recipe.recipe import Recipe
+from ddim.runs.state import Plan
+from ddim.training.budget import TRAINED, WARM_UP
 from ddim.training.machine import Machine, estimate_seconds, time_image
+from ddim.training.memory import advance_within_memory, estimate_memory
 from ddim.training.progress import format_duration, list_cautions
 from ddim.training.request import change_recipe, choose_recipe
-from ddim.training.run import open_split
+from ddim.training.run import open_split, start_training
+from ddim.training.trainer import Trainer
 
 MINUTES = (10, 40, 240)
 """The training times, in minutes, that are planned if the user gives no budget."""
@@ -36,6 +42,37 @@ step 3, from the sheets of the runs in docs/results/fast.md."""
 LARGEST = 64
 """The largest side of images, in pixels, for which `RECOGNISABLE` was observed."""
 
+SECONDS = 6.0
+"""Seconds of training steps that are timed; longer if `FEWEST` steps take longer."""
+
+FEWEST = 3
+"""Smallest number of training steps that are timed."""
+
+LONGEST = 10.0
+"""If a training step is expected to take more seconds than this, it is timed with a smaller batch."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The measured speed at which this machine trains a recipe.
+
+    Attributes:
+        runtime: the device, precision, compilation and threads of the measurement.
+        images_per_second: training images per second, not counting the time of validations.
+        warm_up: seconds to prepare the training, and of its first `WARM_UP` steps with the batch size of the
+            recipe. They include the compilation of the network, if it is compiled.
+        validation: seconds of one validation: errors on validation images, and samples.
+        parameters: number of weights of the network.
+        memory: estimated bytes of memory for the training.
+    """
+
+    runtime: Runtime
+    images_per_second: float
+    warm_up: float
+    validation: float
+    parameters: int
+    memory: int
+
 
 @dataclass(frozen=True, repr=False)
 class TrainingPlan(Tabular):
@@ -43,7 +80,8 @@ class TrainingPlan(Tabular):
 
     Attributes:
         rows: the minutes, images (counting repetitions) and passes of each budget.
-        speeds: the measured speeds, that of the last budget last: compiled, not compiled, or both.
+        recipe: the recipe.
+        speed: the measured speed.
         train: number of training images.
         held_out: number of validation images.
         recognisable: minutes after which samples are recognisable, keyed by the side of images in pixels;
@@ -52,7 +90,8 @@ class TrainingPlan(Tabular):
     """
 
     rows: Sequence[Mapping[str, float]]
-    speeds: Sequence[Speed]
+    recipe: Recipe
+    speed: Speed
     train: int
     held_out: int
     recognisable: Mapping[int, float]
@@ -62,22 +101,21 @@ class TrainingPlan(Tabular):
     def verdict(self) -> str:
         """When samples will be recognisable; else how often each image is seen."""
         if not self.recognisable:
-            often = f"{self.rows[-1]['passes']:,.1f} times in {describe_minutes(self.rows[-1]['minutes'])}"
-            return f"each training image is seen about {often} here"
+            minutes, passes = (self.rows[-1][name] for name in ("minutes", "passes"))
+            return f"each training image is seen {passes:,.1f} times in {describe_minutes(minutes)} here"
         (side, minutes), *smaller = self.recognisable.items()
-        of = "" if side == max(self.speeds[-1].recipe.data.size) else f" at {side} px"
-        others = "".join(f", at {each} px after {describe_minutes(least)}" for each, least in smaller)
-        return f"recognisable images{of} after about {describe_minutes(minutes)} here{others}"
+        of = "" if side == max(self.recipe.data.size) else f" at {side} px"
+        others = [f", at {each} px after {describe_minutes(least)}" for each, least in smaller]
+        return f"recognisable images{of} after about {describe_minutes(minutes)} here{''.join(others)}"
 
     @property
     def title(self) -> str:
-        speed = self.speeds[-1]
-        height, width = speed.recipe.data.size
+        speed, (height, width) = self.speed, self.recipe.data.size
+        images = f"{format_count(self.train, 'training image')} of {height} x {width} pixels"
+        memory = f"about {speed.memory / 2**30:.2g} GiB of memory"
         compiled = f" in {format_duration(speed.warm_up)}" if speed.runtime.compile else ""
         return (
-            f"{format_count(self.train, 'training image')} of {height} x {width} pixels; recipe "
-            f"{speed.recipe.name}, {speed.parameters:,} parameters, about {speed.memory / 2**30:.2g} GiB of "
-            "memory\n"
+            f"{images}; recipe {self.recipe.name}, {speed.parameters:,} parameters, {memory}\n"
             f"measured: {speed.images_per_second:,.3g} images/s on {speed.runtime.describe()}{compiled}"
         )
 
@@ -92,20 +130,9 @@ class TrainingPlan(Tabular):
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole plan as plain values."""
-        speed = self.speeds[-1]
-        return {
-            "verdict": self.verdict,
-            "recipe": speed.recipe.name,
-            "size": list(speed.recipe.data.size),
-            "parameters": speed.parameters,
-            "memory": speed.memory,
-            "train": self.train,
-            "held_out": self.held_out,
-            "recognisable": self.recognisable,
-            "measured": [each.to_json() for each in self.speeds],
-            "budgets": self.rows,
-            "cautions": self.cautions,
-        }
+        content = {each.name: getattr(self, each.name) for each in fields(self)}
+        recipe = {"recipe": self.recipe.name, "size": list(self.recipe.data.size)}
+        return {"verdict": self.verdict, **content, **recipe, "speed": asdict(self.speed)}
 
 
 def plan(  # noqa: PLR0913 (the choices of a notebook)
@@ -148,7 +175,6 @@ def plan(  # noqa: PLR0913 (the choices of a notebook)
         ddim plan photos/
         ddim plan photos/ --size 128 --minutes 40,480
     """
-    check_runtime(machine.device, machine.precision, machine.threads)
     if images is not None and minutes is not None:
         raise UserError("give minutes or images, not both")
     # The images given from Python can be opened as long as this variable refers to their source.
@@ -165,30 +191,23 @@ def plan(  # noqa: PLR0913 (the choices of a notebook)
 @with_gradients
 def _measure_plan(budgets: Sequence[Recipe], machine: Machine, progress: Progress) -> TrainingPlan:
     """Return one plan for all budgets; each is the checked recipe with another budget."""
-    recipe, runtime = budgets[0], machine.choose(budgets[0])
+    recipe = budgets[-1]
     open_split(recipe, progress)  # decodes the images
     began = time.monotonic()
     parts = open_split(recipe)
     reading, channels = time.monotonic() - began, parts.images.pixels.shape[-1]
-    cost = time_image(recipe, channels, runtime.precision)
-    rows, speeds = [], dict[bool, Speed]()
+    # Only the length of a run decides whether its network is compiled. The longest budget decides for all.
+    device, longest = find_device(machine.device), max(budgets, key=lambda each: each.minutes)
+    runtime = machine.choose(recipe, estimate_seconds(longest, channels, device, machine.threads, 1))
+    progress("compiling and measuring" if runtime.compile else "measuring the speed", 0, 1)
+    speed = measure_speed(recipe, parts, runtime)
+    rows = []
     for budget in budgets:
-        # All runs have the same precision and threads. Only compilation depends on the length of a run.
-        seconds = estimate_seconds(budget, channels, runtime.device, machine.threads, 1)
-        alike = replace(machine, precision=runtime.precision, threads=runtime.threads).choose(budget, seconds)
-        progress(
-            "compiling and measuring" if alike.compile else "measuring the speed", len(rows), len(budgets)
-        )
-        speed = speeds.pop(alike.compile, None) or measure_speed(recipe, parts, alike, cost)
-        speeds[alike.compile] = speed
         seen, took = forecast_run(budget, speed, reading)
         rows.append({"minutes": took / 60, "images": seen, "passes": seen / len(parts.train)})
+    recognisable = _forecast_recognisable(recipe, speed, channels, reading)
     cautions = list_cautions(parts.images, len(parts.train))
-    if runtime.device == "cpu" and runtime.threads < count_cores() and machine.threads is None:
-        used = f"{format_count(runtime.threads, 'thread')} of {count_cores()}"
-        cautions.append(f"measured with {used}, as other programs run; a training uses more when they end")
-    known = _forecast_recognisable(recipe, list(speeds.values())[-1], channels, reading)
-    return TrainingPlan(rows, list(speeds.values()), len(parts.train), len(parts.validation), known, cautions)
+    return TrainingPlan(rows, recipe, speed, len(parts.train), len(parts.validation), recognisable, cautions)
 
 
 def _forecast_recognisable(recipe: Recipe, speed: Speed, channels: int, reading: float) -> dict[int, float]:
@@ -201,10 +220,13 @@ def _forecast_recognisable(recipe: Recipe, speed: Speed, channels: int, reading:
     own, minutes = max(recipe.data.size), {}
     # The network follows from the size of images if they are large.
     small = recipe if own <= LARGEST else find_recipe(recipe.name, (LARGEST, LARGEST))
-    whole = time_image(recipe, channels, speed.runtime.precision)
+    how = speed.runtime.precision, speed.runtime.device
+    whole = time_image(recipe, channels, *how)
     for side in (min(own, LARGEST), min(own, LARGEST) // 2):
-        part = time_image(override(small, {"data.size": side}), channels, speed.runtime.precision)
-        faster = speed.scale(1.0 if side == own else whole / part)
+        part = time_image(override(small, {"data.size": side}), channels, *how)
+        factor = 1.0 if side == own else whole / part
+        rate, validation = speed.images_per_second * factor, speed.validation / factor
+        faster = replace(speed, images_per_second=rate, validation=validation)
         minutes[side] = forecast_run(replace(recipe, images=RECOGNISABLE), faster, reading)[1] / 60
     return minutes
 
@@ -215,3 +237,77 @@ def describe_minutes(minutes: float) -> str:
         rounded = 5 * round(minutes / 5) if minutes > 15 else max(1, round(minutes))
         return format_count(rounded, "minute")
     return f"{minutes / 60:.2g} hours"
+
+
+def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime) -> Speed:
+    """Train for `SECONDS` after `WARM_UP` steps, and return the speed.
+
+    No validation is run: a network evaluation is expected to take a third of the time of a training image.
+    The time that `report.kid` takes for features, and the time to save a checkpoint, are not included.
+
+    Args:
+        recipe: the recipe of the run.
+        parts: the images of the run, split into training and validation images.
+        runtime: how the network runs.
+
+    Raises:
+        UserError: if the memory of this machine is too small.
+    """
+    optim, report = recipe.optim, recipe.report
+    # The time of one image predicts how long a step will take.
+    cost = time_image(recipe, parts.images.pixels.shape[-1], runtime.precision)
+    most = LONGEST / (cost / runtime.threads) if runtime.device == "cpu" else optim.batch
+    batch = min(optim.batch, max(1, int(most) // optim.accumulate) * optim.accumulate)
+    with runtime:
+        began = time.monotonic()
+        training = start_training(replace(recipe, optim=replace(optim, batch=batch)), parts, runtime, None)
+        # At progress 0, a step of a student evaluates the network once; all later steps evaluate it twice.
+        training.plan = Plan(sys.maxsize, decayed=0.5) if recipe.is_student else training.plan
+        memory = estimate_memory(training)
+        for _ in range(WARM_UP):
+            _finish_step(training)
+        warm, steps = time.monotonic(), 0
+        while steps < FEWEST or time.monotonic() - warm < SECONDS:
+            _finish_step(training)
+            steps += 1
+        seconds = time.monotonic() - warm
+    # The compilation takes as long for a smaller batch, and the steps themselves do not.
+    usual = WARM_UP * seconds / steps
+    samples = (report.grid + report.kid) * recipe.sampler.evaluations(recipe.steps)
+    evaluations = min(report.validation_images, len(parts.validation)) + samples
+    return Speed(
+        runtime=runtime,
+        images_per_second=steps * batch / seconds,
+        warm_up=max(0.0, warm - began - usual) + usual * optim.batch / batch,
+        validation=evaluations / 3 * seconds / (steps * batch),
+        parameters=sum(weight.numel() for weight in training.model.parameters()),
+        memory=memory,
+    )
+
+
+def _finish_step(training: Trainer) -> None:
+    """Train for one step as in a run, and wait until an accelerator has computed it."""
+    float(advance_within_memory(training)[0]["loss"])
+
+
+def forecast_run(recipe: Recipe, speed: Speed, reading: float = 0.0) -> tuple[int, float]:
+    """Return the images that a run of this recipe will see, counting repetitions, and its duration.
+
+    The duration is in seconds, from the command to the last validation. Compilation and validations take
+    their part of the minutes; see `TimeBudget`.
+
+    Args:
+        recipe: the recipe, with its budget in minutes or images.
+        speed: the measured speed of training.
+        reading: seconds to open the images, before training is prepared.
+    """
+    batch, events = recipe.optim.batch, recipe.report.events
+    aside, warm = reading + speed.warm_up, WARM_UP * batch
+    if recipe.images is not None:
+        images = math.ceil(recipe.images / batch) * batch
+        rest = max(0, images - warm) / speed.images_per_second
+        return images, aside + rest + events * speed.validation
+    left = max(0.0, recipe.minutes * 60 - aside)
+    # One validation more ends the measurement of the speed.
+    left = max(TRAINED * left, left - (events + 1) * speed.validation)
+    return warm + round(left * speed.images_per_second / batch) * batch, recipe.minutes * 60

@@ -5,32 +5,181 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from ddim.errors import UserError, format_count, warn_user
+from ddim.errors import UserError, format_count
+from ddim.evaluation.conditions import error_conditions, evaluation_conditions
 from ddim.evaluation.figures import plot_logs
-from ddim.experiments.configurations import METRICS, Configuration, group_runs, name_runs, rank_configurations
-from ddim.experiments.evaluations import mark_comparable, training_images
-from ddim.experiments.index import Run, find_runs
+from ddim.evaluation.guidance_name import name_guide
+from ddim.experiments.index import Run, find_runs, mark_comparable, name_runs, training_images
 from ddim.files import read_sealed, write_atomic
+from ddim.metrics import catalogue
+from ddim.metrics.catalogue import Metric
 from ddim.plots import charts
 from ddim.plots.pictures import SHEET, arrange_images, enlarge, render_png, split_sheet
 from ddim.plots.table import Table, Tabular, render_template
+from ddim.recipe.options import ERRORS, flatten_as_text
 from ddim.runs.folder import REAL_IMAGES, list_numbered_folders, list_sheets
 from ddim.runs.log import read_metrics
 
 MARK = "made by ddim"
 """A text in all reports; only files that contain it are replaced."""
-CURVES = len(charts.COLOURS)
-"""The largest number of configurations in a figure: one for each distinguishable colour."""
 FIELDS = 3
 """The largest number of fields of recipes that the table of results shows."""
 CELLS = 8
 """The largest number of images in a strip."""
+Pictures = Iterator[tuple[str, bytes]]
+"""The names of pictures, and the content of their PNG files."""
+METRICS = {
+    "image_mae": Metric("image MAE", lower_is_better=True, biased=False, least=1),
+    "noise_mae": Metric("noise MAE", lower_is_better=True, biased=False, least=1),
+    **catalogue.METRICS,
+}
+"""The metrics of a report: the errors in the logs, and those of evaluations."""
+
+
+# Configurations: runs that differ only in their seed
+
+
+class Score(NamedTuple):
+    """The mean of a metric over runs with its standard deviation, or a value with its 95 % interval."""
+
+    value: float
+    deviation: float | None = None
+    interval: tuple[float, float] | None = None
+
+    def __str__(self) -> str:
+        """Return four decimals, more for small values and fewer for large ones."""
+        digits = 2 if abs(self.value) >= 10 else 4 if abs(self.value) >= 0.01 else 6
+        text = f"{self.value:.{digits}f}"
+        if self.deviation is not None:
+            text += f" ± {self.deviation:.{digits}f}"
+        elif self.interval is not None:
+            text += f" [{', '.join(f'{end:.{digits}f}' for end in self.interval)}]"
+        return text
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Runs that differ only in their seed.
+
+    Attributes:
+        name: the name of its first run, and the number of seeds.
+        choice: the fields, with their values, in which this configuration differs from the others.
+        runs: one run for each seed, a finished one if possible.
+    """
+
+    name: str
+    choice: Mapping[str, str]
+    runs: Sequence[Run]
+
+    @property
+    def finished(self) -> Sequence[Run]:
+        """The finished runs."""
+        return [run for run in self.runs if run.state == "finished"]
+
+    @cached_property
+    def scores(self) -> dict[str, Score]:
+        """The mean of each measured metric over the finished runs, or over all if none is finished.
+
+        Only evaluations that `mark_comparable` marked as comparable count.
+        """
+        values: dict[str, list[Score]] = {}
+        for run in self.finished or self.runs:
+            for name, error in run.errors.items():
+                values.setdefault(name, []).append(Score(error))
+            for evaluation in run.evaluations if run.comparable else ():
+                for name, measured in evaluation.metrics.items():
+                    score = Score(measured.value, interval=evaluation.interval(name))
+                    values.setdefault(name, []).append(score)
+        return {name: _average(values[name]) for name in METRICS if name in values}
+
+
+def _average(scores: Sequence[Score]) -> Score:
+    values = [score.value for score in scores]
+    return Score(fmean(values), stdev(values)) if len(values) > 1 else scores[0]
+
+
+def group_runs(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Configuration]:
+    """Return the configurations of the runs that have begun, in the order of their first runs.
+
+    If two runs have the same recipe and seed, one of them counts, a finished one if possible.
+    """
+    begun = [run for run in runs if run.recipe and run.state != "waiting"]
+    recipes = [_describe_recipe(run, begun) for run in begun]
+    fields = dict.fromkeys(name for recipe in recipes for name in recipe)
+    varied = [name for name in fields if _differs(name, recipes)]
+    groups: dict[tuple[str, ...], dict[int, Run]] = {}
+    for run, recipe in zip(begun, recipes, strict=True):
+        group = groups.setdefault(tuple(recipe.get(name, "–") for name in varied), {})
+        seed = run.recipe.get("seed", 0)
+        if seed not in group or (run.state == "finished" and group[seed].state != "finished"):
+            group[seed] = run
+    rows = []
+    for values, group in groups.items():
+        members = list(group.values())
+        seeds = f" ({len(members)} seeds)" if len(members) > 1 else ""
+        choice = dict(zip(varied, values, strict=True))
+        rows.append(Configuration(names[members[0].path] + seeds, choice, members))
+    return rows
+
+
+def _describe_recipe(run: Run, others: Sequence[Run]) -> dict[str, str]:
+    """Return the fields of a recipe that may change results, and where the weights and images come from."""
+    fields = flatten_as_text(run.recipe)
+    for name in ("seed", "net.classes"):
+        fields.pop(name, None)
+    if run.facts.get("extended"):
+        fields["images"] = str(run.total)
+    # Folders are left out, because other people may see the names.
+    if source := run.facts.get("source"):
+        fields["from"] = f"{name_guide(source)} ({run.facts.get('source_sha256', '')[:8]})"
+    # The same images may have been read from different paths, and a path may have got other images.
+    alike = [each for each in others if each.recipe["data"]["size"] == run.recipe["data"]["size"]]
+    source = f"{Path(fields['data.source']).name} ({training_images(run)[:8]})"
+    fields["data.source"] = source if len(set(map(training_images, alike))) > 1 else ""
+    return fields
+
+
+def _differs(name: str, recipes: Sequence[Mapping[str, str]]) -> bool:
+    """Return whether recipes differ in a field.
+
+    A field of a part, such as a schedule, is compared only between recipes with the same kind of part.
+    """
+    values: dict[str | None, set[str | None]] = {}
+    for recipe in recipes:
+        values.setdefault(recipe.get(name.rpartition(".")[0]), set()).add(recipe.get(name))
+    return any(len(of_kind) > 1 for of_kind in values.values())
+
+
+def rank_configurations(rows: Sequence[Configuration], metric: str) -> list[Configuration]:
+    """Return the configurations with finished runs, the best first; [] if they cannot be ranked.
+
+    They cannot if their images or the units of their errors differ, if too few images were compared for this
+    metric, or if the two best are equal.
+    """
+    runs = [run for row in rows for run in row.runs]
+    conditions = {error_conditions(run.recipe, training_images(run)) for run in runs}
+    if metric in ERRORS:
+        fair = len(conditions) == 1
+    else:
+        evaluations = [each for run in runs if run.comparable for each in run.evaluations]
+        few = any(evaluation_conditions(each).shortage(metric) for each in evaluations)
+        fair = len({each.reference for each in conditions}) == 1 and not few
+    measured = [row for row in rows if row.finished and metric in row.scores]
+    worse = not METRICS[metric].lower_is_better
+    ranked = sorted(measured, key=lambda row: row.scores[metric].value, reverse=worse)
+    tied = len(ranked) < 2 or ranked[0].scores[metric].value == ranked[1].scores[metric].value
+    return ranked if fair and not tied else []
+
+
+# The report
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,19 +188,25 @@ class Report(Tabular):
 
     folder: Path
     runs: Sequence[Run]
-    rows: Sequence[Configuration]
     names: Mapping[Path, str]
+    rows: Sequence[Configuration]
 
     @property
     def verdict(self) -> str:
         """Which runs are best; a sentence for a reader without statistics."""
         for metric, praise in (("kid", "closest to real images"), ("image_mae", "lowest validation error")):
             if ranked := rank_configurations(self.rows, metric)[:2]:
-                said = [f"{row.name}, {METRICS[metric].title} {row.score(metric)}" for row in ranked]
+                said = [f"{row.name}, {METRICS[metric].title} {row.scores[metric]}" for row in ranked]
                 return f"{praise}: {'; next: '.join(said)}"
         if len({training_images(run) for run in self.runs if run.recipe}) > 1:
             return "not ranked: these runs have different images"
-        return f"{_count_states(self.runs)}; nothing to rank yet"
+        return f"{self.states}; nothing to rank yet"
+
+    @property
+    def states(self) -> str:
+        """The number of runs in each state."""
+        states = Counter(run.state for run in self.runs)
+        return f"{format_count(len(self.runs), 'run')}: {', '.join(f'{n} {s}' for s, n in states.items())}"
 
     @property
     def title(self) -> str:
@@ -59,21 +214,16 @@ class Report(Tabular):
 
     @property
     def notes(self) -> list[str]:
-        """Describe what the numbers mean, under which conditions they were measured, and what is left out."""
-        shown = [run.evaluations[-1] for run in self.runs if run.evaluations and run.comparable]
-        conditions = dict.fromkeys(f"KID and other metrics: {each.conditions}; {each.name}" for each in shown)
-        duplicates = [self.names[run.path] for row in self.rows for run in row.duplicates]
-        left_out = f"not counted, as another run has the same recipe and seed: {', '.join(duplicates)}"
+        """Say what the numbers mean, and under which conditions they were measured."""
         meaning = "± is the standard deviation over seeds, [ ] the 95 % interval of a single run"
-        return [meaning, *conditions, *([left_out] if duplicates else [])]
+        shown = [run.evaluations[-1] for run in self.runs if run.evaluations and run.comparable]
+        conditions = [f"KID and other metrics: {each.conditions}; {each.name}" for each in shown]
+        return [meaning, *dict.fromkeys(conditions)]
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return one row for each configuration: its runs, its fields, the means of its metrics."""
-        scores = [{name: row.score(name) for name in METRICS} for row in self.rows]
-        return [
-            {"run": row.name, **row.choice, **{name: score and score.value for name, score in each.items()}}
-            for row, each in zip(self.rows, scores, strict=True)
-        ]
+        means = [{name: score.value for name, score in row.scores.items()} for row in self.rows]
+        return [{"run": row.name, **row.choice, **each} for row, each in zip(self.rows, means, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
         """Return the file of the page, and the table."""
@@ -82,25 +232,17 @@ class Report(Tabular):
     def _shown(self, notes: Sequence[str]) -> Table:
         """Return the table with spreads and intervals, and with the best value of each metric marked."""
         fields = list(self.rows[0].choice)[:FIELDS] if self.rows else []
-        metrics = [name for name in METRICS if any(row.score(name) for row in self.rows)]
-        lines = [
-            [
-                row.name,
-                *(row.choice[name] for name in fields),
-                *(str(row.score(name) or "–") for name in metrics),
-                f"{len(row.finished)} of {len(row.runs)}",
-            ]
-            for row in self.rows
-        ]
-        words = 1 + len(fields)
-        best = {
-            (self.rows.index(ranked[0]), words + column)
-            for column, name in enumerate(metrics)
-            if (ranked := rank_configurations(self.rows, name))
-        }
-        arrows = {True: "↓", False: "↑"}
-        titles = [f"{METRICS[name].title} {arrows[METRICS[name].lower_is_better]}" for name in metrics]
-        return Table(["run", *fields, *titles, "finished"], lines, notes, words=words, best=best)
+        metrics = [name for name in METRICS if any(name in row.scores for row in self.rows)]
+        lines, best = [], set()
+        for row in self.rows:
+            scores = [str(row.scores.get(name, "–")) for name in metrics]
+            finished = f"{len(row.finished)} of {len(row.runs)}"
+            lines.append([row.name, *(row.choice[name] for name in fields), *scores, finished])
+        for column, name in enumerate(metrics, 1 + len(fields)):
+            best |= {(self.rows.index(row), column) for row in rank_configurations(self.rows, name)[:1]}
+        arrows = ["↓" if METRICS[name].lower_is_better else "↑" for name in metrics]
+        titles = [f"{METRICS[name].title} {arrow}" for name, arrow in zip(metrics, arrows, strict=True)]
+        return Table(["run", *fields, *titles, "finished"], lines, notes, words=1 + len(fields), best=best)
 
 
 def report(*folders: str | Path, out: str | Path | None = None) -> Report:
@@ -124,84 +266,75 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Report:
         ddim report runs/photos-fast-sweep-1
         ddim report runs/photos-fast-1 runs/photos-keras-1 --out comparison.html
     """
-    folders = folders or ("runs",)
-    runs = list({run.path.resolve(): run for folder in folders for run in find_runs(folder)}.values())
+    places = [Path(folder) for folder in folders or ("runs",)]
+    one = places[0] if len(places) == 1 else None
+    runs = mark_comparable(
+        list({run.path.resolve(): run for each in places for run in find_runs(each)}.values())
+    )
     if not runs:
-        raise UserError(f"there is no run in {' or '.join(map(str, folders))}")
-    file = Path(out or (Path(folders[0]) if len(folders) == 1 else Path()) / "report.html")
+        raise UserError(f"there is no run in {' or '.join(map(str, places))}")
+    file = Path(out) if out else (one or Path()) / "report.html"
     if file.exists() and MARK not in file.read_text(encoding="utf-8", errors="replace")[:400]:
         raise UserError(f"{str(file)!r} exists and was not made by ddim: give another name")
-    runs = mark_comparable(runs)
-    found = Report(file, runs, group_runs(runs), name_runs(runs))
+    names = name_runs(runs)
+    written = Report(file, runs, names, group_runs(runs, names))
     page = render_template(
         "report.html",
-        title=Path(folders[0]).resolve().name if len(folders) == 1 else "Runs",
+        title=one.resolve().name if one else "Runs",
         mark=MARK,
-        verdict=found.verdict,
-        overview=_count_states(runs),
-        results=found._shown(found.notes),
-        choices=Table.from_records([{"run": row.name, **row.choice} for row in found.rows]),
+        report=written,
+        results=written._shown(written.notes),
+        choices=Table.from_records([{"run": row.name, **row.choice} for row in written.rows]),
         fields=FIELDS,
-        losses=_plot_losses(found.rows),
-        samples=list(_list_samples(found)),
-        growth=list(_list_growth(found)),
-        runs=_list_runs(found),
-        figures=list(_list_figures(found)),
+        losses=_plot_losses(written.rows),
+        samples=list(_list_samples(runs, names)),
+        growth=list(_list_growth(runs, names)),
+        runs=_list_runs(runs, names),
+        figures=list(_list_figures(runs, names)),
     )
     write_atomic(file, page.encode())
-    return found
-
-
-def _count_states(runs: Sequence[Run]) -> str:
-    states = Counter(run.state for run in runs)
-    return f"{format_count(len(runs), 'run')}: {', '.join(f'{n} {state}' for state, n in states.items())}"
+    return written
 
 
 def _plot_losses(rows: Sequence[Configuration]) -> bytes | None:
-    """Return a figure of the losses of at most `CURVES` configurations, the best ones if they are ranked."""
+    """Return a figure of the losses of the configurations, of the best ones if there are too many."""
     ranked = rank_configurations(rows, "image_mae")
-    shown = [*ranked, *(row for row in rows if row not in ranked)][:CURVES]
-    logs = {row.name: [read_metrics(run.path) for run in row.runs] for row in shown}
-    logs = {name: [log for log in each if any("loss" in line for line in log)] for name, each in logs.items()}
-    firsts = {name: each[0] for name, each in logs.items() if each}
-    repeats = {name: each[1:] for name, each in logs.items() if each}
+    firsts, repeats = {}, {}
+    for row in [*ranked, *(row for row in rows if row not in ranked)][: len(charts.COLOURS)]:
+        logs = [read_metrics(run.path) for run in row.runs]
+        if logged := [log for log in logs if any("loss" in line for line in log)]:
+            firsts[row.name], *repeats[row.name] = logged
     return render_png(charts.rasterise(plot_logs(firsts, repeats))) if firsts else None
 
 
-def _list_samples(found: Report) -> Iterator[tuple[str, bytes]]:
+def _list_samples(runs: Sequence[Run], names: Mapping[Path, str]) -> Pictures:
     """Yield the last samples of each run as a strip, below real images of its data set."""
-    real: dict[bytes, list[tuple[str, bytes]]] = {}
-    for run in found.runs:
-        if (sheets := list_sheets(run.path)) and (samples := _read_cells(sheets[-1][1], run)):
-            images = _read_cells(run.path / REAL_IMAGES, run)
-            strips = real.setdefault(_join(images) if images else b"", [])
-            strips.append((found.names[run.path], _join(samples)))
-    for images, strips in real.items():
-        yield from [("real images", images)] if images else []
-        yield from strips
+    strips: dict[bytes, list[tuple[str, bytes]]] = {}
+    for run in runs:
+        if run.recipe and (sheets := list_sheets(run.path)):
+            file = run.path / REAL_IMAGES
+            real = _join(_read_cells(file, run)) if file.exists() else b""
+            strips.setdefault(real, []).append((names[run.path], _join(_read_cells(sheets[-1][1], run))))
+    for real, samples in strips.items():
+        yield from [("real images", real)] if real else []
+        yield from samples
 
 
-def _list_growth(found: Report) -> Iterator[tuple[str, bytes]]:
+def _list_growth(runs: Sequence[Run], names: Mapping[Path, str]) -> Pictures:
     """Yield the sample of the first seed at several training steps of each run as a strip."""
-    for run in found.runs:
+    for run in runs:
         sheets = list_sheets(run.path)
-        chosen = np.unique(np.linspace(0, len(sheets) - 1, CELLS).round().astype(int)) if sheets else []
-        cells = {sheets[k][0]: cells[0] for k in chosen if (cells := _read_cells(sheets[k][1], run))}
-        if len(cells) > 1:
-            seen = ", ".join(f"{step * run.recipe['optim']['batch']:,}" for step in cells)
-            yield f"{found.names[run.path]}: {seen} images", _join(list(cells.values()))
+        if run.recipe and len(sheets) > 1:
+            chosen = np.unique(np.linspace(0, len(sheets) - 1, CELLS).round().astype(int))
+            seen = ", ".join(f"{sheets[k][0] * run.recipe['optim']['batch']:,}" for k in chosen)
+            cells = [_read_cells(sheets[k][1], run)[0] for k in chosen]
+            yield f"{names[run.path]}: {seen} images", _join(cells)
 
 
 def _read_cells(path: Path, run: Run) -> list[np.ndarray]:
-    """Return the first images (h, w, 3) uint8 of a sheet of the run; [] if there is none or it is damaged."""
-    if not run.recipe or not path.exists():
-        return []
-    try:
-        with Image.open(path) as image:
-            cells = split_sheet(np.asarray(image.convert("RGB")), *run.recipe["data"]["size"])
-    except (OSError, SyntaxError, ValueError):  # Pillow raises any of these for damaged files
-        warn_user(f"{path} is damaged, and is left out")
-        return []
+    """Return the first images (h, w, 3) uint8 of a sheet of the run."""
+    with Image.open(path) as image:
+        cells = split_sheet(np.asarray(image.convert("RGB")), *run.recipe["data"]["size"])
     return cells[: min(CELLS, run.recipe["report"]["grid"])]
 
 
@@ -212,40 +345,35 @@ def _join(cells: Sequence[np.ndarray]) -> bytes:
     return render_png(enlarge(row, max(1, SHEET // (CELLS * cells[0].shape[1]))))
 
 
-def _list_runs(found: Report) -> Table:
+def _list_runs(runs: Sequence[Run], names: Mapping[Path, str]) -> Table:
     """Return the table of runs: progress, and the newest tests for copies and likelihoods."""
     rows = []
-    for run in found.runs:
-        progress = f"{run.images:,}" + (f" of {run.total:,}" if run.total else "")
-        row = {"run": found.names[run.path], "state": run.state, "seed": run.recipe.get("seed")}
-        row["images seen"] = progress
-        if copies := _read_newest(run, "memorisation"):
+    for run in runs:
+        row = {"run": names[run.path], "state": run.state, "seed": run.recipe.get("seed")}
+        row["images seen"] = f"{run.images:,}" + (f" of {run.total:,}" if run.total else "")
+        if file := _find_newest(run, "memorisation", "record.json"):
+            copies = read_sealed(file)
             row |= {"copies": f"{100 * copies['copies']['value']:.1f} %", "memorisation": copies["verdict"]}
-        if record := _read_newest(run, "likelihoods"):
-            bits, images = record["bits"], len(record["reference"]["images"])
-            spread = f" ± {bits['error']:.3f}" if bits["error"] is not None else ""
-            row["bits per dimension ↓"] = f"{bits['value']:.3f}{spread} ({record['method']}, {images} images)"
+        if file := _find_newest(run, "likelihoods", "record.json"):
+            likelihood = read_sealed(file)
+            bits, images = likelihood["bits"], len(likelihood["reference"]["images"])
+            error = "" if bits["error"] is None else f" ± {bits['error']:.3f}"
+            where = f"({likelihood['method']}, {images} images)"
+            row["bits per dimension ↓"] = f"{bits['value']:.3f}{error} {where}"
         rows.append({**row, "note": run.why} if run.why else row)
     return Table.from_records(rows)
 
 
-def _read_newest(run: Run, kind: str) -> dict[str, Any]:
-    """Return the record of the newest measurement of a kind; {} if there is none or it is damaged."""
-    files = [folder / "record.json" for folder in list_numbered_folders(run.path / kind)]
-    try:
-        return read_sealed(files[-1]) if files and files[-1].exists() else {}
-    except UserError as error:
-        warn_user(f"{error}; it is left out")
-        return {}
-
-
-def _list_figures(found: Report) -> Iterator[tuple[str, bytes]]:
+def _list_figures(runs: Sequence[Run], names: Mapping[Path, str]) -> Pictures:
     """Yield the figures of the newest memorisation test and diagnosis of each run."""
-    for run in found.runs:
-        for kind, name, about in (
-            ("memorisation", "pairs.png", "samples and their nearest training images"),
-            ("diagnostics", "figure.png", "errors at each noise level"),
-        ):
-            files = [folder / name for folder in list_numbered_folders(run.path / kind)]
-            if files and files[-1].exists():
-                yield f"{found.names[run.path]}: {about}", files[-1].read_bytes()
+    for run in runs:
+        if file := _find_newest(run, "memorisation", "pairs.png"):
+            yield f"{names[run.path]}: samples and their nearest training images", file.read_bytes()
+        if file := _find_newest(run, "diagnostics", "figure.png"):
+            yield f"{names[run.path]}: errors at each noise level", file.read_bytes()
+
+
+def _find_newest(run: Run, kind: str, name: str) -> Path | None:
+    """Return a file in the newest folder of a kind of measurement; None if there is none."""
+    files = [folder / name for folder in list_numbered_folders(run.path / kind)]
+    return files[-1] if files and files[-1].exists() else None

@@ -13,90 +13,76 @@ from ddim.files import cache_folder
 
 _HEX = "[0-9a-f]"
 PARTS = {
-    "images": ("decoded data sets", f"images/{_HEX * 32}"),
-    "stamps": ("which files the decoded data sets belong to", f"stamps/{_HEX * 64}"),
-    "features": ("samples, features of samples and images", f"features/*{_HEX * 64}*"),
-    "compiler": ("networks compiled by torch.compile", "compiler"),
-    "downloads": (
-        "data sets of torchvision",
-        *("downloads/flowers-102", "downloads/oxford-iiit-pet", "downloads/cifar-10-*"),
-    ),
-    "hub": ("runs and data sets of the Hugging Face Hub", "hub/*--*"),
-    "weights": ("downloaded weights of feature networks", f"weights/*-{_HEX * 8}.pth"),
+    "images": [f"images/{_HEX * 32}"],
+    "stamps": [f"stamps/{_HEX * 64}"],
+    "features": [f"features/*{_HEX * 64}*"],
+    "compiler": ["compiler"],
+    "downloads": ["downloads/flowers-102", "downloads/oxford-iiit-pet", "downloads/cifar-10-*"],
+    "hub": ["hub/*--*"],
+    "weights": [f"weights/*-{_HEX * 8}.pth"],
 }
-"""For each part of the cache, a description, and patterns of the paths of its entries.
+"""Patterns of the paths of the entries of each part of the cache.
 
 Other files are never removed, because the user may keep some in the cache folder.
 """
 
 
 @dataclass(frozen=True)
-class CachePart:
-    """A part of the cache: its name, a description, the paths of its entries, and their size in bytes."""
-
-    name: str
-    about: str
-    entries: tuple[Path, ...]
-    bytes: int
-
-
-@dataclass(frozen=True)
 class CacheContents:
-    """The cache folder, its parts as they are now, and the number of bytes that were freed."""
+    """The cache folder, the bytes in each of its parts, and the bytes that were freed."""
 
     folder: Path
-    parts: tuple[CachePart, ...]
-    freed: int = 0
+    parts: dict[str, int]
+    freed: int
 
     def __str__(self) -> str:
-        """Return the size of the cache and of its parts."""
-        freed = f", {_megabytes(self.freed)} freed" if self.freed else ""
-        lines = [f"{self.folder}: {_megabytes(sum(part.bytes for part in self.parts))}{freed}"]
-        for part in self.parts:
-            size = _megabytes(part.bytes)
-            lines.append(f"  {part.name:<9} {size:>10}  {len(part.entries):>5}  {part.about}")
-        return "\n".join(lines)
+        """Return the sizes of the cache and of its parts, or what was freed."""
+        if self.freed:
+            return f"{self.freed / 1e6:,.1f} MB freed in {self.folder}"
+        sizes = [f"  {name:<9} {size / 1e6:>8,.1f} MB" for name, size in self.parts.items()]
+        return "\n".join([f"{self.folder}: {sum(self.parts.values()) / 1e6:,.1f} MB", *sizes])
 
     def to_json(self) -> dict[str, Any]:
-        """Return the folder, the sizes and the entries of the parts."""
-        return {"bytes": sum(part.bytes for part in self.parts), **asdict(self)}
+        """Return the folder and the bytes."""
+        return asdict(self)
 
 
 def inspect_cache(*, clear: Sequence[str] = ()) -> CacheContents:
     """Show the contents of the cache, or clear parts of it.
 
     The cache folder is $DDIM_CACHE, or else the user's cache folder. Everything in it can be computed or
-    downloaded again. Do not clear it while other commands of ddim run.
+    downloaded again. Do not clear it while other commands of ddim run. Its parts:
+
+      images      decoded data sets
+      stamps      notes which files the decoded data sets belong to
+      features    samples, and features of samples and images
+      compiler    compiled networks
+      downloads   built-in data sets
+      hub         files of the Hugging Face Hub
+      weights     weights of feature networks
 
     Args:
-        clear: parts to remove: images, stamps, features, compiler, downloads, hub, weights, or all of them.
+        clear: parts to remove, or all.
 
     Commands:
         ddim cache
         ddim cache --clear images,features
     """
-    clear = [clear] if isinstance(clear, str) else clear
-    for name in clear:
-        if name not in PARTS and name != "all":
+    names = PARTS if "all" in clear else [clear] if isinstance(clear, str) else clear
+    for name in names:
+        if name not in PARTS:
             known = ", ".join(PARTS)
             raise UserError(f"the parts of the cache are {known}, got {name!r}{suggest(name, PARTS)}")
-    before = _list_parts()
-    for part in before:
-        if part.name in clear or "all" in clear:
-            for path in part.entries:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    after = _list_parts()
-    return CacheContents(cache_folder(), after, sum(p.bytes for p in before) - sum(p.bytes for p in after))
+    freed = sum(_measure_part(name) for name in names)
+    for path in (path for name in names for path in _list_entries(name)):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return CacheContents(cache_folder(), {name: _measure_part(name) for name in PARTS}, freed)
 
 
-def _list_parts() -> tuple[CachePart, ...]:
-    parts = []
-    for name, (about, *patterns) in PARTS.items():
-        paths = tuple(path for pattern in patterns for path in sorted(cache_folder().glob(pattern)))
-        files = (file for path in paths for file in (path, *path.rglob("*")) if not file.is_dir())
-        parts.append(CachePart(name, about, paths, sum(file.lstat().st_size for file in files)))
-    return tuple(parts)
+def _list_entries(name: str) -> list[Path]:
+    return [path for pattern in PARTS[name] for path in sorted(cache_folder().glob(pattern))]
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
+def _measure_part(name: str) -> int:
+    files = (file for path in _list_entries(name) for file in (path, *path.rglob("*")) if not file.is_dir())
+    return sum(file.lstat().st_size for file in files)

@@ -74,22 +74,27 @@ def open_progress(progress: bool | Progress) -> Generator[Progress]:
 def with_bar(function: Callable[P, R]) -> Callable[P, R]:
     """Return a function that shows a bar in a notebook cell if its caller gives no `progress`.
 
+    If the function takes options that a TypedDict lists, its signature names them, and others are refused.
+
     Args:
         function: a function with an argument `progress`, which is given by name only.
     """
+    signature = inspect.signature(function)
+    *parameters, last = signature.parameters.values()
+    listed = get_args(last.annotation) if last.kind is last.VAR_KEYWORD else ()
+    if listed:
+        option = last.replace(kind=last.KEYWORD_ONLY, default=None)
+        kinds = listed[0].__annotations__.items()
+        parameters += [option.replace(name=name, annotation=kind) for name, kind in kinds]
+        signature = signature.replace(parameters=parameters)
 
     @wraps(function)
     def shown(*args: P.args, **options: P.kwargs) -> R:
+        signature.bind(*args, **options)
         with open_progress(options.get("progress", True)) as progress:  # type: ignore[arg-type]
             return function(*args, **{**options, "progress": progress})  # type: ignore[arg-type]
 
-    # Notebooks and `help` show the names of the options that a TypedDict lists.
-    *parameters, last = inspect.signature(function).parameters.values()
-    for listed in get_args(last.annotation) if last.kind is last.VAR_KEYWORD else ():
-        optional = last.replace(kind=last.KEYWORD_ONLY, default=None)
-        kinds = listed.__annotations__.items()
-        parameters += [optional.replace(name=name, annotation=kind) for name, kind in kinds]
-        shown.__signature__ = inspect.signature(function).replace(parameters=parameters)  # type: ignore
+    shown.__signature__ = signature  # type: ignore[attr-defined]
     return shown
 
 

@@ -64,15 +64,19 @@ def to_pictures(images: Tensor) -> Tensor:
 
 
 def check_images(images: Tensor, what: str = "images") -> None:
-    """Check the values of images that a user gives.
+    """Check the layout and the values of images that a user gives.
 
     Args:
-        images: uint8, or floats in [0, 1].
+        images: (N, C, H, W), uint8 or floats in [0, 1].
         what: the name of the images in the message.
 
     Raises:
-        UserError: if the values are of another type, outside [0, 1] or NaN; the message says what to do.
+        UserError: if the shape or the values are others; the message says what to do.
     """
+    shape = tuple(images.shape)
+    if len(shape) != 4 or (shape[3] in (1, 3, 4) and shape[1] > 4):
+        advice = "move the channels of (N, H, W, C) by images.transpose(0, 3, 1, 2), or permute for tensors"
+        raise UserError(f"{what} must have the shape (N, C, H, W), got {shape}: {advice}")
     kind = str(images.dtype).removeprefix("torch.")
     if kind != "uint8" and images.numel():
         # torch does not compare values of uint16.
@@ -138,9 +142,6 @@ def sheet(
     parts = [torch.as_tensor(p.copy() if isinstance(p, np.ndarray) else p) for p in images]
     whole = torch.stack(parts) if parts else torch.empty(0)
     whole = whole[None] if whole.ndim == 3 else whole
-    if whole.ndim != 4 or (whole.shape[3] in (1, 3, 4) and whole.shape[1] not in (1, 2, 3, 4)):
-        advice = "images (N, H, W, C) are images.transpose(0, 3, 1, 2), or permute for tensors"
-        raise UserError(f"images must have the shape (N, C, H, W), got {tuple(whole.shape)}: {advice}")
     check_images(whole)
     return Image.fromarray(enlarge(make_sheet(whole, columns), zoom))
 

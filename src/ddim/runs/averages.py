@@ -8,7 +8,6 @@ as ``width-0.05/``, holds an average that `ddim.ema` stored, in the files ``aver
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from ddim.errors import UserError, warn_user
 from ddim.runs import checkpoint
 from ddim.runs.checkpoint import Damaged
 from ddim.runs.folder import list_checkpoints
-from ddim.runs.names import BEST, GUIDE, find_run_folder
+from ddim.runs.names import find_run_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,18 +171,6 @@ def find_stored_average(path: Path, weights: str) -> Path | None:
         advice = "make it again with `ddim ema`"
         raise UserError(f"average {weights} belongs to its checkpoint of step {facts.step}: {advice}")
     return stored[weights]
-
-
-def check_average_name(name: str) -> str:
-    """Check the name under which an average is to be stored, and return it.
-
-    Raises:
-        UserError: if the name is not a plain word, or has another meaning, such as "ema".
-    """
-    reserved = ("ema", "raw", SNAPSHOTS, BEST, GUIDE)
-    if not re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII) or name in reserved or name.startswith("power-"):
-        raise UserError(f"the name of an average must be a plain word, not {reserved}, got {name!r}")
-    return name
 
 
 def hash_weights(path: Path) -> str:

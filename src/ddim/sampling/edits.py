@@ -114,7 +114,7 @@ class Edit:
 
     def to_json(self) -> dict[str, Any]:
         """Return the folder, the notes, and the record of the edit as plain values."""
-        setup, folder = self.setup, self.folder or Path()
+        setup, folder = self.setup, self.folder
         content = {
             "command": self.command,
             **describe_times(setup.pipeline, setup.steps),
@@ -124,7 +124,7 @@ class Edit:
             **(setup.guidance.describe() if setup.guidance.on else {}),
         }
         record = make_record("edit", content, setup.pipeline)
-        return {"folder": self.folder, "notes": list(self.notes), **record}
+        return {"folder": folder, "notes": _shorten([*self.notes], folder), **record}
 
     @property
     def images(self) -> Tensor:
@@ -175,11 +175,11 @@ class Edit:
         return folder
 
 
-def _shorten(value: Any, out: Path) -> Any:  # noqa: ANN401 (JSON)
-    """Return JSON in which the paths of files in the folder `out` are relative to it."""
+def _shorten(value: Any, out: Path | None) -> Any:  # noqa: ANN401 (JSON)
+    """Return JSON in which the paths of files in the folder `out`, if it is known, are relative to it."""
     if isinstance(value, list):
         return [_shorten(each, out) for each in value]
-    return shorten_paths(value, out) if isinstance(value, str) else value
+    return shorten_paths(value, out) if out and isinstance(value, str) else value
 
 
 @with_bar

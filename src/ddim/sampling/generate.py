@@ -1,6 +1,6 @@
 """Sample images: in micro-batches of one fixed size, with one random stream for each image.
 
-So the image of a seed has the same bits in any company: alone, among thousands, or on several processes.
+So the image of a seed has the same bits if it is made alone, among thousands, or by several processes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +27,10 @@ from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, open_pipelin
 from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling, collect_guidance
 
 Walk = Callable[[Denoiser, Tensor, Sequence[int]], Iterator[State]]
-"""Takes a denoiser, zeros (B, C, H, W) and B seeds, and yields states; the last state holds the samples."""
+"""Takes a denoiser, zeros (B, C, H, W) with the type of the images, and B seeds; yields states.
+
+The x0 of the last state are the samples.
+"""
 
 Watch = Callable[[Sequence[int], State], None]
 """Called with the seeds of a micro-batch and each of its states."""
@@ -64,7 +67,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         steps: sampling steps, by default the recipe's. Each evaluates the network once; `EDM` doubles this,
             and so does guidance.
         sampler: the sampler or its name, by default the sampler of the run. See `ddim.samplers`.
-        grid: the grid of times (timesteps) of the network, its name, or a list of times. See `ddim.grids`.
+        grid: the times at which the network is evaluated: a grid, its name, or a list. See `ddim.grids`.
         seed: the seed of the first image; image k gets `seed` + k.
         seeds: the seed of each image, in place of `n` and `seed`.
         label: class name or index; "all": seed s has class s % classes; None: no class. If the classes are
@@ -73,7 +76,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         guidance: guidance scale (Ho & Salimans 2022); 1 turns guidance off.
         guidance_interval: (low, high), the log-SNRs with guidance; None for all. An end can be None.
         guide_with: a weaker model that guides (Karras et al. 2024): a run, or a version of this run such as
-            "@guide" (see `open_guide`). By default, the model without its label guides.
+            "@guide" (see `open_guide`). By default, the guide is the model without its label.
         progress: True shows a bar in a notebook cell, False nothing. It can be a function, see `Progress`.
 
     Returns:
@@ -100,9 +103,10 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
 def list_seeds(n: int | None, seed: int, seeds: Iterable[int] | None) -> Sequence[int]:
     """Return the seeds that the arguments of `sample` name."""
     if seeds is None:
-        check_count("n", count := 16 if n is None else n)
+        n = 16 if n is None else n
+        check_count("n", n)
         first = to_int("seed", seed, "; a list of seeds is given as seeds=[3, 7]")
-        return range(first, first + count)
+        return range(first, first + n)
     listed = check_seeds(seeds)
     if seed or n not in (None, len(listed)) or not listed:
         raise UserError(f"give seeds, or n and seed, got {len(listed)} seeds, n {n} and seed {seed}")
@@ -128,26 +132,27 @@ def generate(
         seeds: image k is a function of seeds[k] alone.
         walk: how the images of a micro-batch are made, by default from pure noise, by `sample_states`.
         watch: called for each state of each micro-batch, with the seeds of the micro-batch and the state.
-        progress: called with "samples", the images so far (a fraction between two steps), and all images.
+        progress: called with "samples", the number of images so far (a fraction between two steps), and the
+            number of all images.
 
     Returns:
         Images (N, C, H, W), float32 in [0, 1], on the CPU; and the NFE (network evaluations per image).
     """
     pipeline, times = setup.pipeline, setup.times
     walk = walk or partial(sample_states, times=times, sampler=pipeline.recipe.sampler)
-    # If several processes share the work, some may have no seeds, and therefore no images.
+    # A process among several may get no seeds; its result is an empty tensor.
     images, nfe = [pipeline.model.blank(0).float().cpu()], 0
-    for mine, filled, blank, labels in fill_micro_batches(pipeline, seeds, setup.label):
+    for wanted, filled, blank, labels in fill_micro_batches(pipeline, seeds, setup.label):
         denoise, counters = setup.condition(labels)
         done = sum(map(len, images))
         x0 = blank
         with evaluating(pipeline.model), pipeline.runtime.precise():
             for step, state in enumerate(walk(denoise, blank, filled)):
-                progress("samples", done + len(mine) * step / len(times), len(seeds))
+                progress("samples", done + len(wanted) * step / len(times), len(seeds))
                 if watch is not None:
-                    watch(mine, state.first(len(mine)))
+                    watch(wanted, state.first(len(wanted)))
                 x0 = state.x0
-        images.append(pipeline.to_images(x0[: len(mine)]))
+        images.append(pipeline.to_images(x0[: len(wanted)]))
         # A sampler of the user may need more evaluations for some images than for others.
         nfe = max(nfe, sum(counter.evaluations for counter in counters))
     return torch.cat(images), nfe
@@ -161,11 +166,11 @@ def fill_micro_batches(
     The zeros and the labels are on the device of the network.
     """
     size, classes = pipeline.runtime.micro_batch, pipeline.model.classes
-    for mine in split_into_parts(pipeline, seeds):
-        filled = [*mine] + [0] * (size - len(mine))
+    for wanted in split_into_parts(pipeline, seeds):
+        filled = [*wanted] + [0] * (size - len(wanted))
         labels = assign_labels(label, filled, classes, pipeline.class_counts, pipeline.vectors)
         sent = None if labels is None else pipeline.runtime.move(labels)
-        yield mine, filled, pipeline.runtime.images(pipeline.model.blank(size)), sent
+        yield wanted, filled, pipeline.runtime.images(pipeline.model.blank(size)), sent
 
 
 def sample_states(
@@ -192,12 +197,12 @@ def sample_states(
 # Parts of the work
 
 
-def split_into_parts(pipeline: Pipeline, seeds: Sequence[int], about: int = 1) -> Iterator[Sequence[int]]:
-    """Yield the seeds in parts of about `about` seeds; each part consists of whole micro-batches.
+def split_into_parts(pipeline: Pipeline, seeds: Sequence[int], length: int = 1) -> Iterator[Sequence[int]]:
+    """Yield the seeds in parts of whole micro-batches, each of about `length` seeds.
 
     Calling `generate` for each part needs less memory, and gives the same bits as one call for all seeds.
     """
-    size = pipeline.runtime.micro_batch * max(1, about // pipeline.runtime.micro_batch)
+    size = pipeline.runtime.micro_batch * max(1, length // pipeline.runtime.micro_batch)
     for first in range(0, len(seeds), size):
         yield seeds[first : first + size]
 
@@ -226,8 +231,8 @@ def sample_uint8(
 ) -> Iterator[tuple[Tensor, int]]:
     """Yield (samples, NFE per sample) for each batch; samples (B, C, H, W) are uint8, as in their PNG files.
 
-    A batch has about as many samples as extractors of features take. See `generate` for the other arguments.
-    If `finite` is False, NaN becomes black.
+    A batch has about `BATCH` samples, for which features are computed at once. See `generate` for the other
+    arguments. If `finite` is False, NaN becomes black.
 
     Raises:
         SamplesNotFinite: if a sample is NaN and `finite` is True.

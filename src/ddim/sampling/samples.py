@@ -174,26 +174,37 @@ def write_samples(
     pipeline, processes = setup.pipeline, current_processes()
     record = make_record("samples", sampling_record(setup, seeds))
     # Process 0 alone reads and writes the folder.
-    out = _make_folder(folder, record) if processes.leads else None
+    out = _make_folder(None if folder is None else Path(folder), record) if processes.leads else None
     with nullcontext() if out is None else lock_folder(out):
         plan = None if out is None else _plan(pipeline, out, seeds, film, record)
         before, filmed, missing = processes.broadcast(plan)
-        frames = Film(pipeline, filmed, watch)
+        frames: dict[float, list[Tensor]] = {}
+
+        def see(seeds: Sequence[int], state: State) -> None:
+            shown = [k for k, seed in enumerate(seeds) if seed in filmed]
+            if shown:
+                frames.setdefault(state.t, []).append(pipeline.to_images(state.x[shown]))
+            if watch is not None:
+                watch(seeds, state)
+
         nfe, seconds, done = before["nfe"], 0.0, len(seeds) - len(missing)
         for part in split_into_parts(pipeline, missing, pipeline.runtime.micro_batch * processes.count):
             start = time.monotonic()
             onward = continue_progress(progress, done, len(seeds))
-            images, nfe = generate_together(setup, part, watch=frames.add, progress=onward)
+            images, nfe = generate_together(setup, part, watch=see, progress=onward)
             check_samples(images, part, pipeline)
             seconds += time.monotonic() - start
             done += len(part)
             if out is not None:
                 write_images([find_sample(out, seed, pipeline) for seed in part], images, pipeline.values)
-        frames.collect()
+        # Other processes have seen other samples.
+        times = processes.broadcast(list(frames))
+        frames = {t: processes.interleave(frames.get(t, [])) for t in times}
         if out is None:
             return processes.broadcast(None)
         if filmed:
-            save_film(out / FILM, frames.draw(), zoom=zoom)
+            sheets = [make_sheet(torch.cat(frames[t])) for t in sorted(frames, reverse=True)]
+            save_film(out / FILM, sheets, zoom=zoom)
         every = sorted({*before["seeds"], *seeds})
         shown = _write_overviews(pipeline, out, every, zoom)
         record |= {
@@ -203,12 +214,16 @@ def write_samples(
             "film": filmed or before["film"],
         }
         write_sealed(out / RECORD, record)
-        old = len(seeds) - len(missing)
-        text = f"{format_count(len(seeds), 'image')}, "
-        text += f"of which {old:,} were there before, " if old else f"in {seconds:.1f} s, "
+        text = f"{_count_samples(len(seeds), len(missing), seconds)}, "
         text += f"{format_count(nfe, 'network evaluation')} each{_describe_searched(setup)}: {out / SHEET}"
         text += f"\nfilm: {out / FILM}" if film else ""
         return processes.broadcast(Written(out, shown, len(missing), seconds, nfe, text))
+
+
+def _count_samples(count: int, made: int, seconds: float) -> str:
+    """Return the number of samples in words, and how many were there before or how long they took."""
+    old = f", of which {count - made:,} were there before" if made < count else f" in {seconds:.1f} s"
+    return format_count(count, "image") + old
 
 
 def _describe_searched(setup: SamplingSetup) -> str:
@@ -223,42 +238,12 @@ def find_sample(folder: Path, seed: int, pipeline: Pipeline) -> Path:
     return folder / name_file(f"{seed:05d}", pipeline.model.shape.channels, pipeline.values)
 
 
-class Film:
-    """Collects the states of a sampler into the frames of a film, which shows the samples of `seeds`.
-
-    `watch` gets all states too, if it is given.
-    """
-
-    def __init__(self, pipeline: Pipeline, seeds: Sequence[int], watch: Watch | None = None) -> None:
-        self.pipeline, self.seeds, self.watch = pipeline, frozenset(seeds), watch
-        self._parts: dict[float, list[Tensor]] = {}
-
-    def add(self, seeds: Sequence[int], state: State) -> None:
-        """Add the state of a micro-batch with these seeds; seeds that are not in the film are ignored."""
-        mine = [k for k, seed in enumerate(seeds) if seed in self.seeds]
-        if mine:
-            self._parts.setdefault(state.t, []).append(self.pipeline.to_images(state.x[mine]))
-        if self.watch is not None:
-            self.watch(seeds, state)
-
-    def collect(self) -> None:
-        """Collect the states that the other processes of the command have added."""
-        processes = current_processes()
-        times = processes.broadcast(list(self._parts))
-        self._parts = {t: processes.interleave(self._parts.get(t, [])) for t in times}
-
-    def draw(self) -> list[np.ndarray]:
-        """Return one sheet of images (H, W, 3) uint8 for each time, from noise to samples."""
-        return [make_sheet(torch.cat(self._parts[t])) for t in sorted(self._parts, reverse=True)]
-
-
-def _make_folder(folder: str | Path | None, record: dict[str, Any]) -> Path:
+def _make_folder(folder: Path | None, record: dict[str, Any]) -> Path:
     """Create the output folder, and return its path; a folder of other files is left unchanged."""
     if folder is not None:
-        _read_earlier(Path(folder), record)
+        _read_earlier(folder, record)
     # The folder is named after the run, also for RUN/best and for RUN/checkpoints/N.
-    run = find_run_folder(record["checkpoint"]["path"])
-    return make_output_folder(None if folder is None else Path(folder), "samples", run.resolve().name)
+    return make_output_folder(folder, "samples", find_run_folder(record["checkpoint"]["path"]).resolve().name)
 
 
 def _plan(

@@ -19,23 +19,23 @@ from ddim.training.validation import MeasureKID, sample_preview, validate
 from ddim.training.writer import RunWriter
 
 METER_SECONDS = 10.0
-"""The least time for which the cores that other programs use are measured, before threads are chosen."""
+"""The number of threads is chosen again after the use of cores was measured for at least this time."""
 
 
 @dataclass
 class Lead:
-    """The files, the clock and the choice of threads, which only process 0 has.
+    """The files, the time budget and the choice of threads, which only process 0 has.
 
     Attributes:
         writer: writes the files of the run, and calls the callbacks.
         budget: converts the minutes of the recipe to images.
-        adapt: whether the number of threads may change.
+        may_change_threads: whether the number of threads may change.
         meter: measures the cores that other programs use, since the threads were last chosen.
     """
 
     writer: RunWriter
     budget: TimeBudget
-    adapt: bool
+    may_change_threads: bool
     meter: CoreMeter = field(default_factory=CoreMeter)
 
 
@@ -55,8 +55,8 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
     """
     alone = trainer.processes.count == 1
     with note_signals(twice=alone) as flag:
-        # In a single process, a signal ends a validation at once. Several processes work on it together, and
-        # finish it.
+        # In a single process, a signal ends a validation at once: `flag.check` raises `Noted`. Several
+        # processes work on a validation together, so they finish it.
         if alone:
             trainer.check_signals = flag.check
         if lead:
@@ -68,7 +68,8 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
                 if not trainer.due:
                     values, notice = advance_within_memory(trainer)
                     trainer.due = trainer.step in trainer.validation_steps()
-                    # This check waits for an accelerator. At these steps the log waits for it anyway.
+                    # This check waits until an accelerator has computed the step. A validation and a line of
+                    # the log do so too, so the check is made only before them.
                     if trainer.due or trainer.step % trainer.recipe.report.log == 0:
                         trainer.raise_if_not_finite()
                     if lead:
@@ -81,6 +82,7 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
         trainer.raise_if_not_finite()
         if lead:
             lead.writer.finish()
+    # A signal may have arrived after the last call of `_agree`.
     (signal,) = trainer.processes.highest(flag.number or 0)
     if signal and not trainer.complete:
         raise Interrupted(signal, folder)
@@ -89,20 +91,20 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
 def _agree(trainer: Trainer, lead: Lead | None, signal: int | None) -> int:
     """Share the decisions of process 0 with all processes; return the number of a signal, or 0.
 
-    Process 0 decides three things: the number of planned images, whether to stop, and whether to validate now
-    because the speed has been measured. The other processes send 0, so the maximum over all processes is the
-    decision of process 0. A signal counts if it reached any process.
+    Process 0 decides three things: the number of planned images, whether to stop, and whether to validate
+    now. It validates now if the speed has just become known, because `_validate` plans the number of images
+    by it. For these decisions the other processes send 0, so the maximum over all processes is that of
+    process 0. A signal counts if it reached any process.
     """
     planned, decisions = trainer.plan.total or 0, [0, 0, 0]
     if lead:
-        measured = not planned and lead.budget.is_measured()
-        decisions = [planned, trainer.stopped is not None, measured]
-    signal, total, stopped, measured = trainer.processes.highest(signal or 0, *decisions)
+        decisions = [planned, trainer.stopped is not None, not planned and lead.budget.is_measured()]
+    signal, total, stopped, due = trainer.processes.highest(signal or 0, *decisions)
     if total != planned:
         trainer.fix_total(total)
     if stopped and not lead:
         trainer.stop()
-    trainer.due |= bool(measured)
+    trainer.due |= bool(due)
     return signal
 
 
@@ -125,7 +127,7 @@ def _validate(trainer: Trainer, measure_kid: MeasureKID, lead: Lead | None) -> N
 def _adapt_threads(trainer: Trainer, lead: Lead) -> None:
     """Set the number of threads to the cores that other programs have left free since the last choice."""
     # Without a total, the speed is still being measured, and the number of threads must not change.
-    if not lead.adapt or lead.meter.seconds < METER_SECONDS or trainer.plan.total is None:
+    if not lead.may_change_threads or lead.meter.seconds < METER_SECONDS or trainer.plan.total is None:
         return
     before, others, cores = trainer.runtime.threads, lead.meter.others(), count_cores()
     threads, lead.meter = choose_threads(cores, others), CoreMeter()

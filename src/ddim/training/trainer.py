@@ -73,10 +73,10 @@ class Trainer:
         due: whether the validation of `step` must still be made.
         best: the lowest value so far of the metric `report.best`.
         stopped: the reason for which a callback stopped the run; None if no callback did.
-        in_a_row: the number of steps in a row, up to now, that were not finite, on the device.
+        in_a_row: on the device, the number of steps in a row, up to now, that were not finite.
         past_losses: the losses of recent steps, if times depend on them, else None.
         sums: sums of loss, gradient norm, learning rate and steps since the last line of the log.
-        samples: the samples (n, C, H, W) of the newest validation of this process.
+        samples: the samples (n, C, H, W) of the newest validation since this process started.
         check_signals: called between the sampling steps of a validation; it may end the validation.
     """
 
@@ -114,8 +114,8 @@ class Trainer:
         self.optimizer = Muon([*others.values()], [*matrices.values()], dtype, recipe.optim)
         self.rules = track_averages(recipe.ema, recipe.report.snapshots)
         self._start_averages()
-        # What each step needs of the model is listed once, so that no step walks over its layers. A network
-        # may replace its buffers in a step, so their places are kept and not the tensors.
+        # The layers and buffers that each step needs are listed once. A network may replace a buffer in a
+        # step, so the list has the places of the buffers and not the tensors.
         self._dropouts = [layer for layer in self.model.modules() if isinstance(layer, Dropout)]
         self._buffers = {
             f"{path}.{name}": (layer, name)
@@ -147,7 +147,7 @@ class Trainer:
 
     @property
     def savable(self) -> bool:
-        """Whether all weights are finite, and training goes on; otherwise a checkpoint would be useless."""
+        """Whether a checkpoint is worth writing: weights are finite, and so were recent losses."""
         weights = ema.select_averaged(self.model).values()
         return int(self.in_a_row) < IN_A_ROW and all(bool(value.isfinite().all()) for value in weights)
 
@@ -156,7 +156,7 @@ class Trainer:
 
         Raises:
             NotFinite: after `IN_A_ROW` such steps. The message names the step at which this number was
-                reached; later steps changed nothing.
+                reached. Later steps changed nothing.
         """
         if (count := int(self.in_a_row)) >= IN_A_ROW:
             text = f"loss or gradient was not finite {IN_A_ROW} times in a row, at step"
@@ -196,8 +196,8 @@ class Trainer:
             bins = self.recipe.data.bins(self.pixels)
             losses = torch.zeros(optim.batch, device=runtime.device)
             for k in range(optim.accumulate):
-                # The micro-batches k of all processes together are the images k, k + accumulate, ... of the
-                # batch, as in a single process.
+                # Micro-batch k of a single process has the images k, k + accumulate, ... of the batch. With
+                # more processes, they divide these images among them.
                 which = slice(k + optim.accumulate * processes.rank, None, optim.accumulate * processes.count)
                 with self._prepare_micro_batch(which, last=k == optim.accumulate - 1):
                     denoise, x0, eps = batch.micro_batch(which, self.compiled, self.pixels, runtime)
@@ -210,12 +210,13 @@ class Trainer:
             loss = (losses * weights.to(losses)).mean()
             norm = nn.utils.clip_grad_norm_(self.parameters.values(), optim.clip or math.inf)
             finite = self.judge(loss, norm)
-            # Reading `finite` would wait for a GPU. So there the optimiser gets it, and changes nothing if it
-            # is False. On Apple's GPUs, the fused optimiser ignores `found_inf`.
-            waits = not runtime.device.startswith(("cpu", "mps"))
-            self.optimizer.found_inf = (~finite).float() if waits else None
-            if waits or finite.item():
+            # Reading `finite` would wait for a GPU. So there the optimiser gets `found_inf`, and changes
+            # nothing if this is 1. Apple's GPUs ignore `found_inf`, so for them `finite` is read.
+            asynchronous = not runtime.device.startswith(("cpu", "mps"))
+            self.optimizer.found_inf = (~finite).float() if asynchronous else None
+            if asynchronous or finite.item():
                 self.optimizer.step()
+        # The forward pass has changed the buffers. If the step is not finite, they are restored.
         for buffer, old in zip(self._read_buffers(), buffers, strict=True):
             buffer.copy_(torch.where(finite, buffer, old))
         if self.past_losses:
@@ -228,10 +229,7 @@ class Trainer:
 
     @contextmanager
     def _undone_after_error(self) -> Generator[list[Tensor]]:
-        """Yield copies of the buffers, such as the statistics of batch norm; after an error, undo the step.
-
-        The forward pass changes the buffers, so they are also restored if the loss is not finite.
-        """
+        """Yield copies of the buffers, such as statistics of batch norm; after an error, undo the step."""
         before, fresh = [buffer.clone() for buffer in self._read_buffers()], not self.optimizer.state
         try:
             yield before
@@ -240,15 +238,15 @@ class Trainer:
                 buffer.copy_(old)
             self.optimizer.zero_grad(set_to_none=True)
             if fresh:
-                self.optimizer.state.clear()  # some weights may have a state already, and others none
+                self.optimizer.state.clear()  # the first step may have made the state of some weights only
             if is_full_memory(error):
                 raise explain_error(error) from error
             raise
 
     def judge(self, loss: Tensor, norm: Tensor) -> Tensor:
-        """Return, on the device, whether a step with this loss and gradient norm may change the weights.
+        """Return, on the device, whether a step with this loss and gradient norm changes the weights.
 
-        After `IN_A_ROW` steps that are not finite, no step may, until `raise_if_not_finite` raises its error.
+        After `IN_A_ROW` steps that are not finite, no later step changes them.
         """
         return loss.isfinite() & norm.isfinite() & (self.in_a_row < IN_A_ROW)
 
@@ -266,10 +264,11 @@ class Trainer:
         for layer in self._dropouts:
             layer.rows = rows
         # Our `Dropout` gives each image a mask by its row in the batch. So all micro-batches share one seed,
-        # and their size changes no mask. A component that a user wrote draws numbers for a whole micro-batch.
-        # With a shared seed, two micro-batches would get the same numbers, so each one gets another seed.
-        numbered = any(layer.p > 0 for layer in self._dropouts) and not is_user_part(recipe.objective)
-        seed = recipe.seed + (0 if numbered else which.start) * 2**32
+        # and their size changes no mask. A network without it, or a loss that a user wrote, may draw numbers
+        # for a whole micro-batch. With a shared seed, two micro-batches would get the same numbers, so each
+        # one gets another seed.
+        by_row = any(layer.p > 0 for layer in self._dropouts) and not is_user_part(recipe.objective)
+        seed = recipe.seed + (0 if by_row else which.start) * 2**32
         cuda = [device] if device.startswith("cuda") else []
         with torch.random.fork_rng(devices=cuda):
             torch.default_generator.set_state(stream("cpu", seed, DROPOUT, self.step).get_state())
@@ -370,8 +369,8 @@ class Trainer:
         for key, value in tensors["optimizer"].items():
             name, _, slot = key.rpartition("/")
             parameter = self.parameters[name]
-            # The fused kernel reads memory in order, so a moment needs the memory format of its parameter.
-            # Moments in files are contiguous, but weights may be channels_last.
+            # A moment of AdamW must have the memory format of its weight. In files all tensors are
+            # contiguous, but weights may be channels_last.
             same = value.shape == parameter.shape
             moved = torch.empty_like(parameter).copy_(value) if same else value.to(parameter.device)
             self.optimizer.state[parameter][slot] = moved

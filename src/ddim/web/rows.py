@@ -35,7 +35,7 @@ class Row:
         id: the id of the run, see `name_id`.
         name: the name that the page shows.
         sweep: the id of its sweep, or None.
-        state: see `ddim.experiments.index.STATES`.
+        state: see `ddim.experiments.index.Run`.
         why: why it failed, cannot be read or cannot be compared, or "".
         recipe: the name of the recipe.
         data: the name of the images.

