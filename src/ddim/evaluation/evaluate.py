@@ -87,7 +87,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
 ) -> Evaluation | EvaluationTable:
     """Measure how close samples or other images are to real images.
 
-    Writes a record with KID, FID, precision, recall, density and coverage, the features, and a sheet of images.
+    Writes a record with KID, FID, precision, recall, density and coverage, features, and a sheet of images.
     Several values of an option give a table; a field is combined only with samplers or grids that have it.
     The same command continues what was stopped.
 
