@@ -11,6 +11,7 @@ from ddim.evaluation import evaluate
 from ddim.evaluation.record import read_evaluation
 from ddim.machine import distributed
 from ddim.machine.distributed import Processes
+from ddim.metrics import features
 from stubs import stub
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -25,7 +26,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(evaluate, "load_extractor", lambda name, weights: stub())
+    monkeypatch.setattr(features, "load_extractor", lambda *_: stub())
 
 
 def test_an_evaluation_prints_its_verdict_first_and_its_record_as_json(run, command):

@@ -25,8 +25,7 @@ def run(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
     """Evaluate with a quick network, in an empty folder."""
-    monkeypatch.setattr("ddim.metrics.features.load_extractor", lambda name: stub())
-    monkeypatch.setattr("ddim.evaluation.evaluate.load_extractor", lambda *_: stub())
+    monkeypatch.setattr("ddim.metrics.features.load_extractor", lambda *_: stub())
     monkeypatch.chdir(tmp_path)
 
 

@@ -111,7 +111,7 @@ SONG = made(
 
 def test_a_printed_table_has_its_verdict_first_and_stars():
     verdict, *title, head, first, last = str(SONG).splitlines()
-    assert verdict == "best: eta 1, 20 steps (KID 0.015); 2 of the 3 others may be as good"
+    assert verdict == "best: eta 1, 20 steps (KID 0.015); 2 of 3 others may be as good"
     assert " ".join(title) == SONG.title
     assert head.split() == ["10", "steps", "20", "steps"]
     assert first.split() == ["eta_0", "<&>", "*", "0.03", "0.02"]

@@ -46,7 +46,7 @@ from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.progress import Progress, open_progress
 from ddim.machine.signals import Stopped
 from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS, metric_name
-from ddim.metrics.features import Extractor, load_extractor, write_npy_header
+from ddim.metrics.features import Extractor, open_extractor, write_npy_header
 from ddim.plots.charts import save_figure
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.runs.folder import check_unused, list_numbered_folders, parse_out, publish_output
@@ -87,13 +87,12 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
 ) -> Evaluation | EvaluationTable:
     """Measure how close samples or other images are to real images.
 
-    Writes a record with KID, FID, precision, recall, density and coverage, the features, and a sheet of the
-    first images. Several values of an option give a table with equal seeds, as table.csv and table.png; a
-    field is combined only with samplers or grids that have it. If it was stopped, or values are added, the
-    same command continues.
+    Writes a record with KID, FID, precision, recall, density and coverage, features, and a sheet of images.
+    Several values of an option give a table; a field is combined only with samplers or grids that have it.
+    The same command continues what was stopped.
 
     Args:
-        images: a run, or a folder or archive of images; or images (N, C, H, W).
+        images: a run, or a folder, an archive or an array of images.
         reference: the images to compare with: a folder, an archive or the name of a data set (default: the
             run's held-out images).
         n: number of samples (default: 1000), or of images (default: all).
@@ -143,7 +142,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     of, out = Reference(None if reference is None else str(reference), part), parse_out(out)
     metric = metric_name(metric)
     with _explain_stop(), open_progress(progress) as shown, join_processes() as processes:
-        extractor = processes.local_first(partial(_open_extractor, features, features_weights))
+        extractor = processes.local_first(partial(open_extractor, features, features_weights))
         if out is not None and processes.leads:
             check_unused(out)
         if is_given(images):
@@ -158,10 +157,6 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
         found = _evaluate_choices(model, setups, seeds, extractor, shown)
         write = partial(_write_table, choices, found, metric, out, model.home.parent / "tables")
         return processes.broadcast(write() if processes.leads else None)
-
-
-def _open_extractor(features: str | Extractor, weights: str | Path | None) -> Extractor:
-    return features if isinstance(features, Extractor) else load_extractor(features, weights)
 
 
 @contextmanager

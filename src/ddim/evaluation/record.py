@@ -44,9 +44,6 @@ MEANINGS = {
 }
 """What each metric means."""
 
-WeightsIdentity = tuple[str, str, str | None]
-"""The SHA-256 of a checkpoint, the name of its weights, and the SHA-256 of an average or None."""
-
 
 # The entries of a record
 
@@ -152,13 +149,6 @@ def describe_part(count: int, part: str, source: str) -> str:
 def shorten_hash(text: str) -> str:
     """Return the first eight letters of a SHA-256; return any other text unchanged."""
     return f"{text[:8]}..." if len(text) == 64 else text
-
-
-def identify_weights(record: Mapping[str, Any]) -> WeightsIdentity | None:
-    """Return the identity of the weights that made samples, from their record; None if it does not say."""
-    if not (checkpoint := record.get("checkpoint")):
-        return None
-    return checkpoint["sha256"], record["weights"], (record.get("average") or {}).get("sha256")
 
 
 # Metrics and evaluations
@@ -301,8 +291,8 @@ class Evaluation(Metrics):
         return [
             {
                 "metric": METRICS[name].title,
-                "these images": found.value,
-                "other real images": theirs[name].value if name in theirs else None,
+                "measured": found.value,
+                "real images": theirs[name].value if name in theirs else None,
                 "meaning": MEANINGS[name],
             }
             for name, found in self.metrics.items()

@@ -73,12 +73,13 @@ class EvaluationTable(Tabular):
                 return f"these values should not be ranked: {why}"
         best = self.find_best(self.cells)
         mine, others = self.estimate(best), [cell for cell in self.cells if cell is not best]
-        said = f"best: {best.row}, {best.column} ({METRICS[self.metric].title} {format_cell(mine.value)})"
+        place = best.row if len(self.columns) == 1 else f"{best.row}, {best.column}"
+        said = f"best: {place} ({METRICS[self.metric].title} {format_cell(mine.value)})"
         if mine.low is None:
             return said
         ends = [(each.low, each.high) for each in map(self.estimate, others)]
         near = sum(low <= mine.high and high >= mine.low for low, high in ends)
-        return f"{said}; {near} of the {len(others)} others may be as good"
+        return f"{said}; {near or 'none'} of {len(others)} others may be as good"
 
     @property
     def title(self) -> str:

@@ -77,9 +77,9 @@ def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Ex
     return Extractor(name, sha, *EXTRACTORS[name], network)
 
 
-def open_extractor(features: str | Extractor = DEFAULT) -> Extractor:
+def open_extractor(features: str | Extractor = DEFAULT, weights: str | Path | None = None) -> Extractor:
     """Return an extractor that is given as itself, or by its name; see `load_extractor`."""
-    return features if isinstance(features, Extractor) else load_extractor(features)
+    return features if isinstance(features, Extractor) else load_extractor(features, weights)
 
 
 def extract_features(
