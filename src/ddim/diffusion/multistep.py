@@ -59,7 +59,7 @@ class AdamsBashforth(Sampler):
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
         """Make each step with the mean of the polynomial through the last slopes; see `Sampler.walk`."""
-        slopes: deque[Known] = deque(maxlen=self.order)
+        slopes: deque[Known] = deque(maxlen=int(self.order))
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
@@ -109,7 +109,7 @@ class DPMSolver(Sampler):
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
         """Make exponential steps with the last predicted images, and add noise; see `Sampler.walk`."""
-        images: deque[Known] = deque(maxlen=self.order)
+        images: deque[Known] = deque(maxlen=int(self.order))
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
@@ -146,7 +146,7 @@ class UniPC(Sampler):
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
         """Make exponential steps: predicted, and corrected at the next evaluation; see `Sampler.walk`."""
-        images: deque[Known] = deque(maxlen=self.order)
+        images: deque[Known] = deque(maxlen=int(self.order))
         start = None  # the images at the start of the previous step
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
