@@ -76,11 +76,13 @@ class DataSummary:
         sizes = sorted((h.height * h.width, f"{h.height}x{h.width}") for h in read_headers(self.images))
         smallest, median, largest = (sizes[place][1] for place in (0, len(sizes) // 2, -1))
         yield f"original sizes (height x width): smallest {smallest}, median {median}, largest {largest}"
-        for name in ("enlarged", "formats", "modes", "split", "skipped", "classes", "clusters"):
+        for name in ("enlarged", "formats", "modes", "split", "classes", "clusters"):
             if found := self.facts.get(name):
                 yield f"{name}: {found:,}" if isinstance(found, int) else f"{name}: {_join_counts(found)}"
         if self.facts["classes"] is None:
             yield "classes: none; make a folder for the images of each class, or try --clusters 16"
+        if skipped := self.facts["skipped"]:
+            yield f"skipped, not images: {skipped:,}"
         for reject in self.facts["rejected"]:
             yield f"rejected: {escape(reject['name'])}: {escape(reject['reason'])}"
         groups = self.facts["duplicates"]
