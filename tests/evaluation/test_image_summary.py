@@ -45,8 +45,8 @@ def test_the_command_describes_the_images_line_by_line(folder, capsys):
         "enlarged: 1",
         "formats: PNG 4, BMP 1",
         "modes: RGB 4, L 1",
-        "skipped: 1",
         "classes: aster 3, rose 2",
+        "skipped, not images: 1",
         r"rejected: aster/broken\x1b[31m.png: contains no image that can be read ("
         + ", ".join(FORMATS)
         + ")",
