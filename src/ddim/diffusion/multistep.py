@@ -130,8 +130,8 @@ class UniPC(Sampler):
 
     The predictor of each step uses the last `order` predictions of the network. The network is evaluated once
     at the end of each step. This prediction both corrects the step and begins the next one. Only the last
-    step stays uncorrected. The network predicts from the uncorrected images, and a state holds these. The
-    order of convergence is `order` + 1, but at most 3, because the first step limits it.
+    step stays uncorrected. Each `State` holds the images from which the network predicts, which are
+    uncorrected. The order of convergence is `order` + 1, but at most 3, because the first step limits it.
 
     `variant` is the paper's B(h), here for predictions of clean images. It matters only for steps that use
     exactly two predictions. With more predictions B(h) cancels.
@@ -176,8 +176,8 @@ def exponential_step(
 
     Args:
         x: noisy images (B, C, H, W) at the noise level of the last of `images`.
-        images: the last noise levels, and the clean images predicted at them. The polynomial through them
-            replaces x0 in the integral.
+        images: the most recent noise levels, and the clean images predicted at them. The polynomial through
+            them replaces x0 in the integral.
         then: the scalar noise level to which x is moved.
         eta: the amount of noise, as in `DPMSolver`.
         variant: B(h) of `UniPC`. With two predictions, the slope of the polynomial has the weight B(h) / 2,

@@ -71,7 +71,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         seed: the seed of the first image; image k gets `seed` + k.
         seeds: the seed of each image, in place of `n` and `seed`.
         label: class name or index; "all": seed s has class s % classes; "none": no class. The default is no
-            class, but "natural" for clusters: each cluster is as frequent as in training.
+            class. For clusters it is "natural": each cluster is as frequent as in training.
         vector: d numbers, or (n, d), for a run trained with vectors; None draws training vectors.
         guidance: guidance scale (Ho & Salimans 2022); 1 turns guidance off.
         guidance_interval: (low, high), the log-SNRs with guidance; None for all. An end can be None.
@@ -132,8 +132,8 @@ def generate(
         seeds: image k is a function of seeds[k] alone.
         walk: how the images of a micro-batch are made, by default from pure noise, by `sample_states`.
         watch: called for each state of each micro-batch, with the seeds of the micro-batch and the state.
-        progress: called with "samples", the number of images so far (a fraction between two steps), and the
-            number of all images.
+        progress: called with "samples", the number of images so far, and the number of all images. Steps
+            count as fractions of images.
 
     Returns:
         Images (N, C, H, W), float32 in [0, 1], on the CPU; and the NFE (network evaluations per image).
@@ -198,7 +198,7 @@ def sample_states(
 
 
 def split_into_parts(pipeline: Pipeline, seeds: Sequence[int], length: int = 1) -> Iterator[Sequence[int]]:
-    """Yield the seeds in parts of whole micro-batches, each of about `length` seeds.
+    """Yield the seeds in parts of `length` seeds, rounded down to whole micro-batches, but at least one.
 
     Calling `generate` for each part needs less memory, and gives the same bits as one call for all seeds.
     """
@@ -231,8 +231,8 @@ def sample_uint8(
 ) -> Iterator[tuple[Tensor, int]]:
     """Yield (samples, NFE per sample) for each batch; samples (B, C, H, W) are uint8, as in their PNG files.
 
-    A batch has about `BATCH` samples, for which features are computed at once. See `generate` for the other
-    arguments. If `finite` is False, NaN becomes black.
+    A batch has about `BATCH` samples, as many as an extractor of features takes together. See `generate` for
+    the other arguments. If `finite` is False, NaN becomes black.
 
     Raises:
         SamplesNotFinite: if a sample is NaN and `finite` is True.

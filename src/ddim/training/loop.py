@@ -68,8 +68,8 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
                 if not trainer.due:
                     values, notice = advance_within_memory(trainer)
                     trainer.due = trainer.step in trainer.validation_steps()
-                    # This check waits for an accelerator. The log and a validation wait for it as well, so at
-                    # these steps the check costs no time.
+                    # This check waits until an accelerator has done its work. The log and a validation wait
+                    # for it as well, so at these steps the check costs no time.
                     if trainer.due or trainer.step % trainer.recipe.report.log == 0:
                         trainer.raise_if_not_finite()
                     if lead:

@@ -115,7 +115,7 @@ class Trainer:
         self.rules = track_averages(recipe.ema, recipe.report.snapshots)
         self._start_averages()
         # The layers and buffers that each step needs are listed once. A network may replace a buffer in a
-        # step, so the list has the places of the buffers and not the tensors.
+        # step, so the list has the layer and the name of each buffer and not the tensor.
         self._dropouts = [layer for layer in self.model.modules() if isinstance(layer, Dropout)]
         self._buffers = {
             f"{path}.{name}": (layer, name)
@@ -155,8 +155,8 @@ class Trainer:
         """Raise an error if too many steps in a row were not finite; this waits for the device.
 
         Raises:
-            NotFinite: after `IN_A_ROW` such steps. The message names the step at which this number was
-                reached. Later steps changed nothing.
+            NotFinite: if at least `IN_A_ROW` steps in a row were not finite. The message names the step
+                number `IN_A_ROW` of these. Later steps changed nothing.
         """
         if (count := int(self.in_a_row)) >= IN_A_ROW:
             text = f"loss or gradient was not finite {IN_A_ROW} times in a row, at step"
@@ -265,8 +265,8 @@ class Trainer:
             layer.rows = rows
         # Our `Dropout` gives each image a mask by its row in the batch. So all micro-batches share one seed,
         # and their size changes no mask. A network without `Dropout`, or a loss that a user wrote, may draw
-        # numbers for a whole micro-batch. With one seed, all micro-batches would get the same numbers, so
-        # each one has a different seed.
+        # numbers for a whole micro-batch. Then each micro-batch has a different seed, because with one seed
+        # all would get the same numbers.
         by_row = any(layer.p > 0 for layer in self._dropouts) and not is_user_part(recipe.objective)
         seed = recipe.seed + (0 if by_row else which.start) * 2**32
         cuda = [device] if device.startswith("cuda") else []
