@@ -6,8 +6,6 @@ which a recipe holds, with a method that builds the network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +15,9 @@ from ddim.nn.conditioning import ClassEmbedding, VectorEmbedding
 
 MAY_BE_ZERO = ("classes", "augment", "vector", "dropout", "down", "up")
 """Options that may be 0; all other numbers of a spec must be above 0."""
+
+PER_STAGE = ("widths", "multipliers", "down", "up", "attention")
+"""Options with one entry for each stage of a network."""
 
 
 class NetworkSpec:
@@ -36,6 +37,11 @@ class NetworkSpec:
                 raise UserError(f"net.{name} must be {least} 0, got {value}")
         if self.vector and self.classes:
             raise UserError(f"net.vector must be 0 if there are classes, got {self.vector}")
+        stages = {name: vars(self)[name] for name in PER_STAGE if name in vars(self)}
+        lengths = set(map(len, stages.values()))
+        if len(lengths) > 1 or 0 in lengths:
+            names, given = (" and ".join(map(str, words)) for words in (stages, stages.values()))
+            raise UserError(f"the net's {names} must have one entry per stage, got {given}")
 
     @property
     def classes(self) -> int:
@@ -75,14 +81,6 @@ class NetworkSpec:
     def network(self, channels: int) -> nn.Module:
         """Build the network for images with this number of channels; initial weights are random."""
         raise NotImplementedError
-
-
-def check_stages(**options: Sequence[object]) -> None:
-    """Check that options, keyed by name, have one entry for each stage, and that there is a stage."""
-    lengths = {len(entries) for entries in options.values()}
-    if len(lengths) > 1 or 0 in lengths:
-        names, given = (" and ".join(map(str, words)) for words in (options, options.values()))
-        raise UserError(f"the net's {names} must have one entry per stage, got {given}")
 
 
 class Network(nn.Module):

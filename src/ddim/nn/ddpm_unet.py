@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddim.errors import UserError
-from ddim.nn.base import Network, NetworkSpec, check_stages
+from ddim.nn.base import Network, NetworkSpec
 from ddim.nn.blocks import Attention, Dropout, ExactConv2d, glorot_init, upsample_2x, zero_init
 from ddim.nn.conditioning import ClassEmbedding, Fourier, Positional, VectorEmbedding
 from ddim.nn.recompute import Recomputable
@@ -109,7 +109,6 @@ class DDPMUNetSpec(NetworkSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_stages(multipliers=self.multipliers, attention=self.attention)
         if self.width % 2 or (self.group_channels is None and self.width % self.groups):
             raise UserError(
                 f"net.width must be even and a multiple of net.groups, got {self.width} and {self.groups}"
