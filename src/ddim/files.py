@@ -228,10 +228,21 @@ def write_sealed(path: Path, document: Mapping[str, object]) -> None:
 def read_sealed(path: Path) -> dict[str, Any]:
     """Return the document in a file that `write_sealed` wrote, without its seal.
 
+    A document without a seal is returned as it is: a user changed it on purpose, and removed the seal.
+
     Raises:
-        UserError: if the file cannot be read, or has changed.
+        UserError: if the file cannot be read, or an entry has changed since it was sealed.
     """
-    return unseal(read_json(path), path)
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise UserError(f"{path} is damaged: it is not a table of entries")
+    content = {key: value for key, value in document.items() if key != SEAL}
+    if SEAL in document and document[SEAL] != _hash_entries(content):
+        raise UserError(
+            f"{path} is damaged: it has changed since ddim wrote it; put back a copy, or remove it and "
+            f'make it again, or remove its entry "{SEAL}" if you changed it on purpose'
+        )
+    return content
 
 
 def seal(document: Mapping[str, object]) -> dict[str, Any]:
@@ -239,29 +250,6 @@ def seal(document: Mapping[str, object]) -> dict[str, Any]:
     plain = json.loads(json.dumps(document, allow_nan=False))
     # The first entry, because a few lost bytes at the end could join a seal to the text before it.
     return {SEAL: _hash_entries(plain), **plain}
-
-
-def unseal(document: Any, name: object) -> dict[str, Any]:  # noqa: ANN401 (JSON)
-    """Return a document without its seal, after checking that nothing has changed since it was sealed.
-
-    A document without a seal is returned as it is: a user changed it on purpose, and removed the seal.
-
-    Args:
-        document: the document.
-        name: the file of the document, for the message.
-
-    Raises:
-        UserError: if an entry has changed.
-    """
-    if not isinstance(document, dict):
-        raise UserError(f"{name} is damaged: it is not a table of entries")
-    content = {key: value for key, value in document.items() if key != SEAL}
-    if SEAL in document and document[SEAL] != _hash_entries(content):
-        raise UserError(
-            f"{name} is damaged: it has changed since ddim wrote it; put back a copy, or remove it and "
-            f'make it again, or remove its entry "{SEAL}" if you changed it on purpose'
-        )
-    return content
 
 
 def _hash_entries(document: Mapping[str, Any]) -> str:

@@ -58,8 +58,6 @@ def to_pictures(images: Tensor) -> Tensor:
     """Return images (B, C, H, W), in [0, 1] or uint8, as pictures (B, 1, 3 or 4, H, W); see `to_uint8`."""
     import torch
 
-    if images.dtype == torch.uint8 and images.shape[1] in (1, 3, 4):
-        return images
     return torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2)
 
 
