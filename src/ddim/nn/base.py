@@ -63,15 +63,9 @@ class NetworkSpec:
         """Output channels for each image channel: 1, or 2 if the network also predicts a variance."""
         return 1
 
-    @property
-    def takes_classes(self) -> bool:
-        """Whether the network can be conditioned on a class; `classes` is then a field of the spec."""
-        return "classes" in vars(self)
-
-    @property
-    def takes_vector(self) -> bool:
-        """Whether the network can be conditioned on a vector; `vector` is then a field of the spec."""
-        return "vector" in vars(self)
+    def takes(self, option: str) -> bool:
+        """Return whether the network can be conditioned on "classes" or a "vector", fields of such a spec."""
+        return option in vars(self)
 
     @property
     def multiple(self) -> int:
@@ -131,11 +125,9 @@ class Network(nn.Module):
 
     def add_label(self, embedded: Tensor, label: Tensor | None) -> Tensor:
         """Add the embedding of class indices (B,) or of vectors (B, d), if the network has one."""
-        if label is not None and self.classes:
-            return embedded + self.class_embedding(label)
-        if label is not None and self.vector:
-            return embedded + self.vector_embedding(label)
-        return embedded
+        if label is None or not (self.classes or self.vector):
+            return embedded
+        return embedded + (self.class_embedding if self.classes else self.vector_embedding)(label)
 
     def add_augmentation(self, embedded: Tensor, augment: Tensor | None) -> Tensor:
         """Add a projection of augmentation labels (B, augment), if the network has one.
