@@ -141,9 +141,7 @@ class UNet(Network):
         self.down = nn.ModuleList(map(partial(Stage, embedding=width), widths, spec.down))
         self.up = nn.ModuleList(map(partial(Stage, embedding=width), widths, spec.up, spec.attention))
         self.downsample = nn.ModuleList(nn.Conv2d(wide, deep, 2, stride=2) for wide, deep in pairwise(widths))
-        self.upsample = nn.ModuleList(
-            nn.ConvTranspose2d(deep, wide, 2, stride=2) for wide, deep in pairwise(widths)
-        )
+        self.upsample = nn.ModuleList(nn.ConvTranspose2d(deep, wide, 2, 2) for wide, deep in pairwise(widths))
         self.out_gain = zero_init(nn.Linear(width, widths[0]))
         self.out_conv = zero_init(ExactConv2d(widths[0], channels, 3, padding=1))
         if spec.augment:

@@ -250,9 +250,7 @@ def save_film(path: str | Path, frames: Sequence[np.ndarray], zoom: int | None =
     write_atomic(Path(path), content.getvalue())
 
 
-def check_picture_path(
-    path: str | Path, endings: Sequence[str] = (".png",), *, replace: bool = False
-) -> None:
+def check_picture_path(path: str | Path, endings: Sequence[str] = (".png",), replace: bool = False) -> None:
     """Check that a picture can be written to a path.
 
     Args:
