@@ -64,8 +64,6 @@ def recompute_blocks(net: nn.Module, recompute: bool) -> None:
     blocks = [layer for layer in net.modules() if isinstance(layer, Recomputable)]
     if recompute and not blocks:
         name = type(net).__name__
-        raise UserError(
-            f"{name} has no block that is a ddim.nn.recompute.Recomputable: leave out --recompute"
-        )
+        raise UserError(f"{name} has no block that is a ddim.nn.recompute.Recomputable: leave out recompute")
     for block in blocks:
         block.recompute = recompute
