@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from ddim.experiments.plan import plan
     from ddim.experiments.report import report
     from ddim.experiments.sweep import sweep
-    from ddim.machine.cache_folder import inspect_cache
+    from ddim.files import inspect_cache
     from ddim.plots.pictures import sheet
     from ddim.recipe import parts  # noqa: F401
     from ddim.recipe.named import find_recipe
@@ -85,7 +85,7 @@ _HOMES = {
     "evaluation.search": "search",
     "evaluation.averages": "ema",
     "evaluation.image_summary": "inspect_data",
-    "machine.cache_folder": "inspect_cache",
+    "files": "inspect_cache",
     "sampling.edits": "invert interpolate inpaint vary",
     "evaluation.figures": "plot plot_forward plot_reverse plot_samplers plot_losses",
     "evaluation.schedule_figures": "plot_schedules",

@@ -1,4 +1,4 @@
-"""Write files and folders that a kill or a power cut leaves complete or absent; lock folders; seal JSON.
+"""Write files and folders that a kill or a power cut leaves complete or absent; lock, seal, cache.
 
 An unfinished file or folder has a name ``.tmp-...`` beside its final name. It is flushed to the disk and then
 renamed. A seal is the SHA-256 of all other entries of a JSON document: it shows that nothing has changed
@@ -11,12 +11,13 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ddim.errors import Locked, UserError
+from ddim.errors import Locked, UserError, suggest
 
 LOCK = ".lock"
 """Name of the file whose lock is the lock of its folder."""
@@ -27,15 +28,7 @@ TEMPORARY = ".tmp-"
 SEAL = "seal"
 """The entry of a document with the SHA-256 of its other entries."""
 
-
-def cache_folder(folder: str | Path | None = None) -> Path:
-    """Return the cache folder: `folder` if given, else $DDIM_CACHE, else the user's own.
-
-    Everything in it can be computed or downloaded again.
-    """
-    import platformdirs
-
-    return Path(folder or os.environ.get("DDIM_CACHE") or platformdirs.user_cache_path("ddim")).expanduser()
+_HEX = "[0-9a-f]"
 
 
 def make_folder(folder: Path) -> None:
@@ -145,7 +138,7 @@ def remove_leftovers(folder: Path, older_than: float = 0.0) -> None:
         folder: the folder; without `older_than`, no other process may be writing into it.
         older_than: the age in seconds that they must have.
     """
-    for left in folder.glob(TEMPORARY + "[0-9a-f]" * 32 + "-*"):
+    for left in folder.glob(TEMPORARY + _HEX * 32 + "-*"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime >= older_than:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -167,17 +160,13 @@ def lock_folder(folder: Path, wait: float = 0.2) -> Generator[None]:
     """
     import filelock
 
-    lock = filelock.FileLock(folder / LOCK, timeout=wait)
     try:
-        lock.acquire()
+        held = filelock.FileLock(folder / LOCK, timeout=wait).acquire()
     except filelock.Timeout:
-        raise Locked(
-            f"another process is writing into {folder}: wait until it ends, or choose another folder"
-        ) from None
-    try:
+        advice = "wait until it ends, or choose another folder"
+        raise Locked(f"another process is writing into {folder}: {advice}") from None
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def is_locked(folder: Path) -> bool:
@@ -228,10 +217,21 @@ def write_sealed(path: Path, document: Mapping[str, object]) -> None:
 def read_sealed(path: Path) -> dict[str, Any]:
     """Return the document in a file that `write_sealed` wrote, without its seal.
 
+    A document without a seal is returned as it is: a user changed it on purpose, and removed the seal.
+
     Raises:
-        UserError: if the file cannot be read, or has changed.
+        UserError: if the file cannot be read, or an entry has changed since it was sealed.
     """
-    return unseal(read_json(path), path)
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise UserError(f"{path} is damaged: it is not a table of entries")
+    content = {key: value for key, value in document.items() if key != SEAL}
+    if SEAL in document and document[SEAL] != _hash_entries(content):
+        raise UserError(
+            f"{path} is damaged: it has changed since ddim wrote it; put back a copy, or remove it and "
+            f'make it again, or remove its entry "{SEAL}" if you changed it on purpose'
+        )
+    return content
 
 
 def seal(document: Mapping[str, object]) -> dict[str, Any]:
@@ -241,29 +241,95 @@ def seal(document: Mapping[str, object]) -> dict[str, Any]:
     return {SEAL: _hash_entries(plain), **plain}
 
 
-def unseal(document: Any, name: object) -> dict[str, Any]:  # noqa: ANN401 (JSON)
-    """Return a document without its seal, after checking that nothing has changed since it was sealed.
-
-    A document without a seal is returned as it is: a user changed it on purpose, and removed the seal.
-
-    Args:
-        document: the document.
-        name: the file of the document, for the message.
-
-    Raises:
-        UserError: if an entry has changed.
-    """
-    if not isinstance(document, dict):
-        raise UserError(f"{name} is damaged: it is not a table of entries")
-    content = {key: value for key, value in document.items() if key != SEAL}
-    if SEAL in document and document[SEAL] != _hash_entries(content):
-        raise UserError(
-            f"{name} is damaged: it has changed since ddim wrote it; put back a copy, or remove it and "
-            f'make it again, or remove its entry "{SEAL}" if you changed it on purpose'
-        )
-    return content
-
-
 def _hash_entries(document: Mapping[str, Any]) -> str:
     # Keys are sorted, so that a program that only writes the file anew does not break the seal.
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+# The cache
+
+
+def cache_folder(folder: str | Path | None = None) -> Path:
+    """Return the cache folder: `folder` if given, else $DDIM_CACHE, else the user's own.
+
+    Everything in it can be computed or downloaded again.
+    """
+    import platformdirs
+
+    return Path(folder or os.environ.get("DDIM_CACHE") or platformdirs.user_cache_path("ddim")).expanduser()
+
+
+CACHE_PARTS = {
+    "images": [f"images/{_HEX * 32}"],
+    "stamps": [f"stamps/{_HEX * 64}"],
+    "features": [f"features/*{_HEX * 64}*"],
+    "compiler": ["compiler"],
+    "downloads": ["downloads/flowers-102", "downloads/oxford-iiit-pet", "downloads/cifar-10-*"],
+    "hub": ["hub/*--*"],
+    "weights": [f"weights/*-{_HEX * 8}.pth"],
+}
+"""Patterns of the paths of the entries of each part of the cache.
+
+Other files are never removed, because the user may keep some in the cache folder.
+"""
+
+
+@dataclass(frozen=True)
+class CacheContents:
+    """The cache folder, the bytes in each of its parts, and the bytes that were freed."""
+
+    folder: Path
+    parts: dict[str, int]
+    freed: int
+
+    def __str__(self) -> str:
+        """Return the sizes of the cache and of its parts, or what was freed."""
+        if self.freed:
+            return f"{self.freed / 1e6:,.1f} MB freed in {self.folder}"
+        sizes = [f"  {name:<9} {size / 1e6:>8,.1f} MB" for name, size in self.parts.items()]
+        return "\n".join([f"{self.folder}: {sum(self.parts.values()) / 1e6:,.1f} MB", *sizes])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the folder and the bytes."""
+        return asdict(self)
+
+
+def inspect_cache(*, clear: Sequence[str] = ()) -> CacheContents:
+    """Show the contents of the cache, or clear parts of it.
+
+    The cache folder is $DDIM_CACHE, or else the user's cache folder. Everything in it can be computed or
+    downloaded again. Do not clear it while other commands of ddim run. Its parts:
+
+      images      decoded data sets
+      stamps      notes which files the decoded data sets belong to
+      features    samples, and features of samples and images
+      compiler    compiled networks
+      downloads   built-in data sets
+      hub         files of the Hugging Face Hub
+      weights     weights of feature networks
+
+    Args:
+        clear: parts to remove, or all.
+
+    Commands:
+        ddim cache
+        ddim cache --clear images,features
+    """
+    names = CACHE_PARTS if "all" in clear else [clear] if isinstance(clear, str) else clear
+    for name in names:
+        if name not in CACHE_PARTS:
+            known = ", ".join(CACHE_PARTS)
+            raise UserError(f"the parts of the cache are {known}, got {name!r}{suggest(name, CACHE_PARTS)}")
+    freed = sum(_measure_part(name) for name in names)
+    for path in (path for name in names for path in _list_entries(name)):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return CacheContents(cache_folder(), {name: _measure_part(name) for name in CACHE_PARTS}, freed)
+
+
+def _list_entries(name: str) -> list[Path]:
+    return [path for pattern in CACHE_PARTS[name] for path in sorted(cache_folder().glob(pattern))]
+
+
+def _measure_part(name: str) -> int:
+    files = (file for path in _list_entries(name) for file in (path, *path.rglob("*")) if not file.is_dir())
+    return sum(file.lstat().st_size for file in files)

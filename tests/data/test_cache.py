@@ -19,7 +19,7 @@ from ddim.data.images import gather_batch, to_unit
 from ddim.data.values import Reading, Values
 from ddim.errors import NoSpace, UserError
 from ddim.evaluation.image_summary import find_enlarged
-from ddim.machine.cache_folder import PARTS, inspect_cache
+from ddim.files import CACHE_PARTS, inspect_cache
 from deep_files import noise16, png16, tiff
 from race import race
 
@@ -319,7 +319,7 @@ def test_every_part_is_listed_with_its_size(filled):
     assert str(found).startswith(f"{filled}: ")
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", CACHE_PARTS)
 def test_one_part_is_cleared(filled, part):
     before = inspect_cache().parts
     assert inspect_cache(clear=[part]).freed == before[part] > 0

@@ -43,7 +43,7 @@ def test_every_network_has_the_labels_and_outputs_of_its_spec(kind):
     spec = NETWORKS[kind]()
     net = made(lambda: spec.network(3))
     assert (net.classes, net.augment, net.vector, net.outputs, net.multiple) == (0, 0, 0, 1, spec.multiple)
-    assert spec.takes_classes == spec.takes_vector == (kind in ("unet", "ddpm_unet", "dit"))
+    assert spec.takes("classes") == spec.takes("vector") == (kind in ("unet", "ddpm_unet", "dit"))
 
 
 @every_network

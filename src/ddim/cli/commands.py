@@ -45,7 +45,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "import": "exchange.diffusers:import_model",
     },
     "Set up": {
-        "cache": "machine.cache_folder:inspect_cache",
+        "cache": "files:inspect_cache",
         "completion": "cli.completion:write_completion",
     },
 }

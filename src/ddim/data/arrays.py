@@ -107,8 +107,7 @@ class Arrays(Source):
         Raises:
             UserError: if the file cannot be read, or holds no array that can be used as images.
         """
-        height, width, _ = self._take(0).shape
-        return height, width
+        return self._take(0).shape[:2]
 
     def members(self, size: tuple[int, int]) -> Iterator[Member]:
         """Yield every image; see `Source`.

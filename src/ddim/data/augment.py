@@ -72,17 +72,8 @@ class Augment:
         scale, stretch, right, down = torch.randn(4, count, generator=draw, dtype=torch.float64)
         mirrored, upended = (uniform[:, :2] < 0.5).double().unbind(1)
         angle, twice = (2 * math.pi * uniform[:, 2:]).unbind(1)
-        values = [
-            mirrored,
-            upended,
-            scale,
-            angle.cos() - 1,
-            angle.sin(),
-            stretch * twice.cos(),
-            stretch * twice.sin(),
-            right,
-            down,
-        ]
+        rotated, stretched = (angle.cos() - 1, angle.sin()), (stretch * twice.cos(), stretch * twice.sin())
+        values = [mirrored, upended, scale, *rotated, *stretched, right, down]
         done = chance < self.probability
         done[:, 0] = self.probability > 0
         return torch.where(done[:, _TRANSFORMATION], torch.stack(values, dim=1), 0.0)
@@ -115,14 +106,9 @@ def prepare_transformations(labels: Tensor, height: int, width: int) -> Transfor
     """Return the transformations that labels (B, 9) on the CPU describe, for images of this size."""
     labels = labels.double()
     moved = labels[:, 2:].any(1).nonzero().flatten()
-    size = torch.tensor([width, height], dtype=torch.float64)
-    return Transformations(
-        labels[:, 0] > 0,
-        labels[:, 1] > 0,
-        moved,
-        torch.linalg.inv(_matrix(labels[moved])),
-        labels[moved, 7:] * _SHIFT * size,
-    )
+    inverse = torch.linalg.inv(_matrix(labels[moved]))
+    shift = labels[moved, 7:] * _SHIFT * torch.tensor([width, height], dtype=torch.float64)
+    return Transformations(labels[:, 0] > 0, labels[:, 1] > 0, moved, inverse, shift)
 
 
 def apply_transformations(x: Tensor, done: Transformations) -> Tensor:
@@ -164,7 +150,5 @@ def _matrix(labels: Tensor) -> Tensor:
     cos = 1 + cos
     turn = torch.stack([cos, sin, -sin, cos], dim=1).reshape(-1, 2, 2)  # y points down
     # The labels 5 and 6 (c and s) give the matrix logarithm of the stretch, a symmetric matrix with trace 0.
-    stretch = torch.linalg.matrix_exp(
-        math.log(2) * _SIZE * torch.stack([c, s, s, -c], dim=1).reshape(-1, 2, 2)
-    )
-    return stretch @ turn * (2 ** (_SIZE * scale)).reshape(-1, 1, 1)
+    logarithm = math.log(2) * _SIZE * torch.stack([c, s, s, -c], dim=1).reshape(-1, 2, 2)
+    return torch.linalg.matrix_exp(logarithm) @ turn * (2 ** (_SIZE * scale)).reshape(-1, 1, 1)

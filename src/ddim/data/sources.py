@@ -154,9 +154,8 @@ class Archive(Source):
         # from scan.0001.png to scan.9999.png would be.
         for _, group in groupby(self._read(), key=lambda file: _find_key(file.name)):
             while files := list(islice(group, 32)):
-                label = next(
-                    filter(None, (file.label for file in files if isinstance(file, _LabelFile))), None
-                )
+                labels = [file.label for file in files if isinstance(file, _LabelFile) and file.label]
+                label = labels[0] if labels else None
                 for file in files:
                     yield file if isinstance(file, Reject) else replace(file, label=label)
 

@@ -51,8 +51,6 @@ class Values:
 
     def to_unit(self, values: np.ndarray) -> np.ndarray:
         """Return values of any shape as float32 in [0, 1]."""
-        if (self.low, self.high) == (0, 1):
-            return values.astype(np.float32)
         # The difference is exact in float64, so that the only rounding is that of the result.
         return ((values.astype(np.float64) - self.low) / (self.high - self.low)).astype(np.float32)
 

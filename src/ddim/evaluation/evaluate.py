@@ -46,7 +46,7 @@ from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.progress import Progress, open_progress
 from ddim.machine.signals import Stopped
 from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS, metric_name
-from ddim.metrics.features import Extractor, open_extractor, write_npy_header
+from ddim.metrics.features import Extractor, open_extractor
 from ddim.plots.charts import save_figure
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.runs.folder import check_unused, list_numbered_folders, parse_out, publish_output
@@ -242,7 +242,9 @@ def _extract_features(
     """
     done, nfe, shown, kept = 0, 0, [], 0
     with atomic_file(folder / records.FEATURES) as file:
-        write_npy_header(file, (images.count, extractor.dimensions))
+        shape = images.count, extractor.dimensions
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
         began = time.monotonic()
         for part in images.parts(extractor, SHOWN):
             nfe, count = part.nfe, len(part.features)

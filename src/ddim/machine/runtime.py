@@ -211,8 +211,7 @@ def choose_runtime(
     Raises:
         UserError: if this machine lacks the device, or an argument is invalid.
     """
-    check_runtime(device, precision, threads)
-    device = find_device(device)
+    device = check_runtime(device, precision, threads)
     if threads is None:
         threads, meter = count_cores(), CoreMeter()
         if device == "cpu" and threads > 1:
@@ -228,17 +227,17 @@ def choose_runtime(
     return Runtime(device, chosen, not device.startswith("mps"), compiling, threads, micro_batch)
 
 
-def check_runtime(device: str, precision: str, threads: int | None) -> None:
-    """Check the arguments of `choose_runtime`, before time is spent on anything else.
+def check_runtime(device: str, precision: str, threads: int | None) -> str:
+    """Return the device, see `find_device`, after checking the arguments of `choose_runtime`.
 
     Raises:
         UserError: if this machine lacks the device, or an argument is invalid.
     """
-    find_device(device)
     if threads is not None:
         check_count("threads", threads)
     if precision not in ("auto", "fp32", "bf16"):
         raise UserError(f"precision must be auto, fp32 or bf16, got {precision!r}")
+    return find_device(device)
 
 
 def find_device(wanted: str) -> str:

@@ -23,15 +23,38 @@ class Stopped(KeyboardInterrupt):
         self.number, self.exit_code = number, 128 + number
 
 
+def _stop(number: int) -> None:
+    raise Stopped(number)
+
+
 @contextmanager
-def stop_on_signals() -> Generator[None]:
-    """Raise `Stopped` in the block when a signal arrives, so that unfinished files are removed."""
+def stop_on_signals(handler: Callable[[int], None] = _stop) -> Generator[None]:
+    """Raise `Stopped` in the block when a signal arrives, so that unfinished files are removed.
 
-    def stop(number: int) -> None:
-        raise Stopped(number)
+    A signal that the process ignores stays ignored, for example under `nohup`. Outside the main thread, where
+    Python allows no handlers, nothing is done.
 
-    with _handle_signals(stop):
+    Args:
+        handler: what is called with the number of each signal of `STOPS`, in place of raising `Stopped`.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    kinds = [getattr(signal, name) for name in STOPS if main and hasattr(signal, name)]
+    before = {kind: old for kind in kinds if (old := signal.getsignal(kind)) != signal.SIG_IGN}
+
+    def handle(number: int, _frame: object) -> None:
+        # When a terminal closes, the shell and the kernel each send SIGHUP. The second must not stop the
+        # cleanup.
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        handler(number)
+
+    for kind in before:
+        signal.signal(kind, handle)
+    try:
         yield
+    finally:
+        for kind, old in before.items():
+            signal.signal(kind, old)
 
 
 class Noted(BaseException):
@@ -66,34 +89,7 @@ def note_signals(twice: bool = True) -> Generator[SignalFlag]:
             with suppress(Exception):
                 sys.stderr.write(f"saving{'; a second signal stops at once' if twice else ''}\n")
         elif twice:
-            raise Stopped(number)
+            _stop(number)
 
-    with _handle_signals(note):
+    with stop_on_signals(note):
         yield flag
-
-
-@contextmanager
-def _handle_signals(handler: Callable[[int], None]) -> Generator[None]:
-    """Call `handler` with the number of each signal of `STOPS` that arrives inside the block.
-
-    A signal that the process ignores stays ignored, for example under `nohup`. Outside the main thread, where
-    Python allows no handlers, nothing is done.
-    """
-    main = threading.current_thread() is threading.main_thread()
-    kinds = [getattr(signal, name) for name in STOPS if main and hasattr(signal, name)]
-    before = {kind: old for kind in kinds if (old := signal.getsignal(kind)) != signal.SIG_IGN}
-
-    def handle(number: int, _frame: object) -> None:
-        # When a terminal closes, the shell and the kernel each send SIGHUP. The second must not stop the
-        # cleanup.
-        if hasattr(signal, "SIGHUP"):
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        handler(number)
-
-    for kind in before:
-        signal.signal(kind, handle)
-    try:
-        yield
-    finally:
-        for kind, old in before.items():
-            signal.signal(kind, old)

@@ -64,8 +64,3 @@ def metric_name(text: str) -> str:
     if name not in METRICS:
         raise UserError(f"metric must be one of {', '.join(METRICS)}, got {text!r}{suggest(name, METRICS)}")
     return name
-
-
-def find_metric(name: str) -> Metric:
-    """Return the metric with this name; see `metric_name`."""
-    return METRICS[metric_name(name)]

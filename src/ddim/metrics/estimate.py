@@ -44,8 +44,7 @@ class Estimate:
         """Return the value, the ends of its interval and the fields of a subclass as JSON."""
         import numpy as np
 
-        given = {name: np.asarray(value).tolist() for name, value in vars(self).items()}
-        return {name: value for name, value in given.items() if name != "freedom"}
+        return {name: np.asarray(value).tolist() for name, value in vars(self).items() if name != "freedom"}
 
 
 def _quantile_95(freedom: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -106,12 +106,6 @@ def extract_features(
         if progress:
             progress(start + len(pixels), len(images))
     return features
-
-
-def write_npy_header(file: BinaryIO, shape: tuple[int, int]) -> None:
-    """Write the header of a .npy file of float32 features; the caller then writes the rows in order."""
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _rgb(images: Tensor) -> Tensor:

@@ -70,10 +70,7 @@ def load_network(name: str, weights: Path | None = None) -> tuple[str, nn.Module
         raise UserError(f'{needed}: pip install "ddim[metrics]"') from None
     content, (url, known) = path.read_bytes(), WEIGHTS[name]
     if not (sha := hashlib.sha256(content).hexdigest()).startswith(known):
-        raise UserError(
-            f"{str(path)!r} does not hold the weights of {name}: its SHA-256 is {sha}, but the SHA-256 of "
-            f"{url} is {known}: download that file"
-        )
+        raise UserError(f"{path} has the SHA-256 {sha}, not {known} as the weights of {name}: get {url}")
     # These are the bytes that were hashed; weights_only ensures that no code in them runs.
     tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     wanted = network.state_dict()

@@ -6,8 +6,6 @@ which a recipe holds, with a method that builds the network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +15,9 @@ from ddim.nn.conditioning import ClassEmbedding, VectorEmbedding
 
 MAY_BE_ZERO = ("classes", "augment", "vector", "dropout", "down", "up")
 """Options that may be 0; all other numbers of a spec must be above 0."""
+
+PER_STAGE = ("widths", "multipliers", "down", "up", "attention")
+"""Options with one entry for each stage of a network."""
 
 
 class NetworkSpec:
@@ -36,6 +37,11 @@ class NetworkSpec:
                 raise UserError(f"net.{name} must be {least} 0, got {value}")
         if self.vector and self.classes:
             raise UserError(f"net.vector must be 0 if there are classes, got {self.vector}")
+        stages = {name: vars(self)[name] for name in PER_STAGE if name in vars(self)}
+        lengths = set(map(len, stages.values()))
+        if len(lengths) > 1 or 0 in lengths:
+            names, given = (" and ".join(map(str, words)) for words in (stages, stages.values()))
+            raise UserError(f"the net's {names} must have one entry per stage, got {given}")
 
     @property
     def classes(self) -> int:
@@ -57,15 +63,9 @@ class NetworkSpec:
         """Output channels for each image channel: 1, or 2 if the network also predicts a variance."""
         return 1
 
-    @property
-    def takes_classes(self) -> bool:
-        """Whether the network can be conditioned on a class; `classes` is then a field of the spec."""
-        return "classes" in vars(self)
-
-    @property
-    def takes_vector(self) -> bool:
-        """Whether the network can be conditioned on a vector; `vector` is then a field of the spec."""
-        return "vector" in vars(self)
+    def takes(self, option: str) -> bool:
+        """Return whether the network can be conditioned on "classes" or a "vector", fields of such a spec."""
+        return option in vars(self)
 
     @property
     def multiple(self) -> int:
@@ -75,14 +75,6 @@ class NetworkSpec:
     def network(self, channels: int) -> nn.Module:
         """Build the network for images with this number of channels; initial weights are random."""
         raise NotImplementedError
-
-
-def check_stages(**options: Sequence[object]) -> None:
-    """Check that options, keyed by name, have one entry for each stage, and that there is a stage."""
-    lengths = {len(entries) for entries in options.values()}
-    if len(lengths) > 1 or 0 in lengths:
-        names, given = (" and ".join(map(str, words)) for words in (options, options.values()))
-        raise UserError(f"the net's {names} must have one entry per stage, got {given}")
 
 
 class Network(nn.Module):
@@ -133,11 +125,9 @@ class Network(nn.Module):
 
     def add_label(self, embedded: Tensor, label: Tensor | None) -> Tensor:
         """Add the embedding of class indices (B,) or of vectors (B, d), if the network has one."""
-        if label is not None and self.classes:
-            return embedded + self.class_embedding(label)
-        if label is not None and self.vector:
-            return embedded + self.vector_embedding(label)
-        return embedded
+        if label is None or not (self.classes or self.vector):
+            return embedded
+        return embedded + (self.class_embedding if self.classes else self.vector_embedding)(label)
 
     def add_augmentation(self, embedded: Tensor, augment: Tensor | None) -> Tensor:
         """Add a projection of augmentation labels (B, augment), if the network has one.

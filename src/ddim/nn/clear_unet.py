@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.nn.base import Network, NetworkSpec, check_stages
+from ddim.nn.base import Network, NetworkSpec
 from ddim.nn.blocks import Attention, ExactConv2d, glorot_init, upsample_2x, zero_init
 from ddim.nn.conditioning import Sinusoidal
 from ddim.nn.ddpm_unet import Block
@@ -49,10 +49,6 @@ class ClearUNetSpec(NetworkSpec):
     groups: int = 8
     embedding: int = 64
     max_frequency: float = 1000.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_stages(widths=self.widths, attention=self.attention)
 
     @property
     def multiple(self) -> int:

@@ -44,8 +44,7 @@ class Sinusoidal(Waves):
         if width % 2:
             raise UserError(f"the width of an embedding must be even (sines and cosines), got {width}")
         powers = torch.linspace(0, math.log(max_frequency), width // 2, dtype=torch.float64, device="cpu")
-        turns = powers.exp()
-        super().__init__((2 * math.pi * turns).float())
+        super().__init__((2 * math.pi * powers.exp()).float())
 
 
 class Positional(Waves):

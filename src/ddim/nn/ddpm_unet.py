@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddim.errors import UserError
-from ddim.nn.base import Network, NetworkSpec, check_stages
+from ddim.nn.base import Network, NetworkSpec
 from ddim.nn.blocks import Attention, Dropout, ExactConv2d, glorot_init, upsample_2x, zero_init
 from ddim.nn.conditioning import ClassEmbedding, Fourier, Positional, VectorEmbedding
 from ddim.nn.recompute import Recomputable
@@ -109,7 +109,6 @@ class DDPMUNetSpec(NetworkSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_stages(multipliers=self.multipliers, attention=self.attention)
         if self.width % 2 or (self.group_channels is None and self.width % self.groups):
             raise UserError(
                 f"net.width must be even and a multiple of net.groups, got {self.width} and {self.groups}"
@@ -326,9 +325,8 @@ class DDPMUNet(Network):
                 skips.append(now)
             self.down.append(blocks)
         bottom = len(spec.widths) - 1
-        self.middle = nn.ModuleList(
-            AttentionBlock(now, now, spec, bottom, attend=attend) for attend in (True, False)
-        )
+        ends = [AttentionBlock(now, now, spec, bottom, attend=attend) for attend in (True, False)]
+        self.middle = nn.ModuleList(ends)
         for stage, out in reversed([*enumerate(spec.widths)]):
             blocks = nn.ModuleList()
             for k in range(spec.blocks + 1):
@@ -405,9 +403,7 @@ def build_resampling(spec: DDPMUNetSpec, width: int, *, up: bool) -> nn.Module:
 def build_pyramid(channels: int, spec: DDPMUNetSpec) -> nn.ModuleList:
     """Build the layers that downsample the image input of each stage to that of the next (see `pyramid`)."""
     blur = spec.resample == "blur"
-    layers = nn.ModuleList()
-    for now, width in pairwise((channels, *spec.widths[:-1])):
-        # The convolution also pads the image for the filter, which therefore pads nothing itself.
-        conv = nn.Conv2d(now, width, 3, padding=2 if blur else 1)
-        layers.append(nn.Sequential(conv, Filter(blur=blur, pad=False)))
-    return layers
+    # The convolution also pads the image for the filter, which therefore pads nothing itself.
+    padding, pairs = 2 if blur else 1, pairwise((channels, *spec.widths[:-1]))
+    convs = [nn.Conv2d(now, width, 3, padding=padding) for now, width in pairs]
+    return nn.ModuleList(nn.Sequential(conv, Filter(blur=blur, pad=False)) for conv in convs)

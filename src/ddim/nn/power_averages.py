@@ -95,10 +95,7 @@ def power_of_width(width: float) -> float:
     """
     widest = relative_width(0.0)
     if not 0 < width <= widest * (1 + 1e-12):
-        raise UserError(
-            f"width must be above 0 and at most {widest:.3f}, the relative width of the mean over the whole "
-            f"run, got {width:g}"
-        )
+        raise UserError(f"width must be above 0 and at most {widest:.3f}, that of a mean, got {width:g}")
     # (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) = width^2 is a cubic equation; its largest root is the power.
     square = width**-2
     roots = np.roots([1.0, 7.0, 16.0 - square, 12.0 - square])

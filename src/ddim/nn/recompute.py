@@ -63,9 +63,7 @@ def recompute_blocks(net: nn.Module, recompute: bool) -> None:
     """
     blocks = [layer for layer in net.modules() if isinstance(layer, Recomputable)]
     if recompute and not blocks:
-        raise UserError(
-            f"the network {type(net).__name__} has no block to recompute: let its blocks inherit from "
-            "ddim.nn.recompute.Recomputable, or train without --recompute"
-        )
+        name = type(net).__name__
+        raise UserError(f"{name} has no block that is a ddim.nn.recompute.Recomputable: leave out recompute")
     for block in blocks:
         block.recompute = recompute

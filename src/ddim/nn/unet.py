@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.nn.base import Network, NetworkSpec, check_stages
+from ddim.nn.base import Network, NetworkSpec
 from ddim.nn.blocks import Attention, ExactConv2d, zero_init
 from ddim.nn.conditioning import ClassEmbedding, Sinusoidal, VectorEmbedding
 from ddim.nn.recompute import Recomputable
@@ -54,10 +54,6 @@ class UNetSpec(NetworkSpec):
     augment: int = 0
     classes: int = 0
     vector: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_stages(widths=self.widths, down=self.down, up=self.up, attention=self.attention)
 
     @property
     def multiple(self) -> int:
@@ -145,9 +141,7 @@ class UNet(Network):
         self.down = nn.ModuleList(map(partial(Stage, embedding=width), widths, spec.down))
         self.up = nn.ModuleList(map(partial(Stage, embedding=width), widths, spec.up, spec.attention))
         self.downsample = nn.ModuleList(nn.Conv2d(wide, deep, 2, stride=2) for wide, deep in pairwise(widths))
-        self.upsample = nn.ModuleList(
-            nn.ConvTranspose2d(deep, wide, 2, stride=2) for wide, deep in pairwise(widths)
-        )
+        self.upsample = nn.ModuleList(nn.ConvTranspose2d(deep, wide, 2, 2) for wide, deep in pairwise(widths))
         self.out_gain = zero_init(nn.Linear(width, widths[0]))
         self.out_conv = zero_init(ExactConv2d(widths[0], channels, 3, padding=1))
         if spec.augment:

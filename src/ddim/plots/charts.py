@@ -83,9 +83,7 @@ def save_figure(path: str | Path, figure: Figure) -> None:
     write_atomic(path, content.getvalue())
 
 
-def draw_curves(
-    axes: Axes, series: Mapping[str, Curve], xlabel: str, ylabel: str, *, title: str = ""
-) -> None:
+def draw_curves(axes: Axes, series: Mapping[str, Curve], xlabel: str, ylabel: str, title: str = "") -> None:
     """Draw named lines into a panel; the name of each line is written at its right end, in its colour.
 
     A line without points is not drawn, but still uses up its colour, so that a name has the same colour in

@@ -58,8 +58,6 @@ def to_pictures(images: Tensor) -> Tensor:
     """Return images (B, C, H, W), in [0, 1] or uint8, as pictures (B, 1, 3 or 4, H, W); see `to_uint8`."""
     import torch
 
-    if images.dtype == torch.uint8 and images.shape[1] in (1, 3, 4):
-        return images
     return torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2)
 
 
@@ -252,9 +250,7 @@ def save_film(path: str | Path, frames: Sequence[np.ndarray], zoom: int | None =
     write_atomic(Path(path), content.getvalue())
 
 
-def check_picture_path(
-    path: str | Path, endings: Sequence[str] = (".png",), *, replace: bool = False
-) -> None:
+def check_picture_path(path: str | Path, endings: Sequence[str] = (".png",), replace: bool = False) -> None:
     """Check that a picture can be written to a path.
 
     Args:

@@ -111,9 +111,9 @@ def _find_misfits(recipe: Recipe) -> Iterator[str]:
     net, data, name = recipe.net, recipe.data, kind_name(recipe.net)
     if recipe.augment.probability and net.augment != LABELS:
         yield f"net.augment must be {LABELS} if augment.probability is above 0, got {net.augment}"
-    if data.labels and not net.takes_classes:
+    if data.labels and not net.takes("classes"):
         yield f"data.labels needs a network that takes classes, such as unet or dit, got net {name}"
-    if data.vectors is not None and not net.takes_vector:
+    if data.vectors is not None and not net.takes("vector"):
         yield f"data.vectors needs a network that takes vectors, such as unet or dit, got net {name}"
     if net.outputs != 2 and (recipe.objective.needs_variance or recipe.sampler.needs_variance):
         yield "objective hybrid and sampler.variance learned need --net ddpm_unet --net.outputs 2"

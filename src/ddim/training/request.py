@@ -101,7 +101,7 @@ def use_data(recipe: Recipe, data: object, fields: Mapping[str, Any], *, keep_si
         size = find_array_size(data, recipe.data.reading) if keep_size else None
         return replace(recipe, data=replace(recipe.data, source=str(data), size=size or recipe.data.size))
     given = give_images(data, recipe.data.values)
-    free = "data.labels" not in fields and recipe.net.takes_classes
+    free = "data.labels" not in fields and recipe.net.takes("classes")
     labels = recipe.data.labels or (free and given.labelled)
     size = given.size if keep_size else recipe.data.size
     return replace(recipe, data=replace(recipe.data, source=given.text, size=size, labels=labels))
