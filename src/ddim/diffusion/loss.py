@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.guidance import Interval, find_ends
+from ddim.diffusion.guidance import Interval
 from ddim.diffusion.likelihood import bound_posterior, image_bits, posterior, step_bits
 from ddim.diffusion.parameterisation import Prediction, Quantity, error_ratio, quantity
 from ddim.diffusion.pixels import Pixels
@@ -174,7 +174,7 @@ class Objective(Loss):
         return replace(self, on="velocity", error="mse", finish=0.0)
 
     def __call__(
-        self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels | None = None
+        self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: object = None
     ) -> Tensor:
         """Return the loss (B,) before the finish; see `Loss`. `pixels` is not used."""
         level = denoise.schedule(t)
@@ -315,19 +315,14 @@ class Consistency(Loss):
     guide: str | None = None
     teacher: str | None = None
 
-    @property
-    def limits(self) -> tuple[float, float]:
-        """The ends of `interval` as numbers; an open end is infinite."""
-        return find_ends(self.interval)
-
     def at(self, progress: float, seen: int) -> LossFunction:
         """Return the loss at this progress of training; `seen` is not used; see `Loss`."""
         return partial(self._compare, 0.5 ** (self.halvings * progress))
 
     def __call__(
-        self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels | None = None
+        self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: object = None
     ) -> Tensor:
-        """Return the loss (B,) at the start of training, a diffusion loss; see `Loss`."""
+        """Return the loss (B,) at the start of training, a diffusion loss; see `Loss`. `pixels` is not used."""
         return self._compare(1.0, denoise, x0, t, eps)
 
     def earlier(self, tau: Tensor, gap: float) -> Tensor:

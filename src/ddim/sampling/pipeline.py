@@ -199,7 +199,7 @@ def load(
     Args:
         run: a run folder, RUN/best for its best checkpoint, a checkpoint folder, RUN@raw for other weights,
             or hub:OWNER/NAME[@REVISION] for a run on the Hugging Face Hub, which is downloaded once (the
-            extra `hub`); see `ddim.runs.names.resolve`.
+            extra `hub`); see `ddim.runs.names.parse_place`.
         weights: ema, raw, another EMA of the run, such as 6.94, or one that `ddim ema` made, such as picked;
             see `ddim.nn.ema.name_averages`.
         own: the components of the run that you wrote, such as [MySchedule, MyNetwork]; see `ddim.resume`.

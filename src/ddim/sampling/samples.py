@@ -132,9 +132,8 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
         ddim sample runs/photos-fast-1 -n 36
         ddim sample runs/photos-fast-1 --label frog --guidance 2 --film
     """
-    given = vector if isinstance(vector, str | Path) else None
-    if given is not None and seeds is None and n is None:
-        n = len(read_vectors(Path(given)).rows)
+    if isinstance(vector, str | Path) and seeds is None and n is None:
+        n = len(read_vectors(Path(vector)).rows)
     listed, pipeline = list_seeds(n, seed, seeds), run if isinstance(run, LoadedRun) else load(run)
     asked = pipeline.find_label(label, vector, listed)
     guided = collect_guidance(guidance, guidance_interval, guide_with)
