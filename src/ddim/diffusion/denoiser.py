@@ -179,9 +179,7 @@ class Model(nn.Module):
             return Labelled(self, None, augment)
         label = torch.as_tensor(label)
         if not self.vector and not (label.min() >= -1 and label.max() < self.classes):
-            raise UserError(
-                f"label must be -1, or below {self.classes}, the number of classes, got {label.tolist()}"
-            )
+            raise UserError(f"label must be one of the {self.classes} classes, or -1, got {label.tolist()}")
         return Labelled(self, label.to(self.blank(0).device), augment)
 
     def with_blank_labels(self, n: int) -> Denoiser:

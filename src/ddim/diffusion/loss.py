@@ -174,7 +174,7 @@ class Objective(Loss):
         return replace(self, on="velocity", error="mse", finish=0.0)
 
     def __call__(
-        self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: object = None
+        self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels | None = None
     ) -> Tensor:
         """Return the loss (B,) before the finish; see `Loss`. `pixels` is not used."""
         level = denoise.schedule(t)
@@ -320,9 +320,9 @@ class Consistency(Loss):
         return partial(self._compare, 0.5 ** (self.halvings * progress))
 
     def __call__(
-        self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: object = None
+        self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels | None = None
     ) -> Tensor:
-        """Return the loss (B,) at the start of training, a diffusion loss; see `Loss`. `pixels` is not used."""
+        """Return the loss (B,) at the start of training, a diffusion loss; see `Loss`."""
         return self._compare(1.0, denoise, x0, t, eps)
 
     def earlier(self, tau: Tensor, gap: float) -> Tensor:

@@ -112,8 +112,7 @@ class Pipeline:
         denoise = self.model if inner is None else inner
         denoise = Rescheduled(denoise, on) if (on := self.recipe.sampled_on) else denoise
         clip = self.recipe.clip
-        keep = clip == "x0" and not consistent
-        return Clipped(denoise, self.pixels, keep) if clip else denoise
+        return Clipped(denoise, self.pixels, keep=clip == "x0" and not consistent) if clip else denoise
 
     def find_label(
         self, label: str | int | None, vector: GivenVectors | None = None, seeds: Sequence[int] = ()
