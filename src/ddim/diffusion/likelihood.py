@@ -91,7 +91,7 @@ class Posterior:
         if variance != "learned":
             return low if variance == "small" else high
         if mix is None:
-            raise UserError('variance "learned" needs a network that predicts it: set net.outputs to 2')
+            raise UserError('variance is "learned", but this network predicts no variance (net.outputs 1)')
         return low + mix * (high - low)
 
 

@@ -278,7 +278,7 @@ def collect_guidance(
     if guidance is None:
         if guidance_interval is None and guide_with is None:
             return None
-        raise UserError("guidance_interval and guide_with need guidance, such as 2 (--guidance 2)")
+        raise UserError("guidance_interval and guide_with need a guidance scale (--guidance 2)")
     if isinstance(guide_with, LoadedRun):
         return Guidance(guidance, guidance_interval, str(guide_with.checkpoint.run), guide_with)
     return Guidance(guidance, guidance_interval, None if guide_with is None else str(guide_with))
