@@ -193,9 +193,7 @@ def find_vectors(given: GivenVectors, seeds: Sequence[int], vectors: ImageVector
         rows = torch.as_tensor(given, dtype=torch.float64).cpu().numpy()
     if rows.shape not in ((count,), (len(seeds), count)) or not np.isfinite(rows).all():
         need, got = ", ".join(vectors.columns[:10]), rows.tolist() if rows.ndim == 1 else rows.shape
-        raise UserError(
-            f"vector must hold {count} finite numbers ({need}), or a row for each sample, got {got}"
-        )
+        raise UserError(f"vector must hold {count} finite numbers ({need}), or a row a sample, got {got}")
     if rows.ndim == 1:
         return VectorLabel((tuple(rows.tolist()),))
     if len(set(seeds)) < len(seeds):
