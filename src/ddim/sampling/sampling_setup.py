@@ -305,8 +305,8 @@ def open_guidance(pipeline: Pipeline, label: Label, steps: int, asked: Guidance 
         chosen = replace(chosen, run=run)
         _check_guide(pipeline, label, steps, chosen, run)
     elif label is None or not data.conditional or not data.unconditional:
-        needs = "a label of a run with data.unlabelled above 0, or a weaker model (--guide-with @guide)"
-        raise UserError(f"guidance {chosen.scale:g} needs {needs}")
+        allowed = "a label of a run with data.unlabelled above 0, or a weaker model (--guide-with @guide)"
+        raise UserError(f"guidance needs {allowed}, got guidance {chosen.scale:g}")
     return chosen
 
 
