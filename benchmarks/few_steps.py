@@ -12,7 +12,6 @@ import argparse
 from pathlib import Path
 
 from ddim.evaluation import sampler_errors
-from ddim.sampling.generate import find_grid_ends
 from ddim.sampling.pipeline import load
 
 
@@ -24,7 +23,7 @@ def main() -> None:
     parser.add_argument("--budgets", default="5,10,20")
     args = parser.parse_args()
     trained = load(args.run)
-    first, end = find_grid_ends(trained.recipe, trained.recipe.steps)
+    first, *_, end = trained.recipe.times(trained.recipe.steps).tolist()
     budgets = tuple(map(int, args.budgets.split(",")))
     error, ends = sampler_errors.prepare_run(trained, range(args.seeds))
     table = sampler_errors.compare_samplers(error, ends, budgets)

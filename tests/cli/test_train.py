@@ -13,7 +13,7 @@ import pytest
 import tiny
 from ddim.data.arrays import GIVEN
 from ddim.recipe import user_parts
-from ddim.recipe.codec import dump, list_fields, override, read_recipe, write_recipe
+from ddim.recipe.codec import dump, override, read_recipe, walk_slots, write_recipe
 from ddim.recipe.named import RECIPES, find_recipe
 from ddim.recipe.recipe import Recipe
 from ddim.runs import checkpoint
@@ -43,7 +43,7 @@ def contents(folder):
 def test_a_recipe_is_explained_by_options_that_change_nothing(name, command):
     listed = [line.split() for line in command("recipe", name).out.splitlines() if line.startswith("  --")]
     recipe = find_recipe(name)
-    assert [words[0] for words in listed] == [f"--{path}" for path, *_ in list_fields(recipe)]
+    assert [words[0] for words in listed] == [f"--{path}" for path, *_ in walk_slots(recipe)]
     shown = {words[0].removeprefix("--"): words[1] for words in listed}
     assert override(Recipe(), shown) == override(recipe, shown) == recipe
 

@@ -103,7 +103,7 @@ def test_sampling_never_waits_for_the_device(sampler, schedule):
     trained = Model(Net(), schedule, shape=(3, 4, 4))
     labelled = trained.with_labels(torch.tensor([0, 2]))
     guided = Rescheduled(
-        Guided(Counted(labelled), Counted(trained), 2.0, -2.0, 2.0), LinearIn("angle", 2.0, -3.0)
+        Guided(Counted(labelled), Counted(trained), 2.0, (-2.0, 2.0)), LinearIn("angle", 2.0, -3.0)
     )
     denoise, noise = Clipped(guided, Pixels.fixed(0.5, 0.5)), Draws([0, 1])
     denoise(blank, times[0])  # sends the bounds of the pixels

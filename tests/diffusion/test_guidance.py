@@ -64,7 +64,7 @@ def test_outside_its_interval_and_at_scale_one_guidance_evaluates_only_the_stron
     for scale in (1.0, 2.0):
         for t, inside in zip((last, *others), (True, False, True, True, True, False), strict=True):
             weak = Counted(WEAK)
-            p = Guided(STRONG, weak, scale, -2.0, 3.0)(X, t)
+            p = Guided(STRONG, weak, scale, (-2.0, 3.0))(X, t)
             guided = inside and scale == 2.0
             assert weak.evaluations == guided
             assert torch.equal(p.x0, (Guided(STRONG, WEAK, 2.0) if guided else STRONG)(X, t).x0)
@@ -88,7 +88,7 @@ def test_moved_images_have_the_noisy_image_of_before_and_the_guided_prediction_a
 
 
 def test_only_images_at_levels_inside_the_interval_are_moved():
-    guided, every = Guided(STRONG, WEAK, 3.0, low=-2.5, high=2.0), Guided(STRONG, WEAK, 3.0)
+    guided, every = Guided(STRONG, WEAK, 3.0, (-2.5, 2.0)), Guided(STRONG, WEAK, 3.0)
     x0, eps = normal(6, 1, 3, 3), normal(6, 1, 3, 3, seed=1)
     for some, plain, moved in zip(guided.move(x0, T, eps), (x0, eps), every.move(x0, T, eps), strict=True):
         assert torch.equal(some[[0, 4, 5]], plain[[0, 4, 5]])

@@ -20,7 +20,7 @@ from ddim.errors import UserError
 from ddim.nn.ema import Power
 from ddim.nn.unet import UNetSpec
 from ddim.recipe import codec
-from ddim.recipe.codec import dump, list_fields, load_recipe, override, read_recipe, write_recipe
+from ddim.recipe.codec import dump, load_recipe, override, read_recipe, walk_slots, write_recipe
 from ddim.recipe.named import RECIPES, clear, fast, find_recipe
 from ddim.recipe.recipe import FAMILIES, LOSS, Data, Recipe, build_model
 from options import options
@@ -64,8 +64,10 @@ def test_a_recipe_survives_json_yaml_and_being_set_field_by_field(recipe):
     assert load_recipe(json.loads(json.dumps(dump(recipe)))) == recipe
     assert load_recipe(yaml.load(write_recipe(recipe), yaml.BaseLoader)) == recipe
     written = {
-        path: ",".join(map(str, value)).lower() if isinstance(value, tuple) and value else value
-        for path, _, value in list_fields(recipe)
+        path: ",".join(map(str, slot.value)).lower()
+        if isinstance(slot.value, tuple) and slot.value
+        else slot.value
+        for path, slot in walk_slots(recipe)
     }
     assert override(Recipe(), written) == recipe
 
@@ -137,11 +139,11 @@ def test_a_number_stands_once():
     """Parts take the entries of the schedule and the deviation of the pixels."""
     for name in ("ddpm", "iddpm"):
         recipe = override(find_recipe(name), {"schedule.entries": "500"})
-        entries = {value for path, _, value in list_fields(recipe) if path.endswith(".entries")}
+        entries = {slot.value for path, slot in walk_slots(recipe) if slot.name == "entries"}
         assert entries == {500}
         assert write_recipe(recipe).count("500") == 1
     edm = override(find_recipe("edm"), {"pixels.std": "0.25"})
-    assert {value for path, _, value in list_fields(edm) if path.endswith("sigma_data")} == {0.25}
+    assert {slot.value for _, slot in walk_slots(edm) if slot.name == "sigma_data"} == {0.25}
     assert override(find_recipe("edm"), {"pixels": "fixed"}).predicts.sigma_data == 0.5
     narrow = override(find_recipe("ddpm"), {"sampled_on": "linear", "sampled_on.entries": "100"})
     assert (narrow.grid.entries, narrow.conditioning.entries) == (100, 1000)
@@ -290,18 +292,17 @@ def test_a_choice_that_may_be_none_is_set_and_unset_by_text():
 
 
 def test_every_field_is_listed_once_with_its_value_and_what_is_possible():
-    rows = list_fields(Recipe())
-    paths = [path for path, _, _ in rows]
-    assert len(set(paths)) == len(paths)
-    possible = {path: text for path, text, _ in rows}
+    rows = walk_slots(Recipe())
+    possible = {path: slot.possible for path, slot in rows}
+    assert len(possible) == len(rows)
     assert possible["schedule"].split(" | ") == [
         "cosine",
         *(name for name in FAMILIES[Schedule] if name != "cosine"),
     ]
     assert possible["sampled_on"] == possible["schedule"] + " | none"
     assert possible["images"] == "a whole number or none"
-    assert ("sampled_on", "none") in [(path, value) for path, _, value in rows]
-    assert not any(is_dataclass(value) for _, _, value in rows)
+    assert ("sampled_on", "none") in [(path, slot.value) for path, slot in rows]
+    assert not any(is_dataclass(slot.value) for _, slot in rows)
 
 
 def test_a_model_has_the_shape_and_choices_of_its_recipe():

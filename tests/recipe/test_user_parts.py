@@ -18,7 +18,7 @@ from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
 from ddim.recipe import user_parts
 from ddim.recipe.checks import check_training
-from ddim.recipe.codec import dump, list_fields, load_recipe, override, write_recipe
+from ddim.recipe.codec import dump, load_recipe, override, walk_slots, write_recipe
 from ddim.sampling.pipeline import load
 from ddim.training import resume
 
@@ -46,7 +46,7 @@ def test_a_recipe_records_names_and_hashes_and_is_read_back():
     assert override(replace(recipe, schedule=Cosine()), {"schedule": "Straight"}).schedule == mine.Straight()
     assert "Straight" in write_recipe(recipe)
     assert {("net", "Net"), ("schedule", "Straight")} <= {
-        (path, value) for path, _, value in list_fields(recipe)
+        (path, slot.value) for path, slot in walk_slots(recipe)
     }
 
 

@@ -13,7 +13,7 @@ BUGS = [
     bug(
         "the best checkpoint is removed with the old ones",
         "runs/checkpoint.py",
-        "        if path != best: =>         if path:",
+        "        if path != kept: =>         if path:",
         "runs/test_checkpoint.py::test_the_newest_and_the_best_checkpoints_are_kept",
     ),
     bug(

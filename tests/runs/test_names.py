@@ -4,7 +4,7 @@ import pytest
 
 import crash
 from ddim.errors import UserError
-from ddim.runs.names import find_run_folder, is_run_folder, pin_place, resolve
+from ddim.runs.names import find_checkpoint, find_run_folder, is_run_folder, parse_place, pin_place
 
 
 @pytest.fixture
@@ -33,16 +33,18 @@ def run(tmp_path, monkeypatch):
     ],
 )
 def test_a_name_means_a_run_a_checkpoint_and_weights(name, step, weights, run):
-    place = resolve(name, within=run)
-    assert place.run.resolve() == run
-    assert crash.label(place.checkpoint) == (step, 0)
-    assert place.weights == weights
+    path, named = parse_place(name, within=run)
+    assert find_run_folder(path).resolve() == run
+    assert crash.label(find_checkpoint(path)) == (step, 0)
+    assert named == weights
     assert find_run_folder(run / "guide" / "step-000000005") == run
 
 
 def test_a_checkpoint_outside_a_run_is_a_run_of_its_own(run, tmp_path):
     alone = (run / "checkpoints" / "step-000000020").rename(tmp_path / "alone")
-    assert resolve("alone@raw") == (alone.relative_to(tmp_path), alone.relative_to(tmp_path), "raw")
+    path, weights = parse_place("alone@raw")
+    assert find_run_folder(path) == find_checkpoint(path) == alone.relative_to(tmp_path)
+    assert weights == "raw"
 
 
 def test_a_name_that_means_nothing_is_explained(run, tmp_path):
@@ -51,12 +53,12 @@ def test_a_name_that_means_nothing_is_explained(run, tmp_path):
     (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
     for name, word in (("empty", "undamaged"), ("begun/best", "no best"), ("begun@guide", "no guide")):
         with pytest.raises(UserError, match=f"{word} checkpoint"):
-            resolve(name)
+            find_checkpoint(parse_place(name)[0])
     for name in ("small-2", "@guide"):
         with pytest.raises(UserError, match="does not exist|is not a folder"):
-            resolve(name)
+            find_checkpoint(parse_place(name)[0])
     with pytest.raises(UserError, match="perhaps you meant .*small-1"):
-        resolve("small-2")
+        find_checkpoint("small-2")
 
 
 def test_a_folder_named_checkpoints_makes_no_run(run, tmp_path):

@@ -18,7 +18,6 @@ from ddim.recipe.codec import override
 from ddim.recipe.named import RECIPES, find_recipe
 from ddim.runs import checkpoint
 from ddim.runs.state import Plan
-from ddim.sampling.generate import find_grid_ends
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.sampling.sampling_setup import Guidance, save_guidance
 from ddim.training import distill, resume
@@ -87,7 +86,7 @@ def test_every_recipe_with_a_continuous_schedule_has_a_student_that_starts_where
     for field in ("net", "data", "pixels", "seed"):
         assert getattr(student, field) == getattr(recipe, field)
     first, middle = student.grid(2, student.sampling_schedule)
-    start, _ = find_grid_ends(recipe, recipe.steps)
+    start = recipe.times(recipe.steps)[0].item()
     noise = student.schedule(first).log_snr - recipe.sampling_schedule(start).log_snr
     assert noise.abs() < 1e-6
     # In units of the images, every student has the same noise at its second step.

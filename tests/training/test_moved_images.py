@@ -63,7 +63,7 @@ def test_other_images_are_not_accepted_as_the_new_place(run, tmp_path):
 
 def test_decoded_copies_serve_where_the_images_are_gone(run):
     shutil.rmtree("flower")
-    with pytest.warns(UserWarning, match="'flower', are gone; their decoded copies in the cache are used"):
+    with pytest.warns(UserWarning, match="are gone; their decoded copies in the cache are used"):
         resume(run)
     with pytest.warns(UserWarning, match="decoded copies"):
         pixels = open_run_images(load(run)).images.pixels

@@ -175,16 +175,11 @@ class Model(nn.Module):
         Raises:
             UserError: if the network does not have this class, or takes no labels.
         """
-        if label is None and augment is None:
-            return self
         if label is None:
             return Labelled(self, None, augment)
         label = torch.as_tensor(label)
         if not self.vector and not (label.min() >= -1 and label.max() < self.classes):
-            raise UserError(
-                f"label must be one of the {self.classes} classes of this model, counted from 0, or -1 for "
-                f"none, got {label.tolist()}"
-            )
+            raise UserError(f"label must be one of the {self.classes} classes, or -1, got {label.tolist()}")
         return Labelled(self, label.to(self.blank(0).device), augment)
 
     def with_blank_labels(self, n: int) -> Denoiser:

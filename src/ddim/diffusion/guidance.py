@@ -26,8 +26,8 @@ class Guided:
 
     In classifier-free guidance, `strong` is a model with a class label, and `weak` is the same model without
     a class label (Ho & Salimans 2022, eq. 6; their w is scale - 1). The model then evaluates both in one
-    batch. In autoguidance, `weak` is a smaller or less trained model (Karras et al. 2024, eq. 5). `low` and
-    `high` limit guidance to an interval of log-SNR (Kynkäänniemi et al. 2024). Outside this interval, and at
+    batch. In autoguidance, `weak` is a smaller or less trained model (Karras et al. 2024, eq. 5). `interval`
+    limits guidance to a range of log-SNR (Kynkäänniemi et al. 2024). Outside this interval, and at
     scale 1, a call evaluates only `strong`. Each call asks for the noise level: with a sampler that evaluates
     the network twice in a step, one of both evaluations can be guided and the other not.
     """
@@ -35,8 +35,7 @@ class Guided:
     strong: Denoiser
     weak: Denoiser
     scale: float
-    low: float = -torch.inf
-    high: float = torch.inf
+    interval: Interval | None = None
 
     @property
     def schedule(self) -> Schedule:
@@ -46,7 +45,7 @@ class Guided:
     def __call__(self, x_t: Tensor, t: Number) -> Prediction:
         """Return the guided prediction at a scalar time t, the same for all images; see `Denoiser`."""
         at = self.schedule(t)
-        if self.scale == 1 or not lies_inside(at.log_snr, self.low, self.high):
+        if self.scale == 1 or not lies_inside(at.log_snr, self.interval):
             return self.strong(x_t, t)
         strong, weak = predict_both(self.strong, self.weak, x_t, t)
         return with_image(strong, x_t, torch.lerp(weak.x0, strong.x0, self.scale), at)
@@ -70,7 +69,7 @@ class Guided:
         x_t = level.noisy(x0, eps)
         strong, weak = self.strong(x_t, t), self.weak(x_t, t)
         change = (self.scale - 1) * (strong.x0 - weak.x0)
-        inside = lies_inside(level.log_snr, self.low, self.high)
+        inside = lies_inside(level.log_snr, self.interval)
         change = torch.where(inside.reshape(-1, 1, 1, 1).to(x0.device), change, 0)
         at = level.over(x0)
         return x0 + change, eps - at.alpha / at.sigma * change
@@ -154,8 +153,9 @@ _NEAR = 1e-6
 """Log-SNRs that differ by less than this are treated as equal."""
 
 
-def lies_inside(log_snr: Tensor, low: float, high: float) -> Tensor:
-    """Return whether log-SNRs, () or (B,), lie in the interval from `low` to `high`, including both ends."""
+def lies_inside(log_snr: Tensor, interval: Interval | None) -> Tensor:
+    """Return whether log-SNRs, () or (B,), lie in an interval, including both ends; see `find_ends`."""
+    low, high = find_ends(interval)
     return (low - _NEAR <= log_snr) & (log_snr <= high + _NEAR)
 
 
@@ -179,10 +179,8 @@ def check_reach(schedule: Schedule, at: Level, what: str = "sampled_on", model: 
     """
     clean, noisy = schedule(torch.tensor([0.0, 1.0])).log_snr.tolist()
     if at.log_snr.min() < noisy - _NEAR or at.log_snr.max() > clean + _NEAR:
-        raise UserError(
-            f"{what} must lead to noise levels on which {model} is trained, log-SNR "
-            f"{noisy:.2f} to {clean:.2f}, got {at.log_snr.min():.2f} to {at.log_snr.max():.2f}"
-        )
+        levels = f"{noisy:.2f} to {clean:.2f}, got {at.log_snr.min():.2f} to {at.log_snr.max():.2f}"
+        raise UserError(f"{what} must lead to noise levels on which {model} is trained, log-SNR {levels}")
 
 
 def with_image(p: Prediction, x_t: Tensor, x0: Tensor, at: Level) -> Prediction:

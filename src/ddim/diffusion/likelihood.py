@@ -91,9 +91,7 @@ class Posterior:
         if variance != "learned":
             return low if variance == "small" else high
         if mix is None:
-            raise UserError(
-                'variance is "learned", but this network predicts no variance: set net.outputs to 2'
-            )
+            raise UserError('variance is "learned", but this network predicts no variance (net.outputs 1)')
         return low + mix * (high - low)
 
 
@@ -313,10 +311,8 @@ def flow_bits(
     clock = -torch.linspace(first, end, 2 * steps + 1, dtype=torch.float64) / 2
     times = schedule.inverse(-2 * clock)
     if not torch.allclose(-schedule(times).log_snr / 2, clock, atol=1e-6):
-        raise UserError(
-            "the probability flow needs a continuous schedule without plateaus: for a table, "
-            'set schedule.read to "log_snr" and choose schedule.clip such that no noise level repeats'
-        )
+        advice = 'for a table, set schedule.read to "log_snr" and schedule.clip to "none"'
+        raise UserError(f"the probability flow needs a continuous schedule without plateaus: {advice}")
     spread = torch.special.ndtr(noise.like(x0)) - 0.5
     signs = noise.like(x0).sign()
     y, fallen = _integrate(denoise, x0 + spread / pixels.units(x0), clock, times, signs)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.guidance import Interval, find_ends
+from ddim.diffusion.guidance import Interval
 from ddim.diffusion.likelihood import bound_posterior, image_bits, posterior, step_bits
 from ddim.diffusion.parameterisation import Prediction, Quantity, error_ratio, quantity
 from ddim.diffusion.pixels import Pixels
@@ -314,11 +314,6 @@ class Consistency(Loss):
     interval: Interval | None = None
     guide: str | None = None
     teacher: str | None = None
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """The ends of `interval` as numbers; an open end is infinite."""
-        return find_ends(self.interval)
 
     def at(self, progress: float, seen: int) -> LossFunction:
         """Return the loss at this progress of training; `seen` is not used; see `Loss`."""

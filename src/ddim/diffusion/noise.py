@@ -40,10 +40,8 @@ class Noise:
 
         The noise is drawn on the CPU, so that samples do not depend on the device.
         """
-        draws = [
-            torch.randn(image.shape, generator=stream, dtype=x.dtype)
-            for image, stream in zip(x, self.streams, strict=True)
-        ]
+        pairs = zip(x, self.streams, strict=True)
+        draws = [torch.randn(image.shape, generator=stream, dtype=x.dtype) for image, stream in pairs]
         noise = torch.stack(draws)
         # From pinned memory, the program does not wait until a GPU has copied the noise.
         if x.is_cuda:

@@ -72,8 +72,7 @@ class Pixels:
     @property
     def bounds(self) -> Tensor:
         """Black and white in model units, for each channel: (2, C), float64."""
-        mean = torch.tensor(self.mean).double()
-        std = torch.tensor(self.std).double()
+        mean, std = torch.tensor([self.mean, self.std]).double()
         return torch.stack([-mean / std, (1 - mean) / std])
 
     def _over(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,7 @@ from ddim.runs.averages import (
     list_stored,
     store_average,
 )
-from ddim.runs.names import resolve
+from ddim.runs.names import find_checkpoint, find_run_folder, parse_place
 from ddim.sampling.generate import sample_uint8
 from ddim.sampling.images import open_run_images
 from ddim.sampling.labels import choose_label
@@ -137,7 +137,8 @@ def open_averages(run: str | Path, *, ended: bool = False) -> Averages:
     Raises:
         UserError: if the run has no checkpoint or snapshots, or should have ended and is still training.
     """
-    folder, path, _ = resolve(run)
+    path = find_checkpoint(parse_place(str(run))[0])
+    folder = find_run_folder(path)
     if ended and is_locked(folder):
         # The training would remove the checkpoint and the snapshots.
         raise UserError(f"run {folder} is still training: wait until it ends, or stop it and resume it later")
@@ -255,7 +256,7 @@ def _list_averages(run: str | Path) -> AverageTable:
     for name, average in list_stored(opened.run).items():
         rows.append(_describe_width(average) | {"stored": name, "step": average.step})
     steps = ", ".join(str(one.step) for one in opened.snapshots)
-    size = sum(one.size for one in opened.snapshots) / 1e6
+    size = sum(file.stat().st_size for one in opened.snapshots for file in one.path.iterdir()) / 1e6
     return AverageTable(verdict, f"{run}: snapshots of steps {steps}, {size:.1f} MB", rows)
 
 

@@ -221,7 +221,9 @@ def _evaluate_as_lead(
             "sampling": images.sampling and {**images.sampling, "nfe": nfe},
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
         }
-        write_sealed(folder / records.RECORD, make_record("evaluation", content, schema=records.SCHEMA))
+        write_sealed(
+            folder / records.RECORD, make_record("evaluation", {"schema": records.SCHEMA, **content})
+        )
         found = records.read_evaluation(publish_output(folder, out, images.home, images.stem))
     if out is None and not images.stem and found.sampling:
         values = {name: value for name in METRICS if (value := found.value(name)) is not None}

@@ -18,7 +18,7 @@ from ddim.metrics.features import Extractor
 from ddim.recipe.recipe import Data
 from ddim.runs.names import is_run_folder
 from ddim.sampling.image_features import ImageSet, compute_features
-from ddim.sampling.images import reopen_run_images
+from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import LoadedRun, Pipeline
 
 Part = Literal["valid", "train", "all"]
@@ -103,7 +103,7 @@ def open_reference(
         data = replace(data, channels=choose_channels(run.model.shape.channels))
         return select_reference(reference, data, seed, progress, run.values)
     try:
-        return _select_part(reference, reopen_run_images(run, progress).images, data, seed)
+        return _select_part(reference, open_run_images(run, progress).images, data, seed)
     except UserError as error:
         raise UserError(f"{error}; or name other images as the reference") from None
 

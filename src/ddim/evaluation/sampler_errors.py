@@ -23,7 +23,7 @@ from ddim.errors import UserError, check_count
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.recipe.checks import check_unconditional
 from ddim.recipe.recipe import Recipe
-from ddim.sampling.generate import find_grid_ends, generate
+from ddim.sampling.generate import generate
 from ddim.sampling.labels import default_label
 from ddim.sampling.pipeline import Pipeline
 from ddim.sampling.sampling_setup import SamplingSetup
@@ -88,7 +88,8 @@ class TimeRange:
 
 def find_time_range(recipe: Recipe, steps: int, last: float | None = None) -> TimeRange:
     """Return the range of the `steps` times in a recipe's grid; `last` replaces its last time."""
-    first, own = find_grid_ends(recipe, steps)
+    times = recipe.times(steps).tolist()
+    first, own = times[0], times[-1]
     return TimeRange(recipe.sampling_schedule, own if last is None else float(last), first)
 
 

@@ -42,7 +42,6 @@ from ddim.plots.table import Tabular
 from ddim.recipe.codec import describe_kind, override_sampling
 from ddim.recipe.options import option_text
 from ddim.runs.names import GUIDE, is_checkpoint
-from ddim.sampling.generate import find_grid_ends
 from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun
 from ddim.sampling.sampling_setup import (
@@ -350,7 +349,7 @@ def _search_levels(run: LoadedRun, steps: int | None, n: int | None, progress: P
     grid, steps = run.recipe.grid, run.recipe.choose_steps(steps)
     if not isinstance(grid, Karras):
         raise UserError("the search for a student needs the grid karras")
-    label, first = choose_label(run.recipe), find_grid_ends(run.recipe, steps)[0]
+    label, first = choose_label(run.recipe), run.recipe.times(steps)[0].item()
     most = run.recipe.sampling_schedule(first).noise_to_signal.item()
     grids = [replace(grid, sigma_min=grid.sigma_min * FACTOR**k) for k in TRIED]
     setups = {

@@ -15,7 +15,7 @@ from ddim.diffusion.guidance import check_reach
 from ddim.diffusion.loss import Consistency, Objective, Unweighted
 from ddim.diffusion.schedules import check_schedule
 from ddim.errors import UserError
-from ddim.recipe.codec import dump, kind_name, list_fields
+from ddim.recipe.codec import dump, kind_name, walk_slots
 from ddim.recipe.recipe import Recipe
 
 
@@ -54,7 +54,7 @@ def check_steps(recipe: Recipe, steps: int) -> None:
         UserError: if the grid cannot have so many times, the times do not decrease in (0, 1], or a noise
             level is outside those of training.
     """
-    times = recipe.grid(steps, recipe.sampling_schedule)
+    times = recipe.times(steps)
     if times.shape != (steps,) or (times.diff() >= 0).any() or not 0 < times[-1] <= times[0] <= 1:
         name = kind_name(recipe.grid)
         raise UserError(f"grid {name} must return {steps} decreasing times in (0, 1], got {times}")
@@ -140,7 +140,7 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
             yield f"objective.guidance {loss.guidance:g} needs the {other} of the run of --from"
     for part, numbers in recipe.shared_numbers.items():
         free = (recipe.sampling_schedule if part == "grid" else schedule).entries is None
-        for path, _, value in list_fields(getattr(recipe, part), part):
-            number = path.rpartition(".")[2]
+        for path, slot in walk_slots(getattr(recipe, part), part):
+            number, value = slot.name, slot.value
             if value != numbers.get(number, value) and not (free and number == "entries"):
                 yield f"{path} must be {numbers[number]}, as in the schedule or the pixels, got {value}"

@@ -120,14 +120,6 @@ def describe_kind(value: object) -> str:
     return " ".join(words)
 
 
-def list_fields(value: Any, path: str = "") -> list[tuple[str, str, Any]]:  # noqa: ANN401
-    """Return (path, valid values in words, value) for every field of a recipe, in order.
-
-    `value` may also be a part of a recipe; `path` is then the path of that part.
-    """
-    return [(name, slot.possible, slot.value) for name, slot in walk_slots(value, path)]
-
-
 def list_paths(kind: Any = Recipe, above: str = "") -> list[str]:  # noqa: ANN401 (a class)
     """Return the dotted names of all fields of a recipe, such as "optim.lr".
 
@@ -171,9 +163,7 @@ def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, type) or not (is_user_part(value) or is_dataclass(value)):
-        raise UserError(
-            f"a recipe holds plain values, their tuples and frozen dataclasses, got {value!r:.100}"
-        )
+        raise UserError(f"a recipe holds plain values, tuples and frozen dataclasses, got {value!r:.100}")
     tree = {slot.name: dump(slot.default, len(slot.kinds) > 1) for slot in list_slots(value)}
     if isinstance(value, Recipe):
         for name, numbers in value.shared_numbers.items():
@@ -324,8 +314,6 @@ def read_recipe(path: str | Path) -> Recipe:
         # This loader reads all values as text and ignores tags. `load_recipe` converts text, as it does for
         # options. So YAML's own rules, which read the field `on` as true, do not apply.
         data = yaml.load(Path(path).read_bytes().decode(), yaml.BaseLoader)
-    except FileNotFoundError:
-        raise UserError(f"recipe {path} does not exist") from None
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"recipe {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     return load_recipe(data)

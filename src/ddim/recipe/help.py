@@ -35,7 +35,11 @@ def explain_kinds(path: str) -> Iterator[tuple[str, str, list[Row]]]:
     The text is the first paragraph of the docstring of the class. Nothing is yielded if the field holds a
     plain value or does not exist.
     """
-    for name, kind in _find_kinds(path).items():
+    kinds: dict[str, type] = {"recipe": Recipe}
+    for field in path.split("."):
+        slots = [slot for kind in kinds.values() for slot in list_slots(kind) if slot.name == field]
+        kinds = {name: kind for slot in slots for name, kind in slot.kinds.items()}
+    for name, kind in kinds.items():
         first = (inspect.getdoc(kind) or "").partition("\n\n")[0]
         rows = [_explain(f"{path}.{slot.name}", slot) for slot in list_slots(kind)]
         yield name, " ".join(first.split()), rows
@@ -50,11 +54,3 @@ def read_field_help(kind: type) -> dict[str, str]:
             # The points of "et al." and "eq." end no sentence.
             help_of[name] = re.split(r"(?<=[^.])(?<!\bal)(?<!\beq)\.(?: |$)", " ".join(text.split()))[0]
     return help_of
-
-
-def _find_kinds(path: str) -> dict[str, type]:
-    kinds: dict[str, type] = {"recipe": Recipe}
-    for name in path.split("."):
-        slots = [slot for kind in kinds.values() for slot in list_slots(kind) if slot.name == name]
-        kinds = {name: kind for slot in slots for name, kind in slot.kinds.items()}
-    return kinds

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ddim.diffusion.denoiser import Model
 from ddim.errors import UserError
-from ddim.recipe.codec import list_fields
+from ddim.recipe.codec import walk_slots
 from ddim.recipe.recipe import Recipe, build_model
 from ddim.recipe.user_parts import is_user_part
 
@@ -57,8 +57,8 @@ def build_on_meta(recipe: Recipe, channels: int, source: Path) -> nn.Module:
         UserError: if the network is too large.
     """
     with suppress(RuntimeError, OverflowError, MemoryError):  # the errors of huge numbers
-        for name, _, value in list_fields(recipe.net):
-            values = value if isinstance(value, tuple) else (value,)
+        for name, slot in walk_slots(recipe.net):
+            values = slot.value if isinstance(slot.value, tuple) else (slot.value,)
             largest = LONGEST if name in ("depth", "blocks") else LARGEST
             if len(values) > LONGEST or any(isinstance(v, int | float) and v > largest for v in values):
                 raise OverflowError

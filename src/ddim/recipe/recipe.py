@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from torch import Tensor
 
 from ddim.data.augment import Augment
 from ddim.data.clusters import Clusters
@@ -119,21 +121,6 @@ class Measured:
 
     std: float = 1.0
 
-    @property
-    def deviation(self) -> float:
-        """The standard deviation of the training images in model units."""
-        return self.std
-
-    def find_pixels(self, channels: int, measure: Callable[[float], Pixels]) -> Pixels:
-        """Return the map between images and model units.
-
-        Args:
-            channels: number of channels of the images.
-            measure: a function of a standard deviation. It returns the map under which each channel of the
-                training set has mean 0 and this standard deviation.
-        """
-        return measure(self.std)
-
 
 @dataclass(frozen=True)
 class Fixed:
@@ -146,11 +133,6 @@ class Fixed:
 
     mean: float = 0.5
     std: float = 0.5
-    deviation = None  # depends on the images, which are not measured
-
-    def find_pixels(self, channels: int, measure: Callable[[float], Pixels]) -> Pixels:
-        """Return the same map for every channel; see `Measured`."""
-        return Pixels.fixed(self.mean, self.std, channels)
 
 
 @dataclass(frozen=True)
@@ -184,9 +166,7 @@ class Optim:
         check_part_values("optim", self)
         check_positive("optim", lr=self.lr, batch=self.batch, accumulate=self.accumulate)
         if self.batch % self.accumulate:
-            raise UserError(
-                f"optim.batch {self.batch} must be a multiple of optim.accumulate {self.accumulate}"
-            )
+            raise UserError(f"optim.accumulate must divide optim.batch {self.batch}, got {self.accumulate}")
         if min(self.weight_decay, self.clip, self.warmup) < 0:
             raise UserError("optim.weight_decay, optim.clip and optim.warmup must be at least 0")
 
@@ -339,7 +319,7 @@ class Recipe:
         They are 1000 entries for a schedule without a table, and EDM's sigma_data for unknown pixels.
         """
         table: dict[str, float] = {"entries": getattr(self.schedule, "entries", None) or 1000}
-        known = self.pixels.deviation
+        known = self.pixels.std if isinstance(self.pixels, Measured) else None
         return {
             "conditioning": table,
             "grid": {"entries": getattr(self.sampling_schedule, "entries", None) or 1000},
@@ -361,6 +341,10 @@ class Recipe:
     def sampling_schedule(self) -> Schedule:
         """The noise schedule of sampling: `sampled_on`, or else `schedule`."""
         return self.sampled_on or self.schedule
+
+    def times(self, steps: int) -> Tensor:
+        """Return the decreasing times (steps,) of the grid, float64."""
+        return self.grid(steps, self.sampling_schedule)
 
     def choose_steps(self, steps: int | None) -> int:
         """Return `steps`, or the number of sampling steps of the recipe if `steps` is None.

@@ -33,11 +33,6 @@ class Snapshot:
     step: int
     gammas: tuple[float, ...]
 
-    @property
-    def size(self) -> int:
-        """The size of the snapshot in bytes."""
-        return sum(file.stat().st_size for file in self.path.iterdir())
-
 
 @dataclass(frozen=True)
 class StoredAverage:
@@ -66,23 +61,6 @@ class StoredAverage:
 
 
 # Snapshots
-
-
-def save_snapshot(run: Path, step: int, averages: Mapping[float, Mapping[str, Tensor]], keep: int) -> None:
-    """Write the snapshot of `step`, and remove all but the newest `keep` snapshots.
-
-    Args:
-        run: the run folder.
-        step: training steps so far.
-        averages: the averages, keyed by power and then by tensor name.
-        keep: number of snapshots to keep.
-
-    Raises:
-        NoSpace: if the disk has too little space; nothing is changed.
-        NotFinite: if an average contains NaN or an infinity; nothing is changed.
-    """
-    named = {str(gamma): tensors for gamma, tensors in averages.items()}
-    checkpoint.save(run / FOLDER / SNAPSHOTS, step, named, {}, keep)
 
 
 def list_snapshots(run: Path, before: int) -> list[Snapshot]:

@@ -87,7 +87,10 @@ def save(
         raise NotFinite(f"{target.name} was not written, because {error}") from None
     except OSError as error:
         raise explain_error(error, f"{target} was not written") from error
-    _remove_older(folder, keep)
+    kept = read_newest(folder, lambda path: path, best=True)
+    for _, path in list_steps(folder)[:-keep]:
+        if path != kept:
+            _remove_folder(path)
     return target
 
 
@@ -134,13 +137,6 @@ def _remove_folder(path: Path) -> None:
     rubbish = temporary_name(path)
     os.rename(path, rubbish)
     shutil.rmtree(rubbish, ignore_errors=True)
-
-
-def _remove_older(folder: Path, keep: int) -> None:
-    best = read_newest(folder, lambda path: path, best=True)
-    for _, path in list_steps(folder)[:-keep]:
-        if path != best:
-            _remove_folder(path)
 
 
 def _render_json(value: object) -> bytes:

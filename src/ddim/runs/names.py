@@ -1,4 +1,4 @@
-"""Names of runs: RUN, RUN/best, RUN/guide, a checkpoint, RUN@raw, or hub:OWNER/NAME; see `resolve`.
+"""Names of runs: RUN, RUN/best, RUN/guide, a checkpoint, RUN@raw, or hub:OWNER/NAME; see `parse_place`.
 
 A repository on the Hugging Face Hub holds one published checkpoint: one set of weights and what sampling
 needs. Only files of known names are downloaded, and they are used only if all bytes match the manifest.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from ddim.data.remote import fetch, names_repository, parse_repository
 from ddim.errors import UserError, describe_given, quote, suggest
@@ -28,37 +28,17 @@ FILES = (MANIFEST, *(f"{name}.safetensors" for name in _TENSORS), *(f"{name}.jso
 """The files of a published checkpoint."""
 
 
-class Place(NamedTuple):
-    """A run folder, one of its checkpoints, and the name of weights in this checkpoint."""
-
-    run: Path
-    checkpoint: Path
-    weights: str
-
-
-def resolve(name: str | Path, weights: str = "ema", within: Path | None = None) -> Place:
-    """Return the run folder, the checkpoint and the weights that a name means.
-
-    Args:
-        name: a run folder, for its newest undamaged checkpoint; RUN/best or RUN/guide; a checkpoint folder;
-            hub:OWNER/NAME[@REVISION], which is downloaded. "@best", "@guide", "@STEP" or "@WEIGHTS" may
-            follow the path of a run.
-        weights: the weights, if `name` names none.
-        within: the run that is meant if the path is left out, as in "@guide".
-
-    Raises:
-        UserError: if there is no such checkpoint, it is damaged, or it cannot be downloaded.
-    """
-    path, named = parse_place(str(name), within) if isinstance(name, str | Path) else (name, "ema")
-    path = locate_run(path)
-    return Place(find_run_folder(path), find_checkpoint(path), weights if named == "ema" else named)
-
-
 def parse_place(text: str, within: Path | None = None) -> tuple[Path, str]:
     """Return the path and the weights, by default "ema", that a text such as "runs/small-1@best@raw" names.
 
     In hub:OWNER/NAME@REVISION, the part after "@" is a revision, never weights: a run on the Hub holds one
-    set of weights. See `resolve` for the arguments.
+    set of weights.
+
+    Args:
+        text: a run folder, for its newest undamaged checkpoint; RUN/best or RUN/guide; a checkpoint folder;
+            or hub:OWNER/NAME[@REVISION]. "@best", "@guide", "@STEP" or "@WEIGHTS" may follow the path of a
+            run.
+        within: the run that is meant if the path is left out, as in "@guide".
     """
     if "@" not in text or names_repository(text) or Path(text).exists():
         return Path(text or within or ""), "ema"
@@ -91,7 +71,7 @@ def locate_run(run: str | Path) -> Path:
 
 
 def read_checkpoint(run: str | Path, read: Callable[[Path], T]) -> T:
-    """Return `read(path)` for the checkpoint that a path means; see `resolve`.
+    """Return `read(path)` for the checkpoint that a path means; see `parse_place`.
 
     Args:
         run: the path.
@@ -119,7 +99,7 @@ def read_checkpoint(run: str | Path, read: Callable[[Path], T]) -> T:
 
 
 def find_checkpoint(run: str | Path) -> Path:
-    """Return the folder of the checkpoint that a path means; its files are verified. See `resolve`."""
+    """Return the folder of the checkpoint that a path means; its files are verified."""
     return read_checkpoint(run, checkpoint.verify)
 
 
@@ -152,16 +132,6 @@ def is_run_folder(path: Path) -> bool:
     """Return whether a path is the folder of a run or of a checkpoint, RUN/best or RUN/guide."""
     # A folder of images may have a class of the name "checkpoints".
     return is_checkpoint(path) or (path / RUN).exists() or bool(list_checkpoints(path))
-
-
-def check_no_run(source: str) -> None:
-    """Check that the images of a new run are not a run, whose sheets of samples would be read as images.
-
-    Raises:
-        UserError: if `source` is the folder of a run or of a checkpoint.
-    """
-    if is_run_folder(Path(source).expanduser()):
-        raise UserError(f"{source} is a run, not a folder of images: resume it, or give it to --from")
 
 
 def suggest_run(run: Path) -> str:

@@ -20,7 +20,6 @@ from ddim.errors import UserError, check_count, to_int
 from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, open_progress
 from ddim.plots.pictures import to_uint8
-from ddim.recipe.recipe import Recipe
 from ddim.sampling.image_features import BATCH
 from ddim.sampling.labels import GivenVectors, Label, assign_labels
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, open_pipeline
@@ -259,9 +258,3 @@ def check_samples(images: Tensor, seeds: Sequence[int], pipeline: Pipeline) -> N
             f"samples must be finite, got NaN in {sum(wrong)} of {len(images)}, first of seed {first}: "
             f"check the sampler {recipe.sampler}, the schedule {recipe.sampling_schedule} and the weights"
         )
-
-
-def find_grid_ends(recipe: Recipe, steps: int) -> tuple[float, float]:
-    """Return the first and the last of the `steps` times in a recipe's grid."""
-    times = recipe.grid(steps, recipe.sampling_schedule)
-    return times[0].item(), times[-1].item()

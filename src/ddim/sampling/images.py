@@ -22,13 +22,7 @@ from ddim.sampling.pipeline import LoadedRun, load_state
 
 
 def open_run_images(trained: LoadedRun, progress: Progress = ignore_progress) -> SplitImages:
-    """Return the images that a run was trained on, with its labels, and split as in its training."""
-    split = reopen_run_images(trained, progress)
-    return split.with_clusters(trained.clusters).with_vectors(trained.vectors)
-
-
-def reopen_run_images(trained: LoadedRun, progress: Progress = ignore_progress) -> SplitImages:
-    """Return the images that a run was trained on, split as in its training; see `reopen_images`.
+    """Return the images that a run was trained on, with its labels, and split as in its training.
 
     Raises:
         UserError: if the run was imported, or its images are missing, have changed or are split in another
@@ -39,7 +33,7 @@ def reopen_run_images(trained: LoadedRun, progress: Progress = ignore_progress) 
     images = reopen_images(at.run, data, known.fingerprint, progress)
     split = split_images(images, data.validation, recipe.split_seed)
     check_same_split(split, known.train)
-    return split
+    return split.with_clusters(trained.clusters).with_vectors(trained.vectors)
 
 
 def check_same_split(split: SplitImages, train: int) -> None:
@@ -49,11 +43,8 @@ def check_same_split(split: SplitImages, train: int) -> None:
         UserError: if they are not. Then some held-out images may be images that the run was trained on.
     """
     if len(split.train) != train:
-        raise UserError(
-            f"the run was trained on {train:,} of these images, but they are now split into "
-            f"{len(split.train):,} training images and {len(split.validation):,} held-out images: name the "
-            "images so that they are split as before, or train a new run without its weights"
-        )
+        now = f"but now {len(split.train):,} are training images: name them so that they are split as before"
+        raise UserError(f"the run was trained on {train:,} of these images, {now}")
 
 
 def _know_images(path: Path, recipe: Recipe, state: RunState) -> tuple[Data, TrainedOn]:
@@ -126,9 +117,7 @@ def reopen_images(run: Path, data: Data, fingerprint: str, progress: Progress = 
     if images is None:
         raise UserError(_explain_missing(run, data.source))
     if not data.source.startswith(PREFIX):
-        warn_user(
-            f"the images of run {run}, {data.source!r}, are gone; their decoded copies in the cache are used"
-        )
+        warn_user(f"the images {data.source!r} of {run} are gone; their decoded copies in the cache are used")
     return replace(images, values=data.reading.limit(images.values, images.ends))
 
 

@@ -72,10 +72,8 @@ def count_classes(recipe: Recipe, images: Images) -> Recipe:
     if not recipe.data.labels:
         return recipe
     if images.labels is None:
-        raise UserError(
-            "data.labels needs a label for each image: give images in class folders, or pairs (image, label) "
-            "from Python; --data.labels clusters:16 finds 16 classes of similar images"
-        )
+        advice = "give class folders, pairs (image, label), or clusters:16 for 16 classes of similar images"
+        raise UserError(f"data.labels needs a label for each image: {advice}")
     return _set_count(recipe, "classes", len(images.classes))
 
 
@@ -155,9 +153,7 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
         allowed = one if data.labels else f"left out, since this run was trained {trained}"
         raise UserError(f"label must be {allowed}, got {label!r}{suggest(str(label), classes)}")
     if known[asked] is None and not data.unconditional:
-        raise UserError(
-            "samples need a label, since this run was trained with one for every image (data.unlabelled 0)"
-        )
+        raise UserError("samples need a label: this run was trained with data.unlabelled 0")
     return known[asked]
 
 
@@ -196,10 +192,8 @@ def find_vectors(given: GivenVectors, seeds: Sequence[int], vectors: ImageVector
     else:
         rows = torch.as_tensor(given, dtype=torch.float64).cpu().numpy()
     if rows.shape not in ((count,), (len(seeds), count)) or not np.isfinite(rows).all():
-        raise UserError(
-            f"vector must hold {count} finite numbers ({', '.join(vectors.columns[:10])}), or a row of them "
-            f"for each of the {len(seeds)} samples, got {rows.tolist() if rows.ndim == 1 else rows.shape}"
-        )
+        need, got = ", ".join(vectors.columns[:10]), rows.tolist() if rows.ndim == 1 else rows.shape
+        raise UserError(f"vector must hold {count} finite numbers ({need}), or a row a sample, got {got}")
     if rows.ndim == 1:
         return VectorLabel((tuple(rows.tolist()),))
     if len(set(seeds)) < len(seeds):

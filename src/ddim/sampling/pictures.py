@@ -120,10 +120,8 @@ def _open_image(
     whole = decoded.header.height, decoded.header.width
     if whole != size:
         left, top, right, bottom = find_crop(whole, size)
-        notes.append(
-            f"{name}: {whole[0]}x{whole[1]}, cropped to {bottom - top:.0f}x{right - left:.0f}, resized to "
-            f"{size[0]}x{size[1]}, the size of the run (height x width)"
-        )
+        fitted = f"cropped to {bottom - top:.0f}x{right - left:.0f}, resized to {size[0]}x{size[1]}"
+        notes.append(f"{name}: {whole[0]}x{whole[1]}, {fitted}, the size of the run (height x width)")
     pixels = decoded.pixels if unit else values.to_unit(decoded.pixels)
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 

@@ -112,8 +112,7 @@ class Pipeline:
         denoise = self.model if inner is None else inner
         denoise = Rescheduled(denoise, on) if (on := self.recipe.sampled_on) else denoise
         clip = self.recipe.clip
-        keep = clip == "x0" and not consistent
-        return Clipped(denoise, self.pixels, keep) if clip else denoise
+        return Clipped(denoise, self.pixels, keep=clip == "x0" and not consistent) if clip else denoise
 
     def find_label(
         self, label: str | int | None, vector: GivenVectors | None = None, seeds: Sequence[int] = ()
@@ -199,7 +198,7 @@ def load(
     Args:
         run: a run folder, RUN/best for its best checkpoint, a checkpoint folder, RUN@raw for other weights,
             or hub:OWNER/NAME[@REVISION] for a run on the Hugging Face Hub, which is downloaded once (the
-            extra `hub`); see `ddim.runs.names.resolve`.
+            extra `hub`); see `ddim.runs.names.parse_place`.
         weights: ema, raw, another EMA of the run, such as 6.94, or one that `ddim ema` made, such as picked;
             see `ddim.nn.ema.name_averages`.
         own: the components of the run that you wrote, such as [MySchedule, MyNetwork]; see `ddim.resume`.

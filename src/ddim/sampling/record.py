@@ -25,19 +25,16 @@ _CONDITIONS = (
 """Entries of a record on which samples depend, in addition to their seeds."""
 
 
-def make_record(
-    kind: str, content: Mapping[str, Any], run: Pipeline | None = None, schema: int = SCHEMA
-) -> dict[str, Any]:
+def make_record(kind: str, content: Mapping[str, Any], run: Pipeline | None = None) -> dict[str, Any]:
     """Return the record of a result: its kind and content, the run, the time and the versions.
 
     Args:
         kind: the type of the result, such as "evaluation", "samples" or "edit".
         content: the result, as JSON; its entries replace those of the run, and the versions.
         run: the run from which the result comes, if there is one.
-        schema: the version of the layout of such records.
     """
     return {
-        "schema": schema,
+        "schema": SCHEMA,
         "kind": kind,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": list_versions(None if run is None else run.runtime.threads),
@@ -81,7 +78,7 @@ def describe_times(pipeline: Pipeline, steps: int) -> dict[str, Any]:
         "grid": dump(recipe.grid, named=True),
         "schedule": dump(recipe.sampling_schedule, named=True),
         "clip": recipe.clip,
-        "times": recipe.grid(steps, recipe.sampling_schedule).tolist(),
+        "times": recipe.times(steps).tolist(),
     }
 
 

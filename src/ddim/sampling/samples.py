@@ -132,9 +132,8 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
         ddim sample runs/photos-fast-1 -n 36
         ddim sample runs/photos-fast-1 --label frog --guidance 2 --film
     """
-    given = vector if isinstance(vector, str | Path) else None
-    if given is not None and seeds is None and n is None:
-        n = len(read_vectors(Path(given)).rows)
+    if isinstance(vector, str | Path) and seeds is None and n is None:
+        n = len(read_vectors(Path(vector)).rows)
     listed, pipeline = list_seeds(n, seed, seeds), run if isinstance(run, LoadedRun) else load(run)
     asked = pipeline.find_label(label, vector, listed)
     guided = collect_guidance(guidance, guidance_interval, guide_with)
@@ -214,23 +213,21 @@ def write_samples(
             "film": filmed or before["film"],
         }
         write_sealed(out / RECORD, record)
-        text = f"{_count_samples(len(seeds), len(missing), seconds)}, "
-        text += f"{format_count(nfe, 'network evaluation')} each{_describe_searched(setup)}: {out / SHEET}"
+        text = f"{_describe(setup, len(seeds), len(missing), seconds, nfe)}: {out / SHEET}"
         text += f"\nfilm: {out / FILM}" if film else ""
         return processes.broadcast(Written(out, shown, len(missing), seconds, nfe, text))
 
 
-def _count_samples(count: int, made: int, seconds: float) -> str:
-    """Return the number of samples in words, and how many were there before or how long they took."""
+def _describe(setup: SamplingSetup, count: int, made: int, seconds: float, nfe: int) -> str:
+    """Return a text: the number of samples, how many were there before or how long they took, and their NFE.
+
+    It also says what `ddim search` found and the samples use.
+    """
     old = f", of which {count - made:,} were there before" if made < count else f" in {seconds:.1f} s"
-    return format_count(count, "image") + old
-
-
-def _describe_searched(setup: SamplingSetup) -> str:
-    """Return what `ddim search` found and samples use, in words; "" if there is nothing."""
     found = ["sampling times"] if setup.searched else []
     found += [f"guidance {setup.guidance.scale:g}"] if setup.guidance.searched else []
-    return f", with {' and '.join(found)} found by ddim search" if found else ""
+    used = f", with {' and '.join(found)} found by ddim search" if found else ""
+    return f"{format_count(count, 'image')}{old}, {format_count(nfe, 'network evaluation')} each{used}"
 
 
 def find_sample(folder: Path, seed: int, pipeline: Pipeline) -> Path:

@@ -23,8 +23,7 @@ from ddim.diffusion.samplers import Sampler, last_state
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
 from ddim.recipe.checks import check_diffusion_model, check_recipe, check_steps, check_unconditional
-from ddim.recipe.codec import override, override_sampling
-from ddim.recipe.recipe import Recipe
+from ddim.recipe.codec import override_sampling
 from ddim.runs.names import find_run_folder, parse_place, pin_place
 from ddim.sampling.labels import Label, default_label
 from ddim.sampling.pipeline import LoadedRun, Pipeline, Source, load, open_pipeline
@@ -61,20 +60,16 @@ class Guidance:
             raise UserError(f"guidance must be a number of at least 0, got {self.scale}")
         # Equal values must be equal as text too, in records and names.
         object.__setattr__(self, "scale", float(self.scale))
-        if not self.limits[0] < self.limits[1]:
+        low, high = find_ends(self.interval)
+        if not low < high:
             raise UserError(f"guidance_interval must have its lower end first, got {self.interval}")
-        low, high = (None if math.isinf(end) else end for end in self.limits)
-        object.__setattr__(self, "interval", None if low is high is None else (low, high))
+        ends = tuple(None if math.isinf(end) else end for end in (low, high))
+        object.__setattr__(self, "interval", None if ends == (None, None) else ends)
 
     @property
     def on(self) -> bool:
         """Whether the scale differs from 1, so that steps inside the interval are guided."""
         return self.scale != 1
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """The lowest and the highest log-SNR with guidance; an open end is infinite."""
-        return find_ends(self.interval)
 
     def to_json(self) -> dict[str, Any]:
         """Return scale, interval and the name of the guide, as JSON."""
@@ -110,7 +105,7 @@ class Guidance:
         if not self.on:
             return strong, [strong]
         other = weak if weak.schedule == strong.schedule else Rescheduled(weak, strong.schedule)
-        return Guided(strong, other, self.scale, *self.limits), [strong, weak]
+        return Guided(strong, other, self.scale, self.interval), [strong, weak]
 
 
 OFF = Guidance()
@@ -140,8 +135,7 @@ class SamplingSetup(Generic[P]):
     @property
     def times(self) -> Tensor:
         """The decreasing times (N,) of the grid."""
-        recipe = self.pipeline.recipe
-        return recipe.grid(self.steps, recipe.sampling_schedule)
+        return self.pipeline.recipe.times(self.steps)
 
     def condition(self, labels: Tensor | None) -> tuple[Denoiser, list[Counted]]:
         """Return the guided denoiser for a batch with these labels, and the counters of its evaluations."""
@@ -206,9 +200,8 @@ def choose_sampling(
     if fields:
         # A name and the fields of its part, such as "listed" and grid.times, are read together.
         fields = {name: part for name, part in parts.items() if isinstance(part, str)} | {**fields}
-    pipeline = pipeline.with_recipe(
-        **{name: part for name, part in parts.items() if name not in (fields or ())}
-    )
+    new = {name: part for name, part in parts.items() if name not in (fields or ())}
+    pipeline = pipeline.with_recipe(**new)
     if fields is not None:
         # Even without changes, values become those of a file: eta 1 becomes 1.0, in records and cache keys.
         pipeline = replace(pipeline, recipe=override_sampling(pipeline.recipe, fields))
@@ -222,32 +215,6 @@ def choose_sampling(
     return SamplingSetup(pipeline, steps, label, guided, searched=searched is not None)
 
 
-def choose_edit_grid(recipe: Recipe, fields: Mapping[str, Any] | None = None, *, real: bool = True) -> Grid:
-    """Return the default grid of an edit, after changing the fields that a user sets.
-
-    For samples, the default is the recipe's own grid. This may end at a time with much noise, but real images
-    have no noise. Their default grid has equal steps of log-SNR and ends at log-SNR 6 (sigma 0.05). Inversion
-    is most accurate on this grid. If the schedule does not reach log-SNR 6, it is a grid of uniform times.
-
-    Args:
-        recipe: the recipe of the run.
-        fields: new values keyed by field path, such as {"grid": "uniform_log_snr", "grid.end": "1"}.
-        real: whether real images are edited, and not samples.
-
-    Raises:
-        UserError: if a field does not exist or is not of the grid, or a value is invalid.
-    """
-    fields = fields or {}
-    for name in fields:
-        if name.split(".")[0] != "grid":
-            raise UserError(f"{name} cannot be changed for an edit; only grid can")
-    if real and "grid" not in fields:
-        cleanest = recipe.sampling_schedule(torch.zeros((), dtype=torch.float64)).log_snr
-        grid = UniformLogSNR()
-        recipe = replace(recipe, grid=grid if cleanest > grid.end else Uniform())
-    return override(recipe, fields).grid if fields else recipe.grid
-
-
 def open_edit(
     run: Source,
     what: str,
@@ -257,6 +224,9 @@ def open_edit(
     seeded: bool = False,
 ) -> SamplingSetup:
     """Return how an edit samples.
+
+    The default grid of an edit of samples is that of the recipe. For real images it has equal steps of
+    log-SNR and ends at log-SNR 6 (sigma 0.05), or has uniform times if the schedule does not reach 6.
 
     Args:
         run: a run folder, a pipeline or a model.
@@ -278,8 +248,15 @@ def open_edit(
     label = default_label(pipeline.recipe) if seeded else None
     if label is None:
         check_unconditional(pipeline.recipe, what)
-    grid = choose_edit_grid(pipeline.recipe, options.get("fields"), real=real)
-    setup = choose_sampling(pipeline, steps, label, grid=grid, guidance=guidance)
+    fields, grid = options.get("fields") or {}, pipeline.recipe.grid
+    if others := [name for name in fields if name.split(".")[0] != "grid"]:
+        raise UserError(f"{others[0]} cannot be changed for an edit; only grid can")
+    if real:
+        # The grid of a recipe may end at a time with much noise, but real images have none. Inversion is most
+        # accurate with equal steps of log-SNR.
+        cleanest = pipeline.recipe.sampling_schedule(torch.zeros((), dtype=torch.float64)).log_snr
+        grid = UniformLogSNR() if cleanest > UniformLogSNR.end else Uniform()
+    setup = choose_sampling(pipeline, steps, label, fields or None, grid=grid, guidance=guidance)
     return replace(setup, consistent=real)
 
 
@@ -301,9 +278,7 @@ def collect_guidance(
     if guidance is None:
         if guidance_interval is None and guide_with is None:
             return None
-        raise UserError(
-            "guidance_interval and guide_with need a guidance scale, such as guidance 2 (--guidance 2)"
-        )
+        raise UserError("guidance_interval and guide_with need a guidance scale (--guidance 2)")
     if isinstance(guide_with, LoadedRun):
         return Guidance(guidance, guidance_interval, str(guide_with.checkpoint.run), guide_with)
     return Guidance(guidance, guidance_interval, None if guide_with is None else str(guide_with))
@@ -330,10 +305,8 @@ def open_guidance(pipeline: Pipeline, label: Label, steps: int, asked: Guidance 
         chosen = replace(chosen, run=run)
         _check_guide(pipeline, label, steps, chosen, run)
     elif label is None or not data.conditional or not data.unconditional:
-        raise UserError(
-            "guidance needs a label, of a run that also trained without labels (data.unlabelled), or a "
-            f"weaker model, guide_with @guide (--guide-with @guide), got guidance {chosen.scale:g}"
-        )
+        allowed = "a label of a run with data.unlabelled above 0, or a weaker model (--guide-with @guide)"
+        raise UserError(f"guidance needs {allowed}, got guidance {chosen.scale:g}")
     return chosen
 
 
@@ -369,8 +342,8 @@ def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidanc
         what = "image size, the pixels and the classes, clusters or vectors"
         raise UserError(f"the guide {guidance.guide} must have the {what} of the model")
     schedule = pipeline.recipe.sampling_schedule
-    times = pipeline.recipe.grid(steps, schedule)
-    guided = times[lies_inside(schedule(times).log_snr, *guidance.limits)]
+    times = pipeline.recipe.times(steps)
+    guided = times[lies_inside(schedule(times).log_snr, guidance.interval)]
     if len(guided):
         check_reach(guide.recipe.schedule, schedule(guided), "guidance_interval", "the guide")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ddim.data import SplitImages, open_images, split_images
+from ddim.data import SplitImages, split_images
 from ddim.data.arrays import give_images
 from ddim.data.clusters import Clusters, average_cells, group_images
 from ddim.data.images import gather_batch, to_unit
@@ -23,19 +23,19 @@ from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError, warn_user
 from ddim.files import lock_folder, read_sealed, remove_leftovers
 from ddim.machine.distributed import current_processes, join_processes
-from ddim.machine.progress import Progress, ignore_progress, watch_reading
+from ddim.machine.progress import Progress, ignore_progress
 from ddim.machine.runtime import Runtime, check_runtime
 from ddim.machine.startup import count_restarts, keep_freed_memory, read_rank
 from ddim.recipe.checks import check_training, find_other_meaning
 from ddim.recipe.codec import dump, load_recipe
-from ddim.recipe.recipe import Recipe
+from ddim.recipe.recipe import Fixed, Recipe
 from ddim.recipe.user_parts import find_changed_parts, give_parts
 from ddim.runs import checkpoint
 from ddim.runs.folder import RUN, check_outside, check_unused, parse_out, record_in_run
 from ddim.runs.log import RunLog, measure_pace, read_metrics
-from ddim.runs.names import check_no_run, find_checkpoint, pin_place
+from ddim.runs.names import find_checkpoint, is_run_folder, pin_place
 from ddim.runs.state import Plan
-from ddim.sampling.images import check_same_split, record_new_place, reopen_images
+from ddim.sampling.images import check_same_split, open_source, record_new_place, reopen_images
 from ddim.sampling.labels import count_classes, count_vectors
 from ddim.sampling.pipeline import LoadedRun, load, load_state, load_vectors, read_clusters
 from ddim.sampling.sampling_setup import OFF, collect_guidance
@@ -285,12 +285,9 @@ def _continue(folder: Path, more: float | None, images: int | None, session: _Se
     processes, facts, machine = current_processes(), read_sealed(folder / RUN), session.machine
     path = processes.broadcast(find_checkpoint(folder) if processes.leads else None)
     recipe, state = _read_exactly(path), load_state(path)
-
-    def reopen() -> SplitImages:
-        reopened = reopen_images(folder, recipe.data, facts["data"]["fingerprint"], session.decoding)
-        return split_images(reopened, recipe.data.validation, recipe.split_seed)
-
-    split = processes.local_first(reopen)
+    known = facts["data"]["fingerprint"]
+    images_now = processes.local_first(lambda: reopen_images(folder, recipe.data, known, session.decoding))
+    split = split_images(images_now, recipe.data.validation, recipe.split_seed)
     split = split.with_clusters(read_clusters(path, recipe)).with_vectors(load_vectors(path, recipe))
     threads = machine.threads or facts["asked"]["threads"]
     with keep_freed_memory(), machine.change(state.runtime, threads, processes) as runtime:
@@ -357,20 +354,20 @@ def open_split(recipe: Recipe, progress: Progress = ignore_progress) -> SplitIma
     Raises:
         UserError: if the images cannot be used, or are a run folder.
     """
-    d = recipe.data
-    check_no_run(d.source)
-    images = open_images(d.source, d.size, d.channels, reading=d.reading, progress=watch_reading(progress))
-    return split_images(images, d.validation, recipe.split_seed)
+    source = recipe.data.source
+    # The sheets of samples in a run folder would be read as images.
+    if is_run_folder(Path(source).expanduser()):
+        raise UserError(f"{source} is a run, not a folder of images: resume it, or give it to --from")
+    return split_images(open_source(source, recipe.data, progress), recipe.data.validation, recipe.split_seed)
 
 
 def measure_pixels(recipe: Recipe, parts: SplitImages) -> Pixels:
     """Return the map between images and model units: fixed by the recipe, or measured on training images."""
-
-    def measure(deviation: float) -> Pixels:
-        chunks = (parts.train[k : k + 256] for k in range(0, len(parts.train), 256))
-        return Pixels.measured((to_unit(gather_batch(parts.images, chunk)) for chunk in chunks), deviation)
-
-    return recipe.pixels.find_pixels(parts.images.pixels.shape[-1], measure)
+    if isinstance(recipe.pixels, Fixed):
+        return Pixels.fixed(recipe.pixels.mean, recipe.pixels.std, parts.images.pixels.shape[-1])
+    chunks = (parts.train[k : k + 256] for k in range(0, len(parts.train), 256))
+    batches = (to_unit(gather_batch(parts.images, chunk)) for chunk in chunks)
+    return Pixels.measured(batches, recipe.pixels.std)
 
 
 @contextmanager

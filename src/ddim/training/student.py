@@ -57,7 +57,7 @@ class Teacher:
                 strong = replace(denoise, model=self.strong)
             weak = replace(strong, label=None) if self.guide is None else replace(strong, model=self.guide)
             with torch.no_grad():
-                guide = Guided(strong, weak, self.loss.guidance, *self.loss.limits)
+                guide = Guided(strong, weak, self.loss.guidance, self.loss.interval)
                 moved, noise = guide.move(x0, t, eps)
             return loss(denoise, moved, t, noise, pixels)
 
@@ -133,11 +133,10 @@ def make_student(recipe: Recipe, guidance: Guidance = OFF) -> Recipe:
     """
     if recipe.is_student or recipe.net.outputs != 1 or recipe.schedule.entries is not None:
         raise UserError("a teacher must be no student, have no table of noise levels and predict no variance")
-    # In EDM the deviation of the images is 0.5, the default if none is recorded.
-    deviation = getattr(recipe.predicts, "sigma_data", None) or recipe.pixels.deviation or 0.5
+    deviation = recipe.shared_numbers["objective"]["sigma_data"]
     # Sampling with the student starts at the same noise level as sampling with the run.
-    first = recipe.grid(recipe.steps, recipe.sampling_schedule)[0]
-    noise = recipe.sampling_schedule(first.item()).noise_to_signal.item()
+    first = recipe.times(recipe.steps)[0].item()
+    noise = recipe.sampling_schedule(first).noise_to_signal.item()
     most = recipe.schedule(1.0).noise_to_signal.item()
     guided = {"guidance": guidance.scale, "interval": guidance.interval, "guide": guidance.guide}
     return replace(

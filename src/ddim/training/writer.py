@@ -21,7 +21,7 @@ from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.recipe.codec import dump, write_recipe
 from ddim.recipe.options import ERRORS
 from ddim.runs import checkpoint
-from ddim.runs.averages import FOLDER, SNAPSHOTS, save_snapshot
+from ddim.runs.averages import FOLDER, SNAPSHOTS
 from ddim.runs.folder import CHECKPOINTS, REAL_IMAGES, RUN, make_run_folder, sheet_path
 from ddim.runs.log import RunLog
 from ddim.runs.names import GUIDE
@@ -46,7 +46,9 @@ def create_run(trainer: Trainer, out: Path | None, **facts: object) -> Path:
         write_atomic(temporary / "recipe.yaml", write_recipe(recipe).encode())
         write_sealed(temporary / RUN, _describe_run(trainer) | facts)
         checkpoint.save(temporary / CHECKPOINTS, 0, trainer.tensors(), trainer.documents())
-        folder = make_run_folder(out, _name_images(recipe.data.source), recipe.name)
+        # path/to/flowers64.zip gives the name flowers64.
+        images = re.split("[.:@]", Path(recipe.data.source.removeprefix(PREFIX)).name)[0]
+        folder = make_run_folder(out, images, recipe.name)
         publish_folder(temporary, folder.resolve())
     return folder
 
@@ -75,11 +77,6 @@ def _describe_run(trainer: Trainer) -> dict[str, Any]:
         "runtime": vars(trainer.runtime),
         "versions": list_versions(),
     }
-
-
-def _name_images(source: str) -> str:
-    """Return a name for the run folder, such as "flowers64" for path/to/flowers64.zip."""
-    return re.split("[.:@]", Path(source.removeprefix(PREFIX)).name)[0]
 
 
 class RunWriter:
@@ -231,8 +228,8 @@ class RunWriter:
         # Averages of weights that are not finite are useless, and they would replace an older snapshot.
         if is_snapshot_step(trainer.step, count) and trainer.savable:
             powers = list_powers(trainer.rules)
-            averages = {gamma: trainer.averages[powers[gamma]] for gamma in GAMMAS}
-            save_snapshot(self.folder, trainer.step, averages, count)
+            averages = {str(gamma): trainer.averages[powers[gamma]] for gamma in GAMMAS}
+            checkpoint.save(self.folder / FOLDER / SNAPSHOTS, trainer.step, averages, {}, keep=count)
 
     def _keep_guide(self) -> None:
         """Keep the weights in RUN/guide, in place of an older guide, at the share of the budget."""
