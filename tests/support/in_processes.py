@@ -97,7 +97,7 @@ def draw_digest(row):
 def train(name, updates):
     """Train a case; return the training, the losses, and a list of [step, row, digest of its draws]."""
     run, drawn, losses = open_training(name), [], []
-    original = batches.Batch.part
+    original = batches.Batch.micro_batch
 
     def part(batch, which, *given):
         denoise, x0, eps = original(batch, which, *given)
@@ -108,13 +108,13 @@ def train(name, updates):
             drawn.append([run.step, row, draw_digest([value[k].contiguous().numpy() for value in values])])
         return denoise, x0, eps
 
-    batches.Batch.part = part
+    batches.Batch.micro_batch = part
     try:
         with run.runtime:
             for _ in range(updates):
                 losses.append(run.advance()["loss"])
     finally:
-        batches.Batch.part = original
+        batches.Batch.micro_batch = original
     everything = [line for lines in current_processes().gather(drawn) for line in lines]
     return run, losses, sorted(everything)
 
