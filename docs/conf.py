@@ -56,7 +56,7 @@ nb_ipywidgets_js = {}  # no page has widgets, and their scripts come from other 
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
+autodoc_preserve_defaults = False  # edits have options that their source does not name one by one
 autodoc_default_options = {"show-inheritance": False}
 napoleon_numpy_docstring = False
 python_use_unqualified_type_names = True

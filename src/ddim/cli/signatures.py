@@ -216,7 +216,8 @@ def read_docstring(doc: str) -> tuple[str, str, Mapping[str, Any]]:
         items = re.findall(r"(?m)^    \*{0,2}(\w[\w, ]*): (.*(?:\n {5,}.*)*)", given.get(title, ""))
         for names, words in items:
             sections[title] |= dict.fromkeys(names.split(", "), " ".join(words.split()))
-    return about, text.strip(), sections
+    # Two colons before an indented block are the markup of the documentation.
+    return about, text.strip().replace("::\n", ":\n"), sections
 
 
 # Sources

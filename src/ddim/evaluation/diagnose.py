@@ -113,7 +113,7 @@ def diagnose(
 ) -> Diagnosis:
     """Measure the errors of a run at each noise level.
 
-    Training images and held-out images are denoised at equal steps of log-SNR, the cleanest first. Columns:
+    Training images and held-out images are denoised at equal steps of log-SNR, the cleanest first. Columns::
 
         noise_mse, image_mse  errors of the predictions, in model units
         slope                 regression of the true on the predicted noise: 1 is

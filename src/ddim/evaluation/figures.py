@@ -61,6 +61,8 @@ def plot(  # noqa: PLR0913 (the options of a command)
 ) -> Path:
     """Draw a figure and write it as PNG, SVG or PDF.
 
+    The figures::
+
         schedules [NAME ...]  alpha, sigma and log-SNR of schedules against t
         embedding             the sinusoidal embedding of the noise variance
         forward [IMAGE|DATA]  an image at growing t, under two schedules
