@@ -12,7 +12,7 @@ BUGS = [
     bug(
         "the embedding takes turns for radians",
         "nn/conditioning.py",
-        "2 * math.pi * value => value",
+        "2 * math.pi * powers.exp() => powers.exp()",
         "nn/test_residual_unet.py::test_the_network_equals_the_original_layer_by_layer",
     ),
 ]

@@ -372,14 +372,14 @@ def list_runs(
 
     FIELD is name, recipe, images, total, state, age, noise_mae, image_mae, a metric such as kid or fid, or a
     field of a recipe such as optim.lr. States are waiting (a trial that no worker has started), running,
-    stopped, finished, failed (a trial) and damaged. The time `left` is an estimate. A metric is marked with *
-    if it was measured under other conditions than most runs on the same images, or at an earlier step of a
-    finished run. In a pipe, tabs separate the columns, and - stands for a missing value.
+    stopped, finished, failed (a trial) and damaged. The time `left` is an estimate. A metric is marked with a
+    star if it was measured under other conditions than most runs on the same images, or at an earlier step of
+    a finished run. In a pipe, tabs separate the columns, and - stands for a missing value.
 
     Args:
         folder: the folder to search, with its subfolders.
         sort: a FIELD, smallest first; for age, youngest first (default: the path). Runs without the value,
-            or with a metric marked with *, come last.
+            or with a metric marked with a star, come last.
         where: only runs with this value of a FIELD.
 
     Returns:

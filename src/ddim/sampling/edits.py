@@ -214,7 +214,7 @@ def invert(
 
     Commands:
         ddim invert runs/photos-fast-1 flower.jpg --steps 100
-        ddim invert runs/photos-fast-1 *.jpg --steps 20 --exact
+        ddim invert runs/photos-fast-1 rose.jpg lily.jpg --steps 20 --exact
     """
     setup = open_edit(run, "an inversion", steps, options, invert=True)
     x, names = open_pictures(setup.pipeline, images, notes := [])
