@@ -103,7 +103,7 @@ def test_a_run_gives_the_same_images_in_diffusers_and_back(tmp_path, chosen, not
     theirs = getattr(diffusers, exported.kind).from_pretrained(tmp_path / "out", local_files_only=True)
     wanted = sample(run, steps)
     # Each step of diffusers rounds its noise levels to float32.
-    assert_equal_images(sample_diffusers(theirs, steps, **exported.arguments), wanted, 1e-5 * steps)
+    assert_equal_images(sample_diffusers(theirs, steps, **exported.arguments), wanted, 1e-4)
     if getattr(chosen.schedule, "clip", "none") == "none":  # else no schedule without a clip has its betas
         back = load(ddim.import_model(tmp_path / "out", tmp_path / "back"))
         back = back.with_recipe(sampler=run.recipe.sampler, clip=run.recipe.clip)
@@ -168,8 +168,8 @@ def test_an_imported_model_gives_the_samples_of_diffusers(exported, tmp_path, ki
     pipeline = getattr(diffusers, f"{kind}Pipeline")(unet, scheduler)
     pipeline.save_pretrained(tmp_path / "theirs")
     found = sample(load(ddim.import_model(tmp_path / "theirs", tmp_path / "run")), steps)
-    # Each step of diffusers rounds its noise levels to float32.
-    assert_equal_images(found, sample_diffusers(pipeline, steps), 1e-5 * steps)
+    # Each step of diffusers rounds its noise levels to float32, and clipping makes such differences grow.
+    assert_equal_images(found, sample_diffusers(pipeline, steps), 1e-4 if options or steps == 10 else 2e-4)
 
 
 def test_a_pipeline_of_an_old_version_is_read(exported, tmp_path):
