@@ -308,8 +308,10 @@ def read_recipe(path: str | Path) -> Recipe:
     """Return the recipe in a YAML or JSON file.
 
     Raises:
-        UserError: if the file cannot be read or is not a recipe.
+        UserError: if the file is missing, cannot be read or is not a recipe.
     """
+    if not Path(path).exists():
+        raise UserError(f"recipe {path} does not exist")
     try:
         # This loader reads all values as text and ignores tags. `load_recipe` converts text, as it does for
         # options. So YAML's own rules, which read the field `on` as true, do not apply.
