@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ddim.errors import UserError, check_count, quote, to_float
 from ddim.evaluation.reference import compute_validation_features
-from ddim.evaluation.run_folder import load_given_run
 from ddim.evaluation.search import FIRST_SEED
 from ddim.files import is_locked
 from ddim.machine.progress import Progress, open_progress
@@ -52,7 +51,7 @@ from ddim.runs.names import find_checkpoint, find_run_folder, parse_place
 from ddim.sampling.generate import sample_uint8
 from ddim.sampling.images import open_run_images
 from ddim.sampling.labels import choose_label
-from ddim.sampling.pipeline import LoadedRun
+from ddim.sampling.pipeline import LoadedRun, load_given_run
 from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training.validation import denoise_validation_images
 

@@ -17,7 +17,7 @@ from ddim.plots.pictures import save_png
 from ddim.plots.table import Tabular
 from ddim.runs.folder import check_unused, publish_output
 from ddim.runs.names import is_checkpoint, locate_run
-from ddim.sampling.pipeline import LoadedRun, load
+from ddim.sampling.pipeline import LoadedRun, load_given_run
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,15 +41,6 @@ class Recorded(Tabular):
 
     def _picture(self) -> bytes | None:
         return next((path.read_bytes() for path in self.folder.glob("*.png")), None)
-
-
-def load_given_run(run: str | Path | LoadedRun) -> LoadedRun:
-    """Return the loaded run; load it first if `run` is a path.
-
-    Raises:
-        UserError: if `run` is neither a path nor the result of `load`, or has no checkpoint.
-    """
-    return run if isinstance(run, LoadedRun) else load(run)
 
 
 def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) -> LoadedRun:

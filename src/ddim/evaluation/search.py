@@ -25,7 +25,6 @@ from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
 from ddim.evaluation.guidance_name import name_guidance
 from ddim.evaluation.reference import compute_validation_features
-from ddim.evaluation.run_folder import load_given_run
 from ddim.evaluation.sample_features import sample_features
 from ddim.evaluation.sampler_errors import (
     TimeRange,
@@ -43,7 +42,7 @@ from ddim.recipe.codec import describe_kind, override_sampling
 from ddim.recipe.options import option_text
 from ddim.runs.names import GUIDE, is_checkpoint
 from ddim.sampling.labels import choose_label
-from ddim.sampling.pipeline import LoadedRun
+from ddim.sampling.pipeline import LoadedRun, load_given_run
 from ddim.sampling.sampling_setup import (
     OFF,
     Guidance,

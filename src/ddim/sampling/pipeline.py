@@ -266,6 +266,15 @@ Source = str | Path | Pipeline | Model
 """What can be sampled: a run folder, a loaded run or another pipeline, or a model of images in [-1, 1]."""
 
 
+def load_given_run(run: str | Path | LoadedRun) -> LoadedRun:
+    """Return the loaded run; load it first if `run` is a path.
+
+    Raises:
+        UserError: if `run` is neither a path nor the result of `load`, or has no checkpoint.
+    """
+    return run if isinstance(run, LoadedRun) else load(run)
+
+
 def open_pipeline(source: Source) -> Pipeline:
     """Return a pipeline for sampling: `source` itself, or a pipeline made from a run or a bare model.
 

@@ -36,7 +36,7 @@ from ddim.runs.names import find_run_folder
 from ddim.sampling.generate import Watch, check_samples, generate_together, list_seeds, split_into_parts
 from ddim.sampling.labels import GivenVectors
 from ddim.sampling.pictures import is_picture, name_file, read_saved_image, show_image, write_images
-from ddim.sampling.pipeline import LoadedRun, Pipeline, load
+from ddim.sampling.pipeline import LoadedRun, Pipeline, load_given_run
 from ddim.sampling.record import make_record, sample_conditions, sampling_record
 from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling, collect_guidance
 
@@ -134,7 +134,7 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
     """
     if isinstance(vector, str | Path) and seeds is None and n is None:
         n = len(read_vectors(Path(vector)).rows)
-    listed, pipeline = list_seeds(n, seed, seeds), run if isinstance(run, LoadedRun) else load(run)
+    listed, pipeline = list_seeds(n, seed, seeds), load_given_run(run)
     asked = pipeline.find_label(label, vector, listed)
     guided = collect_guidance(guidance, guidance_interval, guide_with)
     setup = choose_sampling(pipeline, steps, asked, fields or {}, sampler=sampler, grid=grid, guidance=guided)
