@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ddim.cli.output import say
-from ddim.data.arrays import give_images
+from ddim.data.arrays import hold_images
 from ddim.errors import UserError
 from ddim.files import read_sealed
 from ddim.machine.distributed import current_processes
@@ -83,7 +83,7 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
     fields = {**(fields or {}), **{name: value for name, value in budget.items() if value is not None}}
     if find_lr and "optim.lr" in fields:
         raise UserError("--find-lr sets --optim.lr too: give one of them")
-    data = data if isinstance(data, str | None) else give_images(data)
+    data = hold_images(data)
     hooks = [*callbacks, *(TRACKERS[name]() for name in track)]
     # Each machine counts only the restarts that its own processes caused, so take the highest count.
     restarted = current_processes().highest(count_restarts())[0] > 0

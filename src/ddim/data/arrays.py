@@ -150,6 +150,14 @@ class Arrays(Source):
         return images, labels[0] if labels else None
 
 
+def hold_images(data: Any, values: str = "auto") -> str | Path | GivenImages | None:  # noqa: ANN401
+    """Return the source of images: a path, a name or None as it is, and the source of other images.
+
+    See `give_images` for the arguments. Such images can be opened while something refers to the result.
+    """
+    return data if isinstance(data, str | Path | None) else give_images(data, values)
+
+
 def give_images(data: Any, values: str = "auto") -> GivenImages:  # noqa: ANN401
     """Return the source of images that are given from Python.
 

@@ -7,13 +7,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ddim.data import SplitImages
-from ddim.data.arrays import give_images
+from ddim.data.arrays import hold_images
 from ddim.diffusion.denoiser import with_gradients
 from ddim.errors import UserError, format_count
 from ddim.machine.progress import Progress, open_progress
@@ -178,7 +177,7 @@ def plan(  # noqa: PLR0913 (the choices of a notebook)
     if images is not None and minutes is not None:
         raise UserError("give minutes or images, not both")
     # The images given from Python can be opened as long as this variable refers to their source.
-    data = data if isinstance(data, str | Path | None) else give_images(data)
+    data = hold_images(data)
     chosen = choose_recipe(recipe, data, {**(fields or {}), "data.size": size, "data.labels": labels})
     # This check comes before the images are decoded, because decoding may take long.
     check_training(chosen)

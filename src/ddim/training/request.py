@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ddim.data.arrays import GivenImages, give_images
+from ddim.data.arrays import GivenImages, give_images, hold_images
 from ddim.data.open import absolute_source, find_array_size
 from ddim.machine.distributed import join_processes
 from ddim.recipe.codec import dump, override
@@ -32,7 +32,7 @@ def choose_recipe(
     """
     fields = {name: value for name, value in fields.items() if value is not None}
     data = fields.get("data.source") if data is None else data
-    data = data if isinstance(data, str | Path | None) else give_images(data)
+    data = hold_images(data)
     if isinstance(recipe, Recipe):
         # A `Recipe` has a size for its images; only images that are given from Python keep their own size.
         return use_data(recipe, data, fields, keep_size=isinstance(data, GivenImages))

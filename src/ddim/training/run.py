@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ddim.data import SplitImages, split_images
-from ddim.data.arrays import give_images
+from ddim.data.arrays import hold_images
 from ddim.data.clusters import Clusters, average_cells, group_images
 from ddim.data.images import gather_batch, to_unit
 from ddim.data.open import source_exists
@@ -103,7 +103,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     session = _Session(machine, callbacks, progress)
     options = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
     # The images given from Python can be opened as long as this variable refers to their source.
-    data = data if isinstance(data, str | Path | None) else give_images(data)
+    data = hold_images(data)
     requested = choose_recipe(recipe, data, {**options, **(fields or {})}, source)
     with join_processes():
         return _start(requested, parse_out(out), source, session)
@@ -150,7 +150,7 @@ def resume(  # noqa: PLR0913 (the choices of a notebook)
     give_parts(own)
     values = read_sealed(folder / RUN)["recipe"]["data"]["values"]
     # The images given from Python can be opened as long as this variable refers to their source.
-    data = data if isinstance(data, str | Path | None) else give_images(data, values)
+    data = hold_images(data, values)
     with join_processes() as processes, lock_folder(folder) if processes.leads else nullcontext():
         source = str(getattr(data, "text", data))
         # A repeated command may give the old path of images that have moved. This path no longer exists.
@@ -219,7 +219,7 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     if out is not None and _was_restarted(Path(out)):
         return resume(out, machine=machine, callbacks=callbacks, progress=progress)
     # The images given from Python can be opened as long as this variable refers to their source.
-    data = data if isinstance(data, str | Path | None) else give_images(data)
+    data = hold_images(data)
     asked = collect_guidance(guidance, guidance_interval, guide_with)
     budget = {"minutes": minutes, "images": images}
     changes = {**(fields or {}), **{name: value for name, value in budget.items() if value is not None}}
