@@ -119,6 +119,27 @@ def test_two_machines_share_a_sweep_through_postgresql(tmp_path):
         assert not (sweep.folder / "study.db").exists()
 
 
+def test_a_worker_that_the_database_disconnects_in_a_transaction_goes_on(tmp_path):
+    """PostgreSQL ends a transaction that is idle for a grace period: its worker was frozen."""
+    from sqlalchemy import Engine, event
+
+    ended = []
+
+    def freeze(_, __, statement, *___):
+        if "trial_heartbeats" in statement and not ended:
+            ended.append(time.sleep(2))
+
+    with postgres() as address:
+        sweep = plan_sweep(tmp_path / "sweep", ["a", "b"], address)
+        event.listen(Engine, "after_cursor_execute", freeze)
+        try:
+            work(sweep.folder, grace=1)
+        finally:
+            event.remove(Engine, "after_cursor_execute", freeze)
+    assert ended
+    check_all_ended_once(sweep)
+
+
 def test_one_worker_trains_several_trials_at_once_and_names_those_that_fail(tmp_path):
     sweep = plan_sweep(tmp_path, ["a", "b", "c", "d"])
     begun = []

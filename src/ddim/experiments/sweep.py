@@ -74,6 +74,16 @@ def _explain_database() -> Generator[None]:
             raise kind(f"the storage of the sweep failed: {reason}") from None
 
 
+@contextmanager
+def _survive_disconnection() -> Generator[None]:
+    """Go on after the database has ended a connection, as it does if a worker freezes in a transaction."""
+    try:
+        yield
+    except StorageInternalError as error:
+        if not getattr(error.__cause__, "connection_invalidated", False):
+            raise
+
+
 @dataclass(frozen=True, repr=False)
 class SweepTable(RunTable):
     """The trials of a sweep as a table of runs."""
@@ -282,21 +292,24 @@ class _Worker:
         """Train one trial after another until all have ended, or `stop` is set."""
         due = 0.0
         while (left := self.sweep.unfinished()) and not self.stop.is_set():
-            if time.monotonic() > due:
-                self._refill(left)
-                due = time.monotonic() + self.interval
-            if taken := self._take():
-                key, value = taken[0], None
-                try:
-                    value = self._run_trial(*taken)
-                finally:
-                    state, values = (
-                        (TrialState.FAIL, None) if value is None else (TrialState.COMPLETE, [value])
-                    )
-                    with suppress(UpdateFinishedTrialError):  # it was given to another worker
-                        self.storage.set_trial_state_values(key, state, values)
-            else:
-                self.stop.wait(POLL)
+            with _survive_disconnection():
+                if time.monotonic() > due:
+                    self._refill(left)
+                    due = time.monotonic() + self.interval
+                if taken := self._take():
+                    self._finish(*taken)
+                else:
+                    self.stop.wait(POLL)
+
+    def _finish(self, key: int, trial: Trial) -> None:
+        """Run a trial, and tell the storage how it ended."""
+        value = None
+        try:
+            value = self._run_trial(key, trial)
+        finally:
+            state, values = (TrialState.FAIL, None) if value is None else (TrialState.COMPLETE, [value])
+            with suppress(UpdateFinishedTrialError):  # it was given to another worker
+                self.storage.set_trial_state_values(key, state, values)
 
     def _refill(self, left: list[Trial]) -> None:
         """Enqueue again those of these trials that nobody has: their worker died or was stopped."""
