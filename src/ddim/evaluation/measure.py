@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.errors import UserError, warn_user
+from ddim.errors import UserError
 from ddim.evaluation.record import FEW, Metrics, parse_metrics
-from ddim.files import cache_folder, read_sealed, write_sealed
 from ddim.metrics.catalogue import DEFAULT, LEAST
 from ddim.metrics.features import Extractor, extract_features, open_extractor
 from ddim.metrics.fid import fid, fid_infinity
@@ -81,8 +77,8 @@ def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[
     # A subset has 1000 images, as published, but at most half of the set: subsets as large as the set
     # would all be the same.
     k = kid(generated, reference, size=min(1000, few // 2))
-    f: dict[str, float | None] = {"value": fid(generated, reference)}
-    f |= {"infinity": None, "low": None, "high": None}
+    f = {"value": fid(generated, reference), "infinity": None, "low": None, "high": None}
+    overlap = {name: {"value": value} for name, value in asdict(prdc(generated, reference)).items()}
     notes = []
     if few <= dimensions:
         # A covariance in d dimensions needs d + 1 images for full rank.
@@ -92,7 +88,7 @@ def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[
         )
     if count > ENOUGH * dimensions:
         infinity = fid_infinity(generated, reference)
-        f = {"value": f["value"], "infinity": infinity.value, "low": infinity.low, "high": infinity.high}
+        f |= {"infinity": infinity.value, "low": infinity.low, "high": infinity.high}
         notes.append(
             f"FID-infinity and its interval are for these {len(reference):,} reference images, "
             "not for the distribution that they come from"
@@ -103,23 +99,19 @@ def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[
         notes.append("KID is below 0: the estimate is unbiased, so it may fall below 0 for similar sets")
     if few < FEW:
         notes.append(f"with so few images ({few}), FID, precision and density say little, and only KID ranks")
-    overlap = {name: {"value": value} for name, value in asdict(prdc(generated, reference)).items()}
     if not overlap["recall"]["value"]:
         notes.append("recall is 0: samples cover no reference image, so precision and density say little")
     return {"kid": k.to_json(), "fid": f, **overlap}, notes
 
 
 def measure_yardstick(
-    reference: ImageSet,
-    samples: int,
-    extractor: Extractor,
-    progress: Callable[[int, int], None] | None = None,
+    reference: ImageSet, samples: int, extractor: Extractor, progress: Callable[[int, int], None]
 ) -> dict[str, Any] | None:
     """Return the metrics of real images against the reference, as a yardstick for the metrics of samples.
 
     The real images come from the same source as the reference, but are not part of it. For example, they are
     training images if the reference is the held-out images. There are as many real images as samples, if the
-    source has enough, because some metrics depend on the number of images. The result is kept in the cache.
+    source has enough, because some metrics depend on the number of images.
 
     Args:
         reference: the images that samples are compared with.
@@ -137,15 +129,6 @@ def measure_yardstick(
     chosen = np.sort(np.random.default_rng(0).permutation(others)[:samples])
     part = {"valid": "train", "train": "valid"}[reference.part]
     real = ImageSet(reference.images, chosen, reference.source, part)
-    facts = [real.identity(extractor), reference.identity(extractor), version("ddim")]
-    path = cache_folder() / "features" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"
-    try:
-        if path.exists():
-            return read_sealed(path)
-    except UserError:
-        warn_user(f"the cache file {path} is damaged, so it is computed again")
     features = compute_features(real, extractor, progress)
     metrics, _ = measure_metrics(features, compute_features(reference, extractor))
-    found = {"images": len(chosen), "part": part, "sha256": facts[0], "metrics": metrics}
-    write_sealed(path, found)
-    return found
+    return {"images": len(chosen), "part": part, "sha256": real.identity(extractor), "metrics": metrics}

@@ -1,8 +1,7 @@
-"""Load the run that is measured, create a folder for the results, and show them in TensorBoard."""
+"""Load the run that is measured, and create a folder for the results."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from ddim.errors import UserError
 from ddim.files import temporary_folder, write_sealed
 from ddim.plots.pictures import save_png
 from ddim.plots.table import Tabular
-from ddim.runs.folder import check_unused, publish_output
+from ddim.runs.folder import check_unused, parse_out, publish_output
 from ddim.runs.names import is_checkpoint, locate_run
 from ddim.sampling.pipeline import LoadedRun, load_given_run
 
@@ -70,12 +69,10 @@ def write_result(
     out: str | Path | None,
     record: Mapping[str, Any],
     pictures: Mapping[str, np.ndarray] = MappingProxyType({}),
-    values: Mapping[str, float] | None = None,
 ) -> Path:
     """Write record.json and pictures into a new folder, and return its path.
 
-    The folder gets its name when it is complete, so a command that is stopped leaves no folder. A result in
-    the run folder is shown in TensorBoard too.
+    The folder gets its name when it is complete, so a command that is stopped leaves no folder.
 
     Args:
         run: the run.
@@ -83,42 +80,12 @@ def write_result(
         out: the folder; None for the next RUN/<kind>/N.
         record: the content of record.json.
         pictures: images (H, W, C) uint8, keyed by the names of their files.
-        values: numbers for TensorBoard, keyed by name.
     """
-    parent, out = run.checkpoint.run / kind, None if out is None else Path(out)
+    parent, out = run.checkpoint.run / kind, parse_out(out)
     if out is not None:
         check_unused(out)
     with temporary_folder((out or parent / kind).resolve()) as folder:
         write_sealed(folder / "record.json", record)
         for name, pixels in pictures.items():
             save_png(folder / name, pixels)
-        written = publish_output(folder, out, parent)
-    if out is None:
-        for pixels in pictures.values():
-            show_in_tensorboard(run.checkpoint.run, run.checkpoint.state.step, kind, pixels, values)
-    return written
-
-
-def show_in_tensorboard(
-    folder: Path, step: int, name: str, pixels: np.ndarray, values: Mapping[str, float] | None = None
-) -> None:
-    """Show an image and values in TensorBoard beside the curves of a run.
-
-    The events get a separate folder, because TensorBoard never returns to an older file of a folder. A new
-    file in the folder of a running training would hide everything that the training writes later.
-
-    Args:
-        folder: the run folder.
-        step: the training step of the image.
-        name: the tag of the image, and the first part of the tags of the values.
-        pixels: the image, (H, W, C) uint8.
-        values: numbers, keyed by name.
-    """
-    from tensorboardX import SummaryWriter
-
-    # The random suffix keeps two calls within one second from writing to the same file.
-    home, suffix = folder / "events" / name, f".{uuid.uuid4().hex}"
-    with SummaryWriter(str(home), filename_suffix=suffix) as writer:
-        writer.add_image(name, pixels, step, dataformats="HWC")
-        for key, value in (values or {}).items():
-            writer.add_scalar(f"{name}/{key}", value, step)
+        return publish_output(folder, out, parent)
