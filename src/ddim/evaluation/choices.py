@@ -11,17 +11,15 @@ from typing import Any
 from ddim.diffusion.grids import GRIDS
 from ddim.diffusion.samplers import SAMPLERS
 from ddim.diffusion.schedules import SCHEDULES
-from ddim.evaluation.guidance_name import name_interval
 from ddim.recipe.codec import dump
 from ddim.recipe.options import option_text
 
-INTERVAL = "guidance_interval"
-OWN = ("steps", "weights", "label", "guidance", INTERVAL, "guide_with")
+OWN = ("steps", "weights", "label", "guidance", "guidance_interval", "guide_with")
 """Choices that are arguments of `evaluate`; all other choices are fields of the recipe."""
 
 _KINDS: dict[str, Mapping[str, type]] = {"sampler": SAMPLERS, "grid": GRIDS, "sampled_on": SCHEDULES}
 
-_LISTS = ("grid.times", "grid.shares", INTERVAL)
+_LISTS = ("grid.times", "grid.shares", "guidance_interval")
 """Choices whose value is a list of numbers: "1,0.5" is one value, and "[1,0.5],[1,0.2]" are two values."""
 
 Choice = dict[str, Any]
@@ -100,31 +98,22 @@ def _list_values(name: str, given: Any) -> list[Any]:  # noqa: ANN401
 def name_choices(combinations: Sequence[Choice]) -> list[str]:
     """Return a short name of each combination, made of its choices that differ, but for the steps.
 
-    An example is "ddim eta 0.5".
+    An example is "ddim eta 0.5 guidance 2".
     """
     differing = []
     for name in dict.fromkeys(itertools.chain(*combinations)):
-        texts = {_text(name, choice[name]) if name in choice else None for choice in combinations}
+        texts = {_name_choice(name, choice[name]) if name in choice else "" for choice in combinations}
         if name != "steps" and len(texts) > 1:
             differing.append(name)
     return [
-        _name_choice({name: choice[name] for name in differing if name in choice}) for choice in combinations
+        " ".join(_name_choice(name, choice[name]) for name in differing if name in choice)
+        for choice in combinations
     ]
 
 
-def _name_choice(choice: Choice) -> str:
-    """Return the name of a combination: "ddim eta 0.5, guidance 2"."""
-    words: dict[str, list[str]] = {}
-    for name, value in choice.items():
-        part, _, field = name.partition(".")
-        word = _text(name, value)
-        if name not in _KINDS:
-            word = f"{field or name.replace('_', ' ')} {word}"
-        words.setdefault(part, []).append(word)
-    return ", ".join(map(" ".join, words.values()))
-
-
-def _text(name: str, value: Any) -> str:  # noqa: ANN401
-    if name == INTERVAL and value:
-        return name_interval(value)
-    return f"{value:g}" if isinstance(value, float) else option_text(value)
+def _name_choice(name: str, value: Any) -> str:  # noqa: ANN401
+    """Return the name of a value, such as "ddim", "eta 0.5" or "guidance 2"."""
+    text = f"{value:g}" if isinstance(value, float) else option_text(value)
+    if name in _KINDS:
+        return text
+    return f"{name.rpartition('.')[2].replace('_', ' ')} {text}"

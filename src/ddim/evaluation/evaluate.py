@@ -7,54 +7,68 @@ no record.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from ddim.data import Images
+from ddim.data.cache import load_images
+from ddim.data.decode import UnusableError, hide_warnings, read_header
+from ddim.data.images import gather_batch
+from ddim.data.open import find_source
+from ddim.data.remote import Files, names_repository
+from ddim.data.sources import Member, Reject
+from ddim.data.values import choose_channels
+from ddim.diffusion.denoiser import Model
 from ddim.diffusion.grids import Grid
 from ddim.diffusion.guidance import Interval
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError
-from ddim.evaluation import evaluated_images
-from ddim.evaluation.choices import Choice, expand_choices
+from ddim.evaluation import record as records
+from ddim.evaluation.choices import OWN, Choice, expand_choices
 from ddim.evaluation.compare import load_features
-from ddim.evaluation.evaluated_images import EvaluatedImages, Opened, Source
-from ddim.evaluation.measure import measure_metrics, measure_yardstick
-from ddim.evaluation.record import (
-    FEATURES,
-    GRID,
-    RECORD,
-    SCHEMA,
-    Evaluation,
-    Features,
-    ReferenceSet,
-    read_evaluation,
-)
-from ddim.evaluation.reference import Part, Reference
+from ddim.evaluation.measure import measure_metrics, to_pixels
+from ddim.evaluation.record import Evaluation, read_evaluation
+from ddim.evaluation.reference import Part, Reference, open_other_images, open_reference, share_range
+from ddim.evaluation.run_folder import find_home
+from ddim.evaluation.sample_features import ImageFeatures, SampledParts
 from ddim.evaluation.table import EvaluationTable, arrange_cells, plot_table
-from ddim.files import hash_file, temporary_folder, write_atomic, write_sealed
+from ddim.files import hash_file, read_sealed, temporary_folder, write_atomic, write_sealed
 from ddim.machine.distributed import current_processes, join_processes
-from ddim.machine.progress import Progress, open_progress
+from ddim.machine.progress import Progress, continue_progress, open_progress, watch_reading
 from ddim.metrics.catalogue import DEFAULT, LEAST, metric_name
 from ddim.metrics.features import Extractor, open_extractor
 from ddim.plots.charts import save_figure
-from ddim.plots.pictures import enlarge, make_sheet, save_png
+from ddim.plots.pictures import enlarge, make_sheet, save_png, to_pictures
+from ddim.recipe.recipe import Data
 from ddim.runs.folder import check_unused, list_numbered_folders, parse_out, publish_output
-from ddim.sampling.image_features import compute_features
+from ddim.runs.names import is_run_folder, parse_place
+from ddim.sampling.image_features import ImageSet, compute_features
+from ddim.sampling.pipeline import LoadedRun, Pipeline, load, open_pipeline
 from ddim.sampling.record import make_record, sample_conditions
+from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling, collect_guidance
 
 SHOWN = 36
 """Number of samples in the sheet of an evaluation."""
 
 SAMPLES = 1000
 """The default number of samples."""
+
+SAMPLE = re.compile(r"\d{5,}\.(png|npy)")
+"""The names of the samples in a folder; a name begins with the seed."""
+
+Source = str | Path | Tensor | np.ndarray | Pipeline | Model
+"""The images to evaluate: a path, images (N, C, H, W), or a model in memory, which is sampled."""
 
 
 def evaluate(  # noqa: PLR0913 (the choices of a notebook)
@@ -131,17 +145,9 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
         ddim evaluate runs/photos-fast-1 --steps 10,20 --sampler ddim,edm
         ddim evaluate images/ --reference photos/
     """
-    given: dict[str, Any] = {
-        "steps": steps,
-        "weights": weights,
-        "label": label,
-        "sampler": sampler,
-        "grid": grid,
-        "guidance": guidance,
-        "guidance_interval": guidance_interval,
-        "guide_with": guide_with,
-        **(fields or {}),
-    }
+    given: dict[str, Any] = {"steps": steps, "weights": weights, "label": label, "sampler": sampler}
+    given |= {"grid": grid, "guidance": guidance, "guidance_interval": guidance_interval}
+    given |= {"guide_with": guide_with, **(fields or {})}
     choices = expand_choices({name: value for name, value in given.items() if value is not None})
     asked = Reference(None if reference is None else str(reference), part)
     out, metric = parse_out(out), metric_name(metric)
@@ -149,126 +155,32 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
         extractor = processes.local_first(partial(open_extractor, features, features_weights))
         if out is not None and processes.leads:
             check_unused(out)
-        if evaluated_images.is_given(images):
+        in_memory = isinstance(images, Tensor | np.ndarray)
+        if in_memory or (isinstance(images, str | Path) and not _names_run(images)):
             if names := [*choices[0], *["seed"] * bool(seed)]:
                 raise UserError(f"images that are given are not sampled: leave {names[0]} out")
-            opened = evaluated_images.open_given_images(images, n, asked, shown)
+            evaluator = _open_given_images(images, n, asked, extractor, shown)
         else:
+            loading = {"device": device, "threads": threads}
             seeds = range(seed, seed + (SAMPLES if n is None else n))
-            opened = evaluated_images.open_samples(images, asked, choices, seeds, shown, device, threads)
-        evaluator = _Evaluator(opened, extractor.to(opened.device), shown)
+            evaluator = _open_samples(images, asked, choices, seeds, extractor, shown, loading)
         if len(choices) == 1:
-            return evaluator.evaluate(opened.images[0], out)
+            return evaluator.evaluate(evaluator.images[0], out)
         # The weights of a model in memory may have changed since an earlier evaluation.
         reusable = processes.leads and isinstance(images, str | Path)
         found = []
-        for each in opened.images:
+        for each in evaluator.images:
             earlier = evaluator.find_earlier(each) if reusable else None
             # Another process may not see the files of process 0, or may look for them later.
             found.append(processes.broadcast(earlier) or evaluator.evaluate(each))
-        home = opened.home.parent / "tables"
+        home = evaluator.home.parent / "tables"
         table = _write_table(choices, found, metric, out, home) if processes.leads else None
         return processes.broadcast(table)
 
 
-@dataclass(frozen=True)
-class _Evaluator:
-    """Evaluates images with one reference; only process 0 computes metrics and writes files."""
-
-    opened: Opened
-    extractor: Extractor
-    progress: Progress
-
-    @cached_property
-    def truth(self) -> np.ndarray:
-        """The features of the reference."""
-        watch = partial(self.progress, "features of the reference")
-        return compute_features(self.opened.reference, self.extractor, watch)
-
-    @cached_property
-    def yardstick(self) -> dict[str, Any] | None:
-        """The metrics of real images in place of the evaluated ones; see `measure_yardstick`."""
-        reference, count = self.opened.reference, self.opened.images[0].count
-        return measure_yardstick(
-            reference, count, self.extractor, partial(self.progress, "real against real")
-        )
-
-    @cached_property
-    def conditions(self) -> dict[str, Any]:
-        """The entries of a record about the features and the reference."""
-        used, of = self.extractor, self.opened.reference
-        images = of.images
-        features = Features(used.name, used.weights, used.resize, used.dimensions)
-        reference = ReferenceSet(
-            of.source,
-            images.fingerprint,
-            of.part,
-            images.pixels.shape[1:3],
-            len(of.which),
-            of.identity(used),
-        )
-        return {"features": asdict(features), "reference": asdict(reference)}
-
-    def find_earlier(self, images: EvaluatedImages) -> Evaluation | None:
-        """Return the newest evaluation of the same samples with the same reference, or None."""
-        wanted = _identify({**self.conditions, "sampling": images.sampling})
-        for folder in reversed(list_numbered_folders(self.opened.home, self.opened.stem)):
-            with suppress(UserError):  # damaged, of another version, or without a record
-                found = read_evaluation(folder)
-                same = found.sampling and _identify(found.record) == wanted
-                if same and load_features(found) is not None:
-                    return found
-        return None
-
-    def evaluate(self, images: EvaluatedImages, out: Path | None = None) -> Evaluation:
-        """Evaluate images, write the record, and return the evaluation; processes share the sampling."""
-        processes = current_processes()
-        if processes.leads:
-            return processes.broadcast(self._measure(images, out))
-        images.compute(self.extractor, SHOWN)
-        return processes.broadcast(None)
-
-    def _measure(self, images: EvaluatedImages, out: Path | None) -> Evaluation:
-        opened = self.opened
-        if (count := min(images.count, len(opened.reference.which))) < LEAST:
-            more = 'name more images, or use all images of the reference, with part "all"'
-            raise UserError(f"{count} images are too few to measure, at least {LEAST} are needed: {more}")
-        with temporary_folder((out or opened.home / "evaluation").resolve()) as folder:
-            began = time.monotonic()
-            truth, found = self.truth, images.compute(self.extractor, SHOWN)
-            computed = time.monotonic()
-            metrics, notes = measure_metrics(found.features, truth)
-            np.save(folder / FEATURES, found.features)
-            save_png(folder / GRID, enlarge(make_sheet(found.images)))
-            content = {
-                "schema": SCHEMA,
-                "metrics": metrics,
-                "notes": [*opened.remarks, *notes],
-                "yardstick": self.yardstick,
-                **self.conditions,
-                "generated": {
-                    "images": images.count,
-                    "source": opened.source,
-                    "fingerprint": images.fingerprint,
-                    "kept": found.kept,
-                    "sha256": hash_file(folder / FEATURES),
-                },
-                "sampling": images.sampling and {**images.sampling, "nfe": found.nfe},
-                "seconds": {
-                    "sampling": round(found.seconds, 2),
-                    "features": round(computed - began - found.seconds, 2),
-                    "metrics": round(time.monotonic() - computed, 2),
-                },
-            }
-            write_sealed(folder / RECORD, make_record("evaluation", content))
-            return read_evaluation(publish_output(folder, out, opened.home, opened.stem))
-
-
-def _identify(record: Mapping[str, Any]) -> str:
-    """Return a text that is equal for evaluations with the same samples, features and reference images."""
-    sampling, reference = record["sampling"], record["reference"]["sha256"]
-    facts = [sample_conditions(sampling), sampling["seeds"], record["features"], reference]
-    return json.dumps(facts, sort_keys=True)
+def _names_run(path: str | Path) -> bool:
+    """Return whether a path means a run or a checkpoint, and not images."""
+    return names_repository(path) or is_run_folder(parse_place(str(path))[0])
 
 
 def _write_table(
@@ -280,3 +192,271 @@ def _write_table(
         write_atomic(folder / "table.csv", table.to_csv().encode())
         save_figure(folder / "table.png", plot_table(table))
         return replace(table, folder=publish_output(folder, out, home))
+
+
+# Evaluations
+
+
+@dataclass(frozen=True)
+class _EvaluatedImages:
+    """The images of one evaluation.
+
+    Attributes:
+        count: number of images.
+        compute: returns the features of the images. Its arguments are the extractor, and the number of first
+            images that come with them.
+        sampling: the record of sampling, as JSON; None if the images have no such record.
+        fingerprint: the fingerprint of the given images; None for samples of a run or model.
+    """
+
+    count: int
+    compute: Callable[[Extractor, int], ImageFeatures]
+    sampling: dict[str, Any] | None
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True)
+class _Evaluator:
+    """Evaluates images of one source, such as a run, with one reference.
+
+    Attributes:
+        source: the run, folder or archive, as the user named it; for an array or model, a description.
+        images: the images of each evaluation; for a run, the samples of each combination of choices.
+        reference: the images with which they are compared.
+        remarks: sentences about the reference.
+        home: the folder in which the folders of evaluations are made.
+        stem: the start of the names of these folders, before their numbers.
+        extractor: computes the features.
+        progress: called while features are computed.
+    """
+
+    source: str
+    images: Sequence[_EvaluatedImages]
+    reference: ImageSet
+    remarks: Sequence[str]
+    home: Path
+    stem: str
+    extractor: Extractor
+    progress: Progress
+
+    @cached_property
+    def yardstick(self) -> dict[str, Any] | None:
+        """The metrics of real images in place of the evaluated ones, as a yardstick, as JSON.
+
+        The real images come from the same source as the reference, but are not part of it. For example, they
+        are training images if the reference is the held-out images. There are as many as evaluated images, if
+        the source has enough, because some metrics depend on the number of images. The yardstick is None if
+        there are too few.
+        """
+        reference, count = self.reference, self.images[0].count
+        others = np.setdiff1d(np.arange(len(reference.images)), reference.which)
+        if min(count, len(others)) < LEAST:
+            return None
+        chosen = np.sort(np.random.default_rng(0).permutation(others)[:count])
+        part = {"valid": "train", "train": "valid"}[reference.part]
+        real = replace(reference, which=chosen, part=part)
+        identity = real.identity(self.extractor)
+        metrics, _ = measure_metrics(self._features_of(real), self._features_of(reference))
+        return {"images": len(chosen), "part": part, "sha256": identity, "metrics": metrics}
+
+    def _features_of(self, images: ImageSet) -> np.ndarray:
+        watch = partial(self.progress, "features of real images")
+        return compute_features(images, self.extractor, watch)
+
+    @cached_property
+    def conditions(self) -> dict[str, Any]:
+        """The entries of a record about the features and the reference."""
+        used, of = self.extractor, self.reference
+        features = records.Features(used.name, used.weights, used.resize, used.dimensions)
+        size, count, identity = of.images.pixels.shape[1:3], len(of.which), of.identity(used)
+        reference = records.ReferenceSet(of.source, of.images.fingerprint, of.part, size, count, identity)
+        return {"features": asdict(features), "reference": asdict(reference)}
+
+    def find_earlier(self, images: _EvaluatedImages) -> Evaluation | None:
+        """Return the newest evaluation of the same samples with the same reference, or None."""
+        wanted = _identify({**self.conditions, "sampling": images.sampling})
+        for folder in reversed(list_numbered_folders(self.home, self.stem)):
+            with suppress(UserError):  # damaged, of another version, or without a record
+                found = read_evaluation(folder)
+                same = found.sampling and _identify(found.record) == wanted
+                if same and load_features(found) is not None:
+                    return found
+        return None
+
+    def evaluate(self, images: _EvaluatedImages, out: Path | None = None) -> Evaluation:
+        """Evaluate images, write the record, and return the evaluation.
+
+        Processes share the sampling. Process 0 alone computes metrics and writes files.
+        """
+        processes = current_processes()
+        if not processes.leads:
+            images.compute(self.extractor, SHOWN)
+            return processes.broadcast(None)
+        if (count := min(images.count, len(self.reference.which))) < LEAST:
+            more = 'name more images, or use all images of the reference, with part "all"'
+            raise UserError(f"{count} images are too few to measure, at least {LEAST} are needed: {more}")
+        with temporary_folder((out or self.home / "evaluation").resolve()) as folder:
+            began = time.monotonic()
+            truth = self._features_of(self.reference)
+            found = images.compute(self.extractor, SHOWN)
+            computed = time.monotonic()
+            metrics, notes = measure_metrics(found.features, truth)
+            np.save(folder / records.FEATURES, found.features)
+            save_png(folder / records.GRID, enlarge(make_sheet(found.images)))
+            generated = {"images": images.count, "source": self.source, "fingerprint": images.fingerprint}
+            content = {
+                "schema": records.SCHEMA,
+                "metrics": metrics,
+                "notes": [*self.remarks, *notes],
+                "yardstick": self.yardstick,
+                **self.conditions,
+                "generated": {
+                    **generated,
+                    "kept": found.kept,
+                    "sha256": hash_file(folder / records.FEATURES),
+                },
+                "sampling": images.sampling and {**images.sampling, "nfe": found.nfe},
+                "seconds": {
+                    "sampling": round(found.seconds, 2),
+                    "features": round(computed - began - found.seconds, 2),
+                    "metrics": round(time.monotonic() - computed, 2),
+                },
+            }
+            write_sealed(folder / records.RECORD, make_record("evaluation", content))
+            written = read_evaluation(publish_output(folder, out, self.home, self.stem))
+        return processes.broadcast(written)
+
+
+def _identify(record: Mapping[str, Any]) -> str:
+    """Return a text that is equal for evaluations with the same samples, features and reference images."""
+    sampling, reference = record["sampling"], record["reference"]["sha256"]
+    facts = [sample_conditions(sampling), sampling["seeds"], record["features"], reference]
+    return json.dumps(facts, sort_keys=True)
+
+
+# Samples of a run or a model
+
+
+def _open_samples(
+    source: str | Path | Pipeline | Model,
+    asked: Reference,
+    choices: Sequence[Choice],
+    seeds: range,
+    extractor: Extractor,
+    progress: Progress,
+    loading: Mapping[str, Any],
+) -> _Evaluator:
+    """Open a run or a model, whose samples are evaluated for each combination of choices; sample nothing yet.
+
+    Without a choice, the reference is the held-out images of the run, or all of its images if fewer than
+    `LEAST` are held out. Features of samples of a model in memory are not cached, as its weights may have
+    changed.
+    """
+
+    @cache
+    def open_weights(name: str) -> Pipeline:
+        if isinstance(source, str | Path):
+            return load(source, name, **loading)
+        return open_pipeline(source)
+
+    named = isinstance(source, str | Path)
+    if not named and "weights" in choices[0]:
+        raise UserError("weights can be chosen for a run folder, but a model in memory has its own")
+    model = open_weights("ema")
+    reference, remarks = open_reference(model, asked, progress), []
+    if asked == Reference() and (count := len(reference.which)) < LEAST:
+        reference = replace(reference, which=np.arange(len(reference.images)), part="all")
+        remarks.append(f"the reference is all images of the run, because only {count} are held out")
+    if asked.data is None and reference.part != "valid":
+        remarks.append("the run was trained on images of the reference, so copies of them look good here")
+    images = []
+    for choice in choices:
+        setup = _choose_setup(open_weights(choice.get("weights", "ema")), choice)
+        watch = continue_progress(progress, len(images) * len(seeds), len(choices) * len(seeds))
+        samples = SampledParts(setup, seeds, watch, cached=named)
+        images.append(_EvaluatedImages(len(seeds), samples.compute_features, samples.record))
+    run = model.checkpoint.run if isinstance(model, LoadedRun) else None
+    home, stem = find_home(run, records.FOLDER) if run else (Path(records.FOLDER), "model-")
+    name, extractor = str(source) if named else repr(model), extractor.to(model.runtime.exact_device)
+    return _Evaluator(name, images, reference, remarks, home, stem, extractor, progress)
+
+
+def _choose_setup(pipeline: Pipeline, choice: Choice) -> SamplingSetup:
+    """Return how a model is sampled with one combination of choices."""
+    label = pipeline.find_label(choice.get("label"))
+    guided = (choice.get(name) for name in ("guidance", "guidance_interval", "guide_with"))
+    fields = {name: value for name, value in choice.items() if name not in OWN}
+    guidance = collect_guidance(*guided)
+    return choose_sampling(pipeline, choice.get("steps"), label, fields, guidance=guidance)
+
+
+# Images that are given
+
+
+def _open_given_images(
+    source: str | Path | Tensor | np.ndarray,
+    n: int | None,
+    asked: Reference,
+    extractor: Extractor,
+    progress: Progress,
+) -> _Evaluator:
+    """Open the first `n` of the images that a user gives, by default all.
+
+    Raises:
+        UserError: if there are no images, or their reference is not named.
+    """
+    if isinstance(source, str | Path):
+        images, sampling = _read_images(Path(source), progress)
+        name, stem = str(source), re.sub(r"[^\w.-]+", "-", Path(source).resolve().name)
+    else:
+        pixels, sampling = to_pixels(source[:n]), None
+        fingerprint = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+        images = Images(pixels, None, (), (), fingerprint)
+        name, stem = f"tensor {' x '.join(map(str, source[:n].shape))}", "tensor"
+    which = np.arange(len(images))[:n]
+    if sampling:
+        sampling["seeds"] = sampling["seeds"][:n]
+    _, height, width, channels = images.pixels.shape
+    data = Data(size=(height, width), channels=choose_channels(channels))
+    reference = open_other_images(asked, data, progress=progress)
+    given = ImageSet(share_range(images, reference.images.values), which, name, "all")
+
+    def compute(extractor: Extractor, shown: int) -> ImageFeatures:
+        features = compute_features(given, extractor, partial(progress, "images"))
+        first = to_pictures(gather_batch(given.images, which[:shown]))
+        return ImageFeatures(features, first, sampling["nfe"] if sampling else 0)
+
+    evaluated = _EvaluatedImages(len(which), compute, sampling, images.fingerprint)
+    return _Evaluator(name, [evaluated], reference, (), Path(records.FOLDER), f"{stem}-", extractor, progress)
+
+
+def _read_images(source: Path, progress: Progress) -> tuple[Images, dict[str, Any] | None]:
+    """Return the images of a source, in their size, and the record of sampling if `ddim sample` wrote them.
+
+    Of a folder of samples, only the files that are named by a seed are read, in the order of the seeds. The
+    record is None if there are more or fewer samples than it has seeds.
+    """
+    file = source / "record.json"
+    record = read_sealed(file) if file.is_file() else {}
+    sampled = record.get("kind") == "samples"
+    if sampled:
+        samples = [path for path in source.iterdir() if SAMPLE.fullmatch(path.name)]
+        found = Files([(f"{int(path.stem):010d}", path, None) for path in samples])
+    else:
+        found = find_source(str(source))
+    size = _first_size(found.members((64, 64)), source)
+    images = load_images(found, str(source), size, progress=watch_reading(progress))
+    if not sampled or [int(name) for name in images.names] != record["seeds"]:
+        return images, None
+    outside = {"schema", "kind", "time", "seconds", "film"}
+    return images, {name: value for name, value in record.items() if name not in outside}
+
+
+def _first_size(members: Iterator[Member | Reject], source: Path) -> tuple[int, int]:
+    """Return (height, width) of the first readable image of a source."""
+    for item in members:
+        if isinstance(item, Member):
+            with suppress(UnusableError), hide_warnings():
+                header = read_header(item.data)
+                return header.height, header.width
+    raise UserError(f"{source} is neither a run nor a folder or archive of images")

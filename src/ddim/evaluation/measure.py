@@ -1,8 +1,7 @@
-"""Measure metrics of two sets of images, and those of real images as a yardstick."""
+"""Measure metrics of two sets of images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +17,6 @@ from ddim.metrics.fid import fid, fid_infinity
 from ddim.metrics.kid import kid
 from ddim.metrics.prdc import prdc
 from ddim.plots.pictures import check_images, to_uint8
-from ddim.sampling.image_features import ImageSet, compute_features
 
 ENOUGH = 10
 """FID-infinity needs more than this many samples for each dimension of the features.
@@ -89,46 +87,8 @@ def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[
     if count > ENOUGH * dimensions:
         infinity = fid_infinity(generated, reference)
         f |= {"infinity": infinity.value, "low": infinity.low, "high": infinity.high}
-        notes.append(
-            f"FID-infinity and its interval are for these {len(reference):,} reference images, "
-            "not for the distribution that they come from"
-        )
-    elif not notes:
-        notes.append(f"FID-infinity needs more than {ENOUGH * dimensions:,} samples, got {count:,}")
     if k.value < 0:
         notes.append("KID is below 0: the estimate is unbiased, so it may fall below 0 for similar sets")
     if few < FEW:
         notes.append(f"with so few images ({few}), FID, precision and density say little, and only KID ranks")
-    if not overlap["recall"]["value"]:
-        notes.append("recall is 0: samples cover no reference image, so precision and density say little")
     return {"kid": k.to_json(), "fid": f, **overlap}, notes
-
-
-def measure_yardstick(
-    reference: ImageSet, samples: int, extractor: Extractor, progress: Callable[[int, int], None]
-) -> dict[str, Any] | None:
-    """Return the metrics of real images against the reference, as a yardstick for the metrics of samples.
-
-    The real images come from the same source as the reference, but are not part of it. For example, they are
-    training images if the reference is the held-out images. There are as many real images as samples, if the
-    source has enough, because some metrics depend on the number of images.
-
-    Args:
-        reference: the images that samples are compared with.
-        samples: the number of samples.
-        extractor: the network of the features.
-        progress: called with (done, total) while features are computed.
-
-    Returns:
-        A dictionary with "images", "part", "sha256" and "metrics", as in a record; None if there are too few
-        samples or real images.
-    """
-    others = np.setdiff1d(np.arange(len(reference.images)), reference.which)
-    if min(samples, len(others)) < LEAST:
-        return None
-    chosen = np.sort(np.random.default_rng(0).permutation(others)[:samples])
-    part = {"valid": "train", "train": "valid"}[reference.part]
-    real = ImageSet(reference.images, chosen, reference.source, part)
-    features = compute_features(real, extractor, progress)
-    metrics, _ = measure_metrics(features, compute_features(reference, extractor))
-    return {"images": len(chosen), "part": part, "sha256": real.identity(extractor), "metrics": metrics}

@@ -87,11 +87,16 @@ def open_other_images(
         seed: the seed of the split; see `Recipe.split_seed`.
         values: the type and range of other values, whose range these images share.
         progress: called while images are decoded.
+
+    Raises:
+        UserError: if the images cannot be opened, or `reference` names none.
     """
-    source, watch = reference.data or data.source, watch_reading(progress)
-    images = open_images(source, data.size, data.channels, reading=Reading(axis=data.axis), progress=watch)
+    if reference.data is None:
+        raise UserError("only a run has images of its own: name the reference images")
+    axis, watch = Reading(axis=data.axis), watch_reading(progress)
+    images = open_images(reference.data, data.size, data.channels, reading=axis, progress=watch)
     split = split_images(share_range(images, values), data.validation, seed)
-    return reference.select(split, source)
+    return reference.select(split, reference.data)
 
 
 def share_range(images: Images, values: Values) -> Images:

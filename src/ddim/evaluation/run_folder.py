@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ddim.errors import UserError
 from ddim.files import temporary_folder, write_sealed
 from ddim.plots.pictures import save_png
 from ddim.plots.table import Tabular
 from ddim.runs.folder import check_unused, parse_out, publish_output
-from ddim.runs.names import is_checkpoint, locate_run
+from ddim.runs.names import find_run_folder, is_checkpoint
 from ddim.sampling.pipeline import LoadedRun, load_given_run
 
 
@@ -50,17 +49,23 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
         out: a new or empty folder for the results; None for a new folder in the run folder.
 
     Raises:
-        UserError: if `out` is not empty or cannot be made, or `run` cannot be loaded. Also if `out` is None,
-            and `run` is a checkpoint.
+        UserError: if `out` is not empty or cannot be made, or `run` cannot be loaded.
     """
-    folder = run.checkpoint.run if isinstance(run, LoadedRun) else locate_run(run)
     if out is not None:
         check_unused(Path(out))
-    elif is_checkpoint(folder):
-        raise UserError(
-            f"{folder} is a checkpoint, and results are added to a run: give the run folder, or --out DIR"
-        )
     return load_given_run(run)
+
+
+def find_home(run: Path, kind: str) -> tuple[Path, str]:
+    """Return the folder for the results of a kind, and the start of their names, before their numbers.
+
+    The results of RUN, RUN/best and a checkpoint of RUN are RUN/<kind>/1, 2, ... Nothing is added to a
+    checkpoint that belongs to no run: its results are <kind>/<name>-1, 2, ... in the working folder.
+    """
+    folder = find_run_folder(run)
+    if is_checkpoint(folder):
+        return Path(kind), f"{folder.resolve().name}-"
+    return folder / kind, ""
 
 
 def write_result(
@@ -77,15 +82,13 @@ def write_result(
     Args:
         run: the run.
         kind: the name of the folder in the run folder, such as "diagnostics".
-        out: the folder; None for the next RUN/<kind>/N.
+        out: the folder; None for the next RUN/<kind>/N, see `find_home`.
         record: the content of record.json.
         pictures: images (H, W, C) uint8, keyed by the names of their files.
     """
-    parent, out = run.checkpoint.run / kind, parse_out(out)
-    if out is not None:
-        check_unused(out)
-    with temporary_folder((out or parent / kind).resolve()) as folder:
+    out, (home, stem) = parse_out(out), find_home(run.checkpoint.run, kind)
+    with temporary_folder((out or home / kind).resolve()) as folder:
         write_sealed(folder / "record.json", record)
         for name, pixels in pictures.items():
             save_png(folder / name, pixels)
-        return publish_output(folder, out, parent)
+        return publish_output(folder, out, home, stem)

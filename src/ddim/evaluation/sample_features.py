@@ -34,6 +34,8 @@ from ddim.sampling.sampling_setup import SamplingSetup
 LARGEST_KEPT = 2**26
 """The largest size of all samples of an evaluation that are kept in the cache, in bytes."""
 
+_NO_IMAGES = torch.empty(0, dtype=torch.uint8)
+
 
 @dataclass(frozen=True)
 class ImageFeatures:
@@ -41,14 +43,14 @@ class ImageFeatures:
 
     Attributes:
         features: (N, dimensions) float32.
-        images: the first images, (n, C, H, W) uint8; None if they are not asked for.
+        images: the first images, (n, C, H, W) uint8.
         nfe: network evaluations per image.
         kept: number of images that were not sampled, because they or their features were in the cache.
         seconds: seconds of sampling.
     """
 
     features: np.ndarray
-    images: Tensor | None
+    images: Tensor
     nfe: int
     kept: int = 0
     seconds: float = 0.0
@@ -83,10 +85,9 @@ class SampledParts:
             mine = processes.share(parts[first : first + processes.count])
             found += processes.interleave([self._measure(seeds, extractor, shown) for seeds in mine])
             self.progress("samples", sum(len(part.features) for part in found), len(self.seeds))
-        images = [part.images for part in found if part.images is not None]
         return ImageFeatures(
             np.concatenate([part.features for part in found]),
-            torch.cat(images)[:shown] if images else None,
+            torch.cat([part.images for part in found])[:shown],
             max(part.nfe for part in found),
             sum(part.kept for part in found),
             sum(part.seconds for part in found),
@@ -114,13 +115,13 @@ class SampledParts:
         known = read_part(path, "features", "nfe") if self.cached else None
         pictured = seeds[0] - self.seeds[0] < shown
         if known is not None and not pictured:
-            return ImageFeatures(known["features"].numpy(), None, int(known["nfe"]), len(seeds))
+            return ImageFeatures(known["features"].numpy(), _NO_IMAGES, int(known["nfe"]), len(seeds))
         samples, seconds = self._sample(seeds, keep=pictured or (shown > 0 and self._few))
         if known is None:
             known = {"features": extractor(samples["images"]).clone(), "nfe": samples["nfe"]}
             if self.cached:
                 keep_part(path, known)
-        images = samples["images"] if pictured else None
+        images = samples["images"] if pictured else _NO_IMAGES
         kept = 0 if seconds else len(seeds)
         return ImageFeatures(known["features"].numpy(), images, int(known["nfe"]), kept, seconds)
 
