@@ -1,6 +1,5 @@
 """Combinations of choices of sampling, and their names."""
 
-import numpy as np
 import pytest
 
 import ddim
@@ -33,7 +32,6 @@ def test_a_field_is_combined_only_with_kinds_that_have_it():
 @pytest.mark.parametrize(
     ("name", "given", "values"),
     [
-        ("steps", np.array([5, 10]), [5, 10]),
         ("sampler.eta", "0, 0.5", ["0", "0.5"]),
         ("grid.times", "1,0.5", ["1,0.5"]),
         ("grid.times", "[1,0.5],[1,0.2]", ["1,0.5", "1,0.2"]),
