@@ -48,7 +48,7 @@ def test_a_table_makes_only_evaluations_that_are_missing(run):
     assert sum(seen) == 40
     assert [cell.evaluation.folder.name for cell in more.cells] == ["1", "2", "3"]
     assert [c.evaluation.record for c in more.cells[:2]] == [c.evaluation.record for c in first.cells]
-    assert said[-1][1:] == (40, 40) or said[-1] == ("samples", 120, 120)
+    assert said[-1] == ("samples", 120, 120)
     assert (more.rows, more.columns) == (["2 steps", "3 steps", "4 steps"], ["KID"])
     # Features that do not belong to their record are not used.
     np.save(run / "evaluations" / "2" / "features.npy", np.zeros((40, 12), np.float32))
