@@ -83,8 +83,6 @@ def _name_value(name: str, value: Any) -> Choice:  # noqa: ANN401
 def _list_values(name: str, given: Any) -> list[Any]:  # noqa: ANN401
     """Return the values of a choice, which are a list, or a text such as "0,0.5,1", or one value."""
     if isinstance(given, str):
-        if name == "label":
-            return [given]
         if name in _LISTS:
             return re.findall(r"\[(.+?)\]", given) or [given]
         return [word.strip() for word in given.split(",")]

@@ -149,8 +149,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     given |= {"grid": grid, "guidance": guidance, "guidance_interval": guidance_interval}
     given |= {"guide_with": guide_with, **(fields or {})}
     choices = expand_choices({name: value for name, value in given.items() if value is not None})
-    asked = Reference(None if reference is None else str(reference), part)
-    out, metric = parse_out(out), metric_name(metric)
+    asked, out, metric = Reference(reference, part), parse_out(out), metric_name(metric)
     with open_progress(progress) as shown, join_processes() as processes:
         extractor = processes.local_first(partial(open_extractor, features, features_weights))
         if out is not None and processes.leads:
@@ -293,8 +292,7 @@ class _Evaluator:
             images.compute(self.extractor, SHOWN)
             return processes.broadcast(None)
         if (count := min(images.count, len(self.reference.which))) < LEAST:
-            more = 'name more images, or use all images of the reference, with part "all"'
-            raise UserError(f"{count} images are too few to measure, at least {LEAST} are needed: {more}")
+            raise UserError(f"{count} images are too few to measure, at least {LEAST} are needed")
         with temporary_folder((out or self.home / "evaluation").resolve()) as folder:
             began = time.monotonic()
             truth = self._features_of(self.reference)
@@ -303,7 +301,6 @@ class _Evaluator:
             metrics, notes = measure_metrics(found.features, truth)
             np.save(folder / records.FEATURES, found.features)
             save_png(folder / records.GRID, enlarge(make_sheet(found.images)))
-            generated = {"images": images.count, "source": self.source, "fingerprint": images.fingerprint}
             content = {
                 "schema": records.SCHEMA,
                 "metrics": metrics,
@@ -311,7 +308,9 @@ class _Evaluator:
                 "yardstick": self.yardstick,
                 **self.conditions,
                 "generated": {
-                    **generated,
+                    "images": images.count,
+                    "source": self.source,
+                    "fingerprint": images.fingerprint,
                     "kept": found.kept,
                     "sha256": hash_file(folder / records.FEATURES),
                 },

@@ -37,19 +37,19 @@ class Reference:
         UserError: if `data` is a run.
     """
 
-    data: str | None = None
+    data: str | Path | None = None
     part: Part | None = None
 
     def __post_init__(self) -> None:
         if self.data is not None and is_run_folder(Path(self.data).expanduser()):
             raise UserError(f"{self.data} is a run: name images, such as those it was trained on or sampled")
 
-    def select(self, split: SplitImages, source: str) -> ImageSet:
+    def select(self, split: SplitImages, source: str | Path) -> ImageSet:
         """Return the part of the images of a source."""
         part = self.part or ("all" if self.data else "valid")
         every = np.arange(len(split.images))
         which = {"valid": split.validation, "train": split.train, "all": every}[part]
-        return ImageSet(split.images, which, source, part)
+        return ImageSet(split.images, which, str(source), part)
 
 
 def open_reference(
