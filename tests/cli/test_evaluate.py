@@ -46,7 +46,7 @@ def test_several_values_give_a_table_and_two_evaluations_are_compared(run, tmp_p
     assert list(dict.fromkeys(cell["row"] for cell in table["cells"])) == [
         "ddim eta 0",
         "ddim eta 0.5",
-        "ddpm variance large",
+        "ddpm",
     ]
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"table.csv", "table.png"}
     one, other = (table["cells"][k]["evaluation"] for k in (1, 3))

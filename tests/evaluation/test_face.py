@@ -1,10 +1,12 @@
 """The functions at the top of the package that measure, with plain values, as a notebook calls them."""
 
+import numpy as np
 import pytest
 import torch
 
 import ddim
 import tiny
+from ddim.data import open_images
 from ddim.errors import UserError
 from ddim.files import read_sealed
 from ddim.metrics.features import extract_features
@@ -34,6 +36,8 @@ def test_a_pipeline_is_evaluated_like_its_run_and_a_tensor_like_its_samples(run,
     of_pipeline = ddim.evaluate(ddim.load(run), "blossoms:60", n=24, steps=3)
     samples = ddim.sample(run, n=24, steps=3)
     of_tensor = ddim.evaluate(samples, "blossoms:60")
+    photos = torch.from_numpy(np.array(open_images("blossoms:60", (32, 32)).pixels)).permute(0, 3, 1, 2)
+    assert ddim.evaluate(samples, photos).record["metrics"] == of_tensor.record["metrics"]
     reversed_twice = samples.flip(1).numpy()[:, ::-1]
     for array in (samples.numpy(), reversed_twice):
         assert ddim.evaluate(array, "blossoms:60").record["metrics"] == of_tensor.record["metrics"]

@@ -96,12 +96,15 @@ def _list_values(name: str, given: Any) -> list[Any]:  # noqa: ANN401
 def name_choices(combinations: Sequence[Choice]) -> list[str]:
     """Return a short name of each combination, made of its choices that differ, but for the steps.
 
-    An example is "ddim eta 0.5 guidance 2".
+    A field is named if it differs between combinations with the same sampler, grid or schedule. An example is
+    "ddim eta 0.5 guidance 2".
     """
     differing = []
     for name in dict.fromkeys(itertools.chain(*combinations)):
-        texts = {_name_choice(name, choice[name]) if name in choice else "" for choice in combinations}
-        if name != "steps" and len(texts) > 1:
+        part, _, _ = name.rpartition(".")
+        kinds = [choice.get(part) for choice in combinations]
+        texts = [_name_choice(name, choice.get(name)) for choice in combinations]
+        if name != "steps" and len(set(zip(kinds, texts, strict=True))) > len(set(kinds)):
             differing.append(name)
     return [
         " ".join(_name_choice(name, choice[name]) for name in differing if name in choice)

@@ -22,6 +22,7 @@ import numpy as np
 from torch import Tensor
 
 from ddim.data import Images
+from ddim.data.arrays import hold_images
 from ddim.data.cache import load_images
 from ddim.data.decode import UnusableError, hide_warnings, read_header
 from ddim.data.images import gather_batch
@@ -73,7 +74,7 @@ Source = str | Path | Tensor | np.ndarray | Pipeline | Model
 
 def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     images: Source,
-    reference: str | Path | None = None,
+    reference: str | Path | Tensor | np.ndarray | None = None,
     n: int | None = None,
     steps: int | Sequence[int] | None = None,
     *,
@@ -102,9 +103,9 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     The same command continues what was stopped.
 
     Args:
-        images: a run, or a folder, an archive or an array of images.
-        reference: the images to compare with: a folder, an archive or the name of a data set (default: the
-            run's held-out images).
+        images: a run, a folder, an archive or an array of images, or a model in memory.
+        reference: the images to compare with: a folder, an archive, an array or the name of a data set
+            (default: the run's held-out images).
         n: number of samples (default: 1000), or of images (default: all).
         steps: sampling steps (default: the run's, 20 in most recipes).
         sampler: ddim, ddpm, edm, ... (default: the run's).
@@ -149,7 +150,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     given |= {"grid": grid, "guidance": guidance, "guidance_interval": guidance_interval}
     given |= {"guide_with": guide_with, **(fields or {})}
     choices = expand_choices({name: value for name, value in given.items() if value is not None})
-    asked, out, metric = Reference(reference, part), parse_out(out), metric_name(metric)
+    asked, out, metric = Reference(hold_images(reference), part), parse_out(out), metric_name(metric)
     with open_progress(progress) as shown, join_processes() as processes:
         extractor = processes.local_first(partial(open_extractor, features, features_weights))
         if out is not None and processes.leads:

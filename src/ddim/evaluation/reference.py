@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from ddim.data import Images, SplitImages, open_images, split_images
+from ddim.data.arrays import GivenImages
 from ddim.data.values import EIGHT_BITS, Reading, Values, choose_channels
 from ddim.errors import UserError
 from ddim.machine.progress import Progress, ignore_progress, watch_reading
@@ -29,7 +30,7 @@ class Reference:
     """The images that samples are compared with.
 
     Args:
-        data: a folder, an archive or the name of a data set; None for the run's own images.
+        data: a folder, an archive, the name of a data set or images in memory; None for the run's own.
         part: "valid", "train" or "all". None means "valid" for the run's own images, and "all" for other
             images.
 
@@ -37,19 +38,19 @@ class Reference:
         UserError: if `data` is a run.
     """
 
-    data: str | Path | None = None
+    data: str | Path | GivenImages | None = None
     part: Part | None = None
 
     def __post_init__(self) -> None:
-        if self.data is not None and is_run_folder(Path(self.data).expanduser()):
+        if isinstance(self.data, str | Path) and is_run_folder(Path(self.data).expanduser()):
             raise UserError(f"{self.data} is a run: name images, such as those it was trained on or sampled")
 
-    def select(self, split: SplitImages, source: str | Path) -> ImageSet:
+    def select(self, split: SplitImages, source: str) -> ImageSet:
         """Return the part of the images of a source."""
         part = self.part or ("all" if self.data else "valid")
         every = np.arange(len(split.images))
         which = {"valid": split.validation, "train": split.train, "all": every}[part]
-        return ImageSet(split.images, which, str(source), part)
+        return ImageSet(split.images, which, source, part)
 
 
 def open_reference(
@@ -94,9 +95,10 @@ def open_other_images(
     if reference.data is None:
         raise UserError("only a run has images of its own: name the reference images")
     axis, watch = Reading(axis=data.axis), watch_reading(progress)
-    images = open_images(reference.data, data.size, data.channels, reading=axis, progress=watch)
+    source = reference.data.text if isinstance(reference.data, GivenImages) else str(reference.data)
+    images = open_images(source, data.size, data.channels, reading=axis, progress=watch)
     split = split_images(share_range(images, values), data.validation, seed)
-    return reference.select(split, reference.data)
+    return reference.select(split, source)
 
 
 def share_range(images: Images, values: Values) -> Images:
