@@ -7,7 +7,6 @@ no record.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
@@ -16,19 +15,19 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from torch import Tensor
 
-from ddim.data import Images
-from ddim.data.arrays import hold_images
+from ddim.data.arrays import give_images, hold_images
 from ddim.data.cache import load_images
 from ddim.data.decode import UnusableError, hide_warnings, read_header
 from ddim.data.images import gather_batch
 from ddim.data.open import find_source
 from ddim.data.remote import Files, names_repository
 from ddim.data.sources import Member, Reject
+from ddim.data.sources import Source as ImageSource
 from ddim.data.values import choose_channels
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.grids import Grid
@@ -38,7 +37,7 @@ from ddim.errors import UserError
 from ddim.evaluation import record as records
 from ddim.evaluation.choices import OWN, Choice, expand_choices
 from ddim.evaluation.compare import load_features
-from ddim.evaluation.measure import measure_metrics, to_pixels
+from ddim.evaluation.measure import measure_metrics
 from ddim.evaluation.record import Evaluation, read_evaluation
 from ddim.evaluation.reference import Part, Reference, open_other_images, open_reference, share_range
 from ddim.evaluation.run_folder import find_home
@@ -155,8 +154,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
         extractor = processes.local_first(partial(open_extractor, features, features_weights))
         if out is not None and processes.leads:
             check_unused(out)
-        in_memory = isinstance(images, Tensor | np.ndarray)
-        if in_memory or (isinstance(images, str | Path) and not _names_run(images)):
+        if isinstance(images, Tensor | np.ndarray) or _names_images(images):
             if names := [*choices[0], *["seed"] * bool(seed)]:
                 raise UserError(f"images that are given are not sampled: leave {names[0]} out")
             evaluator = _open_given_images(images, n, asked, extractor, shown)
@@ -178,9 +176,11 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
         return processes.broadcast(table)
 
 
-def _names_run(path: str | Path) -> bool:
-    """Return whether a path means a run or a checkpoint, and not images."""
-    return names_repository(path) or is_run_folder(parse_place(str(path))[0])
+def _names_images(source: Source) -> TypeGuard[str | Path]:
+    """Return whether a source is the path or the name of images, and not of a run or a checkpoint."""
+    if not isinstance(source, str | Path) or names_repository(source):
+        return False
+    return not is_run_folder(parse_place(str(source))[0])
 
 
 def _write_table(
@@ -406,19 +406,20 @@ def _open_given_images(
         UserError: if there are no images, or their reference is not named.
     """
     if isinstance(source, str | Path):
-        images, sampling = _read_images(Path(source), progress)
         name, stem = str(source), re.sub(r"[^\w.-]+", "-", Path(source).resolve().name)
+        found, sampling = _find_images(Path(source))
     else:
-        pixels, sampling = to_pixels(source[:n]), None
-        fingerprint = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
-        images = Images(pixels, None, (), (), fingerprint)
         name, stem = f"tensor {' x '.join(map(str, source[:n].shape))}", "tensor"
-    which = np.arange(len(images))[:n]
-    if sampling:
+        found, sampling = give_images(source[:n]), None
+    size = _first_size(found.members((64, 64)), name)
+    images = load_images(found, name, size, progress=watch_reading(progress))
+    # Otherwise, there are more or fewer samples than the record has seeds.
+    if sampling and sampling["seeds"] == [int(name) for name in images.names]:
         sampling["seeds"] = sampling["seeds"][:n]
-    _, height, width, channels = images.pixels.shape
-    data = Data(size=(height, width), channels=choose_channels(channels))
-    reference = open_other_images(asked, data, progress=progress)
+    else:
+        sampling = None
+    which, channels = np.arange(len(images))[:n], choose_channels(images.pixels.shape[3])
+    reference = open_other_images(asked, Data(size=size, channels=channels), progress=progress)
     given = ImageSet(share_range(images, reference.images.values), which, name, "all")
 
     def compute(extractor: Extractor, shown: int) -> ImageFeatures:
@@ -430,29 +431,22 @@ def _open_given_images(
     return _Evaluator(name, [evaluated], reference, (), Path(records.FOLDER), f"{stem}-", extractor, progress)
 
 
-def _read_images(source: Path, progress: Progress) -> tuple[Images, dict[str, Any] | None]:
-    """Return the images of a source, in their size, and the record of sampling if `ddim sample` wrote them.
+def _find_images(path: Path) -> tuple[ImageSource, dict[str, Any] | None]:
+    """Return the source of the images at a path, and the record of sampling if `ddim sample` wrote them.
 
-    Of a folder of samples, only the files that are named by a seed are read, in the order of the seeds. The
-    record is None if there are more or fewer samples than it has seeds.
+    Of a folder of samples, only the files that are named by a seed are read, in the order of the seeds.
     """
-    file = source / "record.json"
+    file = path / "record.json"
     record = read_sealed(file) if file.is_file() else {}
-    sampled = record.get("kind") == "samples"
-    if sampled:
-        samples = [path for path in source.iterdir() if SAMPLE.fullmatch(path.name)]
-        found = Files([(f"{int(path.stem):010d}", path, None) for path in samples])
-    else:
-        found = find_source(str(source))
-    size = _first_size(found.members((64, 64)), source)
-    images = load_images(found, str(source), size, progress=watch_reading(progress))
-    if not sampled or [int(name) for name in images.names] != record["seeds"]:
-        return images, None
+    if record.get("kind") != "samples":
+        return find_source(str(path)), None
+    samples = [file for file in path.iterdir() if SAMPLE.fullmatch(file.name)]
     outside = {"schema", "kind", "time", "seconds", "film"}
-    return images, {name: value for name, value in record.items() if name not in outside}
+    sampling = {name: value for name, value in record.items() if name not in outside}
+    return Files([(f"{int(file.stem):010d}", file, None) for file in samples]), sampling
 
 
-def _first_size(members: Iterator[Member | Reject], source: Path) -> tuple[int, int]:
+def _first_size(members: Iterator[Member | Reject], source: str) -> tuple[int, int]:
     """Return (height, width) of the first readable image of a source."""
     for item in members:
         if isinstance(item, Member):
