@@ -43,7 +43,7 @@ from ddim.evaluation.reference import Part, Reference, open_other_images, open_r
 from ddim.evaluation.run_folder import find_home
 from ddim.evaluation.sample_features import ImageFeatures, SampledParts
 from ddim.evaluation.table import EvaluationTable, arrange_cells, plot_table
-from ddim.files import hash_file, read_sealed, temporary_folder, write_atomic, write_sealed
+from ddim.files import atomic_file, hash_file, read_sealed, temporary_folder, write_atomic, write_sealed
 from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.progress import Progress, continue_progress, open_progress, watch_reading
 from ddim.metrics.catalogue import DEFAULT, LEAST, metric_name
@@ -300,7 +300,11 @@ class _Evaluator:
             found = images.compute(self.extractor, SHOWN)
             computed = time.monotonic()
             metrics, notes = measure_metrics(found.features, truth)
-            np.save(folder / records.FEATURES, found.features)
+            with atomic_file(folder / records.FEATURES) as file:
+                # np.save would not say that a disk is full.
+                header = np.lib.format.header_data_from_array_1_0(found.features)
+                np.lib.format.write_array_header_1_0(file, header)
+                file.write(found.features.data)
             save_png(folder / records.GRID, enlarge(make_sheet(found.images)))
             content = {
                 "schema": records.SCHEMA,
