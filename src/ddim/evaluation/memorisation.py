@@ -160,7 +160,7 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
     if extractor is not None:
         extractor.to(run.runtime.exact_device)
     own = open_run_images(run, progress)
-    sampled = SampledParts(setup, range(n), progress, keep=True)
+    sampled = SampledParts(setup, range(n), progress)
     samples = torch.cat([*sampled.samples()]).permute(0, 2, 3, 1).numpy()
     flip = run.recipe.data.flip
     copies = compare_with_training(own, samples, flip, extractor, progress)
@@ -179,8 +179,7 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
     }
     record = make_record("memorisation", content, run)
     pairs = charts.rasterise(draw_pairs(copies, samples, own))
-    shown = {"copies": float(record["copies"]["value"])}
-    return Memorisation(record, write_result(run, "memorisation", out, record, {"pairs.png": pairs}, shown))
+    return Memorisation(record, write_result(run, "memorisation", out, record, {"pairs.png": pairs}))
 
 
 # Copies
