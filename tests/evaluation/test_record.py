@@ -1,11 +1,13 @@
-"""Reading the record of an evaluation."""
+"""The record of an evaluation: how it is read, what it says, and what may be compared."""
 
 import json
+import re
 
 import pytest
 
 from ddim.errors import UserError
-from ddim.evaluation.record import read_evaluation
+from ddim.evaluation.record import read_evaluation, why_not_comparable
+from ddim.metrics.catalogue import METRICS
 from stubs import RECORD, SAMPLING, evaluation, record, written
 
 
@@ -22,7 +24,7 @@ def test_fid_infinity_is_a_separate_metric_with_an_interval_and_fid_has_none():
         ({"sampler_name": "edm order 2", "nfe": 3}, "edm order 2, 2 steps, 3 NFE"),
         ({"weights": "0.99"}, "ddim, 2 steps, 2 NFE, 0.99 weights"),
         ({"label": 3, "class": "cat", "guidance": 1.5}, "ddim, 2 steps, 2 NFE, label cat, guidance 1.5"),
-        ({"label": "all"}, "ddim, 2 steps, 2 NFE, label all"),
+        ({"grid": {"kind": "listed"}}, "ddim, 2 steps, 2 NFE, listed times"),
         ({"label": "natural", "recipe": {"data": {"labels": "clusters:4"}}}, "ddim, 2 steps, 2 NFE"),
         ({"label": None, "recipe": {"data": {"labels": "clusters:4"}}}, "ddim, 2 steps, 2 NFE, label none"),
         ({"label": None, "recipe": {"data": {"vectors": "a.csv"}}}, "ddim, 2 steps, 2 NFE, label none"),
@@ -38,7 +40,7 @@ def test_an_evaluation_of_images_is_named_after_their_folder():
 
 @pytest.mark.parametrize("source", ["/home/ada/mine", "C:\\Users\\ada\\mine"])
 def test_the_reference_is_named_without_its_folders(source):
-    assert evaluation(reference__source=source).reference.name.endswith(" of mine")
+    assert evaluation(reference__source=source).reference.name == "500 held-out images of mine"
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,6 @@ def test_the_reference_is_named_without_its_folders(source):
         ("", "is damaged: it is not JSON"),
         (json.dumps(record(schema=2)), "is not the record of an evaluation of this version"),
         (json.dumps(record(kind="samples")), "is not the record of an evaluation of this version"),
-        (json.dumps(record(features={})), "is damaged"),
     ],
 )
 def test_a_file_that_is_no_record_is_refused_in_one_sentence(text, sentence, tmp_path):
@@ -88,8 +89,56 @@ def test_small_values_keep_their_digits():
     assert "0.00012 ± 0.00022" in found.details
 
 
-def test_a_record_of_a_run_is_read(tmp_path):
-    assert read_evaluation(written(tmp_path / "one", sampling=SAMPLING)).record["sampling"] == SAMPLING
-    # Other programs write 1.0 as 1.
-    whole = SAMPLING | {"times": [1, 0.5]}
-    assert read_evaluation(written(tmp_path / "two", sampling=whole)).record["sampling"] == whole
+def test_a_record_is_found_in_its_folder_and_the_newest_one_in_a_run(tmp_path):
+    folders = [written(tmp_path / "evaluations" / str(k), sampling=SAMPLING | {"nfe": k}) for k in (9, 10)]
+    for path in (folders[1] / "record.json", folders[1], tmp_path):
+        assert (read_evaluation(path).nfe, read_evaluation(path).folder) == (10, folders[1])
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"features__extractor": "other"}, "different features: stub .*, 2 px.* and other"),
+        ({"features__weights": "v" * 64}, "features: .*wwwwwwww.* and .*vvvvvvvv"),
+        ({"features__resize": "3 px"}, "different features: .*, 2 px.* and .*, 3 px"),
+        ({"reference__sha256": "q"}, 'different images of 500 .*: evaluate both with part="all"'),
+        (
+            {"reference__sha256": "q", "reference__fingerprint": "e" * 64},
+            "different reference: 500 held-out images of photos, 32x32 .*ffff.* and .*eeee",
+        ),
+        ({"generated__images": 19}, "19 images are too few to rank by KID, which needs at least 20$"),
+        ({"metrics": {}}, "runs/a has no KID"),
+    ],
+)
+def test_why_evaluations_are_not_comparable_is_one_sentence_either_way(changes, sentence):
+    why = why_not_comparable(evaluation(), evaluation(**changes), "kid")
+    assert re.search(sentence, why)
+    assert why_not_comparable(evaluation(**changes), evaluation(), "kid") is not None
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_biased_metrics_need_equal_numbers_of_samples(metric):
+    """KID is unbiased (Binkowski et al. 2018); FID-infinity is extrapolated."""
+    unbiased = metric in ("kid", "fid_infinity")
+    why = None if unbiased else "different numbers of samples: 400 and 300"
+    assert why_not_comparable(evaluation(), evaluation(generated__images=300), metric) == why
+
+
+@pytest.mark.parametrize(
+    "changes, metric, start",
+    [
+        ({"reference__images": 65}, "kid", None),
+        ({"reference__images": 65}, "precision", "65 images are too few to rank by precision"),
+        # With fewer images than features, the covariance is singular.
+        ({"features__dimensions": 401}, "kid", None),
+        ({"features__dimensions": 401}, "fid", "400 images are too few to rank by FID"),
+        ({"features__dimensions": 400}, "fid", None),
+        # A metric that is missing hinders no other metric.
+        ({"metrics__fid__infinity": None}, "fid_infinity", "runs/a has no FID-infinity"),
+        ({"metrics__fid__infinity": None}, "fid", None),
+    ],
+)
+def test_each_metric_needs_its_number_of_images(changes, metric, start):
+    why = why_not_comparable(evaluation(**changes), evaluation(**changes), metric)
+    assert why is None if start is None else why.startswith(start)
+    assert why is None or 'part="all"' in why or changes.get("reference__images") != 65

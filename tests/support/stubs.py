@@ -30,6 +30,7 @@ RECORD = {
         "sha256": "r" * 64,
     },
     "generated": {"images": 400, "source": "runs/a", "sha256": "g" * 64},
+    "yardstick": None,
     "sampling": None,
     "seconds": {"sampling": 1.0, "features": 1.0, "metrics": 1.0},
     "time": "2026-11-25T00:00:00+00:00",
@@ -45,6 +46,7 @@ SAMPLING = {
     "seeds": list(range(400)),
     "weights": "ema",
     "step": 10,
+    "label": None,
 }
 
 

@@ -14,7 +14,7 @@ from ddim.diffusion.grids import GRIDS
 from ddim.diffusion.samplers import SAMPLERS
 from ddim.diffusion.schedules import SCHEDULES
 from ddim.errors import UserError, suggest
-from ddim.evaluation.guidance_name import name_interval
+from ddim.evaluation.record import name_interval
 from ddim.recipe.codec import dump
 from ddim.recipe.options import SAMPLING_FIELDS, option_text
 

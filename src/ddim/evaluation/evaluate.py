@@ -27,7 +27,7 @@ from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError, check_count, to_int
 from ddim.evaluation import record as records
 from ddim.evaluation.choices import Choice, expand_choices
-from ddim.evaluation.compare import load_features
+from ddim.evaluation.compare import EvaluationTable, arrange_cells, load_features, plot_table
 from ddim.evaluation.evaluated_images import (
     EvaluatedImages,
     Source,
@@ -40,7 +40,6 @@ from ddim.evaluation.record import Evaluation
 from ddim.evaluation.reference import Part, Reference
 from ddim.evaluation.run_folder import show_in_tensorboard
 from ddim.evaluation.sample_features import SampledParts
-from ddim.evaluation.table import EvaluationTable, arrange_cells, plot_table
 from ddim.files import atomic_file, hash_file, temporary_folder, write_atomic, write_sealed
 from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.progress import Progress, open_progress
@@ -228,7 +227,7 @@ def _evaluate_as_lead(
     if out is None and not images.stem and found.sampling:
         values = {name: value for name in METRICS if (value := found.value(name)) is not None}
         with Image.open(found.folder / records.GRID) as sheet:
-            step = found.sampling.step
+            step = found.sampling["step"]
             show_in_tensorboard(images.home.parent, step, "evaluation", np.asarray(sheet), values)
     return found
 

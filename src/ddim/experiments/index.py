@@ -17,8 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError, escape, suggest
-from ddim.evaluation.conditions import Conditions, evaluation_conditions
-from ddim.evaluation.record import RECORD, Evaluation, list_evaluations, read_evaluation
+from ddim.evaluation.record import (
+    RECORD,
+    Conditions,
+    Evaluation,
+    evaluation_conditions,
+    list_evaluations,
+    read_evaluation,
+)
 from ddim.experiments.trials import SWEEP, list_trials, read_outcome
 from ddim.files import is_locked, read_sealed, shorten_paths
 from ddim.metrics.catalogue import METRICS as EVALUATED
@@ -280,7 +286,7 @@ def _list_conditions(run: Run) -> dict[Conditions, Evaluation]:
     return {
         evaluation_conditions(each, run.recipe): each
         for each in run.evaluations
-        if not ended or each.sampling is None or each.sampling.step * batch >= run.images
+        if not ended or each.sampling is None or each.sampling["step"] * batch >= run.images
     }
 
 
@@ -297,10 +303,8 @@ def _mark_run(run: Run, common: Conditions | None) -> Run:
     shown, reason = run.evaluations[-1], "of an earlier step"
     if evaluations and common:
         conditions, shown = list(evaluations.items())[-1]
-        reason = ", ".join(
-            f"different {each.aspect} ({getattr(each.one, 'description', each.one)})"  # without paths
-            for each in conditions.mismatches(common)
-        )
+        differences = conditions.differences(common)
+        reason = ", ".join(f"different {aspect} ({value})" for aspect, value in differences.items())
     why = run.why or f"its metrics are not comparable with those of most runs on these images: {reason}"
     return replace(run, evaluations=(shown,), why=why, comparable=False)
 
