@@ -229,7 +229,7 @@ class EvaluationTable(Tabular):
         """Values and differences with intervals, what is easily misread, what is missing, what differs."""
         notes = []
         for cell in self.cells:
-            value, how = format_estimate(self.estimate(cell)), cell.evaluation.name
+            value, how = format_estimate(cell.evaluation.estimate(self.metric)), cell.evaluation.name
             notes.append(f"{self.name_cell(cell)}: {value}; {cell.remark}; {how}")
         if self.yardstick:
             notes.append(f"real images in place of samples: {format_estimate(self.yardstick)}")
@@ -240,10 +240,6 @@ class EvaluationTable(Tabular):
         """Return the name of a cell, such as "ddim eta 0, 10 steps"; a single column is not named."""
         return cell.row if len(self.columns) == 1 else f"{cell.row}, {cell.column}"
 
-    def estimate(self, cell: Cell) -> Estimate:
-        """Return the metric of a cell."""
-        return cell.evaluation.metrics.get(self.metric, Estimate(None, None, None))
-
     def to_records(self) -> list[dict[str, Any]]:
         """Return a flat dictionary for each cell: choices, NFE, metrics, difference, a note on it, folder."""
         records = []
@@ -251,13 +247,13 @@ class EvaluationTable(Tabular):
             each, difference = cell.evaluation, cell.difference
             record = {"row": cell.row, "column": cell.column, **cell.choice, "samples": each.count}
             record |= {"guided": name_recorded_guidance(each.sampling or {}), "nfe": each.nfe}
-            estimates = {name: each.metrics.get(name) for name in METRICS}
+            estimates = {name: each.estimate(name) for name in METRICS}
             if isinstance(difference, Difference):
                 estimates["difference"] = difference
                 record["paired"] = difference.paired
             for name, estimate in estimates.items():
-                record[name] = estimate and estimate.value
-                if estimate and estimate.low is not None:
+                record[name] = estimate.value
+                if estimate.low is not None:
                     record |= {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
             records.append({**record, "note": cell.remark, "folder": each.folder})
         return records
@@ -276,16 +272,15 @@ class EvaluationTable(Tabular):
 
     def _shown_rows(self) -> list[dict[str, Any]]:
         """Return a line for each row; the best value of a column has a star."""
-        lines: dict[str, dict[str, Any]] = {row: {"": row} for row in self.rows}
-        for column in self.columns:
-            cells = [cell for cell in self.cells if cell.column == column]
-            ranked = rank_cells(cells, self.metric)
-            for cell in cells:
-                star = "* " * (len(ranked) > 1 and cell is ranked[0])
-                lines[cell.row][column] = star + format_cell(self.estimate(cell).value)
-        for cell in self.cells if len(self.columns) == 1 else ():
-            each, said = cell.evaluation, cell.remark.partition(":")[0]
-            lines[cell.row] |= {"samples": each.count, "NFE": each.nfe, "difference from the first": said}
+        lines: dict[str, Any] = {}
+        for cell in self.cells:
+            each, line = cell.evaluation, lines.setdefault(cell.row, {"": cell.row})
+            ranked = rank_cells([other for other in self.cells if other.column == cell.column], self.metric)
+            best = len(ranked) > 1 and cell is ranked[0]
+            line[cell.column] = "* " * best + format_cell(each.value(self.metric))
+            if len(self.columns) == 1:
+                said = cell.remark.partition(":")[0]
+                line |= {"samples": each.count, "NFE": each.nfe, "difference from the first": said}
         return list(lines.values())
 
 
@@ -297,24 +292,22 @@ def rank_cells(cells: Sequence[Cell], metric: str) -> list[Cell]:
     return sorted(ranked, key=lambda cell: cell.evaluation.value(metric) or 0.0, reverse=worse)
 
 
-def arrange_cells(
-    combinations: Sequence[Choice], evaluations: Sequence[Evaluation], metric: str
-) -> tuple[Cell, ...]:
+def arrange_cells(choices: Sequence[Choice], every: Sequence[Evaluation], metric: str) -> list[Cell]:
     """Return the cells of a table, row by row, with the differences from the first row of each column."""
-    rows, title = name_choices(combinations), METRICS[metric].title
-    steps = [choice.get("steps") for choice in combinations]
+    rows, title = name_choices(choices), METRICS[metric].title
+    steps = [choice.get("steps") for choice in choices]
     columns = [title if len(set(steps)) == 1 else f"{count} steps" for count in steps]
     if len(set(rows)) == 1:
         # Only the number of steps differs, so each number gets a row.
         rows, columns = columns, [title] * len(steps)
     first: dict[str, Evaluation] = {}
     cells = []
-    for choice, row, column, each in zip(combinations, rows, columns, evaluations, strict=True):
+    for choice, row, column, each in zip(choices, rows, columns, every, strict=True):
         base = first.setdefault(column, each)
         difference = None if each is base else measure_difference(each, base, metric)
         unranked = None if each is base else why_not_comparable(base, each, metric)
         cells.append(Cell(row, column, each, difference, unranked, choice))
-    return tuple(sorted(cells, key=lambda cell: rows.index(cell.row)))
+    return sorted(cells, key=lambda cell: rows.index(cell.row))
 
 
 def plot_table(table: EvaluationTable) -> Figure:
@@ -323,7 +316,7 @@ def plot_table(table: EvaluationTable) -> Figure:
     axes = figure.add_subplot()
     for k, row in enumerate(table.rows):
         cells = [cell for cell in table.cells if cell.row == row]
-        estimates = [table.estimate(cell) for cell in cells]
+        estimates = [cell.evaluation.estimate(table.metric) for cell in cells]
         halves = [0.0 if each.low is None else (each.high - each.low) / 2 for each in estimates]
         # Lines are moved apart a little, so that intervals at equal x do not hide each other.
         x = [(cell.evaluation.nfe or 0) * 1.015 ** (k - (len(table.rows) - 1) / 2) for cell in cells]
@@ -376,8 +369,7 @@ def compare(*evaluations: Compared | Iterable[Compared], metric: str = "kid") ->
         ddim compare runs/ --metric coverage
     """
     metric, reasons = metric_name(metric), []
-    named = [one for each in evaluations for one in ([each] if isinstance(each, Compared) else each)]
-    opened = [each for one in named for each in _open(one)]
+    opened = [each for named in evaluations for each in _open(named)]
     missing = [each for each in opened if isinstance(each, Path)]
     every = [each for each in opened if isinstance(each, Evaluation)]
     if len(every) < 2:
@@ -399,10 +391,12 @@ def compare(*evaluations: Compared | Iterable[Compared], metric: str = "kid") ->
     return EvaluationTable(metric, cells, None, choices, missing)
 
 
-def _open(named: Compared) -> list[Evaluation | Path]:
-    """Return the evaluations that a name means, and the runs in a folder that have none."""
+def _open(named: Compared | Iterable[Compared]) -> list[Evaluation | Path]:
+    """Return the evaluations that names mean, and the runs in folders that have none."""
     if isinstance(named, Evaluation):
         return [named]
+    if not isinstance(named, str | Path):
+        return [each for one in named for each in _open(one)]
     path = Path(named)
     inside = sorted(path.iterdir()) if path.is_dir() and not is_run_folder(path) else []
     runs = [each for each in inside if is_run_folder(each)]
@@ -436,6 +430,6 @@ def _list_settings(evaluation: Evaluation) -> dict[str, Any]:
         return {"samples": evaluation.count, "source": evaluation.source}
     names = ("sampler", "grid", "weights", "nfe", "label", "guidance", "guidance_interval", "guide")
     settings = {name: sampling.get(name) for name in names}
-    settings |= {"steps": len(sampling["times"]), "first seed": min(sampling["seeds"], default=None)}
-    settings |= {"images seen": sampling["step"] * sampling["recipe"].get("optim", {}).get("batch", 1)}
+    settings |= {"steps": len(sampling["times"]), "first seed": sampling["seeds"][0]}
+    settings |= {"images seen": sampling["step"] * sampling["recipe"]["optim"]["batch"]}
     return flatten({"samples": evaluation.count, **sampling["recipe"], **settings})

@@ -12,6 +12,7 @@ in one column of a table, and be averaged over repeats, if their `Conditions` ar
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -35,6 +36,9 @@ FEW = 100
 
 CLOSE = 0.8
 """Samples are called close to real images if their precision and coverage reach this share of theirs."""
+
+PLACE = r"hub:.*|[^/]*(?:/(?:checkpoints|guide)/[^/]*|/(?:best|guide)(?:@[^/]*)?)?$"
+"""A pattern of the end of a path: a run, and the place of a checkpoint in it."""
 
 MEANINGS = {
     "kid": "distance; lower is better",
@@ -61,7 +65,7 @@ class Features:
     dimensions: int
 
     def __str__(self) -> str:
-        return f"{self.extractor} (weights {_shorten_hash(self.weights)}, {self.resize})"
+        return f"{self.extractor} (weights {self.weights[:8]}..., {self.resize})"
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,7 @@ class ReferenceSet:
         object.__setattr__(self, "size", tuple(self.size))
 
     def __str__(self) -> str:
-        size = "x".join(map(str, self.size))
-        return f"{self.name}, {size} ({_shorten_hash(self.fingerprint)})"
+        return f"{self.name}, {'x'.join(map(str, self.size))} ({self.fingerprint[:8]}...)"
 
     @property
     def name(self) -> str:
@@ -98,11 +101,6 @@ def describe_part(count: int, part: str, source: str) -> str:
     """Return the images of a part of a source in words, such as "30 held-out images of photos"."""
     kind = {"valid": "held-out ", "train": "training "}.get(part, "")
     return f"{format_count(count, f'{kind}image')} of {source}"
-
-
-def _shorten_hash(text: str) -> str:
-    """Return the first eight letters of a SHA-256; return any other text unchanged."""
-    return f"{text[:8]}..." if len(text) == 64 else text
 
 
 def name_sampling(sampling: Mapping[str, Any]) -> str:
@@ -158,13 +156,8 @@ def name_guide(name: str) -> str:
 
     A checkpoint keeps the name of its run: "/home/ada/runs/photos-1/best" becomes "photos-1/best".
     """
-    if name.startswith(("@", "hub:")):
-        return name
     # The path may be from Windows, where both / and \\ separate folders.
-    *folders, last = name.replace("\\", "/").rstrip("/").split("/")
-    if folders[-1:] in (["checkpoints"], ["guide"]):
-        return "/".join([*folders[-2:], last])
-    return "/".join([*folders[-1:], last]) if last.partition("@")[0] in ("best", "guide") else last
+    return re.findall(PLACE, name.replace("\\", "/").rstrip("/"))[0]
 
 
 def name_interval(interval: Sequence[float | None]) -> str:
@@ -189,16 +182,6 @@ class Metrics(Tabular):
     remarks: Sequence[str]
 
     @property
-    def kid(self) -> float | None:
-        """The kernel inception distance; it is unbiased, and may be below 0."""
-        return self.value("kid")
-
-    @property
-    def fid(self) -> float | None:
-        """The Fréchet inception distance."""
-        return self.value("fid")
-
-    @property
     def notes(self) -> list[str]:
         """Return the remarks as the lines below a table."""
         return [f"note: {remark}" for remark in self.remarks]
@@ -213,23 +196,22 @@ class Metrics(Tabular):
             for name, each in self.metrics.items()
         ]
 
-    def value(self, metric: str) -> float | None:
-        """Return the value of a metric, None if it was not measured.
+    def estimate(self, metric: str) -> Estimate:
+        """Return a metric with its 95 % confidence interval; None stands for what was not measured.
 
         Raises:
             UserError: if there is no metric of this name.
         """
-        estimate = self.metrics.get(metric_name(metric))
-        return estimate.value if estimate else None
+        return self.metrics.get(metric_name(metric), Estimate(None, None, None))
+
+    def value(self, metric: str) -> float | None:
+        """Return the value of a metric, None if it was not measured; see `estimate`."""
+        return self.estimate(metric).value
 
     def interval(self, metric: str) -> tuple[float, float] | None:
-        """Return the 95 % confidence interval of a metric, None if it has none.
-
-        Raises:
-            UserError: if there is no metric of this name.
-        """
-        estimate = self.metrics.get(metric_name(metric))
-        return None if estimate is None or estimate.low is None else (estimate.low, estimate.high)
+        """Return the 95 % confidence interval of a metric, None if it has none; see `estimate`."""
+        estimate = self.estimate(metric)
+        return None if estimate.low is None else (estimate.low, estimate.high)
 
 
 @dataclass(frozen=True, repr=False)
@@ -256,7 +238,6 @@ class Evaluation(Metrics):
     reference: ReferenceSet
     sampling: Mapping[str, Any] | None
     yardstick: Yardstick | None
-    time: str
 
     @property
     def verdict(self) -> str:
@@ -297,7 +278,7 @@ class Evaluation(Metrics):
 
     @property
     def notes(self) -> list[str]:
-        """The remarks, the intervals, the reference, the features and the seconds."""
+        """The remarks, the intervals, the reference and the features."""
         notes, real = [*super().notes], self.yardstick
         for name, estimate in self.metrics.items():
             other = real and real.metrics.get(name)
@@ -307,8 +288,7 @@ class Evaluation(Metrics):
         notes.append(f"reference: {self.reference.source}, features {self.features}")
         if real:
             notes.append(f"other real images: {real.images:,}, part {real.part}")
-        seconds = (f"{seconds:.0f} s of {part}" for part, seconds in self.record["seconds"].items())
-        return [*notes, f"{', '.join(seconds)}; {self.record['generated'].get('kept', 0):,} images were kept"]
+        return notes
 
     def shortage(self, metric: str) -> str | None:
         """Return a sentence if a metric needs more samples or reference images to be ranked, else None."""
@@ -374,19 +354,10 @@ def read_evaluation(path: Path) -> Evaluation:
 def parse_evaluation(folder: Path, record: Mapping[str, Any]) -> Evaluation:
     """Return the evaluation with a folder and a record."""
     generated, real = record["generated"], record["yardstick"]
-    return Evaluation(
-        parse_metrics(record["metrics"]),
-        record["notes"],
-        folder,
-        record,
-        generated["images"],
-        generated["source"],
-        Features(**record["features"]),
-        ReferenceSet(**record["reference"]),
-        record["sampling"],
-        real and Yardstick(parse_metrics(real["metrics"]), (), real["images"], real["part"]),
-        record["time"],
-    )
+    features, reference = Features(**record["features"]), ReferenceSet(**record["reference"])
+    yardstick = real and Yardstick(parse_metrics(real["metrics"]), (), real["images"], real["part"])
+    facts = (generated["images"], generated["source"], features, reference, record["sampling"], yardstick)
+    return Evaluation(parse_metrics(record["metrics"]), record["notes"], folder, record, *facts)
 
 
 def parse_metrics(table: Mapping[str, Any]) -> dict[str, Estimate]:
@@ -443,7 +414,7 @@ def _describe_sampling(sampling: Mapping[str, Any], recipe: Mapping[str, Any]) -
     yield from _list_choices(sampling, recipe)
     guide = sampling.get("guide")
     if guide and not guide["name"].startswith("@"):
-        yield f"guide {guide['weights']} weights, {_shorten_hash(guide['sha256'])}"
+        yield f"guide {guide['weights']} weights, {guide['sha256'][:8]}..."
     for part in SAMPLING_FIELDS:
         before, after = (flatten_as_text({part: each.get(part)}) for each in (recipe, sampling["recipe"]))
         # `ddim search` finds different times for each run. Without the times, all its grids are equal.

@@ -18,7 +18,6 @@ from typing import Any
 
 from ddim.errors import UserError, escape, suggest
 from ddim.evaluation.record import (
-    RECORD,
     Conditions,
     Evaluation,
     evaluation_conditions,
@@ -197,7 +196,7 @@ def _read_evaluations(path: Path) -> tuple[tuple[Evaluation, ...], str]:
     evaluations, faults = [], []
     for folder in list_evaluations(path):
         try:
-            evaluations.append(read_evaluation(folder / RECORD))
+            evaluations.append(read_evaluation(folder))
         except UserError as error:
             faults.append(_describe_fault(path, error))
     return tuple(evaluations), "; ".join(faults)
@@ -292,7 +291,7 @@ def _list_conditions(run: Run) -> dict[Conditions, Evaluation]:
 
 def _find_common(group: Sequence[Mapping[Conditions, Evaluation]]) -> Conditions | None:
     counts = Counter(conditions for evaluations in group for conditions in evaluations)
-    newest = {each: max(found[each].time for found in group if each in found) for each in counts}
+    newest = {each: max(found[each].record["time"] for found in group if each in found) for each in counts}
     return max(counts, key=lambda each: (counts[each], each.images, newest[each]), default=None)
 
 

@@ -168,7 +168,7 @@ def describe_evaluations(run: Run, common: Run | None) -> list[Evaluated]:
     return [
         Evaluated(
             show_text(each.name),
-            each.time,
+            each.record["time"],
             show_text(each.conditions),
             each.nfe,
             list_intervals(each),
