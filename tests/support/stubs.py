@@ -37,7 +37,7 @@ RECORD = {
     "versions": {},
 }
 SAMPLING = {
-    "recipe": {"name": "tiny", "optim": {"batch": 8, "lr": 0.1}, "sampler": {}, "grid": {}},
+    "recipe": {"name": "tiny", "data": {}, "optim": {"batch": 8, "lr": 0.1}, "sampler": {}, "grid": {}},
     "sampler": {"kind": "ddim", "eta": 0.0},
     "sampler_name": "ddim",
     "grid": {"kind": "uniform"},

@@ -103,9 +103,7 @@ def load_features(evaluation: Evaluation) -> np.ndarray | None:
     return np.lib.format.open_memmap(path, mode="r")
 
 
-def _jackknife(
-    statistic: Callable[[np.ndarray, np.ndarray], float], *sets: np.ndarray
-) -> tuple[float, float, float]:
+def _jackknife(statistic: Callable[..., float], *sets: np.ndarray) -> tuple[float, float, float]:
     """Return (value, low, high) of the statistic of one set minus that of another, by a jackknife.
 
     Each round leaves out a tenth of each of the three sets together. The variances of independent sets still
@@ -199,18 +197,20 @@ class EvaluationTable(Tabular):
             return f"these values should not be ranked: {self.cells[-1].unranked}"
         pair = [cell for cell in column if cell.difference is None or cell is others[0]]
         better, worse = map(self.name_cell, pair)
+        one, other = (cell.evaluation.nfe for cell in pair)
+        cost = f"; they need {one} and {other} NFE" if one != other else ""
         difference = others[0].difference
         if not isinstance(difference, Difference):
             return f"{better} has the best value; by chance or not is not known: {difference}"
         if not difference.distinguishable:
-            return f"{better} and {worse} cannot be told apart: their difference may be chance"
-        return f"{better} is better than {worse}: the difference is larger than chance"
+            return f"{better} and {worse} cannot be told apart: their difference may be chance{cost}"
+        return f"{better} is better than {worse}: the difference is larger than chance{cost}"
 
     @property
     def title(self) -> str:
         """The metric, whether lower or higher values are better, the images and the features."""
         metric, conditions = METRICS[self.metric], self.cells[0].evaluation.conditions
-        better = f"{metric.title}, {'lower' if metric.lower_is_better else 'higher'} is better"
+        better = f"{metric.title}, {'lower' if metric.lower_is_better else 'higher'} is better (* the best)"
         return f"{better}; equal seeds, {conditions}; {self.folder}" if self.folder else better
 
     @property
@@ -221,8 +221,9 @@ class EvaluationTable(Tabular):
         """
         first = self.cells[0].evaluation
         real = first.yardstick
-        fair = real and (real.images >= first.count or not METRICS[self.metric].biased)
-        return real.metrics.get(self.metric) if real and fair else None
+        if real is None or (real.images < first.count and METRICS[self.metric].biased):
+            return None
+        return real.metrics.get(self.metric)
 
     @property
     def notes(self) -> list[str]:
@@ -263,7 +264,7 @@ class EvaluationTable(Tabular):
         first = next(cell for cell in self.cells if cell.difference is None and cell.unranked is None)
         real = self.yardstick and self.yardstick.to_json()
         table = {"folder": self.folder, "metric": self.metric, "first": first.evaluation.folder}
-        more = {"choices": self.choices, "missing": list(self.missing), "yardstick": real}
+        more = {"choices": self.choices, "missing": self.missing, "yardstick": real}
         return {**super().to_json(), **table, **more}
 
     def to_csv(self) -> str:
@@ -278,7 +279,9 @@ class EvaluationTable(Tabular):
             ranked = rank_cells([other for other in self.cells if other.column == cell.column], self.metric)
             best = len(ranked) > 1 and cell is ranked[0]
             line[cell.column] = "* " * best + format_cell(each.value(self.metric))
-            if len(self.columns) == 1:
+            if len(self.columns) > 1:
+                line[cell.column] += f" ({each.nfe} NFE)"
+            else:
                 said = cell.remark.partition(":")[0]
                 line |= {"samples": each.count, "NFE": each.nfe, "difference from the first": said}
         return list(lines.values())
@@ -397,9 +400,9 @@ def _open(named: Compared | Iterable[Compared]) -> list[Evaluation | Path]:
         return [named]
     if not isinstance(named, str | Path):
         return [each for one in named for each in _open(one)]
-    path = Path(named)
-    inside = sorted(path.iterdir()) if path.is_dir() and not is_run_folder(path) else []
-    runs = [each for each in inside if is_run_folder(each)]
+    path, runs = Path(named), []
+    if path.is_dir() and not is_run_folder(path):
+        runs = sorted(filter(is_run_folder, path.iterdir()))
     opened = [read_evaluation(run) if list_evaluations(run) else run for run in runs]
     return opened or [read_evaluation(path)]
 
@@ -408,8 +411,7 @@ def _name_evaluations(evaluations: Sequence[Evaluation]) -> list[str]:
     """Return a name for each evaluation: of its run, or else how it was sampled, or else its folder."""
     homes = [each.folder.parent for each in evaluations]
     runs = [home.parent.name if home.name == FOLDER else "" for home in homes]
-    samplings = [each.name for each in evaluations]
-    for names in (runs, samplings):
+    for names in (runs, [each.name for each in evaluations]):
         if all(names) and len(set(names)) == len(names):
             return names
     return [str(each.folder) for each in evaluations]

@@ -80,12 +80,9 @@ class ReferenceSet:
     source: str = field(compare=False)
     fingerprint: str
     part: str
-    size: tuple[int, ...]
+    size: Sequence[int] = field(hash=False)
     images: int
     sha256: str = field(compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "size", tuple(self.size))
 
     def __str__(self) -> str:
         return f"{self.name}, {'x'.join(map(str, self.size))} ({self.fingerprint[:8]}...)"
@@ -111,7 +108,8 @@ def name_sampling(sampling: Mapping[str, Any]) -> str:
     words = [sampling["sampler_name"], f"{len(sampling['times'])} steps", f"{sampling['nfe']} NFE"]
     if sampling["grid"]["kind"] == "listed":
         words.append("listed times")
-    return ", ".join([*words, *_list_choices(sampling, sampling["recipe"])])
+    words += _list_choices(sampling, sampling["recipe"])
+    return ", ".join(words)
 
 
 def _list_choices(sampling: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:
@@ -119,7 +117,7 @@ def _list_choices(sampling: Mapping[str, Any], recipe: Mapping[str, Any]) -> Ite
     if sampling["weights"] != "ema":
         yield f"{sampling['weights']} weights"
     label = sampling["label"]
-    if labels_by_default(recipe.get("data", {})) and isinstance(label, str | None):
+    if labels_by_default(recipe["data"]) and isinstance(label, str | None):
         # Clusters and vectors have the frequencies of training by default, and no label is then "none".
         label = {"natural": None, None: "none"}.get(label, label)
     if label is not None:
@@ -191,10 +189,7 @@ class Metrics(Tabular):
 
         The ends are None if there is no interval for the metric.
         """
-        return [
-            {"metric": METRICS[name].title, "value": each.value, "low": each.low, "high": each.high}
-            for name, each in self.metrics.items()
-        ]
+        return [{"metric": METRICS[name].title, **each.to_json()} for name, each in self.metrics.items()]
 
     def estimate(self, metric: str) -> Estimate:
         """Return a metric with its 95 % confidence interval; None stands for what was not measured.
@@ -216,10 +211,9 @@ class Metrics(Tabular):
 
 @dataclass(frozen=True, repr=False)
 class Yardstick(Metrics):
-    """The metrics of real images in place of samples, and the number and the part of these images."""
+    """The metrics of real images in place of samples, and the number of these images."""
 
     images: int
-    part: str
 
 
 @dataclass(frozen=True, repr=False)
@@ -253,9 +247,14 @@ class Evaluation(Metrics):
             return f"{few} images are too few to say whether these images differ from real ones"
         # Coverage grows with the number of images, and precision does not.
         names = ["precision", *["coverage"] * (real.images >= self.count)]
-        near = not apart or all(mine[name].value >= CLOSE * theirs[name].value for name in names)
-        judged = "close to real images" if near else "still clearly different from real images"
-        return f"{judged}: {share}, and {theirs['precision'].value:.0%} of other real images do"
+        lower = [name for name in names if mine[name].value < CLOSE * theirs[name].value]
+        shares = f"{share}, and {theirs['precision'].value:.0%} of other real images do"
+        if not apart or not lower:
+            return f"close to real images: {shares}"
+        if "precision" not in lower:
+            shares = f"{mine['coverage'].value:.0%} of the real images have one of these images nearby"
+            shares += f", and {theirs['coverage'].value:.0%} have another real image nearby"
+        return f"still clearly different from real images: {shares}"
 
     @property
     def name(self) -> str:
@@ -286,8 +285,6 @@ class Evaluation(Metrics):
             if estimate.low is not None:
                 notes.append(f"{METRICS[name].title} {format_estimate(estimate)}{compared}")
         notes.append(f"reference: {self.reference.source}, features {self.features}")
-        if real:
-            notes.append(f"other real images: {real.images:,}, part {real.part}")
         return notes
 
     def shortage(self, metric: str) -> str | None:
@@ -355,7 +352,7 @@ def parse_evaluation(folder: Path, record: Mapping[str, Any]) -> Evaluation:
     """Return the evaluation with a folder and a record."""
     generated, real = record["generated"], record["yardstick"]
     features, reference = Features(**record["features"]), ReferenceSet(**record["reference"])
-    yardstick = real and Yardstick(parse_metrics(real["metrics"]), (), real["images"], real["part"])
+    yardstick = real and Yardstick(parse_metrics(real["metrics"]), (), real["images"])
     facts = (generated["images"], generated["source"], features, reference, record["sampling"], yardstick)
     return Evaluation(parse_metrics(record["metrics"]), record["notes"], folder, record, *facts)
 
@@ -396,8 +393,7 @@ class Conditions(NamedTuple):
 
     def differences(self, other: Conditions) -> dict[str, object]:
         """Return {aspect: value} of the aspects in which these conditions differ from `other` conditions."""
-        names = ("features", "reference", "number of samples", "sampling")
-        pairs = zip(names, self, other, strict=True)
+        pairs = zip(("features", "reference", "number of samples", "sampling"), self, other, strict=True)
         return {name: mine for name, mine, theirs in pairs if mine != theirs}
 
 
@@ -416,13 +412,15 @@ def _describe_sampling(sampling: Mapping[str, Any], recipe: Mapping[str, Any]) -
     if guide and not guide["name"].startswith("@"):
         yield f"guide {guide['weights']} weights, {guide['sha256'][:8]}..."
     for part in SAMPLING_FIELDS:
-        before, after = (flatten_as_text({part: each.get(part)}) for each in (recipe, sampling["recipe"]))
+        before = flatten_as_text({part: recipe.get(part)})
+        after = flatten_as_text({part: sampling["recipe"].get(part)})
         # `ddim search` finds different times for each run. Without the times, all its grids are equal.
         after = {part: "listed"} if after.get(part) == "listed" else after
         # The run's recipe may lack fields that a newer version of ddim has added; these count as equal.
         same_kind = after.get(part) == before.get(part)
-        changed = {k: v for k, v in after.items() if not same_kind or v != before.get(k, v)}
-        yield from (f"{name} {value}" for name, value in changed.items())
+        for name, value in after.items():
+            if not same_kind or value != before.get(name, value):
+                yield f"{name} {value}"
 
 
 def why_not_comparable(one: Evaluation, other: Evaluation, metric: str = "kid") -> str | None:
