@@ -26,7 +26,6 @@ def test_fid_infinity_is_a_separate_metric_with_an_interval_and_fid_has_none():
         ({"label": 3, "class": "cat", "guidance": 1.5}, "ddim, 2 steps, 2 NFE, label cat, guidance 1.5"),
         ({"grid": {"kind": "listed"}}, "ddim, 2 steps, 2 NFE, listed times"),
         ({"label": "natural", "recipe": {"data": {"labels": "clusters:4"}}}, "ddim, 2 steps, 2 NFE"),
-        ({"label": None, "recipe": {"data": {"labels": "clusters:4"}}}, "ddim, 2 steps, 2 NFE, label none"),
         ({"label": None, "recipe": {"data": {"vectors": "a.csv"}}}, "ddim, 2 steps, 2 NFE, label none"),
     ],
 )
@@ -34,30 +33,16 @@ def test_an_evaluation_is_named_after_how_its_samples_were_made(changes, name):
     assert evaluation(sampling={**SAMPLING, **changes}).name == name
 
 
-def test_an_evaluation_of_images_is_named_after_their_folder():
-    assert evaluation(generated__source="/data/mine").name == "images of mine"
-
-
 @pytest.mark.parametrize("source", ["/home/ada/mine", "C:\\Users\\ada\\mine"])
 def test_the_reference_is_named_without_its_folders(source):
     assert evaluation(reference__source=source).reference.name == "500 held-out images of mine"
 
 
-@pytest.mark.parametrize(
-    "text, sentence",
-    [
-        ("", "is damaged: it is not JSON"),
-        (json.dumps(record(schema=2)), "is not the record of an evaluation of this version"),
-        (json.dumps(record(kind="samples")), "is not the record of an evaluation of this version"),
-    ],
-)
-def test_a_file_that_is_no_record_is_refused_in_one_sentence(text, sentence, tmp_path):
-    file = tmp_path / "record.json"
-    file.write_text(text)
-    with pytest.raises(UserError) as caught:
-        read_evaluation(file)
-    assert sentence in str(caught.value)
-    assert str(file) in str(caught.value)
+@pytest.mark.parametrize("text", ["", json.dumps(record(schema=2)), json.dumps(record(kind="samples"))])
+def test_a_file_that_is_no_record_is_refused_by_its_name(text, tmp_path):
+    (tmp_path / "record.json").write_text(text)
+    with pytest.raises(UserError, match=str(tmp_path / "record.json")):
+        read_evaluation(tmp_path)
 
 
 def real(kid, precision=0.9, images=400):
@@ -71,9 +56,9 @@ def real(kid, precision=0.9, images=400):
     "changes, verdict",
     [
         ({"yardstick": real(0.015)}, "close to real images: 50% of these images look like one of"),
-        ({"yardstick": real(0.001)}, "still clearly different from real images: 50%"),
+        ({"yardstick": real(0.001)}, "still clearly different from real images: 50% of these"),
         ({"yardstick": real(0.001, 0.6, 300)}, "close to real images: 50%"),
-        ({"yardstick": real(0.001, 0.6, 400)}, "still clearly different from real images: 50%"),
+        ({"yardstick": real(0.001, 0.6)}, "still clearly different from real images: 50% of the real images"),
         ({"yardstick": real(0.015), "reference__images": 65}, "65 images are too few to say whether"),
         ({}, "50% of these images look like one of the real images; how many other real images would is"),
     ],
@@ -100,7 +85,6 @@ def test_a_record_is_found_in_its_folder_and_the_newest_one_in_a_run(tmp_path):
     [
         ({"features__extractor": "other"}, "different features: stub .*, 2 px.* and other"),
         ({"features__weights": "v" * 64}, "features: .*wwwwwwww.* and .*vvvvvvvv"),
-        ({"features__resize": "3 px"}, "different features: .*, 2 px.* and .*, 3 px"),
         ({"reference__sha256": "q"}, 'different images of 500 .*: evaluate both with part="all"'),
         (
             {"reference__sha256": "q", "reference__fingerprint": "e" * 64},
