@@ -30,8 +30,8 @@ from ddim.data import Images, SplitImages
 from ddim.diffusion.guidance import Interval
 from ddim.errors import UserError, check_count, format_count
 from ddim.evaluation.diagnose import describe_gap, draw_subset, measure_parts
-from ddim.evaluation.guidance_name import name_recorded_guidance
 from ddim.evaluation.image_summary import take_pictures
+from ddim.evaluation.record import name_recorded_guidance
 from ddim.evaluation.run_folder import Recorded, open_run_folder, write_result
 from ddim.evaluation.sample_features import SampledParts
 from ddim.machine.progress import Progress, ignore_progress, with_bar

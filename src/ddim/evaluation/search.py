@@ -23,7 +23,7 @@ from ddim.diffusion.grids import Karras
 from ddim.diffusion.samplers import Multistep
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
-from ddim.evaluation.guidance_name import name_guidance
+from ddim.evaluation.record import name_guidance
 from ddim.evaluation.reference import compute_validation_features
 from ddim.evaluation.sample_features import sample_features
 from ddim.evaluation.sampler_errors import (

@@ -17,8 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError, escape, suggest
-from ddim.evaluation.conditions import Conditions, evaluation_conditions
-from ddim.evaluation.record import RECORD, Evaluation, list_evaluations, read_evaluation
+from ddim.evaluation.record import (
+    Conditions,
+    Evaluation,
+    evaluation_conditions,
+    list_evaluations,
+    read_evaluation,
+)
 from ddim.experiments.trials import SWEEP, list_trials, read_outcome
 from ddim.files import is_locked, read_sealed, shorten_paths
 from ddim.metrics.catalogue import METRICS as EVALUATED
@@ -191,7 +196,7 @@ def _read_evaluations(path: Path) -> tuple[tuple[Evaluation, ...], str]:
     evaluations, faults = [], []
     for folder in list_evaluations(path):
         try:
-            evaluations.append(read_evaluation(folder / RECORD))
+            evaluations.append(read_evaluation(folder))
         except UserError as error:
             faults.append(_describe_fault(path, error))
     return tuple(evaluations), "; ".join(faults)
@@ -280,13 +285,13 @@ def _list_conditions(run: Run) -> dict[Conditions, Evaluation]:
     return {
         evaluation_conditions(each, run.recipe): each
         for each in run.evaluations
-        if not ended or each.sampling is None or each.sampling.step * batch >= run.images
+        if not ended or each.sampling is None or each.sampling["step"] * batch >= run.images
     }
 
 
 def _find_common(group: Sequence[Mapping[Conditions, Evaluation]]) -> Conditions | None:
     counts = Counter(conditions for evaluations in group for conditions in evaluations)
-    newest = {each: max(found[each].time for found in group if each in found) for each in counts}
+    newest = {each: max(found[each].record["time"] for found in group if each in found) for each in counts}
     return max(counts, key=lambda each: (counts[each], each.images, newest[each]), default=None)
 
 
@@ -297,10 +302,8 @@ def _mark_run(run: Run, common: Conditions | None) -> Run:
     shown, reason = run.evaluations[-1], "of an earlier step"
     if evaluations and common:
         conditions, shown = list(evaluations.items())[-1]
-        reason = ", ".join(
-            f"different {each.aspect} ({getattr(each.one, 'description', each.one)})"  # without paths
-            for each in conditions.mismatches(common)
-        )
+        differences = conditions.differences(common)
+        reason = ", ".join(f"different {aspect} ({value})" for aspect, value in differences.items())
     why = run.why or f"its metrics are not comparable with those of most runs on these images: {reason}"
     return replace(run, evaluations=(shown,), why=why, comparable=False)
 

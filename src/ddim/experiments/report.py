@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 from ddim.errors import UserError, format_count
-from ddim.evaluation.conditions import error_conditions, evaluation_conditions
 from ddim.evaluation.figures import plot_logs
-from ddim.evaluation.guidance_name import name_guide
+from ddim.evaluation.record import name_guide
 from ddim.experiments.index import Run, find_runs, mark_comparable, name_runs, training_images
+from ddim.experiments.trials import UNITS
 from ddim.files import read_sealed, write_atomic
 from ddim.metrics import catalogue
 from ddim.metrics.catalogue import Metric
@@ -165,13 +165,14 @@ def rank_configurations(rows: Sequence[Configuration], metric: str) -> list[Conf
     metric, or if the two best are equal.
     """
     runs = [run for row in rows for run in row.runs]
-    conditions = {error_conditions(run.recipe, training_images(run)) for run in runs}
+    images = {f"{training_images(run)} {run.recipe['data']['size']}" for run in runs}
+    counts = {run.recipe["report"]["validation_images"] for run in runs}
+    fair = len(images) == len(counts) == 1
     if metric in ERRORS:
-        fair = len(conditions) == 1
+        fair &= len({str([run.recipe.get(name) for name in UNITS]) for run in runs}) == 1
     else:
         evaluations = [each for run in runs if run.comparable for each in run.evaluations]
-        few = any(evaluation_conditions(each).shortage(metric) for each in evaluations)
-        fair = len({each.reference for each in conditions}) == 1 and not few
+        fair &= not any(each.shortage(metric) for each in evaluations)
     measured = [row for row in rows if row.finished and metric in row.scores]
     worse = not METRICS[metric].lower_is_better
     ranked = sorted(measured, key=lambda row: row.scores[metric].value, reverse=worse)

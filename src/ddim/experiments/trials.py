@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.errors import UserError
-from ddim.evaluation.conditions import UNITS, VALIDATION_FIELDS
 from ddim.files import read_sealed
 from ddim.metrics.catalogue import DEFAULT
 from ddim.recipe.options import option_text
@@ -25,6 +24,12 @@ if TYPE_CHECKING:
 
 SWEEP = "sweep.json"
 """The file that marks a folder as a sweep."""
+UNITS = ("schedule", "pixels")
+"""Parts of a recipe that define the unit of a denoising error: noise levels, and the scaling of pixels."""
+
+HELD_OUT = ("seed", "data.source", "data.size", "data.channels", "data.validation", "data.split_seed")
+"""Fields of a recipe that decide which images a run is validated and evaluated against."""
+
 NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
 """A pattern of the ends of a range."""
 
@@ -250,7 +255,7 @@ def find_incomparable(request: Mapping[str, Any]) -> str | None:
     """Return a field that varies between trials and makes their errors or KIDs incomparable, or None."""
     for name, values in parse_space(request["fields"]).items():
         unit = name == "report.validation_images" or name.split(".")[0] in UNITS
-        hidden = name in VALIDATION_FIELDS or (unit and "evaluate" not in request)
+        hidden = name in HELD_OUT or (unit and "evaluate" not in request)
         if hidden and _varies(values):
             return name
     return None
