@@ -6,9 +6,8 @@ of several widths can be measured, and the best is kept.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
@@ -22,6 +21,7 @@ from ddim.errors import UserError, quote, to_float
 from ddim.evaluation.search import Search, Trials
 from ddim.files import is_locked
 from ddim.machine.progress import Progress, ignore_progress, with_bar
+from ddim.metrics.kid import kid, kid_difference
 from ddim.metrics.statistics import Estimate, estimate_mean
 from ddim.nn.power_averages import (
     Profile,
@@ -31,17 +31,15 @@ from ddim.nn.power_averages import (
     relative_width,
     track_averages,
 )
-from ddim.recipe.codec import load_recipe
 from ddim.runs import checkpoint
 from ddim.runs.averages import (
-    Snapshot,
     StoredAverage,
     hash_weights,
     list_snapshots,
     list_stored,
     store_average,
 )
-from ddim.runs.names import find_checkpoint, find_run_folder, parse_place
+from ddim.runs.names import find_run_folder
 from ddim.sampling.images import open_run_images
 from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun, load
@@ -53,11 +51,6 @@ WIDTHS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25)
 
 LARGEST_ERROR = 0.1
 """Largest error of a reconstruction that is tried by default; see `Combination`."""
-
-Measure = Callable[[], np.ndarray]
-"""Measures the weights that the model has now, with a row for each image or seed."""
-Compare = Callable[[np.ndarray, np.ndarray], tuple[float, Estimate]]
-"""Returns a number for the first rows, lower is better, and its difference from that of other rows."""
 
 
 @dataclass(frozen=True)
@@ -84,23 +77,35 @@ class Average:
         return {name: value.float() for name, value in total.items()}
 
 
-@dataclass(frozen=True)
 class Averages:
     """The averages of a checkpoint and of earlier snapshots, from which other widths are reconstructed.
 
+    Args:
+        run: a run folder, for its newest checkpoint; RUN/best; or a checkpoint in a run folder.
+
     Attributes:
-        run: the run folder.
+        loaded: the run, whose model may get other weights.
+        folder: the run folder.
         path: the checkpoint.
         step: the step of the checkpoint.
         names: the names of the checkpoint's power-function averages, keyed by power.
         snapshots: the snapshots of earlier steps, the oldest first.
+
+    Raises:
+        UserError: if the run has no checkpoint or snapshots.
     """
 
-    run: Path
-    path: Path
-    step: int
-    names: dict[float, str]
-    snapshots: Sequence[Snapshot]
+    def __init__(self, run: str | Path) -> None:
+        self.loaded = load(run)
+        at = self.loaded.checkpoint
+        self.folder, self.path, self.step = find_run_folder(at.path), at.path, at.state.step
+        self.names = list_powers(track_averages(at.recipe.ema, at.recipe.report.snapshots))
+        self.snapshots = list_snapshots(self.folder, self.step)
+        if not self.snapshots:
+            raise UserError(
+                f"run {self.folder} has no snapshots of its averages before step {self.step}: train with "
+                "report.snapshots 8 to keep them, from step 64 on"
+            )
 
     @property
     def default(self) -> Average:
@@ -125,28 +130,6 @@ class Averages:
         tracked = [relative_width(gamma) for gamma in self.names]
         others = [w for w in WIDTHS if not any(math.isclose(w, one, rel_tol=0.01) for one in tracked)]
         return [self.reconstruct(width) for width in sorted([*tracked, *others])]
-
-
-def open_averages(run: str | Path) -> Averages:
-    """Return the averages of a run from which averages of other widths can be reconstructed.
-
-    Args:
-        run: a run folder, for its newest checkpoint; RUN/best; or a checkpoint in a run folder.
-
-    Raises:
-        UserError: if the run has no checkpoint or snapshots.
-    """
-    path = find_checkpoint(parse_place(str(run))[0])
-    folder, step = find_run_folder(path), checkpoint.read_manifest(path).step
-    snapshots = list_snapshots(folder, step)
-    if not snapshots:
-        raise UserError(
-            f"run {folder} has no snapshots of its averages before step {step}: train with "
-            "report.snapshots 8 to keep them, from step 64 on"
-        )
-    recipe = load_recipe(checkpoint.read_document(path, "recipe"))
-    names = list_powers(track_averages(recipe.ema, recipe.report.snapshots))
-    return Averages(folder, path, step, names, snapshots)
 
 
 @with_bar
@@ -188,34 +171,35 @@ def ema(
         ddim ema runs/photos-fast-1 --pick validation
         ddim ema runs/photos-fast-1 --width 0.08
     """
-    run = run.checkpoint.run if isinstance(run, LoadedRun) else run
-    averages = open_averages(run)
+    averages = Averages(run.checkpoint.run if isinstance(run, LoadedRun) else run)
+    place, rows = averages.loaded.checkpoint.run, []
     if width is None and pick is None:
-        return _list_averages(run, averages)
-    if is_locked(averages.run):
+        return _list_averages(averages)
+    if is_locked(averages.folder):
         # The training would remove the checkpoint and the snapshots.
-        raise UserError(f"run {averages.run} is still training: wait until it ends, or stop it")
+        raise UserError(f"run {averages.folder} is still training: wait until it ends, or stop it")
     if pick is None:
         chosen = averages.reconstruct(to_float("width", width))
-        name, rows, facts = f"width-{width:g}", [_to_row(chosen.facts)], chosen.facts
-        verdict = f"width {width:g} is stored, with a reconstruction error of {facts.error:.2%}"
+        name, verdict = f"width-{width:g}", f"width {width:g} is stored"
     else:
-        chosen, rows, verdict = _pick_average(averages, width, pick, n, progress)
-        name, facts = "picked", replace(chosen.facts, choice=tuple(rows))
-    folder = store_average(averages.run, name, chosen.compute(), facts).folder
-    model = f"{run}@{name}"
-    return Search(verdict, {"model": model}, rows, f"to use it: ddim sample {quote(model)}", folder=folder)
+        name, (chosen, rows, verdict) = "picked", _pick_average(averages, width, pick, n, progress)
+    facts = replace(chosen.facts, choice=tuple(rows))
+    folder = store_average(averages.folder, name, chosen.compute(), facts).folder
+    model = f"{place}@{name}"
+    title = f"to use it: ddim sample {quote(model)}"
+    return Search(verdict, {"model": model}, rows or [_to_row(facts)], title, folder=folder)
 
 
 def _to_row(facts: StoredAverage) -> dict[str, Any]:
     return {"width": facts.width, "gamma": facts.gamma, "reconstruction_error": facts.error}
 
 
-def _list_averages(run: str | Path, averages: Averages) -> Search:
+def _list_averages(averages: Averages) -> Search:
     """Return the widths that can be reconstructed for a run, and the averages that are stored with it."""
     rows = [_to_row(average.facts) for average in averages.reconstruct_all()]
+    run = averages.loaded.checkpoint.run
     verdict = f"{len(rows)} widths can be reconstructed; `ddim ema {quote(run)} --pick kid` chooses one"
-    for name, facts in list_stored(averages.run).items():
+    for name, facts in list_stored(averages.folder).items():
         rows.append(_to_row(facts) | {"stored": name, "step": facts.step})
     steps = ", ".join(str(one.step) for one in averages.snapshots)
     return Search(verdict, {}, rows, f"{run}: snapshots of steps {steps}")
@@ -235,20 +219,11 @@ def _pick_average(
         others = [average for average in known if average.facts.width != default.facts.width]
     else:
         others = [averages.reconstruct(float(each)) for each in np.atleast_1d(width)]
-    tried, loaded = [default, *others], load(averages.run)
-    column = {"kid": "kid", "validation": "validation_error"}[pick]
-    prepare = _prepare_kid if pick == "kid" else _prepare_error
-    measure, compare = prepare(loaded, n, len(tried), progress)
-    found: list[np.ndarray] = []
-    rows: list[dict[str, Any]] = []
-    for average in tried:
-        loaded.model.load_state_dict(average.compute(), strict=False)
-        found.append(measure())
-        value, difference = compare(found[-1], found[0])
-        interval = difference.to_json()
-        measured = {column: value, "difference": interval.pop("value"), **interval}
-        rows.append(_to_row(average.facts) | measured)
-    best = min(rows, key=itemgetter(column))
+    tried = [default, *others]
+    measure = _measure_kid if pick == "kid" else _measure_errors
+    measured = measure(averages.loaded, tried, n, progress)
+    rows = [_to_row(average.facts) | row for average, row in zip(tried, measured, strict=True)]
+    best = min(rows, key=itemgetter("difference"))
     verdict = "the default average is the best"
     if best is not rows[0]:
         doubt = "" if best["high"] < 0 else ", but not distinguishably, at 95 %"
@@ -256,28 +231,42 @@ def _pick_average(
     return tried[rows.index(best)], rows, verdict
 
 
-def _prepare_error(loaded: LoadedRun, n: int, count: int, progress: Progress) -> tuple[Measure, Compare]:
-    """Measure the errors of denoised held-out images, as in the training."""
+def _load_each(loaded: LoadedRun, averages: Sequence[Average], progress: Progress) -> Iterator[None]:
+    """Load one average after another into the model."""
+    for k, average in enumerate(averages):
+        progress("averages", k, len(averages))
+        loaded.model.load_state_dict(average.compute(), strict=False)
+        yield
+
+
+def _measure_errors(
+    loaded: LoadedRun, averages: Sequence[Average], n: int, progress: Progress
+) -> Iterator[dict[str, float]]:
+    """Yield the validation error of each average, and its difference from that of the first average."""
     if loaded.recipe.is_student:
         raise UserError("the validation error of a student rises while it learns sharp images: pick by kid")
-    split, done = open_run_images(loaded, progress), itertools.count(1)
+    split, default = open_run_images(loaded, progress), None
     if len(choose_times(loaded.recipe, split)) < 2:
         raise UserError("averages are compared on at least 2 held-out images (report.validation_images)")
-
-    def measure() -> np.ndarray:
+    for _ in _load_each(loaded, averages, progress):
         errors = denoise_validation_images(loaded, split)
-        progress("averages", next(done), count)
-        return torch.cat([error["image_mae"] for error in errors]).numpy()
+        found = torch.cat([error["image_mae"] for error in errors]).numpy()
+        default = found if default is None else default
+        yield {"validation_error": float(found.mean()), **_to_difference(estimate_mean(found - default))}
 
-    return measure, lambda found, default: (float(found.mean()), estimate_mean(found - default))
 
-
-def _prepare_kid(loaded: LoadedRun, n: int, count: int, progress: Progress) -> tuple[Measure, Compare]:
-    """Measure the KID of `n` samples."""
-    trials = Trials(loaded, n, count, progress)
+def _measure_kid(
+    loaded: LoadedRun, averages: Sequence[Average], n: int, progress: Progress
+) -> Iterator[dict[str, float]]:
+    """Yield the KID of `n` samples of each average, and its difference from that of the first average."""
+    trials, default = Trials(loaded, n, len(averages), progress), None
     setup = SamplingSetup(loaded, loaded.recipe.steps, choose_label(loaded.recipe))
+    for _ in _load_each(loaded, averages, ignore_progress):
+        found = trials.sample(setup, cached=False)
+        default = found if default is None else default
+        difference = kid_difference(found, default, trials.reference, paired=True)
+        yield {"kid": kid(found, trials.reference, subsets=1).value, **_to_difference(difference)}
 
-    def compare(found: np.ndarray, default: np.ndarray) -> tuple[float, Estimate]:
-        return trials.measure(found).value, trials.compare(found, default)
 
-    return lambda: trials.sample(setup, cached=False), compare
+def _to_difference(found: Estimate) -> dict[str, float]:
+    return {"difference": float(found.value), "low": float(found.low), "high": float(found.high)}

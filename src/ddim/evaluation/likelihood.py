@@ -17,7 +17,7 @@ from ddim.data.order import shuffle_epoch
 from ddim.diffusion.denoiser import Counted, Denoiser
 from ddim.diffusion.guidance import Clipped
 from ddim.diffusion.likelihood import Variance, bound_bits, bound_times, flow_bits
-from ddim.diffusion.noise import Noise, check_seeds
+from ddim.diffusion.noise import Noise
 from ddim.diffusion.schedules import Schedule
 from ddim.diffusion.times import midpoints
 from ddim.errors import UserError, check_count
@@ -27,7 +27,7 @@ from ddim.evaluation.run_folder import Recorded, open_run_folder, write_result
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.recipe.checks import check_diffusion_model, check_unconditional
 from ddim.recipe.recipe import Recipe
-from ddim.sampling.labels import NULL
+from ddim.sampling.labels import NULL, label_images
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating
 from ddim.sampling.record import make_record
 from ddim.training.batches import draw_times
@@ -56,10 +56,9 @@ class Likelihood(Recorded):
     def title(self) -> str:
         """The mean bits per dimension with its standard error, the images, and the file of the record."""
         bits, of = self.record["bits"], self.record["reference"]
-        error = "" if bits["error"] is None else f" ± {bits['error']:.4f}"
+        error = "" if bits["error"] is None else f" ± {bits['error']:.4f} (standard error)"
         images = describe_part(len(bits["each"]), of["part"], of["source"])
-        unit = f"bits per dimension{' (± standard error)' if error else ''}"
-        return f"{bits['value']:.4f}{error} {unit} of {images}: {self.folder}/record.json"
+        return f"{bits['value']:.4f}{error} bits per dimension of {images}: {self.folder}/record.json"
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return one dictionary for each image, with its bits per dimension."""
@@ -116,15 +115,14 @@ def likelihood(  # noqa: PLR0913 (the options of a command)
     check_diffusion_model(run.recipe, "bits per dimension need")
     check_reaches_images(run.model.schedule, earliest_time(run.recipe))
     chosen = open_reference(run, Reference(None if data is None else str(data), part), progress)
-    types = {run.values.type, chosen.images.values.type}
     if not (run.values.eight_bits and chosen.images.values.eight_bits):
-        raise UserError(f"bits per dimension need 8-bit images, got {' and '.join(types)}")
+        types = f"{run.values.type} in training, {chosen.images.values.type} now"
+        raise UserError(f"bits per dimension need 8-bit images, got {types}")
     # Every call draws the same images.
     which = chosen.which[shuffle_epoch(len(chosen.which), 0, 0)[:n]]
     if not len(which):
         raise UserError(f"part {chosen.part} of {chosen.source} has no images")
     count, labels = len(which), label_any_images(run, chosen.images, which)
-    check_seeds([seed, seed + count - 1])
     if steps is None:
         steps = min(1000, run.model.schedule.entries or 1000) if method == "vlb" else 50
     nfe = steps if method == "vlb" else 4 * steps
@@ -153,8 +151,7 @@ def likelihood(  # noqa: PLR0913 (the options of a command)
             "part": chosen.part,
             "size": list(chosen.images.pixels.shape[1:3]),
             "images": which.tolist(),
-            # JSON has no NaN, so a missing vector becomes null.
-            "labels": None if labels is None else [_to_json(row) for row in labels],
+            "labels": None if labels is None else labels.tolist(),
         },
         "seeds": [int(seed), int(seed + count - 1)],
         "seconds": round(time.monotonic() - began, 2),
@@ -199,37 +196,24 @@ def label_any_images(run: Pipeline, images: Images, which: np.ndarray) -> Tensor
     the nearest cluster.
 
     Returns:
-        Class indices. An image gets `NULL` if it has no class folder, or if its folder is not a class of the
-        run. For a run with vectors: the vectors of the images, or NaN if the images have none. None for a run
-        with neither labels nor vectors.
+        Class indices, or `NULL` for an image whose folder is not a class of the run; or vectors. None if the
+        images have no class folders and no vectors, or the run was trained with neither.
 
     Raises:
         UserError: if an image has no label, but every training image of the run had one.
     """
-    recipe, classes = run.recipe, run.classes
-    if recipe.data.vectors is None and not recipe.data.labels:
-        return None
-    if images.vectors is not None:
-        return torch.from_numpy(images.vectors[which])
+    labels = label_images(run.recipe, images, which)
     if run.clusters is not None:
         cells = average_cells(images.pixels, images.values, which)
-        return torch.from_numpy(run.clusters.find_labels(cells)[0])
-    if recipe.data.vectors is not None:
-        labels = torch.full((len(which), recipe.net.vector), torch.nan)
-    elif images.labels is None:
-        labels = torch.full((len(which),), NULL)
-    else:
-        places = [classes.index(name) if name in classes else NULL for name in images.classes]
-        labels = torch.tensor(places)[torch.from_numpy(images.labels[which])]
-    if not (labels >= 0).all():
+        labels = torch.from_numpy(run.clusters.find_labels(cells)[0])
+    elif labels is not None and images.classes:
+        places = [run.classes.index(name) if name in run.classes else NULL for name in images.classes]
+        labels = torch.tensor(places)[labels]
+    if labels is None or (images.classes and NULL in labels):
         check_unconditional(
-            recipe, "an image without a vector, or in a folder that is not named like a class"
+            run.recipe, "an image without a vector, or in a folder that is not named like a class"
         )
     return labels
-
-
-def _to_json(label: Tensor) -> int | list[float] | None:
-    return None if label.isnan().any() else label.tolist()
 
 
 def check_reaches_images(schedule: Schedule, earliest: float = 0.0) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -26,7 +27,6 @@ from ddim.diffusion.schedules import Cosine, Schedule, as_double, time_of_ratio
 from ddim.errors import UserError
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.recipe.checks import check_unconditional
-from ddim.recipe.recipe import Recipe
 from ddim.sampling.generate import generate
 from ddim.sampling.labels import default_label
 from ddim.sampling.pipeline import Pipeline
@@ -53,12 +53,6 @@ class TimeRange:
     schedule: Schedule
     last: float
     first: float = 1.0
-
-    @classmethod
-    def of_grid(cls, recipe: Recipe, steps: int) -> TimeRange:
-        """Return the range of the `steps` times in the grid of a recipe."""
-        times = recipe.times(steps).tolist()
-        return cls(recipe.sampling_schedule, times[-1], times[0])
 
     def lay_grids(self, steps: int) -> dict[str, Tensor]:
         """Return decreasing times (steps,) in equal steps of four quantities, keyed by the name of the grid.
@@ -158,12 +152,26 @@ def count_levels(sampler: Sampler, nfe: int) -> int:
 
 
 def prepare_run(
-    pipeline: Pipeline, seeds: Sequence[int], progress: Progress = ignore_progress
+    pipeline: Pipeline,
+    seeds: Sequence[int],
+    progress: Progress = ignore_progress,
+    steps: int | None = None,
+    levels: int = REFERENCE_LEVELS,
 ) -> tuple[SamplingError, TimeRange]:
-    """Return a function for the error of samplers on a run, and the ends of the run's grid."""
-    ends = TimeRange.of_grid(pipeline.recipe, pipeline.recipe.steps)
+    """Return a function for the error of samplers on a run, and the ends of the run's grid.
+
+    Args:
+        pipeline: the run.
+        seeds: the seeds of the samples.
+        progress: called with "samples" while the reference samples are made.
+        steps: number of times in the grid; None for the recipe's.
+        levels: number of times in the grid of the reference.
+    """
+    recipe = pipeline.recipe
+    times = recipe.times(recipe.steps if steps is None else steps).tolist()
+    ends = TimeRange(recipe.sampling_schedule, times[-1], times[0])
     sample = partial(sample_in_model_units, pipeline, seeds=seeds)
-    return error_against_reference(sample, ends, REFERENCE_LEVELS, progress=progress), ends
+    return error_against_reference(sample, ends, levels, progress=progress), ends
 
 
 def prepare_oracle(count: int) -> tuple[SamplingError, TimeRange]:
@@ -226,52 +234,42 @@ def search_times(
     Raises:
         UserError: if no named grid leads to finite samples.
     """
-    grids, schedule = ends.lay_grids(steps), ends.schedule
-    errors: list[float] = []
-    # A sweep tries two moves of each time, and each size of move needs at least one sweep.
+    grids, schedule, errors = ends.lay_grids(steps), ends.schedule, []
+    # A sweep tries two moves of each time, and each of the four sizes of move needs at least one sweep.
     sweep = 2 * (steps - 2)
-    total = len(grids) * (1 + len(MIXTURES)) + sweep * math.ceil(1 + math.log2(FIRST_MOVE / LAST_MOVE))
+    total = len(grids) * (1 + len(MIXTURES)) + 4 * sweep
 
-    def finite_error(times: Tensor) -> float:
-        # On a table of noise levels, neighbouring times of a named grid can have the same level.
-        different = (schedule(times).log_snr.diff() > 0).all()
-        value = error(times) if different else math.inf
-        errors.append(value if math.isfinite(value) else math.inf)
+    def measure(times: Tensor, least_gap: float = LEAST_GAP) -> float:
+        """Return the error of times; infinity if it is not finite, or a gap in log-SNR is too small."""
+        gaps = schedule(times).log_snr.diff()
+        if gaps.min() <= 0 or gaps.min() < least_gap * gaps.mean():
+            return math.inf
+        errors.append(error(times))
         progress("grids", len(errors), max(total, len(errors) + sweep))
-        return errors[-1]
+        return errors[-1] if math.isfinite(errors[-1]) else math.inf
 
-    named = {name: finite_error(times) for name, times in grids.items()}
-    name = min(named, key=named.__getitem__)
-    if math.isinf(named[name]):
+    # On a table of noise levels, neighbouring times of a named grid can have the same level.
+    named = {name: measure(times, least_gap=0) for name, times in grids.items()}
+    best = min(named, key=named.__getitem__)
+    if math.isinf(named[best]):
         raise UserError("no named grid leads to finite samples: the model cannot be used")
-    times, best = _improve_times(grids[name], named[name], grids.values(), schedule, finite_error)
-    return tuple(times.tolist()), best, named
+    tried = [(named[best], grids[best])]
+    for grid, part in itertools.product(grids.values(), MIXTURES):
+        log_snr = torch.lerp(schedule(grids[best]).log_snr, schedule(grid).log_snr, part)
+        mixed = schedule.inverse(log_snr)
+        mixed[0], mixed[-1] = ends.first, ends.last
+        tried.append((measure(mixed), mixed))
+    value, times = _descend(*min(tried, key=itemgetter(0)), schedule, measure)
+    return tuple(times.tolist()), value, named
 
 
-def _improve_times(
-    times: Tensor, best: float, grids: Iterable[Tensor], schedule: Schedule, error: Callable[[Tensor], float]
-) -> tuple[Tensor, float]:
-    """Mix times with other grids, then move one time after another; return the best times and their error.
+def _descend(
+    best: float, times: Tensor, schedule: Schedule, measure: Callable[[Tensor], float]
+) -> tuple[float, Tensor]:
+    """Move one time after another, keep each move that lowers the error, and return the error and the times.
 
     `best` is the error of `times` at the start.
     """
-
-    def lowers_error(tried: Tensor) -> bool:
-        """Return whether times have a lower error and no small gap; if so, keep them."""
-        nonlocal times, best
-        gaps = schedule(tried).log_snr.diff()
-        value = error(tried) if gaps.min() >= LEAST_GAP * gaps.mean() else math.inf
-        lower = value < best
-        if lower:
-            times, best = tried, value
-        return lower
-
-    log_snr = schedule(times).log_snr
-    for grid in grids:
-        for part in MIXTURES:
-            mixed = schedule.inverse(torch.lerp(log_snr, schedule(grid).log_snr, part))
-            mixed[0], mixed[-1] = times[0], times[-1]
-            lowers_error(mixed)
     move = FIRST_MOVE
     while move >= LAST_MOVE:
         before = best
@@ -280,8 +278,10 @@ def _improve_times(
                 log_snr = schedule(times).log_snr
                 moved = times.clone()
                 moved[k] = schedule.inverse(torch.lerp(log_snr[k], log_snr[towards], move))
-                if lowers_error(moved):
+                value = measure(moved)
+                if value < best:
+                    times, best = moved, value
                     break
         if best >= 0.98 * before:
             move /= 2
-    return times, best
+    return best, times

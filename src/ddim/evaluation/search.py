@@ -25,23 +25,15 @@ from ddim.errors import UserError, check_count
 from ddim.evaluation.guidance_name import name_guidance
 from ddim.evaluation.reference import compute_validation_features
 from ddim.evaluation.sample_features import SampledParts
-from ddim.evaluation.sampler_errors import (
-    TimeRange,
-    count_levels,
-    error_against_reference,
-    sample_in_model_units,
-    search_times,
-)
+from ddim.evaluation.sampler_errors import count_levels, prepare_run, search_times
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, with_bar
 from ddim.metrics.catalogue import LEAST
-from ddim.metrics.estimate import Estimate
 from ddim.metrics.features import load_extractor
 from ddim.metrics.kid import kid, kid_difference
 from ddim.plots.table import Tabular
 from ddim.recipe.codec import describe_kind, override_sampling
 from ddim.recipe.options import option_text
 from ddim.runs.names import GUIDE, is_checkpoint
-from ddim.sampling.generate import SamplesNotFinite
 from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun, load_given_run
 from ddim.sampling.sampling_setup import (
@@ -74,8 +66,8 @@ class Search(Tabular):
     Attributes:
         verdict: the result in one sentence.
         options: arguments of `ddim.sample`: `steps`, with the times of the search as `grid`, or with
-            `guidance`, `guidance_interval` and `guide_with`. A search for an average has `model`: the run with
-            this average.
+            `guidance`, `guidance_interval` and `guide_with`. A search for an average has `model`, the run
+            with this average.
         rows: one row for each candidate, with its error or its KID.
         title: which later samples use the result, or how to use it.
         value: the error or the KID of the result of a search, for the seeds of the search.
@@ -86,7 +78,7 @@ class Search(Tabular):
     options: Mapping[str, Any] = field(default_factory=dict)
     rows: Sequence[Mapping[str, Any]] = ()
     title: str = ""
-    value: float | None = None
+    value: Any = None
     folder: Path | None = None
 
     def to_records(self) -> Sequence[Mapping[str, Any]]:
@@ -143,11 +135,11 @@ def search(  # noqa: PLR0913 (the choices of a notebook)
     if save:
         _check_saving(chosen, guidance)
     if guidance:
-        found = _search_guidance(chosen, steps, 500 if n is None else n, guide_with, progress)
+        found = _search_guidance(chosen, steps, n, guide_with, progress)
     elif isinstance(chosen.recipe.sampler, Multistep):
-        found = _search_levels(chosen, steps, 500 if n is None else n, progress)
+        found = _search_levels(chosen, steps, n, progress)
     else:
-        found = _search_times(chosen, 10 if steps is None else steps, 16 if n is None else n, progress)
+        found = _search_times(chosen, steps, n, progress)
     if save:
         return replace(found, title=_save(chosen, found))
     words = [f"{name} {option_text(value)}" for name, value in found.options.items() if value is not None]
@@ -166,31 +158,31 @@ def _check_saving(run: LoadedRun, guidance: bool) -> None:
 def _save(run: LoadedRun, found: Search) -> str:
     """Save a result in the run folder, and return a sentence that says which samples use it."""
     at, sampler, options = run.checkpoint, run.recipe.sampler, found.options
-    place = at.run, sampler, options["steps"], at.weights
-    if "grid" in options:
-        save_grid(*place, options["grid"], found.value)
-    else:
-        chosen = Guidance(options["guidance"], options.get("guidance_interval"), options.get("guide_with"))
-        labelled = choose_label(run.recipe) is not None
-        save_guidance(*place, chosen if chosen.on else None, labelled=labelled)
     steps = options["steps"]
+    if "grid" in options:
+        save_grid(at.run, sampler, steps, at.weights, options["grid"], found.value)
+    else:
+        chosen = Guidance(options["guidance"], options["guidance_interval"], options["guide_with"])
+        labelled = choose_label(run.recipe) is not None
+        save_guidance(at.run, sampler, steps, at.weights, chosen if chosen.on else None, labelled=labelled)
     return f"samples by {describe_kind(sampler)} in {steps} steps use this from now on: {at.run / FILE}"
 
 
 # By the error of samples
 
 
-def _search_times(run: LoadedRun, steps: int, n: int, progress: Progress) -> Search:
+def _search_times(run: LoadedRun, steps: int | None, n: int | None, progress: Progress) -> Search:
     """Return the times whose samples are nearest to samples with many steps, from the same noise."""
     sampler = run.recipe.sampler
+    steps = 10 if steps is None else steps
+    n = 16 if n is None else n
     check_count("n", n)
     check_count("steps", steps, 3)
     if sampler.stochastic:
         raise UserError("the sampler must be deterministic, because fresh noise would change the samples")
-    ends = TimeRange.of_grid(run.recipe, steps)
-    sample = partial(sample_in_model_units, run, seeds=range(FIRST_SEED, FIRST_SEED + n))
     # Heun's method has order 2: with 10 times as many steps it has a hundredth of the error.
-    error = error_against_reference(sample, ends, max(100, 10 * steps), progress=progress)
+    levels = max(100, 10 * steps)
+    error, ends = prepare_run(run, range(FIRST_SEED, FIRST_SEED + n), progress, steps, levels)
     times, value, named = search_times(steps, ends, partial(error, sampler), progress)
     best = min(named, key=named.__getitem__)
     verdict = f"no times have a smaller error than the {best} grid"
@@ -212,13 +204,13 @@ class Trial:
     Attributes:
         name: the candidate in words.
         setup: how its samples are made.
-        features: the features (n, d) of the samples; None if a sample is NaN.
-        kid: their KID; infinite if a sample is NaN.
+        features: the features (n, d) of the samples.
+        kid: their KID.
     """
 
     name: str
     setup: SamplingSetup
-    features: np.ndarray | None
+    features: np.ndarray
     kid: float
 
 
@@ -227,7 +219,7 @@ class Trials:
 
     Args:
         run: the run.
-        n: number of samples of each candidate.
+        n: number of samples of each candidate; None for 500.
         count: number of candidates.
         progress: called while the held-out images are prepared, then with "samples".
 
@@ -235,12 +227,12 @@ class Trials:
         rows: one row for each candidate of a search.
     """
 
-    def __init__(self, run: LoadedRun, n: int, count: int, progress: Progress) -> None:
-        check_count("n", n, LEAST)
+    def __init__(self, run: LoadedRun, n: int | None, count: int, progress: Progress) -> None:
+        self.n = 500 if n is None else n
+        check_count("n", self.n, LEAST)
         self.extractor = load_extractor().to(run.runtime.exact_device)
         self.reference = compute_validation_features(run, self.extractor, progress)
-        self.n, self.total, self.progress = n, n * count, progress
-        self.done = 0
+        self.total, self.done, self.progress = self.n * count, 0, progress
         self.rows: list[dict[str, Any]] = []
 
     def sample(self, setup: SamplingSetup, first: int = FIRST_SEED, *, cached: bool = True) -> np.ndarray:
@@ -250,41 +242,24 @@ class Trials:
         parts = SampledParts(setup, range(first, first + self.n), progress, cached=cached)
         return np.concatenate([part.features for part in parts(self.extractor, 0)])
 
-    def measure(self, features: np.ndarray) -> Estimate:
-        """Return the KID of features (n, d)."""
-        return kid(features, self.reference, subsets=1)
-
-    def compare(self, one: np.ndarray, other: np.ndarray) -> Estimate:
-        """Return the KID of one set of features minus that of another, whose samples have the same seeds."""
-        return kid_difference(one, other, self.reference, paired=True)
-
     def try_setup(self, name: str, setup: SamplingSetup, seeds: Literal["search", "new"] = "search") -> Trial:
         """Measure a candidate and add its row."""
+        features = self.sample(setup, FIRST_SEED + self.n * (seeds == "new"))
+        found = kid(features, self.reference, subsets=1)
         row = {"candidate": name, "seeds": seeds, "steps": setup.steps, "nfe": setup.count_evaluations()}
-        try:
-            features = self.sample(setup, FIRST_SEED + self.n * (seeds == "new"))
-        except SamplesNotFinite:
-            self.rows.append(row | {"kid": None, "low": None, "high": None})
-            return Trial(name, setup, None, math.inf)
-        found = self.measure(features)
         self.rows.append(row | {"kid": found.value, "low": found.low, "high": found.high})
         return Trial(name, setup, features, found.value)
 
     def confirm(self, best: Trial, usual: Trial) -> bool:
-        """Return whether the best candidate has a distinguishably lower KID than the usual one, on new seeds.
-
-        If only the samples of the best are finite, it is better too.
-        """
+        """Return whether the KID of the best candidate is distinguishably lower on new seeds."""
         mine, theirs = (self.try_setup(one.name, one.setup, "new").features for one in (best, usual))
-        if mine is None or theirs is None:
-            return mine is not None
-        found = self.compare(mine, theirs)
+        found = kid_difference(mine, theirs, self.reference, paired=True)
         row = {"candidate": "difference", "seeds": "new"}
         self.rows.append(row | {"kid": found.value, "low": found.low, "high": found.high})
         return found.high < 0
 
 
-def _search_levels(run: LoadedRun, steps: int | None, n: int, progress: Progress) -> Search:
+def _search_levels(run: LoadedRun, steps: int | None, n: int | None, progress: Progress) -> Search:
     """Return the times of a student at which its samples have the lowest KID.
 
     The noise level of its last step varies; the first step keeps its noise level.
@@ -302,8 +277,6 @@ def _search_levels(run: LoadedRun, steps: int | None, n: int, progress: Progress
         for g in grids
     ]
     best, usual = min(tried, key=attrgetter("kid")), tried[grids.index(grid)]
-    if best.features is None:
-        raise UserError("the samples of the student are not finite: it cannot be used")
     verdict = f"{best.name} is better for the last step than {usual.name}"
     if best is usual or not trials.confirm(best, usual):
         verdict = f"no noise level of the last step is distinguishably better than {usual.name}"
@@ -313,7 +286,11 @@ def _search_levels(run: LoadedRun, steps: int | None, n: int, progress: Progress
 
 
 def _search_guidance(
-    run: LoadedRun, steps: int | None, n: int, guide_with: str | Sequence[str] | None, progress: Progress
+    run: LoadedRun,
+    steps: int | None,
+    n: int | None,
+    guide_with: str | Sequence[str] | None,
+    progress: Progress,
 ) -> Search:
     """Return the guidance with the lowest KID, or none.
 
@@ -346,12 +323,15 @@ def _search_guidance(
     best = min(tried, key=attrgetter("kid"))
     # Searched times can make few steps without guidance better than more steps.
     usual = plain if few.kid < many.kid else spend(best.setup.count_evaluations())
-    options: dict[str, Any] = {"steps": plain.steps, "guidance": 1.0}
-    verdict = "no guidance is distinguishably better than none at 95 %, so none is used"
+    chosen, verdict = OFF, "no guidance is distinguishably better than none at 95 %, so none is used"
     if trials.confirm(best, replace(few, setup=usual)):
-        verdict, chosen = f"{best.name} is distinguishably better than none", best.setup.guidance
-        options["guidance"], options["guidance_interval"] = chosen.scale, chosen.interval
-        options["guide_with"] = chosen.guide
+        chosen, verdict = best.setup.guidance, f"{best.name} is distinguishably better than none"
+    options = {
+        "steps": plain.steps,
+        "guidance": chosen.scale,
+        "guidance_interval": chosen.interval,
+        "guide_with": chosen.guide,
+    }
     return Search(verdict, options, trials.rows, value=best.kid)
 
 
@@ -359,25 +339,16 @@ def _open_guides(plain: SamplingSetup[LoadedRun], guide_with: str | Sequence[str
     """Return guidance of scale 2 by each guide, classifier-free guidance first, if it is possible."""
     run, data = plain.pipeline, plain.pipeline.recipe.data
     names: list[str | None] = [None] if data.conditional and data.unconditional else []
-    if isinstance(guide_with, str):
-        names.append(guide_with)
-    elif guide_with is not None:
-        names += guide_with
-    elif (run.checkpoint.run / GUIDE).is_dir():
-        names.append(f"@{GUIDE}")
-    if not names:
-        raise UserError(
-            f"run {run.checkpoint.run} has nothing to guide with, neither labels (data.unlabelled) nor a "
-            f"{GUIDE} checkpoint (report.guide): name a weaker model as guide_with"
-        )
+    if guide_with is None:
+        has_guide = (run.checkpoint.run / GUIDE).is_dir()
+        guide_with = [f"@{GUIDE}"] if has_guide or not names else []
+    names += [guide_with] if isinstance(guide_with, str) else guide_with
     return [open_guidance(run, plain.label, plain.steps, Guidance(2.0, guide=name)) for name in names]
 
 
 def list_guided_intervals(setup: SamplingSetup) -> list[tuple[float, float]]:
     """Return intervals of log-SNR without the cleanest third of the steps, the noisiest third, or both."""
     log_snr = setup.pipeline.recipe.sampling_schedule(setup.times).log_snr.tolist()
-    if len(log_snr) < 3:
-        return []
     # The ends lie between two steps, so rounding them to tenths moves no step out of an interval.
     thirds = (k * len(log_snr) // 3 for k in (1, 2))
     low, high = (round((log_snr[j - 1] + log_snr[j]) / 2, 1) for j in thirds)
