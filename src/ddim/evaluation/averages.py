@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.errors import UserError, quote, to_float
+from ddim.errors import UserError, quote
 from ddim.evaluation.search import Search, Trials
 from ddim.files import is_locked
 from ddim.machine.progress import Progress, ignore_progress, with_bar
@@ -125,11 +125,11 @@ class Averages:
         facts = StoredAverage(width, gamma, error, self.step, hash_weights(self.path), steps)
         return Average(facts, [(c, *file) for c, file in zip(coefficients, files.values(), strict=True)])
 
-    def reconstruct_all(self) -> list[Average]:
-        """Return the averages of the widths that the run tracks and of the other widths in `WIDTHS`."""
+    def list_widths(self) -> list[float]:
+        """Return the widths that the run tracks and the other widths in `WIDTHS`, sorted."""
         tracked = [relative_width(gamma) for gamma in self.names]
         others = [w for w in WIDTHS if not any(math.isclose(w, one, rel_tol=0.01) for one in tracked)]
-        return [self.reconstruct(width) for width in sorted([*tracked, *others])]
+        return sorted([*tracked, *others])
 
 
 @with_bar
@@ -172,20 +172,24 @@ def ema(
         ddim ema runs/photos-fast-1 --width 0.08
     """
     averages = Averages(run.checkpoint.run if isinstance(run, LoadedRun) else run)
-    place, rows = averages.loaded.checkpoint.run, []
+    widths = averages.list_widths() if width is None else [float(each) for each in np.atleast_1d(width)]
+    tried = [averages.reconstruct(each) for each in widths]
     if width is None and pick is None:
-        return _list_averages(averages)
+        return _list_averages(averages, tried)
     if is_locked(averages.folder):
         # The training would remove the checkpoint and the snapshots.
         raise UserError(f"run {averages.folder} is still training: wait until it ends, or stop it")
     if pick is None:
-        chosen = averages.reconstruct(to_float("width", width))
-        name, verdict = f"width-{width:g}", f"width {width:g} is stored"
+        if len(tried) > 1:
+            raise UserError("several widths need pick, which keeps one of them")
+        name, verdict, chosen, rows = f"width-{width:g}", f"width {width:g} is stored", tried[0], []
     else:
-        name, (chosen, rows, verdict) = "picked", _pick_average(averages, width, pick, n, progress)
+        if width is None:
+            tried = [average for average in tried if average.facts.error <= LARGEST_ERROR]
+        name, (verdict, chosen, rows) = "picked", _pick_average(averages, tried, pick, n, progress)
     facts = replace(chosen.facts, choice=tuple(rows))
     folder = store_average(averages.folder, name, chosen.compute(), facts).folder
-    model = f"{place}@{name}"
+    model = f"{averages.loaded.checkpoint.run}@{name}"
     title = f"to use it: ddim sample {quote(model)}"
     return Search(verdict, {"model": model}, rows or [_to_row(facts)], title, folder=folder)
 
@@ -194,9 +198,9 @@ def _to_row(facts: StoredAverage) -> dict[str, Any]:
     return {"width": facts.width, "gamma": facts.gamma, "reconstruction_error": facts.error}
 
 
-def _list_averages(averages: Averages) -> Search:
+def _list_averages(averages: Averages, known: Sequence[Average]) -> Search:
     """Return the widths that can be reconstructed for a run, and the averages that are stored with it."""
-    rows = [_to_row(average.facts) for average in averages.reconstruct_all()]
+    rows = [_to_row(average.facts) for average in known]
     run = averages.loaded.checkpoint.run
     verdict = f"{len(rows)} widths can be reconstructed; `ddim ema {quote(run)} --pick kid` chooses one"
     for name, facts in list_stored(averages.folder).items():
@@ -206,29 +210,20 @@ def _list_averages(averages: Averages) -> Search:
 
 
 def _pick_average(
-    averages: Averages,
-    width: float | Sequence[float] | None,
-    pick: Literal["validation", "kid"],
-    n: int,
-    progress: Progress,
-) -> tuple[Average, list[dict[str, Any]], str]:
-    """Return the best of the default average and averages of several widths, their rows and a verdict."""
+    averages: Averages, others: Sequence[Average], pick: str, n: int, progress: Progress
+) -> tuple[str, Average, list[dict[str, Any]]]:
+    """Return a verdict, the best of the default average and others, and a row for each of them."""
     default = averages.default
-    if width is None:
-        known = [average for average in averages.reconstruct_all() if average.facts.error <= LARGEST_ERROR]
-        others = [average for average in known if average.facts.width != default.facts.width]
-    else:
-        others = [averages.reconstruct(float(each)) for each in np.atleast_1d(width)]
-    tried = [default, *others]
-    measure = _measure_kid if pick == "kid" else _measure_errors
+    tried = [default, *(average for average in others if average.facts.width != default.facts.width)]
+    measure = {"kid": _measure_kid, "validation": _measure_errors}[pick]
     measured = measure(averages.loaded, tried, n, progress)
     rows = [_to_row(average.facts) | row for average, row in zip(tried, measured, strict=True)]
     best = min(rows, key=itemgetter("difference"))
     verdict = "the default average is the best"
     if best is not rows[0]:
-        doubt = "" if best["high"] < 0 else ", but not distinguishably, at 95 %"
-        verdict = f"width {best['width']:.3g} is better than the default{doubt}"
-    return tried[rows.index(best)], rows, verdict
+        words = "distinguishably better than" if best["high"] < 0 else "not distinguishable from"
+        verdict = f"width {best['width']:.3g} is the best; it is {words} the default at 95 %"
+    return verdict, tried[rows.index(best)], rows
 
 
 def _load_each(loaded: LoadedRun, averages: Sequence[Average], progress: Progress) -> Iterator[None]:

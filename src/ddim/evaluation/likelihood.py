@@ -55,10 +55,11 @@ class Likelihood(Recorded):
     @property
     def title(self) -> str:
         """The mean bits per dimension with its standard error, the images, and the file of the record."""
-        bits, of = self.record["bits"], self.record["reference"]
+        record, bits, of = self.record, self.record["bits"], self.record["reference"]
         error = "" if bits["error"] is None else f" ± {bits['error']:.4f} (standard error)"
+        unit = f"bits per dimension by {record['method']} in {record['steps']} steps"
         images = describe_part(len(bits["each"]), of["part"], of["source"])
-        return f"{bits['value']:.4f}{error} bits per dimension of {images}: {self.folder}/record.json"
+        return f"{bits['value']:.4f}{error} {unit} of {images}: {self.folder}/record.json"
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return one dictionary for each image, with its bits per dimension."""
@@ -124,8 +125,8 @@ def likelihood(  # noqa: PLR0913 (the options of a command)
         raise UserError(f"part {chosen.part} of {chosen.source} has no images")
     count, labels = len(which), label_any_images(run, chosen.images, which)
     if steps is None:
-        steps = min(1000, run.model.schedule.entries or 1000) if method == "vlb" else 50
-    nfe = steps if method == "vlb" else 4 * steps
+        steps = {"vlb": min(1000, run.model.schedule.entries or 1000), "ode": 50}[method]
+    nfe = {"vlb": steps, "ode": 4 * steps}[method]
 
     def measure_from(first: int) -> Tensor:
         places = slice(first, first + run.runtime.micro_batch)
@@ -206,13 +207,12 @@ def label_any_images(run: Pipeline, images: Images, which: np.ndarray) -> Tensor
     if run.clusters is not None:
         cells = average_cells(images.pixels, images.values, which)
         labels = torch.from_numpy(run.clusters.find_labels(cells)[0])
-    elif labels is not None and images.classes:
+    elif labels is not None and run.recipe.data.labels:
         places = [run.classes.index(name) if name in run.classes else NULL for name in images.classes]
         labels = torch.tensor(places)[labels]
-    if labels is None or (images.classes and NULL in labels):
-        check_unconditional(
-            run.recipe, "an image without a vector, or in a folder that is not named like a class"
-        )
+    if labels is None or (run.recipe.data.labels and NULL in labels):
+        what = "an image without a vector, or in a folder that is not named like a class"
+        check_unconditional(run.recipe, what)
     return labels
 
 
