@@ -21,7 +21,6 @@ from ddim.errors import UserError, quote
 from ddim.evaluation.search import Search, Trials
 from ddim.files import is_locked
 from ddim.machine.progress import Progress, ignore_progress, with_bar
-from ddim.metrics.kid import kid, kid_difference
 from ddim.metrics.statistics import Estimate, estimate_mean
 from ddim.nn.power_averages import (
     Profile,
@@ -182,7 +181,8 @@ def ema(
     if pick is None:
         if len(tried) > 1:
             raise UserError("several widths need pick, which keeps one of them")
-        name, verdict, chosen, rows = f"width-{width:g}", f"width {width:g} is stored", tried[0], []
+        chosen, rows = tried[0], []
+        name, verdict = f"width-{width:g}", f"width {width:g} is stored"
     else:
         if width is None:
             tried = [average for average in tried if average.facts.error <= LARGEST_ERROR]
@@ -257,10 +257,9 @@ def _measure_kid(
     trials, default = Trials(loaded, n, len(averages), progress), None
     setup = SamplingSetup(loaded, loaded.recipe.steps, choose_label(loaded.recipe))
     for _ in _load_each(loaded, averages, ignore_progress):
-        found = trials.sample(setup, cached=False)
+        found = trials.measure("average", setup, cached=False)
         default = found if default is None else default
-        difference = kid_difference(found, default, trials.reference, paired=True)
-        yield {"kid": kid(found, trials.reference, subsets=1).value, **_to_difference(difference)}
+        yield {"kid": found.kid, **_to_difference(trials.compare(found, default))}
 
 
 def _to_difference(found: Estimate) -> dict[str, float]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from ddim.evaluation.sample_features import SampledParts
 from ddim.evaluation.sampler_errors import count_levels, prepare_run, search_times
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, with_bar
 from ddim.metrics.catalogue import LEAST
+from ddim.metrics.estimate import Estimate
 from ddim.metrics.features import load_extractor
 from ddim.metrics.kid import kid, kid_difference
 from ddim.plots.table import Tabular
@@ -199,13 +200,13 @@ def _search_times(run: LoadedRun, steps: int | None, n: int | None, progress: Pr
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate that was measured: how it samples, and the KID of its samples.
+    """A candidate that was measured.
 
     Attributes:
         name: the candidate in words.
         setup: how its samples are made.
-        features: the features (n, d) of the samples.
-        kid: their KID.
+        features: the features (n, d) of its samples.
+        kid: the KID of its samples.
     """
 
     name: str
@@ -215,16 +216,13 @@ class Trial:
 
 
 class Trials:
-    """Measures the KID of samples of a run against its held-out images, always with the same seeds.
+    """Measures the KID of samples of candidates against the held-out images of a run.
 
     Args:
         run: the run.
         n: number of samples of each candidate; None for 500.
         count: number of candidates.
         progress: called while the held-out images are prepared, then with "samples".
-
-    Attributes:
-        rows: one row for each candidate of a search.
     """
 
     def __init__(self, run: LoadedRun, n: int | None, count: int, progress: Progress) -> None:
@@ -232,31 +230,39 @@ class Trials:
         check_count("n", self.n, LEAST)
         self.extractor = load_extractor().to(run.runtime.exact_device)
         self.reference = compute_validation_features(run, self.extractor, progress)
-        self.total, self.done, self.progress = self.n * count, 0, progress
+        self.count, self.progress = count, progress
         self.rows: list[dict[str, Any]] = []
 
-    def sample(self, setup: SamplingSetup, first: int = FIRST_SEED, *, cached: bool = True) -> np.ndarray:
-        """Return the features (n, d) of samples, with seeds from `first` on; see `SampledParts`."""
-        progress = continue_progress(self.progress, self.done, self.total)
-        self.done += self.n
-        parts = SampledParts(setup, range(first, first + self.n), progress, cached=cached)
-        return np.concatenate([part.features for part in parts(self.extractor, 0)])
+    def measure(self, name: str, setup: SamplingSetup, *, new: bool = False, cached: bool = True) -> Trial:
+        """Measure a candidate and add its row.
 
-    def try_setup(self, name: str, setup: SamplingSetup, seeds: Literal["search", "new"] = "search") -> Trial:
-        """Measure a candidate and add its row."""
-        features = self.sample(setup, FIRST_SEED + self.n * (seeds == "new"))
+        Args:
+            name: the candidate in words.
+            setup: how its samples are made.
+            new: whether the samples have other seeds than those of the search.
+            cached: see `SampledParts`.
+        """
+        first = FIRST_SEED + self.n if new else FIRST_SEED
+        progress = continue_progress(self.progress, len(self.rows) * self.n, self.count * self.n)
+        parts = SampledParts(setup, range(first, first + self.n), progress, cached=cached)
+        features = np.concatenate([part.features for part in parts(self.extractor, 0)])
         found = kid(features, self.reference, subsets=1)
-        row = {"candidate": name, "seeds": seeds, "steps": setup.steps, "nfe": setup.count_evaluations()}
-        self.rows.append(row | {"kid": found.value, "low": found.low, "high": found.high})
+        self._add_row(name, new, found, steps=setup.steps, nfe=setup.count_evaluations())
         return Trial(name, setup, features, found.value)
+
+    def compare(self, one: Trial, other: Trial) -> Estimate:
+        """Return the difference of the KIDs of two candidates, whose samples have the same seeds."""
+        return kid_difference(one.features, other.features, self.reference, paired=True)
 
     def confirm(self, best: Trial, usual: Trial) -> bool:
         """Return whether the KID of the best candidate is distinguishably lower on new seeds."""
-        mine, theirs = (self.try_setup(one.name, one.setup, "new").features for one in (best, usual))
-        found = kid_difference(mine, theirs, self.reference, paired=True)
-        row = {"candidate": "difference", "seeds": "new"}
-        self.rows.append(row | {"kid": found.value, "low": found.low, "high": found.high})
+        found = self.compare(*(self.measure(each.name, each.setup, new=True) for each in (best, usual)))
+        self._add_row("difference", True, found)
         return found.high < 0
+
+    def _add_row(self, name: str, new: bool, found: Estimate, **costs: int) -> None:
+        row = {"candidate": name, "seeds": "new" if new else "search", **costs}
+        self.rows.append(row | {"kid": found.value, "low": found.low, "high": found.high})
 
 
 def _search_levels(run: LoadedRun, steps: int | None, n: int | None, progress: Progress) -> Search:
@@ -273,7 +279,7 @@ def _search_levels(run: LoadedRun, steps: int | None, n: int | None, progress: P
     grids = [each for each in grids if each.sigma_min < most / FACTOR or each == grid]
     trials = Trials(run, n, len(grids) + 2, progress)
     tried = [
-        trials.try_setup(f"sigma_min {g.sigma_min:.3g}", SamplingSetup(run.with_recipe(grid=g), steps, label))
+        trials.measure(f"sigma_min {g.sigma_min:.3g}", SamplingSetup(run.with_recipe(grid=g), steps, label))
         for g in grids
     ]
     best, usual = min(tried, key=attrgetter("kid")), tried[grids.index(grid)]
@@ -313,10 +319,10 @@ def _search_guidance(
 
     def try_guidance(guided: Guidance) -> Trial:
         name = name_guidance(guided.scale, guided.interval, guided.guide)
-        return trials.try_setup(name, replace(plain, guidance=guided))
+        return trials.measure(name, replace(plain, guidance=guided))
 
     most = spend(replace(plain, guidance=guides[0]).count_evaluations())
-    few, many = (trials.try_setup("no guidance", each) for each in (plain, most))
+    few, many = (trials.measure("no guidance", each) for each in (plain, most))
     tried = [try_guidance(replace(guide, scale=scale)) for guide in guides for scale in SCALES]
     scale = min(tried, key=attrgetter("kid")).setup.guidance
     tried += [try_guidance(replace(scale, interval=ends)) for ends in intervals]
