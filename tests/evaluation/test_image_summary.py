@@ -41,12 +41,12 @@ def test_the_command_describes_the_images_line_by_line(folder, capsys):
     assert main(["data", "photos", "--size", "12"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "photos: 5 images, ready to train at 12x12, RGB; 2 files were rejected",
-        "original sizes (height x width): smallest 12x12, median 12x12, largest 30x20",
+        "original sizes: smallest 12x12, median 12x12, largest 30x20 (height x width)",
         "enlarged: 1",
         "formats: PNG 4, BMP 1",
         "modes: RGB 4, L 1",
         "classes: aster 3, rose 2",
-        "skipped, not images: 1",
+        "skipped: 1",
         r"rejected: aster/broken\x1b[31m.png: contains no image that can be read ("
         + ", ".join(FORMATS)
         + ")",
