@@ -47,7 +47,7 @@ def errors(training: Trainer) -> torch.Tensor:
     parts = training.split
     with training.averaged() as pipeline:
         batches = to_model_batches(pipeline, parts.images, parts.validation[:HELD_OUT])
-        pairs = [(pipeline.model, batch) for batch in batches]
+        pairs = [(pipeline.model, batch) for _, batch in batches]
         with pipeline.runtime.precise():
             found = measure_errors(pairs, TIMES)
     return torch.from_numpy(found["image_mae"].mean(0))
