@@ -29,12 +29,12 @@ DRAW = np.random.default_rng
 
 
 def sets(train, valid):
-    """Return the sets of training images, held-out images and mirrored training images."""
+    """Return the sets of training images, with their mirror images, and of held-out images."""
     pixels = np.concatenate([train, valid])
     images = Images(pixels, None, (), tuple(f"{k}.png" for k in range(len(pixels))), "")
     part = ImageSet(images, np.arange(len(train)), "", "training")
     held_out = ImageSet(images, np.arange(len(train), len(pixels)), "", "held-out")
-    return part, held_out, replace(part, part="mirrored", mirrored=True)
+    return [part, replace(part, part="mirrored", mirrored=True)], held_out
 
 
 def noisy(images, size, seed=0):
@@ -47,10 +47,10 @@ SETS = {"many": (400, 400), "few": (64, 0), "few, many held out": (64, 600)}
 @pytest.mark.parametrize("name", SETS)
 def test_only_a_sampler_of_copies_is_called_memorised(name):
     train, valid = smooth(SETS[name][0], 0), smooth(SETS[name][1], 1)
-    found = find_copies(noisy(train[DRAW(2).integers(0, len(train), 200)], 5), train, valid)
+    found = find_copies(noisy(train[DRAW(2).integers(0, len(train), 200)], 5), [train], valid)
     assert found["memorised"]
     assert found["copies"]["low"] > 0.9
-    fresh = find_copies(smooth(200, 3), train, valid)
+    fresh = find_copies(smooth(200, 3), [train], valid)
     assert not fresh["memorised"]
     assert fresh["copies"]["value"] <= 0.03
     # Images that are near to all others, or to none.
@@ -60,7 +60,7 @@ def test_only_a_sampler_of_copies_is_called_memorised(name):
         blurred(smooth(100, 3), 4),
         noisy(train.mean(0, keepdims=True).repeat(100, 0), 3),
     ):
-        assert not find_copies(odd, train, valid)["memorised"]
+        assert not find_copies(odd, [train], valid)["memorised"]
 
 
 def as_images(vectors):
@@ -78,14 +78,14 @@ def test_samples_in_a_dense_part_of_the_data_are_not_called_copies():
     dense = lambda n, seed: 5 + wide(n, seed) / 10
     train = np.concatenate([wide(1350, 0), dense(150, 1)])
     valid = np.concatenate([wide(450, 2), dense(50, 3)])
-    real = as_images(train), as_images(valid), None, Extractor("bytes", "0" * 64, "none", 8, read_vectors)
+    real = [as_images(train)], as_images(valid), Extractor("bytes", "0" * 64, "none", 8, read_vectors)
     assert not find_copies(as_images(dense(2000, 4)), *real)["memorised"]
     assert find_copies(as_images(train[1350:] + 1e-3 * wide(150, 5)), *real)["memorised"]
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_other_real_images_give_no_more_false_alarms_than_promised(seed):
-    found = find_copies(smooth(10, 99), smooth(300, 10 + seed), smooth(800, 20 + seed))
+    found = find_copies(smooth(10, 99), [smooth(300, 10 + seed)], smooth(800, 20 + seed))
     assert found["bound"] == 0.01
     assert found["learned_from"] == 300 + 400
     assert found["false_alarms"]["of"] == 400
@@ -98,7 +98,7 @@ def test_the_bound_holds_in_most_sets_of_independent_training_images():
     high, count, extractor = 0, 30, Extractor("bytes", "0" * 64, "none", 10, read_vectors)
     for seed in range(count):
         train, fresh = DRAW(seed).normal(size=(300, 10)), DRAW(count + seed).normal(size=(1000, 10))
-        found = find_copies(as_images(fresh), as_images(train), as_images(fresh[:0]), None, extractor)
+        found = find_copies(as_images(fresh), [as_images(train)], as_images(fresh[:0]), extractor)
         assert found["left_out"] == 0
         high += found["copies"]["value"] > found["bound"]
     assert high <= 0.1 * count
@@ -136,10 +136,10 @@ def test_only_equal_images_are_duplicates_if_all_images_look_similar():
     """In sets such as X-ray images or digits, any two images have a correlation above 0.95."""
     close = lambda n, seed: (0.92 * smooth(1, 9) + 0.08 * smooth(n, seed)).round().astype(np.uint8)
     train, valid = close(400, 0), close(100, 1)
-    found = find_copies(close(200, 2), train, valid)
+    found = find_copies(close(200, 2), [train], valid)
     assert (found["learned_from"], found["left_out"], found["memorised"]) == (450, 0, False)
     train[:5] = train[5:10]
-    found = find_copies(train[100:200], train, valid)
+    found = find_copies(train[100:200], [train], valid)
     assert (found["left_out"], found["memorised"]) == (10, True)
 
 
@@ -147,7 +147,7 @@ def test_a_plain_image_in_the_data_is_near_to_no_sample():
     """A row of zeros would be at distance 1 from each image, nearer than images that are less alike."""
     train, samples, valid = smooth(300, 0), smooth(50, 3), smooth(100, 1)
     red = np.broadcast_to(np.array([255, 0, 0], np.uint8), (1, 16, 16, 3))
-    alone, found = (find_copies(samples, known, valid) for known in (train, np.concatenate([train, red])))
+    alone, found = (find_copies(samples, [known], valid) for known in (train, np.concatenate([train, red])))
     assert [row["nearest"] for row in found["samples"]] == [row["nearest"] for row in alone["samples"]]
     assert not found["memorised"]
 
@@ -156,20 +156,20 @@ def test_features_find_copies_too_and_are_computed_once(tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
     patches = lambda images: torch.nn.functional.adaptive_avg_pool2d(images, 8).flatten(1)
     extractor, seen = Extractor("patches", "0" * 64, "none", 192, patches), {}
-    train, valid, mirrored = sets(smooth(300, 0), smooth(100, 1))
-    copies = noisy(train[:60], 4)
+    views, valid = sets(smooth(300, 0), smooth(100, 1))
+    copies = noisy(views[0][:60], 4)
     watch = lambda what, *done: seen.update({what: done})
-    found = find_copies(copies, train, valid, mirrored, extractor, watch)
+    found = find_copies(copies, views, valid, extractor, watch)
     assert found["memorised"]
     assert found["space"] == "patches features"
     sizes = {"samples": 60, "training images": 300, "held-out images": 100, "mirrored images": 300}
     assert seen.items() >= {f"features of {name}": (size, size) for name, size in sizes.items()}.items()
     seen.clear()
     flipped = np.ascontiguousarray(copies[:, :, ::-1])
-    assert find_copies(flipped, train, valid, mirrored, extractor, watch)["memorised"]
+    assert find_copies(flipped, views, valid, extractor, watch)["memorised"]
     assert {name for name in seen if name.startswith("features")} == {"features of samples"}
-    assert not find_copies(flipped, train, valid, None, extractor)["memorised"]
-    assert not find_copies(smooth(60, 5), train, valid, mirrored, extractor)["memorised"]
+    assert not find_copies(flipped, views[:1], valid, extractor)["memorised"]
+    assert not find_copies(smooth(60, 5), views, valid, extractor)["memorised"]
 
 
 def test_duplicates_between_the_halves_are_found_also_mirrored():
@@ -182,7 +182,7 @@ def test_duplicates_between_the_halves_are_found_also_mirrored():
         "alike": [pair(57, 12)],
         "compared": 20,
     }
-    assert find_duplicates(*parts[:2], None)["same"] == [pair(53, 11)]
+    assert find_duplicates(parts[0][:1], parts[1])["same"] == [pair(53, 11)]
     assert find_duplicates(*sets(train, valid[:0]))["same"] == []
 
 
@@ -192,16 +192,17 @@ def test_few_images_are_read_at_once(monkeypatch):
     pixels = CountedPixels(smooth(460, 0))
     images = Images(pixels, None, (), tuple(map(str, range(460))), "")
     train, valid = (ImageSet(images, which, "", "") for which in np.split(np.arange(460), [400]))
-    found = find_copies(smooth(20, 3), train, valid, replace(train, mirrored=True))
+    views = [train, replace(train, mirrored=True)]
+    found = find_copies(smooth(20, 3), views, valid)
     assert found["learned_from"] + found["left_out"] + found["false_alarms"]["of"] == 60 + 60
-    find_duplicates(train, valid, None)
+    find_duplicates(views, valid)
     assert pixels.largest <= 60
 
 
 def test_pairs_start_with_the_closest():
     parts = sets(smooth(64, 0), smooth(40, 1))
-    samples = np.concatenate([smooth(19, 3), noisy(parts[0][20:21], 4)])
-    figure = draw_pairs(find_copies(samples, *parts), samples, parts[0])
+    samples = np.concatenate([smooth(19, 3), noisy(parts[0][0][20:21], 4)])
+    figure = draw_pairs(find_copies(samples, *parts), samples, parts[0][0])
     words = [text.get_text() for text in figure.texts]
     assert words[words.index("1") + 1].endswith(" copy")
     assert any("20.png" in word for word in words)

@@ -71,10 +71,9 @@ class Diagnosis(Recorded):
 
     @property
     def title(self) -> str:
-        """The numbers of images on which the errors were measured, and the file of the figure."""
-        counts = {"training": self.record["train"], "held-out": self.record["held_out"]}
-        used = [f"{side['images']:,} {name} images" for name, side in counts.items() if side]
-        return f"errors on {' and '.join(used)}: {self.folder}/figure.png"
+        """The images on which the errors of the table were measured, and the file of the figure."""
+        part = "held-out" if self.record["held_out"] else "training"
+        return f"errors on {part} images, see {self.folder}/figure.png"
 
     @property
     def notes(self) -> list[str]:
@@ -95,14 +94,11 @@ class Diagnosis(Recorded):
         If no images were held out, the errors on training images replace them.
         """
         errors, gap = self.record["held_out"] or self.record["train"], self.record["gap"]
-        columns = {
-            "log_snr": errors["log_snr"],
-            "noise_mse": errors["noise_mse"]["value"],
-            "noise_mse_low": errors["noise_mse"]["low"],
-            "noise_mse_high": errors["noise_mse"]["high"],
-            "image_mse": errors["image_mse"]["value"],
-            "slope": errors["slope"]["value"],
-        }
+        columns = {"log_snr": errors["log_snr"], "noise_mse": errors["noise_mse"]["value"]}
+        for end in ("low", "high"):
+            columns[f"noise_mse_{end}"] = errors["noise_mse"][end]
+        for name in ("image_mse", "slope"):
+            columns[name] = errors[name]["value"]
         if gap:
             columns["gap_to_training"] = gap["by_level"]["value"]
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -250,11 +246,8 @@ def measure_parts(
 
     def measure(part: np.ndarray) -> Errors:
         batches = to_model_batches(run, own.images, draw_subset(part, images), progress)
-        labelled = (
-            (run.model.with_labels(label_images(run.recipe, own.images, some)), x0) for some, x0 in batches
-        )
         with evaluating(run.model), run.runtime.precise():
-            return measure_errors(labelled, times)
+            return measure_errors(batches, times)
 
     train = measure(own.train)
     if len(own.validation) < 2:
@@ -278,15 +271,17 @@ def draw_subset(indices: np.ndarray, count: int) -> np.ndarray:
 
 def to_model_batches(
     trained: Pipeline, images: Images, which: np.ndarray, progress: Progress = ignore_progress
-) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Yield the indices `which` in batches (B,), each with its images (B, C, H, W) in model units.
+) -> Iterator[tuple[Denoiser, Tensor]]:
+    """Yield the images at indices `which` in batches (B, C, H, W) in model units, on the run's device.
 
-    The images are on the run's device. `progress` is called with "denoised images" after each batch.
+    Each comes with the model, conditioned on the labels of the batch. `progress` is called with "denoised
+    images" after each batch.
     """
     size = trained.runtime.micro_batch
     for first in range(0, len(which), size):
         some = which[first : first + size]
-        yield some, trained.runtime.images(trained.pixels.enter(to_unit(gather_batch(images, some))))
+        x0 = trained.runtime.images(trained.pixels.enter(to_unit(gather_batch(images, some))))
+        yield trained.model.with_labels(label_images(trained.recipe, images, some)), x0
         progress("denoised images", first + len(some), len(which))
 
 

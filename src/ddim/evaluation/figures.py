@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -105,11 +104,8 @@ def plot(  # noqa: PLR0913 (the options of a command)
 # Schedules
 
 
-BOUNDS = (0.02, 0.95)
-"""The smallest and the largest signal rate of the torch/luz repository and the Keras example."""
-
 DEFAULT: dict[str, Schedule] = {
-    "cosine": Cosine(*BOUNDS),
+    "cosine": Cosine(0.02, 0.95),
     "linear": Linear(clip="rates", read="floor"),
     "linear_beta": LinearBeta(),
 }
@@ -149,8 +145,7 @@ def plot_schedules(schedules: Shown = DEFAULT) -> Figure:
 
     Schedules can be names and objects: `plot_schedules(["cosine", ddim.Linear(clip="powers")])`. Notes state
     the share of times on each plateau, because training spends this share on a single noise level. They also
-    name schedules that are not clean at t = 0, and explain the dotted lines, which are the bounds of the
-    torch/luz repository and the Keras example.
+    name schedules that are not clean at t = 0.
     """
     shown, t = name_schedules(schedules), torch.linspace(0, 1, 1001, dtype=torch.float64)
     levels = {name: schedule(t) for name, schedule in shown.items()}
@@ -170,10 +165,6 @@ def plot_schedules(schedules: Shown = DEFAULT) -> Figure:
         if {"linear", "linear_beta"} <= series.keys():
             # The table and the continuous form of DDPM's schedule overlap, so one line is dashed.
             axes.get_lines()[[*series].index("linear_beta")].set_linestyle((0, (4, 2.5)))
-        for alpha in BOUNDS:
-            sigma = (1 - alpha**2) ** 0.5
-            bound = {"alpha": alpha, "sigma": sigma, "log_snr": 2 * math.log(alpha / sigma)}[rate]
-            axes.axhline(bound, color=charts.FAINT, linestyle=":", linewidth=1, zorder=1)
     notes = []
     for name, schedule in shown.items():
         for log_snr, share in plateaus(schedule).items():
@@ -181,9 +172,6 @@ def plot_schedules(schedules: Shown = DEFAULT) -> Figure:
         alpha, sigma = levels[name].alpha[0], levels[name].sigma[0]
         if sigma > CLEAN * alpha:
             notes.append(f"{name}: t = 0 is not clean, alpha(0) = {alpha:.2g}, sigma(0) = {sigma:.2g}")
-    notes.append(
-        "dotted: alpha = 0.02 and 0.95, the bounds of the torch/luz repository and the Keras example"
-    )
     figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize=9.5, color=charts.INK)
     return figure
 
@@ -210,8 +198,6 @@ def plot_embedding() -> Figure:
         figure.colorbar(drawing, ax=axes, pad=0.02, fraction=0.05, ticks=[-1, 0, 1])
         axes.axhline(16.5, color=charts.INK, linewidth=0.8)
         charts.style_panel(axes, "noise variance, sigma squared", "channel: sin below, cos above", title)
-        axes.set_yticks([1, 16, 32])
-        axes.locator_params(axis="x", nbins=5)
     return figure
 
 
@@ -342,7 +328,7 @@ def plot_samplers(
         title, (error, ends) = "mixture of Gaussians", sampler_errors.prepare_oracle(n)
     else:
         pipeline = open_pipeline(model)
-        title = Path(model).name if isinstance(model, str | Path) else pipeline.recipe.name
+        title = f"recipe {pipeline.recipe.name}"
         error, ends = sampler_errors.prepare_run(pipeline, range(n), progress)
     return plot_sampler_errors(sampler_errors.compare_samplers(error, ends, evaluations, progress), title)
 
@@ -407,8 +393,6 @@ def plot_logs(runs: Mapping[str, Log], tails: Mapping[str, Sequence[Log]] | None
     Raises:
         UserError: if no run has logged a loss yet.
     """
-    from matplotlib.ticker import EngFormatter
-
     panels = {}
     for field in MEASURES:
         series = {name: _curve(lines, field) for name, lines in runs.items()}
@@ -424,6 +408,4 @@ def plot_logs(runs: Mapping[str, Log], tails: Mapping[str, Sequence[Log]] | None
             for log in (tails or {}).get(name, []):
                 axes.plot(*_curve(log, field), color=charts.COLOURS[k], linewidth=0.9, alpha=0.8)
         axes.set_xlim(left=0)
-        axes.locator_params(axis="x", nbins=5, integer=True)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     return figure

@@ -29,7 +29,7 @@ SHOWN, TYPICAL = 64, 12
 """The largest number of images in a sheet, and of the images of each cluster in a sheet."""
 
 LISTED = 20
-"""The largest number of classes, and of groups of equal images, that the text lists."""
+"""The largest number of classes, sizes and so on that the text lists."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,8 +52,8 @@ class DataSummary:
         height, width = self.facts["size"]
         count, rejects = len(self.images), len(self.facts["rejected"])
         ready = f"ready to train at {height}x{width}, {describe_pixels(self.images)}"
-        bad = f"; {format_count(rejects, 'file')} {'was' if rejects == 1 else 'were'} rejected"
-        return f"{escape(self.facts['source'])}: {count:,} images, {ready}{bad if rejects else ''}"
+        bad = f"; rejected: {format_count(rejects, 'file')}" if rejects else ""
+        return f"{escape(self.facts['source'])}: {count:,} images, {ready}{bad}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict, and all facts."""
@@ -65,25 +65,20 @@ class DataSummary:
         return "\n".join([self.verdict, *facts, f"grid: {self.sheet}"])
 
     def _list_facts(self) -> Iterator[tuple[str, str]]:
-        sizes = sorted((h.height * h.width, f"{h.height}x{h.width}") for h in read_headers(self.images))
-        smallest, median, largest = (sizes[place][1] for place in (0, len(sizes) // 2, -1))
-        yield "original sizes", f"smallest {smallest}, median {median}, largest {largest} (height x width)"
-        for name in ("enlarged", "formats", "modes", "split", "classes", "clusters", "skipped"):
+        shown = "original_sizes", "enlarged", "formats", "modes", "split", "classes", "clusters", "skipped"
+        for name in shown:
             counts = self.facts.get(name)
             if isinstance(counts, Mapping):
                 listed = [f"{each} {count:,}" for each, count in Counter(counts).most_common(LISTED)]
-                yield name, ", ".join(listed) + (", ..." if len(counts) > LISTED else "")
+                yield name.replace("_", " "), ", ".join(listed) + (", ..." if len(counts) > LISTED else "")
             elif counts:
                 yield name, f"{counts:,}"
         if self.facts["classes"] is None:
             yield "classes", "none; make a folder for the images of each class, or try --clusters 16"
         for reject in self.facts["rejected"]:
             yield "rejected", f"{reject['name']}: {reject['reason']}"
-        groups = self.facts["duplicates"]
-        for group in groups[:LISTED]:
+        for group in self.facts["duplicates"]:
             yield "equal", " = ".join(group)
-        if len(groups) > LISTED:
-            yield "equal", f"{len(groups) - LISTED:,} more groups of images"
 
 
 @with_bar

@@ -34,14 +34,7 @@ from ddim.evaluation.run_folder import Recorded, open_run_folder, write_result
 from ddim.evaluation.sample_features import SampledParts
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.features import Extractor, extract_features, open_extractor
-from ddim.metrics.neighbours import (
-    FEWEST,
-    Neighbours,
-    References,
-    flatten_features,
-    nearest_neighbours,
-    standardise,
-)
+from ddim.metrics.neighbours import Neighbours, flatten_features, nearest_neighbours, standardise
 from ddim.metrics.statistics import estimate_share, false_alarm_threshold
 from ddim.plots import charts
 from ddim.sampling.image_features import ImageSet, compute_features
@@ -69,8 +62,14 @@ with 0.99.
 QUERIES = 2000
 """Largest number of training images, and of held-out images, that are compared with the training images."""
 
+FEWEST = 8
+"""Smallest number of real images from which the threshold is learned."""
+
 DUPLICATE_CORRELATION = 0.95
 """Two images count as near-duplicates if their pixels have at least this correlation."""
+
+Pictures = ImageSet | np.ndarray
+"""Images (N, H, W, C) uint8; those of an `ImageSet` are read when they are needed."""
 
 
 class Memorisation(Recorded):
@@ -174,8 +173,9 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
     samples = torch.cat([*sampled.samples()]).permute(0, 2, 3, 1).numpy()
     train = ImageSet(own.images, own.train, "", "training")
     valid = ImageSet(own.images, draw_subset(own.validation, QUERIES), "", "held-out")
-    mirrored = replace(train, part="mirrored", mirrored=True) if run.recipe.data.flip else None
-    copies = find_copies(samples, train, valid, mirrored, extractor, progress)
+    mirrored = replace(train, part="mirrored", mirrored=True)
+    views = [train, mirrored] if run.recipe.data.flip else [train]
+    copies = find_copies(samples, views, valid, extractor, progress)
     pairs = charts.rasterise(draw_pairs(copies, samples, train))
     parts = measure_parts(run, own, progress=progress)
     gap = parts["gap"] and {
@@ -187,7 +187,7 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
         **copies,
         "samples": [{**row, "nearest": train.name(row["nearest"])} for row in copies["samples"]],
         "gap": gap,
-        "duplicates": {**find_duplicates(train, valid, mirrored, progress), "of": len(own.validation)},
+        "duplicates": {**find_duplicates(views, valid, progress), "of": len(own.validation)},
         "features": extractor and {"extractor": extractor.name, "weights": extractor.weights},
         "sampling": sampled.record,
     }
@@ -200,9 +200,8 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
 
 def find_copies(
     samples: np.ndarray,
-    train: References,
-    valid: References,
-    mirrored: References | None = None,
+    views: Sequence[Pictures],
+    valid: Pictures,
     extractor: Extractor | None = None,
     progress: Progress = ignore_progress,
 ) -> dict[str, Any]:
@@ -215,9 +214,8 @@ def find_copies(
 
     Args:
         samples: the samples (N, H, W, C) uint8; sample k has the seed k.
-        train: the training images (M, H, W, C) uint8, or their `ImageSet`, whose features are cached.
+        views: the training images, and their mirror images if the run was trained on them.
         valid: the held-out images.
-        mirrored: the mirrored training images, if the run was trained on them.
         extractor: the network whose features are compared; None compares pixels.
         progress: called with "features of samples", "neighbours of training images" and so on.
 
@@ -225,38 +223,33 @@ def find_copies(
         UserError: if too few real images are not near-duplicates of training images.
     """
     # The images are drawn at random, because files may be sorted by class.
-    draw = np.random.default_rng(0)
+    draw, train = np.random.default_rng(0), views[0]
     some = draw.permutation(len(train))[:QUERIES]
     learn, rest = np.split(draw.permutation(len(valid)), [len(valid) // 2])
-    views = [train] if mirrored is None else [train, mirrored]
-    sets = [samples, valid, *views]
+    rows, embed = [samples, valid, *views], standardise
     if extractor is not None:
-        sets = [_compute_features(extractor, images, progress) for images in sets]
-    made, held_out, known, *also = sets
-    embed = standardise if extractor is None else flatten_features
-    find = partial(nearest_neighbours, references=known, also=also[0] if also else None, embed=embed)
+        rows, embed = [_compute(extractor, images, progress) for images in rows], flatten_features
+    made, held_out, *known = rows
 
-    def measure_real(
-        what: str, rows: np.ndarray, images: np.ndarray, themselves: np.ndarray | None = None
-    ) -> np.ndarray:
+    def find(what: str, rows: np.ndarray, themselves: np.ndarray | None = None) -> Neighbours:
+        onward = partial(progress, f"neighbours of {what}")
+        return nearest_neighbours(rows, known, themselves=themselves, embed=embed, progress=onward)
+
+    def keep_single(found: Neighbours, images: np.ndarray) -> np.ndarray:
         """Return the closeness of those real images that are not near-duplicates of training images."""
-        onward = partial(progress, f"neighbours of {what} images")
-        found = find(rows, themselves=themselves, progress=onward)
         return found.closeness[~_near_duplicates(found, images, views)]
 
-    seen = measure_real("training", known[some], train[some], some)
-    unseen = measure_real("held-out", held_out[learn], valid[learn])
-    fresh = measure_real("held-out", held_out[rest], valid[rest])
+    seen = keep_single(find("training images", known[0][some], some), train[some])
+    unseen = keep_single(find("held-out images", held_out[learn]), valid[learn])
+    fresh = keep_single(find("held-out images", held_out[rest]), valid[rest])
     null = np.concatenate([seen, unseen])
     total = len(some) + len(valid)
     left_out = total - len(null) - len(fresh)
     if len(null) < FEWEST:
-        raise UserError(
-            f"memorisation needs at least {FEWEST} real images that are not near-duplicates of training "
-            f"images, but {left_out} of {total} are: give each image once"
-        )
+        advice = f"but {left_out} of {total} have near-duplicates: give each image once"
+        raise UserError(f"memorisation needs {FEWEST} real images without near-duplicates, {advice}")
     threshold, bound = false_alarm_threshold(null, confidence=CONFIDENCE)
-    found = find(made, progress=partial(progress, "neighbours of samples"))
+    found = find("samples", made)
     copies = _count_copies(found.closeness, threshold)
     nearest = zip(found.closeness.tolist(), found.indices[:, 0].tolist(), strict=True)
     return {
@@ -276,7 +269,8 @@ def find_copies(
     }
 
 
-def _compute_features(extractor: Extractor, images: ImageSet | np.ndarray, progress: Progress) -> np.ndarray:
+def _compute(extractor: Extractor, images: Pictures, progress: Progress) -> np.ndarray:
+    """Return the features of images; those of an `ImageSet` are kept in the cache."""
     if isinstance(images, ImageSet):
         return compute_features(images, extractor, partial(progress, f"features of {images.part} images"))
     return extract_features(extractor, images, progress=partial(progress, "features of samples"))
@@ -298,7 +292,7 @@ def _judge(copies: Mapping[str, Any], bound: float) -> str:
     return f"{count:,} of {n:,} samples may copy training images, which is no more than chance explains"
 
 
-def _near_duplicates(found: Neighbours, images: np.ndarray, views: Sequence[References]) -> np.ndarray:
+def _near_duplicates(found: Neighbours, images: np.ndarray, views: Sequence[Pictures]) -> np.ndarray:
     """Return whether each of N images (N, H, W, C) is a near-duplicate of its nearest image in `views`."""
     # If even the middle neighbour has a correlation of at least 0.95, all images of the set look similar.
     # Then only images that are equal, in this space or in pixels, are duplicates.
@@ -313,22 +307,21 @@ def _near_duplicates(found: Neighbours, images: np.ndarray, views: Sequence[Refe
 
 
 def find_duplicates(
-    train: ImageSet, valid: ImageSet, mirrored: ImageSet | None, progress: Progress = ignore_progress
+    views: Sequence[ImageSet], valid: ImageSet, progress: Progress = ignore_progress
 ) -> dict[str, Any]:
     """Return the pairs of (nearly) equal held-out and training images, by name, as JSON.
 
     "same" has the pairs that are equal to the last bit, and "alike" the other pairs whose pixels have a
     correlation of at least 0.95. "compared" is the number of held-out images.
     """
-    views = [train] if mirrored is None else [train, mirrored]
-    onward = partial(progress, "duplicates of held-out images")
     images, pairs = valid[:], {"same": [], "alike": []}
-    found = nearest_neighbours(images, train, 1, also=mirrored, embed=standardise, progress=onward)
+    onward = partial(progress, "duplicates of held-out images")
+    found = nearest_neighbours(images, views, 1, embed=standardise, progress=onward)
     # For rows of norm 1, half the squared distance is 1 minus the correlation.
     for k in np.flatnonzero(found.distances[:, 0] ** 2 / 2 <= 1 - DUPLICATE_CORRELATION):
         nearest = found.indices[k]
         equal = any(np.array_equal(view[nearest][0], images[k]) for view in views)
-        pair = {"valid": valid.name(k), "train": train.name(nearest[0])}
+        pair = {"valid": valid.name(k), "train": views[0].name(nearest[0])}
         pairs["same" if equal else "alike"].append(pair)
     return {**pairs, "compared": len(valid)}
 
@@ -351,8 +344,5 @@ def draw_pairs(copies: Mapping[str, Any], samples: np.ndarray, train: ImageSet) 
         "sample": [f"{row['closeness']:.2f}{' copy' if row['copy'] else ''}" for row in closest],
         below: charts.shorten_apart([train.name(k) for k in nearest], 11),
     }
-    title = (
-        f"Nearest by {copies['space']}; numbers: distance relative to other neighbours; below "
-        f"{copies['threshold']:.2f}, a sample is a copy"
-    )
+    title = f"Nearest by {copies['space']}; numbers: distance relative to other neighbours"
     return charts.plot_strip(rows, [f"{k + 1}" for k in range(len(closest))], notes, title)
