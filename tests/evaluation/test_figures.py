@@ -12,7 +12,7 @@ from ddim.data.blossoms import source
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
 from ddim.errors import UserError
-from ddim.evaluation import figures, schedule_figures
+from ddim.evaluation import figures
 from ddim.machine.runtime import Runtime
 from ddim.plots import charts
 from ddim.plots.pictures import to_uint8
@@ -47,24 +47,24 @@ def strips(monkeypatch):
 
 
 def test_the_curves_of_a_schedule_are_its_own_values():
-    figure = schedule_figures.plot_schedules()
+    figure = figures.plot_schedules()
     alpha, sigma, log_snr = (lines(axes) for axes in figure.axes)
     assert set(alpha) == set(sigma) == set(log_snr) == {"cosine", "linear", "linear_beta"}
     for name in alpha:
         t, a = alpha[name]
         s, snr = sigma[name][1], log_snr[name][1]
         assert np.allclose(t, np.linspace(0, 1, len(t)), atol=1e-12)
-        at = schedule_figures.DEFAULT[name](torch.from_numpy(t))
+        at = figures.DEFAULT[name](torch.from_numpy(t))
         assert np.array_equal(a, at.alpha.numpy())
         assert np.array_equal(s, at.sigma.numpy())
         finite = s > 0
         assert np.allclose(snr[finite], at.log_snr.numpy()[finite])
-        assert np.isnan(snr[~finite]).all()
+        assert not np.isfinite(snr[~finite]).any()
 
 
 def test_a_note_gives_the_plateau_of_a_table_clipped_by_powers():
     clipped = Linear(clip="powers", read="floor")
-    words = schedule_figures.plot_schedules({"powers": clipped}).get_supxlabel().splitlines()
+    words = figures.plot_schedules({"powers": clipped}).get_supxlabel().splitlines()
     assert words[0] == "powers: 38 % of all times have log-SNR -3.89"
     assert words[1] == "powers: 7 % of all times have log-SNR 2.94"
 
@@ -74,7 +74,7 @@ def test_named_schedules_get_the_given_fields(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "plot_schedules", lambda shown: seen.append(shown) or blank)
     figures.plot("schedules", "linear", fields={"schedule.clip": "powers"}, out=out)
     figures.plot("schedules", out=out)
-    assert seen == [{"linear": Linear(clip="powers")}, schedule_figures.DEFAULT]
+    assert seen == [{"linear": Linear(clip="powers")}, figures.DEFAULT]
     with pytest.raises(UserError, match="perhaps you meant cosine"):
         figures.plot("schedules", "cosin", out=out)
     with pytest.raises(UserError, match="schedule.clop is not a field"):
@@ -85,7 +85,7 @@ def test_named_schedules_get_the_given_fields(tmp_path, monkeypatch):
 
 
 def test_with_fine_pixels_the_drawing_is_the_embedding():
-    (left, right) = schedule_figures.plot_embedding().axes[:2]
+    (left, right) = figures.plot_embedding().axes[:2]
     for axes, channels in ((left, 3), (right, 16)):
         values = np.asarray(axes.images[0].get_array())
         assert values.shape[0] == 32
@@ -109,18 +109,18 @@ def test_the_first_flower_of_the_embedded_set_is_taken_without_drawing_the_other
 def test_the_forward_strip_runs_from_the_image_to_the_same_noise_under_each_schedule(strips):
     image = figures.read_image("blossoms", (32, 32))
     shown = {"clean": LinearBeta(), "bounded": Cosine(0.02, 0.95)}
-    titles = [figures.plot_forward(image, shown, 5, seed).texts[0].get_text() for seed in (3, 4)]
+    for seed in (3, 4):
+        figures.plot_forward(image, shown, seed)
     (rows, heads, notes), (others, _, _) = strips
     assert not np.array_equal(rows["bounded"][1], others["bounded"][1])
-    assert heads == ["t = 0", "t = 0.25", "t = 0.5", "t = 0.75", "t = 1"]
+    assert heads[::2] == ["t = 0", "t = 0.25", "t = 0.5", "t = 0.75", "t = 1"]
     # Only a schedule without noise at t = 0 begins with the image.
     assert np.array_equal(rows["clean"][0], to_uint8(image)[0])
     assert not np.array_equal(rows["bounded"][0], to_uint8(image)[0])
     assert notes["bounded"][0] == "alpha 0.95"
-    assert titles[0].endswith("; not clean at t = 0: bounded")
-    assert notes["bounded"][4] == "alpha 0.02"
+    assert notes["bounded"][8] == "alpha 0.02"
     # At t = 1 both are the same noise, with a standard deviation of a quarter around middle gray.
-    ends = [row[4].astype(float) for row in rows.values()]
+    ends = [row[8].astype(float) for row in rows.values()]
     unclipped = (ends[0] > 0) & (ends[0] < 255) & (ends[1] > 0) & (ends[1] < 255)
     assert np.abs(ends[0] - ends[1])[unclipped].max() <= 3
     assert ends[0].mean() / 255 == pytest.approx(0.5, abs=0.02)
@@ -129,14 +129,9 @@ def test_the_forward_strip_runs_from_the_image_to_the_same_noise_under_each_sche
 
 def test_the_forward_strip_takes_bytes_and_arrays(strips):
     image = (figures.read_image("blossoms", (32, 32)) * 255).round().byte()
-    mirrored = image.flip(3).numpy()
-    for given in (image / 255, image, image.numpy(), (image / 255).numpy(), mirrored[..., ::-1]):
-        figures.plot_forward(given, ["linear"], columns=2)
+    for given in (image / 255, image, image.numpy(), (image / 255).numpy()):
+        figures.plot_forward(given, ["linear"])
         assert np.array_equal(strips[-1][0]["linear"][0], strips[0][0]["linear"][0])
-    with pytest.raises(UserError, match="images must be .* to 255: convert them"):
-        figures.plot_forward(image.float(), ["linear"], columns=2)
-    with pytest.raises(UserError, match=r"must have the shape \(N, C, H, W\), got \(3, 32, 32\)"):
-        figures.plot_forward(image[0], ["linear"], columns=2)
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,8 @@ def folder(tmp_path, monkeypatch):
 def test_the_command_describes_the_images_line_by_line(folder, capsys):
     assert main(["data", "photos", "--size", "12"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "photos: 5 images, ready to train at 12x12, RGB; 2 files were rejected",
-        "original sizes: smallest 12x12, median 12x12, largest 30x20 (height x width)",
+        "photos: 5 images, ready to train at 12x12, RGB; 2 files rejected",
+        "original sizes: 12x12 3, 6x40 1, 30x20 1",
         "enlarged: 1",
         "formats: PNG 4, BMP 1",
         "modes: RGB 4, L 1",

@@ -10,6 +10,7 @@ on the absolute error may have another slope, if the distribution of the noise g
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,9 +163,7 @@ def diagnose(
             "noise_range": find_noise_range(torch.cat(some).float().cpu(), run.pixels.std, run.values),
         }
     record = make_record("diagnosis", content, run)
-    at = run.checkpoint
-    figure = draw_diagnosis(record, f"{at.run.resolve().name}, step {at.state.step}, {at.weights} weights")
-    pictures = {"figure.png": charts.rasterise(figure)}
+    pictures = {"figure.png": charts.rasterise(draw_diagnosis(record))}
     return Diagnosis(record, write_result(run, "diagnostics", out, record, pictures))
 
 
@@ -321,9 +320,8 @@ def describe_gap(gap: Mapping[str, Any]) -> str:
 
 def log_snr_shares(schedule: Schedule, times: Tensor) -> dict[int, float]:
     """Return the share of the times (N,) in each bin [b, b + 2) of log-SNR, as {b: share}, b increasing."""
-    bins, counts = log_snr_bins(schedule(times).log_snr).unique(return_counts=True)
-    shares = counts.double() / len(times)
-    return dict(zip(bins.int().tolist(), shares.tolist(), strict=True))
+    bins = Counter(log_snr_bins(schedule(times).log_snr).int().tolist())
+    return {low: count / len(times) for low, count in sorted(bins.items())}
 
 
 def find_noise_range(images: Tensor, stds: Sequence[float], values: Values) -> dict[str, Any]:
@@ -385,13 +383,12 @@ PANELS: dict[str, tuple[str, float | None]] = {
 """The title of each panel of the figure, and the value of an optimal denoiser, which is drawn dotted."""
 
 
-def draw_diagnosis(record: Mapping[str, Any], title: str) -> Figure:
+def draw_diagnosis(record: Mapping[str, Any]) -> Figure:
     """Return a figure of the errors over the log-SNR, clean images on the left, with 95 % intervals.
 
     Its panels are those in `PANELS`, and the distribution of the times.
     """
     figure = charts.new_figure(16.0, 8.0)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=charts.INK)
     *panels, last = figure.subplots(2, 3).flat
     dotted = {"color": charts.FAINT, "linestyle": ":", "linewidth": 1}
     x = record["train"]["log_snr"]

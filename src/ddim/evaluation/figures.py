@@ -115,9 +115,6 @@ DEFAULT: dict[str, Schedule] = {
 continuous time.
 """
 
-CLEAN = 0.02
-"""The largest sigma / alpha at t = 0 that counts as clean: about the rounding of pixels to 8 bits."""
-
 Shown = Mapping[str, Schedule] | Sequence[str | Schedule]
 """Schedules to plot: a list of schedules and names, or {name to show: schedule}."""
 
@@ -144,8 +141,7 @@ def plot_schedules(schedules: Shown = DEFAULT) -> Figure:
     """Return a figure of alpha, sigma and log-SNR of schedules against t.
 
     Schedules can be names and objects: `plot_schedules(["cosine", ddim.Linear(clip="powers")])`. Notes state
-    the share of times on each plateau, because training spends this share on a single noise level. They also
-    name schedules that are not clean at t = 0.
+    the share of times on each plateau, because training spends this share on a single noise level.
     """
     shown, t = name_schedules(schedules), torch.linspace(0, 1, 1001, dtype=torch.float64)
     levels = {name: schedule(t) for name, schedule in shown.items()}
@@ -169,9 +165,6 @@ def plot_schedules(schedules: Shown = DEFAULT) -> Figure:
     for name, schedule in shown.items():
         for log_snr, share in plateaus(schedule).items():
             notes.append(f"{name}: {100 * share:.0f} % of all times have log-SNR {log_snr:.2f}")
-        alpha, sigma = levels[name].alpha[0], levels[name].sigma[0]
-        if sigma > CLEAN * alpha:
-            notes.append(f"{name}: t = 0 is not clean, alpha(0) = {alpha:.2g}, sigma(0) = {sigma:.2g}")
     figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize=9.5, color=charts.INK)
     return figure
 

@@ -52,7 +52,7 @@ class DataSummary:
         height, width = self.facts["size"]
         count, rejects = len(self.images), len(self.facts["rejected"])
         ready = f"ready to train at {height}x{width}, {describe_pixels(self.images)}"
-        bad = f"; rejected: {format_count(rejects, 'file')}" if rejects else ""
+        bad = f"; {format_count(rejects, 'file')} rejected" if rejects else ""
         return f"{escape(self.facts['source'])}: {count:,} images, {ready}{bad}"
 
     def to_json(self) -> dict[str, Any]:
@@ -192,11 +192,9 @@ def group_equal_images(images: Images) -> list[list[int]]:
     """Group the images whose pixels are equal after crop and resize.
 
     Returns:
-        The indices of the images in each group of two or more; groups with several classes come first.
+        The indices of the images in each group of two or more.
     """
     groups: dict[bytes, list[int]] = defaultdict(list)
     for index, pixels in enumerate(images.pixels):
         groups[hashlib.sha256(pixels.tobytes()).digest()].append(index)
-    copies = [indices for indices in groups.values() if len(indices) > 1]
-    labels = np.zeros(len(images)) if images.labels is None else images.labels
-    return sorted(copies, key=lambda indices: -len(np.unique(labels[indices])))
+    return [indices for indices in groups.values() if len(indices) > 1]

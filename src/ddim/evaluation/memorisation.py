@@ -65,8 +65,8 @@ QUERIES = 2000
 FEWEST = 8
 """Smallest number of real images from which the threshold is learned."""
 
-DUPLICATE_CORRELATION = 0.95
-"""Two images count as near-duplicates if their pixels have at least this correlation."""
+FARTHEST_DUPLICATE = 1 - 0.95
+"""Two images count as near-duplicates if 1 minus the correlation of their pixels is at most this number."""
 
 Pictures = ImageSet | np.ndarray
 """Images (N, H, W, C) uint8; those of an `ImageSet` are read when they are needed."""
@@ -293,17 +293,21 @@ def _judge(copies: Mapping[str, Any], bound: float) -> str:
 
 
 def _near_duplicates(found: Neighbours, images: np.ndarray, views: Sequence[Pictures]) -> np.ndarray:
-    """Return whether each of N images (N, H, W, C) is a near-duplicate of its nearest image in `views`."""
+    """Return whether each of N images (N, H, W, C) is a near-duplicate of its nearest training image."""
+    rows = standardise(images)
+
+    def measure(places: np.ndarray) -> np.ndarray:
+        """Return 1 minus the correlation of each image with the training image at its place."""
+        squares = [(standardise(view[places]) - rows).square().sum(1) for view in views]
+        # For rows of norm 1, half the squared distance is 1 minus the correlation.
+        return torch.stack(squares).amin(0).numpy() / 2
+
+    nearest = measure(found.indices[:, 0])
+    middle = measure(found.indices[:, found.indices.shape[1] // 2])
     # If even the middle neighbour has a correlation of at least 0.95, all images of the set look similar.
     # Then only images that are equal, in this space or in pixels, are duplicates.
-    pairs = found.indices[:, [0, found.indices.shape[1] // 2]]
-    apart = np.empty(pairs.shape)
-    for row, (image, pair) in enumerate(zip(images, pairs, strict=True)):
-        rows = standardise(np.concatenate([image[None], *(view[pair] for view in views)]))
-        # For rows of norm 1, half the squared distance is 1 minus the correlation.
-        apart[row] = (rows[1:] - rows[0]).square().sum(1).view(-1, 2).amin(0) / 2
-    alike = apart <= 1 - DUPLICATE_CORRELATION
-    return (found.closeness == 0) | (apart[:, 0] == 0) | (alike[:, 0] & ~alike[:, 1])
+    alike = (nearest <= FARTHEST_DUPLICATE) & (middle > FARTHEST_DUPLICATE)
+    return (found.closeness == 0) | (nearest == 0) | alike
 
 
 def find_duplicates(
@@ -318,7 +322,7 @@ def find_duplicates(
     onward = partial(progress, "duplicates of held-out images")
     found = nearest_neighbours(images, views, 1, embed=standardise, progress=onward)
     # For rows of norm 1, half the squared distance is 1 minus the correlation.
-    for k in np.flatnonzero(found.distances[:, 0] ** 2 / 2 <= 1 - DUPLICATE_CORRELATION):
+    for k in np.flatnonzero(found.distances[:, 0] ** 2 / 2 <= FARTHEST_DUPLICATE):
         nearest = found.indices[k]
         equal = any(np.array_equal(view[nearest][0], images[k]) for view in views)
         pair = {"valid": valid.name(k), "train": views[0].name(nearest[0])}
@@ -344,5 +348,7 @@ def draw_pairs(copies: Mapping[str, Any], samples: np.ndarray, train: ImageSet) 
         "sample": [f"{row['closeness']:.2f}{' copy' if row['copy'] else ''}" for row in closest],
         below: charts.shorten_apart([train.name(k) for k in nearest], 11),
     }
-    title = f"Nearest by {copies['space']}; numbers: distance relative to other neighbours"
-    return charts.plot_strip(rows, [f"{k + 1}" for k in range(len(closest))], notes, title)
+    numbers = f"numbers: relative distance, below {copies['threshold']:.2f} a copy"
+    return charts.plot_strip(
+        rows, [f"{k + 1}" for k in range(len(closest))], notes, f"Nearest by {copies['space']}; {numbers}"
+    )
