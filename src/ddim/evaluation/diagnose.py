@@ -147,16 +147,16 @@ def diagnose(
     """
     check_count("images", images, 2)
     run = open_run_folder(run, out)
-    own = open_run_images(run, progress)
+    split = open_run_images(run, progress)
     schedule, even = run.recipe.schedule, midpoints().to(run.runtime.exact_device)
     memory = run.recipe.objective.times.memory(run.runtime.exact_device)
     if memory:
         memory.restore(checkpoint.read_tensors(run.checkpoint.path, "times"))
     with run.runtime:
         times = {"uniform": even, "training": draw_times(run.recipe, even, memory)[0]}
-        some = [x0 for _, x0 in to_model_batches(run, own.images, draw_subset(own.train, SPECTRUM))]
+        some = [x0 for _, x0 in to_model_batches(run, split.images, draw_subset(split.train, SPECTRUM))]
         content = {
-            **measure_parts(run, own, images, levels, progress),
+            **measure_parts(run, split, images, levels, progress),
             "times": {name: log_snr_shares(schedule, drawn) for name, drawn in times.items()},
             "plateaus": [{"log_snr": level, "share": share} for level, share in plateaus(schedule).items()],
             "schedule": dict(zip(("cleanest", "noisiest"), log_snr_range(schedule), strict=True)),
@@ -223,7 +223,7 @@ def summarise_errors(errors: Errors) -> dict[str, Any]:
 
 def measure_parts(
     run: LoadedRun,
-    own: SplitImages,
+    split: SplitImages,
     images: int = IMAGES,
     levels: int = LEVELS,
     progress: Progress = ignore_progress,
@@ -235,7 +235,7 @@ def measure_parts(
 
     Args:
         run: the run.
-        own: its images.
+        split: its images.
         images: largest number of images of each part.
         levels: number of noise levels, in equal steps of log-SNR.
         progress: called with "denoised images" after each batch.
@@ -244,14 +244,14 @@ def measure_parts(
     times = equal_log_snr_times(schedule, *log_snr_range(schedule), levels)
 
     def measure(part: np.ndarray) -> Errors:
-        batches = to_model_batches(run, own.images, draw_subset(part, images), progress)
+        batches = to_model_batches(run, split.images, draw_subset(part, images), progress)
         with evaluating(run.model), run.runtime.precise():
             return measure_errors(batches, times)
 
-    train = measure(own.train)
-    if len(own.validation) < 2:
+    train = measure(split.train)
+    if len(split.validation) < 2:
         return {"train": summarise_errors(train), "held_out": None, "gap": None}
-    held_out = measure(own.validation)
+    held_out = measure(split.validation)
     by_level, overall = measure_gap(train["noise_mse"], held_out["noise_mse"])
     return {
         "train": summarise_errors(train),

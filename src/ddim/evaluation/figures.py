@@ -336,7 +336,10 @@ def plot_sampler_errors(table: Mapping[str, Mapping[str, Sequence[tuple[int, flo
     figure = charts.new_figure(14.0, 8.0)
     for axes, (grid, lines) in zip(figure.subplots(2, 2, sharey=True).flat, table.items(), strict=True):
         axes.loglog()
-        curves = {name: tuple(zip(*points, strict=True)) for name, points in lines.items()}
+        curves = {}
+        for name, points in lines.items():
+            x, y = zip(*points, strict=True)
+            curves[name] = x, y
         charts.draw_curves(axes, curves, "network evaluations", "", f"{grid} grid")
         ticks = [nfe for nfe, _ in next(iter(lines.values()))]
         axes.set_xticks(ticks, [f"{nfe:g}" for nfe in ticks])

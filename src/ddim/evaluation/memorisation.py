@@ -34,7 +34,7 @@ from ddim.evaluation.run_folder import Recorded, open_run_folder, write_result
 from ddim.evaluation.sample_features import SampledParts
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.features import Extractor, extract_features, open_extractor
-from ddim.metrics.neighbours import Neighbours, flatten_features, nearest_neighbours, standardise
+from ddim.metrics.neighbours import Neighbours, References, flatten_features, nearest_neighbours, standardise
 from ddim.metrics.statistics import estimate_share, false_alarm_threshold
 from ddim.plots import charts
 from ddim.sampling.image_features import ImageSet, compute_features
@@ -67,9 +67,6 @@ FEWEST = 8
 
 FARTHEST_DUPLICATE = 1 - 0.95
 """Two images count as near-duplicates if 1 minus the correlation of their pixels is at most this number."""
-
-Pictures = ImageSet | np.ndarray
-"""Images (N, H, W, C) uint8; those of an `ImageSet` are read when they are needed."""
 
 
 class Memorisation(Recorded):
@@ -168,16 +165,16 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
     run = setup.pipeline
     if extractor is not None:
         extractor.to(run.runtime.exact_device)
-    own = open_run_images(run, progress)
+    split = open_run_images(run, progress)
     sampled = SampledParts(setup, range(n), progress, keep=True)
     samples = torch.cat([*sampled.samples()]).permute(0, 2, 3, 1).numpy()
-    train = ImageSet(own.images, own.train, "", "training")
-    valid = ImageSet(own.images, draw_subset(own.validation, QUERIES), "", "held-out")
+    train = ImageSet(split.images, split.train, "", "training")
+    valid = ImageSet(split.images, draw_subset(split.validation, QUERIES), "", "held-out")
     mirrored = replace(train, part="mirrored", mirrored=True)
     views = [train, mirrored] if run.recipe.data.flip else [train]
     copies = find_copies(samples, views, valid, extractor, progress)
     pairs = charts.rasterise(draw_pairs(copies, samples, train))
-    parts = measure_parts(run, own, progress=progress)
+    parts = measure_parts(run, split, progress=progress)
     gap = parts["gap"] and {
         **parts["gap"]["overall"],
         "images": {"train": parts["train"]["images"], "valid": parts["held_out"]["images"]},
@@ -187,7 +184,7 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
         **copies,
         "samples": [{**row, "nearest": train.name(row["nearest"])} for row in copies["samples"]],
         "gap": gap,
-        "duplicates": {**find_duplicates(views, valid, progress), "of": len(own.validation)},
+        "duplicates": {**find_duplicates(views, valid, progress), "of": len(split.validation)},
         "features": extractor and {"extractor": extractor.name, "weights": extractor.weights},
         "sampling": sampled.record,
     }
@@ -200,8 +197,8 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
 
 def find_copies(
     samples: np.ndarray,
-    views: Sequence[Pictures],
-    valid: Pictures,
+    views: Sequence[References],
+    valid: References,
     extractor: Extractor | None = None,
     progress: Progress = ignore_progress,
 ) -> dict[str, Any]:
@@ -214,7 +211,8 @@ def find_copies(
 
     Args:
         samples: the samples (N, H, W, C) uint8; sample k has the seed k.
-        views: the training images, and their mirror images if the run was trained on them.
+        views: the training images as an array or an `ImageSet`, whose features are cached, and their mirror
+            images if the run was trained on them.
         valid: the held-out images.
         extractor: the network whose features are compared; None compares pixels.
         progress: called with "features of samples", "neighbours of training images" and so on.
@@ -226,10 +224,12 @@ def find_copies(
     draw, train = np.random.default_rng(0), views[0]
     some = draw.permutation(len(train))[:QUERIES]
     learn, rest = np.split(draw.permutation(len(valid)), [len(valid) // 2])
-    rows, embed = [samples, valid, *views], standardise
+    rows: list[References] = [samples, valid, *views]
+    embed = standardise
     if extractor is not None:
-        rows, embed = [_compute(extractor, images, progress) for images in rows], flatten_features
-    made, held_out, *known = rows
+        rows = [_compute(extractor, images, progress) for images in rows]
+        embed = flatten_features
+    drawn, held_out, *known = rows
 
     def find(what: str, rows: np.ndarray, themselves: np.ndarray | None = None) -> Neighbours:
         onward = partial(progress, f"neighbours of {what}")
@@ -249,7 +249,7 @@ def find_copies(
         advice = f"but {left_out} of {total} have near-duplicates: give each image once"
         raise UserError(f"memorisation needs {FEWEST} real images without near-duplicates, {advice}")
     threshold, bound = false_alarm_threshold(null, confidence=CONFIDENCE)
-    found = find("samples", made)
+    found = find("samples", drawn)
     copies = _count_copies(found.closeness, threshold)
     nearest = zip(found.closeness.tolist(), found.indices[:, 0].tolist(), strict=True)
     return {
@@ -269,7 +269,7 @@ def find_copies(
     }
 
 
-def _compute(extractor: Extractor, images: Pictures, progress: Progress) -> np.ndarray:
+def _compute(extractor: Extractor, images: ImageSet | np.ndarray, progress: Progress) -> np.ndarray:
     """Return the features of images; those of an `ImageSet` are kept in the cache."""
     if isinstance(images, ImageSet):
         return compute_features(images, extractor, partial(progress, f"features of {images.part} images"))
@@ -292,7 +292,7 @@ def _judge(copies: Mapping[str, Any], bound: float) -> str:
     return f"{count:,} of {n:,} samples may copy training images, which is no more than chance explains"
 
 
-def _near_duplicates(found: Neighbours, images: np.ndarray, views: Sequence[Pictures]) -> np.ndarray:
+def _near_duplicates(found: Neighbours, images: np.ndarray, views: Sequence[References]) -> np.ndarray:
     """Return whether each of N images (N, H, W, C) is a near-duplicate of its nearest training image."""
     rows = standardise(images)
 
@@ -322,7 +322,7 @@ def find_duplicates(
     onward = partial(progress, "duplicates of held-out images")
     found = nearest_neighbours(images, views, 1, embed=standardise, progress=onward)
     # For rows of norm 1, half the squared distance is 1 minus the correlation.
-    for k in np.flatnonzero(found.distances[:, 0] ** 2 / 2 <= FARTHEST_DUPLICATE):
+    for k in np.flatnonzero(found.distances[:, 0] ** 2 / 2 <= FARTHEST_DUPLICATE).tolist():
         nearest = found.indices[k]
         equal = any(np.array_equal(view[nearest][0], images[k]) for view in views)
         pair = {"valid": valid.name(k), "train": views[0].name(nearest[0])}

@@ -73,7 +73,7 @@ class ImageSet:
 
 
 def compute_features(
-    of: ImageSet, extractor: Extractor, progress: Callable[[int, int], None] = lambda *_: None
+    of: ImageSet, extractor: Extractor, progress: Callable[[int, int], None] | None = None
 ) -> np.ndarray:
     """Return features (N, dimensions), float32; those that are not in the cache are computed.
 
@@ -93,7 +93,8 @@ def compute_features(
             for first in places[::BATCH]:
                 pictures = of[first : min(first + BATCH, places.stop)]
                 features.append(extractor(torch.from_numpy(pictures).permute(0, 3, 1, 2)))
-                progress(first + len(pictures), count)
+                if progress:
+                    progress(first + len(pictures), count)
             kept = {"features": torch.cat(features)}
             keep_part(path, kept)
         parts.append(kept["features"].numpy())
