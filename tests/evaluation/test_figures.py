@@ -59,14 +59,13 @@ def test_a_note_gives_the_plateau_of_a_table_clipped_by_powers():
     ]
 
 
-def test_named_schedules_get_the_given_fields(tmp_path, monkeypatch):
-    seen, blank, out = [], charts.new_figure(1, 1), tmp_path / "a.png"
-    monkeypatch.setattr(figures, "plot_schedules", lambda shown: seen.append(shown) or blank)
-    figures.plot("schedules", "linear", fields={"schedule.clip": "powers"}, out=out)
-    figures.plot("schedules", out=out)
-    assert seen == [{"linear": Linear(clip="powers")}, figures.DEFAULT]
+def test_named_schedules_get_the_given_fields():
+    fields = {"schedule.clip": "powers"}
+    assert figures.name_schedules(["linear"], fields) == {"linear": Linear(clip="powers")}
+    assert figures.name_schedules([Linear(clip="powers")]) == {"linear clip powers": Linear(clip="powers")}
+    assert figures.name_schedules(figures.DEFAULT) == figures.DEFAULT
     with pytest.raises(UserError, match="perhaps you meant cosine"):
-        figures.plot("schedules", "cosin", out=out)
+        figures.name_schedules(["cosin"])
 
 
 def test_with_fine_pixels_the_drawing_is_the_embedding():

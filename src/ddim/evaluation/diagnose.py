@@ -407,13 +407,15 @@ def draw_diagnosis(record: Mapping[str, Any]) -> Figure:
             axes.axhline(truth, **dotted)
     half = BIN / 2
     for k, (name, shares) in enumerate(record["times"].items()):
-        places, heights = [b + half * (0.5 + k) for b in shares], [100 * s for s in shares.values()]
+        places = [low + half * (0.5 + k) for low in shares]
+        heights = [100 * share for share in shares.values()]
         last.bar(places, heights, width=0.9 * half, color=charts.COLOURS[k], label=f"{name} times")
-    for name in ("noisiest", "cleanest"):
-        if (level := record["noise_range"][name]) is not None:
-            last.axvline(level, **dotted)
     charts.style_panel(last, "log-SNR; dotted: range that images need", "% of times", "Times by log-SNR")
     last.legend(frameon=False, fontsize=9, labelcolor=charts.INK)
+    for end in ("noisiest", "cleanest"):
+        level = record["noise_range"][end]
+        if level is not None:
+            last.axvline(level, **dotted)
     for axes in figure.axes:
         axes.invert_xaxis()
     return figure

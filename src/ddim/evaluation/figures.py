@@ -15,10 +15,10 @@ from ddim.data.decode import UnusableError, decode_image, hide_warnings, is_imag
 from ddim.data.images import to_unit
 from ddim.data.open import find_source
 from ddim.data.sources import Member
-from ddim.diffusion.denoiser import Model, choose_part
+from ddim.diffusion.denoiser import Model
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearBeta, Schedule
+from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, Schedule
 from ddim.diffusion.times import plateaus
 from ddim.errors import UserError, check_count
 from ddim.evaluation import sampler_errors
@@ -90,7 +90,7 @@ def plot(  # noqa: PLR0913 (the options of a command)
     check_picture_path(path, charts.ENDINGS, replace=True)
     first: Any = next(iter(names), None)
     figures = {
-        "schedules": lambda: plot_schedules(_load_schedules(names, fields or {})),
+        "schedules": lambda: plot_schedules([*map(str, names)] or DEFAULT, fields),
         "embedding": plot_embedding,
         "forward": lambda: plot_forward(first or "blossoms", seed=seed, size=size),
         "reverse": lambda: plot_reverse(first, steps, seed),
@@ -119,31 +119,32 @@ Shown = Mapping[str, Schedule] | Sequence[str | Schedule]
 """Schedules to plot: a list of schedules and names, or {name to show: schedule}."""
 
 
-def _load_schedules(names: Sequence[str | Path], fields: Mapping[str, Any]) -> Mapping[str, Schedule]:
-    """Return the schedules with these names and fields; without both, those that are plotted by default."""
-    if not names and not fields:
-        return DEFAULT
-    changes = {name.removeprefix("schedule."): value for name, value in fields.items()}
-    kinds = [str(name) for name in names or DEFAULT]
-    return {kind: load_value({"kind": kind, **changes}, Schedule, "schedule") for kind in kinds}
+def name_schedules(shown: Shown, fields: Mapping[str, Any] | None = None) -> Mapping[str, Schedule]:
+    """Return schedules keyed by name; an object without a name is named like "cosine start 0.02".
+
+    With `fields`, such as {"schedule.clip": "powers"}, each name stands for a schedule with these fields.
+    """
+    if isinstance(shown, Mapping) and not fields:
+        return shown
+    changes = {name.removeprefix("schedule."): value for name, value in (fields or {}).items()}
+    named = {}
+    for item in shown:
+        if isinstance(item, str):
+            named[item] = load_value({"kind": item, **changes}, Schedule, "schedule")
+        else:
+            named[describe_kind(item)] = item
+    return named
 
 
-def name_schedules(shown: Shown) -> dict[str, Schedule]:
-    """Return schedules keyed by name; an object without a name is named like "cosine start 0.02"."""
-    if isinstance(shown, Mapping):
-        return dict(shown)
-    schedules = [choose_part("schedules", item, SCHEDULES) for item in shown]
-    names = [item if isinstance(item, str) else describe_kind(item) for item in shown]
-    return dict(zip(names, schedules, strict=True))
-
-
-def plot_schedules(schedules: Shown = DEFAULT) -> Figure:
+def plot_schedules(schedules: Shown = DEFAULT, fields: Mapping[str, Any] | None = None) -> Figure:
     """Return a figure of alpha, sigma and log-SNR of schedules against t.
 
-    Schedules can be names and objects: `plot_schedules(["cosine", ddim.Linear(clip="powers")])`. Notes state
-    the share of times on each plateau, because training spends this share on a single noise level.
+    Schedules can be names and objects: `plot_schedules(["cosine", ddim.Linear(clip="powers")])`; see
+    `name_schedules`. Notes state the share of times on each plateau, because training spends this share on a
+    single noise level.
     """
-    shown, t = name_schedules(schedules), torch.linspace(0, 1, 1001, dtype=torch.float64)
+    shown = name_schedules(schedules, fields)
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
     levels = {name: schedule(t) for name, schedule in shown.items()}
     # If a schedule keeps alpha = 1, its sigma grows far beyond 1, and the panel gets a log scale.
     log = any(level.sigma.max() > 1 for level in levels.values())
