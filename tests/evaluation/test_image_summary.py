@@ -40,7 +40,7 @@ def folder(tmp_path, monkeypatch):
 def test_the_command_describes_the_images_line_by_line(folder, capsys):
     assert main(["data", "photos", "--size", "12"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "photos: 5 images, ready to train at 12x12, RGB; 2 files rejected",
+        "photos: 5 usable images, 12x12, RGB; 2 files rejected",
         "original sizes: 12x12 3, 6x40 1, 30x20 1",
         "enlarged: 1",
         "formats: PNG 4, BMP 1",

@@ -111,7 +111,7 @@ class Diagnosis(Recorded):
 @with_bar
 def diagnose(
     run: str | Path | LoadedRun,
-    images: int = IMAGES,
+    n: int = IMAGES,
     levels: int = LEVELS,
     *,
     out: str | Path | None = None,
@@ -128,7 +128,7 @@ def diagnose(
 
     Args:
         run: a run folder.
-        images: largest number of training images, and of held-out images, to measure.
+        n: largest number of training images, and of held-out images, to measure.
         levels: number of noise levels.
         out: a new or empty folder for the results (default: RUN/diagnostics/N).
 
@@ -143,9 +143,9 @@ def diagnose(
 
     Commands:
         ddim diagnose runs/photos-fast-1
-        ddim diagnose runs/photos-fast-1 --images 500 --levels 20
+        ddim diagnose runs/photos-fast-1 -n 500 --levels 20
     """
-    check_count("images", images, 2)
+    check_count("n", n, 2)
     run = open_run_folder(run, out)
     split = open_run_images(run, progress)
     schedule, even = run.recipe.schedule, midpoints().to(run.runtime.exact_device)
@@ -156,7 +156,7 @@ def diagnose(
         times = {"uniform": even, "training": draw_times(run.recipe, even, memory)[0]}
         some = [x0 for _, x0 in to_model_batches(run, split.images, draw_subset(split.train, SPECTRUM))]
         content = {
-            **measure_parts(run, split, images, levels, progress),
+            **measure_parts(run, split, n, levels, progress),
             "times": {name: log_snr_shares(schedule, drawn) for name, drawn in times.items()},
             "plateaus": [{"log_snr": level, "share": share} for level, share in plateaus(schedule).items()],
             "schedule": dict(zip(("cleanest", "noisiest"), log_snr_range(schedule), strict=True)),
@@ -224,7 +224,7 @@ def summarise_errors(errors: Errors) -> dict[str, Any]:
 def measure_parts(
     run: LoadedRun,
     split: SplitImages,
-    images: int = IMAGES,
+    n: int = IMAGES,
     levels: int = LEVELS,
     progress: Progress = ignore_progress,
 ) -> dict[str, Any]:
@@ -236,7 +236,7 @@ def measure_parts(
     Args:
         run: the run.
         split: its images.
-        images: largest number of images of each part.
+        n: largest number of images of each part.
         levels: number of noise levels, in equal steps of log-SNR.
         progress: called with "denoised images" after each batch.
     """
@@ -244,7 +244,7 @@ def measure_parts(
     times = equal_log_snr_times(schedule, *log_snr_range(schedule), levels)
 
     def measure(part: np.ndarray) -> Errors:
-        batches = to_model_batches(run, split.images, draw_subset(part, images), progress)
+        batches = to_model_batches(run, split.images, draw_subset(part, n), progress)
         with evaluating(run.model), run.runtime.precise():
             return measure_errors(batches, times)
 

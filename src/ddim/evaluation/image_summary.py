@@ -51,9 +51,9 @@ class DataSummary:
         """The number of images that can be used, and of files that cannot."""
         height, width = self.facts["size"]
         count, rejects = len(self.images), len(self.facts["rejected"])
-        ready = f"ready to train at {height}x{width}, {describe_pixels(self.images)}"
+        usable = f"{format_count(count, 'usable image')}, {height}x{width}, {describe_pixels(self.images)}"
         bad = f"; {format_count(rejects, 'file')} rejected" if rejects else ""
-        return f"{escape(self.facts['source'])}: {count:,} images, {ready}{bad}"
+        return f"{escape(self.facts['source'])}: {usable}{bad}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict, and all facts."""
@@ -74,7 +74,7 @@ class DataSummary:
             elif counts:
                 yield name, f"{counts:,}"
         if self.facts["classes"] is None:
-            yield "classes", "none; make a folder for the images of each class, or try --clusters 16"
+            yield "classes", "none; put all images into folders of their classes, or try --clusters 16"
         for reject in self.facts["rejected"]:
             yield "rejected", f"{reject['name']}: {reject['reason']}"
         for group in self.facts["duplicates"]:

@@ -104,7 +104,11 @@ class Memorisation(Recorded):
         return notes
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return one dictionary for each sample: seed, closeness, copy or not, nearest training image."""
+        """Return one dictionary for each sample: seed, closeness, copy or not, nearest training image.
+
+        The closeness is the distance to the nearest training image, divided by the mean distance to the
+        nearest 50: about 1 for a new image, near 0 for a copy.
+        """
         return self.record["samples"]
 
 
