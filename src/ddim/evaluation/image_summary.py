@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,9 +21,13 @@ from ddim.data.order import shuffle_epoch
 from ddim.data.values import Reading
 from ddim.errors import escape, format_count
 from ddim.machine.progress import Progress, ignore_progress, watch_reading, with_bar
-from ddim.plots import pictures
+from ddim.plots import charts
+from ddim.plots.pictures import check_picture_path, enlarge, find_unused_path, make_sheet, save_png, to_uint8
 from ddim.recipe.named import find_recipe
 from ddim.runs.folder import check_outside
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN, TYPICAL = 64, 12
 """The largest number of images in a sheet, and of the images of each cluster in a sheet."""
@@ -70,7 +74,8 @@ class DataSummary:
             counts = self.facts.get(name)
             if isinstance(counts, Mapping):
                 listed = [f"{each} {count:,}" for each, count in Counter(counts).most_common(LISTED)]
-                yield name.replace("_", " "), ", ".join(listed) + (", ..." if len(counts) > LISTED else "")
+                listed += ["..."] if len(counts) > LISTED else []
+                yield name.replace("_", " "), ", ".join(listed)
             elif counts:
                 yield name, f"{counts:,}"
         if self.facts["classes"] is None:
@@ -103,7 +108,7 @@ def inspect_data(  # noqa: PLR0913 (the choices of a notebook)
         size: height x width in pixels, such as 64 or 64x96 (default: 64, or the size of arrays).
         channels: 1 for grayscale, 3 for RGB, 4 for RGBA (default: as in most files).
         clusters: find this many classes of similar images, as data.labels clusters:16 does in a training, and
-            show in each row of the sheet the 12 images nearest to the centre of a cluster.
+            show in each row of the picture the 12 images nearest to the centre of a cluster.
         out: a new PNG file for the sheet (default: data-grid.png or data-clusters.png).
 
     Other Parameters:
@@ -117,36 +122,35 @@ def inspect_data(  # noqa: PLR0913 (the choices of a notebook)
     """
     source, reading = str(data), Reading(axis=axis or "auto", array=array)
     shape = find_array_size(source, reading) or (64, 64) if size is None else parse_size(str(size))
-    file = Path(out or pictures.find_unused_path("data-clusters.png" if clusters else "data-grid.png"))
+    file = Path(out or find_unused_path("data-clusters.png" if clusters else "data-grid.png"))
     check_outside(file, source)
-    pictures.check_picture_path(file)
+    check_picture_path(file)
     images = open_images(source, shape, channels, reading=reading, progress=watch_reading(progress))
     facts = summarise_images(source, images)
     if clusters:
-        facts["clusters"], sheet = _find_clusters(images, clusters)
+        facts["clusters"], figure = _find_clusters(images, clusters)
+        save_png(file, charts.rasterise(figure))
     else:
-        sheet = draw_images(images)
-    pictures.save_png(file, pictures.enlarge(sheet))
+        save_png(file, enlarge(draw_images(images)))
     return DataSummary(images, facts, file)
 
 
-def _find_clusters(images: Images, count: int) -> tuple[dict[str, int], np.ndarray]:
-    """Return the sizes of the clusters that a training with the default recipe would find, and a sheet."""
+def _find_clusters(images: Images, count: int) -> tuple[dict[str, int], Figure]:
+    """Return the sizes of the clusters that a training with the default recipe would find, and a figure."""
     recipe = find_recipe("fast")
     split = split_images(images, recipe.data.validation, recipe.split_seed)
     thumbnails = average_cells(images.pixels, images.values, np.arange(len(images)))
     clusters = group_images(thumbnails, split.train, count, recipe.data.flip, recipe.seed)
-    height, width = images.pixels.shape[1:3]
-    cells = np.full((count, TYPICAL, height, width, 3), 255, np.uint8)
-    for row, which in zip(cells, clusters.list_typical(thumbnails, split.train, TYPICAL), strict=True):
-        row[: len(which)] = pictures.blend_alpha(pictures.to_uint8(gather_batch(images, which)))
-    sheet = pictures.arrange_images(cells.reshape(-1, height, width, 3), TYPICAL)
-    return dict(zip(clusters.names, clusters.counts.tolist(), strict=True)), sheet
+    typical = clusters.list_typical(thumbnails, split.train, TYPICAL)
+    batches = [list(to_uint8(gather_batch(images, which))) for which in typical]
+    rows = dict(zip(clusters.names, batches, strict=True))
+    counts = dict(zip(clusters.names, clusters.counts.tolist(), strict=True))
+    return counts, charts.plot_strip(rows, [f"{k + 1}" for k in range(TYPICAL)])
 
 
 def draw_images(images: Images) -> np.ndarray:
     """Return one image (H, W, 3) uint8 that shows up to `SHOWN` images in random order."""
-    return pictures.make_sheet(gather_batch(images, shuffle_epoch(len(images), 0, 0)[:SHOWN]))
+    return make_sheet(gather_batch(images, shuffle_epoch(len(images), 0, 0)[:SHOWN]))
 
 
 def summarise_images(source: str, images: Images) -> dict[str, Any]:
