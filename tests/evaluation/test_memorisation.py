@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +21,6 @@ from ddim.sampling.image_features import ImageSet
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load
 from ddim.sampling.samples import sample_to_folder
-from ddim.sampling.sampling_setup import Guidance, save_guidance
 from smooth_images import blurred, smooth
 
 DRAW = np.random.default_rng
@@ -217,14 +215,8 @@ def finished(tmp_path_factory):
     return tiny.train(tiny.recipe(report__guide=0.5), tmp_path_factory.mktemp("run") / "one")
 
 
-@pytest.fixture
-def copied(finished, tmp_path):
-    """A copy of the finished run, to which a test may write."""
-    return shutil.copytree(finished, tmp_path / "one")
-
-
-def test_a_run_that_has_hardly_learnt_copies_nothing(copied):
-    found = memorisation.memorisation(copied, 12, 2, progress=False)
+def test_a_run_that_has_hardly_learnt_copies_nothing(finished):
+    found = memorisation.memorisation(finished, 12, 2, progress=False)
     assert found.verdict == "no sample copies a training image (12 samples were compared)"
     assert str(found).split("\n") == [found.verdict, "the closest pairs:", f"{found.folder}/pairs.png"]
     assert "0.0 % [0.0, 26.5] of 12 samples" in found.details
@@ -238,25 +230,21 @@ def test_a_run_that_has_hardly_learnt_copies_nothing(copied):
     assert record["gap"].keys() == {"value", "low", "high", "images", "levels"}
 
 
-def test_copies_are_counted_in_the_verdict(copied, monkeypatch):
-    parts = open_run_images(load(copied))
+def test_copies_are_counted_in_the_verdict(finished, monkeypatch):
+    parts = open_run_images(load(finished))
     train = torch.from_numpy(parts.images.pixels[parts.train]).permute(0, 3, 1, 2)
     monkeypatch.setattr(memorisation.SampledParts, "samples", lambda self: [train[:20]])
-    found = memorisation.memorisation(copied, 20, 2, progress=False)
+    found = memorisation.memorisation(finished, 20, 2, progress=False)
     assert found.verdict == "20 of 20 samples copy training images"
     assert found.record["memorised"]
     assert [row["nearest"] for row in found.to_records()] == [parts.images.names[k] for k in parts.train[:20]]
 
 
-def test_samples_are_those_of_sample_with_searched_times_and_guidance(copied, tmp_path):
+def test_samples_are_those_of_sample(finished, tmp_path):
     options = {"guidance": 2.0, "guide_with": "@guide", "fields": {"sampler.eta": "0.5"}}
-    sample_to_folder(copied, 4, 3, **options, out=tmp_path / "out")
+    sample_to_folder(finished, 4, 3, **options, out=tmp_path / "out")
     sampled = read_sealed(tmp_path / "out" / "record.json")
-    found = memorisation.memorisation(copied, 4, 3, **options).record["sampling"]
+    found = memorisation.memorisation(finished, 4, 3, **options)
     same = "sampler", "times", "nfe", "seeds", "label", "guidance", "guide"
-    assert [found[name] for name in same] == [sampled[name] for name in same]
-    searched = Guidance(3.0, (-2.0, None), "@guide")
-    save_guidance(copied, tiny.recipe().sampler, 2, "ema", searched, labelled=False)
-    said = [str(memorisation.memorisation(copied, 4, 2, guidance=scale)) for scale in (None, 1.0)]
-    named = "samples with guidance 3, log-SNR above -2, guide @guide"
-    assert [named in text for text in said] == [True, False]
+    assert [found.record["sampling"][name] for name in same] == [sampled[name] for name in same]
+    assert "samples with guidance 2, guide @guide" in str(found)

@@ -106,8 +106,8 @@ def plot(  # noqa: PLR0913 (the options of a command)
 
 DEFAULT: dict[str, Schedule] = {
     "cosine": Cosine(0.02, 0.95),
-    "linear": Linear(clip="rates", read="floor"),
     "linear_beta": LinearBeta(),
+    "linear": Linear(clip="rates", read="floor"),
 }
 """The schedules that are plotted by default.
 
@@ -159,9 +159,6 @@ def plot_schedules(schedules: Shown = DEFAULT, fields: Mapping[str, Any] | None 
             axes.set_yscale("log")
         series = {name: (t.numpy(), getattr(level, rate).numpy()) for name, level in levels.items()}
         charts.draw_curves(axes, series, "t  (0 clean, 1 noise)", "", title=title)
-        if {"linear", "linear_beta"} <= series.keys():
-            # The table and the continuous form of DDPM's schedule overlap, so one line is dashed.
-            axes.get_lines()[[*series].index("linear_beta")].set_linestyle((0, (4, 2.5)))
     notes = []
     for name, schedule in shown.items():
         for log_snr, share in plateaus(schedule).items():
