@@ -20,7 +20,7 @@ from typing import Any
 from ddim.errors import UserError, escape, suggest
 from ddim.evaluation.conditions import Conditions, evaluation_conditions
 from ddim.evaluation.record import RECORD, Evaluation, list_evaluations, read_evaluation
-from ddim.files import is_locked, read_json, read_sealed, shorten_paths
+from ddim.files import is_locked, read_sealed, shorten_paths
 from ddim.metrics.catalogue import METRICS as EVALUATED
 from ddim.plots.table import Table, Tabular, format_cell
 from ddim.recipe.options import ERRORS, flatten_as_text
@@ -116,7 +116,7 @@ def read_run(path: str | Path) -> Run:
     sweep = path.parent.parent if trial.exists() else None
     try:
         if sweep and not (path / RUN).exists():
-            run = Run(path, "waiting", read_json(trial))
+            run = Run(path, "waiting", read_sealed(trial))
         else:
             run = _read_run(path)
         if outcome.exists():

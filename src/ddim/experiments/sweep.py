@@ -26,7 +26,7 @@ from typing import Any
 from ddim.errors import Locked, NoSpace, UserError, quote
 from ddim.experiments.index import OUTCOME, TRIAL, RunTable, list_runs, name_runs, read_run
 from ddim.experiments.report import group_runs, rank_configurations
-from ddim.files import is_locked, lock_folder, make_folder, read_json, read_sealed, write_json, write_sealed
+from ddim.files import is_locked, lock_folder, make_folder, read_sealed, write_json, write_sealed
 from ddim.machine.progress import Progress, open_progress
 from ddim.machine.runtime import count_allowed
 from ddim.machine.signals import Stopped, stop_on_signals
@@ -244,7 +244,7 @@ def trial_commands(
     # A trial whose guidance was searched is still compared with the others.
     evaluate = [*ddim, "evaluate", str(trial), "-n", str(request["evaluate"]), "--guidance", "1"]
     # The real images are of all classes. For clusters and vectors, samples are so by default.
-    if values.get("data.labels", read_json(trial / TRIAL)["data"]["labels"]) in (True, "true", "yes"):
+    if values.get("data.labels", read_sealed(trial / TRIAL)["data"]["labels"]) in (True, "true", "yes"):
         evaluate += ["--label", "all"]
     return [train, evaluate]
 
