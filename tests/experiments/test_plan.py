@@ -100,7 +100,10 @@ def test_recognisable_images_come_sooner_if_they_are_smaller(monkeypatch):
 @pytest.mark.parametrize(
     "minutes, said",
     [
-        ({64: 24.1, 32: 9.6}, "recognisable images here after about 25 minutes at 64 px, 10 minutes at 32 px"),
+        (
+            {64: 24.1, 32: 9.6},
+            "recognisable images here after about 25 minutes at 64 px, 10 minutes at 32 px",
+        ),
         ({48: 0.1, 24: 0.1}, "recognisable images here after about 1 minute at 48 px, 1 minute at 24 px"),
     ],
 )

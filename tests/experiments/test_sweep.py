@@ -238,7 +238,8 @@ def test_a_search_learns_from_runs_and_needs_neither_its_recipe_file_nor_its_fir
     done = work(tmp_path / "sweep")
     check_all_ended_once(done.folder)
     planned = json.loads((done.folder / "trials" / "1" / TRIAL).read_text())
-    assert load_recipe(planned) == override(smoke(), {"data.source": str(tmp_path / "images")})
+    first = {"optim.lr": 1e-4, "objective.error": "l1", "optim.batch": 8}
+    assert load_recipe(planned) == override(smoke(), {"data.source": str(tmp_path / "images"), **first})
     rates = [run.errors["image_mae"] for run in done.runs]
     assert len(set(rates)) == 6
     assert all(1e-4 <= rate <= 1e-2 for rate in rates)

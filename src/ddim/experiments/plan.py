@@ -251,13 +251,13 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime) -> Speed
         began = time.monotonic()
         training = start_training(replace(recipe, optim=replace(optim, batch=batch)), parts, runtime, None)
         memory = estimate_memory(training)
-        for _ in range(WARM_UP):
-            _finish_step(training)
-        warm, steps = time.monotonic(), 0
-        while steps < FEWEST or time.monotonic() - warm < SECONDS:
-            _finish_step(training)
-            steps += 1
-        seconds = time.monotonic() - warm
+        ends = list[float]()
+        while len(ends) < WARM_UP + FEWEST or ends[-1] - ends[WARM_UP - 1] < SECONDS:
+            # Reading a number waits until an accelerator has computed the step.
+            float(advance_within_memory(training)[0]["loss"])
+            ends.append(time.monotonic())
+    warm = ends[WARM_UP - 1]
+    steps, seconds = len(ends) - WARM_UP, ends[-1] - warm
     # The compilation takes as long for a smaller batch, and the steps themselves do not.
     usual = WARM_UP * seconds / steps
     samples = (report.grid + report.kid) * recipe.sampler.evaluations(recipe.steps)
@@ -270,11 +270,6 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime) -> Speed
         parameters=sum(weight.numel() for weight in training.model.parameters()),
         memory=memory,
     )
-
-
-def _finish_step(training: Trainer) -> None:
-    """Train for one step as in a run, and wait until an accelerator has computed it."""
-    float(advance_within_memory(training)[0]["loss"])
 
 
 def forecast_run(recipe: Recipe, speed: Speed, reading: float = 0.0) -> tuple[int, float]:

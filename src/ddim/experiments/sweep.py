@@ -67,16 +67,6 @@ def _explain_database() -> Generator[None]:
             raise kind(f"the storage of the sweep failed: {reason}") from None
 
 
-@contextmanager
-def _survive_disconnection() -> Generator[None]:
-    """Go on after the database has ended a connection, as it does if a worker freezes in a transaction."""
-    try:
-        yield
-    except StorageInternalError as error:
-        if not getattr(error.__cause__, "connection_invalidated", False):
-            raise
-
-
 @dataclass(frozen=True, repr=False)
 class SweepTable(RunTable):
     """The trials of a sweep as a table of runs, and the name of the number by which they are compared."""
@@ -131,8 +121,8 @@ def sweep(  # noqa: PLR0913 (the choices of a notebook)
     Each combination of values is a trial: `--schedule cosine,linear --net.widths [16,32],[32,64]` are four.
     A range such as `--optim.lr 1e-4..1e-2`, or `16..128` for whole numbers, needs random or search.
 
-    If a trial fails, the others go on; remove outcome.json in its folder to run it again. After Ctrl-C, give only
-    out to go on; do so in other terminals too, or on machines that share the folder and the storage, to
+    If a trial fails, the others go on; remove outcome.json in its folder to run it again. After Ctrl-C, give
+    only out to go on; do so in other terminals too, or on machines that share the folder and the storage, to
     share the work. If a worker dies, another one resumes its trial after a minute.
 
     Args:
@@ -286,12 +276,16 @@ class _Worker:
     def _work(self) -> None:
         """Train one trial after another until all have ended, or `stop` is set."""
         while self.unfinished() and not self.stop.is_set():
-            with _survive_disconnection():
+            try:
                 if taken := self._take():
                     self._run_trial(*taken)
                 else:
                     self._refill()
                     self.stop.wait(5 * POLL)
+            except StorageInternalError as error:
+                # The database ends the connection of a worker that freezes in a transaction.
+                if not getattr(error.__cause__, "connection_invalidated", False):
+                    raise
 
     def _take(self) -> tuple[int, Path] | None:
         """Take the first waiting trial; return its key in the storage and the trial, or None."""
@@ -323,6 +317,8 @@ class _Worker:
         study = optuna.load_study(study_name=self.study.study_name, storage=self.storage, sampler=sampler)
         asked, choice = optuna.Trial(study, key), {}
         for name, each in parse_space(self.request["fields"]).items():
+            if name.startswith("data.") and each.single():
+                continue  # the recipe has it, as an absolute path
             if isinstance(each, CategoricalDistribution):
                 value: Any = asked.suggest_categorical(name, each.choices)
             elif isinstance(each, IntDistribution):

@@ -73,7 +73,7 @@ def value_text(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def choose_values(space: Space, count: int | None = None, seed: int = 0) -> list[Choice]:
+def choose_values(space: Space, count: int | None = None) -> list[Choice]:
     """Return every combination of values, the last field changing fastest, or `count` random ones.
 
     Random combinations are distinct if all fields are lists.
@@ -88,11 +88,11 @@ def choose_values(space: Space, count: int | None = None, seed: int = 0) -> list
             return every
         import numpy as np
 
-        drawn = np.random.default_rng(seed).choice(len(every), min(count, len(every)), replace=False)
+        drawn = np.random.default_rng(0).choice(len(every), min(count, len(every)), replace=False)
         return [every[k] for k in drawn]
     if count is None:
         raise UserError("a range needs random or search, a number of trials; or list its values")
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
     asked = [study.ask(dict(space)) for _ in range(count)]
     return [{name: value_text(value) for name, value in each.params.items()} for each in asked]
 
@@ -100,7 +100,8 @@ def choose_values(space: Space, count: int | None = None, seed: int = 0) -> list
 def plan_trials(request: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the recipes of the trials of a new sweep as JSON, keyed by the name of the trial; check them.
 
-    In a search, all trials have the same recipe. Optuna proposes their values when a worker takes a trial.
+    In a search, all trials have the same recipe, with the first values. When a worker takes a trial, Optuna
+    proposes other values of the fields that vary.
 
     Args:
         request: the arguments of `ddim.sweep` that choose trials; those that were not given are left out.
@@ -113,16 +114,13 @@ def plan_trials(request: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     from ddim.recipe.checks import check_training
     from ddim.recipe.codec import dump
 
-    fields, search, repeats = request["fields"], request.get("search"), request.get("repeats", 1)
-    space = parse_space(fields)
+    space, search, repeats = parse_space(request["fields"]), request.get("search"), request.get("repeats", 1)
     if "evaluate" in request:
         load_network(DEFAULT)  # a missing package is an error now, and not after the first training
-    fixed = {name: fields[name] for name in fields if name.startswith("data.") and space[name].single()}
-    base = _build_recipe(request, fixed)
     if search:
         choices = [{name: _pick_end(each, k) for name, each in space.items()} for k in (0, -1)]
     else:
-        choices = choose_values(space, request.get("random"), base.seed)
+        choices = choose_values(space, request.get("random"))
     recipes = [_build_recipe(request, choice) for choice in choices]
     for recipe in recipes:
         check_training(recipe)
@@ -131,7 +129,7 @@ def plan_trials(request: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         what = "images, their split and the seed; without evaluate also schedule, pixels and report"
         raise UserError(f"a search cannot compare trials that differ in {what}")
     if search:
-        return {f"{k:0{len(str(search))}}": dump(base) for k in range(1, search + 1)}
+        return {f"{k:0{len(str(search))}}": dump(recipes[0]) for k in range(1, search + 1)}
     trials, width = {}, len(str(len(recipes) * repeats))
     for choice, recipe in zip(choices, recipes, strict=True):
         for seed in range(recipe.seed, recipe.seed + repeats):
