@@ -7,7 +7,7 @@ import pytest
 
 import ddim
 import sweeping
-from ddim.experiments.index import OUTCOME, TRIAL, find_runs, read_run
+from ddim.experiments.index import OUTCOME, TRIAL, beside, find_runs, read_run
 from ddim.files import lock_folder
 from ddim.runs.log import METRICS
 from run_folders import ERRORS, make, write_evaluation
@@ -93,14 +93,14 @@ def test_a_damaged_run_or_sweep_is_listed_beside_the_others(tmp_path, text):
     make(tmp_path / "torn")
     (tmp_path / "torn" / "run.json").write_text(text)
     trials = sweeping.plan_sweep(tmp_path / "sweep", ["1", "2", "3"])
-    (trials[0] / TRIAL).write_text("{")
-    (trials[1] / OUTCOME).write_text("{")
+    beside(trials[0], TRIAL).write_text("{")
+    beside(trials[1], OUTCOME).write_text("{")
     assert list_states(tmp_path) == [
         ("1", "damaged"), ("2", "damaged"), ("3", "waiting"), ("torn", "damaged")
     ]  # fmt: skip
     one, two, _, torn = find_runs(tmp_path)
-    assert one.why.startswith("trial.json is damaged")
-    assert two.why.startswith("outcome.json is damaged")
+    assert "1.trial.json is damaged" in one.why
+    assert "2.outcome.json is damaged" in two.why
     assert torn.why
     assert str(tmp_path) not in torn.why
 
@@ -109,7 +109,7 @@ def test_every_planned_trial_is_listed_once(tmp_path):
     one, two, _ = sweeping.plan_sweep(tmp_path / "sweep", ["1-l1", "2-mse", "3-huber"])
     make(one)
     make(two, seen=(160,))
-    (two / OUTCOME).write_text(json.dumps({"exit_code": 1, "message": "no room"}))
+    beside(two, OUTCOME).write_text(json.dumps({"exit_code": 1, "message": "no room"}))
     # A run that is no trial of the sweep.
     make(tmp_path / "sweep" / "trials" / "other")
     runs = find_runs(tmp_path)

@@ -16,7 +16,7 @@ import ddim
 import sweeping
 from ddim.errors import Locked, NoSpace, UserError
 from ddim.experiments import index
-from ddim.experiments.index import OUTCOME, TRIAL
+from ddim.experiments.index import OUTCOME, TRIAL, beside
 from ddim.files import is_locked, read_sealed
 from ddim.recipe.codec import load_recipe, override, write_recipe
 from ddim.recipe.named import smoke
@@ -62,12 +62,12 @@ def until_it_runs(trial):
 
 def check_all_ended_once(sweep, interruptions=0):
     """Every trial is listed once and finished; none ran to its end twice or was started needlessly."""
-    trials, starts = sorted((sweep / "trials").iterdir()), 0
+    trials, starts = sorted(path for path in (sweep / "trials").iterdir() if path.is_dir()), 0
     table = index.find_runs(sweep)
     assert [run.path for run in table] == trials
     assert {run.state for run in table} == {"finished"}
     for trial in trials:
-        assert read_sealed(trial / OUTCOME)["exit_code"] == 0
+        assert read_sealed(beside(trial, OUTCOME))["exit_code"] == 0
         assert len(lines(trial / "ended")) == 1
         steps = [json.loads(line)["step"] for line in lines(trial / "metrics.jsonl")]
         assert steps == list(range(1, STEPS + 1))
@@ -106,7 +106,7 @@ def test_forty_trials_with_four_workers_of_which_five_are_killed_and_one_is_froz
         end(frozen, *alive)
         # A busy machine may stop a worker for longer than the grace period, too.
         check_all_ended_once(sweep, 5 + 4)
-        assert len(trials) == len(list((sweep / "trials").iterdir()))
+        assert len(trials) == len(list((sweep / "trials").glob(f"*{OUTCOME}")))
         assert (sweep / "study.db").exists() == (address is None)
 
 
@@ -161,7 +161,7 @@ def test_one_worker_trains_several_trials_at_once_and_names_those_that_fail(tmp_
     assert "the loss is not finite" in str(done)
     # No trial runs again, unless its outcome is removed.
     assert work(tmp_path, commands=None).exit_code == 1
-    (trials[1] / OUTCOME).unlink()
+    beside(trials[1], OUTCOME).unlink()
     assert work(tmp_path).exit_code == 0
     check_all_ended_once(tmp_path)
 
@@ -237,7 +237,7 @@ def test_a_search_learns_from_runs_and_needs_neither_its_recipe_file_nor_its_fir
     monkeypatch.chdir("elsewhere")
     done = work(tmp_path / "sweep")
     check_all_ended_once(done.folder)
-    planned = json.loads((done.folder / "trials" / "1" / TRIAL).read_text())
+    planned = json.loads(beside(done.folder / "trials" / "1", TRIAL).read_text())
     first = {"optim.lr": 1e-4, "objective.error": "l1", "optim.batch": 8}
     assert load_recipe(planned) == override(smoke(), {"data.source": str(tmp_path / "images"), **first})
     rates = [run.errors["image_mae"] for run in done.runs]

@@ -24,7 +24,7 @@ from ddim.data.sources import _CLOCK_TICK
 from ddim.diffusion.samplers import DDIM
 from ddim.errors import UserError
 from ddim.evaluation.record import read_evaluation
-from ddim.experiments.index import read_run
+from ddim.experiments.index import OUTCOME, beside, read_run
 from ddim.files import read_sealed, write_sealed
 from ddim.runs import checkpoint
 from ddim.runs.averages import read_stored
@@ -124,7 +124,7 @@ def write_documents(folder):
     record = run / "evaluations" / "1" / "record.json"
     write_sealed(record, read_sealed(record))
     trial, _ = plan_sweep(folder / "sweep", ["1", "2"])
-    plan, outcome = folder / "sweep" / "sweep.json", trial / "outcome.json"
+    plan, outcome = folder / "sweep" / "sweep.json", beside(trial, OUTCOME)
     write_sealed(outcome, {"exit_code": 0, "message": "finished"})
 
     def facts():
@@ -138,7 +138,7 @@ def write_documents(folder):
         "searched.json": (run / "searched.json", lambda: find_saved_grid(run, DDIM(), 3, "ema")),
         "record.json": (record, lambda: read_evaluation(record).record),
         "sweep.json": (plan, lambda: read_sealed(plan)),
-        "outcome.json": (outcome, lambda: read_sealed(outcome)),
+        "1.outcome.json": (outcome, lambda: read_sealed(outcome)),
     }
 
 

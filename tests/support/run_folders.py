@@ -12,7 +12,7 @@ ERRORS = {"noise_mae": 0.4, "image_mae": 0.3}
 
 def make(folder, images=960, seen=(480, 960), errors=ERRORS, step=None, **recipe):
     """Write a run folder as `ddim train` leaves it, without weights."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
     fields = {"images": images, **{path.replace("__", "."): value for path, value in recipe.items()}}
     whole = {"recipe": dump(override(smoke(), fields)), "seed": 0}
     (folder / "run.json").write_text(json.dumps(whole))

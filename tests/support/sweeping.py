@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import ddim
 from ddim.errors import UserError
-from ddim.experiments.index import OUTCOME, TRIAL
+from ddim.experiments.index import OUTCOME, TRIAL, beside
 from ddim.recipe.codec import dump, override
 from ddim.recipe.named import smoke
 
@@ -62,12 +62,12 @@ def plan_sweep(folder, names, storage=None):
 
 def unfinished(trials):
     """Return the trials that have not ended."""
-    return [trial for trial in trials if not (trial / OUTCOME).exists()]
+    return [trial for trial in trials if not beside(trial, OUTCOME).exists()]
 
 
 def count(trial, request, values, jobs=1, threads=None, pause=0.01):  # noqa: PLR0913
     """Return the commands of a trial that counts, `pause` seconds a step."""
-    recipe = json.loads((trial / TRIAL).read_text())
+    recipe = json.loads(beside(trial, TRIAL).read_text())
     recipe["images"], recipe["optim"]["batch"] = STEPS, 1
     recipe["optim"]["lr"] = float(values.get("optim.lr", recipe["optim"]["lr"]))
     return [[sys.executable, "-c", TRIAL_PROGRAM, str(trial), str(pause), json.dumps(recipe)]]

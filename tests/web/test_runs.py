@@ -163,10 +163,10 @@ def test_ids_are_unique_and_parts_of_an_address(tmp_path):
 
 def test_the_trials_of_a_sweep_name_their_sweep(copy_client, runs):
     recipe = json.dumps(read_run(runs / RUN).recipe)
-    (runs / "sweep/trials/trial-1").mkdir(parents=True)
+    (runs / "sweep/trials").mkdir(parents=True)
     (runs / RUN).rename(runs / "sweep/trials/trial-0")
     for k in range(2):
-        (runs / f"sweep/trials/trial-{k}/trial.json").write_text(recipe)
+        (runs / f"sweep/trials/trial-{k}.trial.json").write_text(recipe)
     answer = copy_client.get("/api/runs").json()
     ids = ["sweep~trials~trial-0", "sweep~trials~trial-1"]
     assert answer["sweeps"] == [{"id": "sweep", "name": "sweep", "runs": ids}]

@@ -1,7 +1,7 @@
 """Read the runs in a folder, and the planned trials of sweeps. It imports neither torch nor Optuna.
 
-A trial is a run folder with ``trial.json``, the recipe that it starts from. So it is listed as soon as it is
-planned. A worker adds ``outcome.json``, the exit code and the last message, when the trial has ended.
+The trials of a sweep are the runs ``SWEEP/trials/NAME``. Beside the run folder stand ``NAME.trial.json``, the
+recipe with which the trial is planned, and ``NAME.outcome.json``, which says how it ended.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from ddim.runs.checkpoint import read_document
 from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints, list_numbered_folders
 from ddim.runs.log import METRICS, measure_pace, read_metrics
 
-TRIAL = "trial.json"
-"""The file that makes a run folder a trial of a sweep, which is the folder above the folder ``trials``."""
+TRIAL = ".trial.json"
+"""The end of the name of the file that plans a trial: its recipe."""
 
-OUTCOME = "outcome.json"
-"""The file in the folder of a trial that says how the trial ended; it is there once the trial has ended."""
+OUTCOME = ".outcome.json"
+"""The end of the name of the file with the exit code and the last message of a trial that has ended."""
 
 
 @dataclass(frozen=True)
@@ -95,24 +95,30 @@ def list_run_folders(folder: str | Path) -> list[Path]:
     Raises:
         UserError: if `folder` is not a folder.
     """
-    home, runs = Path(folder).resolve(), list[Path]()
+    home, runs = Path(folder).resolve(), set[Path]()
     if not home.is_dir():
         raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` creates runs, in runs/")
     for name, inner, files in os.walk(folder):
         path = Path(name)
-        if RUN in files or TRIAL in files:
+        runs.update(path / each.removesuffix(TRIAL) for each in files if each.endswith(TRIAL))
+        if RUN in files:
             inner.clear()  # a run holds checkpoints, samples and evaluations, but no runs
-            runs.append(path)
+            runs.add(path)
         # A large run may have been moved to another drive, with a link in its place.
         links = (path / each for each in inner if (path / each / RUN).exists() and (path / each).is_symlink())
-        runs += [link for link in links if not link.resolve().is_relative_to(home)]
+        runs.update(link for link in links if not link.resolve().is_relative_to(home))
     return sorted(runs)
+
+
+def beside(run: Path, ending: str) -> Path:
+    """Return the file beside the folder of a trial whose name ends with `TRIAL`, `OUTCOME` or so."""
+    return Path(f"{run}{ending}")
 
 
 def read_run(path: str | Path) -> Run:
     """Return the run in a folder; if it cannot be read, its state is "damaged" and `why` has the reason."""
     path = Path(path)
-    trial, outcome = path / TRIAL, path / OUTCOME
+    trial, outcome = beside(path, TRIAL), beside(path, OUTCOME)
     sweep = path.parent.parent if trial.exists() else None
     try:
         if sweep and not (path / RUN).exists():

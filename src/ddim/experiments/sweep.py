@@ -1,8 +1,8 @@
 """Train the trials of a sweep with any number of workers.
 
-A sweep is a folder. ``sweep.json`` holds the request, and ``trials/NAME`` is the run folder of a trial. It
-holds from the start ``trial.json``, the recipe, then ``output.txt``, the output of the commands, and at last
-``outcome.json``. Optuna's storage, ``study.db`` or a database, is the queue: a trial waits there until a
+A sweep is a folder. ``sweep.json`` holds the request, and ``trials/NAME`` is the run folder of a trial. Beside
+it stand ``NAME.trial.json``, the recipe, ``NAME.txt``, the output of the commands, and at last
+``NAME.outcome.json``. Optuna's storage, ``study.db`` or a database, is the queue: a trial waits there until a
 worker takes it and sends heartbeats. Without heartbeats the trial goes to another worker, which resumes its
 run.
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import Locked, NoSpace, UserError, quote
-from ddim.experiments.index import OUTCOME, TRIAL, RunTable, list_runs, name_runs, read_run
+from ddim.experiments.index import OUTCOME, TRIAL, RunTable, beside, list_runs, name_runs, read_run
 from ddim.experiments.report import group_runs, rank_configurations
 from ddim.files import is_locked, lock_folder, make_folder, read_sealed, write_json, write_sealed
 from ddim.machine.progress import Progress, open_progress
@@ -121,7 +121,7 @@ def sweep(  # noqa: PLR0913 (the choices of a notebook)
     Each combination of values is a trial: `--schedule cosine,linear --net.widths [16,32],[32,64]` are four.
     A range such as `--optim.lr 1e-4..1e-2`, or `16..128` for whole numbers, needs random or search.
 
-    If a trial fails, the others go on; remove outcome.json in its folder to run it again. After Ctrl-C, give
+    If a trial fails, the others go on; remove its .outcome.json to run it again. After Ctrl-C, give
     only out to go on; do so in other terminals too, or on machines that share the folder and the storage, to
     share the work. If a worker dies, another one resumes its trial after a minute.
 
@@ -183,9 +183,9 @@ def _make_sweep(request: dict[str, Any], out: Path | None, storage: str | None) 
             # The name has a random part, because other sweeps may use the same database.
             study = f"{out.name}-{uuid.uuid4().hex[:12]}"
             queue = optuna.create_study(study_name=study, storage=_open_storage(storage or _address(out)))
+            make_folder(out / "trials")
             for name, recipe in trials.items():
-                make_folder(out / "trials" / name)
-                write_json(out / "trials" / name / TRIAL, recipe)
+                write_json(beside(out / "trials" / name, TRIAL), recipe)
                 queue.enqueue_trial({}, user_attrs={"name": name})
             address = storage and make_url(storage)._replace(password=None).render_as_string(False)
             write_sealed(out / SWEEP, {"request": request, "storage": address, "study": study})
@@ -224,7 +224,7 @@ def trial_commands(
         threads: processor threads of each trial; None for the usual number.
     """
     ddim = [sys.executable, "-m", "ddim"]
-    train = [*ddim, "train", "--recipe", str(trial / TRIAL), "--out", str(trial), "--resume"]
+    train = [*ddim, "train", "--recipe", str(beside(trial, TRIAL)), "--out", str(trial), "--resume"]
     train += [f"--{name}={value}" for name, value in values.items()]
     # A run keeps the number of threads with which it started.
     if (jobs > 1 or threads) and not (trial / RUN).exists():
@@ -234,7 +234,11 @@ def trial_commands(
     # A trial whose guidance was searched is still compared with the others.
     evaluate = [*ddim, "evaluate", str(trial), "-n", str(request["evaluate"]), "--guidance", "1"]
     # The real images are of all classes. For clusters and vectors, samples are so by default.
-    if values.get("data.labels", read_sealed(trial / TRIAL)["data"]["labels"]) in (True, "true", "yes"):
+    if values.get("data.labels", read_sealed(beside(trial, TRIAL))["data"]["labels"]) in (
+        True,
+        "true",
+        "yes",
+    ):
         evaluate += ["--label", "all"]
     return [train, evaluate]
 
@@ -250,11 +254,11 @@ class _Worker:
         self.storage = _open_storage(storage or plan["storage"] or _address(folder))
         self.study = optuna.load_study(study_name=plan["study"], storage=self.storage)
         self.stop = threading.Event()
-        self.trials = [path.parent for path in folder.glob(f"trials/*/{TRIAL}")]
+        self.trials = [Path(str(file).removesuffix(TRIAL)) for file in folder.glob(f"trials/*{TRIAL}")]
 
     def unfinished(self) -> list[Path]:
         """Return the trials that have not ended."""
-        return [trial for trial in self.trials if not (trial / OUTCOME).exists()]
+        return [trial for trial in self.trials if not beside(trial, OUTCOME).exists()]
 
     def train(self, show: Progress) -> None:
         """Train trials until all trials of the sweep have ended, here or in other workers."""
@@ -333,7 +337,7 @@ class _Worker:
 
         There is no outcome if `stop` was set, or the trial was given to another worker.
         """
-        value, code, output = None, 0, trial / "output.txt"
+        value, code, output = None, 0, beside(trial, ".txt")
         try:
             values = self._propose(key, trial) if "search" in self.request else {}
             for command in trial_commands(trial, self.request, values, self.jobs, self.threads):
@@ -345,7 +349,7 @@ class _Worker:
             message = next(filter(None, map(str.strip, reversed(lines))), "")
             if code == NoSpace.exit_code:
                 raise NoSpace(message)  # every further trial would fail
-            write_sealed(trial / OUTCOME, {"exit_code": code, "message": message})
+            write_sealed(beside(trial, OUTCOME), {"exit_code": code, "message": message})
             run = read_run(trial)
             value = None if code else {**run.errors, **run.metrics}.get(self.metric)
         finally:

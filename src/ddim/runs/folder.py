@@ -84,9 +84,8 @@ def check_unused(out: Path, more: str = "") -> None:
 
 
 def is_unused(folder: Path) -> bool:
-    """Return whether a folder is empty, apart from what a killed process or a sweep has left there."""
-    kept = (LOCK, "trial.json", "output.txt")
-    return all(path.name in kept or path.name.startswith(TEMPORARY) for path in folder.iterdir())
+    """Return whether a folder is empty, apart from what a killed process has left there."""
+    return all(path.name == LOCK or path.name.startswith(TEMPORARY) for path in folder.iterdir())
 
 
 def check_outside(out: Path, source: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddim.errors import UserError
-from ddim.experiments.index import OUTCOME, Run, list_run_folders, mark_comparable, read_run
+from ddim.experiments.index import OUTCOME, Run, beside, list_run_folders, mark_comparable, read_run
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.log import METRICS
 from ddim.web.rows import Row, Sweep, make_row, name_id
@@ -174,9 +174,10 @@ class RunList:
 def stamp_run(path: Path) -> Stamp:
     """Return numbers that change if the files of a run change."""
     stamps: list[int] = []
-    for name in (RUN, METRICS, CHECKPOINTS, OUTCOME, "evaluations", "samples"):
+    files = [path / name for name in (RUN, METRICS, CHECKPOINTS, "evaluations", "samples")]
+    for file in [*files, beside(path, OUTCOME)]:
         try:
-            found = os.stat(path / name)
+            found = os.stat(file)
             stamps += [found.st_mtime_ns, found.st_size]
         except OSError:
             stamps += [0, 0]
