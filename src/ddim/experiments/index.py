@@ -169,10 +169,12 @@ def _read_evaluations(path: Path) -> tuple[list[Evaluation], str]:
     return evaluations, "; ".join(faults)
 
 
-def _describe_fault(folder: Path, error: Exception) -> str:
-    """Return a text about an error in a file, without its folder's path, because others may see reports."""
-    said = f"{RUN} or another file is damaged: {type(error).__name__} {error}"
-    return shorten_paths(str(error) if isinstance(error, UserError) else said, folder)
+def _describe_fault(path: Path, error: Exception) -> str:
+    """Return a text about an error in a file of a run, without folders, because others may see reports."""
+    said = str(error)
+    if not isinstance(error, UserError):
+        said = f"{RUN} or another file is damaged: {type(error).__name__} {error}"
+    return shorten_paths(shorten_paths(said, path), path.parent)
 
 
 def find_newest_folder(parent: Path) -> Path | None:

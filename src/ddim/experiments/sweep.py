@@ -1,10 +1,10 @@
 """Train the trials of a sweep with any number of workers.
 
-A sweep is a folder. ``sweep.json`` holds the request, and ``trials/NAME`` is the run folder of a trial. Beside
-it stand ``NAME.trial.json``, the recipe, ``NAME.txt``, the output of the commands, and at last
-``NAME.outcome.json``. Optuna's storage, ``study.db`` or a database, is the queue: a trial waits there until a
-worker takes it and sends heartbeats. Without heartbeats the trial goes to another worker, which resumes its
-run.
+A sweep is a folder. ``sweep.json`` holds the request, and ``trials/NAME`` is the run folder of a trial.
+Beside it stand ``NAME.trial.json``, the recipe, ``NAME.txt``, the output of the commands, and at last
+``NAME.outcome.json``. Optuna's storage, ``study.db`` or a database, is the queue: a trial waits there until
+a worker takes it and sends heartbeats. Without heartbeats the trial goes to another worker, which resumes
+its run.
 """
 
 from __future__ import annotations
@@ -234,11 +234,8 @@ def trial_commands(
     # A trial whose guidance was searched is still compared with the others.
     evaluate = [*ddim, "evaluate", str(trial), "-n", str(request["evaluate"]), "--guidance", "1"]
     # The real images are of all classes. For clusters and vectors, samples are so by default.
-    if values.get("data.labels", read_sealed(beside(trial, TRIAL))["data"]["labels"]) in (
-        True,
-        "true",
-        "yes",
-    ):
+    labels = values.get("data.labels", read_sealed(beside(trial, TRIAL))["data"]["labels"])
+    if labels in (True, "true", "yes"):
         evaluate += ["--label", "all"]
     return [train, evaluate]
 
