@@ -25,7 +25,7 @@ from ddim.metrics.catalogue import METRICS as EVALUATED
 from ddim.plots.table import Table, Tabular, format_cell
 from ddim.recipe.options import ERRORS, flatten_as_text
 from ddim.runs.checkpoint import read_document
-from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints, list_numbered_folders
+from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
 from ddim.runs.log import METRICS, measure_pace, read_metrics
 
 TRIAL = ".trial.json"
@@ -175,11 +175,6 @@ def _describe_fault(path: Path, error: Exception) -> str:
     if not isinstance(error, UserError):
         said = f"{RUN} or another file is damaged: {type(error).__name__} {error}"
     return shorten_paths(shorten_paths(said, path), path.parent)
-
-
-def find_newest_folder(parent: Path) -> Path | None:
-    """Return the folder in `parent` with the highest number, or None; see `list_numbered_folders`."""
-    return next(reversed(list_numbered_folders(parent)), None)
 
 
 # Which evaluation counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -126,9 +126,8 @@ class TrainingPlan(Tabular):
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole plan as plain values."""
-        content = {each.name: getattr(self, each.name) for each in fields(self)}
         recipe = {"recipe": self.recipe.name, "size": list(self.recipe.data.size)}
-        return {"verdict": self.verdict, **content, **recipe, "speed": asdict(self.speed)}
+        return {"verdict": self.verdict, **vars(self), **recipe, "speed": asdict(self.speed)}
 
 
 @with_gradients

@@ -18,14 +18,7 @@ from ddim.errors import UserError, format_count
 from ddim.evaluation.conditions import evaluation_conditions
 from ddim.evaluation.figures import plot_logs
 from ddim.evaluation.guidance_name import name_guide
-from ddim.experiments.index import (
-    Run,
-    find_newest_folder,
-    find_runs,
-    mark_comparable,
-    name_runs,
-    training_images,
-)
+from ddim.experiments.index import Run, find_runs, mark_comparable, name_runs, training_images
 from ddim.files import read_sealed, write_atomic
 from ddim.metrics import catalogue
 from ddim.metrics.catalogue import Metric
@@ -34,7 +27,7 @@ from ddim.plots import charts
 from ddim.plots.pictures import SHEET, arrange_images, enlarge, render_png, split_sheet
 from ddim.plots.table import Table, Tabular, format_interval, render_template
 from ddim.recipe.options import ERRORS, flatten_as_text
-from ddim.runs.folder import REAL_IMAGES, list_sheets
+from ddim.runs.folder import REAL_IMAGES, list_numbered_folders, list_sheets
 from ddim.runs.log import read_metrics
 
 MARK = "made by ddim"
@@ -369,5 +362,5 @@ def _list_figures(runs: Sequence[Run], names: Mapping[Path, str]) -> Pictures:
 
 def _find_newest(run: Run, kind: str, name: str) -> Path | None:
     """Return a file in the newest folder of a kind of measurement; None if there is none."""
-    folder = find_newest_folder(run.path / kind)
-    return folder / name if folder and (folder / name).exists() else None
+    files = [folder / name for folder in list_numbered_folders(run.path / kind)]
+    return files[-1] if files and files[-1].exists() else None

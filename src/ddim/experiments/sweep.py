@@ -15,7 +15,6 @@ import threading
 import time
 import uuid
 import warnings
-from collections import Counter
 from collections.abc import Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
@@ -81,8 +80,9 @@ class SweepTable(RunTable):
     @property
     def verdict(self) -> str:
         """How many trials have finished and failed, and which values are best on average over seeds."""
-        states = Counter(run.state for run in self.runs)
-        said = f"{states['finished']} of {len(self.runs)} trials are finished, {states['failed']} failed"
+        states = [run.state for run in self.runs]
+        finished, failed = states.count("finished"), states.count("failed")
+        said = f"{finished} of {len(states)} trials are finished, {failed} failed"
         rows = group_runs(self.runs, name_runs(self.runs, self.folder))
         ranked = rank_configurations(rows, self.metric)
         if not ranked:
