@@ -1,7 +1,6 @@
 """The measured speed of training, and what a run will do with its budget at this speed."""
 
 import json
-from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -65,25 +64,6 @@ def test_images_too_large_for_the_memory_are_refused(monkeypatch):
     monkeypatch.setattr(ddim.training.memory, "find_free_memory", lambda device: 2**20)
     with pytest.raises(UserError, match="needs about .* GiB of memory"):
         plan()
-
-
-class Fixed(torch.nn.Module):
-    """A network for gray images of 24 pixels alone, with a batch norm that needs two images."""
-
-    def __init__(self):
-        super().__init__()
-        self.flat = torch.nn.Linear(24 * 24, 8)
-        self.norm, self.out = torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 24 * 24)
-
-    def forward(self, x, noise_level):
-        """See `UserNetwork`."""
-        return self.out(self.norm(self.flat(x.flatten(1)))).view(x.shape)
-
-
-def test_own_networks_are_planned_as_they_are_trained():
-    grays = tiny.images(size=(24, 24), channels=1).pixels
-    found = ddim.plan(grays, replace(tiny.BASE, net=Fixed), minutes=0.1, machine=tiny.MACHINE)
-    assert found.to_records()[0]["images"] > 0
 
 
 def test_recognisable_images_come_sooner_if_they_are_smaller(monkeypatch):

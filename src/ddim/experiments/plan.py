@@ -158,7 +158,7 @@ def plan(  # noqa: PLR0913 (the choices of a notebook)
         size: height and width in pixels, such as 64 or 64x96.
         labels: whether the network is conditioned on class labels; see `train`.
         fields: new values of fields of the recipe, keyed by field path.
-        machine: device, precision, compilation, threads, recomputation; by default as `train` chooses.
+        machine: device, precision, threads and so on; by default as `train` chooses, without compilation.
         progress: True shows a bar, False shows nothing; or a function, see `Progress`.
 
     Raises:

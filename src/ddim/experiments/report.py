@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -190,13 +190,8 @@ class Report(Tabular):
                 return f"{praise}: {'; next: '.join(said)}"
         if len({training_images(run) for run in self.runs if run.recipe}) > 1:
             return "not ranked: these runs have different images"
-        return f"{self.states}; nothing to rank yet"
-
-    @property
-    def states(self) -> str:
-        """The number of runs in each state."""
-        states = Counter(run.state for run in self.runs)
-        return f"{format_count(len(self.runs), 'run')}: {', '.join(f'{n} {s}' for s, n in states.items())}"
+        finished = sum(run.state == "finished" for run in self.runs)
+        return f"{finished} of {format_count(len(self.runs), 'run')} finished; nothing to rank yet"
 
     @property
     def title(self) -> str:
