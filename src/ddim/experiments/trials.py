@@ -9,17 +9,21 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from ddim.data.open import absolute_source, find_source
 from ddim.errors import UserError
 from ddim.metrics.catalogue import DEFAULT
+from ddim.metrics.networks import load_network
+from ddim.recipe.checks import check_training
+from ddim.recipe.codec import dump
 from ddim.recipe.options import option_text
-
-if TYPE_CHECKING:
-    from ddim.recipe.recipe import Recipe
+from ddim.recipe.recipe import Recipe
+from ddim.training.request import choose_recipe
 
 NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
 """A pattern of the ends of a range."""
@@ -86,8 +90,6 @@ def choose_values(space: Space, count: int | None = None) -> list[Choice]:
         every = [dict(zip(space, map(str, values), strict=True)) for values in itertools.product(*lists)]
         if count is None:
             return every
-        import numpy as np
-
         drawn = np.random.default_rng(0).choice(len(every), min(count, len(every)), replace=False)
         return [every[k] for k in drawn]
     if count is None:
@@ -109,11 +111,6 @@ def plan_trials(request: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: if a field, a value or a combination is invalid, or images are missing.
     """
-    from ddim.data.open import find_source
-    from ddim.metrics.networks import load_network
-    from ddim.recipe.checks import check_training
-    from ddim.recipe.codec import dump
-
     space, search, repeats = parse_space(request["fields"]), request.get("search"), request.get("repeats", 1)
     if "evaluate" in request:
         load_network(DEFAULT)  # a missing package is an error now, and not after the first training
@@ -125,10 +122,10 @@ def plan_trials(request: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for recipe in recipes:
         check_training(recipe)
         find_source(recipe.data.source)
-    if search and _describe_error(recipes[0], request) != _describe_error(recipes[1], request):
-        what = "images, their split and the seed; without evaluate also schedule, pixels and report"
-        raise UserError(f"a search cannot compare trials that differ in {what}")
     if search:
+        if _describe_error(recipes[0], request) != _describe_error(recipes[1], request):
+            what = "images, their split and the seed; without evaluate also schedule, pixels and report"
+            raise UserError(f"a search cannot compare trials that differ in {what}")
         return {f"{k:0{len(str(search))}}": dump(recipes[0]) for k in range(1, search + 1)}
     trials, width = {}, len(str(len(recipes) * repeats))
     for choice, recipe in zip(choices, recipes, strict=True):
@@ -157,9 +154,6 @@ def _pick_end(values: Any, index: int) -> str:  # noqa: ANN401 (a distribution o
 
 def _build_recipe(request: Mapping[str, Any], choice: Choice) -> Recipe:
     """Return the recipe that `ddim train` would use; its paths are absolute, as workers may run elsewhere."""
-    from ddim.data.open import absolute_source
-    from ddim.training.request import choose_recipe
-
     budget = {name: request[name] for name in ("images", "minutes") if name in request}
     recipe = choose_recipe(request.get("recipe"), request.get("data"), {**budget, **choice})
     data = recipe.data
