@@ -205,16 +205,11 @@ def test_a_page_shows_samples_below_real_images_of_each_run(runs):
         save_png(runs / name / "samples" / "real.png", make_sheet(images(4, 32, 32, seed)))
     texts, pictures = read_page(ddim.report(runs))
     strips = ["real images", "a0", "b<0>", "real images", "a1"]
-    assert [name for name, _ in pictures[:6]] == ["losses", *strips]
-    assert [name for name, _ in pictures[6:]] == [f"{name}: 480, 960 images" for name in ("a0", "a1", "b<0>")]
+    assert [name for name, _ in pictures] == ["losses", *strips]
     assert "b<0>" in texts
     for k, image in enumerate(to_uint8(images(4, 32, 32, seed=60))):
         left = 3 * k * (32 + GAP)
         np.testing.assert_array_equal(pictures[2][1][::3, left : left + 96 : 3], image)
-    for k, step in enumerate((30, 60)):
-        left = 3 * k * (32 + GAP)
-        first = to_uint8(images(4, 32, 32, seed=10 + step))[0]
-        np.testing.assert_array_equal(pictures[7][1][::3, left : left + 96 : 3], first)
 
 
 def test_a_page_shows_tests_for_copies_and_likelihoods(runs):

@@ -101,11 +101,12 @@ def _average(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def group_runs(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Configuration]:
-    """Return the configurations of the runs that have begun, in the order of their first runs.
+    """Return the configurations of the runs that have begun, those with finished runs first.
 
     If two runs have the same recipe and seed, one of them counts, a finished one if possible.
     """
     begun = [run for run in runs if run.recipe and run.state != "waiting"]
+    begun.sort(key=lambda run: run.state != "finished")
     recipes = [_describe_recipe(run) for run in begun]
     fields = dict.fromkeys(name for recipe in recipes for name in recipe)
     values = defaultdict[tuple[str, str | None], set[str | None]](set)
@@ -118,9 +119,7 @@ def group_runs(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Configura
     groups = defaultdict[tuple[str, ...], dict[int, Run]](dict)
     for run, recipe in zip(begun, recipes, strict=True):
         group = groups[tuple(recipe.get(name, "–") for name in varied)]
-        seed = run.recipe.get("seed", 0)
-        if seed not in group or (run.state == "finished" and group[seed].state != "finished"):
-            group[seed] = run
+        group.setdefault(run.recipe.get("seed", 0), run)
     rows = []
     for choice, group in groups.items():
         first, *others = group.values()
@@ -233,8 +232,8 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Report:
     """Write a report on runs: one page with tables, curves and samples.
 
     The page is one HTML file that contains its images. Means and standard deviations are over runs that
-    differ only in their seed. The page shows samples of the same seeds below real images, one sample over the
-    course of training, and the newest results of `ddim memorisation`, `likelihood` and `diagnose`.
+    differ only in their seed. The page shows samples of the same seeds below real images, and the newest
+    results of `ddim memorisation`, `likelihood` and `diagnose`.
 
     Args:
         folders: sweeps, runs, or folders that hold them (default: runs).
@@ -271,7 +270,6 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Report:
         fields=FIELDS,
         losses=_plot_losses(written.rows),
         samples=list(_list_samples(runs, names)),
-        growth=list(_list_growth(runs, names)),
         runs=_list_runs(runs, names),
         figures=list(_list_figures(runs, names)),
     )
@@ -292,40 +290,27 @@ def _plot_losses(rows: Sequence[Configuration]) -> bytes | None:
 
 def _list_samples(runs: Sequence[Run], names: Mapping[Path, str]) -> Pictures:
     """Yield the last samples of each run as a strip, below real images of its data set."""
-    strips: dict[bytes, list[tuple[str, bytes]]] = {}
+    strips = defaultdict[bytes, list[tuple[str, bytes]]](list)
     for run in runs:
-        if run.recipe and (sheets := list_sheets(run.path)):
-            file = run.path / REAL_IMAGES
-            real = _join(_read_cells(file, run)) if file.exists() else b""
-            strips.setdefault(real, []).append((names[run.path], _join(_read_cells(sheets[-1][1], run))))
-    for real, samples in strips.items():
-        yield from [("real images", real)] if real else []
+        sheets, real = list_sheets(run.path), run.path / REAL_IMAGES
+        if run.recipe and sheets:
+            above = _draw_strip(real, run) if real.exists() else b""
+            strips[above].append((names[run.path], _draw_strip(sheets[-1][1], run)))
+    for above, samples in strips.items():
+        if above:
+            yield "real images", above
         yield from samples
 
 
-def _list_growth(runs: Sequence[Run], names: Mapping[Path, str]) -> Pictures:
-    """Yield the sample of the first seed at several training steps of each run as a strip."""
-    for run in runs:
-        sheets = list_sheets(run.path)
-        if run.recipe and len(sheets) > 1:
-            chosen = np.unique(np.linspace(0, len(sheets) - 1, CELLS).round().astype(int))
-            seen = ", ".join(f"{sheets[k][0] * run.recipe['optim']['batch']:,}" for k in chosen)
-            cells = [_read_cells(sheets[k][1], run)[0] for k in chosen]
-            yield f"{names[run.path]}: {seen} images", _join(cells)
-
-
-def _read_cells(path: Path, run: Run) -> list[np.ndarray]:
-    """Return the first images (h, w, 3) uint8 of a sheet of the run."""
+def _draw_strip(path: Path, run: Run) -> bytes:
+    """Return the first images of a sheet of a run in one row, enlarged, as the content of a PNG file."""
+    height, width = run.recipe["data"]["size"]
     with Image.open(path) as image:
-        cells = split_sheet(np.asarray(image.convert("RGB")), *run.recipe["data"]["size"])
-    return cells[: min(CELLS, run.recipe["report"]["grid"])]
-
-
-def _join(cells: Sequence[np.ndarray]) -> bytes:
-    """Return images (h, w, 3) uint8 in one row, enlarged, as the content of a PNG file."""
+        cells = split_sheet(np.asarray(image.convert("RGB")), height, width)
+    count = min(CELLS, run.recipe["report"]["grid"])
+    row = arrange_images(np.stack(cells[:count]), count)
     # The factor depends only on the width of an image, so images look equally large in all strips of a page.
-    row = arrange_images(np.stack(cells), len(cells))
-    return render_png(enlarge(row, max(1, SHEET // (CELLS * cells[0].shape[1]))))
+    return render_png(enlarge(row, max(1, SHEET // (CELLS * width))))
 
 
 def _list_runs(runs: Sequence[Run], names: Mapping[Path, str]) -> Table:
