@@ -28,7 +28,7 @@ from ddim.evaluation.likelihood import likelihood
 from ddim.evaluation.memorisation import memorisation
 from ddim.files import read_sealed
 from ddim.sampling.pipeline import load
-from oracles import normal, shaken
+from oracles import normal
 
 SCHEDULE = Cosine(0.02, 0.999)
 ORACLE = Gaussian(SCHEDULE, 0.3, 0.5)

@@ -21,7 +21,6 @@ from ddim.sampling.image_features import ImageSet
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load
 from ddim.sampling.samples import sample_to_folder
-from ddim.sampling.sampling_setup import Guidance, save_guidance
 from smooth_images import blurred, smooth
 
 DRAW = np.random.default_rng

@@ -109,9 +109,9 @@ def add_comparison_routes(router: APIRouter, services: Services) -> None:
 
 def _newest_record(known: ListedRun) -> Path | None:
     """Return the folder of the newest evaluation of a run, or None if it has no evaluation."""
-    if known.row.state == "damaged" or not (known.place.path / FOLDER).is_dir():
+    if known.row.state == "damaged" or not (known.run.path / FOLDER).is_dir():
         return None
-    folders = list_evaluations(known.place.path)
+    folders = list_evaluations(known.run.path)
     return folders[-1] if folders else None
 
 

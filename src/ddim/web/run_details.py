@@ -11,10 +11,10 @@ from typing import Any
 
 from ddim.errors import UserError
 from ddim.evaluation.record import name_recorded_guidance
-from ddim.experiments.index import Run, find_newest_folder
+from ddim.experiments.index import Run
 from ddim.files import SEAL, read_sealed
 from ddim.recipe.options import ERRORS
-from ddim.runs.folder import REAL_IMAGES, list_checkpoints, list_sheets
+from ddim.runs.folder import REAL_IMAGES, list_checkpoints, list_numbered_folders, list_sheets
 from ddim.runs.log import METRICS, read_metrics
 from ddim.web.answers import Refused
 from ddim.web.rows import Interval, api_address, list_intervals, show_text
@@ -191,9 +191,10 @@ def describe_memorisation(own: str, run: Path) -> Memorised | None:
 
     If the record of the test is damaged, the returned sentence says so.
     """
-    newest = find_newest_folder(run / "memorisation")
-    if newest is None:
+    tests = list_numbered_folders(run / "memorisation")
+    if not tests:
         return None
+    newest = tests[-1]
     try:
         record = read_sealed(newest / "record.json")
         verdict, copies = str(record["verdict"]), record["copies"]
@@ -287,8 +288,8 @@ def find_picture(run: Path, kind: str, name: str) -> Path:
     elif kind == "real":
         found = run / REAL_IMAGES
     elif kind == "pairs":
-        newest = find_newest_folder(run / "memorisation")
-        found = newest and newest / PAIRS
+        tests = list_numbered_folders(run / "memorisation")
+        found = tests[-1] / PAIRS if tests else None
     if found is None or not found.is_file():
         raise Refused(404, "there is no such picture")
     return found
