@@ -9,12 +9,13 @@ import warnings
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from ddim import __version__
 from ddim.cli.commands import COMMANDS, SHARED
 from ddim.cli.generate import call_function, read_arguments
-from ddim.cli.help_page import write_help, write_overview
 from ddim.cli.output import print_json, say
+from ddim.cli.parser import build_parser, write_overview
 from ddim.cli.signatures import read_signature
 from ddim.cli.streams import drop_unread_output
 from ddim.errors import Notice, UserError, escape, explain_error, quote, suggest
@@ -70,7 +71,7 @@ def _run_words(argv: list[str]) -> int:
         say(f"ddim: {name!r} is not a command{hint}; `ddim` lists the commands")
         return 2
     if {"--help", "-h"} & {*words}:
-        sys.stdout.write(write_help(name, read_signature(COMMANDS[name])))
+        sys.stdout.write(build_parser(name, read_signature(COMMANDS[name])).format_help())
         return 0
     try:
         return _run_command(name, words)
@@ -97,7 +98,7 @@ def _run_command(name: str, words: list[str]) -> int:
             stack.enter_context(redirect_stdout(nowhere))
         stack.enter_context(_plain_warnings())
         signature = read_signature(COMMANDS[name])
-        arguments = read_arguments(signature, words)
+        arguments = read_arguments(name, signature, words)
         if threads := (arguments.given["load"] | arguments.given["machine"]).get("threads"):
             from ddim.machine.runtime import Runtime
 
@@ -110,14 +111,10 @@ def _plain_warnings() -> Generator[None]:
     """Inside the block, show each warning of this package as one sentence, without a line of code."""
     usual = warnings.formatwarning
 
-    def show(
-        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-    ) -> str:
-        if issubclass(category, Notice):
-            return f"ddim: {message}\n"
-        return usual(message, category, filename, lineno, line)
+    def show(message: Warning | str, category: type[Warning], *rest: Any) -> str:  # noqa: ANN401
+        return f"ddim: {message}\n" if issubclass(category, Notice) else usual(message, category, *rest)
 
-    warnings.formatwarning = show
+    warnings.formatwarning = show  # pyrefly: ignore[bad-assignment]
     try:
         yield
     finally:

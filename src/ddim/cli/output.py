@@ -40,7 +40,7 @@ def fit_terminal(text: str, stream: IO[str]) -> str:
 
 def wrap_words(text: str, width: int, indent: str = "") -> list[str]:
     """Return lines of at most `width` characters; a longer word, such as a path, has its own line."""
-    options = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
+    options = {"break_long_words": False, "break_on_hyphens": False}
     return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, **options)
 
 

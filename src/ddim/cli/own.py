@@ -9,7 +9,6 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Iterator
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
@@ -36,11 +35,10 @@ def load_own(text: str) -> Any:  # noqa: ANN401 (whatever the user wrote)
     named = _NAMED.fullmatch(text)
     if not named:
         raise UserError(f"a component of your own is named as FILE.py:NAME, got {text!r}")
-    module = _run_file(Path(named["file"]).expanduser().resolve())
-    if not hasattr(module, named["name"]):
-        hint = suggest(named["name"], [name for name in vars(module) if name[0] != "_"])
-        raise UserError(f"{named['file']} has no {named['name']}{hint}")
-    return getattr(module, named["name"])
+    values = vars(_run_file(Path(named["file"]).expanduser().resolve()))
+    if named["name"] not in values:
+        raise UserError(f"{named['file']} has no {named['name']}{suggest(named['name'], values)}")
+    return values[named["name"]]
 
 
 def name_own_part(text: str) -> str:
@@ -51,10 +49,30 @@ def name_own_part(text: str) -> str:
 
 
 def load_parts(file: str) -> None:
-    """Load all parts of recipes that a file contains, so that runs with these parts can be loaded."""
+    """Load all parts of recipes that a file contains, so that runs with these parts can be loaded.
+
+    Parts are networks, `partial` objects, dataclasses, and classes of networks that need no arguments.
+    """
+    from functools import partial
+
+    from torch import nn
+
     from ddim.recipe.user_parts import give_parts
 
-    give_parts(_list_parts(_run_file(Path(file).expanduser().resolve())))
+    module = _run_file(Path(file).expanduser().resolve())
+    for value in vars(module).values():
+        written = isinstance(value, type) and value.__module__ == module.__name__
+        network = written and issubclass(value, nn.Module) and not _needs_arguments(value)
+        if isinstance(value, nn.Module | partial) or (written and is_dataclass(value)) or network:
+            give_parts([value])
+
+
+def _needs_arguments(kind: type) -> bool:
+    try:
+        inspect.signature(kind).bind()
+    except TypeError:
+        return True
+    return False
 
 
 def load_callback(text: str) -> Any:  # noqa: ANN401 (a Callback)
@@ -74,11 +92,9 @@ def load_callback(text: str) -> Any:  # noqa: ANN401 (a Callback)
 
 @cache
 def _run_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: name a Python file")
     name = f"own_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    if spec is None or spec.loader is None or not path.is_file():
         raise UserError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look up their module in sys.modules, and the file may import other files in its folder.
@@ -89,26 +105,3 @@ def _run_file(path: Path) -> ModuleType:
     except Exception as error:
         raise UserError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     return module
-
-
-def _list_parts(module: ModuleType) -> Iterator[Any]:
-    """Yield the components in a file: dataclasses, networks, `partial` objects, and network classes.
-
-    A network class is left out if it needs arguments.
-    """
-    from functools import partial
-
-    from torch import nn
-
-    for value in vars(module).values():
-        if isinstance(value, nn.Module | partial):
-            yield value
-        if not isinstance(value, type) or value.__module__ != module.__name__:
-            continue
-        needed = [
-            parameter
-            for parameter in inspect.signature(value).parameters.values()
-            if parameter.default is parameter.empty and parameter.kind < parameter.VAR_POSITIONAL
-        ]
-        if is_dataclass(value) or (issubclass(value, nn.Module) and not needed):
-            yield value

@@ -18,7 +18,7 @@ from ddim.machine.startup import count_restarts
 from ddim.recipe.codec import load_recipe, override
 from ddim.recipe.named import find_recipe
 from ddim.recipe.recipe import Recipe
-from ddim.runs.folder import CHECKPOINTS, RUN
+from ddim.runs.folder import RUN
 from ddim.training import Callback, Machine
 from ddim.training import run as training
 from ddim.training.callbacks import TRACKERS
@@ -63,7 +63,7 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
             explains them.
         out: the run folder (default: a new runs/DATA-RECIPE-N).
         resume: continue the run in --out, or the newest that this command started, or start a new one.
-        more: with --resume: train so many minutes longer than planned.
+        more: continue like --resume, and train so many minutes longer than planned.
 
     Other Parameters:
         source: start from the EMA weights of another run.
@@ -77,29 +77,18 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
     """
     if resume and source:
         raise UserError("--resume continues a run and --from starts a new run: give one of them")
-    if more is not None and not resume:
-        raise UserError("--more is an option of --resume: give both")
     budget = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
     fields = {**(fields or {}), **{name: value for name, value in budget.items() if value is not None}}
-    if find_lr and "optim.lr" in fields:
-        raise UserError("--find-lr sets --optim.lr too: give one of them")
     data = hold_images(data)
     hooks = [*callbacks, *(TRACKERS[name]() for name in track)]
+    options: dict[str, Any] = {"machine": machine, "callbacks": hooks, "progress": progress}
     # Each machine counts only the restarts that its own processes caused, so take the highest count.
     restarted = current_processes().highest(count_restarts())[0] > 0
-    if resume or restarted:
+    if resume or more is not None or restarted:
         if folder := choose_run(out, recipe, data, fields, source, any_rate=find_lr):
             # Minutes that were added before torchrun restarted the command are not added again.
             more = None if restarted else more
-            return training.resume(
-                folder,
-                more=more,
-                images=images,
-                data=data,
-                machine=machine,
-                callbacks=hooks,
-                progress=progress,
-            )
+            return training.resume(folder, more=more, images=images, data=data, **options)
         if more is not None:
             raise UserError("no run fits this command, so --more has nothing to extend: name one with --out")
         say("no run fits this command: starting a new one")
@@ -107,16 +96,9 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
     if find_lr:
         curve = find_learning_rate(chosen, machine, None if source is None else Path(source), progress)
         say(f"learning rate {curve.suggested:.2g}; lr-finder.png in the run folder shows the range test")
-        chosen, hooks = override(chosen, {"optim.lr": curve.suggested}), [*hooks, CurvePlot(curve)]
-    return training.train(
-        chosen.data.source,
-        chosen,
-        out=out,
-        source=source,
-        machine=machine,
-        callbacks=hooks,
-        progress=progress,
-    )
+        chosen = override(chosen, {"optim.lr": curve.suggested})
+        hooks.append(CurvePlot(curve))
+    return training.train(chosen.data.source, chosen, out=out, source=source, **options)
 
 
 def choose_run(  # noqa: PLR0913 (the request of a user)
@@ -142,8 +124,6 @@ def choose_run(  # noqa: PLR0913 (the request of a user)
     if (out / RUN).is_file():
         check_resumed_recipe(out, recipe, fields)
         return out
-    if (out / CHECKPOINTS).is_dir():
-        raise UserError(f"--out {out} is an imported run: start a new run from its weights with --from {out}")
     # If the command gives images or a recipe, it may start a new run. So a user can repeat one command, from
     # the start of a run until it is finished.
     if recipe is None and data is None:
