@@ -74,21 +74,8 @@ def test_a_sample_depends_on_its_seed_and_not_on_the_number_of_samples(run, samp
 
 
 def test_the_result_is_the_record_of_what_the_samples_depend_on(run, tmp_path, command):
-    words = [
-        "--seed",
-        3,
-        "-n",
-        2,
-        "--steps",
-        4,
-        "--sampler",
-        "ddim",
-        "--sampler.eta",
-        "0.5",
-        "--out",
-        tmp_path,
-    ]
-    shown = json.loads(command("sample", run, *words, "--grid", "quadratic", "--json", "--quiet").out)
+    words = "--seed 3 -n 2 --steps 4 --sampler ddim --sampler.eta 0.5 --grid quadratic --json --quiet"
+    shown = json.loads(command("sample", run, "--out", tmp_path, words).out)
     record = read_record(tmp_path)
     assert shown == {"folder": str(tmp_path), **read_sealed(tmp_path / "record.json")}
     newest = checkpoint.find_newest(run / "checkpoints")
@@ -183,10 +170,6 @@ def test_a_folder_holds_samples_of_one_way_of_sampling(words, why, run, sample, 
             """label must be one of the run's 12 classes or "all", got 'dasiy'; perhaps""",
         ),
         (["--guidance", "2"], "guidance needs a label"),
-        (
-            ["--guidance", "2", "--guidance-interval", "5,-2"],
-            "guidance_interval must have its lower end first",
-        ),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(words, said, run, here, refused):
@@ -202,28 +185,15 @@ def test_a_class_by_name_by_index_and_by_cycling_gives_the_same_sample(sample, t
     files = {name: sample(tmp_path / name, "--seeds", "3,15", *words) for name, words in labels.items()}
     found = {name: (each["00003.png"], each["00015.png"]) for name, each in files.items()}
     assert found["daisy"] == found["3"] == found["all"] != found["none"]
-    assert [read_record(tmp_path / name)["class"] for name in ("daisy", "3", "none")] == [
-        "daisy",
-        "daisy",
-        None,
-    ]
+    found = [read_record(tmp_path / name)["class"] for name in ("daisy", "3", "none")]
+    assert found == ["daisy", "daisy", None]
 
 
 def test_guidance_by_a_label_or_by_a_weaker_model_is_recorded(run, sample, tmp_path):
     sample(tmp_path / "label", "-n", 1, "--label", "daisy", "--guidance", "2.5")
     record = read_record(tmp_path / "label")
     assert (record["label"], record["class"], record["guidance"], record["nfe"]) == (3, "daisy", 2.5, 4)
-    sample(
-        tmp_path / "guide",
-        "-n",
-        1,
-        "--guidance",
-        "2",
-        "--guide-with",
-        "@guide",
-        "--guidance-interval",
-        "-40,",
-    )
+    sample(tmp_path / "guide", "-n 1 --guidance 2 --guide-with @guide --guidance-interval -40,")
     record, path = read_record(tmp_path / "guide"), checkpoint.find_newest(run / GUIDE)
     described = {"name": "@guide", "path": str(path), "sha256": checkpoint.hash_checkpoint(path)}
     assert record["guide"] == described | {"step": 3, "weights": "ema"}

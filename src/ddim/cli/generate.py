@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.cli.output import draw, print_json, print_text
-from ddim.cli.own import find_file, load_callback, load_own, load_parts, name_own_part
+from ddim.cli.own import find_file, load_own, load_parts, name_own_part
 from ddim.cli.parser import COMMON, build_parser
 from ddim.cli.signatures import Parameter, Signature, read_class
 from ddim.cli.values import read_text
@@ -124,7 +124,8 @@ def _read_value(parameter: Parameter, text: str) -> Any:  # noqa: ANN401
             raise UserError(f"{parameter.option} must be NAME=VALUE, got {text!r}")
         return name, value
     if parameter.name == "callbacks":
-        return load_callback(text)
+        callback = load_own(text)
+        return callback() if isinstance(callback, type) else callback
     if find_file(text):
         return load_own(text) if any(kind.name == "object" for kind in types) else name_own_part(text)
     if parameter.place == "words":
@@ -172,11 +173,8 @@ def _complete(signature: Signature, arguments: Arguments) -> dict[str, Any]:
     if load_options:
         from ddim.sampling.pipeline import load
 
-        first = signature.words[0]
-        runs = values[first.name]
-        several = isinstance(runs, list)
-        loaded = [load(run, **load_options) for run in (runs if several else [runs])]
-        values[first.name] = loaded if several else loaded[0]
+        run = signature.words[0].name
+        values[run] = load(values[run], **load_options)
     if arguments.given["machine"]:
         from ddim.training.machine import Machine
 

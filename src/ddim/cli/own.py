@@ -6,9 +6,9 @@ This is the only module that runs code of the user, and only from a file that th
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import re
 import sys
+from contextlib import suppress
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
@@ -62,32 +62,11 @@ def load_parts(file: str) -> None:
     module = _run_file(Path(file).expanduser().resolve())
     for value in vars(module).values():
         written = isinstance(value, type) and value.__module__ == module.__name__
-        network = written and issubclass(value, nn.Module) and not _needs_arguments(value)
-        if isinstance(value, nn.Module | partial) or (written and is_dataclass(value)) or network:
-            give_parts([value])
-
-
-def _needs_arguments(kind: type) -> bool:
-    try:
-        inspect.signature(kind).bind()
-    except TypeError:
-        return True
-    return False
-
-
-def load_callback(text: str) -> Any:  # noqa: ANN401 (a Callback)
-    """Return the callback that FILE.py:NAME names: an instance, or a new one of a class.
-
-    Raises:
-        UserError: if NAME cannot be loaded or is not a callback.
-    """
-    from ddim.training import Callback
-
-    loaded = load_own(text)
-    callback = loaded() if isinstance(loaded, type) else loaded
-    if not isinstance(callback, Callback):
-        raise UserError(f"--callback needs a ddim.Callback, got {type(callback).__name__} for {text}")
-    return callback
+        part = is_dataclass(value) or (isinstance(value, type) and issubclass(value, nn.Module))
+        if isinstance(value, nn.Module | partial) or (written and part):
+            # A class that needs arguments is a layer of another network.
+            with suppress(TypeError):
+                give_parts([value])
 
 
 @cache

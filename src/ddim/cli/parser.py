@@ -30,17 +30,6 @@ COMMON = {
 }
 """The options of every command."""
 
-METAVARS = {
-    "callbacks": "FILE.py:NAME",
-    "out": "DIR",
-    "int": "N",
-    "float": "X",
-    "tuple": "LOW,HIGH",
-    "Sequence": "A,B,...",
-    "Mapping": "NAME=VALUE",
-}
-"""The names of values in help pages, by the name of a parameter or of its type."""
-
 
 class CommandParser(argparse.ArgumentParser):
     """A parser that raises its errors as `UserError`, and leaves out what was not given."""
@@ -168,10 +157,8 @@ def write_form(parameter: Parameter) -> str:
 
 def write_metavar(parameter: Parameter) -> str:
     """Return the name of the value of an option, by the first of its types."""
-    name, choices = parameter.types[0].name, "|".join(map(str, parameter.types[0].inner))
-    if parameter.name in METAVARS:
-        return METAVARS[parameter.name]
-    if parameter.has_only("Literal") and len(choices) <= 22:
-        return choices
-    several = name in ("int", "float") and any(kind.name == "Sequence" for kind in parameter.types)
-    return METAVARS.get(name, parameter.option.strip("-").upper()) + (",..." if several else "")
+    kind = parameter.types[0]
+    if kind.name == "Literal":
+        return "|".join(map(str, kind.inner))
+    short = {"int": "N", "float": "X", "Mapping": "NAME=VALUE"}
+    return short.get(kind.name, parameter.option.strip("-").upper())

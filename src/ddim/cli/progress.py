@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
@@ -129,12 +128,6 @@ class Console(ProgressDisplay, Display):
         say(f"{goal} on {runtime.describe()}{slow}")
         say(f"run folder {self.folder}" + (f", continuing at step {training.step}" if training.step else ""))
         self.begin("training", training.plan.total)
-
-    def on_step(self, training: Trainer, values: Mapping[str, float]) -> None:
-        """Show progress now and then; see `Callback`."""
-        if training.finished:
-            self.tick = -math.inf  # the last step is always shown
-        super().on_step(training, values)
 
     def _show(self, line: str, done: float, total: int | None) -> None:
         if self.draws:

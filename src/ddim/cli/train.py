@@ -68,7 +68,7 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
     Other Parameters:
         source: start from the EMA weights of another run.
         find_lr: run a learning-rate range test first and use its result.
-        callbacks: your own callback, may be repeated.
+        callbacks: FILE.py:NAME of your own callback, may be repeated.
         track: also report to wandb or mlflow.
 
     Commands:
@@ -82,54 +82,36 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
     data = hold_images(data)
     hooks = [*callbacks, *(TRACKERS[name]() for name in track)]
     options: dict[str, Any] = {"machine": machine, "callbacks": hooks, "progress": progress}
+    processes = current_processes()
     # Each machine counts only the restarts that its own processes caused, so take the highest count.
-    restarted = current_processes().highest(count_restarts())[0] > 0
+    restarted = processes.highest(count_restarts())[0] > 0
+    chosen = choose_recipe(recipe, data, fields, source)
     if resume or more is not None or restarted:
-        if folder := choose_run(out, recipe, data, fields, source, any_rate=find_lr):
+        folder = None if out is None else Path(out)
+        if folder is None:
+            folder = processes.broadcast(find_run(chosen, any_rate=find_lr) if processes.leads else None)
+        elif (folder / RUN).is_file():
+            check_resumed_recipe(folder, recipe, fields)
+        # If the command gives images or a recipe, it may start a new run. So a user can repeat one command,
+        # from the start of a run until it is finished.
+        elif recipe is None and data is None:
+            what = "holds no run to resume" if folder.exists() else "does not exist"
+            raise UserError(f"--out {out} {what}; give DATA to start a new run there")
+        else:
+            folder = None
+        if folder:
             # Minutes that were added before torchrun restarted the command are not added again.
             more = None if restarted else more
             return training.resume(folder, more=more, images=images, data=data, **options)
         if more is not None:
             raise UserError("no run fits this command, so --more has nothing to extend: name one with --out")
         say("no run fits this command: starting a new one")
-    chosen = choose_recipe(recipe, data, fields, source)
     if find_lr:
         curve = find_learning_rate(chosen, machine, None if source is None else Path(source), progress)
         say(f"learning rate {curve.suggested:.2g}; lr-finder.png in the run folder shows the range test")
         chosen = override(chosen, {"optim.lr": curve.suggested})
         hooks.append(CurvePlot(curve))
     return training.train(chosen.data.source, chosen, out=out, source=source, **options)
-
-
-def choose_run(  # noqa: PLR0913 (the request of a user)
-    out: str | Path | None,
-    recipe: str | None,
-    data: object,
-    fields: Mapping[str, Any],
-    source: str | Path | None,
-    *,
-    any_rate: bool,
-) -> Path | None:
-    """Return the run to resume: `out`, or the newest one that the same request would have started.
-
-    None if a new run is to be started.
-
-    Raises:
-        UserError: if the run `out` has another recipe than the request, or `out` is no run to resume.
-    """
-    if out is None:
-        wanted, processes = choose_recipe(recipe, data, fields, source), current_processes()
-        return processes.broadcast(find_run(wanted, any_rate=any_rate) if processes.leads else None)
-    out = Path(out)
-    if (out / RUN).is_file():
-        check_resumed_recipe(out, recipe, fields)
-        return out
-    # If the command gives images or a recipe, it may start a new run. So a user can repeat one command, from
-    # the start of a run until it is finished.
-    if recipe is None and data is None:
-        what = "holds no run to resume" if out.exists() else "does not exist"
-        raise UserError(f"--out {out} {what}; give DATA to start a new run there")
-    return None
 
 
 def find_run(recipe: Recipe, runs: str | Path = "runs", *, any_rate: bool = False) -> Path | None:
