@@ -111,9 +111,8 @@ _shtab_ddim; printf '%s\\n' "${{COMPREPLY[@]}}" """
 
 def work(
     run: str | Path,
-    images: str | list[str],
+    *images: str,
     count: int | list[int] | None = None,
-    *,
     n: int = 3,
     mode: Literal["one", "two"] = "one",
     seeds: list[int] | None = None,
@@ -174,7 +173,7 @@ def test_fields_of_a_recipe_stand_beside_options(read):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("", "required: RUN, IMAGES"),
+        ("", "required: RUN"),
         ("r a -n x", "-n must be a whole number, got 'x'"),
         ("r a -n --film", "-n: expected one argument"),
         ("r a --mode tow", "--mode: invalid choice: 'tow' (choose from 'one', 'two')"),

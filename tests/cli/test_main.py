@@ -18,7 +18,7 @@ import tiny
 from ddim.cli import main
 from ddim.cli.output import say
 from ddim.cli.streams import drop_unread_output
-from ddim.errors import Interrupted, Locked, NoSpace, NotFinite, Notice, UserError, quote
+from ddim.errors import Interrupted, Locked, NoSpace, NotFinite, Notice, UserError
 from ddim.machine.signals import Stopped
 from run_folders import make
 from terminal import run_in_terminal
@@ -110,16 +110,6 @@ def test_only_some_commands_share_their_work_between_processes(monkeypatch, refu
     assert "runs in one process: call it without torchrun" in refused("recipe", "fast")
 
 
-def test_commands_import_neither_the_compiler_nor_pyplot(tmp_path):
-    """The compiler takes two seconds, which torchvision's networks would take too."""
-    code = (
-        "import sys\nimport ddim.cli.progress, ddim.evaluation.evaluate\n"
-        "from ddim.sampling.record import list_versions\nlist_versions()\n"
-        "sys.exit(bool({'torch._dynamo', 'matplotlib.pyplot'} & sys.modules.keys()))"
-    )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=tmp_path)
-
-
 # Streams
 
 
@@ -177,12 +167,3 @@ def test_characters_that_an_encoding_lacks_are_escaped(monkeypatch):
     with drop_unread_output():
         print("Übung цвет\udce9.png")
     assert file.getvalue() == b"\xdcbung \\u0446\\u0432\\u0435\\u0442\\udce9.png\n"
-
-
-def test_printed_commands_are_quoted_for_the_shell_of_the_system(monkeypatch):
-    assert quote("ddim", Path("my runs/a"), "x") == "ddim 'my runs/a' x"
-    with monkeypatch.context() as windows:
-        windows.setattr("os.name", "nt")
-        shown = quote(r"my runs\a", "x"), str(Interrupted(2, "my runs"))
-    command = 'ddim train --resume --out "my runs"'
-    assert shown == (r'"my runs\a" x', f"stopped and saved; continue with `{command}`")

@@ -214,14 +214,11 @@ def test_a_run_of_own_parts_is_trained_sampled_and_resumed_when_they_are_named(e
     ("words", "message"),
     [
         ("mine.py:imags", "mine.py has no imags; perhaps you meant images"),
-        ("x --schedule mine.py:images", "a part must be a frozen dataclass or a network"),
-        ("x --net broken.py:Net", "broken.py cannot be run: ZeroDivisionError"),
         ("blossoms:8 --recipe code.yaml", "schedule must be one of"),
     ],
 )
 def test_own_parts_are_refused_in_one_sentence_and_never_named_by_a_recipe(
     words, message, elsewhere, refused
 ):
-    Path("broken.py").write_text("1 / 0\n")
     Path("code.yaml").write_text("schedule: mine.py:Steep\n")
-    assert message in refused("train", *words.split())
+    assert message in refused("train", words)

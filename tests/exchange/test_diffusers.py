@@ -172,28 +172,12 @@ def test_an_imported_model_gives_the_samples_of_diffusers(exported, tmp_path, ki
     assert_equal_images(found, sample_diffusers(pipeline, steps), 1e-4 if options or steps == 10 else 2e-4)
 
 
-def test_a_pipeline_of_an_old_version_is_read(exported, tmp_path):
-    """All files in one folder, weights as torch pickles them, old names in the attention."""
-    for path in exported.glob("*/*.json"):
-        (tmp_path / "old").mkdir(exist_ok=True)
-        shutil.copy(path, tmp_path / "old")
-    weights = load_file(exported / "unet" / f"{WEIGHTS}.safetensors")
-    for new, old in {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}.items():
-        weights = {name.replace(new, old): value for name, value in weights.items()}
-    assert any("proj_attn" in name for name in weights)
-    torch.save(weights, tmp_path / "old" / f"{WEIGHTS}.bin")
-    folders = tmp_path / "old", exported
-    old, new = (ddim.import_model(path, tmp_path / f"of {path.name}") for path in folders)
-    assert torch.equal(sample(load(old)), sample(load(new)))
-
-
 @pytest.mark.parametrize(
     "changes, lacking",
     [
         ({"net": "unet"}, "net"),
         ({"pixels__mean": "0.4"}, "pixels"),
         ({"conditioning": "log_snr"}, "conditioning"),
-        ({"predicts": "edm"}, "predicts"),
         ({"schedule": "linear_path"}, "schedule"),
         ({"data__size": "17"}, "data.size"),
         ({"augment__probability": "0.1", "net__augment": "9"}, "net.augment"),
@@ -214,12 +198,8 @@ def test_what_diffusers_lacks_is_named(tmp_path, changes, lacking):
     "part, changes",
     [
         ("unet", {"act_fn": "relu"}),
-        ("unet", {"block_out_channels": [2**40, 2**41]}),
         ("unet", {"layers_per_block": 20000}),
-        ("unet", {"sample_size": [16, 0]}),
-        ("unet", {"num_class_embeds": 10**6}),
         ("scheduler", {"_class_name": "PNDMScheduler"}),
-        ("scheduler", {"_class_name": "DDPMScheduler", "variance_type": "learned"}),
         ("scheduler", {"num_train_timesteps": 10**12}),
         ("scheduler", {"trained_betas": [0.5, 0.1] * 500}),
         ("scheduler", {"timestep_spacing": "linspace"}),
@@ -236,14 +216,13 @@ def test_a_pipeline_that_is_no_ddpm_is_refused_in_one_sentence(exported, tmp_pat
     assert not (tmp_path / "back").exists()
 
 
-@pytest.mark.parametrize("change", ["a missing weight", "another weight", "damaged"])
+@pytest.mark.parametrize("change", ["a missing weight", "damaged"])
 def test_weights_that_do_not_fit_are_refused(exported, tmp_path, change):
     shutil.copytree(exported, tmp_path / "out")
     path = tmp_path / "out" / "unet" / f"{WEIGHTS}.safetensors"
     weights = load_file(path)
-    if change == "a missing weight":
-        del weights["conv_in.weight"]
-    save_file({**weights, **({"other": torch.ones(3)} if change == "another weight" else {})}, path)
+    del weights["conv_in.weight"]
+    save_file(weights, path)
     if change == "damaged":
         path.write_bytes(b"a pickle, not safetensors")
     with pytest.raises(UserError, match="weights in"):

@@ -128,9 +128,7 @@ def _read_value(parameter: Parameter, text: str) -> Any:  # noqa: ANN401
         return callback() if isinstance(callback, type) else callback
     if find_file(text):
         return load_own(text) if any(kind.name == "object" for kind in types) else name_own_part(text)
-    if parameter.place == "words":
-        types = tuple(kind for kind in types if kind.name != "Sequence") or types[0].inner
-    return read_text(parameter.option, types, text)
+    return text if parameter.place == "words" else read_text(parameter.option, types, text)
 
 
 # The call
@@ -144,10 +142,11 @@ def call_function(signature: Signature, arguments: Arguments) -> int:
 
     module, name = signature.home.split(":")
     function, values = getattr(import_module(f"ddim.{module}"), name), _complete(signature, arguments)
-    positional = []
-    if signature.words and signature.words[-1].default == "()":  # *names
-        positional = [values.pop(p.name) for p in signature.words[:-1]]
-        positional += values.pop(signature.words[-1].name, [])
+    positional: list[Any] = []
+    for word in signature.words:
+        if word.name in values:
+            given = values.pop(word.name)
+            positional += given if word.place == "words" else [given]
     if "ready" in signature.names:
         values["ready"] = partial(print_result, flags=arguments.flags)
     with Console(arguments.files) if "callbacks" in signature.names else ProgressDisplay() as display:

@@ -108,8 +108,8 @@ def _describe_argument(parameter: Parameter) -> dict[str, Any]:
         options["choices"] = [str(value) for value in parameter.types[0].inner]
     if parameter.place != "option":
         options["metavar"] = parameter.option
-        needed, free = (None, "?") if parameter.place == "word" else ("+", "*")
-        options["nargs"] = needed if parameter.default is None else free
+        counts = {None: None, "()": "*"}
+        options["nargs"] = counts.get(parameter.default, "?")
         return options
     options["dest"] = parameter.key
     if parameter.is_flag:

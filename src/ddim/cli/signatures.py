@@ -187,12 +187,8 @@ def _read_arguments(module: str, function: ast.FunctionDef) -> Iterator[Paramete
     plain = [*args.posonlyargs, *args.args]
     defaults = [None] * (len(plain) - len(args.defaults)) + args.defaults
     for k, (arg, default) in enumerate(zip(plain, defaults, strict=True)):
-        types, place = read_types(module, arg.annotation), "word"
-        if k and default:
-            place = "option"
-        elif k and any(kind.name == "Sequence" for kind in types):
-            place = "words"
-        yield Parameter(arg.arg, types, _unparse(default), place=place)
+        place = "option" if k and default else "word"
+        yield Parameter(arg.arg, read_types(module, arg.annotation), _unparse(default), place=place)
     if arg := args.vararg:
         yield Parameter(arg.arg, read_types(module, arg.annotation), "()", place="words")
     for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +27,7 @@ from ddim.recipe.codec import describe_kind, dump
 from ddim.runs.folder import check_unused
 from ddim.runs.names import find_run_folder
 from ddim.sampling.labels import default_label
-from ddim.sampling.pipeline import LoadedCheckpoint, LoadedRun, Pipeline, load
+from ddim.sampling.pipeline import LoadedRun, Pipeline, load
 from ddim.sampling.sampling_setup import find_searched_grid
 from ddim.sampling.searched import read_searched
 
@@ -79,8 +78,8 @@ def export(
     card, README.md, with the images, recipe, numbers and samples of the run, and a program that samples. An
     ONNX file is compared with the network before it is kept, and sampling.json says how to sample with it.
 
-    The folder appears only when it is complete. It replaces an earlier export of the same run, of which it
-    keeps the metadata at the top of README.md, such as the licence.
+    The folder appears only when it is complete. The files replace those of an earlier export of the same run.
+    The metadata at the top of README.md stays, such as the licence.
 
     Args:
         run: a run folder, RUN/best, a checkpoint folder, or hub:OWNER/NAME.
@@ -112,9 +111,12 @@ def export(
         raise UserError(f"to must be diffusers or onnx, got {to!r}{suggest(to, FORMATS)}")
     if to == "diffusers" and lacking:
         raise UserError(f"diffusers cannot hold {lacking} of this run: export it to onnx")
-    name = find_run_folder(loaded.checkpoint.run).resolve().name
+    at, name = loaded.checkpoint, find_run_folder(loaded.checkpoint.run).resolve().name
     out = Path(out or f"exports/{name}-{to}")
-    with _replace_export(out, name, loaded.checkpoint) as folder:
+    earlier = read_sealed(out / RECORD) if (out / RECORD).is_file() else {}
+    if (earlier.get("run"), earlier.get("format")) != (name, to):
+        check_unused(out)
+    with temporary_folder(out.resolve()) as folder:
         use: dict[str, Any] = {"format": to, "notes": (), "steps": loaded.recipe.choose_steps(steps)}
         if to == "diffusers":
             use |= export_to_diffusers(loaded, folder)
@@ -123,36 +125,14 @@ def export(
             write_json(folder / SAMPLING, document)
             write_onnx(loaded.model, [step["condition"] for step in document["steps"]], folder / ONNX)
         use["notes"] = notes = (*use["notes"], *describe_differences(loaded, to))
-        earlier = (out / CARD).read_text() if (out / CARD).is_file() else ""
-        write_card(loaded, folder, use, earlier)
-    return Exported(f"{out} holds the model as {FORMATS[to]}{reason}.", out, to, notes)
-
-
-@contextmanager
-def _replace_export(out: Path, name: str, at: LoadedCheckpoint) -> Generator[Path]:
-    """Yield a folder for the block to fill, which becomes `out` in place of an earlier export of the run.
-
-    Args:
-        out: a new or empty folder, or an earlier export of this run.
-        name: the name of the run.
-        at: its checkpoint.
-
-    Raises:
-        UserError: if `out` holds files that are not an export of this run.
-    """
-    record = {"kind": "export", "run": name, "recipe": dump(hide_folders(at.recipe))}
-    earlier = read_sealed(out / RECORD) if (out / RECORD).is_file() else {}
-    names = {path.name for path in out.iterdir()} if earlier else set()
-    if not (record.items() <= earlier.items() and names <= {RECORD, *earlier["files"]}):
-        check_unused(out)
-    with temporary_folder(out.resolve()) as folder:
-        yield folder
-        files = sorted(path.name for path in folder.iterdir())
-        facts = {"checkpoint": at.sha256, "weights": at.weights, "files": files}
-        write_sealed(folder / RECORD, record | facts)
+        write_card(loaded, folder, use, (out / CARD).read_text() if earlier else "")
+        record = {"run": name, "format": to, "recipe": dump(hide_folders(loaded.recipe))}
+        write_sealed(folder / RECORD, {**record, "checkpoint": at.sha256, "weights": at.weights})
         if earlier:
-            shutil.rmtree(out)
-        publish_folder(folder, out.resolve())
+            shutil.copytree(folder, out, dirs_exist_ok=True)
+        else:
+            publish_folder(folder, out.resolve())
+    return Exported(f"{out} holds the model as {FORMATS[to]}{reason}.", out, to, notes)
 
 
 def describe_differences(run: LoadedRun, to: str) -> list[str]:

@@ -82,7 +82,7 @@ def push(
 
     Args:
         run: a run folder, RUN/best, or a checkpoint folder.
-        repository: its name, OWNER/NAME.
+        repository: its name, OWNER/NAME, or OWNER/NAME@BRANCH.
         weights: "ema", "raw", or the name of another average.
         dry_run: list what would be uploaded, without a connection.
         own: the components of the run that you wrote, as for `ddim.load`.
@@ -103,8 +103,6 @@ def push(
         ddim push runs/photos-fast-1 ada/photos --weights picked
     """
     to = parse_repository(repository)
-    if to.revision:
-        raise UserError(f"a run is pushed to the main branch: give OWNER/NAME without @, got {repository!r}")
     loaded = load(run, weights, own=own, device="cpu")
     with TemporaryDirectory(prefix="ddim-") as temporary, explain_errors(f"{to} cannot be uploaded", ADVICE):
         folder = Path(temporary)
@@ -123,6 +121,7 @@ def push(
         done = api.upload_folder(
             repo_id=to.id,
             folder_path=folder,
+            revision=to.revision,
             commit_message=f"Upload a run of ddim after {at.state.step:,} steps, {at.weights} weights",
             # Files of an earlier push that this run does not have, such as the vectors of its images.
             delete_patterns=[*FILES, SAMPLES],
