@@ -14,8 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from ddim.cli.output import draw, say
 from ddim.cli.streams import unescaped
-from ddim.errors import Interrupted, format_count, quote
-from ddim.evaluation.image_summary import describe_pixels
+from ddim.errors import Interrupted, quote
 from ddim.files import read_sealed
 from ddim.metrics.catalogue import LEAST
 from ddim.plots.pictures import split_sheet
@@ -23,7 +22,7 @@ from ddim.runs.checkpoint import find_newest, parse_step
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.log import read_metrics
 from ddim.sampling.pipeline import read_run_recipe
-from ddim.training.progress import EVERY, Display, format_duration, list_cautions
+from ddim.training.progress import EVERY, Display, format_duration
 from ddim.training.trainer import Trainer
 
 LONG = 30 * 60.0
@@ -110,28 +109,13 @@ class Console(ProgressDisplay, Display):
             raise Interrupted(stopped.signal_number, stopped.folder, self.own) from None
 
     def _introduce(self, training: Trainer) -> None:
-        """Print the settings of the training, and start the bar."""
-        images, runtime, parts = training.split.images, training.runtime, training.split
-        height, width = images.pixels.shape[1:3]
-        count = sum(p.numel() for p in training.model.parameters())
-        held_out = len(parts.validation)
-        aside = f", and {held_out:,} held out to measure the error" if held_out else ", none held out"
-        say(format_count(len(parts.train), "training image") + aside)
-        shape = f"{height} x {width} pixels, {describe_pixels(images)}"
-        say(f"{shape}; {count:,} parameters; recipe {training.recipe.name}")
-        if not self.resumed:
-            for caution in list_cautions(images, len(parts.train)):
-                say(caution)
-        budget, minutes = training.plan.total or training.recipe.images, training.recipe.minutes
-        goal = f"{budget:,} images" if budget else f"{minutes:g} minute{'' if minutes == 1 else 's'}"
-        slow = "; the first steps are slow while it compiles" if runtime.compile else ""
-        say(f"{goal} on {runtime.describe()}{slow}")
-        say(f"run folder {self.folder}" + (f", continuing at step {training.step}" if training.step else ""))
+        super()._introduce(training)
         self.begin("training", training.plan.total)
 
     def _show(self, line: str, done: float, total: int | None) -> None:
-        if self.draws:
-            self.bar.update(self.bar.task_ids[0], completed=done, total=total, line=line)
+        # Before the bar of the training begins, there is none, or one of the preparations.
+        if self.draws and self.bar.tasks and self.bar.tasks[0].description == "training":
+            self.bar.update(self.bar.tasks[0].id, completed=done, total=total, line=line)
         else:
             say(line)
 
