@@ -14,7 +14,7 @@ from ddim.diffusion.loss import Consistency
 from ddim.errors import UserError
 from ddim.exchange.card import hide_folders
 from ddim.sampling.sampling_setup import Guidance, save_guidance
-from hub_server import TOKEN, hub_in_use
+from hub_server import TOKEN, hub_in_use, publish
 from untrained import recipe, run_of
 
 # huggingface_hub calls its own HTTP library in an older way.
@@ -139,3 +139,14 @@ def test_each_refusal_is_one_sentence_and_nothing_is_uploaded(hub, run, monkeypa
         ddim.push(run, to)
     assert "\n" not in str(error.value)
     assert not any("/commit/" in path or method == "PUT" for method, path in hub.requests)
+
+
+@pytest.mark.parametrize("use", [ddim.evaluate, ddim.distill, lambda name: ddim.train(source=name)])
+def test_no_images_are_opened_by_a_name_that_a_stranger_chose(hub, use, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fields = {"schedule": "cosine", "conditioning": "log_snr", "grid": "uniform", "data__size": "32"}
+    chosen = recipe(data__source="hub:mallory/pictures", optim__batch=4, **fields)
+    publish(hub, "ada/flowers", run_of(chosen, tmp_path / "flowers", images=9))
+    with pytest.raises(UserError, match="was published without its training images"):
+        use("hub:ada/flowers")
+    assert not [request for request in hub.requests if "mallory" in str(request)]

@@ -18,9 +18,7 @@ from ddim.errors import Interrupted, quote
 from ddim.files import read_sealed
 from ddim.metrics.catalogue import LEAST
 from ddim.plots.pictures import split_sheet
-from ddim.runs.checkpoint import find_newest, parse_step
-from ddim.runs.folder import CHECKPOINTS, RUN
-from ddim.runs.log import read_metrics
+from ddim.runs.folder import RUN
 from ddim.sampling.pipeline import read_run_recipe
 from ddim.training.progress import EVERY, Display, format_duration
 from ddim.training.trainer import Trainer
@@ -144,15 +142,10 @@ class Console(ProgressDisplay, Display):
             self.ended += f"\nsamples still noisy? train longer: `{longer}`"
 
     def done(self, folder: Path) -> None:
-        """Print the last lines about a run: images seen, advice, best checkpoint and next commands."""
+        """Print the last lines about a run: images seen, advice and next commands."""
         say(self.ended or f"run {folder} is finished: nothing to resume")
         recipe, run = read_run_recipe(folder), quote(folder)
         options = (" --label all" if recipe.data.labels is True else "") + self.own
-        best, lines = find_newest(folder / CHECKPOINTS, best=True), read_metrics(folder)
-        step = parse_step(best.name) if best else None
-        if step is not None and lines and step < lines[-1]["step"]:
-            command = f"ddim sample {quote(f'{folder}/best')}{options}"
-            say(f"the best checkpoint, after {step * recipe.optim.batch:,} images: `{command}` samples it")
         # The held-out images alone would be too few for an evaluation.
         part = " --part all" if read_sealed(folder / RUN)["data"]["valid"] < LEAST else ""
         say(f"next: ddim sample {run}{options}    generates new images")

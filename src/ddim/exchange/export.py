@@ -247,7 +247,6 @@ def write_onnx(model: Model, conditions: Sequence[float], path: Path) -> None:
             file gives other outputs.
     """
     runtime = import_extra("onnxruntime", "onnx")
-    import_extra("onnxscript", "onnx")  # torch.onnx uses it
     if model.vector:
         raise UserError("a run that is conditioned on vectors of numbers cannot be exported")
     inputs = _draw_inputs(model, 3, [0.5])
