@@ -66,7 +66,6 @@ def write_card(run: LoadedRun, folder: Path, use: Mapping[str, Any], earlier: st
         parameters=sum(parameter.numel() for parameter in run.model.parameters()),
         evaluations=evaluations,
         tests=[test["verdict"] for test in tests if _measures(test, at)],
-        tested=bool(tests),
         caption=sheet and sheets[sheet],
         recipe=flatten_as_text(dump(hide_folders(run.recipe))),
         versions=list_versions(),
