@@ -43,13 +43,13 @@ def test_several_values_give_a_table_and_two_evaluations_are_compared(run, tmp_p
     table = json.loads(
         command("evaluate", run, "-n", 40, "--steps", "1,2", *ways, "--out", tmp_path / "new", "--json").out
     )
-    assert list(dict.fromkeys(cell["row"] for cell in table["cells"])) == [
+    assert list(dict.fromkeys(cell["row"] for cell in table["rows"])) == [
         "ddim eta 0",
         "ddim eta 0.5",
         "ddpm",
     ]
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"table.csv", "table.png"}
-    one, other = (table["cells"][k]["evaluation"] for k in (1, 3))
+    one, other = (table["rows"][k]["folder"] for k in (1, 3))
     assert "told apart" in " ".join(command("compare", one, one).out.split())
     assert ", paired" in command("compare", one, other, "--details").out
 

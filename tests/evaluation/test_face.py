@@ -69,10 +69,10 @@ def test_arrays_are_measured_in_one_call_that_writes_nothing(tmp_path):
         extract_features(stub(), (x * 255).round().byte().permute(0, 2, 3, 1).numpy())
         for x in (images, other)
     )
-    assert found.kid == kid(of, near).value
-    assert found.fid == fid(of, near)
+    assert found.value("kid") == kid(of, near).value
+    assert found.value("fid") == fid(of, near)
     low, high = found.interval("kid")
-    assert low < found.kid < high
+    assert low < found.value("kid") < high
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="at least 20 images of each kind, got 40 and 5"):
         ddim.measure(images, other[:5])

@@ -36,13 +36,12 @@ from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError
 from ddim.evaluation import record as records
 from ddim.evaluation.choices import OWN, Choice, expand_choices
-from ddim.evaluation.compare import load_features
+from ddim.evaluation.compare import EvaluationTable, arrange_cells, load_features, plot_table
 from ddim.evaluation.measure import measure_metrics
 from ddim.evaluation.record import Evaluation, read_evaluation
 from ddim.evaluation.reference import Part, Reference, open_other_images, open_reference, share_range
 from ddim.evaluation.run_folder import find_home
 from ddim.evaluation.sample_features import ImageFeatures, SampledParts
-from ddim.evaluation.table import EvaluationTable, arrange_cells, plot_table
 from ddim.files import atomic_file, hash_file, read_sealed, temporary_folder, write_atomic, write_sealed
 from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.progress import Progress, continue_progress, open_progress, watch_reading

@@ -46,7 +46,7 @@ def measure(
 
     Example:
         >>> found = ddim.measure(samples, photos)
-        >>> found.kid, found.interval("kid"), found.fid
+        >>> found.value("kid"), found.interval("kid")
     """
     extractor = open_extractor(features)
     both = [extract_features(extractor, to_pixels(each)) for each in (images, reference)]
