@@ -211,7 +211,7 @@ def test_only_the_choices_that_differ_are_listed(make):
 def test_every_combination_is_an_evaluation_with_its_paired_difference_from_the_first_row(run):
     samplers = [ddim.DDIM(), ddim.DDIM(1.0), ddim.DDPM("large")]
     table = ddim.evaluate(run, n=40, steps=[1, 3], sampler=samplers, features=stub())
-    assert table.rows == ["ddim eta 0", "ddim eta 1", "ddpm variance large"]
+    assert table.rows == ["ddim eta 0", "ddim eta 1", "ddpm"]
     assert table.columns == ["1 steps", "3 steps"]
     cells = {(cell.row, cell.column): cell for cell in table.cells}
     base, cell = cells["ddim eta 0", "3 steps"], cells["ddim eta 1", "3 steps"]
@@ -242,7 +242,7 @@ def test_a_table_makes_only_evaluations_that_are_missing(run):
     assert sum(seen) == 40
     assert folders(more) == ["1", "2", "3"]
     assert [c.evaluation.record for c in more.cells[:2]] == [c.evaluation.record for c in first.cells]
-    assert said[-1] == ("network evaluations", 40 * 9, 40 * 9)
+    assert said[-1] == ("samples", 120, 120)
     assert (more.rows, more.columns) == (["2 steps", "3 steps", "4 steps"], ["KID"])
     # Features that do not belong to their record are not used.
     np.save(run / "evaluations" / "2" / "features.npy", np.zeros((40, 12), np.float32))
@@ -263,6 +263,6 @@ def test_a_table_says_how_samples_were_made_and_ranks_no_values_of_too_few_image
 
 def test_parts_of_the_users_own_can_be_choices(run):
     table = ddim.evaluate(run, n=40, sampler=[ddim.DDIM(), Euler()], steps=2, features=stub())
-    assert (table.rows, table.columns) == (["ddim eta 0", "Euler"], ["KID"])
+    assert (table.rows, table.columns) == (["ddim", "Euler"], ["KID"])
     ours, theirs = (cell.evaluation for cell in table.cells)
     assert theirs.value("kid") == pytest.approx(ours.value("kid"), abs=1e-6)

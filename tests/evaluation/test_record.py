@@ -60,7 +60,10 @@ def real(kid, precision=0.9, images=400):
         ({"yardstick": real(0.001, 0.6, 300)}, "close to real images: 50%"),
         ({"yardstick": real(0.001, 0.6)}, "still clearly different from real images: 50% of the real images"),
         ({"yardstick": real(0.015), "reference__images": 65}, "65 images are too few to say whether"),
-        ({}, "50% of these images look like one of the real images; how many other real images would is"),
+        (
+            {},
+            "different from real images: 50% of these images look like one of the real images; how many other",
+        ),
     ],
 )
 def test_the_verdict_compares_with_other_real_images(changes, verdict):

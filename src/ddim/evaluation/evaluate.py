@@ -372,6 +372,10 @@ def _open_samples(
         remarks.append(f"the reference is all images of the run, because only {count} are held out")
     if asked.data is None and reference.part != "valid":
         remarks.append("the run was trained on images of the reference, so copies of them look good here")
+    if isinstance(source, Model):
+        remarks.append(
+            "the model is sampled as one of images in [-1, 1]; what ddim.load returns knows its range"
+        )
     images = []
     for choice in choices:
         setup = _choose_setup(open_weights(choice.get("weights", "ema")), choice)

@@ -239,7 +239,8 @@ class Evaluation(Metrics):
         mine, real = self.metrics, self.yardstick
         share = f"{mine['precision'].value:.0%} of these images look like one of the real images"
         if real is None:
-            return f"{share}; how many other real images would is not known: none are left to compare"
+            judged = "different from real images: " if mine["kid"].low > 0 else ""
+            return f"{judged}{share}; how many other real images would is not known: none are left to compare"
         theirs = real.metrics
         halves = [each["kid"].value - each["kid"].low for each in (mine, theirs)]
         apart = mine["kid"].value - theirs["kid"].value > math.hypot(*halves)
@@ -285,6 +286,9 @@ class Evaluation(Metrics):
             if estimate.low is not None:
                 notes.append(f"{METRICS[name].title} {format_estimate(estimate)}{compared}")
         notes.append(f"reference: {self.reference.source}, features {self.features}")
+        runtime = self.sampling.get("runtime") if self.sampling else None
+        if runtime:
+            notes.append(f"sampled on {runtime['device']}, {runtime['precision']}")
         return notes
 
     def shortage(self, metric: str) -> str | None:
