@@ -62,7 +62,7 @@ def real(kid, precision=0.9, images=400):
         ({"yardstick": real(0.015), "reference__images": 65}, "65 images are too few to say whether"),
         (
             {},
-            "different from real images: 50% of these images look like one of the real images; how many other",
+            "different from real images: 50% of these images look like one of the real images; how many",
         ),
     ],
 )
