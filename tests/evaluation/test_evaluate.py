@@ -54,7 +54,7 @@ def test_samples_and_training_images_are_compared_with_the_held_out_images(run):
         for name, value in asdict(prdc(features, reference)).items():
             assert metrics.value(name) == value
         assert metrics.estimate("kid").low < metrics.value("kid") < metrics.estimate("kid").high
-    assert (found.yardstick.images, found.yardstick.part) == (30, "train")
+    assert (found.yardstick.images, found.record["yardstick"]["part"]) == (30, "train")
     assert ddim.evaluate(run, **FEW, part="all", features=stub()).yardstick is None
 
 
