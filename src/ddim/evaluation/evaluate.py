@@ -101,9 +101,9 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     The same command continues what was stopped.
 
     Args:
-        images: a run, a folder, an archive or an array of images, or a model in memory.
-        reference: the images to compare with: a folder, an archive, an array or the name of a data set
-            (default: the run's held-out images).
+        images: a run, a model, or a folder, an archive or an array of images.
+        reference: images to compare with, such as a folder or the name of a data set (default: the held-out
+            images of the run).
         n: number of samples (default: 1000), or of images (default: all).
         steps: sampling steps (default: the run's, 20 in most recipes).
         sampler: ddim, ddpm, edm, ... (default: the run's).
