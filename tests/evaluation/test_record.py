@@ -60,6 +60,10 @@ def real(kid, precision=0.9, images=400):
         ({"yardstick": real(0.001, 0.6, 300)}, "close to real images: 50%"),
         ({"yardstick": real(0.001, 0.6)}, "still clearly different from real images: 50% of the real images"),
         ({"yardstick": real(0.015), "reference__images": 65}, "65 images are too few to say whether"),
+        (
+            {"yardstick": real(0.001), "reference__images": 65},
+            "still clearly different from real images: KID",
+        ),
         ({}, "still different from real images: 50% of these images look real; how many other"),
     ],
 )

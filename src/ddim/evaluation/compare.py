@@ -377,17 +377,16 @@ def compare(*evaluations: Compared | Iterable[Compared], metric: str = "kid") ->
     if len(every) < 2:
         advice = f"evaluate another run, `ddim evaluate {quote(missing[0] if missing else 'runs/NAME')}`"
         raise UserError(f"a comparison needs at least two evaluations, got {len(every)}: {advice}")
-    title = METRICS[metric].title
     for first in every:
         reasons = [why_not_comparable(first, each, metric) for each in every]
         if reasons.count(None) > 1:
             break
     else:
-        raise UserError(f"nothing can be compared by {title}: {reasons[0]}")
+        raise UserError(f"nothing can be compared by {METRICS[metric].title}: {reasons[0]}")
     cells = []
     for name, each, why in zip(_name_evaluations(every), every, reasons, strict=True):
         difference = None if why or each is first else measure_difference(each, first, metric)
-        cells.append(Cell(name, title, each, difference, why))
+        cells.append(Cell(name, METRICS[metric].title, each, difference, why))
     cells = [*rank_cells(cells, metric), *(cell for cell in cells if cell.unranked)]
     choices = list_differing_choices([cell.evaluation for cell in cells])
     return EvaluationTable(metric, cells, None, choices, missing)

@@ -22,7 +22,7 @@ from ddim.errors import UserError, format_count, quote
 from ddim.files import read_sealed
 from ddim.metrics.catalogue import METRICS, metric_name
 from ddim.metrics.estimate import Estimate
-from ddim.plots.table import Tabular, format_interval
+from ddim.plots.table import Tabular, format_cell, format_interval
 from ddim.recipe.options import SAMPLING_FIELDS, flatten_as_text, labels_by_default
 from ddim.runs.folder import list_numbered_folders
 
@@ -231,10 +231,13 @@ class Evaluation(Metrics):
             judged = "still different from real images: " if mine["kid"].low > 0 else ""
             return f"{judged}{share}; how many other real images do is not known, as none are left to compare"
         theirs = real.metrics
-        halves = [each["kid"].value - each["kid"].low for each in (mine, theirs)]
-        apart = mine["kid"].value - theirs["kid"].value > math.hypot(*halves)
-        if not apart and (few := min(self.count, self.reference.images)) < FEW:
+        few, kids = min(self.count, self.reference.images), [mine["kid"], theirs["kid"]]
+        apart = kids[0].value - kids[1].value > math.hypot(*(each.value - each.low for each in kids))
+        if few < FEW and not apart:
             return f"{few} images are too few to say whether these images differ from real ones"
+        if few < FEW:
+            values = " against ".join(format_cell(each.value) for each in kids)
+            return f"still clearly different from real images: KID {values} of other real images"
         # Coverage grows with the number of images, and precision does not.
         names = ["precision", *["coverage"] * (real.images >= self.count)]
         lower = [name for name in names if mine[name].value < CLOSE * theirs[name].value]
