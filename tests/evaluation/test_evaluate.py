@@ -24,8 +24,8 @@ from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.reference import Reference, open_reference
 from ddim.files import read_sealed
 from ddim.metrics.features import Extractor, extract_features
-from ddim.metrics.value("fid") import fid
-from ddim.metrics.value("kid") import kid
+from ddim.metrics.fid import fid
+from ddim.metrics.kid import kid
 from ddim.metrics.prdc import prdc
 from ddim.runs import checkpoint
 from ddim.runs.state import TrainedOn
