@@ -78,8 +78,6 @@ def test_evaluations_that_cannot_be_ranked_come_last_with_the_reason(make):
 def test_an_error_gives_the_reason_if_nothing_can_be_compared(make):
     with pytest.raises(UserError, match="nothing can be compared by KID: different features"):
         compare(make("a"), make("b", features__extractor="other"))
-    with pytest.raises(UserError, match="at least two evaluations, got 1: evaluate another run"):
-        compare([make("c")])
 
 
 def test_runs_in_a_folder_are_compared_by_their_newest_evaluations(tmp_path, reference):
@@ -226,7 +224,6 @@ def test_every_combination_is_an_evaluation_with_its_paired_difference_from_the_
     rows = list(csv.DictReader((table.folder / "table.csv").read_text().splitlines()))
     assert [float(row["kid"]) for row in rows] == values
     assert float(rows[3]["difference_high"]) == cell.difference.high
-    assert (table.folder / "table.png").exists()
     (axes,) = plot_table(table).axes
     drawn = [y for line in axes.lines for y in line.get_ydata()]
     assert set(values) <= set(drawn)
