@@ -55,7 +55,8 @@ def test_samples_and_training_images_are_compared_with_the_held_out_images(run):
         assert metrics.value("fid") == pytest.approx(fid(features, reference), rel=1e-4)
         for name, value in asdict(prdc(features, reference)).items():
             assert metrics.value(name) == value
-        assert metrics.estimate("kid").low < metrics.value("kid") < metrics.estimate("kid").high
+        low, high = metrics.interval("kid")
+        assert low < metrics.value("kid") < high
     assert (found.yardstick.images, found.record["yardstick"]["part"]) == (30, "train")
     assert ddim.evaluate(run, **FEW, part="all", features=stub()).yardstick is None
 
