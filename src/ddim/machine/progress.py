@@ -80,13 +80,17 @@ def with_bar(function: Callable[P, R]) -> Callable[P, R]:
         function: a function with an argument `progress`, which is given by name only.
     """
     signature = inspect.signature(function)
-    *parameters, last = signature.parameters.values()
+    named = dict(signature.parameters)
+    named["progress"] = named["progress"].replace(default=True, annotation="bool | Progress")
+    *parameters, last = named.values()
     listed = get_args(last.annotation) if last.kind is last.VAR_KEYWORD else ()
     if listed:
         option = last.replace(kind=last.KEYWORD_ONLY, default=None)
         kinds = listed[0].__annotations__.items()
         parameters += [option.replace(name=name, annotation=kind) for name, kind in kinds]
-        signature = signature.replace(parameters=parameters)
+    else:
+        parameters.append(last)
+    signature = signature.replace(parameters=parameters)
 
     @wraps(function)
     def shown(*args: P.args, **options: P.kwargs) -> R:
