@@ -80,9 +80,7 @@ def with_bar(function: Callable[P, R]) -> Callable[P, R]:
         function: a function with an argument `progress`, which is given by name only.
     """
     signature = inspect.signature(function)
-    named = dict(signature.parameters)
-    named["progress"] = named["progress"].replace(default=True, annotation="bool | Progress")
-    *parameters, last = named.values()
+    *parameters, last = signature.parameters.values()
     listed = get_args(last.annotation) if last.kind is last.VAR_KEYWORD else ()
     if listed:
         option = last.replace(kind=last.KEYWORD_ONLY, default=None)
@@ -90,7 +88,9 @@ def with_bar(function: Callable[P, R]) -> Callable[P, R]:
         parameters += [option.replace(name=name, annotation=kind) for name, kind in kinds]
     else:
         parameters.append(last)
-    signature = signature.replace(parameters=parameters)
+    bar = {"default": True, "annotation": "bool | Progress"}
+    shown_parameters = [one.replace(**bar) if one.name == "progress" else one for one in parameters]
+    signature = signature.replace(parameters=shown_parameters)
 
     @wraps(function)
     def shown(*args: P.args, **options: P.kwargs) -> R:
