@@ -256,9 +256,10 @@ class Trials:
 
     def confirm(self, best: Trial, usual: Trial) -> bool:
         """Return whether the KID of the best candidate is distinguishably lower on new seeds."""
-        found = self.compare(*(self.measure(each.name, each.setup, new=True) for each in (best, usual)))
-        self._add_row("difference", True, found)
-        return found.high < 0
+        mine, theirs = (self.measure(each.name, each.setup, new=True) for each in (best, usual))
+        difference = self.compare(mine, theirs)
+        self._add_row("difference", True, difference)
+        return difference.high < 0
 
     def _add_row(self, name: str, new: bool, found: Estimate, **costs: int) -> None:
         row = {"candidate": name, "seeds": "new" if new else "search", **costs}
