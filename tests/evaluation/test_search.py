@@ -18,7 +18,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DPMSolver, last_state
 from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
-from ddim.evaluation.sample_features import FeatureBatch, SampledParts
+from ddim.evaluation.sample_features import ImageFeatures, SampledParts
 from ddim.evaluation.sampler_errors import TimeRange, sample_in_model_units, search_times
 from ddim.evaluation.search import FACTOR, SCALES, TRIED, list_guided_intervals
 from ddim.recipe.codec import override
@@ -110,12 +110,12 @@ def quality(monkeypatch):
     monkeypatch.setattr("ddim.evaluation.reference.compute_features", lambda *_: held_out)
 
     def give(distance):
-        def parts(self, extractor, shown):
+        def compute(self, _):
             draw = np.random.default_rng(self.seeds[0]).standard_normal((N, 12))
             offset = distance(self.setup, self.seeds[0])
-            yield FeatureBatch((held_out + offset + 0.1 * draw).astype(np.float32), None, 0)
+            return ImageFeatures((held_out + offset + 0.1 * draw).astype(np.float32), None, 0)
 
-        monkeypatch.setattr(SampledParts, "__call__", parts)
+        monkeypatch.setattr(SampledParts, "compute_features", compute)
 
     return give
 

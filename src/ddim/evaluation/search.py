@@ -22,7 +22,7 @@ import numpy as np
 from ddim.diffusion.grids import Karras
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError, check_count
-from ddim.evaluation.guidance_name import name_guidance
+from ddim.evaluation.record import name_guidance
 from ddim.evaluation.reference import compute_validation_features
 from ddim.evaluation.sample_features import SampledParts
 from ddim.evaluation.sampler_errors import count_levels, prepare_run, search_times
@@ -245,7 +245,7 @@ class Trials:
         first = FIRST_SEED + self.n if new else FIRST_SEED
         progress = continue_progress(self.progress, len(self.rows) * self.n, self.count * self.n)
         parts = SampledParts(setup, range(first, first + self.n), progress, cached=cached)
-        features = np.concatenate([part.features for part in parts(self.extractor, 0)])
+        features = parts.compute_features(self.extractor).features
         found = kid(features, self.reference, subsets=1)
         self._add_row(name, new, found, steps=setup.steps, nfe=setup.count_evaluations())
         return Trial(name, setup, features, found.value)
