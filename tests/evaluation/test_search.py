@@ -193,16 +193,6 @@ def test_a_level_that_is_lowest_by_chance_is_not_used(student, quality):
     assert found.options["grid"] == tuple(own.grid(2, own.schedule).tolist())
 
 
-def test_levels_lie_below_that_of_the_first_step_and_include_the_own_level(student, quality):
-    quality(lambda setup, seed: 0.0)
-    most = load(student).recipe.schedule(1.0).noise_to_signal.item()
-    for own in (30.0, 0.9 * most):
-        found = ddim.search(student, n=N, fields={"grid.sigma_min": own})
-        levels = [float(row["candidate"].split()[1]) for row in found.rows if row["seeds"] == "search"]
-        assert levels[-1] == pytest.approx(own, rel=1e-2)
-        assert all(each < most / FACTOR for each in levels[:-1])
-
-
 # Guidance
 
 
