@@ -15,6 +15,7 @@ from ddim.diffusion.oracles import Gaussian
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Linear, LinearBeta
 from ddim.diffusion.times import TableTimes, UniformTimes
+from ddim.errors import UserError
 from ddim.evaluation.likelihood import likelihood, measure_bits
 from ddim.files import read_sealed
 from ddim.machine.runtime import Runtime
