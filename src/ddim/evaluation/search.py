@@ -71,8 +71,8 @@ class Search(Tabular):
             with this average.
         rows: one row for each candidate, with its error or its KID.
         title: which later samples use the result, or how to use it.
-        value: the error or the KID of the result of a search, for the seeds of the search.
-        folder: the folder of the average that `ddim.ema` stored.
+        value: the error or the KID of the result, for the seeds of the search; None for an average.
+        facts: the facts about the average that `ddim.ema` stored, with its folder.
     """
 
     verdict: str = ""
@@ -80,7 +80,12 @@ class Search(Tabular):
     rows: Sequence[Mapping[str, Any]] = ()
     title: str = ""
     value: Any = None
-    folder: Path | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the average that `ddim.ema` stored, or None."""
+        return self.facts.get("folder")
 
     def to_records(self) -> Sequence[Mapping[str, Any]]:
         """Return one row for each candidate."""
@@ -88,7 +93,7 @@ class Search(Tabular):
 
     def to_json(self) -> dict[str, Any]:
         """Return the result, the arguments of `ddim.sample` that use it, and all candidates."""
-        return {**super().to_json(), "options": self.options, "value": self.value, "folder": self.folder}
+        return {**super().to_json(), "options": self.options, "value": self.value, **self.facts}
 
 
 @with_bar
