@@ -186,7 +186,8 @@ def ema(
     else:
         if width is None:
             tried = [average for average in tried if average.facts.error <= LARGEST_ERROR]
-        name, (verdict, chosen, rows) = "picked", _pick_average(averages, tried, pick, n, progress)
+        name = "picked"
+        verdict, chosen, rows = _pick_average(averages, tried, pick, n, progress)
     facts = replace(chosen.facts, choice=tuple(rows))
     stored = store_average(averages.folder, name, chosen.compute(), facts)
     model = f"{averages.loaded.checkpoint.run}@{name}"

@@ -276,10 +276,12 @@ def _search_levels(run: LoadedRun, steps: int | None, n: int | None, progress: P
 
     The noise level of its last step varies; the first step keeps its noise level.
     """
-    grid, steps = run.recipe.grid, run.recipe.choose_steps(steps)
+    grid = run.recipe.grid
+    steps = run.recipe.choose_steps(steps)
     if not isinstance(grid, Karras):
         raise UserError("the search for a student needs the grid karras")
-    label, first = choose_label(run.recipe), run.recipe.times(steps)[0].item()
+    label = choose_label(run.recipe)
+    first = run.recipe.times(steps)[0].item()
     most = run.recipe.sampling_schedule(first).noise_to_signal.item()
     grids = [replace(grid, sigma_min=grid.sigma_min * FACTOR**k) for k in TRIED]
     grids = [each for each in grids if each.sigma_min < most / FACTOR or each == grid]
@@ -288,7 +290,8 @@ def _search_levels(run: LoadedRun, steps: int | None, n: int | None, progress: P
         trials.measure(f"sigma_min {g.sigma_min:.3g}", SamplingSetup(run.with_recipe(grid=g), steps, label))
         for g in grids
     ]
-    best, usual = min(tried, key=attrgetter("kid")), tried[grids.index(grid)]
+    best = min(tried, key=attrgetter("kid"))
+    usual = tried[grids.index(grid)]
     verdict = f"{best.name} is better for the last step than {usual.name}"
     if best is usual or not trials.confirm(best, usual):
         verdict = f"no noise level of the last step is distinguishably better than {usual.name}"
