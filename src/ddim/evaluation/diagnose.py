@@ -10,7 +10,7 @@ on the absolute error may have another slope, if the distribution of the noise g
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +102,8 @@ class Diagnosis(Recorded):
             columns[name] = errors[name]["value"]
         if gap:
             columns["gap_to_training"] = gap["by_level"]["value"]
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        rows = zip(*columns.values(), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
 
     def _shown_rows(self) -> Sequence[Mapping[str, Any]]:
         return self.to_records()
@@ -188,14 +189,15 @@ def measure_errors(batches: Iterable[tuple[Denoiser, Tensor]], times: Tensor) ->
             conditioned on their labels.
         times: the times (L,).
     """
-    parts, levels, count = [], times, 0
+    parts, levels, count = defaultdict(list), times, 0
     for denoise, x0 in batches:
         levels = denoise.schedule(times).log_snr
         noise = Noise(range(count, count + len(x0)))
         count += len(x0)
         errors = [denoising_error(denoise, x0, t, noise.like(x0)) for t in times]
-        parts.append({name: torch.stack([error[name] for error in errors], 1) for name in errors[0]})
-    whole = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+        for name in errors[0]:
+            parts[name].append(torch.stack([error[name] for error in errors], 1))
+    whole = {name: torch.cat(tensors).numpy() for name, tensors in parts.items()}
     return {**whole, "log_snr": levels.numpy()}
 
 
@@ -207,6 +209,7 @@ def summarise_errors(errors: Errors) -> dict[str, Any]:
     noise MSE that vanishes if eps_hat is multiplied by the slope.
     """
     power, inner = errors["power"], errors["inner"]
+    scale = power.mean(0) * errors["noise_mse"].mean(0)
     means = ("noise_mse", "noise_mae", "image_mse", "image_mae")
     estimates = {
         **{name: estimate_mean(errors[name]) for name in means},
@@ -217,7 +220,7 @@ def summarise_errors(errors: Errors) -> dict[str, Any]:
         "images": len(power),
         "log_snr": errors["log_snr"].tolist(),
         **{name: estimate.to_json() for name, estimate in estimates.items()},
-        "miscalibrated": (inner.mean(0) ** 2 / (power.mean(0) * errors["noise_mse"].mean(0))).tolist(),
+        "miscalibrated": (inner.mean(0) ** 2 / scale).tolist(),
     }
 
 
@@ -346,7 +349,8 @@ def find_noise_range(images: Tensor, stds: Sequence[float], values: Values) -> d
     # Rounding to steps of size q adds noise with standard deviation q / sqrt(12). Model units divide this by
     # the standard deviation of the channel, so the channel with the largest one has the finest noise.
     step = 1 / (values.high - values.low)
-    cleanest = None if values.type == "float32" else -2 * math.log(step / math.sqrt(12) / max(stds))
+    rounding = step / math.sqrt(12) / max(stds)
+    cleanest = None if values.type == "float32" else -2 * math.log(rounding)
     noisiest = root_scalar(lambda log_snr: divergence(log_snr) - DISTINGUISHABLE, bracket=(-40, 40)).root
     distance = -2 * math.log(max(farthest, 1e-12))
     return {"noisiest": noisiest, "distance": distance, "cleanest": cleanest}
@@ -361,8 +365,9 @@ def divergence_from_noise(rows: Tensor) -> Callable[[float], float]:
     mean = rows.mean(0)
     away, square = rows - mean, mean.square().sum().item()
     # The N x N matrix of inner products has the same nonzero eigenvalues as the d x d covariance.
-    spectrum = torch.linalg.eigvalsh(away @ away.T / (len(rows) - 1)).clamp(min=0)[-rows.shape[1] :]
-    total = torch.cat([spectrum, spectrum.new_zeros(rows.shape[1] - len(spectrum))])
+    count, dimensions = rows.shape
+    spectrum = torch.linalg.eigvalsh(away @ away.T / (count - 1)).clamp(min=0)[-dimensions:]
+    total = torch.cat([spectrum, spectrum.new_zeros(dimensions - len(spectrum))])
 
     def divergence(log_snr: float) -> float:
         at = variance_preserving(torch.tensor(log_snr))

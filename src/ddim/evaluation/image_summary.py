@@ -121,7 +121,9 @@ def inspect_data(  # noqa: PLR0913 (the choices of a notebook)
         ddim data photos/ --clusters 16
     """
     source, reading = str(data), Reading(axis=axis or "auto", array=array)
-    shape = find_array_size(source, reading) or (64, 64) if size is None else parse_size(str(size))
+    shape = find_array_size(source, reading) or (64, 64)
+    if size is not None:
+        shape = parse_size(str(size))
     file = Path(out or find_unused_path("data-clusters.png" if clusters else "data-grid.png"))
     check_outside(file, source)
     check_picture_path(file)
@@ -155,8 +157,12 @@ def draw_images(images: Images) -> np.ndarray:
 
 def summarise_images(source: str, images: Images) -> dict[str, Any]:
     """Return the counts, sizes, classes, rejected files and duplicates of a source as plain values."""
-    headers, labels = read_headers(images), images.labels
-    classes = None if labels is None else Counter(images.classes[label] for label in labels.tolist())
+    headers, classes, split = read_headers(images), None, None
+    if images.labels is not None:
+        classes = Counter(images.classes[label] for label in images.labels.tolist())
+    if images.official is not None:
+        train, valid = images.official
+        split = {"train": len(train), "valid": len(valid)}
     return {
         "source": source,
         "images": len(images),
@@ -168,7 +174,7 @@ def summarise_images(source: str, images: Images) -> dict[str, Any]:
         "enlarged": len(find_enlarged(images)),
         "formats": Counter(header.format for header in headers),
         "modes": Counter(header.mode for header in headers),
-        "split": images.official and dict(zip(("train", "valid"), map(len, images.official), strict=True)),
+        "split": split,
         "classes": classes,
         "skipped": images.skipped,
         "rejected": [{"name": reject.name, "reason": reject.reason} for reject in images.rejects],

@@ -283,7 +283,8 @@ def _compute(extractor: Extractor, images: ImageSet | np.ndarray, progress: Prog
 def _count_copies(closeness: np.ndarray, threshold: float) -> dict[str, Any]:
     """Return the number of copies, and their share with its exact 95 % interval, as JSON."""
     count = int((closeness < threshold).sum())
-    return {"count": count, "of": len(closeness), **estimate_share(count, len(closeness)).to_json()}
+    share = estimate_share(count, len(closeness))
+    return {"count": count, "of": len(closeness), **share.to_json()}
 
 
 def _judge(copies: Mapping[str, Any], bound: float) -> str:
@@ -326,7 +327,8 @@ def find_duplicates(
     onward = partial(progress, "duplicates of held-out images")
     found = nearest_neighbours(images, views, 1, embed=standardise, progress=onward)
     # For rows of norm 1, half the squared distance is 1 minus the correlation.
-    for k in np.flatnonzero(found.distances[:, 0] ** 2 / 2 <= FARTHEST_DUPLICATE).tolist():
+    alike = found.distances[:, 0] ** 2 / 2 <= FARTHEST_DUPLICATE
+    for k in np.flatnonzero(alike).tolist():
         nearest = found.indices[k]
         equal = any(np.array_equal(view[nearest][0], images[k]) for view in views)
         pair = {"valid": valid.name(k), "train": views[0].name(nearest[0])}
