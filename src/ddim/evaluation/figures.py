@@ -244,15 +244,11 @@ def plot_forward(
     times = torch.linspace(0, 1, 9, dtype=torch.float64)
     rows, notes = {}, {}
     for name, schedule in name_schedules(schedules).items():
-        rows[name] = [_draw(PHOTOGRAPH.leave(schedule(t).noisy(x0, eps))) for t in times]
-        notes[name] = [f"alpha {alpha:.2f}" for alpha in schedule(times).alpha.tolist()]
+        level = schedule(times)
+        rows[name] = list(to_uint8(PHOTOGRAPH.leave(level.noisy(x0, eps))))
+        notes[name] = [f"alpha {alpha:.2f}" for alpha in level.alpha.tolist()]
     heads = [f"t = {t:g}" for t in times.tolist()]
     return charts.plot_strip(rows, heads, notes, "Forward diffusion of the same image and noise")
-
-
-def _draw(image: Tensor) -> np.ndarray:
-    """Return an image (1, C, H, W) in [0, 1] as a picture (H, W, C) uint8."""
-    return to_uint8(image)[0]
 
 
 def plot_reverse(model: str | Path | Pipeline | Model, steps: int | None = None, seed: int = 0) -> Figure:
@@ -278,15 +274,16 @@ def plot_reverse(model: str | Path | Pipeline | Model, steps: int | None = None,
     kept = [states[k] for k in which]
     sample = states[-1].x0.float().cpu()
     # The sample depends on the noise from which sampling started, so independent noise is added to it.
-    fresh, schedule = Noise([2**32 - 1 - seed]).like(sample), pipeline.recipe.sampling_schedule
+    fresh = Noise([2**32 - 1 - seed]).like(sample)
     times = torch.tensor([state.t for state in kept], dtype=torch.float64)
-    # A schedule may have noise at t = 0, so the last image is the sample itself, without added noise.
-    noised = [*(schedule(t).noisy(sample, fresh) for t in times[:-1]), sample]
-    rows = {
-        "reverse:\nstate x_t": [_draw(pipeline.to_images(state.x)) for state in kept],
-        "reverse:\npredicted x0": [_draw(pipeline.to_images(state.x0)) for state in kept],
-        "forward:\nthe sample,\nnoise added": [_draw(pipeline.to_images(image)) for image in noised],
+    levels = pipeline.recipe.sampling_schedule(times[:-1])
+    images = {
+        "reverse:\nstate x_t": torch.cat([state.x for state in kept]),
+        "reverse:\npredicted x0": torch.cat([state.x0 for state in kept]),
+        # A schedule may have noise at t = 0, so the last image is the sample itself, without added noise.
+        "forward:\nthe sample,\nnoise added": torch.cat([levels.noisy(sample, fresh), sample]),
     }
+    rows = {name: list(to_uint8(pipeline.to_images(batch))) for name, batch in images.items()}
     heads = [f"t = {t:.2g}" for t in times.tolist()]
     return charts.plot_strip(rows, heads, title=f"Reverse diffusion: seed {seed} in {steps} steps")
 
