@@ -29,7 +29,7 @@ import torch
 from ddim.diffusion.guidance import Interval
 from ddim.errors import UserError, check_count, format_count
 from ddim.evaluation.diagnose import describe_gap, draw_subset, measure_parts
-from ddim.evaluation.guidance_name import name_recorded_guidance
+from ddim.evaluation.record import name_recorded_guidance
 from ddim.evaluation.run_folder import Recorded, open_run_folder, write_result
 from ddim.evaluation.sample_features import SampledParts
 from ddim.machine.progress import Progress, ignore_progress, with_bar
@@ -170,7 +170,7 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
     if extractor is not None:
         extractor.to(run.runtime.exact_device)
     split = open_run_images(run, progress)
-    sampled = SampledParts(setup, range(n), progress, keep=True)
+    sampled = SampledParts(setup, range(n), progress)
     samples = torch.cat([*sampled.samples()]).permute(0, 2, 3, 1).numpy()
     train = ImageSet(split.images, split.train, "", "training")
     valid = ImageSet(split.images, draw_subset(split.validation, QUERIES), "", "held-out")
