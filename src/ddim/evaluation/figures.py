@@ -139,9 +139,12 @@ def name_schedules(shown: Shown, fields: Mapping[str, Any] | None = None) -> Map
 def plot_schedules(schedules: Shown = DEFAULT, fields: Mapping[str, Any] | None = None) -> Figure:
     """Return a figure of alpha, sigma and log-SNR of schedules against t.
 
-    Schedules can be names and objects: `plot_schedules(["cosine", ddim.Linear(clip="powers")])`; see
-    `name_schedules`. Notes state the share of times on each plateau, because training spends this share on a
-    single noise level.
+    Schedules can be names and objects: `plot_schedules(["cosine", ddim.Linear(clip="powers")])`. Notes state
+    the share of times on each plateau, because training spends this share on a single noise level.
+
+    Args:
+        schedules: a list of schedules and names, or {name to show: schedule}.
+        fields: fields of the schedules that are given by name, such as {"schedule.clip": "powers"}.
     """
     shown = name_schedules(schedules, fields)
     t = torch.linspace(0, 1, 1001, dtype=torch.float64)
