@@ -79,14 +79,15 @@ class Diagnosis(Recorded):
     @property
     def notes(self) -> list[str]:
         """The findings that the table does not show, one sentence each."""
-        gap, schedule, useful = (self.record[name] for name in ("gap", "schedule", "noise_range"))
-        notes = [describe_gap(gap["overall"])] if gap else []
-        clean = "any log-SNR" if useful["cleanest"] is None else f"log-SNR {useful['cleanest']:.1f}"
-        notes.append(
-            f"The schedule goes from log-SNR {schedule['cleanest']:.1f} to {schedule['noisiest']:.1f}. "
-            f"The images need {clean} to {useful['noisiest']:.1f}: beyond, the noise is finer than the "
-            "rounding of pixel values, or images cannot be distinguished from noise."
-        )
+        schedule, useful = self.record["schedule"], self.record["noise_range"]
+        cleanest = useful["cleanest"] or math.inf
+        notes = [
+            f"The schedule goes from log-SNR {schedule['cleanest']:.1f} to {schedule['noisiest']:.1f}.",
+            f"The images need {cleanest:.1f} to {useful['noisiest']:.1f}: beyond, the noise is finer than "
+            "the rounding of pixel values, or images cannot be distinguished from noise.",
+        ]
+        if self.record["gap"]:
+            notes.append(describe_gap(self.record["gap"]["overall"]))
         return notes
 
     def to_records(self) -> list[dict[str, Any]]:
@@ -155,13 +156,14 @@ def diagnose(
         memory.restore(checkpoint.read_tensors(run.checkpoint.path, "times"))
     with run.runtime:
         times = {"uniform": even, "training": draw_times(run.recipe, even, memory)[0]}
-        some = [x0 for _, x0 in to_model_batches(run, split.images, draw_subset(split.train, SPECTRUM))]
+        batches = to_model_batches(run, split.images, draw_subset(split.train, SPECTRUM))
+        some = torch.cat([x0 for _, x0 in batches]).float().cpu()
         content = {
             **measure_parts(run, split, n, levels, progress),
             "times": {name: log_snr_shares(schedule, drawn) for name, drawn in times.items()},
             "plateaus": [{"log_snr": level, "share": share} for level, share in plateaus(schedule).items()],
             "schedule": dict(zip(("cleanest", "noisiest"), log_snr_range(schedule), strict=True)),
-            "noise_range": find_noise_range(torch.cat(some).float().cpu(), run.pixels.std, run.values),
+            "noise_range": find_noise_range(some, run.pixels.std, run.values),
         }
     record = make_record("diagnosis", content, run)
     pictures = {"figure.png": charts.rasterise(draw_diagnosis(record))}

@@ -177,7 +177,8 @@ def plot_embedding() -> Figure:
     oscillate several times within a pixel. These channels are blurred, because aliasing would show patterns
     that do not exist.
     """
-    net, middles = Sinusoidal(32), (torch.arange(720, dtype=torch.float64) + 0.5) / 720
+    net = Sinusoidal(32)
+    middles = (torch.arange(720, dtype=torch.float64) + 0.5) / 720
     figure = charts.new_figure(12.0, 4.8)
     titles = {
         1.0: "All noise variances; white: average over a pixel of the figure",
@@ -273,8 +274,8 @@ def plot_reverse(model: str | Path | Pipeline | Model, steps: int | None = None,
     steps = pipeline.recipe.choose_steps(steps)
     setup = SamplingSetup(pipeline, steps, choose_label(pipeline.recipe))
     generate(setup, [seed], watch=lambda _, state: states.append(state))
-    which = np.linspace(0, len(states) - 1, min(10, len(states))).round().astype(int)
-    kept = [states[k] for k in which]
+    places = np.linspace(0, len(states) - 1, min(10, len(states)))
+    kept = [states[k] for k in places.round().astype(int)]
     sample = states[-1].x0.float().cpu()
     # The sample depends on the noise from which sampling started, so independent noise is added to it.
     fresh = Noise([2**32 - 1 - seed]).like(sample)
@@ -332,7 +333,8 @@ def plot_sampler_errors(table: Mapping[str, Mapping[str, Sequence[tuple[int, flo
         title: the name of the model.
     """
     figure = charts.new_figure(14.0, 8.0)
-    for axes, (grid, lines) in zip(figure.subplots(2, 2, sharey=True).flat, table.items(), strict=True):
+    panels = figure.subplots(2, 2, sharey=True).flat
+    for axes, (grid, lines) in zip(panels, table.items(), strict=True):
         axes.loglog()
         curves = {}
         for name, points in lines.items():
@@ -361,8 +363,8 @@ Log = Sequence[Mapping[str, Any]]
 
 def _curve(log: Log, field: str) -> charts.Curve:
     """Return the numbers of images at which a log has a field, and the values of the field."""
-    points = [(line["images"], line[field]) for line in log if line.get(field) is not None]
-    return [images for images, _ in points], [value for _, value in points]
+    logged = [line for line in log if line.get(field) is not None]
+    return [line["images"] for line in logged], [line[field] for line in logged]
 
 
 def plot_losses(runs: str | Path | Sequence[str | Path]) -> Figure:

@@ -227,7 +227,8 @@ def find_copies(
     # The images are drawn at random, because files may be sorted by class.
     draw, train = np.random.default_rng(0), views[0]
     some = draw.permutation(len(train))[:QUERIES]
-    learn, rest = np.split(draw.permutation(len(valid)), [len(valid) // 2])
+    order, half = draw.permutation(len(valid)), len(valid) // 2
+    learn, rest = order[:half], order[half:]
     rows: list[References] = [samples, valid, *views]
     embed = standardise
     if extractor is not None:
