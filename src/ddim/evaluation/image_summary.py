@@ -79,7 +79,7 @@ class DataSummary:
             elif counts:
                 yield name, f"{counts:,}"
         if self.facts["classes"] is None:
-            yield "classes", "none; put all images into folders of their classes, or try --clusters 16"
+            yield "classes", "none; give each image a folder of its class, or try --clusters 16"
         for reject in self.facts["rejected"]:
             yield "rejected", f"{reject['name']}: {reject['reason']}"
         for group in self.facts["duplicates"]:

@@ -70,7 +70,7 @@ FARTHEST_DUPLICATE = 1 - 0.95
 
 
 class Memorisation(Recorded):
-    """The record of a memorisation test; its rows are the samples, with the nearest image of each."""
+    """The record of a memorisation test; its rows are the samples, of which the text shows the closest."""
 
     @property
     def verdict(self) -> str:
@@ -111,6 +111,10 @@ class Memorisation(Recorded):
         """
         return self.record["samples"]
 
+    def _shown_rows(self) -> Sequence[Mapping[str, Any]]:
+        """Return the rows of the pairs in the picture, in its order."""
+        return _sort_closest(self.record)
+
 
 @with_bar
 def memorisation(  # noqa: PLR0913 (the options of a command)
@@ -133,7 +137,7 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
     contrast, and with mirrored training images too if the run trained on them.
 
     The test also measures how much worse held-out images are denoised than training images: this gap grows
-    before copies appear. It lists held-out images that are training images too.
+    before copies appear. The record lists held-out images that are training images too.
 
     The samples are those of `ddim sample`, of all classes in turn; clusters are as frequent as in training.
 
@@ -248,11 +252,8 @@ def find_copies(
     unseen = keep_single(find("held-out images", held_out[learn]), valid[learn])
     fresh = keep_single(find("held-out images", held_out[rest]), valid[rest])
     null = np.concatenate([seen, unseen])
-    total = len(some) + len(valid)
-    left_out = total - len(null) - len(fresh)
     if len(null) < FEWEST:
-        advice = f"but {left_out} of {total} have near-duplicates: give each image once"
-        raise UserError(f"memorisation needs {FEWEST} real images without near-duplicates, {advice}")
+        raise UserError(f"memorisation needs at least {FEWEST} different real images, got {len(null)}")
     threshold, bound = false_alarm_threshold(null, confidence=CONFIDENCE)
     found = find("samples", drawn)
     copies = _count_copies(found.closeness, threshold)
@@ -262,7 +263,7 @@ def find_copies(
         "threshold": threshold,
         "bound": bound,
         "learned_from": len(null),
-        "left_out": left_out,
+        "left_out": len(some) + len(valid) - len(null) - len(fresh),
         "memorised": copies["low"] > bound,
         "verdict": _judge(copies, bound),
         "copies": copies,
@@ -343,12 +344,16 @@ def _describe_share(share: Mapping[str, Any]) -> str:
     return f"{value:.1f} % [{low:.1f}, {high:.1f}] of {share['of']:,}"
 
 
+def _sort_closest(copies: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return sorted(copies["samples"], key=lambda row: row["closeness"])[:PAIRS]
+
+
 def draw_pairs(copies: Mapping[str, Any], samples: np.ndarray, train: ImageSet) -> Figure:
     """Return a figure of the samples closest to training images, each above its nearest training image.
 
     The samples are (N, H, W, C) uint8, and `copies` is what `find_copies` returned.
     """
-    closest = sorted(copies["samples"], key=lambda row: row["closeness"])[:PAIRS]
+    closest = _sort_closest(copies)
     nearest, below = np.array([row["nearest"] for row in closest]), "nearest in\ntraining"
     rows = {"sample": [samples[row["seed"]] for row in closest], below: list(train[nearest])}
     notes = {
