@@ -183,13 +183,12 @@ def summarise_images(source: str, images: Images) -> dict[str, Any]:
 
 
 def describe_pixels(images: Images) -> str:
-    """Return channels and values in words: "RGB", "8 channels of floats from 0 to 1"."""
+    """Return channels and values in words: "RGB", "8 channels of float32 from 0 to 1"."""
     channels, values = images.pixels.shape[3], images.values
     colours = {1: "gray", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels} channels")
     if values.eight_bits:
         return colours
-    bits = "16 bits" if values.type == "uint16" else "floats"
-    return f"{colours} of {bits} from {values.low:g} to {values.high:g}"
+    return f"{colours} of {values.type} from {values.low:g} to {values.high:g}"
 
 
 def find_enlarged(images: Images) -> list[Header]:

@@ -166,13 +166,12 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
         ddim memorisation runs/photos-fast-1 -n 1000 --features efficientnet-lite0
     """
     check_count("n", n)
-    extractor = None if features == PIXELS else open_extractor(features)
     run = open_run_folder(run, out)
+    device = run.runtime.exact_device
+    extractor = None if features == PIXELS else open_extractor(features).to(device)
     asked = collect_guidance(guidance, guidance_interval, guide_with)
     setup = choose_sampling(run, steps, choose_label(run.recipe), fields or {}, guidance=asked)
     run = setup.pipeline
-    if extractor is not None:
-        extractor.to(run.runtime.exact_device)
     split = open_run_images(run, progress)
     sampled = SampledParts(setup, range(n), progress)
     samples = torch.cat([*sampled.samples()]).permute(0, 2, 3, 1).numpy()
