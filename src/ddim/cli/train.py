@@ -103,9 +103,11 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
             # Minutes that were added before torchrun restarted the command are not added again.
             more = None if restarted else more
             return training.resume(folder, more=more, images=images, data=data, **options)
-        if more is not None:
-            raise UserError("no run fits this command, so --more has nothing to extend: name one with --out")
+        if more is not None or (data is None and recipe is None and not restarted):
+            raise UserError("no run fits this command: name one with --out, or give DATA to start a new one")
         say("no run fits this command: starting a new one")
+    if "steps" in fields:
+        say("--steps sets the sampling steps; --minutes or --images set the length of the training")
     if find_lr:
         curve = find_learning_rate(chosen, machine, None if source is None else Path(source), progress)
         say(f"learning rate {curve.suggested:.2g}; lr-finder.png in the run folder shows the range test")
