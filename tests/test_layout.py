@@ -107,7 +107,6 @@ def test_the_check_above_can_fail(line):
         ("ddim.runs.checkpoint", ["numpy", "safetensors"]),
         ("ddim.evaluation.record", []),
         ("ddim.experiments.index", ["yaml", "rich", "optuna"]),
-        ("ddim.experiments.trials", ["yaml", "rich", "optuna"]),
     ],
 )
 def test_importing_it_imports_nothing_heavy(module, more):

@@ -12,8 +12,7 @@ import yaml
 
 from ddim.data.open import NAMES
 from ddim.diffusion.loss import Consistency
-from ddim.evaluation.guidance_name import name_guide
-from ddim.evaluation.record import GRID, list_evaluations, read_evaluation
+from ddim.evaluation.record import GRID, list_evaluations, name_guide, read_evaluation
 from ddim.files import read_sealed, write_atomic
 from ddim.plots.table import format_cell
 from ddim.recipe.codec import dump

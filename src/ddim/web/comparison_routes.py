@@ -62,7 +62,6 @@ class Ranking:
     rows: list[RankedRun]
     differs: dict[str, list[Any]]
     excluded: list[ExcludedRun]
-    remark: str | None
 
 
 def add_comparison_routes(router: APIRouter, services: Services) -> None:
@@ -88,7 +87,7 @@ def add_comparison_routes(router: APIRouter, services: Services) -> None:
             else:
                 places[str(record)] = own, known
         if len(places) < 2:
-            return reply(Ranking(metric, METRICS[metric].lower_is_better, [], {}, missing, None))
+            return reply(Ranking(metric, METRICS[metric].lower_is_better, [], {}, missing))
         found = await do_task(services, request, CompareTask(list(places), metric))
         return reply(_rank(metric, found, places, missing))
 
@@ -110,9 +109,9 @@ def add_comparison_routes(router: APIRouter, services: Services) -> None:
 
 def _newest_record(known: ListedRun) -> Path | None:
     """Return the folder of the newest evaluation of a run, or None if it has no evaluation."""
-    if known.row.state == "damaged" or not (known.place.path / FOLDER).is_dir():
+    if known.row.state == "damaged" or not (known.run.path / FOLDER).is_dir():
         return None
-    folders = list_evaluations(known.place.path)
+    folders = list_evaluations(known.run.path)
     return folders[-1] if folders else None
 
 
@@ -133,4 +132,4 @@ def _rank(
         interval = (each["value"], each["low"], each["high"])
         rows.append(RankedRun(own, name, *interval, each["distinguishable"]))
     differs = {name: [values[k] for k in kept] for name, values in found["differs"].items()}
-    return Ranking(metric, METRICS[metric].lower_is_better, rows, differs, excluded, found["remark"])
+    return Ranking(metric, METRICS[metric].lower_is_better, rows, differs, excluded)

@@ -60,7 +60,7 @@ def find_guide(given: str, own: str, known: Mapping[str, ListedRun]) -> str:
             "guide_with must be @guide, or the id of a run with the same images, split, size, pixels and "
             f"labels and with a checkpoint, and no student, got {given!r}",
         )
-    return given if given == OWN else str(known[given].place.path)
+    return given if given == OWN else str(known[given].run.path)
 
 
 def fits(run: Run, other: Run) -> bool:

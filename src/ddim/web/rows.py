@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from ddim.data.clusters import Clusters
 from ddim.evaluation.record import Evaluation
-from ddim.experiments.index import Place, Run
+from ddim.experiments.index import Run
 from ddim.files import shorten_paths
 from ddim.runs.folder import list_sheets
 
@@ -86,7 +86,7 @@ def name_id(path: Path, folder: Path) -> str:
 
     A path with unusual characters gets a hash as its id, so that every id can stand in an address.
     """
-    parts = path.relative_to(folder).parts or (folder.resolve().name or "runs",)
+    parts = Path(os.path.relpath(path, folder)).parts or (folder.resolve().name or "runs",)
     if all(re.fullmatch(r"[\w.,=+@ -]+", part) and part.isprintable() and part.isascii() for part in parts):
         return "~".join(parts)
     return f"run-{hashlib.sha256(os.fsencode(os.sep.join(parts))).hexdigest()[:16]}"
@@ -102,14 +102,14 @@ def api_address(*parts: str | int) -> str:
     return "/api/" + "/".join(quote(str(part), safe="") for part in parts)
 
 
-def make_row(place: Place, run: Run, folder: Path) -> Row:
+def make_row(run: Run, folder: Path) -> Row:
     """Return the row of a run. If its files contain unexpected values, the row says that the run
     is damaged.
     """
-    own = name_id(place.path, folder)
-    path = place.path.relative_to(folder)
+    own = name_id(run.path, folder)
+    path = run.path.relative_to(folder)
     name = show_text(str(path) if path.parts else folder.resolve().name)
-    sweep = None if place.sweep is None else name_id(place.sweep, folder)
+    sweep = None if run.sweep is None else name_id(run.sweep, folder)
     try:
         return _describe_run(Row(own, name, run.state, sweep), run)
     except (TypeError, ValueError, KeyError, AttributeError, LookupError, OverflowError) as error:

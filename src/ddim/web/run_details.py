@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
-from ddim.evaluation.record import describe_verdict
-from ddim.experiments.index import Run, find_newest_folder
+from ddim.evaluation.record import name_recorded_guidance
+from ddim.experiments.index import Run
 from ddim.files import SEAL, read_sealed
 from ddim.recipe.options import ERRORS
-from ddim.runs.folder import REAL_IMAGES, list_checkpoints, list_sheets
+from ddim.runs.folder import REAL_IMAGES, list_checkpoints, list_numbered_folders, list_sheets
 from ddim.runs.log import METRICS, read_metrics
 from ddim.web.answers import Refused
 from ddim.web.rows import Interval, api_address, list_intervals, show_text
@@ -168,9 +168,9 @@ def describe_evaluations(run: Run, common: Run | None) -> list[Evaluated]:
     return [
         Evaluated(
             show_text(each.name),
-            each.time,
+            each.record["time"],
             show_text(each.conditions),
-            each.sampling.nfe if each.sampling else None,
+            each.nfe,
             list_intervals(each),
             each is chosen,
         )
@@ -191,12 +191,15 @@ def describe_memorisation(own: str, run: Path) -> Memorised | None:
 
     If the record of the test is damaged, the returned sentence says so.
     """
-    newest = find_newest_folder(run / "memorisation")
-    if newest is None:
+    tests = list_numbered_folders(run / "memorisation")
+    if not tests:
         return None
+    newest = tests[-1]
     try:
         record = read_sealed(newest / "record.json")
-        verdict, copies = describe_verdict(record), record["copies"]
+        verdict, copies = str(record["verdict"]), record["copies"]
+        if guidance := name_recorded_guidance(record["sampling"]):
+            verdict += f" Samples: {guidance}."
         count, of = int(copies["count"]), int(copies["of"])
         if record.get("checkpoint"):
             verdict += f" Tested: the {record['weights']} weights at step {int(record['step']):,}."
@@ -285,8 +288,8 @@ def find_picture(run: Path, kind: str, name: str) -> Path:
     elif kind == "real":
         found = run / REAL_IMAGES
     elif kind == "pairs":
-        newest = find_newest_folder(run / "memorisation")
-        found = newest and newest / PAIRS
+        tests = list_numbered_folders(run / "memorisation")
+        found = tests[-1] / PAIRS if tests else None
     if found is None or not found.is_file():
         raise Refused(404, "there is no such picture")
     return found

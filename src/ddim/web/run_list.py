@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ddim.errors import UserError
-from ddim.experiments.index import Place, Run, list_places, mark_comparable, outcome_file, read_place
+from ddim.experiments.index import OUTCOME, Run, beside, list_run_folders, mark_comparable, read_run
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.log import METRICS
 from ddim.web.rows import Row, Sweep, make_row, name_id
@@ -31,14 +31,12 @@ class ListedRun:
     """A run in the list of the page.
 
     Attributes:
-        place: the run folder.
         run: the run, with all its evaluations.
         row: the row of the run.
         stamp: the stamp of its files when they were read.
         marked: the run with one evaluation, as `mark_comparable` returns it; None if it has no evaluations.
     """
 
-    place: Place
     run: Run
     row: Row
     stamp: Stamp
@@ -128,47 +126,38 @@ class RunList:
         """All sweeps."""
         found: dict[Path, list[str]] = {}
         for own, known in sorted(self.known.items()):
-            if known.place.sweep is not None:
-                found.setdefault(known.place.sweep, []).append(own)
+            if known.run.sweep is not None:
+                found.setdefault(known.run.sweep, []).append(own)
         return [Sweep(name_id(path, self.folder), path.name, runs) for path, runs in found.items()]
 
     def find_sweep(self, own: str) -> Path | None:
         """Return the folder of the sweep with the id `own`, None if there is none."""
-        paths = {known.place.sweep for known in self.known.values() if known.place.sweep is not None}
+        paths = {known.run.sweep for known in self.known.values() if known.run.sweep is not None}
         return next((path for path in paths if name_id(path, self.folder) == own), None)
 
     def _find(self) -> None:
-        places = {name_id(place.path, self.folder): place for place in self._places()}
-        self.known = {own: known for own, known in self.known.items() if own in places}
-        for own, place in places.items():
-            known = self.known.get(own)
-            if known is None or known.place != place:
-                self.known[own] = self._open(place)
+        paths = list_run_folders(self.folder) if self.folder.is_dir() else []
+        folders = {name_id(path, self.folder): path for path in paths}
+        self.known = {own: known for own, known in self.known.items() if own in folders}
+        for own, path in folders.items():
+            if own not in self.known:
+                self.known[own] = self._open(path)
         self._unmarked = True
         self._reread(running=False)
 
-    def _places(self) -> Iterator[Place]:
-        if not self.folder.is_dir():
-            return
-        inside = self.folder.resolve()
-        for place in list_places(self.folder):
-            # A sweep.json from somebody else can name a trial outside the folder.
-            if place.path.resolve().is_relative_to(inside):
-                yield place
-
-    def _open(self, place: Place) -> ListedRun:
+    def _open(self, path: Path) -> ListedRun:
         self._unmarked = True
-        stamp = stamp_place(place)
-        run = read_bounded(place)
-        return ListedRun(place, run, make_row(place, run, self.folder), stamp)
+        stamp = stamp_run(path)
+        run = read_bounded(path)
+        return ListedRun(run, make_row(run, self.folder), stamp)
 
     def _reread(self, *, running: bool) -> None:
         for own, known in list(self.known.items()):
             if (known.run.state == "running") != running:
                 continue
             # If a process is killed, its lock ends but no file changes, so running runs are always read.
-            if running or stamp_place(known.place) != known.stamp:
-                self.known[own] = self._open(known.place)
+            if running or stamp_run(known.run.path) != known.stamp:
+                self.known[own] = self._open(known.run.path)
 
     def _mark(self) -> None:
         """Update whether each evaluated run is comparable, which depends on the evaluations of all runs."""
@@ -179,16 +168,14 @@ class RunList:
         except (TypeError, ValueError, KeyError, AttributeError):
             return  # a record has unexpected values; its row is shown without the mark "comparable"
         for known, run in zip(judged, marked, strict=True):
-            known.row, known.marked = make_row(known.place, run, self.folder), run
+            known.row, known.marked = make_row(run, self.folder), run
 
 
-def stamp_place(place: Place) -> Stamp:
+def stamp_run(path: Path) -> Stamp:
     """Return numbers that change if the files of a run change."""
-    path = place.path
-    files = [path / name for name in (RUN, METRICS, CHECKPOINTS, "evaluations", "samples")]
-    outcome = outcome_file(place)
     stamps: list[int] = []
-    for file in [*files, *([outcome] if outcome else [])]:
+    files = [path / name for name in (RUN, METRICS, CHECKPOINTS, "evaluations", "samples")]
+    for file in [*files, beside(path, OUTCOME)]:
         try:
             found = os.stat(file)
             stamps += [found.st_mtime_ns, found.st_size]
@@ -197,10 +184,10 @@ def stamp_place(place: Place) -> Stamp:
     return tuple(stamps)
 
 
-def read_bounded(place: Place) -> Run:
-    """Return the run at a place. If its files cannot be read, the run has the state "damaged"."""
+def read_bounded(path: Path) -> Run:
+    """Return the run in a folder. If its files cannot be read, the run has the state "damaged"."""
     try:
-        return read_place(place)
+        return read_run(path)
     # A file from somebody else can contain any JSON, so any error here means a damaged run.
     except (UserError, ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError) as error:
-        return Run(place.path, "damaged", why=f"it cannot be read: {type(error).__name__}")
+        return Run(path, "damaged", why=f"it cannot be read: {type(error).__name__}")

@@ -92,7 +92,7 @@ def add_run_routes(router: APIRouter, feed: RunFeed, explain: Explainer, trainin
     @router.get("/runs/{run}", response_model=Details)
     async def show_run(run: str) -> Response:
         known, others = await feed.find_run(run), await feed.all_runs()
-        details = await _read(known.place.path, lambda: _describe(run, known, {**others, run: known}))
+        details = await _read(known.run.path, lambda: _describe(run, known, {**others, run: known}))
         can_stop, can_resume = trainings.can_stop(known), trainings.can_resume(known)
         details = replace(details, can_stop=can_stop, can_resume=can_resume)
         if not details.can_sample:
@@ -106,12 +106,12 @@ def add_run_routes(router: APIRouter, feed: RunFeed, explain: Explainer, trainin
 
     @router.get("/runs/{run}/curves", response_model=Curves)
     async def show_curves(run: str) -> Response:
-        path = (await feed.find_run(run)).place.path
+        path = (await feed.find_run(run)).run.path
         return reply(await _read(path, lambda: read_curves(path)))
 
     @router.get("/runs/{run}/log", response_model=Log)
     async def show_log(run: str) -> Response:
-        path = (await feed.find_run(run)).place.path
+        path = (await feed.find_run(run)).run.path
         return reply(await _read(path, lambda: read_log(path)))
 
     @router.get("/runs/{run}/{kind}", response_class=Response)
@@ -133,7 +133,7 @@ async def _run_events(feed: RunFeed) -> AsyncGenerator[Event, None]:
 
 
 async def _picture(feed: RunFeed, run: str, kind: str, name: str) -> Response:
-    path = (await feed.find_run(run)).place.path
+    path = (await feed.find_run(run)).run.path
     content = await _read(path, lambda: find_picture(path, kind, name).read_bytes())
     return Response(content, media_type="image/webp" if kind == "films" else "image/png")
 

@@ -97,7 +97,7 @@ def add_sample_routes(router: APIRouter, services: Services) -> None:
 
         def build(folder: Path) -> Task:
             return SampleTask(
-                str(known.place.path),
+                str(known.run.path),
                 str(folder),
                 body.seeds,
                 body.steps,
@@ -136,7 +136,7 @@ def _add_edit_route(router: APIRouter, services: Services) -> None:
 
         def build(folder: Path) -> Task:
             return EditTask(
-                str(known.place.path),
+                str(known.run.path),
                 str(folder),
                 body.kind,
                 images,

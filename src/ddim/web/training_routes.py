@@ -168,7 +168,7 @@ def add_training_routes(
         if not trainings.can_stop(known):
             reason = _explain_state(known, "running", "stop its worker in the terminal")
             raise Refused(409, f"this run cannot be stopped here: it is {reason}")
-        trainings.stop(known.place.path)
+        trainings.stop(known.run.path)
         return reply(Asked(), 202)
 
     @router.post("/runs/{run}/resume", response_model=Asked, status_code=202)
@@ -181,14 +181,14 @@ def add_training_routes(
             raise Refused(409, f"this run cannot be resumed here: it is {reason}")
         if known.run.state == "finished" and body.minutes is None:
             raise Refused(409, "this run is finished; give minutes to train it longer")
-        await trainings.resume(known.place.path, body.minutes)
+        await trainings.resume(known.run.path, body.minutes)
         await services.feed.refresh(fully=True, at_once=True)
         return reply(Asked(), 202)
 
 
 def _explain_state(known: ListedRun, allowed: str, advice: str) -> str:
     """Return the state of a run, or that it is a trial if its state `allowed` the action otherwise."""
-    is_trial = known.place.sweep is not None and known.run.state == allowed
+    is_trial = known.run.sweep is not None and known.run.state == allowed
     return f"a trial of a sweep: {advice}" if is_trial else known.row.state
 
 

@@ -76,7 +76,7 @@ class Trainings:
 
     def can_stop(self, known: ListedRun) -> bool:
         """Return whether the page may stop a run."""
-        return self._settings.may_train and known.run.state == "running" and known.place.sweep is None
+        return self._settings.may_train and known.run.state == "running" and known.run.sweep is None
 
     def can_resume(self, known: ListedRun) -> bool:
         """Return whether the page may resume a run or train it longer.
@@ -84,8 +84,8 @@ class Trainings:
         The page may not do this with the trials of a sweep.
         """
         ended = known.run.state in ("stopped", "finished")
-        saved = (known.place.path / CHECKPOINTS).is_dir()
-        return self._settings.may_train and ended and saved and known.place.sweep is None
+        saved = (known.run.path / CHECKPOINTS).is_dir()
+        return self._settings.may_train and ended and saved and known.run.sweep is None
 
     async def start(self, source: str, words: Sequence[str], stem: str) -> Path:
         """Start a training in a new folder.
