@@ -56,7 +56,7 @@ class _HelpPage(argparse.HelpFormatter):
     """A help page of at most 100 columns. It breaks no words, and keeps paragraphs with indented lines."""
 
     def __init__(self, prog: str) -> None:
-        width = min(100, shutil.get_terminal_size().columns - 1)
+        width = min(100, shutil.get_terminal_size().columns)
         super().__init__(prog, max_help_position=24, width=width)
 
     def _split_lines(self, text: str, width: int) -> list[str]:
@@ -183,5 +183,5 @@ def write_metavar(parameter: Parameter) -> str:
     kind = parameter.types[0]
     if kind.name == "Literal":
         return "|".join(map(str, kind.inner))
-    short = {"int": "N", "float": "X", "Mapping": "NAME=VALUE"}
+    short = {"int": "N", "float": "X", "tuple": "LOW,HIGH", "Mapping": "NAME=VALUE"}
     return short.get(kind.name, parameter.option.strip("-").upper())

@@ -104,7 +104,9 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
             more = None if restarted else more
             return training.resume(folder, more=more, images=images, data=data, **options)
         if more is not None or (data is None and recipe is None and not restarted):
-            raise UserError("no run fits this command: name one with --out, or give DATA to start a new one")
+            runs = ", ".join(str(path.parent) for path in _list_runs("runs")[:3])
+            advice = f"name one with --out ({runs or 'there is none'}), or give DATA to start a new one"
+            raise UserError(f"no run fits this command: {advice}")
         say("no run fits this command: starting a new one")
     if "steps" in fields:
         say("--steps sets the sampling steps; --minutes or --images set the length of the training")
@@ -125,7 +127,7 @@ def find_run(recipe: Recipe, runs: str | Path = "runs", *, any_rate: bool = Fals
         any_rate: whether runs with another learning rate fit too, because a range test chose it.
     """
     wanted = describe_request(recipe)
-    for path in sorted(Path(runs).glob(f"*/{RUN}"), key=os.path.getmtime, reverse=True):
+    for path in _list_runs(runs):
         # A run that cannot be read, or was started elsewhere, does not fit.
         with suppress(UserError, KeyError):
             known = read_sealed(path)["requested"]
@@ -134,6 +136,11 @@ def find_run(recipe: Recipe, runs: str | Path = "runs", *, any_rate: bool = Fals
             if known == wanted:
                 return path.parent
     return None
+
+
+def _list_runs(folder: str | Path) -> list[Path]:
+    """Return the files run.json of the runs in a folder, the newest first."""
+    return sorted(Path(folder).glob(f"*/{RUN}"), key=os.path.getmtime, reverse=True)
 
 
 def check_resumed_recipe(run: Path, recipe: str | None, fields: Mapping[str, Any]) -> None:
