@@ -21,10 +21,8 @@ from ddim.errors import UserError, quote, suggest
 
 HINTS = {
     "--image-size": "--size",
-    "--resolution": "--size",
     "--num": "-n",
     "--number": "-n",
-    "--num-samples": "-n",
     "--epochs": "--images",
     "--lr": "--optim.lr",
     "--batch-size": "--optim.batch",

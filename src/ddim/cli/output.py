@@ -60,7 +60,7 @@ def draw(images: Sequence[Any], terminal: IO[str], rows: int = 1) -> None:
 
 def print_json(value: object) -> None:
     """Print plain values and paths as one JSON document; numbers that are not finite become null."""
-    plain = json.loads(json.dumps(value, default=str), parse_constant=lambda name: None)
+    plain = json.loads(json.dumps(value, default=os.fspath), parse_constant=lambda name: None)
     sys.stdout.write(json.dumps(plain, indent=2) + "\n")
     sys.stdout.flush()
 

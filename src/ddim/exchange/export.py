@@ -230,8 +230,7 @@ def _describe_levels(pipeline: Pipeline, times: Tensor) -> list[dict[str, float]
         "skip": c.skip * scale,
         "output": c.out,
     }
-    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+    return [{name: values[k].item() for name, values in columns.items()} for k in range(len(times))]
 
 
 def write_onnx(model: Model, conditions: Sequence[float], path: Path) -> None:
