@@ -50,10 +50,8 @@ def show_recipe(name: str | None = None, *, fields: Mapping[str, Any] | None = N
         ddim recipe schedule
     """
     if name is None:
-        lines = (
-            f"{each:<10} {str(inspect.getdoc(recipe)).splitlines()[0]}" for each, recipe in RECIPES.items()
-        )
-        return Explanation([("\n".join(lines), ())])
+        titles = {each: str(inspect.getdoc(make)).splitlines()[0] for each, make in RECIPES.items()}
+        return Explanation([("\n".join(f"{each:<10} {title}" for each, title in titles.items()), ())])
     if name in RECIPES or name.endswith((".yaml", ".yml", ".json")):
         recipe = override(find_recipe(name, find_size(fields or {}, None)), fields or {})
         title = inspect.getdoc(RECIPES[name]) if name in RECIPES else name
