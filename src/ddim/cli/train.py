@@ -62,7 +62,7 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
         fields: any field of the recipe, such as --optim.lr 3e-4 or --schedule linear; `ddim recipe fast`
             explains them.
         out: the run folder (default: a new runs/DATA-RECIPE-N).
-        resume: continue the run in --out, or the newest that this command started, or start a new one.
+        resume: continue the run in --out, or the newest that this command started, or start a new one on DATA.
         more: continue like --resume, and train so many minutes longer than planned.
 
     Other Parameters:
@@ -85,11 +85,11 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
     processes = current_processes()
     # Each machine counts only the restarts that its own processes caused, so take the highest count.
     restarted = processes.highest(count_restarts())[0] > 0
-    chosen = choose_recipe(recipe, data, fields, source)
     if resume or more is not None or restarted:
         folder = None if out is None else Path(out)
         if folder is None:
-            folder = processes.broadcast(find_run(chosen, any_rate=find_lr) if processes.leads else None)
+            wanted = choose_recipe(recipe, data, fields, source)
+            folder = processes.broadcast(find_run(wanted, any_rate=find_lr) if processes.leads else None)
         elif (folder / RUN).is_file():
             check_resumed_recipe(folder, recipe, fields)
         # If the command gives images or a recipe, it may start a new run. So a user can repeat one command,
@@ -108,6 +108,7 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
             advice = f"name one with --out ({runs or 'there is none'}), or give DATA to start a new one"
             raise UserError(f"no run fits this command: {advice}")
         say("no run fits this command: starting a new one")
+    chosen = choose_recipe(recipe, data, fields, source)
     if "steps" in fields:
         say("--steps sets the sampling steps; --minutes or --images set the length of the training")
     if find_lr:
