@@ -62,7 +62,7 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
         fields: any field of the recipe, such as --optim.lr 3e-4 or --schedule linear; `ddim recipe fast`
             explains them.
         out: the run folder (default: a new runs/DATA-RECIPE-N).
-        resume: continue the run in --out, or the newest that this command started, or start a new one on DATA.
+        resume: continue the run in --out, or the newest that this command started; or start one on DATA.
         more: continue like --resume, and train so many minutes longer than planned.
 
     Other Parameters:
