@@ -405,9 +405,10 @@ def _read_recipe(network: Any, noise: Any) -> tuple[Recipe, int]:  # noqa: ANN40
     """
     library = import_extra("diffusers", "diffusers")
     try:
-        schedulers = {name: getattr(library, name) for name in ("DDIMScheduler", "DDPMScheduler")}
+        classes = "UNet2DModel", "DDIMScheduler", "DDPMScheduler"
+        known = {name: getattr(library, name) for name in classes}
         name = noise["_class_name"]
-        kinds = library.UNet2DModel, schedulers[name]
+        kinds = known[network["_class_name"]], known[name]
         network, noise = _fill_in(kinds[0], network), _fill_in(kinds[1], noise)
         if not isinstance(network["sample_size"], list):
             network["sample_size"] = [network["sample_size"]] * 2
