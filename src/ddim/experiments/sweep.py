@@ -153,14 +153,13 @@ def sweep(  # noqa: PLR0913 (the choices of a notebook)
     """
     given = {"data": data and str(data), "recipe": recipe and str(recipe), "random": random}
     given |= {"search": search, "images": images, "minutes": minutes, "evaluate": evaluate}
+    given |= {"repeats": repeats if repeats > 1 else None}
     request: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    request |= {"repeats": repeats} if repeats > 1 else {}
     request["fields"] = {name: values_text(values) for name, values in (fields or {}).items()}
     folder = _make_sweep(request, Path(out) if out else None, storage)
-    plan = read_sealed(folder / SWEEP)
-    if request not in ({"fields": {}}, plan["request"]):
-        raise UserError(f"{folder} is a sweep of {plan['request']}: give only out, or another folder")
-    worker = _Worker(folder, plan, storage, jobs, threads)
+    worker = _Worker(folder, storage, jobs, threads)
+    if request not in ({"fields": {}}, worker.request):
+        raise UserError(f"{folder} is a sweep of {worker.request}: give only out, or another folder")
     with open_progress(progress) as show:
         worker.train(show)
     return SweepTable(list_runs(folder).runs, folder, worker.metric)
@@ -172,7 +171,7 @@ def _make_sweep(request: dict[str, Any], out: Path | None, storage: str | None) 
         return out
     trials, data = plan_trials(request), request.get("data", "blossoms")
     if storage:
-        _open_storage(storage)  # an error before there is a folder
+        _open_storage(storage, Path())  # an error before there is a folder
     check_outside(out or Path("runs"), data)
     out = out or make_run_folder(None, data, f"{Path(request.get('recipe', 'fast')).stem}-sweep")
     make_folder(out)
@@ -182,7 +181,7 @@ def _make_sweep(request: dict[str, Any], out: Path | None, storage: str | None) 
             check_unused(out)
             # The name has a random part, because other sweeps may use the same database.
             study = f"{out.name}-{uuid.uuid4().hex[:12]}"
-            queue = optuna.create_study(study_name=study, storage=_open_storage(storage or _address(out)))
+            queue = optuna.create_study(study_name=study, storage=_open_storage(storage, out))
             make_folder(out / "trials")
             for name, recipe in trials.items():
                 write_json(beside(out / "trials" / name, TRIAL), recipe)
@@ -192,13 +191,14 @@ def _make_sweep(request: dict[str, Any], out: Path | None, storage: str | None) 
     return out
 
 
-def _address(folder: Path) -> str:
-    """Return the address of the SQLite file in the folder of a sweep; Optuna formats it with str.format."""
-    return f"sqlite:///{(folder / 'study.db').absolute()}".replace("{", "{{").replace("}", "}}")
+def _open_storage(address: str | None, folder: Path) -> RDBStorage:
+    """Return Optuna's storage at an address, by default in a SQLite file in the folder of the sweep.
 
-
-def _open_storage(address: str) -> RDBStorage:
-    """Return Optuna's storage at an address; a transaction is atomic, and ends if its worker freezes."""
+    A transaction is atomic, and ends if its worker freezes.
+    """
+    # Optuna formats an address with str.format.
+    file = str((folder / "study.db").absolute()).replace("{", "{{").replace("}", "}}")
+    address = address or f"sqlite:///{file}"
     kind = make_url(address).get_backend_name()
     frozen = {"options": f"-c idle_in_transaction_session_timeout={GRACE}s"}
     arguments = {"sqlite": {"timeout": GRACE}, "postgresql": frozen}.get(kind, {})
@@ -234,8 +234,7 @@ def trial_commands(
     # A trial whose guidance was searched is still compared with the others.
     evaluate = [*ddim, "evaluate", str(trial), "-n", str(request["evaluate"]), "--guidance", "1"]
     # The real images are of all classes. For clusters and vectors, samples are so by default.
-    labels = values.get("data.labels", read_sealed(beside(trial, TRIAL))["data"]["labels"])
-    if labels in (True, "true", "yes"):
+    if read_sealed(beside(trial, TRIAL))["data"]["labels"] is True:
         evaluate += ["--label", "all"]
     return [train, evaluate]
 
@@ -243,12 +242,11 @@ def trial_commands(
 class _Worker:
     """Trains the trials of a sweep, `jobs` at a time; for `threads`, see `trial_commands`."""
 
-    def __init__(
-        self, folder: Path, plan: Mapping[str, Any], storage: str | None, jobs: int, threads: int | None
-    ) -> None:
+    def __init__(self, folder: Path, storage: str | None, jobs: int, threads: int | None) -> None:
+        plan = read_sealed(folder / SWEEP)
         self.folder, self.request, self.jobs, self.threads = folder, plan["request"], jobs, threads
         self.metric = "kid" if "evaluate" in self.request else "image_mae"
-        self.storage = _open_storage(storage or plan["storage"] or _address(folder))
+        self.storage = _open_storage(storage or plan["storage"], folder)
         self.study = optuna.load_study(study_name=plan["study"], storage=self.storage)
         self.stop = threading.Event()
         self.trials = [Path(str(file).removesuffix(TRIAL)) for file in folder.glob(f"trials/*{TRIAL}")]
@@ -338,12 +336,12 @@ class _Worker:
         try:
             values = self._propose(key, trial) if "search" in self.request else {}
             for command in trial_commands(trial, self.request, values, self.jobs, self.threads):
-                if code == 0:
-                    code = self._run_command(command, key, trial, output)
+                code = self._run_command(command, key, trial, output)
+                if code != 0:
+                    break
             if code is None:
                 return
-            lines = output.read_text(errors="replace").split("\n")
-            message = next(filter(None, map(str.strip, reversed(lines))), "")
+            *_, message = ["", *output.read_text(errors="replace").strip().splitlines()]
             if code == NoSpace.exit_code:
                 raise NoSpace(message)  # every further trial would fail
             write_sealed(beside(trial, OUTCOME), {"exit_code": code, "message": message})
