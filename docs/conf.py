@@ -21,7 +21,7 @@ extensions = [
     "mathml",
     "generated_pages",
 ]
-source_suffix = {".rst": "restructuredtext", ".md": "myst-nb"}
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
 exclude_patterns = ["extensions", "static"]
 smartquotes = False  # "--" is an option
 default_role = "code"  # `x` in a docstring is code
@@ -46,11 +46,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
 
-nb_execution_mode = "cache"
-nb_execution_in_temp = True
-nb_execution_timeout = 900  # a cell takes seconds; the machine may be busy
-nb_execution_raise_on_error = True
-nb_execution_show_tb = True
+nb_execution_mode = "off"  # notebooks hold the outputs of one good run
 nb_merge_streams = True
 nb_ipywidgets_js = {}  # no page has widgets, and their scripts come from other hosts
 

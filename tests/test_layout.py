@@ -190,7 +190,7 @@ def test_documents_without_a_seal_are_read_and_written_where_other_programs_or_u
         if re.search(r"\b(read|write)_json\b", path.read_text())
     }
     # The formats of diffusers and of ONNX, and the plan of a sweep.
-    assert plain - {"files.py"} <= {"exchange/diffusers.py", "exchange/onnx.py", "experiments/sweep.py"}
+    assert plain - {"files.py"} <= {"exchange/diffusers.py", "exchange/export.py", "experiments/sweep.py"}
 
 
 def test_the_root_holds_the_rooms_and_at_most_five_files():

@@ -34,16 +34,15 @@ SMALL = {
     "images": 32,
 }
 ELSEWHERE = {"install.md", "trackers.md", "changes.md", "tested.md", "export.md", "page.md", "promises.md"}
-"""Pages whose examples install programs, call services or need exported files; other tests show them.
-
-Notebooks run while the documentation is built."""
+"""Pages whose examples install programs, call services or need exported files; other tests show them."""
 PAGES = [
     ROOT / "README.md",
     *(page for page in sorted(DOCS.glob("*.md")) if page.name not in ELSEWHERE),
     *sorted((DOCS / "howto").glob("*.md")),
+    *sorted((DOCS / "notebooks").glob("*.ipynb")),
 ]
-NEEDS = {"averages.md": {"images": 600}, "evaluation.md": {"samples": 100}}
-"""Least budgets: snapshots begin after 64 steps, and KID ranks from 100 images on."""
+NEEDS = {"averages.md": {"images": 600}}
+"""Least budgets: snapshots begin after 64 steps."""
 QUICK = {"README.md", "index.md", "sampling.md", "network.md"}
 """The pages that run in every test run; the others take longer."""
 

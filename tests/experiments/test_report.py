@@ -87,7 +87,7 @@ def test_the_score_of_repeats_is_the_mean_and_the_sample_deviation(values):
 
 OTHERWISE = {
     "features": {"extractor": "inception"},
-    "reference (700 images of part train, 64x64)": {"part": "train"},
+    "reference (700 training images of photos, 64x64": {"part": "train"},
     "number of samples (500)": {"samples": 500},
     "sampling (2 steps": {"times": [1.0] * 2},
     "label 3, guidance 2": {"label": 3, "guidance": 2.0},

@@ -1,10 +1,12 @@
 """The examples of the documentation: read from its pages, and run with budgets of seconds.
 
 On a page, blocks of `sh` are typed into a shell and blocks of `python` into one notebook, in their order. A
-block of Python with a caption is a file of that name. Blocks of `text` and `console` show output.
+block of Python with a caption is a file of that name. Blocks of `text` and `console` show output. A page may
+be a notebook too, whose cells of code are blocks of Python.
 """
 
 import glob
+import json
 import linecache
 import re
 import shlex
@@ -39,13 +41,16 @@ class Block:
 
 
 def list_blocks(page):
-    """The blocks of a page in their order; those of notebooks count as Python."""
+    """The blocks of a page in their order."""
     text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        yield from (Block("python", "", k, "".join(cell["source"])) for k, cell in enumerate(cells, 1))
+        return
     for found in FENCE.finditer(text):
         indent, _, language, title, body = found.groups()
         if language == "{code-block}":
             language = title.strip()
-        language = {"{code-cell}": "python"}.get(language, language)
         options = dict(re.findall(r"^ *:([\w-]+): *(.*)\n", body, re.MULTILINE)) if body[:1] == ":" else {}
         lines = [line.removeprefix(indent) for line in body.splitlines()]
         while lines and (re.match(r":[\w-]+:", lines[0]) or (options and not lines[0])):
@@ -145,7 +150,7 @@ class Page:
                 made[-1] = BUDGETS[last]
                 # A run that trains on sees more than before.
                 made.append(self.images if last == "--minutes" else str(2 * int(self.images)))
-            elif last in ("--images", "--evaluate") and word.isdigit() and words[0] != "diagnose":
+            elif last in ("--images", "--evaluate") and word.isdigit():
                 made.append(self.images if last == "--images" else str(self.samples))
             elif last in ("--random", "--search", "--repeats"):
                 made.append("1")

@@ -18,8 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError, escape, suggest
-from ddim.evaluation.conditions import Conditions, evaluation_conditions
-from ddim.evaluation.record import RECORD, Evaluation, list_evaluations, read_evaluation
+from ddim.evaluation.record import (
+    Conditions,
+    Evaluation,
+    evaluation_conditions,
+    list_evaluations,
+    read_evaluation,
+)
 from ddim.files import is_locked, read_sealed, shorten_paths
 from ddim.metrics.catalogue import METRICS as EVALUATED
 from ddim.plots.table import Table, Tabular, format_cell
@@ -163,7 +168,7 @@ def _read_evaluations(path: Path) -> tuple[list[Evaluation], str]:
     evaluations, faults = [], []
     for folder in list_evaluations(path):
         try:
-            evaluations.append(read_evaluation(folder / RECORD))
+            evaluations.append(read_evaluation(folder))
         except UserError as error:
             faults.append(_describe_fault(path, error))
     return evaluations, "; ".join(faults)
@@ -208,14 +213,14 @@ def _list_conditions(run: Run) -> dict[Conditions, Evaluation]:
     return {
         evaluation_conditions(each, run.recipe): each
         for each in run.evaluations
-        if not ended or each.sampling is None or each.sampling.step * batch >= run.images
+        if not ended or each.sampling is None or each.sampling["step"] * batch >= run.images
     }
 
 
 def _find_common(runs: Sequence[Run]) -> Conditions | None:
     """Return the conditions that count for these runs; see `mark_comparable`."""
     listed = [pair for run in runs for pair in _list_conditions(run).items()]
-    newest_first = sorted(listed, key=lambda pair: pair[1].time, reverse=True)
+    newest_first = sorted(listed, key=lambda pair: pair[1].record["time"], reverse=True)
     counts = Counter(conditions for conditions, _ in newest_first)
     # Of equal conditions, max returns the first.
     return max(counts, key=lambda each: (counts[each], each.images), default=None)
@@ -230,10 +235,8 @@ def _choose_evaluation(run: Run, common: Conditions | None) -> Run:
     shown, reason = run.evaluations[-1], "of an earlier step"
     if evaluations and common:
         conditions, shown = list(evaluations.items())[-1]
-        reason = ", ".join(
-            f"different {each.aspect} ({getattr(each.one, 'description', each.one)})"  # without paths
-            for each in conditions.mismatches(common)
-        )
+        differences = conditions.differences(common)
+        reason = ", ".join(f"different {aspect} ({value})" for aspect, value in differences.items())
     why = run.why or f"its metrics are not comparable with those of most runs on these images: {reason}"
     return replace(run, evaluations=[shown], why=why, comparable=False)
 

@@ -15,9 +15,8 @@ import numpy as np
 from PIL import Image
 
 from ddim.errors import UserError, format_count
-from ddim.evaluation.conditions import evaluation_conditions
 from ddim.evaluation.figures import plot_logs
-from ddim.evaluation.guidance_name import name_guide
+from ddim.evaluation.record import name_guide
 from ddim.experiments.index import Run, find_runs, mark_comparable, name_runs, training_images
 from ddim.files import read_sealed, write_atomic
 from ddim.metrics import catalogue
@@ -156,7 +155,7 @@ def rank_configurations(rows: Sequence[Configuration], metric: str) -> list[Conf
         fair = fair and len({_describe_unit(run.recipe) for run in runs}) == 1
     else:
         evaluations = [each for run in runs if run.comparable for each in run.evaluations]
-        fair = fair and not any(evaluation_conditions(each).shortage(metric) for each in evaluations)
+        fair = fair and not any(each.shortage(metric) for each in evaluations)
     measured = [row for row in rows if row.finished and metric in row.scores]
     worse = not METRICS[metric].lower_is_better
     ranked = sorted(measured, key=lambda row: row.scores[metric].value, reverse=worse)

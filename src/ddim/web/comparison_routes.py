@@ -62,7 +62,6 @@ class Ranking:
     rows: list[RankedRun]
     differs: dict[str, list[Any]]
     excluded: list[ExcludedRun]
-    remark: str | None
 
 
 def add_comparison_routes(router: APIRouter, services: Services) -> None:
@@ -88,7 +87,7 @@ def add_comparison_routes(router: APIRouter, services: Services) -> None:
             else:
                 places[str(record)] = own, known
         if len(places) < 2:
-            return reply(Ranking(metric, METRICS[metric].lower_is_better, [], {}, missing, None))
+            return reply(Ranking(metric, METRICS[metric].lower_is_better, [], {}, missing))
         found = await do_task(services, request, CompareTask(list(places), metric))
         return reply(_rank(metric, found, places, missing))
 
@@ -133,4 +132,4 @@ def _rank(
         interval = (each["value"], each["low"], each["high"])
         rows.append(RankedRun(own, name, *interval, each["distinguishable"]))
     differs = {name: [values[k] for k in kept] for name, values in found["differs"].items()}
-    return Ranking(metric, METRICS[metric].lower_is_better, rows, differs, excluded, found["remark"])
+    return Ranking(metric, METRICS[metric].lower_is_better, rows, differs, excluded)

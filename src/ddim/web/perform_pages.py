@@ -8,8 +8,7 @@ from typing import Any
 from ddim.data import open_images
 from ddim.data.decode import UnusableError, decode_image, hide_warnings, read_header
 from ddim.errors import UserError
-from ddim.evaluation.compare import Difference, compare
-from ddim.evaluation.compare import Row as Ranked
+from ddim.evaluation.compare import Cell, compare
 from ddim.evaluation.image_summary import draw_images, summarise_images
 from ddim.experiments.report import report
 from ddim.machine.progress import watch_reading
@@ -66,22 +65,20 @@ def compare_runs(task: tasks.CompareTask, _monitor: Monitor) -> dict[str, Any]:
     comparison = compare(task.records, metric=task.metric)
     # The rows are sorted; evaluations are known by their folders.
     return {
-        "rows": [_describe_rank(row, comparison.metric) for row in comparison.rows],
+        "rows": [_describe_rank(cell, comparison.metric) for cell in comparison.cells],
         "differs": comparison.choices,
-        "remark": comparison.remark,
     }
 
 
-def _describe_rank(row: Ranked, metric: str) -> dict[str, Any]:
-    low, high = row.evaluation.interval(metric) or (None, None)
-    difference = str(row.difference) if isinstance(row.difference, Difference) else row.difference
+def _describe_rank(cell: Cell, metric: str) -> dict[str, Any]:
+    low, high = cell.evaluation.interval(metric) or (None, None)
     return {
-        "folder": str(row.evaluation.folder),
-        "value": row.evaluation.value(metric),
+        "folder": str(cell.evaluation.folder),
+        "value": cell.evaluation.value(metric),
         "low": low,
         "high": high,
-        "distinguishable": difference,
-        "unranked": row.unranked,
+        "distinguishable": cell.difference and str(cell.difference),
+        "unranked": cell.unranked,
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
-from ddim.evaluation.record import describe_verdict
+from ddim.evaluation.record import name_recorded_guidance
 from ddim.experiments.index import Run
 from ddim.files import SEAL, read_sealed
 from ddim.recipe.options import ERRORS
@@ -168,9 +168,9 @@ def describe_evaluations(run: Run, common: Run | None) -> list[Evaluated]:
     return [
         Evaluated(
             show_text(each.name),
-            each.time,
+            each.record["time"],
             show_text(each.conditions),
-            each.sampling.nfe if each.sampling else None,
+            each.nfe,
             list_intervals(each),
             each is chosen,
         )
@@ -197,7 +197,9 @@ def describe_memorisation(own: str, run: Path) -> Memorised | None:
     newest = tests[-1]
     try:
         record = read_sealed(newest / "record.json")
-        verdict, copies = describe_verdict(record), record["copies"]
+        verdict, copies = str(record["verdict"]), record["copies"]
+        if guidance := name_recorded_guidance(record["sampling"]):
+            verdict += f" Samples: {guidance}."
         count, of = int(copies["count"]), int(copies["of"])
         if record.get("checkpoint"):
             verdict += f" Tested: the {record['weights']} weights at step {int(record['step']):,}."

@@ -197,7 +197,7 @@ class SameSeeds {
 }
 
 /** Return the ranking; the server compares each run with the first run of the request. */
-function rank({ metric, rows, differs, excluded, remark }) {
+function rank({ metric, rows, differs, excluded }) {
   const bars = whiskers(rows);
   const choices = Object.entries(differs ?? {});
   const first = rows.find((row) => row.distinguishable === null)?.name ?? "the first run";
@@ -222,7 +222,6 @@ function rank({ metric, rows, differs, excluded, remark }) {
           9,
         )
       : h("p", {}, "None of these runs can be ranked."),
-    remark ? h("p", { class: "note" }, remark) : null,
     excluded.length
       ? [
           h("h3", {}, "Not ranked"),
