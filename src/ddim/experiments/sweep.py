@@ -24,7 +24,7 @@ from typing import Any
 
 from ddim.errors import Locked, NoSpace, UserError, quote
 from ddim.experiments.index import OUTCOME, TRIAL, RunTable, beside, list_runs, name_runs, read_run
-from ddim.experiments.report import group_runs, rank_configurations
+from ddim.experiments.report import describe_doubt, group_runs, rank_configurations
 from ddim.files import is_locked, lock_folder, make_folder, read_sealed, write_json, write_sealed
 from ddim.machine.progress import Progress, open_progress
 from ddim.machine.runtime import count_allowed
@@ -88,11 +88,12 @@ class SweepTable(RunTable):
         if not ranked:
             return said
         words = ", ".join(f"{name} {value}" for name, value in ranked[0].choice.items())
-        return f"{said}; the best is {words}, with {self.metric} {ranked[0].describe(self.metric)}"
+        best = f"the best is {words}, with {self.metric} {ranked[0].describe(self.metric)}"
+        return f"{said}; {best}{describe_doubt(ranked, self.metric)}"
 
     def to_json(self) -> dict[str, Any]:  # pyrefly: ignore[bad-override]
         """Return the folder, the verdict and the trials as plain values."""
-        return {"folder": self.folder, "verdict": self.verdict, "trials": self.to_records()}
+        return {"folder": self.folder, "verdict": self.verdict, "trials": super().to_json()}
 
     def __str__(self) -> str:
         return f"{self!r}\nnext: ddim report {quote(self.folder)}"
@@ -267,8 +268,8 @@ class _Worker:
                     for job in ended:
                         job.result()
             except Stopped as stopped:
-                resume = f"stopped; `ddim sweep --out {quote(self.folder)}` resumes it"
-                raise Stopped(stopped.number, resume) from None
+                how = f"stopped; a sweep with out {quote(self.folder)} and nothing else resumes it"
+                raise Stopped(stopped.number, how) from None
             finally:
                 self.stop.set()  # the commands save and end
 
