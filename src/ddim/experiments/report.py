@@ -192,8 +192,8 @@ class Report(Tabular):
         share = f" of the {len(most)} that share their images" if len(groups) > 1 else ""
         for metric, praise in (("kid", "closest to real images"), ("image_mae", "lowest validation error")):
             if ranked := rank_configurations(most, metric):
-                said = [f"{row.name}, {METRICS[metric].title} {row.describe(metric)}" for row in ranked[:2]]
-                return f"{praise}{share}: {'; next: '.join(said)}{describe_doubt(ranked, metric)}"
+                best = f"{ranked[0].name}, {METRICS[metric].title} {ranked[0].describe(metric)}"
+                return f"{praise}{share}: {best}{describe_doubt(ranked, metric)}"
         if share:
             return "not ranked: these runs have different images"
         finished = sum(run.state == "finished" for run in self.runs)
@@ -286,10 +286,9 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Report:
 
 
 def _plot_losses(rows: Sequence[Configuration]) -> bytes | None:
-    """Return a figure of the losses of the configurations, of the best ones if there are too many."""
-    ranked = rank_configurations(rows, "image_mae")
+    """Return a figure of the losses of the configurations, of the first ones if there are too many."""
     firsts, repeats = {}, {}
-    for row in [*ranked, *(row for row in rows if row not in ranked)][: len(charts.COLOURS)]:
+    for row in rows[: len(charts.COLOURS)]:
         logs = [read_metrics(run.path) for run in row.runs]
         if logged := [log for log in logs if any("loss" in line for line in log)]:
             firsts[row.name], *repeats[row.name] = logged

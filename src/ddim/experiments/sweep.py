@@ -112,7 +112,6 @@ def sweep(  # noqa: PLR0913 (the choices of a notebook)
     minutes: float | None = None,
     evaluate: int | None = None,
     jobs: int = 1,
-    threads: int | None = None,
     out: str | Path | None = None,
     storage: str | None = None,
     progress: bool | Progress = True,
@@ -136,12 +135,11 @@ def sweep(  # noqa: PLR0913 (the choices of a notebook)
         images: training length of each run in images.
         minutes: training time of each run.
         evaluate: number of samples to measure each run by its KID, in place of its validation error.
-        jobs: number of trials to train at once.
+        jobs: number of trials to train at once; they share the cores.
         out: a new folder, or a sweep to work on (default: runs/DATA-RECIPE-sweep-N).
         progress: as in `train`.
 
     Other Parameters:
-        threads: processor threads of each trial (default: several jobs share the cores).
         storage: address of a database, postgresql+psycopg://user@host/database (default: a file in out).
 
     Raises:
@@ -158,7 +156,7 @@ def sweep(  # noqa: PLR0913 (the choices of a notebook)
     request: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     request["fields"] = {name: values_text(values) for name, values in (fields or {}).items()}
     folder = _make_sweep(request, Path(out) if out else None, storage)
-    worker = _Worker(folder, storage, jobs, threads)
+    worker = _Worker(folder, storage, jobs)
     if request not in ({"fields": {}}, worker.request):
         raise UserError(f"{folder} is a sweep of {worker.request}: give only out, or another folder")
     with open_progress(progress) as show:
@@ -212,9 +210,7 @@ def _open_storage(address: str | None, folder: Path) -> RDBStorage:
     return storage
 
 
-def trial_commands(
-    trial: Path, request: Mapping[str, Any], values: Choice, jobs: int, threads: int | None
-) -> list[list[str]]:
+def trial_commands(trial: Path, request: Mapping[str, Any], values: Choice, jobs: int) -> list[list[str]]:
     """Return the commands of a trial: train, and evaluate if the sweep asks for it.
 
     Args:
@@ -222,14 +218,13 @@ def trial_commands(
         request: the arguments of `sweep` that chose the trials.
         values: the values that a search proposes, in place of those of the recipe.
         jobs: number of trials that are trained at once.
-        threads: processor threads of each trial; None for the usual number.
     """
     ddim = [sys.executable, "-m", "ddim"]
     train = [*ddim, "train", "--recipe", str(beside(trial, TRIAL)), "--out", str(trial), "--resume"]
     train += [f"--{name}={value}" for name, value in values.items()]
     # A run keeps the number of threads with which it started.
-    if (jobs > 1 or threads) and not (trial / RUN).exists():
-        train += ["--threads", str(threads or max(1, count_allowed() // jobs))]
+    if jobs > 1 and not (trial / RUN).exists():
+        train += ["--threads", str(max(1, count_allowed() // jobs))]
     if "evaluate" not in request:
         return [train]
     # A trial whose guidance was searched is still compared with the others.
@@ -241,11 +236,11 @@ def trial_commands(
 
 
 class _Worker:
-    """Trains the trials of a sweep, `jobs` at a time; for `threads`, see `trial_commands`."""
+    """Trains the trials of a sweep, `jobs` at a time."""
 
-    def __init__(self, folder: Path, storage: str | None, jobs: int, threads: int | None) -> None:
+    def __init__(self, folder: Path, storage: str | None, jobs: int) -> None:
         plan = read_sealed(folder / SWEEP)
-        self.folder, self.request, self.jobs, self.threads = folder, plan["request"], jobs, threads
+        self.folder, self.request, self.jobs = folder, plan["request"], jobs
         self.metric = "kid" if "evaluate" in self.request else "image_mae"
         self.storage = _open_storage(storage or plan["storage"], folder)
         self.study = optuna.load_study(study_name=plan["study"], storage=self.storage)
@@ -336,7 +331,7 @@ class _Worker:
         value, code, output = None, 0, beside(trial, ".txt")
         try:
             values = self._propose(key, trial) if "search" in self.request else {}
-            for command in trial_commands(trial, self.request, values, self.jobs, self.threads):
+            for command in trial_commands(trial, self.request, values, self.jobs):
                 code = self._run_command(command, key, trial, output)
                 if code != 0:
                     break
