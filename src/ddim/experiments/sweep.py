@@ -15,12 +15,13 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from ddim.errors import Locked, NoSpace, UserError, quote
 from ddim.experiments.index import OUTCOME, TRIAL, RunTable, beside, list_runs, name_runs, read_run
@@ -44,6 +45,8 @@ try:
 except ImportError as error:
     raise UserError(f'a sweep needs another package: pip install "ddim[sweep]" ({error})') from None
 
+P = ParamSpec("P")
+T = TypeVar("T")
 SWEEP = "sweep.json"
 """The file that makes a folder a sweep."""
 GRACE = 60
@@ -64,6 +67,23 @@ def _explain_database() -> Generator[None]:
             reason = " ".join(str(error.__cause__ or error).split())
             kind = NoSpace if "disk is full" in reason else UserError
             raise kind(f"the storage of the sweep failed: {reason}") from None
+
+
+def _survive_disconnection(function: Callable[P, T]) -> Callable[P, T]:
+    """Call a function again after the database ended its connection: the worker froze in a transaction."""
+
+    @wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> T:
+        while True:
+            try:
+                return function(*args, **options)
+            except (StorageInternalError, SQLAlchemyError) as error:
+                if not any(
+                    getattr(each, "connection_invalidated", False) for each in (error, error.__cause__)
+                ):
+                    raise
+
+    return call
 
 
 @dataclass(frozen=True, repr=False)
@@ -210,6 +230,13 @@ def _open_storage(address: str | None, folder: Path) -> RDBStorage:
     return storage
 
 
+@_survive_disconnection
+def _open_study(address: str | None, folder: Path, name: str) -> tuple[RDBStorage, optuna.Study]:
+    """Return the storage of a sweep and the study in it."""
+    storage = _open_storage(address, folder)
+    return storage, optuna.load_study(study_name=name, storage=storage)
+
+
 def trial_commands(trial: Path, request: Mapping[str, Any], values: Choice, jobs: int) -> list[list[str]]:
     """Return the commands of a trial: train, and evaluate if the sweep asks for it.
 
@@ -242,8 +269,7 @@ class _Worker:
         plan = read_sealed(folder / SWEEP)
         self.folder, self.request, self.jobs = folder, plan["request"], jobs
         self.metric = "kid" if "evaluate" in self.request else "image_mae"
-        self.storage = _open_storage(storage or plan["storage"], folder)
-        self.study = optuna.load_study(study_name=plan["study"], storage=self.storage)
+        self.storage, self.study = _open_study(storage or plan["storage"], folder, plan["study"])
         self.stop = threading.Event()
         self.trials = [Path(str(file).removesuffix(TRIAL)) for file in folder.glob(f"trials/*{TRIAL}")]
 
@@ -268,19 +294,15 @@ class _Worker:
             finally:
                 self.stop.set()  # the commands save and end
 
+    @_survive_disconnection
     def _work(self) -> None:
         """Train one trial after another until all have ended, or `stop` is set."""
         while self.unfinished() and not self.stop.is_set():
-            try:
-                if taken := self._take():
-                    self._run_trial(*taken)
-                else:
-                    self._refill()
-                    self.stop.wait(5 * POLL)
-            except StorageInternalError as error:
-                # The database ends the connection of a worker that freezes in a transaction.
-                if not getattr(error.__cause__, "connection_invalidated", False):
-                    raise
+            if taken := self._take():
+                self._run_trial(*taken)
+            else:
+                self._refill()
+                self.stop.wait(5 * POLL)
 
     def _take(self) -> tuple[int, Path] | None:
         """Take the first waiting trial; return its key in the storage and the trial, or None."""
