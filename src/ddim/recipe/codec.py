@@ -357,7 +357,8 @@ def _parse(data: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911
     """
     args = get_args(wanted)
     if get_origin(wanted) is Literal:
-        return args[args.index(data)]
+        # A whole number may come as text, or from other programs as 2.0.
+        return args[args.index(data) if data in args else [*map(str, args)].index(data)]
     if get_origin(wanted) is dict:
         # JSON has no NaN; null stands for it.
         return {str(name): math.nan if value is None else args[1](value) for name, value in data.items()}
@@ -395,7 +396,7 @@ def describe_type(wanted: Any) -> str:  # noqa: ANN401
     if origin in (Union, types.UnionType):
         return " or ".join("none" if arg is types.NoneType else describe_type(arg) for arg in args)
     if origin is Literal:
-        return "one of " * (len(args) > 1) + ", ".join(args)
+        return "one of " * (len(args) > 1) + ", ".join(map(str, args))
     if origin is tuple:
         length = "" if args[-1] is ... else f"{len(args)} "
         return f"a list of {length}{describe_type(args[0]).removeprefix('a ').replace('number', 'numbers')}"
