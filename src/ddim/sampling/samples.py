@@ -227,6 +227,8 @@ def _describe(setup: SamplingSetup, count: int, made: int, seconds: float, nfe: 
     found = ["sampling times"] if setup.searched else []
     found += [f"guidance {setup.guidance.scale:g}"] if setup.guidance.searched else []
     used = f", with {' and '.join(found)} found by ddim search" if found else ""
+    precision = setup.pipeline.runtime.precision
+    used += "" if precision == "fp32" else f", in {precision}"
     return f"{format_count(count, 'image')}{old}, {format_count(nfe, 'network evaluation')} each{used}"
 
 
