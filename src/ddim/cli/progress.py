@@ -23,8 +23,8 @@ from ddim.sampling.pipeline import read_run_recipe
 from ddim.training.progress import EVERY, Display, format_duration
 from ddim.training.trainer import Trainer
 
-COARSE = 40_000
-"""After a run of fewer images, its samples are still coarse, so the user is advised to train longer."""
+LONG = 30 * 60.0
+"""After a run of fewer seconds, the user is advised to train longer."""
 
 PACE = 60.0
 """Seconds over which the pace of work is averaged, to estimate the time left."""
@@ -122,7 +122,8 @@ class Console(ProgressDisplay, Display):
         self.sheet = sheet
 
     def _show_validation(self, training: Trainer, errors: str, sheet: Path) -> None:
-        say(f"after {training.seen:,} images (step {training.step:,}): {errors}{'; ' if errors else ''}samples {sheet}")
+        seen = f"after {training.seen:,} images, step {training.step:,}"
+        say(f"{seen}: {errors}{'; ' if errors else ''}samples {sheet}")
         if self.draws:
             shape = training.model.shape
             # While the bar is drawn, sys.stderr is an object of rich without an encoding.
@@ -137,7 +138,7 @@ class Console(ProgressDisplay, Display):
     def _conclude(self, training: Trainer, seen: str) -> None:
         """Prepare the lines about the ended training that `done` prints."""
         self.ended = seen
-        if training.complete and training.seen < COARSE:
+        if training.complete and not self.resumed and time.monotonic() - self.created < LONG:
             longer = f"ddim train --resume --out {quote(self.folder)} --more 20{self.own}"
             self.ended += f"\nsamples still noisy? train longer: `{longer}`"
 

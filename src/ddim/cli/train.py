@@ -11,7 +11,6 @@ from typing import Any, Literal
 from ddim.cli.output import say
 from ddim.data.arrays import hold_images
 from ddim.errors import UserError
-from ddim.experiments.index import find_runs
 from ddim.files import read_sealed
 from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, ignore_progress
@@ -63,8 +62,7 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
         fields: any field of the recipe, such as --optim.lr 3e-4 or --schedule linear; `ddim recipe fast`
             explains them.
         out: the run folder (default: a new runs/DATA-RECIPE-N).
-        resume: continue the run in --out, or the newest that this command started; if there is none and DATA
-            is given, start one.
+        resume: continue the run in --out, or the newest that this command started, or start a new one.
         more: continue like --resume, and train so many minutes longer than planned.
 
     Other Parameters:
@@ -105,13 +103,9 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
             # Minutes that were added before torchrun restarted the command are not added again.
             more = None if restarted else more
             return training.resume(folder, more=more, images=images, data=data, **options)
-        runs = find_runs("runs") if Path("runs").is_dir() else []
-        stopped = [str(run.path) for run in runs if run.state == "stopped"]
-        others = f" (stopped runs: {', '.join(stopped)})" if stopped else ""
-        if more is not None or (resume and recipe is None and data is None):
-            advice = f"name it with --out{others}, or give DATA to start a new run"
-            raise UserError(f"no run was started by this command, so none is continued: {advice}")
-        say(f"no run was started by this command: starting a new one; --out names a run to continue{others}")
+        if more is not None:
+            raise UserError("no run fits this command, so --more has nothing to extend: name one with --out")
+        say("no run fits this command: starting a new one")
     if find_lr:
         curve = find_learning_rate(chosen, machine, None if source is None else Path(source), progress)
         say(f"learning rate {curve.suggested:.2g}; lr-finder.png in the run folder shows the range test")

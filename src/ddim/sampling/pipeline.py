@@ -4,7 +4,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from ddim.diffusion.guidance import Clipped, Rescheduled
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError, describe_given
 from ddim.machine.distributed import current_processes
-from ddim.machine.runtime import Runtime, check_runtime, choose_runtime
+from ddim.machine.runtime import Precision, Runtime, check_runtime, choose_runtime
 from ddim.nn.unet import UNetSpec
 from ddim.recipe.codec import dump, kind_name, load_recipe, load_value
 from ddim.recipe.model import build_fitting_model
@@ -191,7 +191,7 @@ def load(
     own: Sequence[Any] = (),
     compiling: bool = False,
     device: str | None = None,
-    precision: Literal["fp32", "bf16"] | None = None,
+    precision: Precision | None = None,
     threads: int | None = None,
 ) -> LoadedRun:
     """Load the newest undamaged checkpoint of a run, ready to sample.
@@ -253,7 +253,11 @@ def _read_weights(path: Path, run: Path, weights: str) -> tuple[LoadedCheckpoint
 
 
 def _runtime(
-    recorded: Runtime, size: tuple[int, int], device: str | None, precision: str | None, threads: int | None
+    recorded: Runtime,
+    size: tuple[int, int],
+    device: str | None,
+    precision: Precision | None,
+    threads: int | None,
 ) -> Runtime:
     """Return the recorded runtime with the given changes; for another type of device, it is chosen anew."""
     wanted = current_processes().assign_device(device or recorded.device)
@@ -265,8 +269,8 @@ def _runtime(
         where = check_runtime("auto", precision or "auto", threads)
     if where.split(":")[0] != recorded.device.split(":")[0]:
         return choose_runtime(where, precision or "auto", False, threads, size=size)
-    changes = {"precision": precision or recorded.precision, "threads": threads or recorded.threads}
-    return replace(recorded, device=where, **changes)
+    precision, threads = precision or recorded.precision, threads or recorded.threads
+    return replace(recorded, device=where, precision=precision, threads=threads)
 
 
 Source = str | Path | Pipeline | Model

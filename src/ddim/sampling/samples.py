@@ -278,7 +278,7 @@ def _read_earlier(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None
     old = sample_conditions(earlier)
     new = json.loads(json.dumps(sample_conditions(record)))
     if changed := [name for name in new if old[name] != new[name]]:
-        raise UserError(f"folder {folder} holds samples that differ in {', '.join(changed)}; give a new folder")
+        raise UserError(f"folder {folder} holds samples with other {', '.join(changed)}; give a new folder")
     return earlier
 
 

@@ -95,7 +95,7 @@ class Display(Callback):
     """
 
     def __init__(self) -> None:
-        self.tick = time.monotonic()
+        self.created = self.tick = time.monotonic()
         self.cell, self.errors = Cell() if in_notebook() else None, ""
         self.live = self.cell is not None
 

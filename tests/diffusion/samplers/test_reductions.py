@@ -41,7 +41,8 @@ def test_methods_of_order_one_are_ddim(sampler, law):
 
 
 @pytest.mark.parametrize(
-    ("kind", "order"), [(AdamsBashforth, 6), (DPMSolver, 0), (DPMSolver, 4), (EDM, 3), (UniPC, 4), (UniPC, "2")]
+    ("kind", "order"),
+    [(AdamsBashforth, 6), (DPMSolver, 0), (DPMSolver, 4), (EDM, 3), (UniPC, 4), (UniPC, "2")],
 )
 def test_an_order_that_a_method_does_not_have_is_refused(kind, order):
     with pytest.raises(UserError, match=f"sampler.order must be one of 1, 2.* got {order!r}"):
