@@ -114,11 +114,7 @@ class Model(nn.Module):
         self.pixels = Pixels.fixed(0.5, 0.5, self.shape.channels)
 
     def forward(
-        self,
-        x_t: Tensor,
-        t: Number,
-        label: Tensor | None = None,
-        augment: Tensor | None = None,
+        self, x_t: Tensor, t: Number, label: Tensor | None = None, augment: Tensor | None = None
     ) -> Prediction:
         """Return the prediction for noisy images.
 

@@ -35,15 +35,12 @@ def explain_changes(recipe: Recipe) -> list[str]:
 
     The images, the training length and the seed are left out, and the numbers of classes and vectors.
     """
-    if recipe.name not in RECIPES:
-        return []
-    usual = {path: value for path, value, *_ in explain_fields(find_recipe(recipe.name, recipe.data.size))}
-    changes = []
-    for path, value, _, text in explain_fields(recipe):
-        known = path.startswith("data.") or path in ("minutes", "images", "seed", "net.classes", "net.vector")
-        if not known and value != usual.get(path, value):
-            changes.append(f"{path} {value} ({re.split('[,;]', text)[0]})")
-    return changes
+    named = find_recipe(recipe.name, recipe.data.size) if recipe.name in RECIPES else recipe
+    usual = {path: value for path, value, *_ in explain_fields(named)}
+    known = re.compile(r"data\..*|minutes|images|seed|net\.classes|net\.vector")
+    rows = [row for row in explain_fields(recipe) if not known.fullmatch(row[0])]
+    changed = [(path, value, text) for path, value, _, text in rows if value != usual.get(path, value)]
+    return [f"{path} {value} ({re.split('[,;]', text)[0]})" for path, value, text in changed]
 
 
 def explain_kinds(path: str) -> Iterator[tuple[str, str, list[Row]]]:

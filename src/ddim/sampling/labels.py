@@ -16,7 +16,7 @@ from ddim.data import Images
 from ddim.data.clusters import Clusters
 from ddim.data.labels import find_loose
 from ddim.data.vectors import ImageVectors, read_vectors
-from ddim.errors import UserError, suggest
+from ddim.errors import UserError, suggest, to_int
 from ddim.recipe.recipe import Recipe
 
 NULL = -1
@@ -149,7 +149,8 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
         # A class name may be a number or a word: names come before indices, and "all" before names.
         known |= {str(k): k for k in range(count)} | {k: k for k in range(count)}
         known |= {name: k for k, name in enumerate(classes)} | {"all": "all"}
-    asked = label if isinstance(label, str | None) else index(label)
+    hint = '; "all" gives the classes in turn'
+    asked = label if isinstance(label, str | None) else to_int("label", label, hint)
     if asked not in known:
         trained = "without labels" if data.vectors is None else "with vectors: give vector (--vector)"
         one = f'one of the run\'s {count} classes or "all"'

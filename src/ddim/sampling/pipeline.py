@@ -223,7 +223,7 @@ def load(
 
     def read(path: Path) -> LoadedRun:
         at, tensors = _read_weights(path, run, weights)
-        runtime = _runtime(at.state.runtime, at.recipe.data.size, device, precision, threads)
+        runtime = _runtime(at, device, precision, threads)
         runtime = replace(runtime, compile=compiling)
         model = build_fitting_model(path, at.recipe, at.state.channels, tensors)
         model.pixels = at.state.pixels
@@ -253,13 +253,10 @@ def _read_weights(path: Path, run: Path, weights: str) -> tuple[LoadedCheckpoint
 
 
 def _runtime(
-    recorded: Runtime,
-    size: tuple[int, int],
-    device: str | None,
-    precision: Precision | None,
-    threads: int | None,
+    at: LoadedCheckpoint, device: str | None, precision: Precision | None, threads: int | None
 ) -> Runtime:
     """Return the recorded runtime with the given changes; for another type of device, it is chosen anew."""
+    recorded = at.state.runtime
     wanted = current_processes().assign_device(device or recorded.device)
     try:
         where = check_runtime(wanted, precision or "auto", threads)
@@ -268,7 +265,7 @@ def _runtime(
             raise
         where = check_runtime("auto", precision or "auto", threads)
     if where.split(":")[0] != recorded.device.split(":")[0]:
-        return choose_runtime(where, precision or "auto", False, threads, size=size)
+        return choose_runtime(where, precision or "auto", False, threads, size=at.recipe.data.size)
     precision, threads = precision or recorded.precision, threads or recorded.threads
     return replace(recorded, device=where, precision=precision, threads=threads)
 

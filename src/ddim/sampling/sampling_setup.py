@@ -218,12 +218,7 @@ def choose_sampling(
 
 
 def open_edit(
-    run: Source,
-    what: str,
-    steps: int,
-    options: Mapping[str, Any],
-    invert: bool = False,
-    seeded: bool = False,
+    run: Source, what: str, steps: int, options: Mapping[str, Any], invert: bool = False, seeded: bool = False
 ) -> SamplingSetup:
     """Return how an edit samples.
 

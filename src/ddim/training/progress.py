@@ -149,9 +149,8 @@ class Display(Callback):
         images = f"{counts} of {shape.height}x{shape.width}, recipe {training.recipe.name}"
         self._show(f"{start}: {images}, {runtime.describe()}{slow}", training.seen, training.plan.total)
         if not self.resumed:
-            changes = explain_changes(training.recipe)
-            changed = [f"changed from recipe {training.recipe.name}: {', '.join(changes)}"] if changes else []
-            for line in [*changed, *list_cautions(split.images, len(split.train))]:
+            changes = [f"changed in the recipe: {change}" for change in explain_changes(training.recipe)]
+            for line in [*changes, *list_cautions(split.images, len(split.train))]:
                 _write(line)
 
     def _show(self, line: str, done: float, total: int | None) -> None:
