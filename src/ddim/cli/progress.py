@@ -121,7 +121,8 @@ class Console(ProgressDisplay, Display):
         self.sheet = sheet
 
     def _show_validation(self, training: Trainer, errors: str, sheet: Path) -> None:
-        say(f"after {training.seen:,} images: {errors}{'; ' if errors else ''}samples {sheet}")
+        seen = f"after {training.seen:,} images, step {training.step:,}"
+        say(f"{seen}: {errors}{'; ' if errors else ''}samples {sheet}")
         if self.draws:
             shape = training.model.shape
             # While the bar is drawn, sys.stderr is an object of rich without an encoding.

@@ -61,7 +61,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     If no grid was saved, the grid of the recipe is used. If no guidance was saved, guidance is off.
 
     Args:
-        model: a run folder, a `Pipeline` from `load`, or a `Model` of images in [-1, 1].
+        model: a run folder, a `Pipeline` from `load`, or a `Model`, which is sampled as recipe `fast` says.
         n: number of images; by default 16, or the number of seeds.
         steps: sampling steps, by default the recipe's. Each evaluates the network once; `EDM` doubles this,
             and so does guidance.

@@ -227,6 +227,8 @@ def _describe(setup: SamplingSetup, count: int, made: int, seconds: float, nfe: 
     found = ["sampling times"] if setup.searched else []
     found += [f"guidance {setup.guidance.scale:g}"] if setup.guidance.searched else []
     used = f", with {' and '.join(found)} found by ddim search" if found else ""
+    precision = setup.pipeline.runtime.precision
+    used += "" if precision == "fp32" else f", in {precision}"
     return f"{format_count(count, 'image')}{old}, {format_count(nfe, 'network evaluation')} each{used}"
 
 
@@ -276,7 +278,7 @@ def _read_earlier(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None
     old = sample_conditions(earlier)
     new = json.loads(json.dumps(sample_conditions(record)))
     if changed := [name for name in new if old[name] != new[name]]:
-        raise UserError(f"folder {folder} holds samples with another {', '.join(changed)}; give a new folder")
+        raise UserError(f"folder {folder} holds samples with other {', '.join(changed)}; give a new folder")
     return earlier
 
 
