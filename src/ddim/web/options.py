@@ -102,9 +102,12 @@ def write_command(command: str, words: Collection[str], options: Mapping[str, An
     for name, value in {**options, **options.get("fields", {})}.items():
         if name == "fields" or value is False:
             continue
-        option = texts.get(name, f"--{name}")
-        # A value such as -2,5 looks like an option, so "=" joins it to its option.
-        line += [option] if value is True else [f"{option}={_write_value(name, value)}"]
+        option, text = texts.get(name, f"--{name}"), _write_value(name, value)
+        if value is True:
+            line.append(option)
+        else:
+            # A value such as -2,5 looks like an option, so "=" joins it to its option.
+            line += [f"{option}={text}"] if text.startswith("-") else [option, text]
     return quote(*line)
 
 
@@ -130,7 +133,8 @@ def _join_range(seeds: list[int]) -> list[str]:
 def write_call(function: str, words: Collection[str], options: Mapping[str, Any]) -> str:
     """Return the Python code that does the same: `ddim.FUNCTION(WORDS, OPTION=VALUE, ...)`."""
     given = [*map(repr, words), *(f"{name}={value!r}" for name, value in options.items())]
-    return f"import ddim\n\nresult = ddim.{function}({', '.join(given)})"
+    name = "images" if function == "sample" else "result"
+    return f"import ddim\n\n{name} = ddim.{function}({', '.join(given)})"
 
 
 def check_work(

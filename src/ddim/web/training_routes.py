@@ -235,7 +235,7 @@ async def show_data(data: str, request: Request, here: Here, size: Size = 64) ->
         facts, address = summary.facts, api_address("results", key, SHEET)
         rejects, duplicates = facts["rejected"][:MOST], facts["duplicates"][:MOST]
         classes = dict(facts["classes"] or {})
-        return DataDetails(facts["images"], summary.verdict, classes, rejects, duplicates, address)
+        return DataDetails(facts["images"], summary.verdict.partition(": ")[2], classes, rejects, duplicates, address)
 
     try:
         # Reading a large set takes as long as it takes; its client may leave.
