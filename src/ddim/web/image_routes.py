@@ -98,6 +98,8 @@ async def make_edits(run: str, kind: str, request: Request, here: Here, given: G
     sources, mask = given.pop("sources", []), given.pop("mask", None)
     known, options = await asyncio.to_thread(read_request, here, kind, run, given)
     files = [find_source(here.store, source) for source in sources]
+    if len(files) not in {"interpolate": (0, 2), "invert": range(1, 65)}.get(kind, (1,)):
+        raise Refused(422, f"{kind} needs another number of images than {len(files)}")
     if kind in ("vary", "inpaint"):
         options.setdefault("seeds", [*range(8 if kind == "vary" else 4)])
     often = {"vary": 1, "interpolate": 2, "inpaint": options.get("resample", 5), "invert": 4}[kind]

@@ -115,7 +115,7 @@ def sample_run(job: Job, run: Path, folder: Path, seeds: Sequence[int], options:
     seeded = plain and usual and not pipeline.recipe.sampler.stochastic and record["guidance"] == expected
     paths = [find_sample(folder, seed, pipeline) for seed in seeds]
     facts = {"seeds": [*seeds], **options}
-    python = "sample_to_folder" if options.keys() & {"fields", "film"} else "sample"
+    values = {name: value for name, value in facts.items() if name != "film"}
     return Result(
         folder.name,
         str(run),
@@ -128,7 +128,7 @@ def sample_run(job: Job, run: Path, folder: Path, seeds: Sequence[int], options:
         written.nfe,
         round(time.monotonic() - start, 2),
         write_command("sample", [str(run)], facts),
-        write_call(python, [str(run)], facts),
+        write_call("sample", [str(run)], values),
         [*notes, *describe_pictures(pipeline)],
         seeded,
         facts,
