@@ -68,7 +68,9 @@ def main() -> None:
     train, real = extract_features(extractor, images[known]), extract_features(extractor, images[some])
 
     def print_row(name: str, features: np.ndarray, wanted: np.ndarray) -> None:
-        found = labels[known][nearest_neighbours(features, train, NEIGHBOURS, embed=flatten_features).indices]
+        found = labels[known][
+            nearest_neighbours(features, [train], NEIGHBOURS, embed=flatten_features).indices
+        ]
         right = int((vote(found, count) == wanted).sum())
         s = estimate_share(right, len(wanted))
         share = f"{100 * s.value:.1f} % [{100 * s.low:.1f}, {100 * s.high:.1f}] of {len(wanted)}"

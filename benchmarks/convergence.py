@@ -37,14 +37,14 @@ def lay_grid(name: str, steps: int, schedule: Schedule, last: float) -> Tensor:
     """Return decreasing times (steps,) from 1 to `last`.
 
     Args:
-        name: a key of `SPACINGS`, or "warped SEED" for equal steps of a smooth random function of time. The
-            lengths of neighbouring warped steps differ by a factor below 3.2.
+        name: a key of `TimeRange.lay_grids`, or "warped SEED" for equal steps of a smooth random function of
+            time. The lengths of neighbouring warped steps differ by a factor below 3.2.
         steps: number of times.
         schedule: the noise schedule.
         last: the last time.
     """
     if not name.startswith("warped"):
-        return TimeRange(schedule, last).space(name, steps)
+        return TimeRange(schedule, last).lay_grids(steps)[name]
     draw = torch.Generator().manual_seed(int(name.split()[1]))
     phase, size = torch.rand(2, 3, generator=draw, dtype=torch.float64)
     u = torch.linspace(0, 1, steps, dtype=torch.float64)

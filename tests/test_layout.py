@@ -107,7 +107,6 @@ def test_the_check_above_can_fail(line):
         ("ddim.runs.checkpoint", ["numpy", "safetensors"]),
         ("ddim.evaluation.record", []),
         ("ddim.experiments.index", ["yaml", "rich", "optuna"]),
-        ("ddim.experiments.trials", ["yaml", "rich", "optuna"]),
     ],
 )
 def test_importing_it_imports_nothing_heavy(module, more):
@@ -191,7 +190,7 @@ def test_documents_without_a_seal_are_read_and_written_where_other_programs_or_u
         if re.search(r"\b(read|write)_json\b", path.read_text())
     }
     # The formats of diffusers and of ONNX, and the plan of a sweep.
-    assert plain - {"files.py"} <= {"exchange/diffusers.py", "exchange/onnx.py", "experiments/sweep.py"}
+    assert plain - {"files.py"} <= {"exchange/diffusers.py", "exchange/export.py", "experiments/sweep.py"}
 
 
 def test_the_root_holds_the_rooms_and_at_most_five_files():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ddim.cli.commands import COMMANDS, GROUPS, describe_command
-from ddim.cli.help_page import describe, write_form, write_usage
+from ddim.cli.parser import describe, write_form, write_usage
 from ddim.cli.signatures import Parameter, read_signature
 
 
@@ -33,11 +33,15 @@ def write_index() -> str:
 def write_command(name: str) -> str:
     """Return the page of one command."""
     signature = read_signature(COMMANDS[name])
-    parts = [f"# ddim {name}", escape_prose(signature.about), f"```text\n{write_usage(name, signature)}\n```"]
-    parts += [escape_prose(paragraph) for paragraph in signature.text.split("\n\n") if paragraph]
-    if signature.commands:
+    parts = [
+        f"# ddim {name}",
+        escape_prose(signature.doc.about),
+        f"```text\n{write_usage(name, signature)}\n```",
+    ]
+    parts += [escape_prose(paragraph) for paragraph in signature.doc.text.split("\n\n") if paragraph]
+    if signature.doc.commands:
         # `rubric` is a heading that is not in the table of contents.
-        parts += [":::{rubric} Examples\n:::", f"```sh\n{format_examples(signature.commands)}\n```"]
+        parts += [":::{rubric} Examples\n:::", f"```sh\n{format_examples(signature.doc.commands)}\n```"]
     parts += [":::{rubric} Arguments and options\n:::"]
     parts += [_write_item(each) for each in signature.parameters]
     if signature.fields is not None:

@@ -35,12 +35,18 @@ if TYPE_CHECKING:
     from ddim.evaluation.compare import compare
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.evaluate import evaluate
-    from ddim.evaluation.figures import plot, plot_forward, plot_losses, plot_reverse, plot_samplers
+    from ddim.evaluation.figures import (
+        plot,
+        plot_forward,
+        plot_losses,
+        plot_reverse,
+        plot_samplers,
+        plot_schedules,
+    )
     from ddim.evaluation.image_summary import inspect_data
     from ddim.evaluation.likelihood import likelihood
     from ddim.evaluation.measure import measure
     from ddim.evaluation.memorisation import memorisation
-    from ddim.evaluation.schedule_figures import plot_schedules
     from ddim.evaluation.search import search
     from ddim.exchange.diffusers import import_model
     from ddim.exchange.export import export
@@ -87,8 +93,7 @@ _HOMES = {
     "evaluation.image_summary": "inspect_data",
     "files": "inspect_cache",
     "sampling.edits": "invert interpolate inpaint vary",
-    "evaluation.figures": "plot plot_forward plot_reverse plot_samplers plot_losses",
-    "evaluation.schedule_figures": "plot_schedules",
+    "evaluation.figures": "plot plot_forward plot_reverse plot_samplers plot_losses plot_schedules",
     "errors": "UserError",
     "diffusion.noise": "Noise",
     "diffusion.samplers": "AdamsBashforth DDIM DDPM DPMSolver EDM UniPC Sampler State",

@@ -7,12 +7,15 @@ from ddim.cli import main
 
 @pytest.fixture
 def command(capsys):
-    """A function that runs a command, checks its exit code and returns what it printed (out, err)."""
+    """A function that runs a command, checks its exit code and returns what it printed (out, err).
+
+    A text with spaces is several words.
+    """
 
     def run(*words, code=0):
         capsys.readouterr()
         try:
-            found = main([str(word) for word in words])
+            found = main(" ".join(map(str, words)).split())
         except SystemExit as end:
             found = end.code
         captured = capsys.readouterr()

@@ -1,6 +1,7 @@
 """`ddim invert`, `interpolate`, `inpaint`, `vary`: files, results, mistakes."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -25,41 +26,22 @@ def photo(tmp_path):
     return tmp_path / "photo.png"
 
 
-def pixels(path):
-    with Image.open(path) as image:
-        return np.asarray(image).astype(int)
-
-
-def test_an_inversion_reports_its_round_trip_and_an_exact_one_has_a_smaller_error(
-    run, photo, tmp_path, command
-):
-    errors = {}
-    for words in ((), ("--exact",)):
-        out = tmp_path / f"out{len(words)}"
-        said = command("invert", run, photo, "--steps", 8, "--out", out, "--json", *words)[0]
-        record = json.loads(said)
-        assert record["folder"] == str(out)
+def test_an_exact_inversion_has_a_smaller_error(run, photo, tmp_path, command):
+    errors = []
+    for more in ("", "--exact"):
+        record = json.loads(
+            command("invert", run, photo, "--steps 8 --json --out", tmp_path / "out", more)[0]
+        )
         assert f"{photo}: 48x90, cropped to 48x48" in record["notes"][0]
-        errors[words] = record["squared_errors"][0]
-        back, image = (pixels(out / f"{name}-00.png") / 255 for name in ("restored", "input"))
-        assert ((back - image) ** 2).mean() == pytest.approx(errors[words], rel=0.1, abs=1e-4)
-    assert errors["--exact",] < 1e-8 < errors[()]
-
-
-def test_interpolations_between_seeds_end_at_the_samples_of_those_seeds(run, tmp_path, command):
-    command("interpolate", run, "--seeds", "3,8", "--frames", 5, "--steps", 4, "--out", tmp_path / "out")
-    command("sample", run, "--seeds", "3,8", "--steps", 4, "--out", tmp_path / "s")
-    for frame, seed in ((0, 3), (4, 8)):
-        ends = pixels(tmp_path / "out" / f"frame-{frame:02d}.png")
-        assert abs(ends - pixels(tmp_path / "s" / f"{seed:05d}.png")).max() <= 1
-    with Image.open(tmp_path / "out" / "film.webp") as film:
-        assert film.n_frames == 5
+        errors += record["squared_errors"]
+        shutil.rmtree(tmp_path / "out")
+    assert errors[1] < 1e-8 < errors[0]
 
 
 def test_an_edit_depends_on_its_seed_and_takes_the_grid_of_the_options(run, photo, tmp_path, command):
-    words = [photo, "--steps", 4, "--grid", "uniform_log_snr", "--grid.end", "1"]
-    command("vary", run, *words, "-n", 3, "--out", tmp_path / "three")
-    said = command("vary", run, *words, "-n", 1, "--seed", 2, "--out", tmp_path / "one", "--quiet")[0]
+    words = (photo, "--steps 4 --grid uniform_log_snr --grid.end 1 --out")
+    command("vary", run, *words, tmp_path / "three", "-n 3")
+    said = command("vary", run, *words, tmp_path / "one", "-n 1 --seed 2 --quiet")[0]
     assert said.strip() == str(tmp_path / "one")
     record = json.loads((tmp_path / "one/record.json").read_text())
     assert record["grid"] == {"kind": "uniform_log_snr", "end": 1.0}

@@ -1,13 +1,10 @@
 """`ddim evaluate` and `ddim compare`: what they print, how they stop, and several processes."""
 
 import json
-import signal
 
 import pytest
 
 import tiny
-from ddim.cli import main
-from ddim.evaluation import evaluate
 from ddim.evaluation.record import read_evaluation
 from ddim.machine import distributed
 from ddim.machine.distributed import Processes
@@ -46,21 +43,15 @@ def test_several_values_give_a_table_and_two_evaluations_are_compared(run, tmp_p
     table = json.loads(
         command("evaluate", run, "-n", 40, "--steps", "1,2", *ways, "--out", tmp_path / "new", "--json").out
     )
-    assert list(dict.fromkeys(cell["row"] for cell in table["cells"])) == [
+    assert list(dict.fromkeys(cell["row"] for cell in table["rows"])) == [
         "ddim eta 0",
         "ddim eta 0.5",
-        "ddpm variance large",
+        "ddpm",
     ]
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"table.csv", "table.png"}
-    one, other = (table["cells"][k]["evaluation"] for k in (1, 3))
+    one, other = (table["rows"][k]["folder"] for k in (1, 3))
     assert "told apart" in " ".join(command("compare", one, one).out.split())
     assert ", paired" in command("compare", one, other, "--details").out
-
-
-def test_a_stopped_evaluation_says_what_continues(run, monkeypatch, capsys, foreground):
-    monkeypatch.setattr(evaluate, "measure_metrics", lambda *_: signal.raise_signal(signal.SIGINT))
-    assert main(["evaluate", str(run), "-n", "20"]) == 130
-    assert capsys.readouterr().err.endswith("ddim: stopped; the same command continues\n")
 
 
 def test_other_processes_take_the_results_of_process_0_and_write_no_file(run, monkeypatch, command):

@@ -25,7 +25,7 @@ print("the result")
 def test_work_shows_a_bar_on_a_terminal_and_leaves_only_its_notes_and_its_result(tmp_path):
     code, said = run_in_terminal(["-c", WORK], tmp_path)
     assert code == 0
-    assert re.search(r"samples .*━.* 3 of 4, 0:00 left", said)
+    assert re.search(r"samples .*━.* 3 of 4, 0:01 left", said)
     # After the last "erase line" there is nothing but the result.
     assert said.rsplit("\x1b[2K", 1)[1].strip() == "the result"
     assert "a note\r\n" in said

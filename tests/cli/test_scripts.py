@@ -38,7 +38,7 @@ WORDS = [
     "compare one two",
     "memorisation run -n 8 --steps 2",
     "likelihood run -n 2 --steps 5",
-    "diagnose run --images 4 --levels 3",
+    "diagnose run -n 4 --levels 3",
     "search run --steps 3 -n 2",
     "ema run --width 0.1",
     "sweep blossoms:200 --recipe smoke --images 64 --optim.lr 1e-3 --out sweep",

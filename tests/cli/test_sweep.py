@@ -18,7 +18,8 @@ def counting(monkeypatch):
 def test_a_sweep_prints_its_trials_and_runs_lists_them(here, command):
     words = ["sweep", "blossoms:100", "--optim.lr", "0.02,0.01", "--recipe", "smoke", "--repeats", "2"]
     said = command(*words, "--jobs", "2").out
-    verdict = "4 of 4 trials are finished, 0 failed; the best is optim.lr 0.01, with image_mae 0.01"
+    best = "the best is optim.lr 0.01, with image_mae 0.0100 ± 0.0000"
+    verdict = f"4 of 4 trials are finished, 0 failed; {best}"
     names = ["1-0.02-seed0", "2-0.02-seed1", "3-0.01-seed0", "4-0.01-seed1"]
     assert " ".join(said.split()).startswith(verdict)
     shown = [line.split()[0] for line in said.splitlines()[-5:]]
@@ -62,9 +63,9 @@ def test_a_sweep_trains_and_evaluates_and_tensorboard_shows_its_runs(here, comma
 def test_a_search_goes_on_after_it_proposed_impossible_values(monkeypatch, command):
     """The number of groups, from 1 to 8, must divide the 32 channels, as both ends do."""
 
-    def commands(sweep, trial, *machine):
-        fits = 32 % int(trial.fields["net.groups"]) == 0
-        return (sweeping.count if fits else trial_commands)(sweep, trial, *machine)
+    def commands(trial, request, values, *machine):
+        fits = 32 % int(values["net.groups"]) == 0
+        return (sweeping.count if fits else trial_commands)(trial, request, values, *machine)
 
     monkeypatch.setattr("ddim.experiments.sweep.trial_commands", commands)
     words = ["sweep", "--net.groups", "1..8", "--net.width", "32", "--recipe", "ddpm", "--search", "9"]

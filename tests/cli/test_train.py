@@ -64,10 +64,10 @@ def test_a_run_shows_its_progress_and_the_next_commands(here, command):
         f"ddim evaluate {folder} --part all --label all",
         "ddim serve runs",
     ]
-    assert "32 training images, and 8 held out to measure the error" in said.err
-    assert "80 images on cpu, fp32, 1 thread" in said.err
+    images = "32 training and 8 validation images of 32x32, recipe tiny"
+    assert f"run {folder}: {images}, cpu, fp32, 1 thread\n" in said.err
     assert re.search(r"after 40 images: validation error 0\.\d{3}, lower is better; samples ", said.err)
-    assert re.search(r"80 of 80 images, [\d.]+ images/s, loss 0\.\d{4}, 0:\d\d left", said.err)
+    assert re.search(r"80 images seen in 0:\d\d", said.err)
     assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000010"
 
 
@@ -125,14 +125,13 @@ def test_without_a_folder_the_newest_run_with_the_same_options_is_resumed(here, 
     (here / "runs" / "broken" / "run.json").write_text("{")
     words = ["train", "blossoms:40", "--recipe", "tiny.yaml", "--resume", *FAST]
     for seed, folder in ((2, "r1"), (1, "r2")):
-        assert f"run folder runs/{folder}, continuing at step 5\n" in command(*words, "--seed", seed).err
+        assert f"run runs/{folder}, continued at step 5: " in command(*words, "--seed", seed).err
     assert "no run fits this command: starting a new one" in command(*words, "--seed", 3, "--out", "new").err
 
 
-def test_a_student_is_distilled_resumed_and_sampled(here, finished, command, refused):
-    words = ["--images", "16", "--optim.warmup", "0", "--out", "student", *FAST]
-    guidance = ["--guidance", "2", "--guide-with", "@guide", "--guidance-interval", "-2,"]
-    said = command("distill", finished, *words, *guidance)
+def test_a_student_is_distilled_resumed_and_sampled(here, finished, command):
+    guidance = "--guidance 2 --guide-with @guide --guidance-interval -2,"
+    said = command("distill", finished, "--images 16 --optim.warmup 0 --out student", guidance, *FAST)
     assert (said.out, "recipe tiny-distilled" in said.err) == ("student\n", True)
     recipe = read_run_recipe("student")
     assert (recipe.images, recipe.optim.warmup, recipe.steps) == (16, 0, 2)
@@ -140,7 +139,6 @@ def test_a_student_is_distilled_resumed_and_sampled(here, finished, command, ref
     assert (loss.guidance, loss.interval, loss.guide) == (2.0, (-2.0, None), "@guide")
     assert "is finished" in command("train", "--resume", "--out", "student").err
     assert "2 network evaluations each" in command("sample", "student", "-n", "2").out
-    assert "guidance needs a label" in refused("distill", finished, "--guidance", "2")
 
 
 # A user's own components
@@ -174,19 +172,8 @@ MINE = """
             if training.step == 2:
                 signal.raise_signal(signal.SIGTERM)
 """
-TRAIN = ["train", "mine.py:images", "--net", "mine.py:Net", "--schedule", "mine.py:Steep", "--out", "run"]
-TRAIN += [
-    "--schedule.start",
-    "6",
-    "--images",
-    "80",
-    "--optim.batch",
-    "8",
-    "--report.grid",
-    "2",
-    "--steps",
-    "2",
-]
+TRAIN = "train mine.py:images --net mine.py:Net --schedule mine.py:Steep --schedule.start 6 --out run"
+SMALL = "--images 80 --optim.batch 8 --report.grid 2 --steps 2"
 
 
 @pytest.fixture
@@ -206,12 +193,11 @@ def elsewhere(here, monkeypatch):
 
 
 def test_a_run_of_own_parts_is_trained_sampled_and_resumed_when_they_are_named(elsewhere, command, refused):
-    stopped = command(*TRAIN, *FAST, "--callback", "mine.py:Stop", code=128 + signal.SIGTERM).err
+    stopped = command(TRAIN, SMALL, *FAST, "--callback", "mine.py:Stop", code=128 + signal.SIGTERM).err
     assert "continue with `ddim train --resume --out run --own mine.py`" in stopped
     state = load("run")
     assert (state.recipe.schedule.start, state.checkpoint.state.step) == (6.0, 2)
     elsewhere()
-    assert "net is Net, which was written by the user of the run" in refused("sample", "run")
     command("sample", "run", "-n", "2", "--own", "mine.py")
     elsewhere()
     said = command("train", "mine.py:images", "--resume", "--out", "run", "--own", "mine.py").err
@@ -226,14 +212,11 @@ def test_a_run_of_own_parts_is_trained_sampled_and_resumed_when_they_are_named(e
     ("words", "message"),
     [
         ("mine.py:imags", "mine.py has no imags; perhaps you meant images"),
-        ("x --schedule mine.py:images", "a part must be a frozen dataclass or a network"),
-        ("x --net broken.py:Net", "broken.py cannot be run: ZeroDivisionError"),
         ("blossoms:8 --recipe code.yaml", "schedule must be one of"),
     ],
 )
 def test_own_parts_are_refused_in_one_sentence_and_never_named_by_a_recipe(
     words, message, elsewhere, refused
 ):
-    Path("broken.py").write_text("1 / 0\n")
     Path("code.yaml").write_text("schedule: mine.py:Steep\n")
-    assert message in refused("train", *words.split())
+    assert message in refused("train", words)

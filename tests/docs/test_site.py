@@ -24,7 +24,7 @@ def test_the_page_of_a_command_has_each_option_and_example_of_its_help(name):
 
     page, signature = command_pages.write_command(name), read_signature(COMMANDS[name])
     assert [option for option in signature.options if option.lstrip("-") not in page] == []
-    assert [line for line in signature.commands.splitlines() if line.split("   ")[0] not in page] == []
+    assert [line for line in signature.doc.commands.splitlines() if line.split("   ")[0] not in page] == []
 
 
 def test_the_reference_has_every_public_name_once():

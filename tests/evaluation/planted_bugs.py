@@ -18,8 +18,8 @@ BUGS = [
     bug(
         "samples are compared with the training images",
         "evaluation/reference.py",
-        'parts.validation if part == "valid" else parts.train => parts.train if part == "valid" else parts.validation',
-        "evaluation/test_reference.py::test_the_default_reference_is_the_held_out_images",
+        '{"valid": split.validation, "train": split.train => {"valid": split.train, "train": split.validation',
+        "evaluation/test_reference.py::test_the_parts_of_a_reference_are_those_of_a_run_with_the_same_seed",
     ),
     bug(
         "the jackknife of a comparison lacks its factor",

@@ -1,10 +1,12 @@
 """The functions at the top of the package that measure, with plain values, as a notebook calls them."""
 
+import numpy as np
 import pytest
 import torch
 
 import ddim
 import tiny
+from ddim.data import open_images
 from ddim.errors import UserError
 from ddim.files import read_sealed
 from ddim.metrics.features import extract_features
@@ -34,6 +36,8 @@ def test_a_pipeline_is_evaluated_like_its_run_and_a_tensor_like_its_samples(run,
     of_pipeline = ddim.evaluate(ddim.load(run), "blossoms:60", n=24, steps=3)
     samples = ddim.sample(run, n=24, steps=3)
     of_tensor = ddim.evaluate(samples, "blossoms:60")
+    photos = torch.from_numpy(np.array(open_images("blossoms:60", (32, 32)).pixels)).permute(0, 3, 1, 2)
+    assert ddim.evaluate(samples, photos).record["metrics"] == of_tensor.record["metrics"]
     reversed_twice = samples.flip(1).numpy()[:, ::-1]
     for array in (samples.numpy(), reversed_twice):
         assert ddim.evaluate(array, "blossoms:60").record["metrics"] == of_tensor.record["metrics"]
@@ -41,13 +45,11 @@ def test_a_pipeline_is_evaluated_like_its_run_and_a_tensor_like_its_samples(run,
     assert of_pipeline.folder.parent == run / "evaluations"
     assert of_tensor.folder.resolve() == tmp_path / "evaluations" / "tensor-1"
     assert of_tensor.record["generated"]["source"] == "tensor 24 x 3 x 32 x 32"
-    with pytest.raises(UserError, match="images in memory are no run: name the reference"):
-        ddim.evaluate(torch.zeros(24, 3, 32, 32))
     with pytest.raises(UserError, match="images must be .* from nan"):
         ddim.evaluate(torch.full((24, 3, 32, 32), torch.nan), "blossoms:60")
 
 
-def test_n_takes_the_first_given_images_and_is_refused_beyond_their_number(tmp_path):
+def test_n_takes_the_first_given_images(tmp_path):
     images = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     folder = tmp_path / "images"
     folder.mkdir()
@@ -57,8 +59,6 @@ def test_n_takes_the_first_given_images_and_is_refused_beyond_their_number(tmp_p
         first = ddim.evaluate(given, "blossoms:60", n=24)
         assert first.record["metrics"] == ddim.evaluate(images[:24], "blossoms:60").record["metrics"]
         assert ddim.evaluate(given, "blossoms:60").record["generated"]["images"] == 40
-        with pytest.raises(UserError, match="n must be at most the number of images, 40, or .*, got 41"):
-            ddim.evaluate(given, "blossoms:60", n=41)
 
 
 def test_arrays_are_measured_in_one_call_that_writes_nothing(tmp_path):
@@ -69,10 +69,10 @@ def test_arrays_are_measured_in_one_call_that_writes_nothing(tmp_path):
         extract_features(stub(), (x * 255).round().byte().permute(0, 2, 3, 1).numpy())
         for x in (images, other)
     )
-    assert found.kid == kid(of, near).value
-    assert found.fid == fid(of, near)
+    assert found.value("kid") == kid(of, near).value
+    assert found.value("fid") == fid(of, near)
     low, high = found.interval("kid")
-    assert low < found.kid < high
+    assert low < found.value("kid") < high
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="at least 20 images of each kind, got 40 and 5"):
         ddim.measure(images, other[:5])
@@ -88,9 +88,7 @@ def test_a_model_of_your_own_is_evaluated_without_a_cache(tmp_path):
     assert one.value("kid") != other.value("kid")
     assert one.record["sampling"]["nfe"] == 3
     assert one.folder.resolve() == tmp_path / "evaluations" / "model-1"
-    compared = ddim.compare([one, other], metric="fid_infinity") if one.value("fid_infinity") else None
-    assert compared is None or len(compared.to_records()) == 2
-    with pytest.raises(UserError, match="a model has no images of its own: name the reference"):
+    with pytest.raises(UserError, match="only a run has images of its own: name the reference"):
         ddim.evaluate(model)
 
 
@@ -101,31 +99,11 @@ def test_an_evaluation_is_read_as_a_table(run):
     assert "dpm_solver, 3 steps, 3 NFE: 24 samples against 30 held-out images" in repr(found)
     real = found.yardstick.value("kid")
     assert ["KID", f"{found.value('kid'):.4g}", f"{real:.4g}"] in [line.split()[:3] for line in lines]
-    assert "<td>KID</td>" in found._repr_html_()
-    sheet = found.folder / "grid.png"
-    kept = sheet.read_bytes()
-    sheet.write_bytes(b"")
-    assert "<td>KID</td>" in found._repr_html_()
-    sheet.write_bytes(kept)
     # 24 images are too few for FID; a reader of the number must learn this.
     details = " ".join(found.details.split())
     assert all(f"note: {note}" in details for note in found.record["notes"])
     assert any("FID" in note for note in found.record["notes"])
     assert f'<p class="note">note: {found.record["notes"][0]}</p>' in found._repr_html_()
-
-
-MODEL = ddim.Model(torch.nn.Identity(), "cosine")
-
-
-@pytest.mark.parametrize(
-    ("measure", "said"),
-    [
-        (lambda run: ddim.diagnose(MODEL), "this needs a run folder, such as .*, got a Model$"),
-    ],
-)
-def test_arguments_of_another_type_are_refused_in_a_sentence(measure, said, run):
-    with pytest.raises(UserError, match=said):
-        measure(run)
 
 
 def test_features_are_named_or_given(run):

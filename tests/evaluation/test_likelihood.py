@@ -16,7 +16,6 @@ from ddim.diffusion.oracles import Gaussian
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Linear, LinearBeta
 from ddim.diffusion.times import TableTimes, UniformTimes
-from ddim.errors import UserError
 from ddim.evaluation.likelihood import likelihood, measure_bits
 from ddim.files import read_sealed
 from ddim.machine.runtime import Runtime
@@ -52,10 +51,6 @@ def test_the_record_has_the_bits_of_each_image_and_the_settings(method, steps, n
     assert len(set(record["reference"]["images"])) == 3
     newest = checkpoint.find_newest(run / "checkpoints")
     assert record["checkpoint"]["sha256"] == checkpoint.hash_checkpoint(newest)
-    # In other results, ± is half of a 95 % interval.
-    assert f"\n{mean:.4f} ± {spread / math.sqrt(3):.4f} bits per dimension (± standard error) of " in str(
-        found
-    )
     # A second measurement gives the same bits, in a new folder. Fewer images are the first of more.
     again = likelihood(run, method=method, n=2, steps=steps, seed=1)
     assert again.folder != found.folder
@@ -66,26 +61,19 @@ def test_the_steps_on_a_tabulated_schedule_are_at_most_its_entries(tmp_path):
     table = Linear(30, 1e-4, 0.5, clip="none", read="log_snr")
     run = tiny.train(replace(tiny.BASE, schedule=table, images=8), tmp_path / "run")
     assert likelihood(run, n=1).record["steps"] == 30
-    with pytest.raises(UserError, match="to 30 steps"):
-        likelihood(run, n=1, steps=31)
-    assert len(list((run / "likelihoods").iterdir())) == 1
 
 
 def test_a_learned_variance_is_used_only_if_a_loss_trained_it(run, tmp_path):
     """If no loss trained the predicted variance, the fixed one is used."""
-    old, found = tmp_path / "run", {}
-    shutil.copytree(run, old)
+    old = shutil.copytree(run, tmp_path / "run")
     newest = checkpoint.find_newest(old / "checkpoints")
-    recipe = checkpoint.read_document(newest, "recipe")
-    changed = recipe | {"objective": {"kind": "objective"}}
+    recipe = checkpoint.read_document(newest, "recipe") | {"objective": {"kind": "objective"}}
     tensors = {name: checkpoint.read_tensors(newest, name) for name in ("model", "ema/default")}
     state = checkpoint.read_document(newest, "state")
-    checkpoint.save(old / "checkpoints", state["step"] + 1, tensors, {"state": state, "recipe": changed})
-    for folder in (run, old):
-        record = likelihood(folder, n=1, steps=5).record
-        found[record["variance"]] = record["bits"]["value"]
-    assert found.keys() == {"learned", "large"}
-    assert found["learned"] != pytest.approx(found["large"], rel=1e-3)
+    checkpoint.save(old / "checkpoints", state["step"] + 1, tensors, {"state": state, "recipe": recipe})
+    learned, fixed = (likelihood(folder, n=1, steps=5).record for folder in (run, old))
+    assert (learned["variance"], fixed["variance"]) == ("learned", "large")
+    assert learned["bits"]["value"] != pytest.approx(fixed["bits"]["value"], rel=1e-3)
 
 
 @pytest.mark.parametrize("dequantise", [False, True])
@@ -132,4 +120,3 @@ def test_all_of_foreign_images_are_measured_unless_a_part_is_named(run, tmp_path
     for part, shown, count in ((None, "all", 6), ("valid", "valid", 2)):
         found = likelihood(run, tmp_path, steps=3, part=part)
         assert (found.record["reference"]["part"], len(found.bits)) == (shown, count)
-    assert f"of 2 held-out images of {tmp_path}: " in found.title

@@ -1,52 +1,38 @@
 """Copies of training images are found, and honest samples are not called copies."""
 
-import io
 import itertools
 import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import tiny
 from cases import mark_slow
 from counted_pixels import CountedPixels
-from ddim.data import Images, SplitImages
+from ddim.data import Images
 from ddim.evaluation import memorisation
-from ddim.evaluation.memorisation import (
-    compare_with_training,
-    draw_pairs,
-    find_copies,
-    find_held_out_duplicates,
-)
+from ddim.evaluation.memorisation import draw_pairs, find_copies, find_duplicates
 from ddim.files import read_sealed
 from ddim.metrics import neighbours
 from ddim.metrics.features import Extractor
-from ddim.metrics.neighbours import flatten_features, nearest_neighbours, standardise
+from ddim.sampling.image_features import ImageSet
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load
 from ddim.sampling.samples import sample_to_folder
-from ddim.sampling.sampling_setup import Guidance, save_guidance
-from shown_events import read_events
 from smooth_images import blurred, smooth
 
 DRAW = np.random.default_rng
 
 
-def own(train, valid):
-    """Return the training and the held-out images of a run."""
+def sets(train, valid):
+    """Return the sets of training images, with their mirror images, and of held-out images."""
     pixels = np.concatenate([train, valid])
-    names = tuple(f"{k}.png" for k in range(len(pixels)))
-    n = len(train)
-    return SplitImages(Images(pixels, None, (), names, ""), np.arange(n), np.arange(n, len(pixels)))
-
-
-def share(found, images=None):
-    """Return the share of copies among the samples, or among other images."""
-    return found.count(found.samples if images is None else images)
+    images = Images(pixels, None, (), tuple(f"{k}.png" for k in range(len(pixels))), "")
+    part = ImageSet(images, np.arange(len(train)), "", "training")
+    held_out = ImageSet(images, np.arange(len(train), len(pixels)), "", "held-out")
+    return [part, replace(part, part="mirrored", mirrored=True)], held_out
 
 
 def noisy(images, size, seed=0):
@@ -59,26 +45,30 @@ SETS = {"many": (400, 400), "few": (64, 0), "few, many held out": (64, 600)}
 @pytest.mark.parametrize("name", SETS)
 def test_only_a_sampler_of_copies_is_called_memorised(name):
     train, valid = smooth(SETS[name][0], 0), smooth(SETS[name][1], 1)
-    copies = noisy(train[DRAW(2).integers(0, len(train), 200)], 5)
-    found = find_copies(copies, train, valid)
-    assert found.memorised
-    assert share(found)["low"] > 0.9
-    fresh = find_copies(smooth(200, 3), train, valid)
-    assert not fresh.memorised
-    assert share(fresh)["value"] <= 0.03
+    found = find_copies(noisy(train[DRAW(2).integers(0, len(train), 200)], 5), [train], valid)
+    assert found["memorised"]
+    assert found["copies"]["low"] > 0.9
+    fresh = find_copies(smooth(200, 3), [train], valid)
+    assert not fresh["memorised"]
+    assert fresh["copies"]["value"] <= 0.03
+    # Images that are near to all others, or to none.
+    for odd in (
+        np.full((100, 16, 16, 3), 127, np.uint8),
+        DRAW(0).integers(0, 256, (100, 16, 16, 3), dtype=np.uint8),
+        blurred(smooth(100, 3), 4),
+        noisy(train.mean(0, keepdims=True).repeat(100, 0), 3),
+    ):
+        assert not find_copies(odd, [train], valid)["memorised"]
 
 
-@pytest.mark.parametrize("name", ["many", "few"])
-@pytest.mark.parametrize("kind", ["grey", "noise", "blur", "mean"])
-def test_images_near_to_everything_or_nothing_are_not_called_memorised(name, kind):
-    train, valid = smooth(SETS[name][0], 0), smooth(SETS[name][1], 1)
-    samples = {
-        "grey": np.full((100, 16, 16, 3), 127, np.uint8),
-        "noise": DRAW(0).integers(0, 256, (100, 16, 16, 3), dtype=np.uint8),
-        "blur": blurred(smooth(100, 3), 4),
-        "mean": noisy(train.mean(0, keepdims=True).repeat(100, 0), 3),
-    }[kind]
-    assert not find_copies(samples, train, valid).memorised
+def as_images(vectors):
+    """Return the bytes of vectors (N, d) as images (N, d, 4, 1)."""
+    return vectors.astype(np.float32).view(np.uint8).reshape(*vectors.shape, 4, 1)
+
+
+def read_vectors(images):
+    """Return the vectors (N, d) whose bytes are the values of images (N, 3, d, 4)."""
+    return torch.from_numpy(images[:, 0].byte().numpy().view(np.float32)[..., 0])
 
 
 def test_samples_in_a_dense_part_of_the_data_are_not_called_copies():
@@ -86,31 +76,30 @@ def test_samples_in_a_dense_part_of_the_data_are_not_called_copies():
     dense = lambda n, seed: 5 + wide(n, seed) / 10
     train = np.concatenate([wide(1350, 0), dense(150, 1)])
     valid = np.concatenate([wide(450, 2), dense(50, 3)])
-    known = {"embed": flatten_features, "images": (smooth(1500, 6), smooth(500, 7))}
-    assert not find_copies(dense(2000, 4), train, valid, **known).memorised
-    assert find_copies(train[1350:] + 1e-3 * wide(150, 5), train, valid, **known).memorised
+    real = [as_images(train)], as_images(valid), Extractor("bytes", "0" * 64, "none", 8, read_vectors)
+    assert not find_copies(as_images(dense(2000, 4)), *real)["memorised"]
+    assert find_copies(as_images(train[1350:] + 1e-3 * wide(150, 5)), *real)["memorised"]
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_other_real_images_give_no_more_false_alarms_than_promised(seed):
-    found = find_copies(smooth(10, 99), smooth(300, 10 + seed), smooth(800, 20 + seed))
-    assert found.bound == 0.01
-    assert found.learned_from == 300 + 400
-    assert len(found.held_out.indices) == 400
+    found = find_copies(smooth(10, 99), [smooth(300, 10 + seed)], smooth(800, 20 + seed))
+    assert found["bound"] == 0.01
+    assert found["learned_from"] == 300 + 400
+    assert found["false_alarms"]["of"] == 400
     # At most 1 %, and of 400 images chance adds one or two.
-    assert share(found, found.held_out)["value"] <= 0.02
+    assert found["false_alarms"]["value"] <= 0.02
 
 
 def test_the_bound_holds_in_most_sets_of_independent_training_images():
     """Training images may be each other's nearest neighbour, so their values are not independent."""
-    high, sets, count = 0, 30, 300
-    for seed in range(sets):
-        train, fresh = DRAW(seed).normal(size=(count, 10)), DRAW(sets + seed).normal(size=(1000, 10))
-        # Noise in place of pixels, so that no image is a near-duplicate.
-        noise = DRAW(seed).integers(0, 256, (count, 4, 4, 1), dtype=np.uint8)
-        found = find_copies(fresh, train, fresh[:0], embed=flatten_features, images=(noise, noise[:0]))
-        high += share(found)["value"] > found.bound
-    assert high <= 0.1 * sets
+    high, count, extractor = 0, 30, Extractor("bytes", "0" * 64, "none", 10, read_vectors)
+    for seed in range(count):
+        train, fresh = DRAW(seed).normal(size=(300, 10)), DRAW(count + seed).normal(size=(1000, 10))
+        found = find_copies(as_images(fresh), [as_images(train)], as_images(fresh[:0]), extractor)
+        assert found["left_out"] == 0
+        high += found["copies"]["value"] > found["bound"]
+    assert high <= 0.1 * count
 
 
 TWINS = {
@@ -121,115 +110,97 @@ TWINS = {
 }
 
 
-QUICK = [("mirrored", 40)]
-
-
 @pytest.mark.parametrize(
-    "kind, count", mark_slow(itertools.product(TWINS, [1, 40]), lambda case: case in QUICK)
+    "kind, count", mark_slow(itertools.product(TWINS, [1, 40]), lambda case: case == ("mirrored", 40))
 )
 def test_duplicates_among_real_images_do_not_hide_copies_nor_raise_alarms(kind, count):
     train, valid = smooth(400, 0), smooth(400, 1)
-    honest = compare_with_training(own(train, valid), train[:100], flip=True)
-    assert (honest.learned_from, honest.left_out) == (600, 0)
+    honest = find_copies(train[:100], *sets(train, valid))
+    assert (honest["learned_from"], honest["left_out"]) == (600, 0)
     train[-count:] = TWINS[kind](train[100 : 100 + count])
     valid[:count] = TWINS[kind](train[200 : 200 + count])
-    found = compare_with_training(own(train, valid), train[:100], flip=True)
+    found = find_copies(train[:100], *sets(train, valid))
     # Those in training come in pairs.
-    assert found.left_out == 3 * count
-    assert found.learned_from + found.left_out + len(found.held_out.indices) == 800
-    assert found.threshold == pytest.approx(honest.threshold, rel=0.2)
-    assert found.memorised
-    assert share(found)["value"] == 1
-    fresh = compare_with_training(own(train, valid), smooth(400, 3), flip=True)
-    assert share(fresh)["value"] <= 0.02
-    assert share(found, found.held_out)["value"] <= 0.02
+    assert found["left_out"] == 3 * count
+    assert found["learned_from"] + found["left_out"] + found["false_alarms"]["of"] == 800
+    assert found["threshold"] == pytest.approx(honest["threshold"], rel=0.2)
+    assert found["memorised"]
+    assert found["copies"]["value"] == 1
+    fresh = find_copies(smooth(400, 3), *sets(train, valid))
+    assert max(fresh["copies"]["value"], found["false_alarms"]["value"]) <= 0.02
 
 
 def test_only_equal_images_are_duplicates_if_all_images_look_similar():
     """In sets such as X-ray images or digits, any two images have a correlation above 0.95."""
     close = lambda n, seed: (0.92 * smooth(1, 9) + 0.08 * smooth(n, seed)).round().astype(np.uint8)
     train, valid = close(400, 0), close(100, 1)
-    found = find_copies(close(200, 2), train, valid)
-    assert (found.learned_from, found.left_out) == (450, 0)
-    assert not found.memorised
+    found = find_copies(close(200, 2), [train], valid)
+    assert (found["learned_from"], found["left_out"], found["memorised"]) == (450, 0, False)
     train[:5] = train[5:10]
-    found = find_copies(train[100:200], train, valid)
-    assert found.left_out == 10
-    assert found.memorised
+    found = find_copies(train[100:200], [train], valid)
+    assert (found["left_out"], found["memorised"]) == (10, True)
 
 
 def test_a_plain_image_in_the_data_is_near_to_no_sample():
     """A row of zeros would be at distance 1 from each image, nearer than images that are less alike."""
-    train, samples = smooth(300, 0), smooth(50, 3)
-    alone = nearest_neighbours(samples, train, embed=standardise)
+    train, samples, valid = smooth(300, 0), smooth(50, 3), smooth(100, 1)
     red = np.broadcast_to(np.array([255, 0, 0], np.uint8), (1, 16, 16, 3))
-    found = nearest_neighbours(samples, np.concatenate([train, red]), embed=standardise)
-    assert (found.indices == alone.indices).all()
-    assert (found.distances == alone.distances).all()
-    # A plain sample is as far from each image, and equal to another plain image.
-    apart = nearest_neighbours(red, np.concatenate([train, red]), 301, embed=standardise).distances[0]
-    assert apart == pytest.approx([0, *[2**0.5] * 300])
-    assert not find_copies(samples, np.concatenate([train, red]), smooth(100, 1)).memorised
-
-
-class Sums:
-    """A network whose features are means over an 8 x 8 grid of patches."""
-
-    def __call__(self, images):
-        return torch.nn.functional.adaptive_avg_pool2d(images, 8).flatten(1)
+    alone, found = (find_copies(samples, [known], valid) for known in (train, np.concatenate([train, red])))
+    assert [row["nearest"] for row in found["samples"]] == [row["nearest"] for row in alone["samples"]]
+    assert not found["memorised"]
 
 
 def test_features_find_copies_too_and_are_computed_once(tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
-    train, valid = smooth(300, 0), smooth(100, 1)
-    extractor, seen = Extractor("sums", "0" * 64, "none", 192, Sums()), {}
-    images = own(train, valid)
-    copies = noisy(train[:60], 4)
+    patches = lambda images: torch.nn.functional.adaptive_avg_pool2d(images, 8).flatten(1)
+    extractor, seen = Extractor("patches", "0" * 64, "none", 192, patches), {}
+    views, valid = sets(smooth(300, 0), smooth(100, 1))
+    copies = noisy(views[0][:60], 4)
     watch = lambda what, *done: seen.update({what: done})
-    found = compare_with_training(images, copies, True, extractor, watch)
-    assert found.memorised
-    assert found.space == "sums features"
-    sizes = {"samples": 60, "training images": 300, "held out images": 100, "mirrored images": 300}
+    found = find_copies(copies, views, valid, extractor, watch)
+    assert found["memorised"]
+    assert found["space"] == "patches features"
+    sizes = {"samples": 60, "training images": 300, "held-out images": 100, "mirrored images": 300}
     assert seen.items() >= {f"features of {name}": (size, size) for name, size in sizes.items()}.items()
     seen.clear()
-    mirrored = np.ascontiguousarray(copies[:, :, ::-1])
-    assert compare_with_training(images, mirrored, True, extractor, watch).memorised
+    flipped = np.ascontiguousarray(copies[:, :, ::-1])
+    assert find_copies(flipped, views, valid, extractor, watch)["memorised"]
     assert {name for name in seen if name.startswith("features")} == {"features of samples"}
-    assert not compare_with_training(images, mirrored, False, extractor).memorised
-    assert not compare_with_training(images, smooth(60, 5), True, extractor).memorised
+    assert not find_copies(flipped, views[:1], valid, extractor)["memorised"]
+    assert not find_copies(smooth(60, 5), views, valid, extractor)["memorised"]
 
 
 def test_duplicates_between_the_halves_are_found_also_mirrored():
     train, valid = smooth(50, 0), smooth(20, 1)
     valid[3], valid[7], valid[9] = train[11], noisy(train[12:13], 2)[0], train[13, :, ::-1]
-    images = own(train, valid)
-    found = find_held_out_duplicates(images, flip=True)
+    parts = sets(train, valid)
     pair = lambda valid, train: {"valid": f"{valid}.png", "train": f"{train}.png"}
-    assert found == {"same": [pair(53, 11), pair(59, 13)], "alike": [pair(57, 12)], "compared": 20, "of": 20}
-    assert find_held_out_duplicates(images, flip=False)["same"] == [pair(53, 11)]
-    assert find_held_out_duplicates(own(train, valid[:0]), flip=True)["same"] == []
+    assert find_duplicates(*parts) == {
+        "same": [pair(53, 11), pair(59, 13)],
+        "alike": [pair(57, 12)],
+        "compared": 20,
+    }
+    assert find_duplicates(parts[0][:1], parts[1])["same"] == [pair(53, 11)]
+    assert find_duplicates(*sets(train, valid[:0]))["same"] == []
 
 
-def test_of_many_images_a_part_is_compared_and_few_are_read_at_once(monkeypatch):
+def test_few_images_are_read_at_once(monkeypatch):
     monkeypatch.setattr(memorisation, "QUERIES", 60)
     monkeypatch.setattr(neighbours, "_BLOCK", 32)
-    train, valid = smooth(400, 0), smooth(300, 1)
-    valid[250:] = train[250:300]
-    images = own(train, valid)
-    counted = CountedPixels(images.images.pixels)
-    images = replace(images, images=replace(images.images, pixels=counted))
-    found = compare_with_training(images, smooth(20, 3), True)
-    assert found.learned_from + found.left_out + len(found.held_out.indices) == 60 + 60
-    pairs = find_held_out_duplicates(images, True)
-    assert counted.largest <= 60
-    assert (pairs["compared"], pairs["of"]) == (60, 300)
-    assert 0 < len(pairs["same"]) < 50
+    pixels = CountedPixels(smooth(460, 0))
+    images = Images(pixels, None, (), tuple(map(str, range(460))), "")
+    train, valid = (ImageSet(images, which, "", "") for which in np.split(np.arange(460), [400]))
+    views = [train, replace(train, mirrored=True)]
+    found = find_copies(smooth(20, 3), views, valid)
+    assert found["learned_from"] + found["left_out"] + found["false_alarms"]["of"] == 60 + 60
+    find_duplicates(views, valid)
+    assert pixels.largest <= 60
 
 
 def test_pairs_start_with_the_closest():
-    train, valid = smooth(64, 0), smooth(40, 1)
-    samples = np.concatenate([smooth(19, 3), noisy(train[20:21], 4)])
-    figure = draw_pairs(find_copies(samples, train, valid), samples, own(train, valid))
+    parts = sets(smooth(64, 0), smooth(40, 1))
+    samples = np.concatenate([smooth(19, 3), noisy(parts[0][0][20:21], 4)])
+    figure = draw_pairs(find_copies(samples, *parts), samples, parts[0][0])
     words = [text.get_text() for text in figure.texts]
     assert words[words.index("1") + 1].endswith(" copy")
     assert any("20.png" in word for word in words)
@@ -244,14 +215,8 @@ def finished(tmp_path_factory):
     return tiny.train(tiny.recipe(report__guide=0.5), tmp_path_factory.mktemp("run") / "one")
 
 
-@pytest.fixture
-def copied(finished, tmp_path):
-    """A copy of the finished run, to which a test may write."""
-    return shutil.copytree(finished, tmp_path / "one")
-
-
-def test_a_run_that_has_hardly_learnt_copies_nothing(copied):
-    found = memorisation.memorisation(copied, 12, 2, progress=False)
+def test_a_run_that_has_hardly_learnt_copies_nothing(finished):
+    found = memorisation.memorisation(finished, 12, 2, progress=False)
     assert found.verdict == "no sample copies a training image (12 samples were compared)"
     assert str(found).split("\n") == [found.verdict, "the closest pairs:", f"{found.folder}/pairs.png"]
     assert "0.0 % [0.0, 26.5] of 12 samples" in found.details
@@ -263,32 +228,23 @@ def test_a_run_that_has_hardly_learnt_copies_nothing(copied):
     assert (record["sampling"]["seeds"], record["sampling"]["nfe"]) == (list(range(12)), 2)
     assert record["false_alarms"]["of"] == 4
     assert record["gap"].keys() == {"value", "low", "high", "images", "levels"}
-    scalars, images = read_events(copied / "events" / "memorisation")
-    assert scalars["memorisation/copies"] == [(record["sampling"]["step"], 0.0)]
-    ((_, shown),) = images["memorisation"]
-    with Image.open(found.folder / "pairs.png") as one, Image.open(io.BytesIO(shown)) as two:
-        assert one.tobytes() == two.tobytes()
 
 
-def test_copies_are_counted_in_the_verdict(copied, monkeypatch):
-    parts = open_run_images(load(copied))
+def test_copies_are_counted_in_the_verdict(finished, monkeypatch):
+    parts = open_run_images(load(finished))
     train = torch.from_numpy(parts.images.pixels[parts.train]).permute(0, 3, 1, 2)
     monkeypatch.setattr(memorisation.SampledParts, "samples", lambda self: [train[:20]])
-    found = memorisation.memorisation(copied, 20, 2, progress=False)
+    found = memorisation.memorisation(finished, 20, 2, progress=False)
     assert found.verdict == "20 of 20 samples copy training images"
     assert found.record["memorised"]
     assert [row["nearest"] for row in found.to_records()] == [parts.images.names[k] for k in parts.train[:20]]
 
 
-def test_samples_are_those_of_sample_with_searched_times_and_guidance(copied, tmp_path):
+def test_samples_are_those_of_sample(finished, tmp_path):
     options = {"guidance": 2.0, "guide_with": "@guide", "fields": {"sampler.eta": "0.5"}}
-    sample_to_folder(copied, 4, 3, **options, out=tmp_path / "out")
+    sample_to_folder(finished, 4, 3, **options, out=tmp_path / "out")
     sampled = read_sealed(tmp_path / "out" / "record.json")
-    found = memorisation.memorisation(copied, 4, 3, **options).record["sampling"]
+    found = memorisation.memorisation(finished, 4, 3, **options)
     same = "sampler", "times", "nfe", "seeds", "label", "guidance", "guide"
-    assert [found[name] for name in same] == [sampled[name] for name in same]
-    searched = Guidance(3.0, (-2.0, None), "@guide")
-    save_guidance(copied, tiny.recipe().sampler, 2, "ema", searched, labelled=False)
-    said = [str(memorisation.memorisation(copied, 4, 2, guidance=scale)) for scale in (None, 1.0)]
-    named = "samples with guidance 3, log-SNR above -2, guide @guide"
-    assert [named in text for text in said] == [True, False]
+    assert [found.record["sampling"][name] for name in same] == [sampled[name] for name in same]
+    assert "samples with guidance 2, guide @guide" in str(found)

@@ -11,7 +11,7 @@ import tiny
 from damage import damage_file, flip_bit
 from ddim.data.values import Values
 from ddim.errors import UserError
-from ddim.evaluation.reference import Reference, select_reference
+from ddim.evaluation.reference import Reference, open_other_images
 from ddim.files import cache_folder
 from ddim.recipe.recipe import Data
 from ddim.sampling import image_features
@@ -86,28 +86,19 @@ def test_the_identity_changes_with_the_range_of_images_of_more_than_8_bits():
     assert narrow.mean() > 10 * whole.mean()
 
 
-DATA = Data(source="blossoms:50", size=(32, 32), validation=0.3)
+DATA = Data(source="", size=(32, 32), validation=0.3)
 
 
-def test_the_default_reference_is_the_held_out_images():
-    valid, train = select_reference(Reference(), DATA, 3), select_reference(Reference(part="train"), DATA, 3)
+def test_the_parts_of_a_reference_are_those_of_a_run_with_the_same_seed():
+    def select(part=None, seed=3):
+        return open_other_images(Reference("blossoms:50", part), DATA, seed)
+
+    valid, train, every = select("valid"), select("train"), select()
     assert (valid.part, len(valid.which), train.part, len(train.which)) == ("valid", 15, "train", 35)
-    assert sorted([*valid.which, *train.which]) == list(range(50))
-    assert not np.array_equal(valid.which, select_reference(Reference(), DATA, 4).which)
-    everything = select_reference(Reference(part="all"), DATA, 3)
-    assert list(everything.which) == list(range(50))
-
-
-def test_all_images_of_another_source_are_the_reference_in_the_runs_size():
-    other = select_reference(Reference("blossoms:30"), DATA, 3)
-    assert (other.part, len(other.which), other.source) == ("all", 30, "blossoms:30")
-    assert other.images.pixels.shape == (30, 32, 32, 3)
-    assert len(select_reference(Reference("blossoms:30", "valid"), DATA, 3).which) == 9
-
-
-def test_an_unknown_part_is_refused_with_the_near_one():
-    with pytest.raises(UserError, match="got 'vald'; perhaps you meant valid"):
-        Reference(part="vald")
+    assert sorted([*valid.which, *train.which]) == list(every.which) == list(range(50))
+    assert not np.array_equal(valid.which, select("valid", 4).which)
+    assert (every.part, every.source) == ("all", "blossoms:50")
+    assert every.images.pixels.shape == (50, 32, 32, 3)
 
 
 @pytest.mark.parametrize("name", ["run.json", "checkpoints/step-000000001/MANIFEST.json"])

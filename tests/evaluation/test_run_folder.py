@@ -1,19 +1,25 @@
 """Folders of results are complete or absent."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ddim.evaluation import run_folder
-from ddim.evaluation.run_folder import write_result
+from ddim.evaluation.run_folder import find_home, write_result
 
 PICTURES = {"figure.png": np.zeros((2, 2, 3), np.uint8)}
 
 
-def run_in(folder):
-    state = SimpleNamespace(step=1)
-    return SimpleNamespace(checkpoint=SimpleNamespace(run=folder, state=state))
+def test_results_of_a_checkpoint_are_added_to_its_run(tmp_path):
+    step = tmp_path / "run" / "checkpoints" / "step-000000001"
+    step.mkdir(parents=True)
+    (step / "MANIFEST.json").write_text("{}")
+    for run in (tmp_path / "run", tmp_path / "run" / "best", step):
+        assert find_home(run, "diagnostics") == (tmp_path / "run" / "diagnostics", "")
+    alone = step.rename(tmp_path / "alone")
+    assert find_home(alone, "diagnostics") == (Path("diagnostics"), "alone-")
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -21,7 +27,8 @@ def test_a_result_that_is_stopped_leaves_no_folder(named, tmp_path, monkeypatch)
     def stop(*_):
         raise KeyboardInterrupt
 
-    where = run_in(tmp_path / "run"), "diagnostics", tmp_path / "out" if named else None
+    run = SimpleNamespace(checkpoint=SimpleNamespace(run=tmp_path / "run"))
+    where = run, "diagnostics", tmp_path / "out" if named else None
     with monkeypatch.context() as patch:
         patch.setattr(run_folder, "save_png", stop)
         with pytest.raises(KeyboardInterrupt):

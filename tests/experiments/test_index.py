@@ -7,7 +7,7 @@ import pytest
 
 import ddim
 import sweeping
-from ddim.experiments.index import find_runs, read_run
+from ddim.experiments.index import OUTCOME, TRIAL, beside, find_runs, read_run
 from ddim.files import lock_folder
 from ddim.runs.log import METRICS
 from run_folders import ERRORS, make, write_evaluation
@@ -92,33 +92,34 @@ def test_runs_are_found_at_any_depth_and_behind_links_to_other_drives(tmp_path):
 def test_a_damaged_run_or_sweep_is_listed_beside_the_others(tmp_path, text):
     make(tmp_path / "torn")
     (tmp_path / "torn" / "run.json").write_text(text)
-    planned = sweeping.plan_sweep(tmp_path / "sweep", ["1-l1", "2-mse"])
-    make(planned.run_folder(planned.trials[0]))
-    (tmp_path / "sweep" / "sweep.json").write_text("{")
-    assert list_states(tmp_path) == [("sweep", "damaged"), ("1-l1", "finished"), ("torn", "damaged")]
-    sweep, _, torn = find_runs(tmp_path)
-    assert sweep.why.startswith("sweep.json ")
+    trials = sweeping.plan_sweep(tmp_path / "sweep", ["1", "2", "3"])
+    beside(trials[0], TRIAL).write_text("{")
+    beside(trials[1], OUTCOME).write_text("{")
+    assert list_states(tmp_path) == [
+        ("1", "damaged"), ("2", "damaged"), ("3", "waiting"), ("torn", "damaged")
+    ]  # fmt: skip
+    one, two, _, torn = find_runs(tmp_path)
+    assert one.why.startswith("1.trial.json is damaged")
+    assert two.why.startswith("2.outcome.json is damaged")
     assert torn.why
     assert str(tmp_path) not in torn.why
 
 
 def test_every_planned_trial_is_listed_once(tmp_path):
-    planned = sweeping.plan_sweep(tmp_path / "sweep", ["1-l1", "2-mse", "3-huber"])
-    make(planned.run_folder(planned.trials[0]))
-    make(planned.run_folder(planned.trials[1]), seen=(160,))
-    outcome = planned.outcome_file(planned.trials[1])
-    outcome.parent.mkdir()
-    outcome.write_text(json.dumps({"exit_code": 1, "message": "no room"}))
-    # A run that is no trial of the sweep, and the sweep file of another program.
+    one, two, _ = sweeping.plan_sweep(tmp_path / "sweep", ["1-l1", "2-mse", "3-huber"])
+    make(one)
+    make(two, seen=(160,))
+    beside(two, OUTCOME).write_text(json.dumps({"exit_code": 1, "message": "no room"}))
+    # A run that is no trial of the sweep.
     make(tmp_path / "sweep" / "trials" / "other")
-    (make(tmp_path / "theirs") / "sweep.json").write_text('{"program": "train.py", "method": "grid"}')
-    assert {run.path.name: (run.state, run.why) for run in find_runs(tmp_path)} == {
+    runs = find_runs(tmp_path)
+    assert {run.path.name: (run.state, run.why) for run in runs} == {
         "1-l1": ("finished", ""),
         "2-mse": ("failed", "no room"),
         "3-huber": ("waiting", ""),
         "other": ("finished", ""),
-        "theirs": ("finished", ""),
     }
+    assert [run.sweep for run in runs] == [tmp_path / "sweep"] * 3 + [None]
 
 
 @pytest.fixture

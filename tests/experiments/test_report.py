@@ -67,12 +67,10 @@ def test_other_images_and_other_first_weights_are_differences_and_other_paths_ar
         return replace(run(source, data__source=source, **changes), facts=facts)
 
     one, two, other = started("a", "/1/x.zip"), started("a", "/2/y.zip"), started("b", "/3/x.zip")
-    assert choices(one, two) == [{}]
+    assert choices(one, replace(two, recipe=one.recipe)) == [{}]
     assert choices(one, other) == [{"data.source": "x.zip (aaaaaaaa)"}, {"data.source": "x.zip (bbbbbbbb)"}]
     taught = started("a", "/4/x.zip", weights="/home/ada/w/best")
     assert choices(one, taught) == [{"from": "–"}, {"from": "w/best (ssssssss)"}]
-    sized = [started(k, f"/{k}/x.zip", data__size=size) for k, size in (("a", "32"), ("b", "64"))]
-    assert choices(*sized) == [{"data.size": "32,32"}, {"data.size": "64,64"}]
     extended = replace(one, path=Path("z"), total=3696, facts=one.facts | {"extended": 3696})
     assert [choice["images"] for choice in choices(one, extended)] == ["960", "3696"]
 
@@ -83,14 +81,13 @@ def test_the_score_of_repeats_is_the_mean_and_the_sample_deviation(values):
     (row,) = group(*runs, run("late", seed=99, state="stopped", errors={"image_mae": 9e9}))
     score = row.scores["image_mae"]
     assert score.value == pytest.approx(statistics.fmean(values), rel=1e-9, abs=1e-6)
-    assert score.deviation == pytest.approx(statistics.stdev(values), rel=1e-9, abs=1e-6)
-    # The interval of one run is not that of a mean over several.
-    assert score.interval is None
+    deviation = (score.high - score.low) / 2
+    assert deviation == pytest.approx(statistics.stdev(values), rel=1e-9, abs=1e-6)
 
 
 OTHERWISE = {
     "features": {"extractor": "inception"},
-    "reference (700 images of part train, 64x64)": {"part": "train"},
+    "reference (700 training images of photos, 64x64": {"part": "train"},
     "number of samples (500)": {"samples": 500},
     "sampling (2 steps": {"times": [1.0] * 2},
     "label 3, guidance 2": {"label": 3, "guidance": 2.0},
@@ -122,16 +119,6 @@ def test_the_newest_evaluation_under_the_most_common_conditions_counts():
         made = [record(0.1 * n, times=[1.0] * n) | {"time": f"2026-01-0{k}"} for k, n in enumerate(order, 1)]
         (kept,) = mark_comparable([run(evaluations=[parse_evaluation(Path(), each) for each in made])])
         assert kept.metrics["kid"] == pytest.approx(0.1 * order[-1])
-
-
-def test_runs_compare_that_sample_by_their_recipes_or_by_their_searched_grids():
-    """A sweep may vary the sampler; each run has its own searched times."""
-    other = dump(override(smoke(), {"sampler": "ddim", "sampler.eta": 1.0}))
-    two = replace(run("two", evaluations=(evaluation(0.2, recipe=other),)), recipe=other)
-    assert all(each.comparable for each in mark_comparable([run(evaluations=(evaluation(0.3),)), two]))
-    searched = [dump(override(smoke(), {"grid": {"kind": "listed", "times": [1, t]}})) for t in (0.5, 0.4)]
-    runs = [run(str(k), evaluations=(evaluation(0.3, recipe=each),)) for k, each in enumerate(searched)]
-    assert all(each.comparable for each in mark_comparable(runs))
 
 
 def rank(runs, metric):
@@ -190,25 +177,17 @@ def runs(tmp_path):
 
 def test_the_table_has_a_row_for_each_configuration(runs):
     found = ddim.report(runs)
-    head, one, two = str(found).splitlines()[2:]
+    head, *lines = str(found).splitlines()[2:]
     assert head.split("  ")[0] == "run"
-    repeats = ["a0 (2 seeds)", "0.002", "0.3000 ± 0.0707", "0.5000 ± 0.0000", "0.000150 ± 0.000071", "2 of 2"]
-    assert [cell.strip() for cell in one.split("  ") if cell] == repeats
-    assert [cell.strip() for cell in two.split("  ") if cell] == [
-        "b<0>",
-        "0.0001",
-        "0.2000",
-        "–",
-        "–",
-        "0 of 1",
+    assert [[cell.strip() for cell in line.split("  ") if cell] for line in lines] == [
+        ["a0 (2 seeds)", "0.002", "0.3000 ± 0.0707", "0.5000 ± 0.0000", "0.000150 ± 0.000071", "2 of 2"],
+        ["b<0>", "0.0001", "0.2000", "–", "–", "0 of 1"],
     ]
-    assert found.verdict == "3 runs: 2 finished, 1 stopped; nothing to rank yet"
+    assert found.verdict == "2 of 3 runs finished; nothing to rank yet"
     assert found.to_records()[0]["kid"] == pytest.approx(0.00015)
     write(make(runs / "c", optim__lr=1.0, errors={}) / "evaluations" / "1", record(kid=0.25))
     best = "a0 (2 seeds), KID 0.000150 ± 0.000071"
-    assert (
-        ddim.report(runs).verdict == f"closest to real images: {best}; next: c, KID 0.2500 [0.2400, 0.2600]"
-    )
+    assert ddim.report(runs).verdict == f"closest to real images: {best}; next: c, KID 0.2500 ± 0.0100"
 
 
 def read_page(found):
@@ -226,16 +205,11 @@ def test_a_page_shows_samples_below_real_images_of_each_run(runs):
         save_png(runs / name / "samples" / "real.png", make_sheet(images(4, 32, 32, seed)))
     texts, pictures = read_page(ddim.report(runs))
     strips = ["real images", "a0", "b<0>", "real images", "a1"]
-    assert [name for name, _ in pictures[:6]] == ["losses", *strips]
-    assert [name for name, _ in pictures[6:]] == [f"{name}: 480, 960 images" for name in ("a0", "a1", "b<0>")]
+    assert [name for name, _ in pictures] == ["losses", *strips]
     assert "b<0>" in texts
     for k, image in enumerate(to_uint8(images(4, 32, 32, seed=60))):
         left = 3 * k * (32 + GAP)
         np.testing.assert_array_equal(pictures[2][1][::3, left : left + 96 : 3], image)
-    for k, step in enumerate((30, 60)):
-        left = 3 * k * (32 + GAP)
-        first = to_uint8(images(4, 32, 32, seed=10 + step))[0]
-        np.testing.assert_array_equal(pictures[7][1][::3, left : left + 96 : 3], first)
 
 
 def test_a_page_shows_tests_for_copies_and_likelihoods(runs):
@@ -247,7 +221,7 @@ def test_a_page_shows_tests_for_copies_and_likelihoods(runs):
     facts = {"method": "vlb", "steps": 1000, "reference": {"images": list(range(8))}}
     write(runs / "a1" / "likelihoods" / "1", {"bits": {"value": 3.25, "error": 0.0625}} | facts)
     texts, pictures = read_page(ddim.report(runs))
-    assert {"3.0 %", verdict, "3.250 ± 0.062 (vlb, 8 images)"} <= set(texts)
+    assert {"3.0 %", verdict, "3.250 ± 0.062 (vlb)"} <= set(texts)
     assert pictures[-1][0] == "a0: samples and their nearest training images"
 
 

@@ -16,13 +16,13 @@ import ddim
 import sweeping
 from ddim.errors import Locked, NoSpace, UserError
 from ddim.experiments import index
-from ddim.experiments.trials import read_outcome, read_sweep
-from ddim.files import is_locked
+from ddim.experiments.index import OUTCOME, TRIAL, beside
+from ddim.files import is_locked, read_sealed
 from ddim.recipe.codec import load_recipe, override, write_recipe
 from ddim.recipe.named import smoke
 from postgres import postgres
 from race import race
-from sweeping import STEPS, count, lines, plan_sweep, work
+from sweeping import STEPS, count, lines, plan_sweep, unfinished, work
 
 SMOKE = {"recipe": "smoke", "fields": {"objective.error": ["l1", "mse"]}}
 
@@ -56,24 +56,23 @@ def until(condition, seconds=60):
         time.sleep(0.01)
 
 
-def until_a_trial_runs(sweep):
-    until(lambda: lines(sweep.run_folder(sweep.trials[0]) / "metrics.jsonl"))
+def until_it_runs(trial):
+    until(lambda: lines(trial / "metrics.jsonl"))
 
 
 def check_all_ended_once(sweep, interruptions=0):
     """Every trial is listed once and finished; none ran to its end twice or was started needlessly."""
-    table = index.find_runs(sweep.folder)
-    assert [run.path.name for run in table] == sorted(trial.name for trial in sweep.trials)
+    trials, starts = sorted(path for path in (sweep / "trials").iterdir() if path.is_dir()), 0
+    table = index.find_runs(sweep)
+    assert [run.path for run in table] == trials
     assert {run.state for run in table} == {"finished"}
-    starts = 0
-    for trial in sweep.trials:
-        run = sweep.run_folder(trial)
-        assert not read_outcome(sweep.outcome_file(trial)).failed
-        assert len(lines(run / "ended")) == 1
-        steps = [json.loads(line)["step"] for line in lines(run / "metrics.jsonl")]
+    for trial in trials:
+        assert read_sealed(beside(trial, OUTCOME))["exit_code"] == 0
+        assert len(lines(trial / "ended")) == 1
+        steps = [json.loads(line)["step"] for line in lines(trial / "metrics.jsonl")]
         assert steps == list(range(1, STEPS + 1))
-        starts += len(lines(run / "starts"))
-    assert starts <= len(sweep.trials) + interruptions
+        starts += len(lines(trial / "starts"))
+    assert starts <= len(trials) + interruptions
 
 
 @pytest.mark.slow
@@ -83,9 +82,10 @@ def test_forty_trials_with_four_workers_of_which_five_are_killed_and_one_is_froz
     """Every killed worker is replaced; the frozen one wakes after twice the grace period."""
     grace, draw = 6, random.Random(0)
     with server() as address:
-        sweep = plan_sweep(tmp_path / "sweep", [f"{k:03}" for k in range(40)], address)
-        alive = [start(sweep.folder, grace, 0.05) for _ in range(4)]
-        until(lambda: len(sweep.unfinished()) < 40)
+        sweep = tmp_path / "sweep"
+        trials = plan_sweep(sweep, [f"{k:03}" for k in range(40)], address)
+        alive = [start(sweep, grace, 0.05) for _ in range(4)]
+        until(lambda: len(unfinished(trials)) < 40)
         frozen = alive.pop(draw.randrange(4))
         frozen.send_signal(signal.SIGSTOP)
         asleep = time.monotonic()
@@ -100,23 +100,24 @@ def test_forty_trials_with_four_workers_of_which_five_are_killed_and_one_is_froz
             victim.communicate()
             for orphan in orphans:
                 os.kill(int(orphan), signal.SIGKILL)
-            alive.append(start(sweep.folder, grace, 0.05))
+            alive.append(start(sweep, grace, 0.05))
         time.sleep(max(0.0, asleep + 2 * grace + 1 - time.monotonic()))
         frozen.send_signal(signal.SIGCONT)
         end(frozen, *alive)
         # A busy machine may stop a worker for longer than the grace period, too.
         check_all_ended_once(sweep, 5 + 4)
-        assert (sweep.folder / "study.db").exists() == (address is None)
+        assert len(trials) == len(list((sweep / "trials").glob(f"*{OUTCOME}")))
+        assert (sweep / "study.db").exists() == (address is None)
 
 
 def test_two_machines_share_a_sweep_through_postgresql(tmp_path):
     """Each has its own home and cache; they share the folder and the database."""
     with postgres() as address:
-        sweep = plan_sweep(tmp_path / "sweep", list("abcd"), address)
+        plan_sweep(tmp_path / "sweep", list("abcd"), address)
         homes = [str(tmp_path / name) for name in ("one", "two")]
-        end(*(start(sweep.folder, 60, 0.1, HOME=home, DDIM_CACHE=home) for home in homes))
-        check_all_ended_once(sweep)
-        assert not (sweep.folder / "study.db").exists()
+        end(*(start(tmp_path / "sweep", 60, 0.1, HOME=home, DDIM_CACHE=home) for home in homes))
+        check_all_ended_once(tmp_path / "sweep")
+        assert not (tmp_path / "sweep" / "study.db").exists()
 
 
 def test_a_worker_that_the_database_disconnects_in_a_transaction_goes_on(tmp_path):
@@ -130,24 +131,23 @@ def test_a_worker_that_the_database_disconnects_in_a_transaction_goes_on(tmp_pat
             ended.append(time.sleep(2))
 
     with postgres() as address:
-        sweep = plan_sweep(tmp_path / "sweep", ["a", "b"], address)
+        plan_sweep(tmp_path / "sweep", ["a", "b"], address)
         event.listen(Engine, "after_cursor_execute", freeze)
         try:
-            work(sweep.folder, grace=1)
+            work(tmp_path / "sweep", grace=1)
         finally:
             event.remove(Engine, "after_cursor_execute", freeze)
     assert ended
-    check_all_ended_once(sweep)
+    check_all_ended_once(tmp_path / "sweep")
 
 
 def test_one_worker_trains_several_trials_at_once_and_names_those_that_fail(tmp_path):
-    sweep = plan_sweep(tmp_path, ["a", "b", "c", "d"])
-    begun = []
+    trials, begun = plan_sweep(tmp_path, ["a", "b", "c", "d"]), []
 
-    def commands(sweep, trial, *_):
+    def commands(trial, *asked):
         begun.append(trial.name)
         if trial.name != "b":
-            return count(sweep, trial, pause=0.1)
+            return count(trial, *asked, pause=0.1)
         until(lambda: len(begun) >= 3)  # three trials began before the first had ended
         fail = [sys.executable, "-c", "import sys; print('ran'); sys.exit('the loss is not finite')"]
         return [fail, [sys.executable, "-c", f"open({str(tmp_path / 'more')!r}, 'w')"]]
@@ -161,47 +161,47 @@ def test_one_worker_trains_several_trials_at_once_and_names_those_that_fail(tmp_
     assert "the loss is not finite" in str(done)
     # No trial runs again, unless its outcome is removed.
     assert work(tmp_path, commands=None).exit_code == 1
-    sweep.outcome_file(sweep.trials[1]).unlink()
+    beside(trials[1], OUTCOME).unlink()
     assert work(tmp_path).exit_code == 0
-    check_all_ended_once(sweep)
+    check_all_ended_once(tmp_path)
 
 
 def test_a_full_disk_stops_the_worker_and_not_the_trial(tmp_path):
-    sweep = plan_sweep(tmp_path, ["a", "b"])
+    trials = plan_sweep(tmp_path, ["a", "b"])
     full = [sys.executable, "-c", "import sys; print('disk is full'); sys.exit(3)"]
     with pytest.raises(NoSpace, match="disk is full"):
         work(tmp_path, 2, lambda *_: [full])
-    assert len(sweep.unfinished()) == 2
+    assert unfinished(trials) == trials
     work(tmp_path)
-    check_all_ended_once(sweep)
+    check_all_ended_once(tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_stops_the_child_and_frees_the_trial_at_once(tmp_path, number):
-    sweep = plan_sweep(tmp_path / "two words", ["a"])
-    run = sweep.run_folder(sweep.trials[0])
+    sweep = tmp_path / "two words"
+    (run,) = plan_sweep(sweep, ["a"])
     # Long steps: the signal must come before their end on any machine.
-    worker = start(sweep.folder, grace=600, pause=3)
-    until_a_trial_runs(sweep)
+    worker = start(sweep, grace=600, pause=3)
+    until_it_runs(run)
     worker.send_signal(number)
     _, said = worker.communicate(timeout=30)
-    assert f"stopped; `ddim sweep --out '{sweep.folder}'` resumes it" in said.decode()
+    assert f"stopped; `ddim sweep --out '{sweep}'` resumes it" in said.decode()
     assert not is_locked(run)
-    assert sweep.unfinished()
+    assert unfinished([run])
     # The next worker does not wait for a grace period of ten minutes, and resumes the trial.
-    work(sweep.folder, grace=600)
+    work(sweep, grace=600)
     assert [int(line) > 0 for line in lines(run / "starts")] == [False, True]
     check_all_ended_once(sweep, 1)
 
 
 def test_a_child_that_finds_its_run_folder_locked_does_not_end_its_trial(tmp_path):
     """The child of a killed worker had not locked the folder yet when the next worker looked."""
-    sweep, orphans = plan_sweep(tmp_path, ["a"]), []
+    (run,), orphans = plan_sweep(tmp_path, ["a"]), []
 
-    def commands(sweep, trial, *_):
-        (command,) = count(sweep, trial, pause=0.5)
+    def commands(trial, *asked):
+        (command,) = count(trial, *asked, pause=0.5)
         orphans.append(subprocess.Popen(command))
-        until_a_trial_runs(sweep)
+        until_it_runs(run)
         refused = tmp_path / "refused"
         once = (
             f"import pathlib, sys; p = pathlib.Path({str(refused)!r}); p.exists() or (p.touch(), sys.exit(4))"
@@ -211,8 +211,8 @@ def test_a_child_that_finds_its_run_folder_locked_does_not_end_its_trial(tmp_pat
 
     work(tmp_path, 1, commands)
     assert orphans[0].wait() == 0
-    assert lines(sweep.run_folder(sweep.trials[0]) / "starts") == ["0", str(STEPS)]
-    check_all_ended_once(sweep, 1)
+    assert lines(run / "starts") == ["0", str(STEPS)]
+    check_all_ended_once(tmp_path, 1)
 
 
 # Searches
@@ -236,8 +236,10 @@ def test_a_search_learns_from_runs_and_needs_neither_its_recipe_file_nor_its_fir
         ddim.sweep("images", fields=fields, recipe="mine.yaml", search=6, out="sweep")
     monkeypatch.chdir("elsewhere")
     done = work(tmp_path / "sweep")
-    check_all_ended_once(done.sweep)
-    assert load_recipe(done.sweep.base) == override(smoke(), {"data.source": str(tmp_path / "images")})
+    check_all_ended_once(done.folder)
+    planned = json.loads(beside(done.folder / "trials" / "1", TRIAL).read_text())
+    first = {"optim.lr": 1e-4, "objective.error": "l1", "optim.batch": 8}
+    assert load_recipe(planned) == override(smoke(), {"data.source": str(tmp_path / "images"), **first})
     rates = [run.errors["image_mae"] for run in done.runs]
     assert len(set(rates)) == 6
     assert all(1e-4 <= rate <= 1e-2 for rate in rates)
@@ -247,9 +249,9 @@ def test_a_search_learns_from_runs_and_needs_neither_its_recipe_file_nor_its_fir
 def test_a_resumed_trial_of_a_search_keeps_its_values(tmp_path, monkeypatch):
     seen = []
 
-    def fail_twice(sweep, trial, *_):
-        seen.append(trial.fields)
-        return [[sys.executable, "-c", "exit(3)"]] if len(seen) < 3 else count(sweep, trial)
+    def fail_twice(trial, request, values, *_):
+        seen.append(values)
+        return [[sys.executable, "-c", "exit(3)"]] if len(seen) < 3 else count(trial, request, values)
 
     monkeypatch.setattr("ddim.experiments.sweep.trial_commands", fail_twice)
     with pytest.raises(NoSpace):
@@ -273,15 +275,8 @@ def test_a_search_comes_nearer_to_the_best_values_than_chance(tmp_path):
 
 def test_a_sweep_is_joined_by_its_folder_or_by_the_same_request(tmp_path):
     done = ddim.sweep(**SMOKE, repeats=2, out=tmp_path / "s")
-    assert (
-        done.sweep == read_sweep(tmp_path / "s") == ddim.sweep(**SMOKE, repeats=2, out=tmp_path / "s").sweep
-    )
-    assert [trial.name for trial in done.sweep.trials] == [
-        "1-l1-seed0",
-        "2-l1-seed1",
-        "3-mse-seed0",
-        "4-mse-seed1",
-    ]
+    assert done.to_records() == ddim.sweep(**SMOKE, repeats=2, out=tmp_path / "s").to_records()
+    assert [run.path.name for run in done.runs] == ["1-l1-seed0", "2-l1-seed1", "3-mse-seed0", "4-mse-seed1"]
     for given in ({"repeats": 3}, {"recipe": "fast"}):
         with pytest.raises(UserError, match="is a sweep of .*'repeats': 2.*: give only out, or"):
             ddim.sweep(**SMOKE | given, out=tmp_path / "s")
@@ -292,10 +287,8 @@ def test_a_sweep_is_joined_by_its_folder_or_by_the_same_request(tmp_path):
 
 
 def test_workers_that_create_a_sweep_at_once_share_it(tmp_path):
-    done = []
-    race(lambda k: done.append(ddim.sweep(**SMOKE, out=tmp_path / "s").sweep), 3)
-    assert done == [done[0]] * 3
-    check_all_ended_once(done[0])
+    race(lambda k: ddim.sweep(**SMOKE, out=tmp_path / "s"), 3)
+    check_all_ended_once(tmp_path / "s")
 
 
 def test_sweeps_are_numbered_under_runs_and_may_share_a_database(tmp_path, monkeypatch):
@@ -305,7 +298,7 @@ def test_sweeps_are_numbered_under_runs_and_may_share_a_database(tmp_path, monke
         done = ddim.sweep(**SMOKE, storage=address)
         assert str(done.folder) == f"runs/blossoms-smoke-sweep-{number}"
         assert not (done.folder / "study.db").exists()
-        check_all_ended_once(done.sweep)
+        check_all_ended_once(done.folder)
     assert (ddim.sweep(**SMOKE, out="in {braces}").folder / "study.db").exists()
 
 

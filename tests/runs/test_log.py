@@ -8,8 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from ddim.evaluation.run_folder import show_in_tensorboard
-from ddim.runs import log as log_module
 from ddim.runs.log import RunLog, read_metrics
 from shown_events import read_events
 
@@ -92,26 +90,6 @@ def test_images_reach_tensorboard_pixel_by_pixel(tmp_path):
     shown = {step: np.asarray(Image.open(BytesIO(png))) for step, png in read_events(tmp_path)[1]["sheet"]}
     assert np.array_equal(shown[7], pixels)
     assert np.array_equal(shown[8], np.broadcast_to(pixels[..., :1], shown[8].shape))
-
-
-def test_images_shown_during_training_hide_no_part_of_its_curves(tmp_path, monkeypatch):
-    """TensorBoard reads the files of a folder one after the other, and goes back to none."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    monkeypatch.setattr(log_module, "SHOWN_EVERY", 0.0)
-    monkeypatch.setattr(time, "time", lambda: 2e9)
-    with RunLog(tmp_path) as log:
-        log.write(1, 64, {"loss": 0.5})
-        reader = EventAccumulator(str(tmp_path)).Reload()
-        for step in (1, 2):
-            show_in_tensorboard(tmp_path, step, "judged", np.zeros((4, 4, 3), np.uint8), {"kid": step / 4})
-        reader.Reload()
-        log.write(2, 128, {"loss": 0.4})
-        reader.Reload()
-    assert [event.step for event in reader.Scalars("loss")] == [1, 2]
-    scalars, images = events(tmp_path / "events" / "judged")
-    assert sorted(scalars["judged/kid"]) == [(1, 0.25), (2, 0.5)]
-    assert sorted(images["judged"]) == [1, 2]
 
 
 def test_reading_leaves_out_what_is_no_line_of_a_log(tmp_path):

@@ -20,7 +20,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, EDM, SAMPLERS, Sampler, State
 from ddim.diffusion.schedules import Cosine, KarrasSigma
 from ddim.errors import UserError
-from ddim.evaluation.guidance_name import name_guide, name_recorded_guidance
+from ddim.evaluation.record import name_guide, name_recorded_guidance
 from ddim.machine.runtime import Runtime
 from ddim.sampling.generate import generate, sample
 from ddim.sampling.pipeline import LoadedCheckpoint, LoadedRun, open_pipeline

@@ -12,7 +12,6 @@ import sys
 import time
 import warnings
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -25,8 +24,7 @@ from ddim.data.sources import _CLOCK_TICK
 from ddim.diffusion.samplers import DDIM
 from ddim.errors import UserError
 from ddim.evaluation.record import read_evaluation
-from ddim.experiments.index import read_run
-from ddim.experiments.trials import Outcome, read_outcome, read_sweep
+from ddim.experiments.index import OUTCOME, beside, read_run
 from ddim.files import read_sealed, write_sealed
 from ddim.runs import checkpoint
 from ddim.runs.averages import read_stored
@@ -125,11 +123,9 @@ def write_documents(folder):
     write_evaluation(run, 1, kid=0.1)
     record = run / "evaluations" / "1" / "record.json"
     write_sealed(record, read_sealed(record))
-    sweep = plan_sweep(folder / "sweep", ["1", "2"])
-    write_sealed(folder / "sweep" / "sweep.json", read_sealed(folder / "sweep" / "sweep.json"))
-    outcome = sweep.outcome_file(sweep.trials[0])
-    outcome.parent.mkdir()
-    write_sealed(outcome, asdict(Outcome(0, "finished")))
+    trial, _ = plan_sweep(folder / "sweep", ["1", "2"])
+    plan, outcome = folder / "sweep" / "sweep.json", beside(trial, OUTCOME)
+    write_sealed(outcome, {"exit_code": 0, "message": "finished"})
 
     def facts():
         found = read_run(run)
@@ -141,8 +137,8 @@ def write_documents(folder):
         "run.json": (run / "run.json", facts),
         "searched.json": (run / "searched.json", lambda: find_saved_grid(run, DDIM(), 3, "ema")),
         "record.json": (record, lambda: read_evaluation(record).record),
-        "sweep.json": (folder / "sweep" / "sweep.json", lambda: read_sweep(folder / "sweep")),
-        "1.json": (outcome, lambda: read_outcome(outcome)),
+        "sweep.json": (plan, lambda: read_sealed(plan)),
+        "1.outcome.json": (outcome, lambda: read_sealed(outcome)),
     }
 
 

@@ -150,7 +150,7 @@ class Page:
                 made[-1] = BUDGETS[last]
                 # A run that trains on sees more than before.
                 made.append(self.images if last == "--minutes" else str(2 * int(self.images)))
-            elif last in ("--images", "--evaluate") and word.isdigit() and words[0] != "diagnose":
+            elif last in ("--images", "--evaluate") and word.isdigit():
                 made.append(self.images if last == "--images" else str(self.samples))
             elif last in ("--random", "--search", "--repeats"):
                 made.append("1")

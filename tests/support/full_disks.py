@@ -120,10 +120,10 @@ def _judge(command, disk, life, whole, found):
     else:
         wrong.append(f"exit code {life.code}: {''.join(life.said[-4:])}")
     wrong += [f"left {path.name}" for name in UNFINISHED for path in disk.rglob(name)]
-    if list(out.glob("results/*.json")) and life.code:
+    if list(out.glob("trials/*.outcome.json")) and life.code:
         wrong += [
             f"{path.name} failed"
-            for path in out.glob("results/*")
+            for path in out.glob("trials/*.outcome.json")
             if '"exit_code": 0' not in path.read_text()
         ]
     checkpoint.find_newest(out / "checkpoints")  # renames damaged ones

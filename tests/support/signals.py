@@ -239,7 +239,7 @@ def find_differing(whole, stopped):
 def _contents(out):
     """Return images, the times of a search, metrics and exit codes in a folder, keyed by file name."""
     found = {path.name: path.read_bytes() for path in [*out.glob("*.png"), *out.glob("searched.json")]}
-    for path in [*out.glob("record.json"), *out.glob("results/*.json")]:
+    for path in [*out.glob("record.json"), *out.glob("trials/*.outcome.json")]:
         document = json.loads(path.read_text())
         found[path.name] = document.get("metrics"), document.get("exit_code")
     return found

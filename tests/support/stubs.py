@@ -30,13 +30,14 @@ RECORD = {
         "sha256": "r" * 64,
     },
     "generated": {"images": 400, "source": "runs/a", "sha256": "g" * 64},
+    "yardstick": None,
     "sampling": None,
     "seconds": {"sampling": 1.0, "features": 1.0, "metrics": 1.0},
     "time": "2026-11-25T00:00:00+00:00",
     "versions": {},
 }
 SAMPLING = {
-    "recipe": {"name": "tiny", "optim": {"batch": 8, "lr": 0.1}, "sampler": {}, "grid": {}},
+    "recipe": {"name": "tiny", "data": {}, "optim": {"batch": 8, "lr": 0.1}, "sampler": {}, "grid": {}},
     "sampler": {"kind": "ddim", "eta": 0.0},
     "sampler_name": "ddim",
     "grid": {"kind": "uniform"},
@@ -45,6 +46,7 @@ SAMPLING = {
     "seeds": list(range(400)),
     "weights": "ema",
     "step": 10,
+    "label": None,
 }
 
 

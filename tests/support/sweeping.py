@@ -5,7 +5,7 @@ stopped, does nothing if it is finished, and writes the files of a run. Its vali
 rate of its recipe, if it has one.
 """
 
-import shutil
+import json
 import sys
 from contextlib import suppress
 from functools import partial
@@ -13,25 +13,26 @@ from unittest.mock import patch
 
 import ddim
 from ddim.errors import UserError
-from ddim.experiments.trials import Trial, read_sweep
+from ddim.experiments.index import OUTCOME, TRIAL, beside
+from ddim.recipe.codec import dump, override
 from ddim.recipe.named import smoke
 
 STEPS = 4
 
-TRIAL = f"""
+TRIAL_PROGRAM = f"""
 import json, sys, time
 from contextlib import ExitStack
 from pathlib import Path
 from ddim.errors import Locked
 from ddim.files import lock_folder
-run, pause, rate = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
+run, pause, recipe = Path(sys.argv[1]), float(sys.argv[2]), json.loads(sys.argv[3])
+rate = recipe["optim"]["lr"]
 run.mkdir(parents=True, exist_ok=True)
 with ExitStack() as locked:
     try:
         locked.enter_context(lock_folder(run))
     except Locked as error:
         sys.exit(error.exit_code)
-    recipe = {{"optim": {{"batch": 1, "lr": rate}}, "images": {STEPS}}}
     (run / "run.json").write_text(json.dumps({{"recipe": recipe}}))
     log = (run / "metrics.jsonl").open("a")
     done = len((run / "metrics.jsonl").read_text().splitlines())
@@ -47,25 +48,29 @@ with ExitStack() as locked:
 
 
 def plan_sweep(folder, names, storage=None):
-    """Return a planned sweep of trials with these names, of which none has run."""
-    trials = [Trial(name, {"optim.lr": name}, {"name": "stub"}) for name in names]
+    """Plan a sweep of trials with these names, of which none has run, and return their folders."""
+    recipe = dump(override(smoke(), {"images": STEPS, "optim.batch": 1}))
 
     def stop(*_):
         raise UserError("planned")
 
-    planned = patch("ddim.experiments.sweep.plan_trials", lambda _: (smoke(), trials))
+    planned = patch("ddim.experiments.sweep.plan_trials", lambda _: dict.fromkeys(names, recipe))
     with planned, patch("ddim.experiments.sweep.trial_commands", stop), suppress(UserError):
         ddim.sweep(fields={"optim.lr": [1, 2]}, out=folder, storage=storage)
-    for name in ("trials", "recipes", "logs", "results"):
-        shutil.rmtree(folder / name)
-    return read_sweep(folder)
+    return [folder / "trials" / name for name in names]
 
 
-def count(sweep, trial, jobs=1, threads=None, pause=0.01):
+def unfinished(trials):
+    """Return the trials that have not ended."""
+    return [trial for trial in trials if not beside(trial, OUTCOME).exists()]
+
+
+def count(trial, request, values, jobs=1, threads=None, pause=0.01):  # noqa: PLR0913
     """Return the commands of a trial that counts, `pause` seconds a step."""
-    rate = (trial.fields or {}).get("optim.lr", "0")
-    rate = rate if rate[0].isdigit() else "0"
-    return [[sys.executable, "-c", TRIAL, str(sweep.run_folder(trial)), str(pause), rate]]
+    recipe = json.loads(beside(trial, TRIAL).read_text())
+    recipe["images"], recipe["optim"]["batch"] = STEPS, 1
+    recipe["optim"]["lr"] = float(values.get("optim.lr", recipe["optim"]["lr"]))
+    return [[sys.executable, "-c", TRIAL_PROGRAM, str(trial), str(pause), json.dumps(recipe)]]
 
 
 def work(folder, jobs=1, commands=count, grace=60):

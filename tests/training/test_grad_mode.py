@@ -16,6 +16,6 @@ def test_runs_are_trained_planned_and_measured_in_inference_mode(tmp_path, monke
         ddim.resume(run, images=24)
         ddim.distill(run, images=8, out=tmp_path / "student", machine=tiny.MACHINE)
         pipeline = ddim.load(run)
-        ddim.diagnose(pipeline, images=2, levels=2)
+        ddim.diagnose(pipeline, n=2, levels=2)
         bits = ddim.likelihood(pipeline, method="ode", n=2, steps=1).bits
     assert torch.equal(ddim.likelihood(run, method="ode", n=2, steps=1).bits, bits)

@@ -6,11 +6,11 @@ import socket
 from types import SimpleNamespace
 
 import pytest
+from ddim.web.data_sets import list_data
 from fastapi.testclient import TestClient
 
 from ddim.errors import UserError
 from ddim.web.application import build_application
-from ddim.web.data_sets import list_data
 from ddim.web.serve import check_settings, open_socket
 from ddim.web.settings import Limits, Settings, check_token
 

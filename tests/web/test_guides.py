@@ -4,10 +4,10 @@ import json
 import shutil
 
 import pytest
-
-import sweeping
 from ddim.web.guides import list_guides
 from ddim.web.run_list import RunList
+
+import sweeping
 
 RUN = "photos-tiny-1"
 

@@ -66,7 +66,7 @@ def sample(client, run=RUN, **options):
 
 
 def repeat(found, client, folder):
-    """Run the command of a result in a folder with the files of its archive; returns the folder of its files."""
+    """Run the command of a result beside the files of its archive; returns the folder of its files."""
     with zipfile.ZipFile(io.BytesIO(client.get(found["archive"]).content)) as archive:
         assert not [name for name in archive.namelist() if name.startswith((".", "view-"))]
         archive.extractall(folder)
@@ -84,7 +84,12 @@ def comparable(record):
 GUIDED = {"guidance": 2.5, "guide_with": "@guide", "guidance_interval": [-3.1234567, None]}
 ASKED = {
     "film": {"seeds": [3, 4, 5, 9], "film": True},
-    "fields": {"seeds": [0], "sampler": "ddim", "grid": "uniform", "fields": {"sampler.eta": "0.5", "clip": "yes"}},
+    "fields": {
+        "seeds": [0],
+        "sampler": "ddim",
+        "grid": "uniform",
+        "fields": {"sampler.eta": "0.5", "clip": "yes"},
+    },
     "guided by its guide": {"seeds": [3, 4], **GUIDED},
     "guided by a run": {"seeds": [3], "guidance": 2.0, "guide_with": "weaker"},
     "vector": {"seeds": [0, 1], "vector": [120.7, -0.3]},
@@ -186,9 +191,13 @@ def test_invalid_requests_for_samples_are_refused_in_one_sentence(client, change
     assert "\n" not in answer.json()["error"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 30_000, '{"seeds": [' + "9" * 5000 + "]}", "\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "[" * 30_000, '{"seeds": [' + "9" * 5000 + "]}", "\xff"]
+)
 def test_a_body_that_is_no_request_is_refused(client, text):
-    answer = client.post(SAMPLES, content=text.encode("latin-1"), headers={"Content-Type": "application/json"})
+    answer = client.post(
+        SAMPLES, content=text.encode("latin-1"), headers={"Content-Type": "application/json"}
+    )
     assert answer.status_code in (400, 422)
     assert answer.json()["error"]
 
@@ -197,7 +206,9 @@ def test_the_images_and_the_work_of_a_request_are_limited(client, trained):
     answer = client.post(SAMPLES, json={"seeds": list(range(65))})
     assert (answer.status_code, "64" in answer.json()["error"]) == (422, True)
     limits = Limits(work=2 * 3 * 32 * 32)
-    with TestClient(build_application(Settings(trained, limits=limits)), base_url="http://localhost") as other:
+    with TestClient(
+        build_application(Settings(trained, limits=limits)), base_url="http://localhost"
+    ) as other:
         answer = other.post(SAMPLES, json={"seeds": [0, 1, 2], "steps": 3})
     assert (answer.status_code, "at most 2 images" in answer.json()["error"]) == (422, True)
 
@@ -268,7 +279,9 @@ def test_edits_equal_those_of_the_commands(
     own = repeat(found, client, tmp_path)
     for image in found["images"]:
         assert client.get(image["url"]).content == (own / image["name"]).read_bytes()
-    assert comparable(client.get(found["record"]).json()) == comparable(json.loads((own / "record.json").read_text()))
+    assert comparable(client.get(found["record"]).json()) == comparable(
+        json.loads((own / "record.json").read_text())
+    )
     if kind == "interpolate":
         assert client.get(found["film"]).content == (own / "film.webp").read_bytes()
     names = {}

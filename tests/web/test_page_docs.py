@@ -5,10 +5,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from ddim.web.trainings import MOST
 
 from ddim.cli import main
 from ddim.web.settings import TOKEN_LETTERS, Limits
-from ddim.web.trainings import MOST
 
 TEXT = (Path(__file__).parents[2] / "docs/page.md").read_text()
 RUN = "photos-tiny-1"

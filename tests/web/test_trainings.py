@@ -6,11 +6,12 @@ import os
 import re
 import shutil
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from ddim.web.data_sets import list_data
+from ddim.web.trainings import find_locker
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -19,9 +20,7 @@ import tiny
 from ddim.files import is_locked, lock_folder
 from ddim.web import trainings
 from ddim.web.application import build_application
-from ddim.web.data_sets import list_data
 from ddim.web.settings import Settings
-from ddim.web.trainings import find_locker
 from evaluated_runs import record
 
 RUN = "photos-tiny-1"
@@ -136,8 +135,8 @@ def test_a_finished_run_needs_minutes_to_go_on(client):
 
 
 def test_a_trial_is_stopped_with_its_worker_and_resumed_with_its_sweep(trained, tmp_path, data):
-    planned = sweeping.plan_sweep(tmp_path / "runs" / "rates", ["0.001"])
-    folder = Path(shutil.copytree(trained / RUN, planned.run_folder(planned.trials[0])))
+    (folder,) = sweeping.plan_sweep(tmp_path / "runs" / "rates", ["0.001"])
+    shutil.copytree(trained / RUN, folder)
     # Without its last checkpoint, the run is not finished.
     shutil.rmtree(max((folder / "checkpoints").glob("step-*")))
 
@@ -274,8 +273,7 @@ def test_the_report_on_a_sweep_runs_no_code(client, trained):
     runs = client.runs
     recipe = json.loads((trained / RUN / "run.json").read_text())["recipe"]
     shutil.copytree(trained / RUN, runs / "<b>sweep/trials/1")
-    sweep = {"kind": "sweep", "schema": 1, "trials": [{"name": "1", "recipe": recipe}]}
-    (runs / "<b>sweep/sweep.json").write_text(json.dumps(sweep))
+    (runs / "<b>sweep/trials/1.trial.json").write_text(json.dumps(recipe))
     wait_for(lambda: client.get("/api/runs").json()["sweeps"])
     (found,) = client.get("/api/runs").json()["sweeps"]
     answer = client.get(f"/api/sweeps/{found['id']}/report")

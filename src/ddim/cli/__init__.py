@@ -6,15 +6,15 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from ddim import __version__
 from ddim.cli.commands import COMMANDS, SHARED
 from ddim.cli.generate import call_function, read_arguments
-from ddim.cli.help_page import write_help, write_overview
-from ddim.cli.output import print_json, say
+from ddim.cli.output import print_json, print_text, say
+from ddim.cli.parser import build_parser, write_overview
 from ddim.cli.signatures import read_signature
 from ddim.cli.streams import drop_unread_output
 from ddim.errors import Notice, UserError, escape, explain_error, quote, suggest
@@ -52,36 +52,32 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run_words(argv: list[str]) -> int:
     """Run a command line: an overview, a list, a help page or a command."""
-    debug = "--debug" in argv
     words = [word for word in argv if word != "--debug"]
-    if words and words[0] == "help":
+    if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
-    if words in (["--version"], ["-V"], ["version"]):
-        sys.stdout.write(f"ddim {__version__}\n")
-        return 0
-    if not words or words[0] in ("-h", "--help"):
-        sys.stdout.write(write_overview())
-        return 0
-    name, *words = words
+    if words in (["--version"], ["version"]):
+        print_text(f"ddim {__version__}")
+    elif not words or words[0] in ("-h", "--help"):
+        print_text(write_overview())
+    elif words[0] in COMMANDS and {"-h", "--help"} & {*words}:
+        print_text(build_parser(words[0], read_signature(COMMANDS[words[0]])).format_help())
+    else:
+        try:
+            return _run_command(*words)
+        except (Exception, KeyboardInterrupt) as error:
+            if "--debug" in argv:
+                raise
+            return _report(error, as_json="--json" in words and isinstance(error, Exception))
+    return 0
+
+
+def _run_command(name: str, *words: str) -> int:
+    """Run a command with its words, in the surroundings of all commands."""
     if name not in COMMANDS:
         hint = suggest(name, COMMANDS)
         if not hint and Path(name).exists():
             hint = f"; perhaps you meant `ddim train {quote(name)}`"
-        say(f"ddim: {name!r} is not a command{hint}; `ddim` lists the commands")
-        return 2
-    if {"--help", "-h"} & {*words}:
-        sys.stdout.write(write_help(name, read_signature(COMMANDS[name])))
-        return 0
-    try:
-        return _run_command(name, words)
-    except (Exception, KeyboardInterrupt) as error:
-        if debug:
-            raise
-        return _report(error, as_json="--json" in words and isinstance(error, Exception))
-
-
-def _run_command(name: str, words: list[str]) -> int:
-    """Run a command with its words, in the surroundings of all commands."""
+        raise UserError(f"{name!r} is not a command{hint}; `ddim` lists the commands")
     rank = read_rank()
     with stop_on_signals(), keep_freed_memory(), ExitStack() as stack:
         if count_launched() > 1:
@@ -95,9 +91,10 @@ def _run_command(name: str, words: list[str]) -> int:
             stack.enter_context(redirect_stderr(nowhere))
         if rank:
             stack.enter_context(redirect_stdout(nowhere))
-        stack.enter_context(_plain_warnings())
+        stack.enter_context(warnings.catch_warnings())
+        warnings.showwarning = _show_warning  # pyrefly: ignore[bad-assignment]
         signature = read_signature(COMMANDS[name])
-        arguments = read_arguments(signature, words)
+        arguments = read_arguments(name, signature, words)
         if threads := (arguments.given["load"] | arguments.given["machine"]).get("threads"):
             from ddim.machine.runtime import Runtime
 
@@ -105,23 +102,12 @@ def _run_command(name: str, words: list[str]) -> int:
         return call_function(signature, arguments)
 
 
-@contextmanager
-def _plain_warnings() -> Generator[None]:
-    """Inside the block, show each warning of this package as one sentence, without a line of code."""
-    usual = warnings.formatwarning
-
-    def show(
-        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-    ) -> str:
-        if issubclass(category, Notice):
-            return f"ddim: {message}\n"
-        return usual(message, category, filename, lineno, line)
-
-    warnings.formatwarning = show
-    try:
-        yield
-    finally:
-        warnings.formatwarning = usual
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:  # noqa: ANN401
+    """Print a warning; one of this package is one sentence, without a line of code."""
+    if issubclass(category, Notice):
+        say(f"ddim: {message}")
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, *place[:2]))
 
 
 def _report(error: BaseException, *, as_json: bool = False) -> int:

@@ -6,7 +6,7 @@ import argparse
 from typing import Literal
 
 from ddim.cli.commands import COMMANDS, describe_command
-from ddim.cli.generate import COMMON
+from ddim.cli.parser import build_parser
 from ddim.cli.signatures import read_signature
 
 
@@ -25,16 +25,9 @@ def write_completion(shell: Literal["bash", "zsh", "tcsh"]) -> str:
     whole = argparse.ArgumentParser(prog="ddim")
     commands = whole.add_subparsers(dest="command")
     for name, home in COMMANDS.items():
-        parser = commands.add_parser(name, help=describe_command(name))
-        for flag in COMMON:
-            parser.add_argument(flag, action="store_true")
-        for parameter in read_signature(home).parameters if home else ():
-            given = [parameter.option] if parameter.place == "option" else [parameter.name]
-            choices = [
-                str(value) for kind in parameter.types for value in kind.inner if kind.name == "Literal"
-            ]
-            kind = {"action": "store_true"} if parameter.is_flag else {"choices": choices or None}
-            argument = parser.add_argument(*given, **kind)  # type: ignore[arg-type]
-            if not choices and not parameter.is_flag:
-                argument.complete = shtab.FILE  # type: ignore[attr-defined]
+        parents = [build_parser(name, read_signature(home))]
+        parser = commands.add_parser(name, help=describe_command(name), parents=parents, add_help=False)
+        for action in parser._actions:
+            if action.nargs != 0 and not action.choices:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
     return shtab.complete(whole, shell=shell)

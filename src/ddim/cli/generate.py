@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ddim.cli.output import draw, print_json, print_text
-from ddim.cli.own import find_file, load_callback, load_own, load_parts, name_own_part
+from ddim.cli.own import find_file, load_own, load_parts, name_own_part
+from ddim.cli.parser import COMMON, build_parser
 from ddim.cli.signatures import Parameter, Signature, read_class
 from ddim.cli.values import read_text
 from ddim.errors import UserError, quote, suggest
-
-if TYPE_CHECKING:
-    from ddim.cli.progress import Console
-
-COMMON = ("--json", "--quiet", "--details")
-"""The flags of every command."""
 
 HINTS = {
     "--image-size": "--size",
     "--resolution": "--size",
     "--num": "-n",
     "--num-samples": "-n",
-    "--epochs": "--minutes or --images",
+    "--epochs": "--images",
     "--lr": "--optim.lr",
     "--batch-size": "--optim.batch",
     "--output": "--out",
-    "--help-recipe": "`ddim recipe`",
 }
 """The option that a user of another program may mean."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Arguments:
     """The arguments of a command.
 
@@ -46,139 +40,95 @@ class Arguments:
             the result, keyed by name.
         fields: the fields of a recipe, as text keyed by path.
         files: the files of the user's components, which printed commands name with --own.
-        flags: the flags in `COMMON` that were given.
+        flags: those of "json", "quiet" and "details" that were given.
     """
 
-    given: dict[str, dict[str, Any]] = field(
-        default_factory=lambda: {owner: {} for owner in ("", "load", "machine", "save")}
-    )
-    fields: dict[str, str] = field(default_factory=dict)
-    files: list[str] = field(default_factory=list)
-    flags: set[str] = field(default_factory=set)
-
-    def give(self, parameter: Parameter, value: Any) -> None:  # noqa: ANN401
-        """Add the value of a parameter to its earlier values, or replace the earlier value."""
-        into = self.given[parameter.owner]
-        if parameter.repeats and parameter.name in into:
-            before = into[parameter.name]
-            value = before | value if isinstance(value, dict) else [*before, *value]
-        into[parameter.name] = value
+    given: dict[str, dict[str, Any]]
+    fields: dict[str, str]
+    files: list[str]
+    flags: set[str]
 
 
-def read_arguments(signature: Signature, words: Sequence[str]) -> Arguments:
+def read_arguments(name: str, signature: Signature, words: Sequence[str]) -> Arguments:
     """Return the arguments that the words of a command line give.
 
     Raises:
         UserError: if an option is unknown, or a value is missing or cannot be read.
     """
-    arguments, plain, options = Arguments(), [], signature.options
-    following = iter(words)
+    plain, fields = _split_fields(signature, words)
+    namespace, unknown = build_parser(name, signature).parse_known_intermixed_args(plain)
+    for word in unknown:
+        if word.startswith("-"):
+            raise UserError(f"{word} is not an option{hint_at(word.partition('=')[0], signature)}")
+    if unknown:
+        raise UserError(f"{quote(*unknown)} is more than this command takes")
+    found = vars(namespace)
+    files = [*found.get("own", []), *(find_file(word.rpartition("=")[2]) for word in words)]
+    for file in found.get("own", []):
+        load_parts(file)
+    given: dict[str, dict[str, Any]] = {owner: {} for owner in ("", "load", "machine", "save")}
+    for parameter in signature.parameters:
+        if parameter.key in found:
+            given[parameter.owner][parameter.name] = _read_argument(parameter, found[parameter.key])
+    fields = {path: name_own_part(text) for path, text in fields.items()}
+    return Arguments(given, fields, list(filter(None, files)), {"json", "quiet", "details"} & found.keys())
 
-    def next_value(name: str, equals: str, value: str) -> str:
-        value = value if equals else next(following, "--")
-        if not equals and (value.startswith("--") or value in options):
-            raise UserError(f"{name} needs a value")
-        return value
 
+def _split_fields(signature: Signature, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the words without those that set a field of a recipe, and these fields."""
+    known = [] if signature.fields is None else [p.name for p in read_class("recipe.recipe", "Recipe")]
+    plain, fields, following = [], {}, iter(words)
     for word in following:
-        name, equals, value = re.sub(r"^(-[a-z])(?=\d)", r"\1=", word).partition("=")
-        flag = name.replace("--no-", "--", 1)
-        if word == "--":
-            plain += following
-        elif word in COMMON:
-            arguments.flags.add(word)
-        elif name == "--own":
-            load_parts(file := next_value(name, equals, value))
-            arguments.files.append(file)
-        elif name in options and not options[name].is_flag:
-            text = next_value(name, equals, value)
-            arguments.give(options[name], _read_value(options[name], text, arguments))
-        elif flag in options and options[flag].is_flag and not equals:
-            arguments.give(options[flag], name == flag)
-        elif re.match(r"-[a-zA-Z-]", word):
-            path = name[2:].replace("-", "_")
-            if signature.fields is None or path.split(".")[0] not in list_recipe_fields():
-                raise UserError(f"{name} is not an option{hint_at(name, signature)}")
-            arguments.fields[path] = next_value(name, equals, value)
-        else:
+        option, equals, value = word.partition("=")
+        path = option.removeprefix("--").replace("-", "_")
+        if not option.startswith("--") or option in signature.options or path.split(".")[0] not in known:
             plain.append(word)
-    arguments.files += filter(None, map(find_file, arguments.fields.values()))
-    arguments.fields = {path: name_own_part(text) for path, text in arguments.fields.items()}
-    _place_words(signature, plain, arguments)
-    return arguments
-
-
-def list_recipe_fields() -> list[str]:
-    """Return the names of the fields of a recipe."""
-    return [each.name for each in read_class("recipe.recipe", "Recipe")]
+            continue
+        fields[path] = value if equals else next(following, "--")
+        if fields[path].startswith("--"):
+            raise UserError(f"{option} needs a value")
+    return plain, fields
 
 
 def hint_at(name: str, signature: Signature) -> str:
     """Return the end of a message that names the option, or the field of a recipe, that a user may mean."""
-    meant, known = HINTS.get(name, ""), [*signature.options, *COMMON, "--own"]
-    if meant and (meant.split()[0] in known or signature.fields is not None):
-        return f"; perhaps you meant {meant}"
+    known = [*signature.options, *COMMON]
     if signature.fields is not None:
         from ddim.recipe.codec import list_paths
 
-        paths = [f"--{path}" for path in list_paths()]
-        known += paths
-        if inner := [path for path in paths if path.endswith(f".{name.strip('-')}")]:
-            return f"; perhaps you meant {inner[0]}"
-    return suggest(name, known)
+        known += [f"--{path}" for path in list_paths()]
+    meant = [
+        option for option in known if option == HINTS.get(name) or option.endswith(f".{name.strip('-')}")
+    ]
+    return f"; perhaps you meant {meant[0]}" if meant else suggest(name, known)
 
 
-def _place_words(signature: Signature, words: list[str], arguments: Arguments) -> None:
-    """Give the words that are no options to the parameters that are words."""
-    check_quotes(words)
-    for parameter in signature.words:
-        count = len(words) if parameter.place == "words" else 1
-        taken, words = words[:count], words[count:]
-        if not taken and parameter.default is None:
-            raise UserError(f"{parameter.option} must be given{_newest_run(parameter)}")
-        values = [_read_value(parameter, word, arguments) for word in taken]
-        if values:
-            arguments.give(parameter, values if parameter.place == "words" else values[0])
-    if words:
-        raise UserError(f"{quote(*words)} is more than this command takes")
-    for option, parameter in signature.options.items():
-        if parameter.default is None and parameter.name not in arguments.given[""]:
-            raise UserError(f"{option} must be given")
+def _read_argument(parameter: Parameter, given: bool | str | list[str]) -> Any:  # noqa: ANN401
+    """Return the value of a parameter from its words."""
+    if isinstance(given, bool):
+        return given
+    if isinstance(given, str):
+        return _read_value(parameter, given)
+    values = [_read_value(parameter, text) for text in given]
+    if parameter.has_only("Mapping"):
+        return dict(values)
+    return values if parameter.place == "words" or parameter.name == "callbacks" else [*chain(*values)]
 
 
-def check_quotes(words: Sequence[str]) -> None:
-    """Check that the shell has not split a path with spaces into several of these words."""
-    for first, word in enumerate(words):
-        for end in range(first + 2, min(len(words), first + 8) + 1):
-            whole = " ".join(words[first:end])
-            if not Path(word).exists() and Path(whole).exists():
-                raise UserError(f"a path with spaces needs quotes: {quote(whole)}")
-
-
-def _newest_run(parameter: Parameter) -> str:
-    runs = Path("runs").glob("*/run.json") if parameter.option == "RUN" else ()
-    newest = max(runs, key=lambda path: path.stat().st_mtime, default=None)
-    return f", such as {newest.parent}" if newest else ""
-
-
-def _read_value(parameter: Parameter, text: str, arguments: Arguments) -> Any:  # noqa: ANN401
-    """Return the value of a parameter; FILE.py:NAME is what the user wrote."""
+def _read_value(parameter: Parameter, text: str) -> Any:  # noqa: ANN401
+    """Return the value of a word or of an option; FILE.py:NAME is what the user wrote."""
+    types = parameter.types
     if parameter.has_only("Mapping"):
         name, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"{parameter.option} must be NAME=VALUE, got {text!r}")
-        return {name: value}
+        return name, value
     if parameter.name == "callbacks":
-        return [load_callback(text)]
-    if file := find_file(text):
-        arguments.files.append(file)
-        return (
-            load_own(text) if any(kind.name == "object" for kind in parameter.types) else name_own_part(text)
-        )
-    types = parameter.types
-    if parameter.place == "words":
-        types = tuple(kind for kind in types if kind.name != "Sequence") or types[0].inner
-    return read_text(parameter.option, types, text)
+        callback = load_own(text)
+        return callback() if isinstance(callback, type) else callback
+    if find_file(text):
+        return load_own(text) if any(kind.name == "object" for kind in types) else name_own_part(text)
+    return text if parameter.place == "words" else read_text(parameter.option, types, text)
 
 
 # The call
@@ -187,30 +137,32 @@ def _read_value(parameter: Parameter, text: str, arguments: Arguments) -> Any:  
 def call_function(signature: Signature, arguments: Arguments) -> int:
     """Call the function of a command with its arguments, and print its result; return the exit code."""
     from ddim.cli.progress import Console, ProgressDisplay
+    from ddim.experiments.index import read_run, run_record
     from ddim.machine.distributed import current_processes
 
     module, name = signature.home.split(":")
     function, values = getattr(import_module(f"ddim.{module}"), name), _complete(signature, arguments)
-    positional = []
-    if signature.words and signature.words[-1].default == "()":  # *names
-        positional = [values.pop(p.name) for p in signature.words[:-1]]
-        positional += values.pop(signature.words[-1].name, [])
-    if "callbacks" in signature.names:
-        with Console(arguments.files) as console:
-            values |= {"callbacks": [*values.get("callbacks", []), console], "progress": console.preparing}
-            folder = function(*positional, **values)
-        if current_processes().leads:
-            print_run(arguments, console, folder)
-        return 0
+    positional: list[Any] = []
+    for word in signature.words:
+        if word.name in values:
+            given = values.pop(word.name)
+            positional += given if word.place == "words" else [given]
     if "ready" in signature.names:
         values["ready"] = partial(print_result, flags=arguments.flags)
-    with ProgressDisplay() as progress:
-        values |= {"progress": progress} if "progress" in signature.names else {}
+    with Console(arguments.files) if "callbacks" in signature.names else ProgressDisplay() as display:
+        if "progress" in signature.names:
+            values["progress"] = display
+        if isinstance(display, Console):
+            values["callbacks"] = [*values.get("callbacks", []), display]
         result = function(*positional, **values)
     if any(p.owner == "save" for p in signature.parameters):
         result.save(**arguments.given["save"])
-    if current_processes().leads and result is not None:
-        print_result(result, arguments.flags)
+    if not current_processes().leads or result is None:
+        return 0
+    if isinstance(display, Console):
+        display.done(result)
+        result = run_record(read_run(result)) if "json" in arguments.flags else result
+    print_result(result, arguments.flags)
     return getattr(result, "exit_code", 0)
 
 
@@ -220,11 +172,8 @@ def _complete(signature: Signature, arguments: Arguments) -> dict[str, Any]:
     if load_options:
         from ddim.sampling.pipeline import load
 
-        first = signature.words[0]
-        runs = values[first.name]
-        several = isinstance(runs, list)
-        loaded = [load(run, **load_options) for run in (runs if several else [runs])]
-        values[first.name] = loaded if several else loaded[0]
+        run = signature.words[0].name
+        values[run] = load(values[run], **load_options)
     if arguments.given["machine"]:
         from ddim.training.machine import Machine
 
@@ -237,21 +186,10 @@ def print_result(result: Any, flags: set[str]) -> None:  # noqa: ANN401 (the res
     folder = getattr(result, "folder", None)
     if hasattr(result, "shown"):
         draw(result.shown, sys.stderr, rows=2)
-    if "--json" in flags:
+    if "json" in flags:
         plain = {"folder": result} if isinstance(result, Path) else result
         print_json(plain.to_json() if hasattr(plain, "to_json") else plain)
-    elif "--quiet" in flags and folder is not None:
+    elif "quiet" in flags and folder is not None:
         print_text(str(folder))
     else:
-        print_text(str(getattr(result, "details", result) if "--details" in flags else result))
-
-
-def print_run(arguments: Arguments, console: Console, folder: Path) -> None:
-    """Say how a training ended, and print the run folder; with --json also its state and errors."""
-    from ddim.experiments.index import read_run, run_record
-
-    console.done(folder)
-    if "--json" in arguments.flags:
-        print_json(run_record(read_run(folder)))
-    else:
-        print_text(str(folder))
+        print_text(str(getattr(result, "details", result) if "details" in flags else result))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
 from typing import IO, Any
 
 from ddim.cli.streams import unescaped
@@ -40,7 +38,7 @@ def fit_terminal(text: str, stream: IO[str]) -> str:
 
 def wrap_words(text: str, width: int, indent: str = "") -> list[str]:
     """Return lines of at most `width` characters; a longer word, such as a path, has its own line."""
-    options = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
+    options = {"break_long_words": False, "break_on_hyphens": False}
     return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, **options)
 
 
@@ -56,15 +54,6 @@ def draw(images: Sequence[Any], terminal: IO[str], rows: int = 1) -> None:
 
 def print_json(value: object) -> None:
     """Print plain values and paths as one JSON document; numbers that are not finite become null."""
-    sys.stdout.write(json.dumps(_as_json(value), indent=2, allow_nan=False) + "\n")
+    plain = json.loads(json.dumps(value, default=str), parse_constant=lambda name: None)
+    sys.stdout.write(json.dumps(plain, indent=2) + "\n")
     sys.stdout.flush()
-
-
-def _as_json(value: Any) -> Any:  # noqa: ANN401  (any JSON, and paths)
-    if isinstance(value, Mapping):
-        return {str(name): _as_json(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_json(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return str(value) if isinstance(value, Path) else value

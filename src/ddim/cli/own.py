@@ -6,10 +6,9 @@ This is the only module that runs code of the user, and only from a file that th
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import re
 import sys
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
@@ -36,11 +35,10 @@ def load_own(text: str) -> Any:  # noqa: ANN401 (whatever the user wrote)
     named = _NAMED.fullmatch(text)
     if not named:
         raise UserError(f"a component of your own is named as FILE.py:NAME, got {text!r}")
-    module = _run_file(Path(named["file"]).expanduser().resolve())
-    if not hasattr(module, named["name"]):
-        hint = suggest(named["name"], [name for name in vars(module) if name[0] != "_"])
-        raise UserError(f"{named['file']} has no {named['name']}{hint}")
-    return getattr(module, named["name"])
+    values = vars(_run_file(Path(named["file"]).expanduser().resolve()))
+    if named["name"] not in values:
+        raise UserError(f"{named['file']} has no {named['name']}{suggest(named['name'], values)}")
+    return values[named["name"]]
 
 
 def name_own_part(text: str) -> str:
@@ -51,34 +49,31 @@ def name_own_part(text: str) -> str:
 
 
 def load_parts(file: str) -> None:
-    """Load all parts of recipes that a file contains, so that runs with these parts can be loaded."""
+    """Load all parts of recipes that a file contains, so that runs with these parts can be loaded.
+
+    Parts are networks, `partial` objects, dataclasses, and classes of networks that need no arguments.
+    """
+    from functools import partial
+
+    from torch import nn
+
     from ddim.recipe.user_parts import give_parts
 
-    give_parts(_list_parts(_run_file(Path(file).expanduser().resolve())))
-
-
-def load_callback(text: str) -> Any:  # noqa: ANN401 (a Callback)
-    """Return the callback that FILE.py:NAME names: an instance, or a new one of a class.
-
-    Raises:
-        UserError: if NAME cannot be loaded or is not a callback.
-    """
-    from ddim.training import Callback
-
-    loaded = load_own(text)
-    callback = loaded() if isinstance(loaded, type) else loaded
-    if not isinstance(callback, Callback):
-        raise UserError(f"--callback needs a ddim.Callback, got {type(callback).__name__} for {text}")
-    return callback
+    module = _run_file(Path(file).expanduser().resolve())
+    for value in vars(module).values():
+        written = isinstance(value, type) and value.__module__ == module.__name__
+        part = is_dataclass(value) or (isinstance(value, type) and issubclass(value, nn.Module))
+        if isinstance(value, nn.Module | partial) or (written and part):
+            # A class that needs arguments is a layer of another network.
+            with suppress(TypeError):
+                give_parts([value])
 
 
 @cache
 def _run_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: name a Python file")
     name = f"own_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    if spec is None or spec.loader is None or not path.is_file():
         raise UserError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look up their module in sys.modules, and the file may import other files in its folder.
@@ -89,26 +84,3 @@ def _run_file(path: Path) -> ModuleType:
     except Exception as error:
         raise UserError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     return module
-
-
-def _list_parts(module: ModuleType) -> Iterator[Any]:
-    """Yield the components in a file: dataclasses, networks, `partial` objects, and network classes.
-
-    A network class is left out if it needs arguments.
-    """
-    from functools import partial
-
-    from torch import nn
-
-    for value in vars(module).values():
-        if isinstance(value, nn.Module | partial):
-            yield value
-        if not isinstance(value, type) or value.__module__ != module.__name__:
-            continue
-        needed = [
-            parameter
-            for parameter in inspect.signature(value).parameters.values()
-            if parameter.default is parameter.empty and parameter.kind < parameter.VAR_POSITIONAL
-        ]
-        if is_dataclass(value) or (issubclass(value, nn.Module) and not needed):
-            yield value

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ddim.cli.output import wrap_words
 from ddim.errors import UserError, suggest
 from ddim.recipe.codec import list_paths, override
 from ddim.recipe.help import Row, explain_fields, explain_kinds
@@ -77,11 +77,8 @@ def _describe(name: str) -> str:
 def _format_field(row: Row) -> str:
     """Return a field as text: its option and value on the left, its meaning and valid values on the right."""
     path, value, possible, meaning = row
-    left, indent = f"  --{path} {value}", " " * INDENT
-    text = f"{meaning.replace('None', 'none')} [{possible}]"
-    options = {"break_long_words": False, "break_on_hyphens": False}
-    lines = textwrap.wrap(text, 110, initial_indent=indent, subsequent_indent=indent, **options)
-    if len(left) < INDENT:
-        lines[0] = left.ljust(INDENT) + lines[0].lstrip()
-        return "\n".join(lines)
-    return "\n".join([left, *lines])
+    left, text = f"  --{path} {value}", f"{meaning.replace('None', 'none')} [{possible}]"
+    lines = wrap_words(text, 110, " " * INDENT)
+    if len(left) >= INDENT:
+        return "\n".join([left, *lines])
+    return "\n".join([left.ljust(INDENT) + lines[0].lstrip(), *lines[1:]])

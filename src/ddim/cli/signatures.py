@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
@@ -66,6 +67,11 @@ class Parameter:
     owner: str = ""
 
     @property
+    def key(self) -> str:
+        """The name with the owner before it, such as "load.device"."""
+        return f"{self.owner}.{self.name}".strip(".")
+
+    @property
     def option(self) -> str:
         """The option, such as --guidance-interval or -n; for a word, its name in capitals."""
         name = RENAMED.get(self.name, self.name).strip("_").replace("_", "-")
@@ -89,6 +95,25 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Docstring:
+    """A docstring in Google style.
+
+    Attributes:
+        about: its first line.
+        text: the paragraphs after it.
+        commands: the section "Commands", examples for a shell.
+        helps: the text about each argument or attribute, keyed by name.
+        rare: the names of the arguments under "Other Parameters".
+    """
+
+    about: str
+    text: str
+    commands: str
+    helps: Mapping[str, str]
+    rare: Collection[str]
+
+
+@dataclass(frozen=True)
 class Signature:
     """What a command takes, and what its help says.
 
@@ -96,18 +121,14 @@ class Signature:
         home: the module and the name of the function.
         names: the names of all its parameters.
         parameters: words first, then options.
-        about: the first line of the docstring.
-        text: the paragraphs after it.
-        commands: examples, lines for a shell.
+        doc: its docstring.
         fields: help of the fields of a recipe; None if the function takes none.
     """
 
     home: str
-    names: frozenset[str]
-    parameters: tuple[Parameter, ...]
-    about: str
-    text: str
-    commands: str
+    names: Collection[str]
+    parameters: Sequence[Parameter]
+    doc: Docstring
     fields: str | None
 
     @property
@@ -127,112 +148,103 @@ def read_signature(home: str) -> Signature:
     module, function = find_definition(*home.split(":"))
     if not isinstance(function, ast.FunctionDef):
         raise LookupError(f"{home} is not a function")
-    about, text, sections = read_docstring(ast.get_docstring(function) or "")
-    usual, rare = sections["Args"], sections["Other Parameters"]
-    parameters, shown = list(_list_parameters(module, function)), []
+    doc, fields, shown = read_docstring(function), None, []
+    parameters = list(_list_parameters(module, function))
     for p in parameters:
-        if p.name not in (*HIDDEN, "fields") and not p.has_only("Callable"):
-            text_of = {**usual, **rare}.get(p.name, p.help)
-            shown.append(replace(p, help=text_of, rare=p.rare or p.name in rare))
-    names = frozenset(p.name for p in parameters if not p.owner)
-    names |= {p.owner for p in parameters}
-    fields = next((usual.get("fields", p.help) for p in parameters if p.name == "fields"), None)
+        help_text = doc.helps.get(p.name, p.help)
+        if p.name == "fields":
+            fields = help_text
+        elif p.name not in HIDDEN and not p.has_only("Callable"):
+            shown.append(replace(p, help=help_text, rare=p.rare or p.name in doc.rare))
     shown.sort(key=lambda p: p.place == "option")
-    return Signature(home, names, tuple(shown), about, text, sections["Commands"], fields)
+    return Signature(home, {p.name for p in parameters}, shown, doc, fields)
 
 
 def _list_parameters(module: str, function: ast.FunctionDef) -> Iterator[Parameter]:
     """Yield the parameters of a function; then the options of `ddim.load`, and of `save` of the result."""
-    given = list(_read_arguments(module, function))
-    for p in given:
-        machine = read_class("training.machine", "Machine") if p.name == "machine" else ()
-        yield from (replace(option, owner="machine", rare=True) for option in machine)
-        if not machine:
+    parameters = list(_read_arguments(module, function))
+    for p in parameters:
+        if p.name == "machine":
+            for option in read_class("training.machine", "Machine"):
+                yield replace(option, owner="machine", rare=True)
+        else:
             yield p
-    if given and any(kind.name in LOADED for kind in given[0].types):
+    if any(kind.name in LOADED for kind in parameters[0].types if parameters):
         for option in read_signature("sampling.pipeline:load").parameters[1:]:
-            if option.name not in {p.name for p in given}:
+            if option.name not in {p.name for p in parameters}:
                 yield replace(option, owner="load", rare=True)
-    yield from _list_saving(*find_definition(module, getattr(function.returns, "id", "")))
-
-
-def _list_saving(home: str, result: ast.AST | None) -> Iterator[Parameter]:
-    """Yield the parameters of the method `save` of the class of a result, if it has one."""
+    home, result = find_definition(module, getattr(function.returns, "id", ""))
     for method in result.body if isinstance(result, ast.ClassDef) else ():
         if isinstance(method, ast.FunctionDef) and method.name == "save":
-            helps = read_docstring(ast.get_docstring(method) or "")[2]["Args"]
             for option in list(_read_arguments(home, method))[1:]:
-                yield replace(option, help=helps.get(option.name, ""), owner="save", place="option")
+                help_text = read_docstring(method).helps.get(option.name, "")
+                yield replace(option, help=help_text, owner="save", place="option")
 
 
 def _read_arguments(module: str, function: ast.FunctionDef) -> Iterator[Parameter]:
+    """Yield the parameters of a function; for `**options: Unpack[Options]` the fields of `Options`."""
     args = function.args
     plain = [*args.posonlyargs, *args.args]
-    needed = len(plain) - len(args.defaults)
-    for k, arg in enumerate(plain):
-        types, place = read_types(module, arg.annotation), "word"
-        default = ast.unparse(args.defaults[k - needed]) if k >= needed else None
-        if k and default is not None:
-            place = "option"
-        elif k and any(kind.name == "Sequence" for kind in types):
-            place = "words"
-        yield Parameter(arg.arg, types, default, place=place)
+    defaults = [None] * (len(plain) - len(args.defaults)) + args.defaults
+    for k, (arg, default) in enumerate(zip(plain, defaults, strict=True)):
+        place = "option" if k and default else "word"
+        yield Parameter(arg.arg, read_types(module, arg.annotation), _unparse(default), place=place)
     if arg := args.vararg:
         yield Parameter(arg.arg, read_types(module, arg.annotation), "()", place="words")
-    for arg, value in zip(args.kwonlyargs, args.kw_defaults, strict=True):
-        default = None if value is None else ast.unparse(value)
-        yield Parameter(arg.arg, read_types(module, arg.annotation), default)
-    if args.kwarg and isinstance(args.kwarg.annotation, ast.Subscript):  # Unpack[Options]
+    for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
+        yield Parameter(arg.arg, read_types(module, arg.annotation), _unparse(default))
+    if args.kwarg and isinstance(args.kwarg.annotation, ast.Subscript):
         yield from read_class(module, ast.unparse(args.kwarg.annotation.slice))
 
 
-def read_class(module: str, name: str) -> list[Parameter]:
-    """Return the fields of a dataclass or of a `TypedDict`; those without a default may be left out."""
+def read_class(module: str, name: str) -> Iterator[Parameter]:
+    """Yield the fields of a dataclass or of a `TypedDict`; those without a default may be left out."""
     home, node = find_definition(module, name)
     if not isinstance(node, ast.ClassDef):
         raise LookupError(f"{name} is not a class")
-    sections = read_docstring(ast.get_docstring(node) or "")[2]
-    helps = sections["Args"] | sections["Attributes"]
-    fields = []
+    helps = read_docstring(node).helps
     for item in node.body:
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-            field, default = item.target.id, ast.unparse(item.value) if item.value else "None"
-            types = read_types(home, item.annotation)
-            fields.append(Parameter(field, types, default, helps.get(field, "")))
-    return fields
+        if isinstance(item, ast.AnnAssign):
+            field = ast.unparse(item.target)
+            default = _unparse(item.value) or "None"
+            yield Parameter(field, read_types(home, item.annotation), default, helps.get(field, ""))
 
 
-def read_docstring(doc: str) -> tuple[str, str, Mapping[str, Any]]:
-    """Return the first line of a docstring, the paragraphs after it, and its sections, keyed by title.
+def _unparse(node: ast.AST | None) -> str | None:
+    return None if node is None else ast.unparse(node)
 
-    Sections that describe arguments are dictionaries; "Commands" is a text.
-    """
-    parts = re.split(r"(?:^|\n)([A-Z]\w+(?: \w+)?):\n(?=    )", doc)
-    about, _, text = parts[0].strip().partition("\n")
-    given = dict(zip(parts[1::2], parts[2::2], strict=True))
-    sections: dict[str, Any] = {"Commands": re.sub(r"(?m)^    ", "", given.get("Commands", "")).strip("\n")}
-    for title in ("Args", "Attributes", "Other Parameters"):
-        sections[title] = {}
-        items = re.findall(r"(?m)^    \*{0,2}(\w[\w, ]*): (.*(?:\n {5,}.*)*)", given.get(title, ""))
-        for names, words in items:
-            sections[title] |= dict.fromkeys(names.split(", "), " ".join(words.split()))
+
+def read_docstring(node: ast.FunctionDef | ast.ClassDef) -> Docstring:
+    """Return the docstring of a function or a class."""
+    whole = ast.get_docstring(node) or ""
+    start, *sections = re.split(r"(?:^|\n)([A-Z]\w+(?: \w+)?):\n(?=    )", whole)
+    about, _, text = start.strip().partition("\n")
+    commands, helps, rare = "", {}, []
+    for title, section in zip(sections[::2], sections[1::2], strict=True):
+        if title == "Commands":
+            commands = dedent(section).strip("\n")
+        if title in ("Args", "Attributes", "Other Parameters"):
+            for names, words in re.findall(r"(?m)^    \*{0,2}(\w[\w, ]*): (.*(?:\n {5,}.*)*)", section):
+                helps |= dict.fromkeys(names.split(", "), " ".join(words.split()))
+                rare += names.split(", ") if title == "Other Parameters" else []
     # Two colons before an indented block are the markup of the documentation.
-    return about, text.strip().replace("::\n", ":\n"), sections
+    return Docstring(about, text.strip().replace("::\n", ":\n"), commands, helps, rare)
 
 
 # Sources
 
 
 @cache
-def parse_module(module: str) -> ast.Module:
-    """Return the tree of a module of this package, such as "sampling.edits"."""
-    return ast.parse(locate_module(module).read_text(encoding="utf-8"))
+def parse_module(module: str) -> list[ast.stmt]:
+    """Return the statements of a module of this package; those under `if TYPE_CHECKING` are last."""
+    body = ast.parse(locate_module(module).read_text(encoding="utf-8")).body
+    return body + [inner for node in body if isinstance(node, ast.If) for inner in node.body]
 
 
 def locate_module(module: str) -> Path:
-    """Return the file of a module of this package."""
+    """Return the file of a module of this package, such as "sampling.edits"."""
     path = ROOT / module.replace(".", "/")
-    return file if (file := path.with_suffix(".py")).exists() else path / "__init__.py"
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def find_definition(module: str, name: str) -> tuple[str, ast.AST | None]:
@@ -240,19 +252,16 @@ def find_definition(module: str, name: str) -> tuple[str, ast.AST | None]:
 
     The definition is a class, a function, or the value that is assigned; None for a name of other packages.
     """
-    body = parse_module(module).body
-    for block in [body, *(node.body for node in body if isinstance(node, ast.If))]:
-        for node in block:
-            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-                return module, node
-            if isinstance(node, ast.Assign | ast.AnnAssign):
-                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                if name in map(ast.unparse, targets):
-                    return module, node.value
-            if isinstance(node, ast.ImportFrom) and (home := node.module or "").startswith("ddim."):
-                for alias in node.names:
-                    if (alias.asname or alias.name) == name:
-                        return find_definition(home.removeprefix("ddim."), alias.name)
+    for node in parse_module(module):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return module, node
+        if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets):
+            return module, node.value
+        if isinstance(node, ast.AnnAssign) and name == ast.unparse(node.target):
+            return module, node.value
+        if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
+            package, _, home = str(node.module).partition(".")
+            return find_definition(home, name) if package == "ddim" else (module, None)
     return module, None
 
 
@@ -260,8 +269,8 @@ def read_types(module: str, node: ast.AST | None) -> tuple[Type, ...]:
     """Return the types of an annotation in a module; the names of other annotations are looked up."""
     if isinstance(node, ast.BinOp):
         return read_types(module, node.left) + read_types(module, node.right)
-    if isinstance(node, ast.Constant):  # None, or an annotation in quotes
-        return read_types(module, ast.parse(str(node.value), mode="eval").body) if node.value else ()
+    if isinstance(node, ast.Constant):  # None
+        return ()
     if isinstance(node, ast.Subscript):
         return (_read_subscript(module, node),)
     name = ast.unparse(node) if node else "object"

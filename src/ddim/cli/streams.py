@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 import sys
 from collections.abc import Generator
@@ -21,9 +20,8 @@ def drop_unread_output() -> Generator[None]:
     The reader may be `head`, a `tee` that died, or a terminal that was closed. Other errors, such as a full
     disk, are raised.
 
-    Text for a terminal, and all messages, are escaped: see `escape`. Programs get the exact text of results.
-    Names that are not UTF-8 keep their bytes, and characters that the encoding of a stream lacks are escaped.
-    Use `unescaped` to draw.
+    Text for a terminal, and all messages, are escaped: see `escape`. Programs get the exact text of results;
+    characters that the encoding of a stream lacks become escapes, such as \\u0446. Use `unescaped` to draw.
     """
     before = sys.stdout, sys.stderr
     # A stream is None if the shell closed its descriptor, as `>&-` does. Its text is dropped too.
@@ -62,11 +60,9 @@ class _Stream:
     def write(self, text: str) -> int:
         """Write the text, or drop it if nobody can read it."""
         text = escape(text, "\n\t") if self.escaping else text
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
         try:
-            return self.stream.write(text)
-        except UnicodeEncodeError:
-            self.stream.flush()
-            return self.stream.buffer.write(_encode(text, self.stream.encoding))
+            return self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         except OSError as error:
             self._close(error)
             return len(text)
@@ -89,11 +85,3 @@ class _Stream:
         os.close(null)
         if error.errno != errno.EPIPE and not (error.errno == errno.EIO and terminal):
             raise error
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    r"""Return the text in an encoding; characters that the encoding lacks become escapes, such as \u0446."""
-    # Surrogates are the bytes of names that are not UTF-8. They stay, so that a program can use the name.
-    parts = re.split("([\udc80-\udcff]+)", text)
-    errors = "backslashreplace", "surrogateescape"
-    return b"".join(part.encode(encoding, errors[k % 2]) for k, part in enumerate(parts))

@@ -18,7 +18,7 @@ from ddim.machine.startup import count_restarts
 from ddim.recipe.codec import load_recipe, override
 from ddim.recipe.named import find_recipe
 from ddim.recipe.recipe import Recipe
-from ddim.runs.folder import CHECKPOINTS, RUN
+from ddim.runs.folder import RUN
 from ddim.training import Callback, Machine
 from ddim.training import run as training
 from ddim.training.callbacks import TRACKERS
@@ -63,12 +63,12 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
             explains them.
         out: the run folder (default: a new runs/DATA-RECIPE-N).
         resume: continue the run in --out, or the newest that this command started, or start a new one.
-        more: with --resume: train so many minutes longer than planned.
+        more: continue like --resume, and train so many minutes longer than planned.
 
     Other Parameters:
         source: start from the EMA weights of another run.
         find_lr: run a learning-rate range test first and use its result.
-        callbacks: your own callback, may be repeated.
+        callbacks: FILE.py:NAME of your own callback, may be repeated.
         track: also report to wandb or mlflow.
 
     Commands:
@@ -77,79 +77,41 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
     """
     if resume and source:
         raise UserError("--resume continues a run and --from starts a new run: give one of them")
-    if more is not None and not resume:
-        raise UserError("--more is an option of --resume: give both")
     budget = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
     fields = {**(fields or {}), **{name: value for name, value in budget.items() if value is not None}}
-    if find_lr and "optim.lr" in fields:
-        raise UserError("--find-lr sets --optim.lr too: give one of them")
     data = hold_images(data)
     hooks = [*callbacks, *(TRACKERS[name]() for name in track)]
+    options: dict[str, Any] = {"machine": machine, "callbacks": hooks, "progress": progress}
+    processes = current_processes()
     # Each machine counts only the restarts that its own processes caused, so take the highest count.
-    restarted = current_processes().highest(count_restarts())[0] > 0
-    if resume or restarted:
-        if folder := choose_run(out, recipe, data, fields, source, any_rate=find_lr):
+    restarted = processes.highest(count_restarts())[0] > 0
+    chosen = choose_recipe(recipe, data, fields, source)
+    if resume or more is not None or restarted:
+        folder = None if out is None else Path(out)
+        if folder is None:
+            folder = processes.broadcast(find_run(chosen, any_rate=find_lr) if processes.leads else None)
+        elif (folder / RUN).is_file():
+            check_resumed_recipe(folder, recipe, fields)
+        # If the command gives images or a recipe, it may start a new run. So a user can repeat one command,
+        # from the start of a run until it is finished.
+        elif recipe is None and data is None:
+            what = "holds no run to resume" if folder.exists() else "does not exist"
+            raise UserError(f"--out {out} {what}; give DATA to start a new run there")
+        else:
+            folder = None
+        if folder:
             # Minutes that were added before torchrun restarted the command are not added again.
             more = None if restarted else more
-            return training.resume(
-                folder,
-                more=more,
-                images=images,
-                data=data,
-                machine=machine,
-                callbacks=hooks,
-                progress=progress,
-            )
+            return training.resume(folder, more=more, images=images, data=data, **options)
         if more is not None:
             raise UserError("no run fits this command, so --more has nothing to extend: name one with --out")
         say("no run fits this command: starting a new one")
-    chosen = choose_recipe(recipe, data, fields, source)
     if find_lr:
         curve = find_learning_rate(chosen, machine, None if source is None else Path(source), progress)
         say(f"learning rate {curve.suggested:.2g}; lr-finder.png in the run folder shows the range test")
-        chosen, hooks = override(chosen, {"optim.lr": curve.suggested}), [*hooks, CurvePlot(curve)]
-    return training.train(
-        chosen.data.source,
-        chosen,
-        out=out,
-        source=source,
-        machine=machine,
-        callbacks=hooks,
-        progress=progress,
-    )
-
-
-def choose_run(  # noqa: PLR0913 (the request of a user)
-    out: str | Path | None,
-    recipe: str | None,
-    data: object,
-    fields: Mapping[str, Any],
-    source: str | Path | None,
-    *,
-    any_rate: bool,
-) -> Path | None:
-    """Return the run to resume: `out`, or the newest one that the same request would have started.
-
-    None if a new run is to be started.
-
-    Raises:
-        UserError: if the run `out` has another recipe than the request, or `out` is no run to resume.
-    """
-    if out is None:
-        wanted, processes = choose_recipe(recipe, data, fields, source), current_processes()
-        return processes.broadcast(find_run(wanted, any_rate=any_rate) if processes.leads else None)
-    out = Path(out)
-    if (out / RUN).is_file():
-        check_resumed_recipe(out, recipe, fields)
-        return out
-    if (out / CHECKPOINTS).is_dir():
-        raise UserError(f"--out {out} is an imported run: start a new run from its weights with --from {out}")
-    # If the command gives images or a recipe, it may start a new run. So a user can repeat one command, from
-    # the start of a run until it is finished.
-    if recipe is None and data is None:
-        what = "holds no run to resume" if out.exists() else "does not exist"
-        raise UserError(f"--out {out} {what}; give DATA to start a new run there")
-    return None
+        chosen = override(chosen, {"optim.lr": curve.suggested})
+        hooks.append(CurvePlot(curve))
+    return training.train(chosen.data.source, chosen, out=out, source=source, **options)
 
 
 def find_run(recipe: Recipe, runs: str | Path = "runs", *, any_rate: bool = False) -> Path | None:

@@ -1,33 +1,51 @@
-"""Compare evaluations: rank them by a metric, and list their differences and the settings that differ."""
+"""Compare evaluations by a metric: differences with intervals, and tables of evaluations with their figure.
+
+`ddim compare` returns such a table, and so does `ddim evaluate` if an option has several values.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from scipy import stats
 
 from ddim.errors import UserError, quote
-from ddim.evaluation.conditions import why_not_comparable
-from ddim.evaluation.guidance_name import name_interval
-from ddim.evaluation.record import FEATURES, FOLDER, Evaluation, list_evaluations, read_evaluation
+from ddim.evaluation.choices import Choice, name_choices
+from ddim.evaluation.record import (
+    FEATURES,
+    FOLDER,
+    Evaluation,
+    format_estimate,
+    list_evaluations,
+    name_recorded_guidance,
+    read_evaluation,
+    why_not_comparable,
+)
 from ddim.files import hash_file
 from ddim.metrics.catalogue import METRICS, metric_name
+from ddim.metrics.estimate import Estimate
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid_difference
 from ddim.metrics.prdc import prdc
-from ddim.metrics.statistics import Estimate
-from ddim.plots.table import Tabular, format_interval
+from ddim.plots.charts import COLOURS, FAINT, new_figure, style_panel
+from ddim.plots.table import Table, Tabular, format_cell
 from ddim.recipe.options import flatten
 from ddim.runs.names import is_run_folder
 from ddim.sampling.image_features import find_features
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 GROUPS = 10
 """Number of parts of each set of images; the jackknife leaves out one part at a time."""
+
+
+# Differences
 
 
 @dataclass(frozen=True)
@@ -40,208 +58,10 @@ class Difference(Estimate):
     paired: bool
 
     def __str__(self) -> str:
-        """Return the difference, half its interval, and whether it is distinguishable from 0."""
+        """Return whether the interval excludes 0, the difference, and half the width of its interval."""
+        judged = "larger than chance" if self.distinguishable else "may be chance"
         kind = "paired" if self.paired else "not paired"
-        verdict = "" if self.distinguishable else ", not distinguishable at 95 %"
-        return f"{format_interval(self.value, self.low, self.high, '+')}, {kind}{verdict}"
-
-
-@dataclass(frozen=True)
-class Row:
-    """An evaluation in a ranking.
-
-    Attributes:
-        evaluation: the evaluation.
-        unranked: the reason why it cannot be ranked with the first evaluation, None if it can.
-        difference: the difference from the first evaluation, or a sentence that says why it is not known.
-            None for the first evaluation itself, and for evaluations that cannot be ranked.
-    """
-
-    evaluation: Evaluation
-    unranked: str | None = None
-    difference: Difference | str | None = None
-
-
-@dataclass(frozen=True, repr=False)
-class Comparison(Tabular):
-    """Evaluations that are ranked by a metric, best first; evaluations that cannot be ranked come last.
-
-    Attributes:
-        metric: the name of the metric.
-        first: the evaluation with which the other evaluations are compared.
-        rows: all evaluations.
-        choices: the settings that differ between the evaluations. Each name has a list with one value for
-            each row, None for a row without this setting.
-        missing: the runs that have no evaluation.
-    """
-
-    metric: str
-    first: Evaluation
-    rows: list[Row]
-    choices: dict[str, list[Any]]
-    missing: Sequence[Path] = ()
-
-    @property
-    def names(self) -> list[str]:
-        """A unique name for each row, as short as possible: of its run, its sampling, or its folder."""
-        every = [row.evaluation for row in self.rows]
-        runs = [each.folder.parents[1].name if each.folder.parent.name == FOLDER else "" for each in every]
-        short = ["/".join(each.folder.parts[-3:]) for each in every]
-        for names in (runs, [each.name for each in every], short):
-            if all(names) and len(set(names)) == len(names):
-                return names
-        return [str(each.folder) for each in every]
-
-    @property
-    def verdict(self) -> str:
-        """Whether the first evaluation and the best of the others differ by more than chance."""
-        pairs = list(zip(self.names, self.rows, strict=True))
-        mine = next(name for name, row in pairs if row.evaluation is self.first)
-        name, other = next((name, row) for name, row in pairs if row.evaluation is not self.first)
-        if not isinstance(other.difference, Difference):
-            return f"{self.names[0]} has the best value; by chance or not is not known: {other.difference}"
-        if not other.difference.distinguishable:
-            return f"{mine} and {name} cannot be told apart: their difference may be chance"
-        lower = other.difference.value < 0
-        better, worse = (name, mine) if lower == METRICS[self.metric].lower_is_better else (mine, name)
-        return f"{better} is better than {worse}: the difference is larger than chance"
-
-    @property
-    def title(self) -> str:
-        """The name of the metric, and whether lower or higher values are better."""
-        metric = METRICS[self.metric]
-        return f"{metric.title}, {'lower' if metric.lower_is_better else 'higher'} is better"
-
-    @property
-    def remark(self) -> str | None:
-        """A note if the NFE per sample differs between the ranked evaluations, else None."""
-        return remark_on_nfe([row.evaluation for row in self.rows if row.unranked is None])
-
-    @property
-    def notes(self) -> list[str]:
-        """Values and differences with intervals, what is not ranked or not evaluated, and what differs."""
-        notes = []
-        for record, row in zip(self.to_records(), self.rows, strict=True):
-            value = format_interval(record["value"], record["low"], record["high"])
-            said = str(row.difference) if isinstance(row.difference, Difference) else record["note"]
-            notes.append(f"{record['evaluation']}: {value}; {said}")
-        notes += [f"{run} has no evaluation: `ddim evaluate {quote(run)}` makes one" for run in self.missing]
-        notes += [f"note: {self.remark}"] * bool(self.remark)
-        return notes + [f"{name}: {', '.join(map(str, values))}" for name, values in self.choices.items()]
-
-    def to_records(self) -> list[dict[str, Any]]:
-        """Return one dictionary for each evaluation, with its value, its difference from the first and more.
-
-        If the difference is not known, `note` says why.
-        """
-        records = []
-        for name, row in zip(self.names, self.rows, strict=True):
-            found, minus = row.evaluation.metrics.get(self.metric), row.difference
-            record = {"evaluation": name, "samples": row.evaluation.count, "value": found and found.value}
-            record |= {"low": found and found.low, "high": found and found.high, "note": minus}
-            if isinstance(minus, Difference):
-                record |= {"difference": minus.value, "difference_low": minus.low, "note": None}
-                record |= {"difference_high": minus.high, "paired": minus.paired}
-            if row.evaluation is self.first:
-                record["note"] = "the first"
-            if row.unranked:
-                record["note"] = f"not ranked: {row.unranked}"
-            records.append(record | {"folder": str(row.evaluation.folder)})
-        return records
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the comparison as plain values, with the evaluations in the order of its rows."""
-        facts = {"verdict": self.verdict, "metric": self.metric, "first": self.first.folder}
-        return {**facts, "rows": self.to_records(), "choices": self.choices, "missing": list(self.missing)}
-
-    def _shown_rows(self) -> list[dict[str, Any]]:
-        """Return the rows with the place of each evaluation, and what is known of its difference."""
-        shown = []
-        for place, (row, record) in enumerate(zip(self.rows, self.to_records(), strict=True), 1):
-            said = (record["note"] or "").partition(":")[0]
-            if isinstance(row.difference, Difference):
-                said = "larger than chance" if row.difference.distinguishable else "may be chance"
-            columns = {name: record[name] for name in ("evaluation", "samples", "value")}
-            shown.append({"": None if row.unranked else place, **columns, "difference from the first": said})
-        return shown
-
-
-Compared: TypeAlias = str | Path | Evaluation
-"""A result of `evaluate`, or the path of a record, its folder or a run; a run means its newest evaluation."""
-
-
-def compare(*evaluations: Compared | Iterable[Compared], metric: str = "kid") -> Comparison:
-    """Compare evaluations, and say whether differences are larger than chance.
-
-    Evaluations are ranked if they have the same features and reference and, except by KID and FID-infinity,
-    the same number of samples. Differences from the first evaluation have 95 % confidence intervals. They are
-    paired if both evaluations sampled the same seeds. Except for KID, the intervals are conservative.
-
-    Args:
-        evaluations: runs (the newest evaluation of each), evaluations or their folders, or a folder of runs
-            such as runs/; the first one is compared with the others.
-        metric: kid, fid, fid_infinity, precision, recall, density or coverage.
-
-    Returns:
-        The ranking, the differences from the first evaluation, and the settings that differ.
-
-    Raises:
-        UserError: if a record cannot be read, or no two evaluations can be compared.
-
-    Example:
-        >>> ddim.compare(run, other_run)
-        >>> ddim.compare([run, other_run, ddim.evaluate(images, "photos/")], metric="fid")
-
-    Commands:
-        ddim compare runs/photos-fast-1 runs/photos-fast-2
-        ddim compare runs/ --metric coverage
-    """
-    metric, missing, opened = metric_name(metric), [], []
-    for each in evaluations:
-        for one in [each] if isinstance(each, Compared) else each:
-            found, without = _open(one)
-            opened, missing = [*opened, *found], [*missing, *without]
-    if len(opened) < 2:
-        advice = f"evaluate another run, `ddim evaluate {quote(missing[0] if missing else 'runs/NAME')}`"
-        raise UserError(f"a comparison needs at least two evaluations, got {len(opened)}: {advice}")
-    rows = rank_evaluations(opened, metric)
-    first = next(row.evaluation for row in rows if row.difference is None and row.unranked is None)
-    return Comparison(metric, first, rows, list_differing_choices([row.evaluation for row in rows]), missing)
-
-
-def _open(named: Compared) -> tuple[list[Evaluation], list[Path]]:
-    """Return the evaluations that a name means, and the runs in a folder that have none."""
-    if isinstance(named, Evaluation):
-        return [named], []
-    path = Path(named)
-    inside = sorted(path.iterdir()) if path.is_dir() and not is_run_folder(path) else []
-    runs = [each for each in inside if each.is_dir() and is_run_folder(each)]
-    evaluated = [run for run in runs if list_evaluations(run)]
-    found = [read_evaluation(each) for each in (evaluated if runs else [path])]
-    return found, [run for run in runs if run not in evaluated]
-
-
-def rank_evaluations(evaluations: Sequence[Evaluation], metric: str) -> list[Row]:
-    """Return one row for each evaluation: ranked rows, best first, then the others in the given order.
-
-    If the first evaluation can be ranked with none of the others, the next one takes its place.
-
-    Raises:
-        UserError: if no two evaluations can be ranked.
-    """
-    found, first, pairs = METRICS[metric], evaluations[0], []
-    for k, first in enumerate(evaluations):
-        others = [*evaluations[:k], *evaluations[k + 1 :]]
-        pairs = [(other, why_not_comparable(first, other, metric)) for other in others]
-        if not all(why for _, why in pairs):
-            break
-    else:
-        why = why_not_comparable(evaluations[0], evaluations[1], metric)
-        raise UserError(f"nothing can be compared by {found.title}: {why}")
-    rows = [Row(first), *(Row(o, None, measure_difference(o, first, metric)) for o, why in pairs if not why)]
-    # An evaluation without the metric cannot be ranked, so `or 0.0` below is never used.
-    rows.sort(key=lambda row: row.evaluation.value(metric) or 0.0, reverse=not found.lower_is_better)
-    return rows + [Row(other, reason) for other, reason in pairs if reason]
+        return f"{judged}: {format_estimate(self, '+')}, {kind}"
 
 
 def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Difference | str:
@@ -264,60 +84,12 @@ def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Diffe
     if mine is None or theirs is None:
         missing = one if mine is None else other
         return f"{missing.folder / FEATURES} is missing or does not belong to its record"
-    sampled, as_well = one.sampling, other.sampling
-    paired = sampled is not None and as_well is not None and sampled.seeds == as_well.seeds
+    paired = bool(one.sampling and other.sampling and one.sampling["seeds"] == other.sampling["seeds"])
     if metric == "kid":
-        found = kid_difference(mine, theirs, reference, paired=paired)
-        return Difference(found.value, found.low, found.high, paired)
+        kid = kid_difference(mine, theirs, reference, paired=paired)
+        return Difference(kid.value, kid.low, kid.high, paired)
     statistic = fid if metric == "fid" else lambda generated, of: getattr(prdc(generated, of), metric)
     return Difference(*_jackknife(statistic, mine, theirs, reference), paired)
-
-
-def remark_on_nfe(evaluations: Sequence[Evaluation]) -> str | None:
-    """Return a note if the NFE per sample differs between the evaluations, else None."""
-    known = [each.sampling for each in evaluations if each.sampling]
-    if len({each.nfe for each in known}) < 2:
-        return None
-    return f"the network evaluations per sample (NFE) differ: {'; '.join(each.name for each in known)}"
-
-
-def list_differing_choices(evaluations: Sequence[Evaluation]) -> dict[str, list[Any]]:
-    """Return {name: values} of the settings that differ, with None for an evaluation without the setting."""
-    tables = [_choices(evaluation) for evaluation in evaluations]
-    names = dict.fromkeys(name for table in tables for name in table)
-    columns = {name: [table.get(name) for table in tables] for name in names}
-    return {name: values for name, values in columns.items() if any(value != values[0] for value in values)}
-
-
-def _jackknife(
-    statistic: Callable[[np.ndarray, np.ndarray], float],
-    one: np.ndarray,
-    other: np.ndarray,
-    reference: np.ndarray,
-) -> tuple[float, float, float]:
-    """Return (value, low, high) of the statistic of `one` minus that of `other`, by a jackknife over tenths.
-
-    Each round leaves out a tenth of each of the three sets together. The variances of independent sets still
-    add up, because their tenths are independent.
-
-    Args:
-        statistic: the metric, as a function of generated and reference features.
-        one: features (N, d) of the first evaluation.
-        other: features (M, d) of the second evaluation.
-        reference: features (R, d) of the reference images.
-    """
-    value = statistic(one, reference) - statistic(other, reference)
-    # The ten parts are drawn at random. If each were every tenth sample, one part could contain all samples
-    # of a class, because seed s may have class s % classes.
-    # Sets of equal size are divided in the same way, so samples of equal seeds are left out together.
-    sets = [(f, np.random.default_rng(0).permutation(len(f)) % GROUPS) for f in (one, other, reference)]
-    without = []
-    for k in range(GROUPS):
-        a, b, truth = (features[group != k] for features, group in sets)
-        without.append(statistic(a, truth) - statistic(b, truth))
-    quantile = float(stats.t.ppf(0.975, GROUPS - 1))
-    radius = quantile * math.sqrt((GROUPS - 1) * float(np.var(without)))
-    return value, value - radius, value + radius
 
 
 def load_features(evaluation: Evaluation) -> np.ndarray | None:
@@ -331,17 +103,335 @@ def load_features(evaluation: Evaluation) -> np.ndarray | None:
     return np.lib.format.open_memmap(path, mode="r")
 
 
-def _choices(evaluation: Evaluation) -> dict[str, Any]:
+def _jackknife(statistic: Callable[..., float], *sets: np.ndarray) -> tuple[float, float, float]:
+    """Return (value, low, high) of the statistic of one set minus that of another, by a jackknife.
+
+    Each round leaves out a tenth of each of the three sets together. The variances of independent sets still
+    add up, because their tenths are independent.
+
+    Args:
+        statistic: the metric, as a function of generated and reference features.
+        sets: features (N, d) of the first evaluation, (M, d) of the second one, and (R, d) of the reference.
+    """
+    one, other, reference = sets
+    value = statistic(one, reference) - statistic(other, reference)
+    # The ten parts are drawn at random. If each were every tenth sample, one part could contain all samples
+    # of a class, because seed s may have class s % classes.
+    # Sets of equal size are divided in the same way, so samples of equal seeds are left out together.
+    tenths = [np.random.default_rng(0).permutation(len(features)) % GROUPS for features in sets]
+    without = []
+    for k in range(GROUPS):
+        a, b, truth = (features[tenth != k] for features, tenth in zip(sets, tenths, strict=True))
+        without.append(statistic(a, truth) - statistic(b, truth))
+    quantile = float(stats.t.ppf(0.975, GROUPS - 1))
+    radius = quantile * math.sqrt((GROUPS - 1) * float(np.var(without)))
+    return value, value - radius, value + radius
+
+
+# Tables
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An evaluation in a table.
+
+    Attributes:
+        row: the name of its row.
+        column: the name of its column.
+        evaluation: the evaluation.
+        difference: the difference from the first evaluation of the column, or a sentence that says why it is
+            not known. None for the first evaluation itself.
+        unranked: the reason why it cannot be ranked with the first evaluation, None if it can.
+        choice: the values of the choices of sampling that the table varies, keyed by name.
+    """
+
+    row: str
+    column: str
+    evaluation: Evaluation
+    difference: Difference | str | None = None
+    unranked: str | None = None
+    choice: Choice = field(default_factory=dict)
+
+    @property
+    def remark(self) -> str:
+        """The difference from the first evaluation, or why it is not known."""
+        return f"not ranked: {self.unranked}" if self.unranked else str(self.difference or "the first")
+
+
+@dataclass(frozen=True, repr=False)
+class EvaluationTable(Tabular):
+    """Evaluations with their values of a metric, and their differences from the first one of their column.
+
+    Attributes:
+        metric: the metric that is shown; the evaluations contain all metrics.
+        cells: the evaluations, row by row.
+        folder: the folder with table.csv and table.png, if they were written.
+        choices: the settings that differ between the evaluations. Each name has a list with one value for
+            each cell, None for a cell without this setting.
+        missing: the runs that have no evaluation.
+    """
+
+    metric: str
+    cells: Sequence[Cell]
+    folder: Path | None = None
+    choices: Mapping[str, list[Any]] = field(default_factory=dict)
+    missing: Sequence[Path] = ()
+
+    @property
+    def rows(self) -> list[str]:
+        """The names of the rows, in order."""
+        return list(dict.fromkeys(cell.row for cell in self.cells))
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns, in order."""
+        return list(dict.fromkeys(cell.column for cell in self.cells))
+
+    @property
+    def verdict(self) -> str:
+        """Whether the best evaluation, and the first or the next best of its column, differ by chance."""
+        ranked = rank_cells(self.cells, self.metric)
+        column = [cell for cell in ranked if cell.column == ranked[0].column]
+        others = [cell for cell in column if cell.difference is not None]
+        if not others:
+            return f"these values should not be ranked: {self.cells[-1].unranked}"
+        pair = [cell for cell in column if cell.difference is None or cell is others[0]]
+        better, worse = map(self.name_cell, pair)
+        one, other = (cell.evaluation.nfe for cell in pair)
+        cost = f"; they need {one} and {other} NFE" if one != other else ""
+        difference = others[0].difference
+        if not isinstance(difference, Difference):
+            return f"{better} has the best value; by chance or not is not known: {difference}"
+        if not difference.distinguishable:
+            return f"{better} and {worse} cannot be told apart: their difference may be chance{cost}"
+        return f"{better} is better than {worse}: the difference is larger than chance{cost}"
+
+    @property
+    def title(self) -> str:
+        """The metric, whether lower or higher values are better, the images and the features."""
+        metric, conditions = METRICS[self.metric], self.cells[0].evaluation.conditions
+        better = f"{metric.title}, {'lower' if metric.lower_is_better else 'higher'} is better (* the best)"
+        return f"{better}; equal seeds, {conditions}; {self.folder}" if self.folder else better
+
+    @property
+    def yardstick(self) -> Estimate | None:
+        """The metric of real images in place of samples; None if it was not measured.
+
+        Also None if the metric depends on the number of images, and there are fewer real images than samples.
+        """
+        first = self.cells[0].evaluation
+        real = first.yardstick
+        if real is None or (real.images < first.count and METRICS[self.metric].biased):
+            return None
+        return real.metrics.get(self.metric)
+
+    @property
+    def notes(self) -> list[str]:
+        """Values and differences with intervals, what is easily misread, what is missing, what differs."""
+        notes = []
+        for cell in self.cells:
+            value, how = format_estimate(cell.evaluation.estimate(self.metric)), cell.evaluation.name
+            notes.append(f"{self.name_cell(cell)}: {value}; {cell.remark}; {how}")
+        if self.yardstick:
+            notes.append(f"real images in place of samples: {format_estimate(self.yardstick)}")
+        notes += [f"{run} has no evaluation: `ddim evaluate {quote(run)}` makes one" for run in self.missing]
+        return notes + [f"{name}: {', '.join(map(str, values))}" for name, values in self.choices.items()]
+
+    def name_cell(self, cell: Cell) -> str:
+        """Return the name of a cell, such as "ddim eta 0, 10 steps"; a single column is not named."""
+        return cell.row if len(self.columns) == 1 else f"{cell.row}, {cell.column}"
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return a flat dictionary for each cell: choices, NFE, metrics, difference, a note on it, folder."""
+        records = []
+        for cell in self.cells:
+            each, difference = cell.evaluation, cell.difference
+            record = {"row": cell.row, "column": cell.column, **cell.choice, "samples": each.count}
+            record |= {"guided": name_recorded_guidance(each.sampling or {}), "nfe": each.nfe}
+            estimates = {name: each.estimate(name) for name in METRICS}
+            if isinstance(difference, Difference):
+                estimates["difference"] = difference
+                record["paired"] = difference.paired
+            for name, estimate in estimates.items():
+                record[name] = estimate.value
+                if estimate.low is not None:
+                    record |= {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+            records.append({**record, "note": cell.remark, "folder": each.folder})
+        return records
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole table as plain values."""
+        first = next(cell for cell in self.cells if cell.difference is None and cell.unranked is None)
+        real = self.yardstick and self.yardstick.to_json()
+        table = {"folder": self.folder, "metric": self.metric, "first": first.evaluation.folder}
+        more = {"choices": self.choices, "missing": self.missing, "yardstick": real}
+        return {**super().to_json(), **table, **more}
+
+    def to_csv(self) -> str:
+        """Return the cells as CSV, one line for each; see `to_records`."""
+        return Table.from_records(self.to_records()).to_csv()
+
+    def _shown_rows(self) -> list[dict[str, Any]]:
+        """Return a line for each row; the best value of a column has a star."""
+        lines: dict[str, Any] = {}
+        for cell in self.cells:
+            each, line = cell.evaluation, lines.setdefault(cell.row, {"": cell.row})
+            ranked = rank_cells([other for other in self.cells if other.column == cell.column], self.metric)
+            best = len(ranked) > 1 and cell is ranked[0]
+            line[cell.column] = "* " * best + format_cell(each.value(self.metric))
+            if len(self.columns) > 1:
+                line[cell.column] += f" ({each.nfe} NFE)"
+            else:
+                said = cell.remark.partition(":")[0]
+                line |= {"samples": each.count, "NFE": each.nfe, "difference from the first": said}
+        return list(lines.values())
+
+
+def rank_cells(cells: Sequence[Cell], metric: str) -> list[Cell]:
+    """Return the cells that may be ranked, the best first."""
+    ranked = [cell for cell in cells if cell.unranked is None]
+    # Only a first evaluation, with which nothing can be ranked, may lack the metric.
+    worse = not METRICS[metric].lower_is_better
+    return sorted(ranked, key=lambda cell: cell.evaluation.value(metric) or 0.0, reverse=worse)
+
+
+def arrange_cells(choices: Sequence[Choice], every: Sequence[Evaluation], metric: str) -> list[Cell]:
+    """Return the cells of a table, row by row, with the differences from the first row of each column."""
+    rows, title = name_choices(choices), METRICS[metric].title
+    steps = [choice.get("steps") for choice in choices]
+    columns = [title if len(set(steps)) == 1 else f"{count} steps" for count in steps]
+    if len(set(rows)) == 1:
+        # Only the number of steps differs, so each number gets a row.
+        rows, columns = columns, [title] * len(steps)
+    first: dict[str, Evaluation] = {}
+    cells = []
+    for choice, row, column, each in zip(choices, rows, columns, every, strict=True):
+        base = first.setdefault(column, each)
+        difference = None if each is base else measure_difference(each, base, metric)
+        unranked = None if each is base else why_not_comparable(base, each, metric)
+        cells.append(Cell(row, column, each, difference, unranked, choice))
+    return sorted(cells, key=lambda cell: rows.index(cell.row))
+
+
+def plot_table(table: EvaluationTable) -> Figure:
+    """Return a figure of a table: a line with 95 % intervals for each row, over the NFE of a sample."""
+    figure = new_figure(7.2, 4.2)
+    axes = figure.add_subplot()
+    for k, row in enumerate(table.rows):
+        cells = [cell for cell in table.cells if cell.row == row]
+        estimates = [cell.evaluation.estimate(table.metric) for cell in cells]
+        halves = [0.0 if each.low is None else (each.high - each.low) / 2 for each in estimates]
+        # Lines are moved apart a little, so that intervals at equal x do not hide each other.
+        x = [(cell.evaluation.nfe or 0) * 1.015 ** (k - (len(table.rows) - 1) / 2) for cell in cells]
+        style = {"marker": "o", "capsize": 2, "markersize": 4, "color": COLOURS[k % len(COLOURS)]}
+        axes.errorbar(x, [each.value for each in estimates], halves, label=row, linewidth=1.6, **style)
+    if table.yardstick:
+        axes.axhline(table.yardstick.value, color=FAINT, linestyle="--", linewidth=1, label="real images")
+    ticks = sorted({cell.evaluation.nfe or 0 for cell in table.cells})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    style_panel(axes, "network evaluations per sample", METRICS[table.metric].title)
+    axes.grid(color="#e6e6e6", linewidth=0.7)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+# The command
+
+
+Compared: TypeAlias = str | Path | Evaluation
+"""A result of `evaluate`, or the path of a record, its folder or a run; a run means its newest evaluation."""
+
+
+def compare(*evaluations: Compared | Iterable[Compared], metric: str = "kid") -> EvaluationTable:
+    """Compare evaluations, and say whether differences are larger than chance.
+
+    Evaluations are ranked if they have the same features and reference and, except by KID and FID-infinity,
+    the same number of samples. Differences from the first evaluation have 95 % confidence intervals. They are
+    paired if both evaluations sampled the same seeds. Except for KID, the intervals are conservative.
+
+    Args:
+        evaluations: runs (the newest evaluation of each), evaluations or their folders, or a folder of runs
+            such as runs/; the first one is compared with the others.
+        metric: kid, fid, fid_infinity, precision, recall, density or coverage.
+
+    Returns:
+        The evaluations, best first; then those that cannot be ranked. If the first one can be ranked with
+        none of the others, the next one takes its place.
+
+    Raises:
+        UserError: if a record cannot be read, or no two evaluations can be compared.
+
+    Example:
+        >>> ddim.compare(run, other_run)
+        >>> ddim.compare([run, other_run, ddim.evaluate(images, "photos/")], metric="fid")
+
+    Commands:
+        ddim compare runs/photos-fast-1 runs/photos-fast-2
+        ddim compare runs/ --metric coverage
+    """
+    metric, reasons = metric_name(metric), []
+    opened = [each for named in evaluations for each in _open(named)]
+    missing = [each for each in opened if isinstance(each, Path)]
+    every = [each for each in opened if isinstance(each, Evaluation)]
+    if len(every) < 2:
+        advice = f"evaluate another run, `ddim evaluate {quote(missing[0] if missing else 'runs/NAME')}`"
+        raise UserError(f"a comparison needs at least two evaluations, got {len(every)}: {advice}")
+    title = METRICS[metric].title
+    for first in every:
+        reasons = [why_not_comparable(first, each, metric) for each in every]
+        if reasons.count(None) > 1:
+            break
+    else:
+        raise UserError(f"nothing can be compared by {title}: {reasons[0]}")
+    cells = []
+    for name, each, why in zip(_name_evaluations(every), every, reasons, strict=True):
+        difference = None if why or each is first else measure_difference(each, first, metric)
+        cells.append(Cell(name, title, each, difference, why))
+    cells = [*rank_cells(cells, metric), *(cell for cell in cells if cell.unranked)]
+    choices = list_differing_choices([cell.evaluation for cell in cells])
+    return EvaluationTable(metric, cells, None, choices, missing)
+
+
+def _open(named: Compared | Iterable[Compared]) -> list[Evaluation | Path]:
+    """Return the evaluations that names mean, and the runs in folders that have none."""
+    if isinstance(named, Evaluation):
+        return [named]
+    if not isinstance(named, str | Path):
+        return [each for one in named for each in _open(one)]
+    path, runs = Path(named), []
+    if path.is_dir() and not is_run_folder(path):
+        runs = sorted(filter(is_run_folder, path.iterdir()))
+    opened = [read_evaluation(run) if list_evaluations(run) else run for run in runs]
+    return opened or [read_evaluation(path)]
+
+
+def _name_evaluations(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Return a name for each evaluation: of its run, or else how it was sampled, or else its folder."""
+    homes = [each.folder.parent for each in evaluations]
+    runs = [home.parent.name if home.name == FOLDER else "" for home in homes]
+    for names in (runs, [each.name for each in evaluations]):
+        if all(names) and len(set(names)) == len(names):
+            return names
+    return [str(each.folder) for each in evaluations]
+
+
+def list_differing_choices(evaluations: Sequence[Evaluation]) -> dict[str, list[Any]]:
+    """Return {name: values} of the settings that differ, with None for an evaluation without the setting."""
+    tables = [_list_settings(evaluation) for evaluation in evaluations]
+    names = dict.fromkeys(name for table in tables for name in table)
+    columns = {name: [table.get(name) for table in tables] for name in names}
+    return {name: values for name, values in columns.items() if any(value != values[0] for value in values)}
+
+
+def _list_settings(evaluation: Evaluation) -> dict[str, Any]:
     """Return the settings of an evaluation as one flat dictionary."""
     sampling = evaluation.sampling
     if sampling is None:
         return {"samples": evaluation.count, "source": evaluation.source}
-    record, guide = sampling.record, sampling.guide
-    names = ("sampler", "grid", "weights", "nfe", "label", "guidance")
-    own = {name: record.get(name) for name in names}
-    own |= {"guide": guide and f"{guide['path']}, {guide['weights']} weights, {guide['sha256'][:8]}..."}
-    interval = record.get("guidance_interval")
-    own |= {"guidance interval": interval and name_interval(interval)}
-    own |= {"steps": len(sampling.times), "first seed": min(sampling.seeds, default=None)}
-    own |= {"images seen": sampling.step * sampling.recipe.get("optim", {}).get("batch", 1)}
-    return {"samples": evaluation.count, **flatten({**sampling.recipe, **own})}
+    names = ("sampler", "grid", "weights", "nfe", "label", "guidance", "guidance_interval", "guide")
+    settings = {name: sampling.get(name) for name in names}
+    settings |= {"steps": len(sampling["times"]), "first seed": sampling["seeds"][0]}
+    settings |= {"images seen": sampling["step"] * sampling["recipe"]["optim"]["batch"]}
+    return flatten({"samples": evaluation.count, **sampling["recipe"], **settings})

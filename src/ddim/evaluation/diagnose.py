@@ -10,7 +10,8 @@ on the absolute error may have another slope, if the distribution of the noise g
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,15 +72,22 @@ class Diagnosis(Recorded):
 
     @property
     def title(self) -> str:
-        """The numbers of images on which the errors were measured, and the file of the figure."""
-        counts = {"training": self.record["train"], "held-out": self.record["held_out"]}
-        used = [f"{side['images']:,} {name} images" for name, side in counts.items() if side]
-        return f"errors on {' and '.join(used)}: {self.folder}/figure.png"
+        """The images on which the errors of the table were measured, and the file of the figure."""
+        part = "held-out" if self.record["held_out"] else "training"
+        return f"errors on {part} images, see {self.folder}/figure.png"
 
     @property
     def notes(self) -> list[str]:
         """The findings that the table does not show, one sentence each."""
-        return list(_list_findings(self.record))
+        gap, schedule, useful = (self.record[name] for name in ("gap", "schedule", "noise_range"))
+        notes = [describe_gap(gap["overall"])] if gap else []
+        clean = "any log-SNR" if useful["cleanest"] is None else f"log-SNR {useful['cleanest']:.1f}"
+        notes.append(
+            f"The schedule goes from log-SNR {schedule['cleanest']:.1f} to {schedule['noisiest']:.1f}. "
+            f"The images need {clean} to {useful['noisiest']:.1f}: beyond, the noise is finer than the "
+            "rounding of pixel values, or images cannot be distinguished from noise."
+        )
+        return notes
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return one dictionary for each noise level, with the errors on held-out images.
@@ -87,15 +95,13 @@ class Diagnosis(Recorded):
         If no images were held out, the errors on training images replace them.
         """
         errors, gap = self.record["held_out"] or self.record["train"], self.record["gap"]
-        columns = {
-            "log_snr": errors["log_snr"],
-            "noise_mse": errors["noise_mse"]["value"],
-            "noise_mse_low": errors["noise_mse"]["low"],
-            "noise_mse_high": errors["noise_mse"]["high"],
-            "image_mse": errors["image_mse"]["value"],
-            "slope": errors["slope"]["value"],
-            **({"gap_to_training": gap["by_level"]["value"]} if gap else {}),
-        }
+        columns = {"log_snr": errors["log_snr"], "noise_mse": errors["noise_mse"]["value"]}
+        for end in ("low", "high"):
+            columns[f"noise_mse_{end}"] = errors["noise_mse"][end]
+        for name in ("image_mse", "slope"):
+            columns[name] = errors[name]["value"]
+        if gap:
+            columns["gap_to_training"] = gap["by_level"]["value"]
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def _shown_rows(self) -> Sequence[Mapping[str, Any]]:
@@ -105,7 +111,7 @@ class Diagnosis(Recorded):
 @with_bar
 def diagnose(
     run: str | Path | LoadedRun,
-    images: int = IMAGES,
+    n: int = IMAGES,
     levels: int = LEVELS,
     *,
     out: str | Path | None = None,
@@ -122,7 +128,7 @@ def diagnose(
 
     Args:
         run: a run folder.
-        images: largest number of training images, and of held-out images, to measure.
+        n: largest number of training images, and of held-out images, to measure.
         levels: number of noise levels.
         out: a new or empty folder for the results (default: RUN/diagnostics/N).
 
@@ -137,29 +143,27 @@ def diagnose(
 
     Commands:
         ddim diagnose runs/photos-fast-1
-        ddim diagnose runs/photos-fast-1 --images 500 --levels 20
+        ddim diagnose runs/photos-fast-1 -n 500 --levels 20
     """
-    check_count("images", images, 2)
+    check_count("n", n, 2)
     run = open_run_folder(run, out)
-    own = open_run_images(run, progress)
+    split = open_run_images(run, progress)
     schedule, even = run.recipe.schedule, midpoints().to(run.runtime.exact_device)
     memory = run.recipe.objective.times.memory(run.runtime.exact_device)
     if memory:
         memory.restore(checkpoint.read_tensors(run.checkpoint.path, "times"))
     with run.runtime:
         times = {"uniform": even, "training": draw_times(run.recipe, even, memory)[0]}
-        some = list(to_model_batches(run, own.images, draw_subset(own.train, SPECTRUM)))
+        some = [x0 for _, x0 in to_model_batches(run, split.images, draw_subset(split.train, SPECTRUM))]
         content = {
-            **measure_parts(run, own, images, levels, progress),
+            **measure_parts(run, split, n, levels, progress),
             "times": {name: log_snr_shares(schedule, drawn) for name, drawn in times.items()},
             "plateaus": [{"log_snr": level, "share": share} for level, share in plateaus(schedule).items()],
             "schedule": dict(zip(("cleanest", "noisiest"), log_snr_range(schedule), strict=True)),
             "noise_range": find_noise_range(torch.cat(some).float().cpu(), run.pixels.std, run.values),
         }
     record = make_record("diagnosis", content, run)
-    at = run.checkpoint
-    figure = draw_diagnosis(record, f"{at.run.resolve().name}, step {at.state.step}, {at.weights} weights")
-    pictures = {"figure.png": charts.rasterise(figure)}
+    pictures = {"figure.png": charts.rasterise(draw_diagnosis(record))}
     return Diagnosis(record, write_result(run, "diagnostics", out, record, pictures))
 
 
@@ -184,16 +188,15 @@ def measure_errors(batches: Iterable[tuple[Denoiser, Tensor]], times: Tensor) ->
             conditioned on their labels.
         times: the times (L,).
     """
-    rows: dict[str, list[Tensor]] = {}
-    levels, first = times, 0
+    parts, levels, count = [], times, 0
     for denoise, x0 in batches:
         levels = denoise.schedule(times).log_snr
-        noise = Noise(range(first, first + len(x0)))
-        first += len(x0)
+        noise = Noise(range(count, count + len(x0)))
+        count += len(x0)
         errors = [denoising_error(denoise, x0, t, noise.like(x0)) for t in times]
-        for name in errors[0]:
-            rows.setdefault(name, []).append(torch.stack([error[name] for error in errors], 1))
-    return {name: torch.cat(parts).numpy() for name, parts in rows.items()} | {"log_snr": levels.numpy()}
+        parts.append({name: torch.stack([error[name] for error in errors], 1) for name in errors[0]})
+    whole = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+    return {**whole, "log_snr": levels.numpy()}
 
 
 def summarise_errors(errors: Errors) -> dict[str, Any]:
@@ -220,8 +223,8 @@ def summarise_errors(errors: Errors) -> dict[str, Any]:
 
 def measure_parts(
     run: LoadedRun,
-    own: SplitImages,
-    images: int = IMAGES,
+    split: SplitImages,
+    n: int = IMAGES,
     levels: int = LEVELS,
     progress: Progress = ignore_progress,
 ) -> dict[str, Any]:
@@ -232,30 +235,23 @@ def measure_parts(
 
     Args:
         run: the run.
-        own: its images.
-        images: largest number of images of each part.
+        split: its images.
+        n: largest number of images of each part.
         levels: number of noise levels, in equal steps of log-SNR.
         progress: called with "denoised images" after each batch.
     """
     schedule = run.model.schedule
     times = equal_log_snr_times(schedule, *log_snr_range(schedule), levels)
 
-    def batches(which: np.ndarray) -> Iterator[tuple[Denoiser, Tensor]]:
-        first = 0
-        for x0 in to_model_batches(run, own.images, which):
-            labels = label_images(run.recipe, own.images, which[first : first + len(x0)])
-            first += len(x0)
-            yield run.model.with_labels(labels), x0
-            progress("denoised images", first, len(which))
-
     def measure(part: np.ndarray) -> Errors:
+        batches = to_model_batches(run, split.images, draw_subset(part, n), progress)
         with evaluating(run.model), run.runtime.precise():
-            return measure_errors(batches(draw_subset(part, images)), times)
+            return measure_errors(batches, times)
 
-    train = measure(own.train)
-    if len(own.validation) < 2:
+    train = measure(split.train)
+    if len(split.validation) < 2:
         return {"train": summarise_errors(train), "held_out": None, "gap": None}
-    held_out = measure(own.validation)
+    held_out = measure(split.validation)
     by_level, overall = measure_gap(train["noise_mse"], held_out["noise_mse"])
     return {
         "train": summarise_errors(train),
@@ -272,12 +268,20 @@ def draw_subset(indices: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(indices)[:count])
 
 
-def to_model_batches(trained: Pipeline, images: Images, which: np.ndarray) -> Iterator[Tensor]:
-    """Yield the images at indices `which` as batches (B, C, H, W) in model units, on the run's device."""
+def to_model_batches(
+    trained: Pipeline, images: Images, which: np.ndarray, progress: Progress = ignore_progress
+) -> Iterator[tuple[Denoiser, Tensor]]:
+    """Yield the images at indices `which` in batches (B, C, H, W) in model units, on the run's device.
+
+    Each comes with the model, conditioned on the labels of the batch. `progress` is called with "denoised
+    images" after each batch.
+    """
     size = trained.runtime.micro_batch
     for first in range(0, len(which), size):
-        part = to_unit(gather_batch(images, which[first : first + size]))
-        yield trained.runtime.images(trained.pixels.enter(part))
+        some = which[first : first + size]
+        x0 = trained.runtime.images(trained.pixels.enter(to_unit(gather_batch(images, some))))
+        yield trained.model.with_labels(label_images(trained.recipe, images, some)), x0
+        progress("denoised images", first + len(some), len(which))
 
 
 def measure_gap(train: np.ndarray, other: np.ndarray) -> tuple[Estimate, Estimate]:
@@ -305,15 +309,9 @@ def measure_gap(train: np.ndarray, other: np.ndarray) -> tuple[Estimate, Estimat
 def describe_gap(gap: Mapping[str, Any]) -> str:
     """Return a sentence on the overall gap between held-out and training images, given as JSON."""
     times, low, high = (1 + gap[name] for name in ("value", "low", "high"))
-    if low > 1:
-        meaning = "above 1 by more than chance: the run memorises"
-    elif high < 1:
-        meaning = "below 1 by more than chance: the held-out images are easier, no memorisation is seen"
-    else:
-        meaning = "not distinguishable from 1 at 95 %"
     return (
-        "Over all noise levels, the noise MSE on held-out images is "
-        f"{times:.3g} [{low:.3g}, {high:.3g}] times the noise MSE on training images, {meaning}."
+        f"Over all noise levels, the noise MSE on held-out images is {times:.3g} [{low:.3g}, {high:.3g}] "
+        "times the noise MSE on training images; a run that memorises is above 1."
     )
 
 
@@ -322,9 +320,8 @@ def describe_gap(gap: Mapping[str, Any]) -> str:
 
 def log_snr_shares(schedule: Schedule, times: Tensor) -> dict[int, float]:
     """Return the share of the times (N,) in each bin [b, b + 2) of log-SNR, as {b: share}, b increasing."""
-    bins, counts = log_snr_bins(schedule(times).log_snr).unique(return_counts=True)
-    shares = counts.double() / len(times)
-    return dict(zip(bins.int().tolist(), shares.tolist(), strict=True))
+    bins = Counter(log_snr_bins(schedule(times).log_snr).int().tolist())
+    return {low: count / len(times) for low, count in sorted(bins.items())}
 
 
 def find_noise_range(images: Tensor, stds: Sequence[float], values: Values) -> dict[str, Any]:
@@ -344,72 +341,36 @@ def find_noise_range(images: Tensor, stds: Sequence[float], values: Values) -> d
     from scipy.optimize import root_scalar
 
     rows = images.flatten(1).double()
-    spectrum, square = covariance_spectrum(rows)
-
-    def excess(log_snr: float) -> float:
-        return divergence_from_noise(log_snr, spectrum, square, rows.shape[1]) - DISTINGUISHABLE
-
+    divergence = divergence_from_noise(rows)
     farthest = torch.cdist(rows, rows).max().item()
     # Rounding to steps of size q adds noise with standard deviation q / sqrt(12). Model units divide this by
     # the standard deviation of the channel, so the channel with the largest one has the finest noise.
     step = 1 / (values.high - values.low)
     cleanest = None if values.type == "float32" else -2 * math.log(step / math.sqrt(12) / max(stds))
-    noisiest = root_scalar(excess, bracket=(-40, 40), method="brentq").root
+    noisiest = root_scalar(lambda log_snr: divergence(log_snr) - DISTINGUISHABLE, bracket=(-40, 40)).root
     distance = -2 * math.log(max(farthest, 1e-12))
     return {"noisiest": noisiest, "distance": distance, "cleanest": cleanest}
 
 
-def covariance_spectrum(rows: Tensor) -> tuple[Tensor, float]:
-    """Return the min(N, d) largest eigenvalues of the covariance of rows (N, d), ascending, and |mean|^2."""
-    mean = rows.mean(0)
-    away = rows - mean
-    # The N x N matrix of inner products has the same nonzero eigenvalues as the d x d covariance.
-    spectrum = torch.linalg.eigvalsh(away @ away.T / (len(rows) - 1)).clamp(min=0)
-    return spectrum[-rows.shape[1] :], mean.square().sum().item()
+def divergence_from_noise(rows: Tensor) -> Callable[[float], float]:
+    """Return a function of the log-SNR: KL(noisy images || noise) in nats, for clean images `rows` (N, d).
 
-
-def divergence_from_noise(log_snr: float, spectrum: Tensor, square: float, dimensions: int) -> float:
-    """Return KL(noisy images || noise) in nats; the noisy images are approximated by a Gaussian.
-
-    The noise is N(0, alpha^2 + sigma^2), from which sampling starts.
-
-    Args:
-        log_snr: the log-SNR of the noisy images.
-        spectrum: eigenvalues of the covariance of the clean images; the missing eigenvalues are 0.
-        square: the squared norm of the mean of the clean images.
-        dimensions: number of values in an image.
+    The noisy images are approximated by a Gaussian. The noise is N(0, alpha^2 + sigma^2), from which sampling
+    starts.
     """
-    at = variance_preserving(torch.tensor(log_snr))
-    total = torch.cat([spectrum, spectrum.new_zeros(dimensions - len(spectrum))])
-    # These are the variances alpha^2 lambda + sigma^2, minus the variance of the noise, which is 1.
-    excess = at.alpha**2 * (total - 1)
-    return 0.5 * ((excess - excess.log1p()).sum() + at.alpha**2 * square).item()
+    mean = rows.mean(0)
+    away, square = rows - mean, mean.square().sum().item()
+    # The N x N matrix of inner products has the same nonzero eigenvalues as the d x d covariance.
+    spectrum = torch.linalg.eigvalsh(away @ away.T / (len(rows) - 1)).clamp(min=0)[-rows.shape[1] :]
+    total = torch.cat([spectrum, spectrum.new_zeros(rows.shape[1] - len(spectrum))])
 
+    def divergence(log_snr: float) -> float:
+        at = variance_preserving(torch.tensor(log_snr))
+        # These are the variances alpha^2 lambda + sigma^2, minus the variance of the noise, which is 1.
+        excess = at.alpha**2 * (total - 1)
+        return 0.5 * ((excess - excess.log1p()).sum() + at.alpha**2 * square).item()
 
-# The report
-
-
-def _list_findings(record: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the findings of a record that the table of errors does not show, one sentence each."""
-    if record["gap"]:
-        yield describe_gap(record["gap"]["overall"])
-    errors = record["held_out"] or record["train"]
-    worst = int(np.argmax(errors["miscalibrated"]))
-    yield (
-        "Scaling the predicted noise would lower its MSE by at most "
-        f"{100 * errors['miscalibrated'][worst]:.1f} %, at log-SNR {errors['log_snr'][worst]:.1f}."
-    )
-    for plateau in record["plateaus"]:
-        share, level = f"{100 * plateau['share']:.0f} %", f"log-SNR {plateau['log_snr']:.2f}"
-        yield f"{share} of uniform times lie on one noise level, {level}: a plateau."
-    schedule, useful = record["schedule"], record["noise_range"]
-    ends = f"log-SNR {schedule['cleanest']:.1f} to {schedule['noisiest']:.1f}"
-    clean = "any log-SNR" if useful["cleanest"] is None else f"log-SNR {useful['cleanest']:.1f}"
-    yield (
-        f"The schedule goes from {ends}. The images need {clean} to {useful['noisiest']:.1f}: beyond, the "
-        "noise is finer than the rounding of pixel values, or images cannot be distinguished from noise. "
-        f"The largest distance between two images suggests {useful['distance']:.1f} as the smallest log-SNR."
-    )
+    return divergence
 
 
 PANELS: dict[str, tuple[str, float | None]] = {
@@ -422,43 +383,39 @@ PANELS: dict[str, tuple[str, float | None]] = {
 """The title of each panel of the figure, and the value of an optimal denoiser, which is drawn dotted."""
 
 
-def draw_diagnosis(record: Mapping[str, Any], title: str) -> Figure:
+def draw_diagnosis(record: Mapping[str, Any]) -> Figure:
     """Return a figure of the errors over the log-SNR, clean images on the left, with 95 % intervals.
 
     Its panels are those in `PANELS`, and the distribution of the times.
     """
-    figure = charts.new_figure(14.0, 8.0)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=charts.INK)
+    figure = charts.new_figure(16.0, 8.0)
     *panels, last = figure.subplots(2, 3).flat
-    gap = record["gap"]
-    sides = {"training": record["train"], "held out": record["held_out"]}
+    dotted = {"color": charts.FAINT, "linestyle": ":", "linewidth": 1}
+    x = record["train"]["log_snr"]
+    zero = dict.fromkeys(("value", "low", "high"), [0.0] * len(x))
+    sides = {"training": {**record["train"], "gap": zero}}
+    if record["held_out"]:
+        sides["held out"] = {**record["held_out"], "gap": record["gap"]["by_level"]}
     for axes, (name, (heading, truth)) in zip(panels, PANELS.items(), strict=True):
-        lines = {side: errors[name] for side, errors in sides.items() if errors and name != "gap"}
-        lines |= {"held out": gap["by_level"]} if gap and name == "gap" else {}
-        if not lines:
-            axes.set_axis_off()
-            continue
-        for side, e in lines.items():
-            style = {"color": charts.COLOURS[side == "held out"], "label": side}
-            x = record["train"]["log_snr"]
-            axes.plot(x, e["value"], linewidth=1.8, marker="o", markersize=3, **style)
-            axes.fill_between(x, e["low"], e["high"], color=style["color"], alpha=0.2, linewidth=0)
-        if truth is None:
-            axes.set_yscale("log")
-        else:
-            axes.axhline(truth, color=charts.FAINT, linestyle=":", linewidth=1)
-        charts.style_panel(axes, "log-SNR", "", heading)
-        axes.grid(color="#e6e6e6", linewidth=0.7)
+        axes.set_yscale("log" if truth is None else "linear")
+        for colour, errors in zip(charts.COLOURS, sides.values(), strict=False):
+            low, high = errors[name]["low"], errors[name]["high"]
+            axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+        curves = {side: (x, errors[name]["value"]) for side, errors in sides.items()}
+        charts.draw_curves(axes, curves, "log-SNR", "", heading)
+        if truth is not None:
+            axes.axhline(truth, **dotted)
     half = BIN / 2
     for k, (name, shares) in enumerate(record["times"].items()):
-        x, heights = [b + half * (0.5 + k) for b in shares], [100 * s for s in shares.values()]
-        last.bar(x, heights, width=0.9 * half, color=charts.COLOURS[k], label=f"{name} times")
-    for name in ("noisiest", "cleanest"):
-        if (level := record["noise_range"][name]) is not None:
-            last.axvline(level, color=charts.FAINT, linestyle=":", linewidth=1)
+        places = [low + half * (0.5 + k) for low in shares]
+        heights = [100 * share for share in shares.values()]
+        last.bar(places, heights, width=0.9 * half, color=charts.COLOURS[k], label=f"{name} times")
     charts.style_panel(last, "log-SNR; dotted: range that images need", "% of times", "Times by log-SNR")
+    last.legend(frameon=False, fontsize=9, labelcolor=charts.INK)
+    for end in ("noisiest", "cleanest"):
+        level = record["noise_range"][end]
+        if level is not None:
+            last.axvline(level, **dotted)
     for axes in figure.axes:
         axes.invert_xaxis()
-        if len(axes.get_legend_handles_labels()[1]) > 1:
-            axes.legend(frameon=False, fontsize=9, labelcolor=charts.INK)
     return figure

@@ -8,51 +8,54 @@ no record.
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
-import torch
-from PIL import Image
+from torch import Tensor
 
+from ddim.data.arrays import give_images, hold_images
+from ddim.data.cache import load_images
+from ddim.data.decode import UnusableError, hide_warnings, read_header
+from ddim.data.images import gather_batch
+from ddim.data.open import find_source
+from ddim.data.remote import Files, names_repository
+from ddim.data.sources import Member, Reject
+from ddim.data.sources import Source as ImageSource
+from ddim.data.values import choose_channels
+from ddim.diffusion.denoiser import Model
 from ddim.diffusion.grids import Grid
 from ddim.diffusion.guidance import Interval
-from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import Sampler
-from ddim.errors import UserError, check_count, to_int
+from ddim.errors import UserError
 from ddim.evaluation import record as records
-from ddim.evaluation.choices import Choice, expand_choices
-from ddim.evaluation.compare import load_features
-from ddim.evaluation.evaluated_images import (
-    EvaluatedImages,
-    Source,
-    is_given,
-    open_given_images,
-    open_model,
-)
-from ddim.evaluation.measure import measure_metrics, measure_yardstick
-from ddim.evaluation.record import Evaluation
-from ddim.evaluation.reference import Part, Reference
-from ddim.evaluation.run_folder import show_in_tensorboard
-from ddim.evaluation.sample_features import SampledParts
-from ddim.evaluation.table import EvaluationTable, arrange_cells, plot_table
-from ddim.files import atomic_file, hash_file, temporary_folder, write_atomic, write_sealed
+from ddim.evaluation.choices import OWN, Choice, expand_choices
+from ddim.evaluation.compare import EvaluationTable, arrange_cells, load_features, plot_table
+from ddim.evaluation.measure import measure_metrics
+from ddim.evaluation.record import Evaluation, read_evaluation
+from ddim.evaluation.reference import Part, Reference, open_other_images, open_reference, share_range
+from ddim.evaluation.run_folder import find_home
+from ddim.evaluation.sample_features import ImageFeatures, SampledParts
+from ddim.files import hash_file, read_sealed, temporary_folder, write_atomic, write_sealed
 from ddim.machine.distributed import current_processes, join_processes
-from ddim.machine.progress import Progress, open_progress
-from ddim.machine.signals import Stopped
-from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS, metric_name
+from ddim.machine.progress import Progress, continue_progress, open_progress, watch_reading
+from ddim.metrics.catalogue import DEFAULT, LEAST, metric_name
 from ddim.metrics.features import Extractor, open_extractor
 from ddim.plots.charts import save_figure
-from ddim.plots.pictures import enlarge, make_sheet, save_png
+from ddim.plots.pictures import enlarge, make_sheet, save_png, to_pictures
+from ddim.recipe.recipe import Data
 from ddim.runs.folder import check_unused, list_numbered_folders, parse_out, publish_output
+from ddim.runs.names import is_run_folder, parse_place
 from ddim.sampling.image_features import ImageSet, compute_features
+from ddim.sampling.pipeline import LoadedRun, Pipeline, load, open_pipeline
 from ddim.sampling.record import make_record, sample_conditions
-from ddim.sampling.sampling_setup import SamplingSetup
+from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling, collect_guidance
 
 SHOWN = 36
 """Number of samples in the sheet of an evaluation."""
@@ -60,10 +63,16 @@ SHOWN = 36
 SAMPLES = 1000
 """The default number of samples."""
 
+SAMPLE = re.compile(r"\d{5,}\.(png|npy)")
+"""The names of the samples in a folder; a name begins with the seed."""
+
+Source = str | Path | Tensor | np.ndarray | Pipeline | Model
+"""The images to evaluate: a path, images (N, C, H, W), or a model in memory, which is sampled."""
+
 
 def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     images: Source,
-    reference: str | Path | None = None,
+    reference: str | Path | Tensor | np.ndarray | None = None,
     n: int | None = None,
     steps: int | Sequence[int] | None = None,
     *,
@@ -74,7 +83,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     guidance: float | Sequence[float] | None = None,
     guidance_interval: Interval | Sequence[Interval] | None = None,
     guide_with: str | Path | Sequence[str] | None = None,
-    weights: str | Sequence[str] = "ema",
+    weights: str | Sequence[str] | None = None,
     part: Part | None = None,
     features: str | Extractor = DEFAULT,
     features_weights: str | Path | None = None,
@@ -92,9 +101,9 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     The same command continues what was stopped.
 
     Args:
-        images: a run, or a folder, an archive or an array of images.
-        reference: the images to compare with: a folder, an archive or the name of a data set (default: the
-            run's held-out images).
+        images: a run, a folder, an archive or an array of images, or a model in memory.
+        reference: the images to compare with: a folder, an archive, an array or the name of a data set
+            (default: the run's held-out images).
         n: number of samples (default: 1000), or of images (default: all).
         steps: sampling steps (default: the run's, 20 in most recipes).
         sampler: ddim, ddpm, edm, ... (default: the run's).
@@ -103,7 +112,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
         label: class name, class index or "all".
         guidance: guidance scale; 1 is off (default: what `ddim search` found, else 1).
         guide_with: a weaker model that guides, such as @guide.
-        weights: ema, raw or another average of the run.
+        weights: ema, raw or another average of the run (default: ema).
         part: the part of the reference (default: valid for the run's own images if at least 20 are held out,
             else all).
         fields: sampling fields of the recipe, such as --sampler.eta 0,1.
@@ -135,193 +144,42 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
         ddim evaluate runs/photos-fast-1 --steps 10,20 --sampler ddim,edm
         ddim evaluate images/ --reference photos/
     """
-    given: dict[str, Any] = {"steps": steps, "weights": None if weights == "ema" else weights, "label": label}
-    given |= {"sampler": sampler, "grid": grid, "guidance": guidance}
-    given |= {"guidance_interval": guidance_interval, "guide_with": guide_with, **(fields or {})}
+    given: dict[str, Any] = {"steps": steps, "weights": weights, "label": label, "sampler": sampler}
+    given |= {"grid": grid, "guidance": guidance, "guidance_interval": guidance_interval}
+    given |= {"guide_with": guide_with, **(fields or {})}
     choices = expand_choices({name: value for name, value in given.items() if value is not None})
-    of, out = Reference(None if reference is None else str(reference), part), parse_out(out)
-    metric = metric_name(metric)
-    with _explain_stop(), open_progress(progress) as shown, join_processes() as processes:
+    asked, out, metric = Reference(hold_images(reference), part), parse_out(out), metric_name(metric)
+    with open_progress(progress) as shown, join_processes() as processes:
         extractor = processes.local_first(partial(open_extractor, features, features_weights))
         if out is not None and processes.leads:
             check_unused(out)
-        if is_given(images):
+        if isinstance(images, Tensor | np.ndarray) or _names_images(images):
             if names := [*choices[0], *["seed"] * bool(seed)]:
                 raise UserError(f"images that are given are not sampled: leave {names[0]} out")
-            return _evaluate_images(open_given_images(images, n, of, shown), extractor, out, shown)
-        seeds = _choose_seeds(n, seed)
-        model = open_model(images, of, shown, device=device, threads=threads)
-        setups = [model.prepare(choice) for choice in choices]
+            evaluator = _open_given_images(images, n, asked, extractor, shown)
+        else:
+            loading = {"device": device, "threads": threads}
+            seeds = range(seed, seed + (SAMPLES if n is None else n))
+            evaluator = _open_samples(images, asked, choices, seeds, extractor, shown, loading)
         if len(choices) == 1:
-            return _evaluate_images(model.sample(setups[0], seeds, shown), extractor, out, shown)
-        found = _evaluate_choices(model, setups, seeds, extractor, shown)
-        write = partial(_write_table, choices, found, metric, out, model.home.parent / "tables")
-        return processes.broadcast(write() if processes.leads else None)
+            return evaluator.evaluate(evaluator.images[0], out)
+        # The weights of a model in memory may have changed since an earlier evaluation.
+        reusable = processes.leads and isinstance(images, str | Path)
+        found = []
+        for each in evaluator.images:
+            earlier = evaluator.find_earlier(each) if reusable else None
+            # Another process may not see the files of process 0, or may look for them later.
+            found.append(processes.broadcast(earlier) or evaluator.evaluate(each))
+        home = evaluator.home.parent / "tables"
+        table = _write_table(choices, found, metric, out, home) if processes.leads else None
+        return processes.broadcast(table)
 
 
-@contextmanager
-def _explain_stop() -> Generator[None]:
-    """If a signal stops the block, say that the same command continues: samples and features are kept."""
-    try:
-        yield
-    except Stopped as stopped:
-        raise Stopped(stopped.number, "stopped; the same command continues") from None
-
-
-def _choose_seeds(n: int | None, seed: int) -> range:
-    check_count("n", count := SAMPLES if n is None else to_int("n", n), LEAST)
-    first = to_int("seed", seed)
-    check_seeds([first, first + count - 1])
-    return range(first, first + count)
-
-
-# One evaluation
-
-
-def _evaluate_images(
-    images: EvaluatedImages, extractor: Extractor, out: Path | None, progress: Progress
-) -> Evaluation:
-    """Evaluate images, write the record, and return the evaluation; processes share the sampling."""
-    processes = current_processes()
-    extractor.to(images.device)
-    if processes.leads:
-        return processes.broadcast(_evaluate_as_lead(images, extractor, out, progress))
-    if isinstance(images.parts, SampledParts):
-        for _ in images.parts(extractor, SHOWN):
-            pass
-    return processes.broadcast(None)
-
-
-def _evaluate_as_lead(
-    images: EvaluatedImages, extractor: Extractor, out: Path | None, progress: Progress
-) -> Evaluation:
-    """Return the evaluation of images; only process 0 calls this, computes metrics and writes files."""
-    selected, count = images.reference, min(images.count, len(images.reference.which))
-    if count < LEAST:
-        more = 'name more images, or use all images of the reference, with part "all"'
-        raise UserError(f"{count} images are too few to measure, at least {LEAST} are needed: {more}")
-    parent = images.home if out is None else out.resolve().parent
-    with temporary_folder(parent / "evaluation") as folder:
-        began = time.monotonic()
-        truth = compute_features(selected, extractor, partial(progress, "features of the reference"))
-        seconds = {"sampling": 0.0, "features": time.monotonic() - began, "metrics": 0.0}
-        nfe, kept = _extract_features(images, extractor, folder, seconds, progress)
-        began = time.monotonic()
-        metrics, notes = _measure_file(folder / records.FEATURES, truth)
-        real = partial(progress, "real against real")
-        yardstick = measure_yardstick(selected, images.count, extractor, real)
-        seconds["metrics"] = time.monotonic() - began
-        generated = {"images": images.count, "source": images.source, "fingerprint": images.fingerprint}
-        content = {
-            "metrics": metrics,
-            "notes": [*images.remarks, *notes],
-            "yardstick": yardstick,
-            **_describe_reference(selected, extractor),
-            "generated": generated | {"kept": kept, "sha256": hash_file(folder / records.FEATURES)},
-            "sampling": images.sampling and {**images.sampling, "nfe": nfe},
-            "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        }
-        write_sealed(
-            folder / records.RECORD, make_record("evaluation", {"schema": records.SCHEMA, **content})
-        )
-        found = records.read_evaluation(publish_output(folder, out, images.home, images.stem))
-    if out is None and not images.stem and found.sampling:
-        values = {name: value for name in METRICS if (value := found.value(name)) is not None}
-        with Image.open(found.folder / records.GRID) as sheet:
-            step = found.sampling.step
-            show_in_tensorboard(images.home.parent, step, "evaluation", np.asarray(sheet), values)
-    return found
-
-
-def _extract_features(
-    images: EvaluatedImages, extractor: Extractor, folder: Path, seconds: dict[str, float], progress: Progress
-) -> tuple[int, int]:
-    """Write the features of the images and a sheet of the first images.
-
-    Returns the NFE, and the number of images that were in the cache, or whose features were.
-
-    Adds the seconds of sampling and of computing features to `seconds`.
-    """
-    done, nfe, shown, kept = 0, 0, [], 0
-    with atomic_file(folder / records.FEATURES) as file:
-        shape = images.count, extractor.dimensions
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        began = time.monotonic()
-        for part in images.parts(extractor, SHOWN):
-            nfe, count = part.nfe, len(part.features)
-            file.write(part.features.tobytes())
-            if done < SHOWN and part.images is not None:
-                shown.append(part.images[: SHOWN - done])
-            done, kept = done + count, kept + part.kept * count
-            progress("samples", done, images.count)
-            ended = time.monotonic()
-            seconds["sampling"] += part.sampling
-            seconds["features"] += ended - began - part.sampling
-            began = ended
-    save_png(folder / records.GRID, enlarge(make_sheet(torch.cat(shown))))
-    return nfe, kept
-
-
-def _measure_file(features: Path, truth: np.ndarray) -> tuple[dict[str, Any], list[str]]:
-    """Return `measure_metrics` of the features in a file, compared with `truth`."""
-    # The memory map ends with this function. Windows does not rename a folder while a file in it is mapped.
-    return measure_metrics(np.lib.format.open_memmap(features, mode="r"), truth)
-
-
-def _describe_reference(reference: ImageSet, extractor: Extractor) -> dict[str, Any]:
-    """Return the entries of a record about the features and the reference."""
-    used = records.Features(extractor.name, extractor.weights, extractor.resize, extractor.dimensions)
-    source, images, count = reference.source, reference.images, len(reference.which)
-    size, identity = images.pixels.shape[1:3], reference.identity(extractor)
-    of = records.ReferenceSet(source, images.fingerprint, reference.part, size, count, identity)
-    return {"features": asdict(used), "reference": asdict(of)}
-
-
-# A table of evaluations
-
-
-def _evaluate_choices(
-    model: EvaluatedImages,
-    setups: Sequence[SamplingSetup],
-    seeds: range,
-    extractor: Extractor,
-    progress: Progress,
-) -> list[Evaluation]:
-    """Return one evaluation for each way of sampling; those that exist are not repeated."""
-    works = [len(seeds) * setup.count_evaluations() for setup in setups]
-    found, processes = [], current_processes()
-    for k, setup in enumerate(setups):
-
-        def report(what: str, done: float, total: int, k: int = k) -> None:
-            if what == "samples":
-                what, total = "network evaluations", sum(works)
-                done = sum(works[:k]) + works[k] * done / len(seeds)
-            progress(what, done, total)
-
-        images = model.sample(setup, seeds, report)
-        # Another process may not see the files of process 0, or may look for them later.
-        there = _find_evaluation(images, extractor) if processes.leads and model.cached else None
-        found.append(processes.broadcast(there) or _evaluate_images(images, extractor, None, report))
-    return found
-
-
-def _find_evaluation(images: EvaluatedImages, extractor: Extractor) -> Evaluation | None:
-    """Return the newest evaluation of the same samples against the same reference, or None."""
-    wanted = _identify(_describe_reference(images.reference, extractor) | {"sampling": images.sampling})
-    for folder in reversed(list_numbered_folders(images.home, images.stem)):
-        with suppress(UserError):  # damaged, of another version, or without a record
-            found = records.read_evaluation(folder)
-            if found.sampling and _identify(found.record) == wanted and load_features(found) is not None:
-                return found
-    return None
-
-
-def _identify(record: Mapping[str, Any]) -> str:
-    """Return a text that is equal for evaluations with the same samples, features and reference images."""
-    sampling, reference = record["sampling"], record["reference"]["sha256"]
-    facts = [sample_conditions(sampling), sampling["seeds"], record["features"], reference]
-    return json.dumps(facts, sort_keys=True)
+def _names_images(source: Source) -> TypeGuard[str | Path]:
+    """Return whether a source is the path or the name of images, and not of a run or a checkpoint."""
+    if not isinstance(source, str | Path) or names_repository(source):
+        return False
+    return not is_run_folder(parse_place(str(source))[0])
 
 
 def _write_table(
@@ -333,3 +191,265 @@ def _write_table(
         write_atomic(folder / "table.csv", table.to_csv().encode())
         save_figure(folder / "table.png", plot_table(table))
         return replace(table, folder=publish_output(folder, out, home))
+
+
+# Evaluations
+
+
+@dataclass(frozen=True)
+class _EvaluatedImages:
+    """The images of one evaluation.
+
+    Attributes:
+        count: number of images.
+        compute: returns the features of the images. Its arguments are the extractor, and the number of first
+            images that come with them.
+        sampling: the record of sampling, as JSON; None if the images have no such record.
+        fingerprint: the fingerprint of the given images; None for samples of a run or model.
+    """
+
+    count: int
+    compute: Callable[[Extractor, int], ImageFeatures]
+    sampling: dict[str, Any] | None
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True)
+class _Evaluator:
+    """Evaluates images of one source, such as a run, with one reference.
+
+    Attributes:
+        source: the run, folder or archive, as the user named it; for an array or model, a description.
+        images: the images of each evaluation; for a run, the samples of each combination of choices.
+        reference: the images with which they are compared.
+        remarks: sentences about the reference.
+        home: the folder in which the folders of evaluations are made.
+        stem: the start of the names of these folders, before their numbers.
+        extractor: computes the features.
+        progress: called while features are computed.
+    """
+
+    source: str
+    images: Sequence[_EvaluatedImages]
+    reference: ImageSet
+    remarks: Sequence[str]
+    home: Path
+    stem: str
+    extractor: Extractor
+    progress: Progress
+
+    @cached_property
+    def yardstick(self) -> dict[str, Any] | None:
+        """The metrics of real images in place of the evaluated ones, as a yardstick, as JSON.
+
+        The real images come from the same source as the reference, but are not part of it. For example, they
+        are training images if the reference is the held-out images. There are as many as evaluated images, if
+        the source has enough, because some metrics depend on the number of images. The yardstick is None if
+        there are too few.
+        """
+        reference, count = self.reference, self.images[0].count
+        others = np.setdiff1d(np.arange(len(reference.images)), reference.which)
+        if min(count, len(others)) < LEAST:
+            return None
+        chosen = np.sort(np.random.default_rng(0).permutation(others)[:count])
+        part = {"valid": "train", "train": "valid"}[reference.part]
+        real = replace(reference, which=chosen, part=part)
+        identity = real.identity(self.extractor)
+        metrics, _ = measure_metrics(self._features_of(real), self._features_of(reference))
+        return {"images": len(chosen), "part": part, "sha256": identity, "metrics": metrics}
+
+    def _features_of(self, images: ImageSet) -> np.ndarray:
+        watch = partial(self.progress, "features of real images")
+        return compute_features(images, self.extractor, watch)
+
+    @cached_property
+    def conditions(self) -> dict[str, Any]:
+        """The entries of a record about the features and the reference."""
+        used, of = self.extractor, self.reference
+        features = records.Features(used.name, used.weights, used.resize, used.dimensions)
+        size, count, identity = of.images.pixels.shape[1:3], len(of.which), of.identity(used)
+        reference = records.ReferenceSet(of.source, of.images.fingerprint, of.part, size, count, identity)
+        return {"features": asdict(features), "reference": asdict(reference)}
+
+    def find_earlier(self, images: _EvaluatedImages) -> Evaluation | None:
+        """Return the newest evaluation of the same samples with the same reference, or None."""
+        wanted = _identify({**self.conditions, "sampling": images.sampling})
+        for folder in reversed(list_numbered_folders(self.home, self.stem)):
+            with suppress(UserError):  # damaged, of another version, or without a record
+                found = read_evaluation(folder)
+                same = found.sampling and _identify(found.record) == wanted
+                if same and load_features(found) is not None:
+                    return found
+        return None
+
+    def evaluate(self, images: _EvaluatedImages, out: Path | None = None) -> Evaluation:
+        """Evaluate images, write the record, and return the evaluation.
+
+        Processes share the sampling. Process 0 alone computes metrics and writes files.
+        """
+        processes = current_processes()
+        if not processes.leads:
+            images.compute(self.extractor, SHOWN)
+            return processes.broadcast(None)
+        if (count := min(images.count, len(self.reference.which))) < LEAST:
+            raise UserError(f"{count} images are too few to measure, at least {LEAST} are needed")
+        with temporary_folder((out or self.home / "evaluation").resolve()) as folder:
+            began = time.monotonic()
+            truth = self._features_of(self.reference)
+            found = images.compute(self.extractor, SHOWN)
+            computed = time.monotonic()
+            metrics, notes = measure_metrics(found.features, truth)
+            np.save(folder / records.FEATURES, found.features)
+            save_png(folder / records.GRID, enlarge(make_sheet(found.images)))
+            content = {
+                "schema": records.SCHEMA,
+                "metrics": metrics,
+                "notes": [*self.remarks, *notes],
+                "yardstick": self.yardstick,
+                **self.conditions,
+                "generated": {
+                    "images": images.count,
+                    "source": self.source,
+                    "fingerprint": images.fingerprint,
+                    "kept": found.kept,
+                    "sha256": hash_file(folder / records.FEATURES),
+                },
+                "sampling": images.sampling and {**images.sampling, "nfe": found.nfe},
+                "seconds": {
+                    "sampling": round(found.seconds, 2),
+                    "features": round(computed - began - found.seconds, 2),
+                    "metrics": round(time.monotonic() - computed, 2),
+                },
+            }
+            write_sealed(folder / records.RECORD, make_record("evaluation", content))
+            written = read_evaluation(publish_output(folder, out, self.home, self.stem))
+        return processes.broadcast(written)
+
+
+def _identify(record: Mapping[str, Any]) -> str:
+    """Return a text that is equal for evaluations with the same samples, features and reference images."""
+    sampling, reference = record["sampling"], record["reference"]["sha256"]
+    facts = [sample_conditions(sampling), sampling["seeds"], record["features"], reference]
+    return json.dumps(facts, sort_keys=True)
+
+
+# Samples of a run or a model
+
+
+def _open_samples(
+    source: str | Path | Pipeline | Model,
+    asked: Reference,
+    choices: Sequence[Choice],
+    seeds: range,
+    extractor: Extractor,
+    progress: Progress,
+    loading: Mapping[str, Any],
+) -> _Evaluator:
+    """Open a run or a model, whose samples are evaluated for each combination of choices; sample nothing yet.
+
+    Without a choice, the reference is the held-out images of the run, or all of its images if fewer than
+    `LEAST` are held out. Features of samples of a model in memory are not cached, as its weights may have
+    changed.
+    """
+
+    @cache
+    def open_weights(name: str) -> Pipeline:
+        if isinstance(source, str | Path):
+            return load(source, name, **loading)
+        return open_pipeline(source)
+
+    named = isinstance(source, str | Path)
+    if not named and "weights" in choices[0]:
+        raise UserError("weights can be chosen for a run folder, but a model in memory has its own")
+    model = open_weights("ema")
+    reference, remarks = open_reference(model, asked, progress), []
+    if asked == Reference() and (count := len(reference.which)) < LEAST:
+        reference = replace(reference, which=np.arange(len(reference.images)), part="all")
+        remarks.append(f"the reference is all images of the run, because only {count} are held out")
+    if asked.data is None and reference.part != "valid":
+        remarks.append("the run was trained on images of the reference, so copies of them look good here")
+    images = []
+    for choice in choices:
+        setup = _choose_setup(open_weights(choice.get("weights", "ema")), choice)
+        watch = continue_progress(progress, len(images) * len(seeds), len(choices) * len(seeds))
+        samples = SampledParts(setup, seeds, watch, cached=named)
+        images.append(_EvaluatedImages(len(seeds), samples.compute_features, samples.record))
+    run = model.checkpoint.run if isinstance(model, LoadedRun) else None
+    home, stem = find_home(run, records.FOLDER) if run else (Path(records.FOLDER), "model-")
+    name, extractor = str(source) if named else repr(model), extractor.to(model.runtime.exact_device)
+    return _Evaluator(name, images, reference, remarks, home, stem, extractor, progress)
+
+
+def _choose_setup(pipeline: Pipeline, choice: Choice) -> SamplingSetup:
+    """Return how a model is sampled with one combination of choices."""
+    label = pipeline.find_label(choice.get("label"))
+    guided = (choice.get(name) for name in ("guidance", "guidance_interval", "guide_with"))
+    fields = {name: value for name, value in choice.items() if name not in OWN}
+    guidance = collect_guidance(*guided)
+    return choose_sampling(pipeline, choice.get("steps"), label, fields, guidance=guidance)
+
+
+# Images that are given
+
+
+def _open_given_images(
+    source: str | Path | Tensor | np.ndarray,
+    n: int | None,
+    asked: Reference,
+    extractor: Extractor,
+    progress: Progress,
+) -> _Evaluator:
+    """Open the first `n` of the images that a user gives, by default all.
+
+    Raises:
+        UserError: if there are no images, or their reference is not named.
+    """
+    if isinstance(source, str | Path):
+        name, stem = str(source), re.sub(r"[^\w.-]+", "-", Path(source).resolve().name)
+        found, sampling = _find_images(Path(source))
+    else:
+        name, stem = f"tensor {' x '.join(map(str, source[:n].shape))}", "tensor"
+        found, sampling = give_images(source[:n]), None
+    size = _first_size(found.members((64, 64)), name)
+    images = load_images(found, name, size, progress=watch_reading(progress))
+    # Otherwise, there are more or fewer samples than the record has seeds.
+    if sampling and sampling["seeds"] == [int(name) for name in images.names]:
+        sampling["seeds"] = sampling["seeds"][:n]
+    else:
+        sampling = None
+    which, channels = np.arange(len(images))[:n], choose_channels(images.pixels.shape[3])
+    reference = open_other_images(asked, Data(size=size, channels=channels), progress=progress)
+    given = ImageSet(share_range(images, reference.images.values), which, name, "all")
+
+    def compute(extractor: Extractor, shown: int) -> ImageFeatures:
+        features = compute_features(given, extractor, partial(progress, "images"))
+        first = to_pictures(gather_batch(given.images, which[:shown]))
+        return ImageFeatures(features, first, sampling["nfe"] if sampling else 0)
+
+    evaluated = _EvaluatedImages(len(which), compute, sampling, images.fingerprint)
+    return _Evaluator(name, [evaluated], reference, (), Path(records.FOLDER), f"{stem}-", extractor, progress)
+
+
+def _find_images(path: Path) -> tuple[ImageSource, dict[str, Any] | None]:
+    """Return the source of the images at a path, and the record of sampling if `ddim sample` wrote them.
+
+    Of a folder of samples, only the files that are named by a seed are read, in the order of the seeds.
+    """
+    file = path / "record.json"
+    record = read_sealed(file) if file.is_file() else {}
+    if record.get("kind") != "samples":
+        return find_source(str(path)), None
+    samples = [file for file in path.iterdir() if SAMPLE.fullmatch(file.name)]
+    outside = {"schema", "kind", "time", "seconds", "film"}
+    sampling = {name: value for name, value in record.items() if name not in outside}
+    return Files([(f"{int(file.stem):010d}", file, None) for file in samples]), sampling
+
+
+def _first_size(members: Iterator[Member | Reject], source: str) -> tuple[int, int]:
+    """Return (height, width) of the first readable image of a source."""
+    for item in members:
+        if isinstance(item, Member):
+            with suppress(UnusableError), hide_warnings():
+                header = read_header(item.data)
+                return header.height, header.width
+    raise UserError(f"{source} is neither a run nor a folder or archive of images")

@@ -1,8 +1,7 @@
-"""Figures of diffusion, of the errors of samplers and of losses, and the command that writes figures."""
+"""Figures of schedules, diffusion, errors of samplers and losses, and the command that writes them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,21 +18,15 @@ from ddim.data.sources import Member
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedules import Schedule
+from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, Schedule
+from ddim.diffusion.times import plateaus
 from ddim.errors import UserError, check_count
 from ddim.evaluation import sampler_errors
-from ddim.evaluation.schedule_figures import (
-    DEFAULT,
-    Shown,
-    name_schedules,
-    plot_embedding,
-    plot_schedules,
-    starts_clean,
-)
 from ddim.machine.progress import Progress, ignore_progress, with_bar
+from ddim.nn.conditioning import Sinusoidal
 from ddim.plots import charts
-from ddim.plots.pictures import check_images, check_picture_path, find_unused_path, to_uint8
-from ddim.recipe.codec import load_value, parse_plain
+from ddim.plots.pictures import check_picture_path, find_unused_path, to_uint8
+from ddim.recipe.codec import describe_kind, load_value, parse_plain
 from ddim.runs.log import read_metrics
 from ddim.sampling.generate import generate
 from ddim.sampling.labels import choose_label
@@ -96,23 +89,107 @@ def plot(  # noqa: PLR0913 (the options of a command)
     path = find_unused_path(f"{what}.png") if out is None else Path(out)
     check_picture_path(path, charts.ENDINGS, replace=True)
     first: Any = next(iter(names), None)
-    if what == "schedules":
-        changes = {name.removeprefix("schedule."): value for name, value in (fields or {}).items()}
-        shown = map(str, names or (DEFAULT if changes else ()))
-        named = {name: load_value({"kind": name, **changes}, Schedule, "schedule") for name in shown}
-        figure = plot_schedules(named or DEFAULT)
-    elif what == "embedding":
-        figure = plot_embedding()
-    elif what == "forward":
-        figure = plot_forward(first or "blossoms", seed=seed, size=size)
-    elif what == "losses":
-        figure = plot_losses(names)
-    elif what == "samplers":
-        figure = plot_samplers(first, n=n, progress=progress)
-    else:
-        figure = plot_reverse(first, steps, seed)
-    charts.save_figure(path, figure)
+    figures = {
+        "schedules": lambda: plot_schedules([*map(str, names)] or DEFAULT, fields),
+        "embedding": plot_embedding,
+        "forward": lambda: plot_forward(first or "blossoms", seed=seed, size=size),
+        "reverse": lambda: plot_reverse(first, steps, seed),
+        "samplers": lambda: plot_samplers(first, n=n, progress=progress),
+        "losses": lambda: plot_losses(names),
+    }
+    charts.save_figure(path, figures[what]())
     return path
+
+
+# Schedules
+
+
+DEFAULT: dict[str, Schedule] = {
+    "cosine": Cosine(0.02, 0.95),
+    "linear_beta": LinearBeta(),
+    "linear": Linear(clip="rates", read="floor"),
+}
+"""The schedules that are plotted by default.
+
+"cosine" and "linear" have the bounds of the torch/luz repository. "linear_beta" is DDPM's schedule in
+continuous time.
+"""
+
+Shown = Mapping[str, Schedule] | Sequence[str | Schedule]
+"""Schedules to plot: a list of schedules and names, or {name to show: schedule}."""
+
+
+def name_schedules(shown: Shown, fields: Mapping[str, Any] | None = None) -> Mapping[str, Schedule]:
+    """Return schedules keyed by name; an object without a name is named like "cosine start 0.02".
+
+    With `fields`, such as {"schedule.clip": "powers"}, each name stands for a schedule with these fields.
+    """
+    if isinstance(shown, Mapping) and not fields:
+        return shown
+    changes = {name.removeprefix("schedule."): value for name, value in (fields or {}).items()}
+    named = {}
+    for item in shown:
+        if isinstance(item, str):
+            named[item] = load_value({"kind": item, **changes}, Schedule, "schedule")
+        else:
+            named[describe_kind(item)] = item
+    return named
+
+
+def plot_schedules(schedules: Shown = DEFAULT, fields: Mapping[str, Any] | None = None) -> Figure:
+    """Return a figure of alpha, sigma and log-SNR of schedules against t.
+
+    Schedules can be names and objects: `plot_schedules(["cosine", ddim.Linear(clip="powers")])`; see
+    `name_schedules`. Notes state the share of times on each plateau, because training spends this share on a
+    single noise level.
+    """
+    shown = name_schedules(schedules, fields)
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    levels = {name: schedule(t) for name, schedule in shown.items()}
+    # If a schedule keeps alpha = 1, its sigma grows far beyond 1, and the panel gets a log scale.
+    log = any(level.sigma.max() > 1 for level in levels.values())
+    titles = {
+        "alpha": "Signal rate alpha",
+        "sigma": f"Noise rate sigma{', log scale' * log}",
+        "log_snr": "log-SNR, 2 log(alpha / sigma)",
+    }
+    figure = charts.new_figure(14.0, 4.6)
+    for axes, (rate, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+        if rate == "sigma" and log:
+            axes.set_yscale("log")
+        series = {name: (t.numpy(), getattr(level, rate).numpy()) for name, level in levels.items()}
+        charts.draw_curves(axes, series, "t  (0 clean, 1 noise)", "", title=title)
+    notes = []
+    for name, schedule in shown.items():
+        for log_snr, share in plateaus(schedule).items():
+            notes.append(f"{name}: {100 * share:.0f} % of all times have log-SNR {log_snr:.2f}")
+    figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize=9.5, color=charts.INK)
+    return figure
+
+
+def plot_embedding() -> Figure:
+    """Return a figure with two heat maps of the sinusoidal embedding of noise variances, in 32 channels.
+
+    The left panel has variances from 0 to 1, the right panel from 0 to 0.02. In the left panel many channels
+    oscillate several times within a pixel. These channels are blurred, because aliasing would show patterns
+    that do not exist.
+    """
+    net, middles = Sinusoidal(32), (torch.arange(720, dtype=torch.float64) + 0.5) / 720
+    figure = charts.new_figure(12.0, 4.8)
+    titles = {
+        1.0: "All noise variances; white: average over a pixel of the figure",
+        0.02: "Noise variances up to 0.02",
+    }
+    for axes, (end, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+        # A Gaussian with a standard deviation s scales a sinusoid of angular speed w by exp(-(s w)^2 / 2).
+        fading = (-((0.6 * end / 720 * net.speeds) ** 2) / 2).exp()
+        values = (net(end * middles) * fading.repeat(2)).T.numpy()
+        style = {"origin": "lower", "aspect": "auto", "interpolation": "nearest", "cmap": "RdBu_r"}
+        drawing = axes.imshow(values, extent=(0, end, 0.5, 32.5), vmin=-1, vmax=1, **style)
+        figure.colorbar(drawing, ax=axes, pad=0.02, fraction=0.05, ticks=[-1, 0, 1])
+        axes.axhline(16.5, color=charts.INK, linewidth=0.8)
+        charts.style_panel(axes, "noise variance, sigma squared", "channel: sin below, cos above", title)
+    return figure
 
 
 # Diffusion
@@ -144,7 +221,6 @@ def read_image(source: str, size: tuple[int, int]) -> Tensor:
 def plot_forward(
     image: str | Path | Tensor | np.ndarray = "blossoms",
     schedules: Shown = ("linear", "cosine"),
-    columns: int = 9,
     seed: int = 0,
     *,
     size: int | str | tuple[int, int] = 64,
@@ -155,89 +231,64 @@ def plot_forward(
         image: a tensor or array (1, 3, H, W), in [0, 1] or uint8; an image file; or a folder, an archive or
             the name of a data set, whose first image is used.
         schedules: see `name_schedules`.
-        columns: number of times.
         seed: seed of the noise.
         size: height and width to which a file is cropped and resized, such as 64, "64x96" or (64, 96).
 
     Raises:
-        UserError: if `columns` is below 1, or the image cannot be used.
+        UserError: if the image cannot be used.
     """
-    check_count("columns", columns)
     if isinstance(image, str | Path):
         image = read_image(str(image), parse_plain(size, tuple[int, int], "data.size"))
-    else:
-        # PyTorch takes no array that is read-only or reversed, such as bgr[..., ::-1], so it is copied.
-        given = torch.from_numpy(np.array(np.asarray(image)))
-        check_images(given)
-        image = to_unit(given)
-    shown = name_schedules(schedules)
-    times = torch.linspace(0, 1, columns, dtype=torch.float64)
-    x0 = PHOTOGRAPH.enter(image)
+    x0 = PHOTOGRAPH.enter(to_unit(torch.as_tensor(image)))
     eps = Noise([seed]).like(x0)
+    times = torch.linspace(0, 1, 9, dtype=torch.float64)
     rows, notes = {}, {}
-    for name, schedule in shown.items():
-        rows[name] = [p[0] for p in map(to_uint8, add_noise(x0, eps, schedule, times, PHOTOGRAPH))]
+    for name, schedule in name_schedules(schedules).items():
+        rows[name] = [_draw(PHOTOGRAPH.leave(schedule(t).noisy(x0, eps))) for t in times]
         notes[name] = [f"alpha {alpha:.2f}" for alpha in schedule(times).alpha.tolist()]
     heads = [f"t = {t:g}" for t in times.tolist()]
-    title = "Forward diffusion of the same image and noise"
-    noisy = [name for name, schedule in shown.items() if not starts_clean(schedule)]
-    title += f"; not clean at t = 0: {', '.join(noisy)}" if noisy else ""
-    return charts.plot_strip(rows, heads, notes, title)
+    return charts.plot_strip(rows, heads, notes, "Forward diffusion of the same image and noise")
 
 
-def add_noise(x0: Tensor, eps: Tensor, schedule: Schedule, times: Tensor, pixels: Pixels) -> list[Tensor]:
-    """Return the noisy images alpha * x0 + sigma * eps, as (B, C, H, W) in [0, 1], at each of the times.
-
-    Args:
-        x0: clean images (B, C, H, W) in model units.
-        eps: noise of the same shape.
-        schedule: the noise schedule.
-        times: the times (N,).
-        pixels: the map between images in [0, 1] and model units.
-    """
-    return [pixels.leave(schedule(t).noisy(x0, eps)) for t in times]
+def _draw(image: Tensor) -> np.ndarray:
+    """Return an image (1, C, H, W) in [0, 1] as a picture (H, W, C) uint8."""
+    return to_uint8(image)[0]
 
 
-def plot_reverse(
-    model: str | Path | Pipeline | Model, steps: int | None = None, seed: int = 0, columns: int = 10
-) -> Figure:
+def plot_reverse(model: str | Path | Pipeline | Model, steps: int | None = None, seed: int = 0) -> Figure:
     """Return a figure of the reverse diffusion of a sample, and forward diffusion of the finished sample.
 
     The three rows show the states x_t from noise to the sample, the clean image predicted from each state,
-    and the finished sample with fresh noise added. At most `columns` of the times are shown. If the run has
-    labels, the sample of seed s has the class that `ddim.sampling.labels.choose_label` describes.
+    and the finished sample with fresh noise added, at most at ten times. If the run has labels, the sample of
+    seed s has the class that `ddim.sampling.labels.choose_label` describes.
 
     Args:
         model: a run folder, a `Pipeline` from `load`, or a `Model`.
         steps: sampling steps, by default the number in the recipe.
         seed: seed of the sample.
-        columns: largest number of times that are shown.
 
     Raises:
-        UserError: if `steps` or `columns` is below 1.
+        UserError: if `steps` is below 1.
     """
-    check_count("columns", columns)
     pipeline, states = open_pipeline(model), []
     steps = pipeline.recipe.choose_steps(steps)
     setup = SamplingSetup(pipeline, steps, choose_label(pipeline.recipe))
     generate(setup, [seed], watch=lambda _, state: states.append(state))
-    which = np.linspace(0, len(states) - 1, min(columns, len(states))).round().astype(int)
+    which = np.linspace(0, len(states) - 1, min(10, len(states))).round().astype(int)
     kept = [states[k] for k in which]
     sample = states[-1].x0.float().cpu()
     # The sample depends on the noise from which sampling started, so independent noise is added to it.
-    fresh = Noise([2**32 - 1 - seed]).like(sample)
+    fresh, schedule = Noise([2**32 - 1 - seed]).like(sample), pipeline.recipe.sampling_schedule
     times = torch.tensor([state.t for state in kept], dtype=torch.float64)
     # A schedule may have noise at t = 0, so the last image is the sample itself, without added noise.
-    back = add_noise(sample, fresh, pipeline.recipe.sampling_schedule, times[:-1], pipeline.pixels)
+    noised = [*(schedule(t).noisy(sample, fresh) for t in times[:-1]), sample]
     rows = {
-        "reverse:\nstate x_t": [pipeline.to_images(state.x) for state in kept],
-        "reverse:\npredicted x0": [pipeline.to_images(state.x0) for state in kept],
-        "forward:\nthe sample,\nnoise added": [*back, pipeline.to_images(sample)],
+        "reverse:\nstate x_t": [_draw(pipeline.to_images(state.x)) for state in kept],
+        "reverse:\npredicted x0": [_draw(pipeline.to_images(state.x0)) for state in kept],
+        "forward:\nthe sample,\nnoise added": [_draw(pipeline.to_images(image)) for image in noised],
     }
-    images = {name: [to_uint8(image)[0] for image in images] for name, images in rows.items()}
     heads = [f"t = {t:.2g}" for t in times.tolist()]
-    title = f"Reverse diffusion: seed {seed} in {steps} steps"
-    return charts.plot_strip(images, heads, title=title)
+    return charts.plot_strip(rows, heads, title=f"Reverse diffusion: seed {seed} in {steps} steps")
 
 
 # Errors of samplers, and losses
@@ -268,7 +319,7 @@ def plot_samplers(
         title, (error, ends) = "mixture of Gaussians", sampler_errors.prepare_oracle(n)
     else:
         pipeline = open_pipeline(model)
-        title = Path(model).name if isinstance(model, str | Path) else pipeline.recipe.name
+        title = f"recipe {pipeline.recipe.name}"
         error, ends = sampler_errors.prepare_run(pipeline, range(n), progress)
     return plot_sampler_errors(sampler_errors.compare_samplers(error, ends, evaluations, progress), title)
 
@@ -280,23 +331,19 @@ def plot_sampler_errors(table: Mapping[str, Mapping[str, Sequence[tuple[int, flo
         table: see `compare_samplers`.
         title: the name of the model.
     """
-    figure = charts.new_figure(11.5, 4 * math.ceil(len(table) / 2))
-    panels = figure.subplots(math.ceil(len(table) / 2), 2, squeeze=False, sharey=True).flat
-    for axes, (grid, lines) in zip(panels, table.items(), strict=False):
+    figure = charts.new_figure(14.0, 8.0)
+    for axes, (grid, lines) in zip(figure.subplots(2, 2, sharey=True).flat, table.items(), strict=True):
         axes.loglog()
-        for colour, (name, points) in zip(charts.COLOURS, lines.items(), strict=True):
+        curves = {}
+        for name, points in lines.items():
             x, y = zip(*points, strict=True)
-            axes.plot(x, y, color=colour, linewidth=1.8, marker="o", markersize=3, label=name)
-        charts.style_panel(axes, "network evaluations", "", f"{grid} grid")
-        axes.grid(color="#e6e6e6", linewidth=0.7)
+            curves[name] = x, y
+        charts.draw_curves(axes, curves, "network evaluations", "", f"{grid} grid")
         ticks = [nfe for nfe, _ in next(iter(lines.values()))]
         axes.set_xticks(ticks, [f"{nfe:g}" for nfe in ticks])
         axes.set_xticks([], minor=True)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=charts.INK)
     reference = f"images generated from the same noise in {sampler_errors.REFERENCE_LEVELS:,} steps"
-    figure.supylabel(f"mean squared error, against {reference}", color=charts.INK, fontsize=10)
-    handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=9)
+    figure.suptitle(f"{title}: mean squared error, against {reference}", color=charts.INK)
     return figure
 
 
@@ -341,22 +388,18 @@ def plot_logs(runs: Mapping[str, Log], tails: Mapping[str, Sequence[Log]] | None
         UserError: if no run has logged a loss yet.
     """
     panels = {}
-    for field, title in MEASURES.items():
+    for field in MEASURES:
         series = {name: _curve(lines, field) for name, lines in runs.items()}
         if any(len(images) for images, _ in series.values()):
-            panels[field, title] = series
+            panels[field] = series
     if not panels:
         raise UserError(f"no loss is logged yet in {', '.join(runs)}")
     figure = charts.new_figure(0.8 + 4.6 * len(panels), 4.2)
     spots = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, ((field, title), series) in zip(spots, panels.items(), strict=True):
-        charts.draw_curves(axes, series, "images seen", "", title=title)
+    for axes, (field, series) in zip(spots, panels.items(), strict=True):
+        charts.draw_curves(axes, series, "images seen", "", title=MEASURES[field])
         for k, name in enumerate(series):
             for log in (tails or {}).get(name, []):
                 axes.plot(*_curve(log, field), color=charts.COLOURS[k], linewidth=0.9, alpha=0.8)
         axes.set_xlim(left=0)
-        axes.locator_params(axis="x", nbins=5, integer=True)
-        axes.xaxis.set_major_formatter(
-            lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
-        )
     return figure

@@ -7,41 +7,36 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
 from ddim.data import Images, open_images, parse_size, split_images
 from ddim.data.cache import read_headers
-from ddim.data.clusters import Clusters, average_cells, group_images
+from ddim.data.clusters import average_cells, group_images
 from ddim.data.decode import Header
 from ddim.data.images import gather_batch
 from ddim.data.open import find_array_size
 from ddim.data.order import shuffle_epoch
-from ddim.data.values import PICTURE_CHANNELS, Reading, Values
+from ddim.data.values import Reading
 from ddim.errors import escape, format_count
-from ddim.machine.progress import Progress, open_progress, watch_reading
-from ddim.plots.pictures import (
-    check_picture_path,
-    enlarge,
-    find_unused_path,
-    make_sheet,
-    save_png,
-    to_uint8,
-)
+from ddim.machine.progress import Progress, ignore_progress, watch_reading, with_bar
+from ddim.plots import charts
+from ddim.plots.pictures import check_picture_path, enlarge, find_unused_path, make_sheet, save_png, to_uint8
 from ddim.recipe.named import find_recipe
 from ddim.runs.folder import check_outside
-from ddim.sampling.image_features import BATCH
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN, TYPICAL = 64, 12
 """The largest number of images in a sheet, and of the images of each cluster in a sheet."""
 
 LISTED = 20
-"""The largest number of classes, and of groups of equal images, that the text lists."""
+"""The largest number of classes, sizes and so on that the text lists."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DataSummary:
     """The images of a source, as a training would use them, and a sheet that shows them.
 
@@ -60,44 +55,38 @@ class DataSummary:
         """The number of images that can be used, and of files that cannot."""
         height, width = self.facts["size"]
         count, rejects = len(self.images), len(self.facts["rejected"])
-        ready = f"ready to train at {height}x{width}, {describe_pixels(self.images)}"
-        bad = f"; {format_count(rejects, 'file')} {'was' if rejects == 1 else 'were'} rejected"
-        return f"{escape(self.facts['source'])}: {count:,} images, {ready}{bad if rejects else ''}"
+        usable = f"{format_count(count, 'usable image')}, {height}x{width}, {describe_pixels(self.images)}"
+        bad = f"; {format_count(rejects, 'file')} rejected" if rejects else ""
+        return f"{escape(self.facts['source'])}: {usable}{bad}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict, and all facts."""
         return {**self.facts, "verdict": self.verdict, "sheet": self.sheet}
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Return the verdict, and lines about sizes, classes, rejected files and duplicates."""
-        return "\n".join([self.verdict, *self._list_lines(), f"grid: {self.sheet}"])
+        facts = [f"{name}: {escape(value)}" for name, value in self._list_facts()]
+        return "\n".join([self.verdict, *facts, f"grid: {self.sheet}"])
 
-    def _list_lines(self) -> Iterator[str]:
-        sizes = sorted((h.height * h.width, f"{h.height}x{h.width}") for h in read_headers(self.images))
-        smallest, median, largest = (sizes[place][1] for place in (0, len(sizes) // 2, -1))
-        yield f"original sizes (height x width): smallest {smallest}, median {median}, largest {largest}"
-        for name in ("enlarged", "formats", "modes", "split", "classes", "clusters"):
-            if found := self.facts.get(name):
-                yield f"{name}: {found:,}" if isinstance(found, int) else f"{name}: {_join_counts(found)}"
+    def _list_facts(self) -> Iterator[tuple[str, str]]:
+        shown = "original_sizes", "enlarged", "formats", "modes", "split", "classes", "clusters", "skipped"
+        for name in shown:
+            counts = self.facts.get(name)
+            if isinstance(counts, Mapping):
+                listed = [f"{each} {count:,}" for each, count in Counter(counts).most_common(LISTED)]
+                listed += ["..."] if len(counts) > LISTED else []
+                yield name.replace("_", " "), ", ".join(listed)
+            elif counts:
+                yield name, f"{counts:,}"
         if self.facts["classes"] is None:
-            yield "classes: none; make a folder for the images of each class, or try --clusters 16"
-        if skipped := self.facts["skipped"]:
-            yield f"skipped, not images: {skipped:,}"
+            yield "classes", "none; put all images into folders of their classes, or try --clusters 16"
         for reject in self.facts["rejected"]:
-            yield f"rejected: {escape(reject['name'])}: {escape(reject['reason'])}"
-        groups = self.facts["duplicates"]
-        for group in groups[:LISTED]:
-            yield f"equal: {' = '.join(map(escape, group))}"
-        if len(groups) > LISTED:
-            yield f"... {len(groups) - LISTED:,} more groups of equal images"
+            yield "rejected", f"{reject['name']}: {reject['reason']}"
+        for group in self.facts["duplicates"]:
+            yield "equal", " = ".join(group)
 
 
-def _join_counts(counts: Mapping[str, int]) -> str:
-    words = [f"{escape(name)} {count:,}" for name, count in Counter(counts).most_common()]
-    more = [f"... {len(words) - LISTED:,} others"] if len(words) > LISTED else []
-    return ", ".join([*words[:LISTED], *more])
-
-
+@with_bar
 def inspect_data(  # noqa: PLR0913 (the choices of a notebook)
     data: str | Path = "blossoms",
     *,
@@ -107,7 +96,7 @@ def inspect_data(  # noqa: PLR0913 (the choices of a notebook)
     out: str | Path | None = None,
     axis: Literal["first", "last"] | None = None,
     array: str | None = None,
-    progress: bool | Progress = True,
+    progress: Progress = ignore_progress,
 ) -> DataSummary:
     """Show what a training would use of your images.
 
@@ -119,13 +108,13 @@ def inspect_data(  # noqa: PLR0913 (the choices of a notebook)
         size: height x width in pixels, such as 64 or 64x96 (default: 64, or the size of arrays).
         channels: 1 for grayscale, 3 for RGB, 4 for RGBA (default: as in most files).
         clusters: find this many classes of similar images, as data.labels clusters:16 does in a training, and
-            show in each row of the sheet the 12 images nearest to the centre of a cluster.
+            show in each row of the picture the 12 images nearest to the centre of a cluster.
         out: a new PNG file for the sheet (default: data-grid.png or data-clusters.png).
 
     Other Parameters:
         axis: the axis of the channels in a .npy or .npz file.
         array: the array of a .npz file that holds the images.
-        progress: True shows a bar in a notebook cell, False nothing. It can be a function, see `Progress`.
+        progress: called while images are decoded.
 
     Commands:
         ddim data photos/ --size 64x96
@@ -136,43 +125,32 @@ def inspect_data(  # noqa: PLR0913 (the choices of a notebook)
     file = Path(out or find_unused_path("data-clusters.png" if clusters else "data-grid.png"))
     check_outside(file, source)
     check_picture_path(file)
-    wanted = clusters and Clusters.parse(f"clusters:{clusters}").count
-    with open_progress(progress) as shown:
-        images = open_images(source, shape, channels, reading=reading, progress=watch_reading(shown))
+    images = open_images(source, shape, channels, reading=reading, progress=watch_reading(progress))
     facts = summarise_images(source, images)
-    if wanted:
-        facts["clusters"], sheet = _find_clusters(images, wanted)
+    if clusters:
+        facts["clusters"], figure = _find_clusters(images, clusters)
+        save_png(file, charts.rasterise(figure))
     else:
-        sheet = draw_images(images)
-    save_png(file, enlarge(sheet))
+        save_png(file, enlarge(draw_images(images)))
     return DataSummary(images, facts, file)
 
 
-def _find_clusters(images: Images, count: int) -> tuple[dict[str, int], np.ndarray]:
-    """Return the sizes of the clusters that a training with the default recipe would find, and a sheet."""
+def _find_clusters(images: Images, count: int) -> tuple[dict[str, int], Figure]:
+    """Return the sizes of the clusters that a training with the default recipe would find, and a figure."""
     recipe = find_recipe("fast")
     split = split_images(images, recipe.data.validation, recipe.split_seed)
     thumbnails = average_cells(images.pixels, images.values, np.arange(len(images)))
     clusters = group_images(thumbnails, split.train, count, recipe.data.flip, recipe.seed)
-    cells = np.full((count, TYPICAL, *take_pictures(images, split.train[:1]).shape[1:]), 255, np.uint8)
-    for row, which in zip(cells, clusters.list_typical(thumbnails, split.train, TYPICAL), strict=True):
-        row[: len(which)] = take_pictures(images, which)
-    sheet = make_sheet(torch.from_numpy(cells.reshape(-1, *cells.shape[2:])).permute(0, 3, 1, 2), TYPICAL)
-    return dict(zip(clusters.names, clusters.counts.tolist(), strict=True)), sheet
+    typical = clusters.list_typical(thumbnails, split.train, TYPICAL)
+    batches = [list(to_uint8(gather_batch(images, which))) for which in typical]
+    rows = dict(zip(clusters.names, batches, strict=True))
+    counts = dict(zip(clusters.names, clusters.counts.tolist(), strict=True))
+    return counts, charts.plot_strip(rows, [f"{k + 1}" for k in range(TYPICAL)])
 
 
 def draw_images(images: Images) -> np.ndarray:
     """Return one image (H, W, 3) uint8 that shows up to `SHOWN` images in random order."""
-    shown = shuffle_epoch(len(images), 0, 0)[:SHOWN]
-    return make_sheet(torch.from_numpy(take_pictures(images, shown)).permute(0, 3, 1, 2))
-
-
-def take_pictures(images: Images, which: np.ndarray) -> np.ndarray:
-    """Return the images at indices `which` as uint8 pictures (N, H, W, C), C = 1, 3 or 4; see `to_uint8`."""
-    if images.values.eight_bits and images.pixels.shape[3] in PICTURE_CHANNELS:
-        return images.pixels[which]
-    starts = range(0, max(len(which), 1), BATCH)
-    return np.concatenate([to_uint8(gather_batch(images, which[k : k + BATCH])) for k in starts])
+    return make_sheet(gather_batch(images, shuffle_epoch(len(images), 0, 0)[:SHOWN]))
 
 
 def summarise_images(source: str, images: Images) -> dict[str, Any]:
@@ -199,14 +177,13 @@ def summarise_images(source: str, images: Images) -> dict[str, Any]:
 
 
 def describe_pixels(images: Images) -> str:
-    """Return channels and values in words: "RGB", "gray of 16 bits", "8 channels of floats from 0 to 1"."""
+    """Return channels and values in words: "RGB", "8 channels of floats from 0 to 1"."""
     channels, values = images.pixels.shape[3], images.values
     colours = {1: "gray", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels} channels")
     if values.eight_bits:
         return colours
     bits = "16 bits" if values.type == "uint16" else "floats"
-    whole = values == Values("uint16", 0.0, 65535.0)
-    return f"{colours} of {bits}" + ("" if whole else f" from {values.low:g} to {values.high:g}")
+    return f"{colours} of {bits} from {values.low:g} to {values.high:g}"
 
 
 def find_enlarged(images: Images) -> list[Header]:
@@ -219,13 +196,9 @@ def group_equal_images(images: Images) -> list[list[int]]:
     """Group the images whose pixels are equal after crop and resize.
 
     Returns:
-        The indices of the images in each group of two or more; groups with several classes come first.
+        The indices of the images in each group of two or more.
     """
     groups: dict[bytes, list[int]] = defaultdict(list)
     for index, pixels in enumerate(images.pixels):
         groups[hashlib.sha256(pixels.tobytes()).digest()].append(index)
-    copies = [indices for indices in groups.values() if len(indices) > 1]
-    labels = images.labels
-    if labels is not None:
-        copies.sort(key=lambda indices: len(set(labels[indices].tolist())), reverse=True)
-    return copies
+    return [indices for indices in groups.values() if len(indices) > 1]

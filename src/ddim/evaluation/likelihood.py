@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,17 +17,16 @@ from ddim.data.order import shuffle_epoch
 from ddim.diffusion.denoiser import Counted, Denoiser
 from ddim.diffusion.guidance import Clipped
 from ddim.diffusion.likelihood import Variance, bound_bits, bound_times, flow_bits
-from ddim.diffusion.noise import Noise, check_seeds
+from ddim.diffusion.noise import Noise
 from ddim.diffusion.schedules import Schedule
 from ddim.diffusion.times import midpoints
 from ddim.errors import UserError, check_count
 from ddim.evaluation.record import describe_part
 from ddim.evaluation.reference import Part, Reference, open_reference
 from ddim.evaluation.run_folder import Recorded, open_run_folder, write_result
-from ddim.machine.progress import Progress, continue_progress, ignore_progress, with_bar
+from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.recipe.checks import check_diffusion_model, check_unconditional
 from ddim.recipe.recipe import Recipe
-from ddim.sampling.image_features import ImageSet
 from ddim.sampling.labels import NULL, label_images
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating
 from ddim.sampling.record import make_record
@@ -58,10 +55,10 @@ class Likelihood(Recorded):
     @property
     def title(self) -> str:
         """The mean bits per dimension with its standard error, the images, and the file of the record."""
-        bits, of = self.record["bits"], self.record["reference"]
-        error = "" if bits["error"] is None else f" ± {bits['error']:.4f}"
+        record, bits, of = self.record, self.record["bits"], self.record["reference"]
+        error = "" if bits["error"] is None else f" ± {bits['error']:.4f} (standard error)"
+        unit = f"bits per dimension by {record['method']} in {record['steps']} steps"
         images = describe_part(len(bits["each"]), of["part"], of["source"])
-        unit = f"bits per dimension{' (± standard error)' if error else ''}"
         return f"{bits['value']:.4f}{error} {unit} of {images}: {self.folder}/record.json"
 
     def to_records(self) -> list[dict[str, Any]]:
@@ -118,23 +115,30 @@ def likelihood(  # noqa: PLR0913 (the options of a command)
     run = open_run_folder(run, out)
     check_diffusion_model(run.recipe, "bits per dimension need")
     check_reaches_images(run.model.schedule, earliest_time(run.recipe))
-    chosen = _choose_images(run, Reference(None if data is None else str(data), part), n, progress)
-    labels = label_any_images(run, chosen.images, chosen.which)
-    count = len(chosen.which)
-    check_seeds([seed, seed + count - 1])
+    chosen = open_reference(run, Reference(None if data is None else str(data), part), progress)
+    if not (run.values.eight_bits and chosen.images.values.eight_bits):
+        types = f"{run.values.type} in training, {chosen.images.values.type} now"
+        raise UserError(f"bits per dimension need 8-bit images, got {types}")
+    # Every call draws the same images.
+    which = chosen.which[shuffle_epoch(len(chosen.which), 0, 0)[:n]]
+    if not len(which):
+        raise UserError(f"part {chosen.part} of {chosen.source} has no images")
+    count, labels = len(which), label_any_images(run, chosen.images, which)
     if steps is None:
-        steps = min(1000, run.model.schedule.entries or 1000) if method == "vlb" else 50
-    nfe = steps if method == "vlb" else 4 * steps
-    began, found = time.monotonic(), []
-    for first in range(0, count, run.runtime.micro_batch):
-        part_of = slice(first, first + run.runtime.micro_batch)
-        images = gather_batch(chosen.images, chosen.which[part_of])
+        steps = {"vlb": min(1000, run.model.schedule.entries or 1000), "ode": 50}[method]
+    nfe = {"vlb": steps, "ode": 4 * steps}[method]
+
+    def measure_from(first: int) -> Tensor:
+        places = slice(first, first + run.runtime.micro_batch)
+        images = gather_batch(chosen.images, which[places])
+        model = run.model.with_labels(None if labels is None else labels[places])
+        counted = Counted(model, lambda done: progress("images", first + len(images) * done / nfe, count))
         seeds = range(seed + first, seed + first + len(images))
-        model = run.model.with_labels(None if labels is None else labels[part_of])
-        watch = partial(_report_images, continue_progress(progress, first, count), len(images), nfe)
         with evaluating(run.model), run.runtime:
-            found.append(measure_bits(run, Counted(model, watch), images, method, steps, seeds).cpu())
-    bits = torch.cat(found)
+            return measure_bits(run, counted, images, method, steps, seeds).cpu()
+
+    began = time.monotonic()
+    bits = torch.cat([measure_from(first) for first in range(0, count, run.runtime.micro_batch)])
     error = (bits.std() / count**0.5).item() if count > 1 else None
     content = {
         "method": method,
@@ -147,9 +151,8 @@ def likelihood(  # noqa: PLR0913 (the options of a command)
             "fingerprint": chosen.images.fingerprint,
             "part": chosen.part,
             "size": list(chosen.images.pixels.shape[1:3]),
-            "images": chosen.which.tolist(),
-            # JSON has no NaN, so a missing vector becomes null.
-            "labels": None if labels is None else [_to_json(row) for row in labels],
+            "images": which.tolist(),
+            "labels": None if labels is None else labels.tolist(),
         },
         "seeds": [int(seed), int(seed + count - 1)],
         "seconds": round(time.monotonic() - began, 2),
@@ -187,27 +190,6 @@ def variance_of(pipeline: Pipeline) -> Variance:
     return "learned" if pipeline.recipe.objective.needs_variance else "large"
 
 
-def _choose_images(run: LoadedRun, reference: Reference, n: int, progress: Progress) -> ImageSet:
-    """Return `n` random images of a reference, or all if it has fewer; every call draws the same images.
-
-    The run's own images have their vectors, if it was trained with vectors.
-    """
-    chosen = open_reference(run, reference, progress)
-    for owner, values in (("this run", run.values), (chosen.source, chosen.images.values)):
-        if not values.eight_bits:
-            raise UserError(f"bits per dimension need 8-bit images, but {owner} has {values.type}")
-    if not len(chosen.which):
-        raise UserError(f"part {chosen.part} of {chosen.source} has no images")
-    if reference.data is None and run.vectors is not None:
-        vectors = run.vectors.standardise(run.vectors.rows)
-        chosen = replace(chosen, images=replace(chosen.images, vectors=vectors))
-    return replace(chosen, which=chosen.which[shuffle_epoch(len(chosen.which), 0, 0)[:n]])
-
-
-def _report_images(progress: Progress, images: int, nfe: int, evaluations: int) -> None:
-    progress("images", images * min(1.0, evaluations / nfe), images)
-
-
 def label_any_images(run: Pipeline, images: Images, which: np.ndarray) -> Tensor | None:
     """Return the class labels (B,) or vectors (B, d) of any images, also of some that the run never saw.
 
@@ -215,34 +197,23 @@ def label_any_images(run: Pipeline, images: Images, which: np.ndarray) -> Tensor
     the nearest cluster.
 
     Returns:
-        Class indices. An image gets `NULL` if it has no class folder, or if its folder is not a class of the
-        run. For a run with vectors: the vectors of the images, or NaN if the images have none. None for a run
-        with neither labels nor vectors.
+        Class indices, or `NULL` for an image whose folder is not a class of the run; or vectors. None if the
+        images have no class folders and no vectors, or the run was trained with neither.
 
     Raises:
         UserError: if an image has no label, but every training image of the run had one.
     """
-    recipe, clusters = run.recipe, run.clusters
-    if recipe.data.vectors is not None and images.vectors is None:
-        labels = torch.full((len(which), recipe.net.vector), torch.nan)
-    elif not recipe.data.labels:
-        return label_images(recipe, images, which)
-    elif clusters is not None and images.classes != clusters.names:
-        labels = torch.from_numpy(clusters.find_labels(average_cells(images.pixels, images.values, which))[0])
-    elif images.labels is None:
-        labels = torch.full((len(which),), NULL)
-    else:
+    labels = label_images(run.recipe, images, which)
+    if run.clusters is not None:
+        cells = average_cells(images.pixels, images.values, which)
+        labels = torch.from_numpy(run.clusters.find_labels(cells)[0])
+    elif labels is not None and run.recipe.data.labels:
         places = [run.classes.index(name) if name in run.classes else NULL for name in images.classes]
-        labels = torch.tensor(places)[torch.from_numpy(images.labels[which])]
-    if (labels.isnan() if labels.is_floating_point() else labels == NULL).any():
-        check_unconditional(
-            recipe, "an image without a vector, or in a folder that is not named like a class"
-        )
+        labels = torch.tensor(places)[labels]
+    if labels is None or (run.recipe.data.labels and NULL in labels):
+        what = "an image without a vector, or in a folder that is not named like a class"
+        check_unconditional(run.recipe, what)
     return labels
-
-
-def _to_json(label: Tensor) -> int | list[float] | None:
-    return None if label.isnan().any() else label.tolist()
 
 
 def check_reaches_images(schedule: Schedule, earliest: float = 0.0) -> None:

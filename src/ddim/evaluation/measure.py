@@ -1,28 +1,22 @@
-"""Measure metrics of two sets of images, and those of real images as a yardstick."""
+"""Measure metrics of two sets of images."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.errors import UserError, warn_user
+from ddim.errors import UserError
 from ddim.evaluation.record import FEW, Metrics, parse_metrics
-from ddim.files import cache_folder, read_sealed, write_sealed
 from ddim.metrics.catalogue import DEFAULT, LEAST
 from ddim.metrics.features import Extractor, extract_features, open_extractor
 from ddim.metrics.fid import fid, fid_infinity
 from ddim.metrics.kid import kid
 from ddim.metrics.prdc import prdc
 from ddim.plots.pictures import check_images, to_uint8
-from ddim.sampling.image_features import ImageSet, compute_features
 
 ENOUGH = 10
 """FID-infinity needs more than this many samples for each dimension of the features.
@@ -52,7 +46,7 @@ def measure(
 
     Example:
         >>> found = ddim.measure(samples, photos)
-        >>> found.kid, found.interval("kid"), found.fid
+        >>> found.value("kid"), found.interval("kid")
     """
     extractor = open_extractor(features)
     both = [extract_features(extractor, to_pixels(each)) for each in (images, reference)]
@@ -81,8 +75,8 @@ def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[
     # A subset has 1000 images, as published, but at most half of the set: subsets as large as the set
     # would all be the same.
     k = kid(generated, reference, size=min(1000, few // 2))
-    f: dict[str, float | None] = {"value": fid(generated, reference)}
-    f |= {"infinity": None, "low": None, "high": None}
+    f = {"value": fid(generated, reference), "infinity": None, "low": None, "high": None}
+    overlap = {name: {"value": value} for name, value in asdict(prdc(generated, reference)).items()}
     notes = []
     if few <= dimensions:
         # A covariance in d dimensions needs d + 1 images for full rank.
@@ -92,60 +86,9 @@ def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[
         )
     if count > ENOUGH * dimensions:
         infinity = fid_infinity(generated, reference)
-        f = {"value": f["value"], "infinity": infinity.value, "low": infinity.low, "high": infinity.high}
-        notes.append(
-            f"FID-infinity and its interval are for these {len(reference):,} reference images, "
-            "not for the distribution that they come from"
-        )
-    elif not notes:
-        notes.append(f"FID-infinity needs more than {ENOUGH * dimensions:,} samples, got {count:,}")
+        f |= {"infinity": infinity.value, "low": infinity.low, "high": infinity.high}
     if k.value < 0:
         notes.append("KID is below 0: the estimate is unbiased, so it may fall below 0 for similar sets")
     if few < FEW:
         notes.append(f"with so few images ({few}), FID, precision and density say little, and only KID ranks")
-    overlap = {name: {"value": value} for name, value in asdict(prdc(generated, reference)).items()}
-    if not overlap["recall"]["value"]:
-        notes.append("recall is 0: samples cover no reference image, so precision and density say little")
     return {"kid": k.to_json(), "fid": f, **overlap}, notes
-
-
-def measure_yardstick(
-    reference: ImageSet,
-    samples: int,
-    extractor: Extractor,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any] | None:
-    """Return the metrics of real images against the reference, as a yardstick for the metrics of samples.
-
-    The real images come from the same source as the reference, but are not part of it. For example, they are
-    training images if the reference is the held-out images. There are as many real images as samples, if the
-    source has enough, because some metrics depend on the number of images. The result is kept in the cache.
-
-    Args:
-        reference: the images that samples are compared with.
-        samples: the number of samples.
-        extractor: the network of the features.
-        progress: called with (done, total) while features are computed.
-
-    Returns:
-        A dictionary with "images", "part", "sha256" and "metrics", as in a record; None if there are too few
-        samples or real images.
-    """
-    others = np.setdiff1d(np.arange(len(reference.images)), reference.which)
-    if min(samples, len(others)) < LEAST:
-        return None
-    chosen = np.sort(np.random.default_rng(0).permutation(others)[:samples])
-    part = {"valid": "train", "train": "valid"}[reference.part]
-    real = ImageSet(reference.images, chosen, reference.source, part)
-    facts = [real.identity(extractor), reference.identity(extractor), version("ddim")]
-    path = cache_folder() / "features" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"
-    try:
-        if path.exists():
-            return read_sealed(path)
-    except UserError:
-        warn_user(f"the cache file {path} is damaged, so it is computed again")
-    features = compute_features(real, extractor, progress)
-    metrics, _ = measure_metrics(features, compute_features(reference, extractor))
-    found = {"images": len(chosen), "part": part, "sha256": facts[0], "metrics": metrics}
-    write_sealed(path, found)
-    return found

@@ -1,25 +1,29 @@
-"""The record of an evaluation: find it, read it, and say in words what it holds.
+"""The record of an evaluation: read it, name what it holds, and say what may be compared with it.
 
 An evaluation is a folder with ``record.json``, ``features.npy`` (one float32 row for each image, in the order
 of the seeds) and ``grid.png``. The evaluations of a run are ``RUN/evaluations/1``, ``2``, ... This module
 does not import torch.
+
+Two rules say what may be compared. Two evaluations may be ranked by a metric if `why_not_comparable` returns
+None; their sampling may differ, because rankings compare ways of sampling. Numbers of several runs may stand
+in one column of a table, and be averaged over repeats, if their `Conditions` are equal.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from ddim.errors import UserError, format_count, quote
-from ddim.evaluation.guidance_name import name_recorded_guidance
 from ddim.files import read_sealed
 from ddim.metrics.catalogue import METRICS, metric_name
 from ddim.metrics.estimate import Estimate
 from ddim.plots.table import Tabular, format_interval
-from ddim.recipe.options import labels_by_default
+from ddim.recipe.options import SAMPLING_FIELDS, flatten_as_text, labels_by_default
 from ddim.runs.folder import list_numbered_folders
 
 SCHEMA = 1
@@ -33,6 +37,9 @@ FEW = 100
 CLOSE = 0.8
 """Samples are called close to real images if their precision and coverage reach this share of theirs."""
 
+PLACE = r"hub:.*|[^/]*(?:/(?:checkpoints|guide)/[^/]*|/(?:best|guide)(?:@[^/]*)?)?$"
+"""A pattern of the end of a path: a run, and the place of a checkpoint in it."""
+
 MEANINGS = {
     "kid": "distance; lower is better",
     "fid": "distance, biased upwards; lower is better",
@@ -45,7 +52,7 @@ MEANINGS = {
 """What each metric means."""
 
 
-# The entries of a record
+# Features, reference and sampling in words
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Features:
     dimensions: int
 
     def __str__(self) -> str:
-        return f"{self.extractor} (weights {shorten_hash(self.weights)}, {self.resize})"
+        return f"{self.extractor} (weights {self.weights[:8]}..., {self.resize})"
 
 
 @dataclass(frozen=True)
@@ -73,71 +80,18 @@ class ReferenceSet:
     source: str = field(compare=False)
     fingerprint: str
     part: str
-    size: tuple[int, ...]
+    size: Sequence[int] = field(hash=False)
     images: int
     sha256: str = field(compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "size", tuple(self.size))
-
     def __str__(self) -> str:
-        return f"{self.description}, from {self.source} ({shorten_hash(self.fingerprint)})"
+        return f"{self.name}, {'x'.join(map(str, self.size))} ({self.fingerprint[:8]}...)"
 
     @property
     def name(self) -> str:
         """The images in words, without the folders of the source, such as "30 held-out images of photos"."""
         # The path may be from Windows, where both / and \ separate folders.
         return describe_part(self.images, self.part, PureWindowsPath(self.source).name)
-
-    @property
-    def description(self) -> str:
-        """The images in words, without their source, which differs between machines."""
-        return f"{self.images:,} images of part {self.part}, {'x'.join(map(str, self.size))}"
-
-
-@dataclass(frozen=True)
-class SamplingRecord:
-    """How images were sampled; see `ddim.sampling.record.sampling_record`.
-
-    `record` has all entries, as JSON. Recipe, sampler, grid and guide are JSON too.
-    """
-
-    record: Mapping[str, Any]
-    recipe: Mapping[str, Any]
-    sampler: Mapping[str, Any]
-    grid: Mapping[str, Any]
-    times: Sequence[float]
-    nfe: int
-    seeds: Sequence[int]
-    weights: str
-    step: int
-    sampler_name: str = "sampler"
-    label: Any = None
-    guidance: float = 1.0
-    guide: Mapping[str, Any] | None = None
-
-    @property
-    def name(self) -> str:
-        """A short name, such as "edm, 10 steps, 19 NFE"; the run and the defaults are not named."""
-        words = [self.sampler_name, f"{len(self.times)} steps", f"{self.nfe} NFE"]
-        words += [f"{self.weights} weights"] * (self.weights != "ema")
-        if (label := self.changed_label(self.recipe)) is not None:
-            words.append(f"label {self.record.get('class') or label}")
-        return ", ".join([*words, *[self.guidance_name] * bool(self.guidance_name)])
-
-    @property
-    def guidance_name(self) -> str:
-        """The guidance in words, "" without guidance; see `name_recorded_guidance`."""
-        return name_recorded_guidance(self.record)
-
-    def changed_label(self, recipe: Mapping[str, Any]) -> Any:  # noqa: ANN401  (JSON)
-        """Return the label if it is not the default of runs with this recipe (as JSON), else None.
-
-        Clusters and vectors have the frequencies of training by default, and no label is then "none".
-        """
-        if labels_by_default(recipe.get("data", {})) and isinstance(self.label, str | None):
-            return {"natural": None, None: "none"}.get(self.label, self.label)
-        return self.label
 
 
 def describe_part(count: int, part: str, source: str) -> str:
@@ -146,9 +100,70 @@ def describe_part(count: int, part: str, source: str) -> str:
     return f"{format_count(count, f'{kind}image')} of {source}"
 
 
-def shorten_hash(text: str) -> str:
-    """Return the first eight letters of a SHA-256; return any other text unchanged."""
-    return f"{text[:8]}..." if len(text) == 64 else text
+def name_sampling(sampling: Mapping[str, Any]) -> str:
+    """Return how samples were made, such as "edm, 10 steps, 19 NFE"; the run and the defaults are not named.
+
+    `sampling` is a record, see `ddim.sampling.record.sampling_record`.
+    """
+    words = [sampling["sampler_name"], f"{len(sampling['times'])} steps", f"{sampling['nfe']} NFE"]
+    if sampling["grid"]["kind"] == "listed":
+        words.append("listed times")
+    words += _list_choices(sampling, sampling["recipe"])
+    return ", ".join(words)
+
+
+def _list_choices(sampling: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:
+    """Yield weights, label and guidance in words, if they are not the defaults of runs with this recipe."""
+    if sampling["weights"] != "ema":
+        yield f"{sampling['weights']} weights"
+    label = sampling["label"]
+    if labels_by_default(recipe["data"]) and isinstance(label, str | None):
+        # Clusters and vectors have the frequencies of training by default, and no label is then "none".
+        label = {"natural": None, None: "none"}.get(label, label)
+    if label is not None:
+        yield f"label {sampling.get('class') or label}"
+    if guidance := name_recorded_guidance(sampling):
+        yield guidance
+
+
+def name_guidance(scale: float, interval: Sequence[float | None] | None, guide: str | None) -> str:
+    """Return guidance in words, such as "guidance 2, log-SNR -2 to 5, guide @guide"; "" for scale 1.
+
+    Args:
+        scale: the guidance scale.
+        interval: the log-SNRs with guidance; None for all.
+        guide: the name of the guide; None if the model without its label guides.
+    """
+    if scale == 1:
+        return ""
+    limits = f", log-SNR {name_interval(interval)}" if interval else ""
+    return f"guidance {scale:g}{limits}" + (f", guide {name_guide(guide)}" if guide else "")
+
+
+def name_recorded_guidance(record: Mapping[str, Any]) -> str:
+    """Return the guidance of a record in words, from its entries "guidance", "guidance_interval" and "guide".
+
+    Any of these entries may be missing.
+    """
+    guide = record.get("guide") or {"name": None}
+    return name_guidance(record.get("guidance", 1.0), record.get("guidance_interval"), guide["name"])
+
+
+def name_guide(name: str) -> str:
+    """Return the name of a guide without the folders of its run, which are those of one machine.
+
+    A checkpoint keeps the name of its run: "/home/ada/runs/photos-1/best" becomes "photos-1/best".
+    """
+    # The path may be from Windows, where both / and \\ separate folders.
+    return re.findall(PLACE, name.replace("\\", "/").rstrip("/"))[0]
+
+
+def name_interval(interval: Sequence[float | None]) -> str:
+    """Return an interval in words, such as "-2 to 5" or "above -2"; None is an open end."""
+    low, high = interval
+    if low is None or high is None:
+        return f"above {low:g}" if low is not None else f"below {high:g}"
+    return f"{low:g} to {high:g}"
 
 
 # Metrics and evaluations
@@ -165,16 +180,6 @@ class Metrics(Tabular):
     remarks: Sequence[str]
 
     @property
-    def kid(self) -> float | None:
-        """The kernel inception distance; it is unbiased, and may be below 0."""
-        return self.value("kid")
-
-    @property
-    def fid(self) -> float | None:
-        """The Fréchet inception distance."""
-        return self.value("fid")
-
-    @property
     def notes(self) -> list[str]:
         """Return the remarks as the lines below a table."""
         return [f"note: {remark}" for remark in self.remarks]
@@ -184,55 +189,49 @@ class Metrics(Tabular):
 
         The ends are None if there is no interval for the metric.
         """
-        return [
-            {"metric": METRICS[name].title, "value": found.value, "low": found.low, "high": found.high}
-            for name, found in self.metrics.items()
-        ]
+        return [{"metric": METRICS[name].title, **each.to_json()} for name, each in self.metrics.items()]
+
+    def estimate(self, metric: str) -> Estimate:
+        """Return a metric with its 95 % confidence interval; None stands for what was not measured.
+
+        Raises:
+            UserError: if there is no metric of this name.
+        """
+        return self.metrics.get(metric_name(metric), Estimate(None, None, None))
 
     def value(self, metric: str) -> float | None:
-        """Return the value of a metric, None if it was not measured.
-
-        Raises:
-            UserError: if there is no metric of this name.
-        """
-        found = self.metrics.get(metric_name(metric))
-        return found.value if found else None
+        """Return the value of a metric, None if it was not measured; see `estimate`."""
+        return self.estimate(metric).value
 
     def interval(self, metric: str) -> tuple[float, float] | None:
-        """Return the 95 % confidence interval of a metric, None if it has none.
-
-        Raises:
-            UserError: if there is no metric of this name.
-        """
-        found = self.metrics.get(metric_name(metric))
-        return None if found is None or found.low is None else (found.low, found.high)
+        """Return the 95 % confidence interval of a metric, None if it has none; see `estimate`."""
+        estimate = self.estimate(metric)
+        return None if estimate.low is None else (estimate.low, estimate.high)
 
 
 @dataclass(frozen=True, repr=False)
 class Yardstick(Metrics):
-    """The metrics of real images in place of samples, and the number and the part of these images."""
+    """The metrics of real images in place of samples, and the number of these images."""
 
     images: int
-    part: str
 
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Metrics):
     """An evaluation: its folder and its record. A notebook shows it as a table of metrics.
 
-    `record` is the whole record as JSON. `sampling` is None if it is not known how the images were sampled.
-    `count` is the number of images, and `source` what they come from.
+    `record` is the whole record as JSON. `count` is the number of images, and `source` what they come from.
+    `sampling` is the record of how they were sampled, None if this is not known.
     """
 
     folder: Path
-    record: dict[str, Any]
+    record: Mapping[str, Any]
     count: int
     source: str
     features: Features
     reference: ReferenceSet
-    sampling: SamplingRecord | None
+    sampling: Mapping[str, Any] | None
     yardstick: Yardstick | None
-    time: str
 
     @property
     def verdict(self) -> str:
@@ -248,14 +247,24 @@ class Evaluation(Metrics):
             return f"{few} images are too few to say whether these images differ from real ones"
         # Coverage grows with the number of images, and precision does not.
         names = ["precision", *["coverage"] * (real.images >= self.count)]
-        near = not apart or all(mine[name].value >= CLOSE * theirs[name].value for name in names)
-        judged = "close to real images" if near else "still clearly different from real images"
-        return f"{judged}: {share}, and {theirs['precision'].value:.0%} of other real images do"
+        lower = [name for name in names if mine[name].value < CLOSE * theirs[name].value]
+        shares = f"{share}, and {theirs['precision'].value:.0%} of other real images do"
+        if not apart or not lower:
+            return f"close to real images: {shares}"
+        if "precision" not in lower:
+            shares = f"{mine['coverage'].value:.0%} of the real images have one of these images nearby"
+            shares += f", and {theirs['coverage'].value:.0%} have another real image nearby"
+        return f"still clearly different from real images: {shares}"
 
     @property
     def name(self) -> str:
         """A short name of the images, such as "edm, 10 steps, 19 NFE"; the run is not named."""
-        return self.sampling.name if self.sampling else f"images of {Path(self.source).name}"
+        return name_sampling(self.sampling) if self.sampling else f"images of {Path(self.source).name}"
+
+    @property
+    def nfe(self) -> int | None:
+        """Network evaluations per sample (NFE); None if it is not known how the images were sampled."""
+        return self.sampling["nfe"] if self.sampling else None
 
     @property
     def conditions(self) -> str:
@@ -268,35 +277,36 @@ class Evaluation(Metrics):
 
     @property
     def notes(self) -> list[str]:
-        """The remarks, the intervals, the reference, the features and the seconds."""
-        notes, theirs = [*super().notes], self.yardstick.metrics if self.yardstick else {}
-        for name, of in self.metrics.items():
-            shown = [
-                format_interval(each.value, each.low, each.high) for each in (of, theirs.get(name)) if each
-            ]
-            if of.low is not None:
-                notes.append(f"{METRICS[name].title} {', other real images '.join(shown)}")
+        """The remarks, the intervals, the reference and the features."""
+        notes, real = [*super().notes], self.yardstick
+        for name, estimate in self.metrics.items():
+            other = real and real.metrics.get(name)
+            compared = f", other real images {format_estimate(other)}" if other else ""
+            if estimate.low is not None:
+                notes.append(f"{METRICS[name].title} {format_estimate(estimate)}{compared}")
         notes.append(f"reference: {self.reference.source}, features {self.features}")
-        if self.yardstick:
-            notes.append(f"other real images: {self.yardstick.images:,}, part {self.yardstick.part}")
-        seconds = (f"{seconds:.0f} s of {part}" for part, seconds in self.record["seconds"].items())
-        return [*notes, f"{', '.join(seconds)}; {self.record['generated'].get('kept', 0):,} images were kept"]
+        return notes
+
+    def shortage(self, metric: str) -> str | None:
+        """Return a sentence if a metric needs more samples or reference images to be ranked, else None."""
+        title, least = METRICS[metric].title, METRICS[metric].least or self.features.dimensions
+        if (few := min(self.count, self.reference.images)) >= least:
+            return None
+        short = self.reference.part == "valid" and self.reference.images < least
+        advice = '; evaluate with part="all" to compare with all images' if short else ""
+        return f"{few:,} images are too few to rank by {title}, which needs at least {least:,}{advice}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the folder, the verdict and the whole record as plain values."""
         return {"folder": self.folder, "verdict": self.verdict, **self.record}
 
     def _shown_rows(self) -> list[dict[str, Any]]:
-        theirs = self.yardstick.metrics if self.yardstick else {}
-        return [
-            {
-                "metric": METRICS[name].title,
-                "measured": found.value,
-                "real images": theirs[name].value if name in theirs else None,
-                "meaning": MEANINGS[name],
-            }
-            for name, found in self.metrics.items()
-        ]
+        rows, theirs = [], self.yardstick.metrics if self.yardstick else {}
+        for name, estimate in self.metrics.items():
+            real = theirs.get(name)
+            row = {"metric": METRICS[name].title, "measured": estimate.value}
+            rows.append(row | {"real images": real and real.value, "meaning": MEANINGS[name]})
+        return rows
 
     def _picture(self) -> bytes | None:
         """Return the sheet of the first samples."""
@@ -304,69 +314,12 @@ class Evaluation(Metrics):
         return path.read_bytes() if path.is_file() else None
 
 
+def format_estimate(estimate: Estimate, sign: str = "") -> str:
+    """Return a value and half the width of its interval as text; see `format_interval`."""
+    return format_interval(estimate.value, estimate.low, estimate.high, sign)
+
+
 # Read records
-
-
-def read_evaluation(path: Path) -> Evaluation:
-    """Return the evaluation at a path: a record, the folder of a record, or a run (its newest evaluation).
-
-    Raises:
-        UserError: if there is no evaluation, or the record is damaged, of another type or of another version.
-    """
-    file = path / RECORD if (path / RECORD).is_file() else path
-    if file.is_dir() and (whole := list_evaluations(path)):
-        file = whole[-1] / RECORD
-    if not file.is_file():
-        there = f"holds no evaluation: make one with `ddim evaluate {quote(path)}`"
-        raise UserError(f"{path} {there if path.exists() else 'does not exist: name a run or an evaluation'}")
-    record = read_sealed(file)
-    if (record.get("kind"), record.get("schema")) != ("evaluation", SCHEMA):
-        what = f"the record of an evaluation of this version (schema {SCHEMA})"
-        raise UserError(f"{file} is not {what}: make one with `ddim evaluate`")
-    try:
-        return parse_evaluation(file.parent, record)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is damaged ({error!r}): evaluate again") from None
-
-
-def parse_evaluation(folder: Path, record: dict[str, Any]) -> Evaluation:
-    """Return the evaluation with a folder and a record."""
-    sampling, real = record["sampling"], record.get("yardstick")
-    generated = record["generated"]
-    return Evaluation(
-        parse_metrics(record["metrics"]),
-        record.get("notes", ()),
-        folder,
-        record,
-        generated["images"],
-        generated["source"],
-        Features(**record["features"]),
-        ReferenceSet(**record["reference"]),
-        sampling and parse_sampling(sampling),
-        real and Yardstick(parse_metrics(real["metrics"]), (), real["images"], real["part"]),
-        record.get("time", ""),
-    )
-
-
-def parse_metrics(table: Mapping[str, Any]) -> dict[str, Estimate]:
-    """Return the metrics of a record, keyed by name.
-
-    In the record, FID and FID-infinity share one entry, whose interval belongs to FID-infinity.
-    """
-    found = {}
-    for name in METRICS:
-        entry = table.get("fid" if name == "fid_infinity" else name) or {}
-        value = entry.get("infinity" if name == "fid_infinity" else "value")
-        ends = (entry.get("low"), entry.get("high")) if name != "fid" else (None, None)
-        if value is not None:
-            found[name] = Estimate(value, *ends)
-    return found
-
-
-def parse_sampling(table: Mapping[str, Any]) -> SamplingRecord:
-    """Return how images were sampled, from the record of the samples."""
-    known = {each.name: table[each.name] for each in fields(SamplingRecord) if each.name in table}
-    return SamplingRecord(table, **known)
 
 
 def list_evaluations(run: Path) -> list[Path]:
@@ -377,7 +330,111 @@ def list_evaluations(run: Path) -> list[Path]:
     return [folder for folder in list_numbered_folders(run / FOLDER) if (folder / RECORD).exists()]
 
 
-def describe_verdict(record: Mapping[str, Any]) -> str:
-    """Return the verdict of a memorisation test, and the guidance of its samples, from its record."""
-    guidance = name_recorded_guidance(record["sampling"])
-    return f"{record['verdict']} Samples: {guidance}." if guidance else str(record["verdict"])
+def read_evaluation(path: Path) -> Evaluation:
+    """Return the evaluation at a path: a record, the folder of a record, or a run (its newest evaluation).
+
+    Raises:
+        UserError: if there is no evaluation, or the record is damaged, of another type or of another version.
+    """
+    places = [path, path / RECORD, *(folder / RECORD for folder in reversed(list_evaluations(path)))]
+    file = next(filter(Path.is_file, places), None)
+    if file is None:
+        there = f"holds no evaluation: make one with `ddim evaluate {quote(path)}`"
+        raise UserError(f"{path} {there if path.exists() else 'does not exist: name a run or an evaluation'}")
+    record = read_sealed(file)
+    if (record.get("kind"), record.get("schema")) != ("evaluation", SCHEMA):
+        what = f"the record of an evaluation of this version (schema {SCHEMA})"
+        raise UserError(f"{file} is not {what}: make one with `ddim evaluate`")
+    return parse_evaluation(file.parent, record)
+
+
+def parse_evaluation(folder: Path, record: Mapping[str, Any]) -> Evaluation:
+    """Return the evaluation with a folder and a record."""
+    generated, real = record["generated"], record["yardstick"]
+    features, reference = Features(**record["features"]), ReferenceSet(**record["reference"])
+    yardstick = real and Yardstick(parse_metrics(real["metrics"]), (), real["images"])
+    facts = (generated["images"], generated["source"], features, reference, record["sampling"], yardstick)
+    return Evaluation(parse_metrics(record["metrics"]), record["notes"], folder, record, *facts)
+
+
+def parse_metrics(table: Mapping[str, Any]) -> dict[str, Estimate]:
+    """Return the metrics of a record, keyed by name.
+
+    In the record, FID and FID-infinity share one entry, whose interval belongs to FID-infinity.
+    """
+    metrics = {}
+    for name in METRICS:
+        entry = table.get("fid" if name == "fid_infinity" else name) or {}
+        value = entry.get("infinity" if name == "fid_infinity" else "value")
+        ends = (entry.get("low"), entry.get("high")) if name != "fid" else (None, None)
+        if value is not None:
+            metrics[name] = Estimate(value, *ends)
+    return metrics
+
+
+# What may be compared
+
+
+class Conditions(NamedTuple):
+    """The conditions under which an evaluation measured its numbers.
+
+    Attributes:
+        features: the features that the metrics compare.
+        reference: the real images.
+        images: the number of samples.
+        sampling: how sampling differs from the run's recipe, in words; all grids that `ddim search` found are
+            equal.
+    """
+
+    features: Features
+    reference: ReferenceSet
+    images: int
+    sampling: str
+
+    def differences(self, other: Conditions) -> dict[str, object]:
+        """Return {aspect: value} of the aspects in which these conditions differ from `other` conditions."""
+        pairs = zip(("features", "reference", "number of samples", "sampling"), self, other, strict=True)
+        return {name: mine for name, mine, theirs in pairs if mine != theirs}
+
+
+def evaluation_conditions(evaluation: Evaluation, recipe: Mapping[str, Any]) -> Conditions:
+    """Return the conditions of an evaluation of a run with this recipe, as JSON."""
+    sampling = evaluation.sampling
+    how = ", ".join(_describe_sampling(sampling, recipe)) if sampling else "unknown"
+    return Conditions(evaluation.features, evaluation.reference, evaluation.count, how)
+
+
+def _describe_sampling(sampling: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how images were sampled, relative to a run's recipe."""
+    yield f"{len(sampling['times'])} steps"
+    yield from _list_choices(sampling, recipe)
+    guide = sampling.get("guide")
+    if guide and not guide["name"].startswith("@"):
+        yield f"guide {guide['weights']} weights, {guide['sha256'][:8]}..."
+    for part in SAMPLING_FIELDS:
+        before = flatten_as_text({part: recipe.get(part)})
+        after = flatten_as_text({part: sampling["recipe"].get(part)})
+        # `ddim search` finds different times for each run. Without the times, all its grids are equal.
+        after = {part: "listed"} if after.get(part) == "listed" else after
+        # The run's recipe may lack fields that a newer version of ddim has added; these count as equal.
+        same_kind = after.get(part) == before.get(part)
+        for name, value in after.items():
+            if not same_kind or value != before.get(name, value):
+                yield f"{name} {value}"
+
+
+def why_not_comparable(one: Evaluation, other: Evaluation, metric: str = "kid") -> str | None:
+    """Return why two evaluations may not be ranked by a metric, as a sentence; None if they may."""
+    if one.features != other.features:
+        return f"different features: {one.features} and {other.features}"
+    mine, theirs = one.reference, other.reference
+    if mine.sha256 != theirs.sha256:
+        if mine == theirs:
+            return f'different images of {mine}: evaluate both with part="all", or with one reference'
+        return f"different reference: {mine} and {theirs}"
+    for each in (one, other):
+        if metric not in each.metrics:
+            return f"{each.source} has no {METRICS[metric].title}"
+    if METRICS[metric].biased and one.count != other.count:
+        return f"different numbers of samples: {one.count:,} and {other.count:,}"
+    return one.shortage(metric) or other.shortage(metric)

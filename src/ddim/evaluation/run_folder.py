@@ -1,8 +1,7 @@
-"""Load the run that is measured, create a folder for the results, and show them in TensorBoard."""
+"""Load the run that is measured, and create a folder for the results."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ddim.errors import UserError
 from ddim.files import temporary_folder, write_sealed
 from ddim.plots.pictures import save_png
 from ddim.plots.table import Tabular
-from ddim.runs.folder import check_unused, publish_output
-from ddim.runs.names import is_checkpoint, locate_run
+from ddim.runs.folder import check_unused, parse_out, publish_output
+from ddim.runs.names import find_run_folder, is_checkpoint
 from ddim.sampling.pipeline import LoadedRun, load_given_run
 
 
@@ -51,17 +49,23 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
         out: a new or empty folder for the results; None for a new folder in the run folder.
 
     Raises:
-        UserError: if `out` is not empty or cannot be made, or `run` cannot be loaded. Also if `out` is None,
-            and `run` is a checkpoint.
+        UserError: if `out` is not empty or cannot be made, or `run` cannot be loaded.
     """
-    folder = run.checkpoint.run if isinstance(run, LoadedRun) else locate_run(run)
     if out is not None:
         check_unused(Path(out))
-    elif is_checkpoint(folder):
-        raise UserError(
-            f"{folder} is a checkpoint, and results are added to a run: give the run folder, or --out DIR"
-        )
     return load_given_run(run)
+
+
+def find_home(run: Path, kind: str) -> tuple[Path, str]:
+    """Return the folder for the results of a kind, and the start of their names, before their numbers.
+
+    The results of RUN, RUN/best and a checkpoint of RUN are RUN/<kind>/1, 2, ... Nothing is added to a
+    checkpoint that belongs to no run: its results are <kind>/<name>-1, 2, ... in the working folder.
+    """
+    folder = find_run_folder(run)
+    if is_checkpoint(folder):
+        return Path(kind), f"{folder.resolve().name}-"
+    return folder / kind, ""
 
 
 def write_result(
@@ -70,55 +74,21 @@ def write_result(
     out: str | Path | None,
     record: Mapping[str, Any],
     pictures: Mapping[str, np.ndarray] = MappingProxyType({}),
-    values: Mapping[str, float] | None = None,
 ) -> Path:
     """Write record.json and pictures into a new folder, and return its path.
 
-    The folder gets its name when it is complete, so a command that is stopped leaves no folder. A result in
-    the run folder is shown in TensorBoard too.
+    The folder gets its name when it is complete, so a command that is stopped leaves no folder.
 
     Args:
         run: the run.
         kind: the name of the folder in the run folder, such as "diagnostics".
-        out: the folder; None for the next RUN/<kind>/N.
+        out: the folder; None for the next RUN/<kind>/N, see `find_home`.
         record: the content of record.json.
         pictures: images (H, W, C) uint8, keyed by the names of their files.
-        values: numbers for TensorBoard, keyed by name.
     """
-    parent, out = run.checkpoint.run / kind, None if out is None else Path(out)
-    if out is not None:
-        check_unused(out)
-    with temporary_folder((out or parent / kind).resolve()) as folder:
+    out, (home, stem) = parse_out(out), find_home(run.checkpoint.run, kind)
+    with temporary_folder((out or home / kind).resolve()) as folder:
         write_sealed(folder / "record.json", record)
         for name, pixels in pictures.items():
             save_png(folder / name, pixels)
-        written = publish_output(folder, out, parent)
-    if out is None:
-        for pixels in pictures.values():
-            show_in_tensorboard(run.checkpoint.run, run.checkpoint.state.step, kind, pixels, values)
-    return written
-
-
-def show_in_tensorboard(
-    folder: Path, step: int, name: str, pixels: np.ndarray, values: Mapping[str, float] | None = None
-) -> None:
-    """Show an image and values in TensorBoard beside the curves of a run.
-
-    The events get a separate folder, because TensorBoard never returns to an older file of a folder. A new
-    file in the folder of a running training would hide everything that the training writes later.
-
-    Args:
-        folder: the run folder.
-        step: the training step of the image.
-        name: the tag of the image, and the first part of the tags of the values.
-        pixels: the image, (H, W, C) uint8.
-        values: numbers, keyed by name.
-    """
-    from tensorboardX import SummaryWriter
-
-    # The random suffix keeps two calls within one second from writing to the same file.
-    home, suffix = folder / "events" / name, f".{uuid.uuid4().hex}"
-    with SummaryWriter(str(home), filename_suffix=suffix) as writer:
-        writer.add_image(name, pixels, step, dataformats="HWC")
-        for key, value in (values or {}).items():
-            writer.add_scalar(f"{name}/{key}", value, step)
+        return publish_output(folder, out, home, stem)

@@ -34,65 +34,69 @@ from ddim.sampling.sampling_setup import SamplingSetup
 LARGEST_KEPT = 2**26
 """The largest size of all samples of an evaluation that are kept in the cache, in bytes."""
 
+_NO_IMAGES = torch.empty(0, dtype=torch.uint8)
+
 
 @dataclass(frozen=True)
-class FeatureBatch:
-    """A batch of the images that are evaluated, with their features.
+class ImageFeatures:
+    """The features of images that are evaluated.
 
     Attributes:
-        features: (B, dimensions) float32.
-        images: (B, C, H, W) uint8; may be None if the images were not asked for.
+        features: (N, dimensions) float32.
+        images: the first images, (n, C, H, W) uint8.
         nfe: network evaluations per image.
-        sampling: seconds that sampling took.
-        kept: whether the images or their features are from the cache, so that nothing was sampled.
+        kept: number of images that were not sampled, because they or their features were in the cache.
+        seconds: seconds of sampling.
     """
 
     features: np.ndarray
-    images: Tensor | None
+    images: Tensor
     nfe: int
-    sampling: float = 0.0
-    kept: bool = False
+    kept: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class SampledParts:
-    """Samples of a run; a call yields the samples and their features part by part.
+    """Samples of a run.
 
     Attributes:
         setup: the run, with steps, label and guidance.
         seeds: consecutive seeds.
         progress: called with "samples" after each sampling step.
-        keep: whether to keep the samples too if they need at most `LARGEST_KEPT` bytes. Otherwise only their
-            features and the samples that are shown are kept.
         cached: False to neither use nor write the cache, for a model in memory, whose weights may change.
     """
 
     setup: SamplingSetup
     seeds: range
     progress: Progress = ignore_progress
-    keep: bool = False
     cached: bool = True
 
-    def __call__(self, extractor: Extractor, shown: int) -> Iterator[FeatureBatch]:
-        """Yield features part by part, in the order of the seeds; the first `shown` samples come with images.
+    def compute_features(self, extractor: Extractor, shown: int = 0) -> ImageFeatures:
+        """Return the features in the order of the seeds, and the first `shown` samples.
 
-        If there are several processes, they share the work, but each process yields all parts.
-
-        Raises:
-            UserError: if the cache folder cannot be written.
+        The samples are kept in the cache if they are shown, or if some are shown and all need at most
+        `LARGEST_KEPT` bytes. If there are several processes, they share the work, but each returns all.
         """
-        folder = self._folder(extractor)
         processes = current_processes()
         parts = [*split_into_parts(self.setup.pipeline, self.seeds, BATCH)]
+        found: list[ImageFeatures] = []
         for first in range(0, len(parts), processes.count):
             mine = processes.share(parts[first : first + processes.count])
-            made = [self._measure(seeds, extractor, folder, shown) for seeds in mine]
-            yield from processes.interleave(made)
+            found += processes.interleave([self._measure(seeds, extractor, shown) for seeds in mine])
+            self.progress("samples", sum(len(part.features) for part in found), len(self.seeds))
+        return ImageFeatures(
+            np.concatenate([part.features for part in found]),
+            torch.cat([part.images for part in found])[:shown],
+            max(part.nfe for part in found),
+            sum(part.kept for part in found),
+            sum(part.seconds for part in found),
+        )
 
     def samples(self) -> Iterator[Tensor]:
         """Yield the samples (B, C, H, W) part by part, as uint8."""
         for seeds in split_into_parts(self.setup.pipeline, self.seeds, BATCH):
-            yield self._sample(seeds, keep=self._keeps)[0]["images"]
+            yield self._sample(seeds, keep=self._few)[0]["images"]
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -100,36 +104,36 @@ class SampledParts:
         return {"weights": "in memory", "step": 0, **sampling_record(self.setup, self.seeds)}
 
     @property
-    def _keeps(self) -> bool:
-        """Whether all samples are kept."""
+    def _few(self) -> bool:
+        """Whether all samples need so few bytes that they are kept."""
         shape = self.setup.pipeline.model.shape
-        return self.keep and len(self.seeds) * shape.channels * shape.height * shape.width <= LARGEST_KEPT
+        return len(self.seeds) * shape.channels * shape.height * shape.width <= LARGEST_KEPT
 
-    def _measure(self, seeds: Sequence[int], extractor: Extractor, folder: Path, shown: int) -> FeatureBatch:
-        """Return the part with these seeds; compute its features if they are not in `folder`."""
-        path, pictured = folder / name_part(seeds), seeds[0] - self.seeds[0] < shown
-        found = read_part(path, "features", "nfe") if self.cached else None
-        images, seconds = None, 0.0
-        if found is None or pictured:
-            samples, seconds = self._sample(seeds, keep=self._keeps or pictured)
-            images = samples["images"]
-            if found is None:
-                features = torch.from_numpy(extractor(images).numpy())
-                found = {"features": features, "nfe": samples["nfe"]}
-                if self.cached:
-                    keep_part(path, found)
-        return FeatureBatch(found["features"].numpy(), images, int(found["nfe"]), seconds, kept=seconds == 0)
+    def _measure(self, seeds: Sequence[int], extractor: Extractor, shown: int) -> ImageFeatures:
+        """Return the features of the part with these seeds; compute those that are not in the cache."""
+        path = self._path(seeds, extractor)
+        known = read_part(path, "features", "nfe") if self.cached else None
+        pictured = seeds[0] - self.seeds[0] < shown
+        if known is not None and not pictured:
+            return ImageFeatures(known["features"].numpy(), _NO_IMAGES, int(known["nfe"]), len(seeds))
+        samples, seconds = self._sample(seeds, keep=pictured or (shown > 0 and self._few))
+        if known is None:
+            known = {"features": extractor(samples["images"]).clone(), "nfe": samples["nfe"]}
+            if self.cached:
+                keep_part(path, known)
+        images = samples["images"] if pictured else _NO_IMAGES
+        kept = 0 if seconds else len(seeds)
+        return ImageFeatures(known["features"].numpy(), images, int(known["nfe"]), kept, seconds)
 
     def _sample(self, seeds: Sequence[int], *, keep: bool) -> tuple[dict[str, Tensor], float]:
         """Return "images" and "nfe" of the samples with these seeds, and the seconds that sampling took.
 
         Samples from the cache took 0 seconds.
         """
-        path = self._folder() / name_part(seeds)
-        found = read_part(path, "images", "nfe") if self.cached else None
-        if found is not None:
-            self.progress("samples", seeds[-1] + 1 - self.seeds[0], len(self.seeds))
-            return found, 0.0
+        path = self._path(seeds)
+        known = read_part(path, "images", "nfe") if self.cached else None
+        if known is not None:
+            return known, 0.0
         began = time.monotonic()
         onward = continue_progress(self.progress, seeds[0] - self.seeds[0], len(self.seeds))
         ((images, nfe),) = sample_uint8(self.setup, seeds, onward)
@@ -141,22 +145,22 @@ class SampledParts:
                 keep_part(path, made)
         return made, seconds
 
-    def _folder(self, extractor: Extractor | None = None) -> Path:
-        """Return the folder of the features, or of the samples if there is no extractor.
+    def _path(self, seeds: Sequence[int], extractor: Extractor | None = None) -> Path:
+        """Return the file of the features of a part, or of its samples if there is no extractor.
 
-        Its name has the SHA-256 (hex) of everything that its files depend on, apart from the seeds.
+        The name of its folder has the SHA-256 (hex) of everything on which its files depend, apart from the
+        seeds.
         """
         facts = [sample_conditions(self.record)]
         facts += [] if extractor is None else [extractor.name, extractor.weights, extractor.resize]
         identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        return cache_folder() / "features" / f"samples-{identity}"
+        return cache_folder() / "features" / f"samples-{identity}" / name_part(seeds)
 
 
 def sample_features(
     setup: SamplingSetup, seeds: range, extractor: Extractor, progress: Progress
 ) -> np.ndarray | None:
     """Return the features (n, d) of the samples of a run, from the cache if possible; None if one is NaN."""
-    parts = SampledParts(setup, seeds, progress)
     with suppress(SamplesNotFinite):
-        return np.concatenate([part.features for part in parts(extractor, 0)])
+        return SampledParts(setup, seeds, progress).compute_features(extractor).features
     return None

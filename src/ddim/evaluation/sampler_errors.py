@@ -1,4 +1,6 @@
-"""The discretisation error of samplers: the distance of their samples from samples with many steps.
+"""The discretisation error of samplers, and a search for the times at which it is least.
+
+The discretisation error is the distance of samples from samples with many steps.
 
 The distance is a mean squared error in model units. Both sets of samples start from the same noise and use
 the same first and last time. The reference samples use Heun's method with many equal steps of log-SNR.
@@ -7,8 +9,11 @@ the same first and last time. The reference samples use Heun's method with many 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -18,11 +23,10 @@ from ddim.diffusion.grids import Listed
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.samplers import EDM, Sampler, State, last_state
-from ddim.diffusion.schedules import Cosine, Level, Schedule, as_double
-from ddim.errors import UserError, check_count
+from ddim.diffusion.schedules import Cosine, Schedule, as_double, time_of_ratio
+from ddim.errors import UserError
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.recipe.checks import check_unconditional
-from ddim.recipe.recipe import Recipe
 from ddim.sampling.generate import generate
 from ddim.sampling.labels import default_label
 from ddim.sampling.pipeline import Pipeline
@@ -31,13 +35,15 @@ from ddim.sampling.sampling_setup import SamplingSetup
 SamplingError = Callable[[Sampler, Tensor], float]
 """Maps a sampler and decreasing times (N,) to the mean squared error of its samples."""
 
-SPACINGS: dict[str, Callable[[Tensor, Level], Tensor]] = {
-    "uniform": lambda t, at: t,
-    "quadratic": lambda t, at: t.sqrt(),
-    "karras": lambda t, at: at.noise_to_signal ** (1 / 7),
-    "uniform_log_snr": lambda t, at: at.log_snr,
-}
-"""The quantity that has equal steps in the times of each spacing, keyed by the name of its grid."""
+
+FIRST_MOVE, LAST_MOVE = 0.35, 0.03
+"""Size of a move of a time at the start and at the end, as a fraction of the gap to the next log-SNR."""
+
+MIXTURES = (0.25, 0.5, 0.75)
+"""Weights of another grid in a mixture with the best grid."""
+
+LEAST_GAP = 0.25
+"""Smallest gap in log-SNR, as a fraction of the mean gap. A smaller gap would overfit the samples."""
 
 
 @dataclass(frozen=True)
@@ -49,48 +55,26 @@ class TimeRange:
     first: float = 1.0
 
     def lay_grids(self, steps: int) -> dict[str, Tensor]:
-        """Return the times (steps,) of every spacing in `SPACINGS`, keyed by its name."""
-        return {name: self.space(name, steps) for name in SPACINGS}
+        """Return decreasing times (steps,) in equal steps of four quantities, keyed by the name of the grid.
 
-    def space(self, spacing: str, steps: int) -> Tensor:
-        """Return decreasing times (steps,) in equal steps of a quantity in `SPACINGS`."""
-        times = as_double([self.first, self.last])
-        inverse = self.schedule.inverse
-        begin, end = SPACINGS[spacing](times, self.schedule(times)).tolist()
-        line = torch.linspace(begin, end, steps, dtype=torch.float64)
-        if spacing == "uniform_log_snr":
-            line = inverse(line)
-        elif spacing == "karras":
-            line = inverse(-2 * (line**7).log())
-        elif spacing == "quadratic":
-            line = line**2
-        line[0], line[-1] = self.first, self.last
-        return line
-
-    def check(self, steps: int) -> None:
-        """Check that every named grid has `steps` different noise levels.
-
-        Raises:
-            UserError: if a grid has fewer noise levels, `last` is not between 0 and `first`, or `steps` is
-                below 3, so that there is no time between the ends.
+        They are the named grids of `ddim.diffusion.grids`, but all have the same ends.
         """
-        check_count("steps", steps, 3)
-        first, last = self.first, self.last
-        if not 0 < last < first:
-            raise UserError(f"end must lie between 0 and the first time, t = {first:.4g}, got {last}")
-        levels = [self.schedule(times).log_snr for times in self.lay_grids(steps).values()]
-        if not all((each.diff() > 0).all() for each in levels):
-            raise UserError(
-                f"the noise levels of {steps} times from t = {first:.4g} to {last:.4g} are not all "
-                "different: this schedule is a table with equal entries"
-            )
+        ends = as_double([self.first, self.last])
+        at = self.schedule(ends)
 
+        def space(quantity: Tensor) -> Tensor:
+            first, last = quantity.tolist()
+            return torch.linspace(first, last, steps, dtype=torch.float64)
 
-def find_time_range(recipe: Recipe, steps: int, last: float | None = None) -> TimeRange:
-    """Return the range of the `steps` times in a recipe's grid; `last` replaces its last time."""
-    times = recipe.times(steps).tolist()
-    first, own = times[0], times[-1]
-    return TimeRange(recipe.sampling_schedule, own if last is None else float(last), first)
+        grids = {
+            "uniform": space(ends),
+            "quadratic": space(ends.sqrt()) ** 2,
+            "karras": time_of_ratio(self.schedule, space(at.noise_to_signal ** (1 / 7)) ** 7),
+            "uniform_log_snr": self.schedule.inverse(space(at.log_snr)),
+        }
+        for times in grids.values():
+            times[0], times[-1] = self.first, self.last
+        return grids
 
 
 def sample_in_model_units(
@@ -109,7 +93,7 @@ def sample_in_model_units(
         sampler: the sampler.
         times: decreasing times (N,).
         seeds: the seeds of the samples.
-        progress: called with "reference samples" after each step.
+        progress: called with "samples" after each step.
 
     Raises:
         UserError: if samples have no label by default, but every training image of the run had a label.
@@ -127,44 +111,25 @@ def sample_in_model_units(
     # Heun's method, which the reference uses, reads only the predicted noise. With consistent=True, clipping
     # changes the predicted noise as well as the predicted image.
     setup = SamplingSetup(on_times, len(times), label, consistent=True)
-    generate(setup, seeds, watch=keep, progress=lambda _, k, n: progress("reference samples", k, n))
+    generate(setup, seeds, watch=keep, progress=progress)
     return torch.cat(samples)
 
 
-def count_reference_levels(steps: int) -> int:
-    """Return the number of timesteps in the grid of the reference: 10 * `steps`, but at least 100.
-
-    Heun's method has order 2: with 10 times as many steps it has a hundredth of the error.
-    """
-    return max(100, 10 * steps)
-
-
 def error_against_reference(
-    pipeline: Pipeline,
-    ends: TimeRange,
-    seeds: Sequence[int],
-    levels: int,
-    progress: Progress = ignore_progress,
+    sample: Callable[..., Tensor], ends: TimeRange, levels: int, **options: Progress
 ) -> SamplingError:
     """Return a function that measures the error of a sampler against reference samples of Heun's method.
 
     The reference samples are made once, before this function returns.
 
     Args:
-        pipeline: the run.
+        sample: takes a sampler and times (N,), and returns samples, always from the same noise.
         ends: the first and the last time.
-        seeds: the seeds of the samples.
         levels: number of timesteps in the grid of the reference.
-        progress: called with "reference samples" after each step.
+        options: given to `sample` when it makes the reference samples, such as `progress`.
     """
-    times = ends.space("uniform_log_snr", levels)
-    reference = sample_in_model_units(pipeline, EDM(), times, seeds, progress)
-
-    def error(sampler: Sampler, times: Tensor) -> float:
-        samples = sample_in_model_units(pipeline, sampler, times, seeds)
-        return (samples - reference).square().mean().item()
-
-    return error
+    reference = sample(EDM(), ends.lay_grids(levels)["uniform_log_snr"], **options)
+    return lambda sampler, times: (sample(sampler, times) - reference).square().mean().item()
 
 
 SAMPLERS: dict[str, Sampler] = {
@@ -187,16 +152,26 @@ def count_levels(sampler: Sampler, nfe: int) -> int:
 
 
 def prepare_run(
-    pipeline: Pipeline, seeds: Sequence[int], progress: Progress = ignore_progress
+    pipeline: Pipeline,
+    seeds: Sequence[int],
+    progress: Progress = ignore_progress,
+    steps: int | None = None,
+    levels: int = REFERENCE_LEVELS,
 ) -> tuple[SamplingError, TimeRange]:
     """Return a function for the error of samplers on a run, and the ends of the run's grid.
 
-    Raises:
-        UserError: if the schedule is a table with fewer than `REFERENCE_LEVELS` different noise levels.
+    Args:
+        pipeline: the run.
+        seeds: the seeds of the samples.
+        progress: called with "samples" while the reference samples are made.
+        steps: number of times in the grid; None for the recipe's.
+        levels: number of times in the grid of the reference.
     """
-    ends = find_time_range(pipeline.recipe, pipeline.recipe.steps)
-    ends.check(REFERENCE_LEVELS)
-    return error_against_reference(pipeline, ends, seeds, REFERENCE_LEVELS, progress), ends
+    recipe = pipeline.recipe
+    times = recipe.times(recipe.steps if steps is None else steps).tolist()
+    ends = TimeRange(recipe.sampling_schedule, times[-1], times[0])
+    sample = partial(sample_in_model_units, pipeline, seeds=seeds)
+    return error_against_reference(sample, ends, levels, progress=progress), ends
 
 
 def prepare_oracle(count: int) -> tuple[SamplingError, TimeRange]:
@@ -204,22 +179,12 @@ def prepare_oracle(count: int) -> tuple[SamplingError, TimeRange]:
     draw = torch.Generator().manual_seed(0)
     centres, x = torch.randn(2, max(3, count), 1, 4, 4, generator=draw, dtype=torch.float64)
     law = Mixture(Cosine(0.014, 0.99995), centres[:3], 0.5)
-    ends = TimeRange(law.schedule, 0.1)
-    return error_on_mixture(law, x[:count], ends), ends
-
-
-def error_on_mixture(law: Mixture, x: Tensor, ends: TimeRange) -> SamplingError:
-    """Return a function that measures the error of samples of a mixture of Gaussians with exact score.
-
-    The reference is Heun's method on a grid with `REFERENCE_LEVELS` timesteps. Sampling goes from x (B, C, H,
-    W) at the first time of `ends` to the last.
-    """
 
     def sample(sampler: Sampler, times: Tensor) -> Tensor:
-        return last_state(sampler(law, x, times, Noise(range(len(x))))).x0
+        return last_state(sampler(law, x[:count], times, Noise(range(count)))).x0
 
-    reference = sample(EDM(), ends.space("uniform_log_snr", REFERENCE_LEVELS))
-    return lambda sampler, times: (sample(sampler, times) - reference).square().mean().item()
+    ends = TimeRange(law.schedule, 0.1)
+    return error_against_reference(sample, ends, REFERENCE_LEVELS), ends
 
 
 def compare_samplers(
@@ -233,7 +198,7 @@ def compare_samplers(
         budgets: the largest numbers of network evaluations for each sample.
         progress: called with "samplers" after each combination.
     """
-    table = {grid: {name: [] for name in SAMPLERS} for grid in SPACINGS}
+    table = {grid: {name: [] for name in SAMPLERS} for grid in ends.lay_grids(2)}
     total = len(SAMPLERS) * len(budgets)
     for k, (name, nfe) in enumerate(itertools.product(SAMPLERS, budgets)):
         sampler = SAMPLERS[name]
@@ -242,3 +207,81 @@ def compare_samplers(
             table[grid][name].append((sampler.evaluations(levels), error(sampler, times)))
         progress("samplers", k + 1, total)
     return table
+
+
+# The times with the least error
+
+
+def search_times(
+    steps: int, ends: TimeRange, error: Callable[[Tensor], float], progress: Progress = ignore_progress
+) -> tuple[tuple[float, ...], float, dict[str, float]]:
+    """Return the times with the least error that a coordinate descent finds.
+
+    First the best named grid is mixed with each other named grid, on the scale of log-SNR. Then each time in
+    turn moves towards a neighbour by a part of the gap in log-SNR. A change that lowers the error is kept.
+    If a sweep over all times lowers the error by at most 2 %, the moves are halved.
+
+    Args:
+        steps: number of times, at least 3.
+        ends: the schedule, and the first and the last time.
+        error: a function that returns the error of times (steps,).
+        progress: called with "grids" after each grid. The total number is an estimate, which grows as long as
+            the error falls.
+
+    Returns:
+        The decreasing times, their error, and the errors of the named grids.
+
+    Raises:
+        UserError: if no named grid leads to finite samples.
+    """
+    grids, schedule, errors = ends.lay_grids(steps), ends.schedule, []
+    # A sweep tries two moves of each time, and each of the four sizes of move needs at least one sweep.
+    sweep = 2 * (steps - 2)
+    total = len(grids) * (1 + len(MIXTURES)) + 4 * sweep
+
+    def measure(times: Tensor, least_gap: float = LEAST_GAP) -> float:
+        """Return the error of times; infinity if it is not finite, or a gap in log-SNR is too small."""
+        gaps = schedule(times).log_snr.diff()
+        if gaps.min() <= 0 or gaps.min() < least_gap * gaps.mean():
+            return math.inf
+        errors.append(error(times))
+        progress("grids", len(errors), max(total, len(errors) + sweep))
+        return errors[-1] if math.isfinite(errors[-1]) else math.inf
+
+    # On a table of noise levels, neighbouring times of a named grid can have the same level.
+    named = {name: measure(times, least_gap=0) for name, times in grids.items()}
+    best = min(named, key=named.__getitem__)
+    if math.isinf(named[best]):
+        raise UserError("no named grid leads to finite samples: the model cannot be used")
+    tried = [(named[best], grids[best])]
+    for grid, part in itertools.product(grids.values(), MIXTURES):
+        log_snr = torch.lerp(schedule(grids[best]).log_snr, schedule(grid).log_snr, part)
+        mixed = schedule.inverse(log_snr)
+        mixed[0], mixed[-1] = ends.first, ends.last
+        tried.append((measure(mixed), mixed))
+    value, times = _descend(*min(tried, key=itemgetter(0)), schedule, measure)
+    return tuple(times.tolist()), value, named
+
+
+def _descend(
+    best: float, times: Tensor, schedule: Schedule, measure: Callable[[Tensor], float]
+) -> tuple[float, Tensor]:
+    """Move one time after another, keep each move that lowers the error, and return the error and the times.
+
+    `best` is the error of `times` at the start.
+    """
+    move = FIRST_MOVE
+    while move >= LAST_MOVE:
+        before = best
+        for k in range(1, len(times) - 1):
+            for towards in (k - 1, k + 1):
+                log_snr = schedule(times).log_snr
+                moved = times.clone()
+                moved[k] = schedule.inverse(torch.lerp(log_snr[k], log_snr[towards], move))
+                value = measure(moved)
+                if value < best:
+                    times, best = moved, value
+                    break
+        if best >= 0.98 * before:
+            move /= 2
+    return best, times

@@ -9,32 +9,26 @@ other runs are compared by the error of their samples against samples with many 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ddim.diffusion.grids import Karras
 from ddim.diffusion.samplers import Multistep
-from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
-from ddim.evaluation.guidance_name import name_guidance
+from ddim.evaluation.record import name_guidance
 from ddim.evaluation.reference import compute_validation_features
-from ddim.evaluation.sample_features import sample_features
-from ddim.evaluation.sampler_errors import (
-    TimeRange,
-    count_levels,
-    count_reference_levels,
-    error_against_reference,
-    find_time_range,
-)
-from ddim.machine.progress import Progress, continue_progress, ignore_progress, open_progress
+from ddim.evaluation.sample_features import SampledParts
+from ddim.evaluation.sampler_errors import count_levels, prepare_run, search_times
+from ddim.machine.progress import Progress, continue_progress, ignore_progress, with_bar
 from ddim.metrics.catalogue import LEAST
+from ddim.metrics.estimate import Estimate
 from ddim.metrics.features import load_extractor
 from ddim.metrics.kid import kid, kid_difference
 from ddim.plots.table import Tabular
@@ -59,15 +53,6 @@ FIRST_SEED = 2**31
 Users rarely use such large seeds, so their samples differ from the samples of a search.
 """
 
-FIRST_MOVE, LAST_MOVE = 0.35, 0.03
-"""Size of a move of a time at the start and at the end, as a fraction of the gap to the next log-SNR."""
-
-MIXTURES = (0.25, 0.5, 0.75)
-"""Weights of another grid in a mixture with the best grid."""
-
-LEAST_GAP = 0.25
-"""Smallest gap in log-SNR, as a fraction of the mean gap. A smaller gap would overfit the samples."""
-
 SCALES = (1.25, 1.5, 2.0, 3.0)
 """The guidance scales that are tried with each guide."""
 
@@ -82,17 +67,20 @@ class Search(Tabular):
     Attributes:
         verdict: the result in one sentence.
         options: arguments of `ddim.sample`: `steps`, with the times of the search as `grid`, or with
-            `guidance`, `guidance_interval` and `guide_with`.
-        rows: one row for each candidate, with its mean squared error or its KID.
-        value: the error or the KID of the result, for the seeds of the search.
+            `guidance`, `guidance_interval` and `guide_with`. A search for an average has `model`, the run
+            with this average.
+        rows: one row for each candidate, with its error or its KID.
         title: which later samples use the result, or how to use it.
+        value: the error or the KID of the result of a search, for the seeds of the search.
+        folder: the folder of the average that `ddim.ema` stored.
     """
 
     verdict: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     rows: Sequence[Mapping[str, Any]] = ()
-    value: float = math.inf
     title: str = ""
+    value: Any = None
+    folder: Path | None = None
 
     def to_records(self) -> Sequence[Mapping[str, Any]]:
         """Return one row for each candidate."""
@@ -100,9 +88,10 @@ class Search(Tabular):
 
     def to_json(self) -> dict[str, Any]:
         """Return the result, the arguments of `ddim.sample` that use it, and all candidates."""
-        return {**super().to_json(), "options": self.options, "value": self.value}
+        return {**super().to_json(), "options": self.options, "value": self.value, "folder": self.folder}
 
 
+@with_bar
 def search(  # noqa: PLR0913 (the choices of a notebook)
     run: str | Path | LoadedRun,
     steps: int | None = None,
@@ -112,7 +101,7 @@ def search(  # noqa: PLR0913 (the choices of a notebook)
     guide_with: str | Sequence[str] | None = None,
     fields: Mapping[str, Any] | None = None,
     save: bool = True,
-    progress: bool | Progress = True,
+    progress: Progress = ignore_progress,
 ) -> Search:
     """Find the best sampling times or the best guidance of a run.
 
@@ -146,13 +135,12 @@ def search(  # noqa: PLR0913 (the choices of a notebook)
     chosen = replace(loaded, recipe=override_sampling(loaded.recipe, fields or {}))
     if save:
         _check_saving(chosen, guidance)
-    with open_progress(progress) as shown:
-        if guidance:
-            found = _search_guidance(chosen, steps, n, guide_with, shown)
-        elif isinstance(chosen.recipe.sampler, Multistep):
-            found = _search_levels(chosen, steps, n, shown)
-        else:
-            found = _search_times(chosen, steps, n, shown)
+    if guidance:
+        found = _search_guidance(chosen, steps, n, guide_with, progress)
+    elif isinstance(chosen.recipe.sampler, Multistep):
+        found = _search_levels(chosen, steps, n, progress)
+    else:
+        found = _search_times(chosen, steps, n, progress)
     if save:
         return replace(found, title=_save(chosen, found))
     words = [f"{name} {option_text(value)}" for name, value in found.options.items() if value is not None]
@@ -170,14 +158,14 @@ def _check_saving(run: LoadedRun, guidance: bool) -> None:
 
 def _save(run: LoadedRun, found: Search) -> str:
     """Save a result in the run folder, and return a sentence that says which samples use it."""
-    at, sampler, values = run.checkpoint, run.recipe.sampler, dict(found.options)
-    place = at.run, sampler, (steps := values.pop("steps")), at.weights
-    if "grid" in values:
-        save_grid(*place, values["grid"], found.value)
+    at, sampler, options = run.checkpoint, run.recipe.sampler, found.options
+    steps = options["steps"]
+    if "grid" in options:
+        save_grid(at.run, sampler, steps, at.weights, options["grid"], found.value)
     else:
-        chosen = Guidance(*values.values())
+        chosen = Guidance(options["guidance"], options["guidance_interval"], options["guide_with"])
         labelled = choose_label(run.recipe) is not None
-        save_guidance(*place, chosen if chosen.on else None, labelled=labelled)
+        save_guidance(at.run, sampler, steps, at.weights, chosen if chosen.on else None, labelled=labelled)
     return f"samples by {describe_kind(sampler)} in {steps} steps use this from now on: {at.run / FILE}"
 
 
@@ -186,15 +174,17 @@ def _save(run: LoadedRun, found: Search) -> str:
 
 def _search_times(run: LoadedRun, steps: int | None, n: int | None, progress: Progress) -> Search:
     """Return the times whose samples are nearest to samples with many steps, from the same noise."""
-    sampler, steps, n = run.recipe.sampler, 10 if steps is None else steps, 16 if n is None else n
+    sampler = run.recipe.sampler
+    steps = 10 if steps is None else steps
+    n = 16 if n is None else n
     check_count("n", n)
+    check_count("steps", steps, 3)
     if sampler.stochastic:
         raise UserError("the sampler must be deterministic, because fresh noise would change the samples")
-    ends = find_time_range(run.recipe, max(steps, 2))
-    ends.check(steps)
-    seeds = range(FIRST_SEED, FIRST_SEED + n)
-    error = error_against_reference(run, ends, seeds, count_reference_levels(steps), progress)
-    times, value, named = search_times(steps, ends, lambda times: error(sampler, times), progress)
+    # Heun's method has order 2: with 10 times as many steps it has a hundredth of the error.
+    levels = max(100, 10 * steps)
+    error, ends = prepare_run(run, range(FIRST_SEED, FIRST_SEED + n), progress, steps, levels)
+    times, value, named = search_times(steps, ends, partial(error, sampler), progress)
     best = min(named, key=named.__getitem__)
     verdict = f"no times have a smaller error than the {best} grid"
     if value < named[best]:
@@ -202,142 +192,77 @@ def _search_times(run: LoadedRun, steps: int | None, n: int | None, progress: Pr
         verdict = f"the sampling error is {ratio:.2f} times smaller than on the best named grid, {best}"
     errors = {"searched": value, **named}
     rows = [{"times": name, "mean_squared_error": error} for name, error in errors.items()]
-    return Search(verdict, {"steps": steps, "grid": times}, rows, value)
-
-
-def search_times(
-    steps: int,
-    ends: TimeRange,
-    error: Callable[[Tensor], float],
-    progress: Progress = ignore_progress,
-) -> tuple[tuple[float, ...], float, dict[str, float]]:
-    """Return the times with the least error that a coordinate descent finds.
-
-    First the best named grid is mixed with each other named grid, on the scale of log-SNR. Then each time in
-    turn moves towards a neighbour by a part of the gap in log-SNR. A change that lowers the error is kept.
-    If a sweep over all times lowers the error by at most 2 %, the moves are halved.
-
-    Args:
-        steps: number of times, at least 3.
-        ends: the schedule, and the first and the last time.
-        error: a function that returns the error of times (steps,).
-        progress: called with "grids" after each grid. The total number is an estimate, which grows as long as
-            the error falls.
-
-    Returns:
-        The decreasing times, their error, and the errors of the named grids.
-
-    Raises:
-        UserError: if no named grid leads to finite samples.
-    """
-    grids, schedule = ends.lay_grids(steps), ends.schedule
-    done, sweep = 0, 2 * (steps - 2)
-    # A sweep tries two moves of each time, and each size of move needs at least one sweep.
-    total = len(grids) * (1 + len(MIXTURES)) + sweep * math.ceil(1 + math.log2(FIRST_MOVE / LAST_MOVE))
-
-    def finite_error(times: Tensor) -> float:
-        nonlocal done
-        value = error(times)
-        done += 1
-        progress("grids", done, max(total, done + sweep))
-        return value if math.isfinite(value) else math.inf
-
-    named = {name: finite_error(times) for name, times in grids.items()}
-    best = min(named.values())
-    if best == math.inf:
-        raise UserError("no named grid leads to finite samples: the model cannot be used")
-    times = grids[min(named, key=named.__getitem__)]
-    log_snr = schedule(times).log_snr
-    for other in grids.values():
-        for part in MIXTURES:
-            mixed = schedule.inverse(torch.lerp(log_snr, schedule(other).log_snr, part))
-            mixed[0], mixed[-1] = times[0], times[-1]
-            if _are_apart(mixed, schedule) and (value := finite_error(mixed)) < best:
-                times, best = mixed, value
-    times, best = _descend(times, best, schedule, finite_error)
-    return tuple(times.tolist()), best, named
-
-
-def _descend(
-    times: Tensor, best: float, schedule: Schedule, error: Callable[[Tensor], float]
-) -> tuple[Tensor, float]:
-    """Move one time after another, keep each move that lowers the error, and return times and error.
-
-    `best` is the error of `times` at the start.
-    """
-    move = FIRST_MOVE
-    while move >= LAST_MOVE:
-        before = best
-        for k in range(1, len(times) - 1):
-            for towards in (k - 1, k + 1):
-                log_snr = schedule(times).log_snr
-                tried = times.clone()
-                tried[k] = schedule.inverse(torch.lerp(log_snr[k], log_snr[towards], move))
-                if _are_apart(tried, schedule) and (value := error(tried)) < best:
-                    times, best = tried, value
-                    break
-        if best >= 0.98 * before:
-            move /= 2
-    return times, best
-
-
-def _are_apart(times: Tensor, schedule: Schedule) -> bool:
-    """Return whether times strictly decrease, and all gaps are at least `LEAST_GAP` times the mean gap."""
-    gaps = schedule(times).log_snr.diff()
-    return bool((times.diff() < 0).all() and gaps.min() >= LEAST_GAP * gaps.mean())
+    return Search(verdict, {"steps": steps, "grid": times}, rows, value=value)
 
 
 # By the KID of samples
 
 
-class _Trials:
-    """Measures the KID of candidates against the held-out images of a run, and keeps a row for each.
+@dataclass(frozen=True)
+class Trial:
+    """A candidate that was measured.
+
+    Attributes:
+        name: the candidate in words.
+        setup: how its samples are made.
+        features: the features (n, d) of its samples.
+        kid: the KID of its samples.
+    """
+
+    name: str
+    setup: SamplingSetup
+    features: np.ndarray
+    kid: float
+
+
+class Trials:
+    """Measures the KID of samples of candidates against the held-out images of a run.
 
     Args:
         run: the run.
         n: number of samples of each candidate; None for 500.
-        count: number of candidates, with the two that `confirm` measures.
+        count: number of candidates.
         progress: called while the held-out images are prepared, then with "samples".
     """
 
     def __init__(self, run: LoadedRun, n: int | None, count: int, progress: Progress) -> None:
-        check_count("n", n := 500 if n is None else n, LEAST)
+        self.n = 500 if n is None else n
+        check_count("n", self.n, LEAST)
         self.extractor = load_extractor().to(run.runtime.exact_device)
         self.reference = compute_validation_features(run, self.extractor, progress)
-        self.n, self.count, self.progress = n, count, progress
+        self.count, self.progress = count, progress
         self.rows: list[dict[str, Any]] = []
 
-    def try_candidates(self, candidates: Mapping[str, SamplingSetup]) -> dict[str, float]:
-        """Return the KID of each candidate, keyed by name; infinite if one of its samples is not finite."""
-        measured = {name: self._measure(name, setup, "search") for name, setup in candidates.items()}
-        return {name: value for name, (_, value) in measured.items()}
+    def measure(self, name: str, setup: SamplingSetup, *, new: bool = False, cached: bool = True) -> Trial:
+        """Measure a candidate and add its row.
 
-    def confirm(self, best: tuple[str, SamplingSetup], usual: tuple[str, SamplingSetup]) -> bool:
-        """Return whether the best candidate has a distinguishably lower KID than the usual one, on new seeds.
-
-        If only the samples of the best are finite, it is better too.
+        Args:
+            name: the candidate in words.
+            setup: how its samples are made.
+            new: whether the samples have other seeds than those of the search.
+            cached: see `SampledParts`.
         """
-        mine, theirs = (self._measure(*each, "new")[0] for each in (best, usual))
-        if mine is None or theirs is None:
-            return mine is not None
-        difference = kid_difference(mine, theirs, self.reference, paired=True)
-        self._add_row({"candidate": "difference", "seeds": "new"}, difference.to_json())
-        return difference.high < 0
+        first = FIRST_SEED + self.n if new else FIRST_SEED
+        progress = continue_progress(self.progress, len(self.rows) * self.n, self.count * self.n)
+        parts = SampledParts(setup, range(first, first + self.n), progress, cached=cached)
+        features = parts.compute_features(self.extractor).features
+        found = kid(features, self.reference, subsets=1)
+        self._add_row(name, new, found, steps=setup.steps, nfe=setup.count_evaluations())
+        return Trial(name, setup, features, found.value)
 
-    def _measure(self, name: str, setup: SamplingSetup, seeds: str) -> tuple[np.ndarray | None, float]:
-        """Return the features of the samples of a candidate, or None, and their KID; add its row."""
-        first, total = FIRST_SEED + self.n * (seeds == "new"), self.count * self.n
-        progress = continue_progress(self.progress, len(self.rows) * self.n, total)
-        features = sample_features(setup, range(first, first + self.n), self.extractor, progress)
-        found = {} if features is None else kid(features, self.reference, subsets=1).to_json()
-        row = {"candidate": name, "seeds": seeds, "steps": setup.steps, "nfe": setup.count_evaluations()}
-        self._add_row(row, found)
-        return features, found.get("value", math.inf)
+    def compare(self, one: Trial, other: Trial) -> Estimate:
+        """Return the difference of the KIDs of two candidates, whose samples have the same seeds."""
+        return kid_difference(one.features, other.features, self.reference, paired=True)
 
-    def _add_row(self, row: dict[str, Any], found: Mapping[str, float]) -> None:
-        self.rows.append(
-            row | {"kid": found.get("value"), "low": found.get("low"), "high": found.get("high")}
-        )
+    def confirm(self, best: Trial, usual: Trial) -> bool:
+        """Return whether the KID of the best candidate is distinguishably lower on new seeds."""
+        found = self.compare(*(self.measure(each.name, each.setup, new=True) for each in (best, usual)))
+        self._add_row("difference", True, found)
+        return found.high < 0
+
+    def _add_row(self, name: str, new: bool, found: Estimate, **costs: int) -> None:
+        row = {"candidate": name, "seeds": "new" if new else "search", **costs}
+        self.rows.append(row | {"kid": found.value, "low": found.low, "high": found.high})
 
 
 def _search_levels(run: LoadedRun, steps: int | None, n: int | None, progress: Progress) -> Search:
@@ -351,21 +276,19 @@ def _search_levels(run: LoadedRun, steps: int | None, n: int | None, progress: P
     label, first = choose_label(run.recipe), run.recipe.times(steps)[0].item()
     most = run.recipe.sampling_schedule(first).noise_to_signal.item()
     grids = [replace(grid, sigma_min=grid.sigma_min * FACTOR**k) for k in TRIED]
-    setups = {
-        f"sigma_min {each.sigma_min:.3g}": SamplingSetup(run.with_recipe(grid=each), steps, label)
-        for each in grids
-        if each.sigma_min < most / FACTOR or each == grid
-    }
-    trials = _Trials(run, n, len(setups) + 2, progress)
-    values = trials.try_candidates(setups)
-    best, usual = min(values, key=values.__getitem__), f"sigma_min {grid.sigma_min:.3g}"
-    if math.isinf(values[best]):
-        raise UserError("the samples of the student are not finite: it cannot be used")
-    verdict = f"{best} is better for the last step than {usual}"
-    if best == usual or not trials.confirm((best, setups[best]), (usual, setups[usual])):
-        verdict, best = f"no noise level of the last step is distinguishably better than {usual}", usual
-    options = {"steps": steps, "grid": tuple(setups[best].times.tolist())}
-    return Search(verdict, options, trials.rows, values[best])
+    grids = [each for each in grids if each.sigma_min < most / FACTOR or each == grid]
+    trials = Trials(run, n, len(grids) + 2, progress)
+    tried = [
+        trials.measure(f"sigma_min {g.sigma_min:.3g}", SamplingSetup(run.with_recipe(grid=g), steps, label))
+        for g in grids
+    ]
+    best, usual = min(tried, key=attrgetter("kid")), tried[grids.index(grid)]
+    verdict = f"{best.name} is better for the last step than {usual.name}"
+    if best is usual or not trials.confirm(best, usual):
+        verdict = f"no noise level of the last step is distinguishably better than {usual.name}"
+        best = usual
+    options = {"steps": steps, "grid": tuple(best.setup.times.tolist())}
+    return Search(verdict, options, trials.rows, value=best.kid)
 
 
 def _search_guidance(
@@ -383,60 +306,55 @@ def _search_guidance(
     """
     label = choose_label(run.recipe)
     plain = choose_sampling(run, steps, label, {}, guidance=OFF)
+    guides = _open_guides(plain, guide_with)
+    intervals = list_guided_intervals(plain)
+    trials = Trials(run, n, 2 + len(guides) * len(SCALES) + len(intervals) + 2, progress)
 
-    def with_nfe(nfe: int) -> SamplingSetup[LoadedRun]:
+    def spend(nfe: int) -> SamplingSetup[LoadedRun]:
         """Return the largest number of steps without guidance that costs at most `nfe`."""
         for more in range(count_levels(run.recipe.sampler, nfe), 1, -1):
             with suppress(UserError):  # the grid does not allow this number
                 return choose_sampling(run, more, label, {}, guidance=OFF)
         return plain
 
-    def name_setups(guides: Iterable[Guidance]) -> dict[str, SamplingSetup[LoadedRun]]:
-        return {name_guidance(g.scale, g.interval, g.guide): replace(plain, guidance=g) for g in guides}
+    def try_guidance(guided: Guidance) -> Trial:
+        name = name_guidance(guided.scale, guided.interval, guided.guide)
+        return trials.measure(name, replace(plain, guidance=guided))
 
-    guides = _open_guides(plain, guide_with)
-    setups = name_setups(replace(guide, scale=scale) for guide in guides for scale in SCALES)
-    intervals = list_guided_intervals(plain)
-    trials = _Trials(run, n, 2 + len(setups) + len(intervals) + 2, progress)
-    most = with_nfe(next(iter(setups.values())).count_evaluations())
-    few, many = (trials.try_candidates({"no guidance": each})["no guidance"] for each in (plain, most))
-    values = trials.try_candidates(setups)
-    best = min(values, key=values.__getitem__)
-    limited = name_setups(replace(setups[best].guidance, interval=ends) for ends in intervals)
-    setups, values = setups | limited, values | trials.try_candidates(limited)
-    best = min(values, key=values.__getitem__)
+    most = spend(replace(plain, guidance=guides[0]).count_evaluations())
+    few, many = (trials.measure("no guidance", each) for each in (plain, most))
+    tried = [try_guidance(replace(guide, scale=scale)) for guide in guides for scale in SCALES]
+    scale = min(tried, key=attrgetter("kid")).setup.guidance
+    tried += [try_guidance(replace(scale, interval=ends)) for ends in intervals]
+    best = min(tried, key=attrgetter("kid"))
     # Searched times can make few steps without guidance better than more steps.
-    usual = plain if few < many else with_nfe(setups[best].count_evaluations())
-    options: dict[str, Any] = {"steps": plain.steps, "guidance": 1.0}
-    verdict = "no guidance is distinguishably better than none at 95 %, so none is used"
-    if trials.confirm((best, setups[best]), ("no guidance", usual)):
-        verdict, chosen = f"{best} is distinguishably better than none", setups[best].guidance
-        options["guidance"], options["guidance_interval"] = chosen.scale, chosen.interval
-        options["guide_with"] = chosen.guide
-    return Search(verdict, options, trials.rows, values[best])
+    usual = plain if few.kid < many.kid else spend(best.setup.count_evaluations())
+    chosen, verdict = OFF, "no guidance is distinguishably better than none at 95 %, so none is used"
+    if trials.confirm(best, replace(few, setup=usual)):
+        chosen, verdict = best.setup.guidance, f"{best.name} is distinguishably better than none"
+    options = {
+        "steps": plain.steps,
+        "guidance": chosen.scale,
+        "guidance_interval": chosen.interval,
+        "guide_with": chosen.guide,
+    }
+    return Search(verdict, options, trials.rows, value=best.kid)
 
 
 def _open_guides(plain: SamplingSetup[LoadedRun], guide_with: str | Sequence[str] | None) -> list[Guidance]:
     """Return guidance of scale 2 by each guide, classifier-free guidance first, if it is possible."""
     run, data = plain.pipeline, plain.pipeline.recipe.data
+    names: list[str | None] = [None] if data.conditional and data.unconditional else []
     if guide_with is None:
-        guide_with = [f"@{GUIDE}"] if (run.checkpoint.run / GUIDE).is_dir() else []
-    names: list[str | None] = [guide_with] if isinstance(guide_with, str) else [*guide_with]
-    if data.conditional and data.unconditional:
-        names.insert(0, None)
-    if not names:
-        raise UserError(
-            f"run {run.checkpoint.run} has nothing to guide with, neither labels (data.unlabelled) nor a "
-            f"{GUIDE} checkpoint (report.guide): name a weaker model as guide_with"
-        )
+        has_guide = (run.checkpoint.run / GUIDE).is_dir()
+        guide_with = [f"@{GUIDE}"] if has_guide or not names else []
+    names += [guide_with] if isinstance(guide_with, str) else guide_with
     return [open_guidance(run, plain.label, plain.steps, Guidance(2.0, guide=name)) for name in names]
 
 
 def list_guided_intervals(setup: SamplingSetup) -> list[tuple[float, float]]:
     """Return intervals of log-SNR without the cleanest third of the steps, the noisiest third, or both."""
     log_snr = setup.pipeline.recipe.sampling_schedule(setup.times).log_snr.tolist()
-    if len(log_snr) < 3:
-        return []
     # The ends lie between two steps, so rounding them to tenths moves no step out of an interval.
     thirds = (k * len(log_snr) // 3 for k in (1, 2))
     low, high = (round((log_snr[j - 1] + log_snr[j]) / 2, 1) for j in thirds)

@@ -12,8 +12,7 @@ import yaml
 
 from ddim.data.open import NAMES
 from ddim.diffusion.loss import Consistency
-from ddim.evaluation.guidance_name import name_guide
-from ddim.evaluation.record import GRID, list_evaluations, read_evaluation
+from ddim.evaluation.record import GRID, list_evaluations, name_guide, read_evaluation
 from ddim.files import read_sealed, write_atomic
 from ddim.plots.table import format_cell
 from ddim.recipe.codec import dump
@@ -67,7 +66,6 @@ def write_card(run: LoadedRun, folder: Path, use: Mapping[str, Any], earlier: st
         parameters=sum(parameter.numel() for parameter in run.model.parameters()),
         evaluations=evaluations,
         tests=[test["verdict"] for test in tests if _measures(test, at)],
-        tested=bool(tests),
         caption=sheet and sheets[sheet],
         recipe=flatten_as_text(dump(hide_folders(run.recipe))),
         versions=list_versions(),

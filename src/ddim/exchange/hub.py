@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from ddim.recipe.recipe import Recipe
 from ddim.runs.checkpoint import MANIFEST, write_checkpoint
 from ddim.runs.names import FILES, PUBLISHED
 from ddim.sampling.labels import default_label
-from ddim.sampling.pipeline import CLUSTERS, VECTORS, LoadedCheckpoint, LoadedRun, load
+from ddim.sampling.pipeline import CLUSTERS, VECTORS, LoadedRun, load
 from ddim.sampling.searched import FILE as SEARCHED
 from ddim.sampling.searched import read_searched
 
@@ -34,6 +34,7 @@ class Pushed:
     """The result of `push`.
 
     Attributes:
+        verdict: what was uploaded, where, and who can see it.
         name: the name of the run, hub:OWNER/NAME.
         files: the size of each file in bytes, keyed by its name.
         notes: sentences about what was left out or may surprise.
@@ -42,21 +43,13 @@ class Pushed:
         private: whether only the owner can see the repository.
     """
 
+    verdict: str
     name: str
     files: Mapping[str, int]
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
     url: str = ""
     commit: str = ""
     private: bool = True
-
-    @property
-    def verdict(self) -> str:
-        """What was uploaded, where, and who can see it."""
-        size = f"{len(self.files)} files, {sum(self.files.values()) / 1e6:,.1f} MB"
-        if not self.url:
-            return f"Nothing was uploaded; without dry_run, {self.name} gets {size}."
-        seen = "only you can see it, until you make it public in its settings" if self.private else "public"
-        return f"{self.name} has {size}: {self.url} ({seen})."
 
     def __str__(self) -> str:
         files = [f"  {name:<20} {size / 1e6:>12,.3f} MB" for name, size in self.files.items()]
@@ -64,8 +57,8 @@ class Pushed:
         return "\n".join([self.verdict, *(f"note: {note}" for note in self.notes), *files, *use])
 
     def to_json(self) -> dict[str, Any]:
-        """Return the verdict and the fields, as JSON."""
-        return {"verdict": self.verdict, **asdict(self)}
+        """Return the fields."""
+        return vars(self)
 
 
 def push(
@@ -89,7 +82,7 @@ def push(
 
     Args:
         run: a run folder, RUN/best, or a checkpoint folder.
-        repository: its name, OWNER/NAME.
+        repository: its name, OWNER/NAME, or OWNER/NAME@BRANCH.
         weights: "ema", "raw", or the name of another average.
         dry_run: list what would be uploaded, without a connection.
         own: the components of the run that you wrote, as for `ddim.load`.
@@ -110,8 +103,6 @@ def push(
         ddim push runs/photos-fast-1 ada/photos --weights picked
     """
     to = parse_repository(repository)
-    if to.revision:
-        raise UserError(f"a run is pushed to the main branch: give OWNER/NAME without @, got {repository!r}")
     loaded = load(run, weights, own=own, device="cpu")
     with TemporaryDirectory(prefix="ddim-") as temporary, explain_errors(f"{to} cannot be uploaded", ADVICE):
         folder = Path(temporary)
@@ -122,22 +113,22 @@ def push(
         needed = not recipe.data.unconditional and default_label(recipe) is None
         use = {"format": "hub", "repository": str(to), "needs_label": needed}
         write_card(loaded, folder, use, _open_repository(api, to) if api else "")
-        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-        pushed = Pushed(str(to), sizes, notes)
-        return _upload(api, to, folder, loaded.checkpoint, pushed) if api else pushed
-
-
-def _upload(api: HfApi, to: Repository, folder: Path, at: LoadedCheckpoint, pushed: Pushed) -> Pushed:
-    """Upload the files of a folder in one commit, and return the result with its address."""
-    done = api.upload_folder(
-        repo_id=to.id,
-        folder_path=folder,
-        commit_message=f"Upload a run of ddim after {at.state.step:,} steps, {at.weights} weights",
-        # Files of an earlier push that this run does not have, such as the vectors of its images.
-        delete_patterns=[*FILES, SAMPLES],
-    )
-    private = bool(api.model_info(to.id).private)
-    return replace(pushed, url=f"{api.endpoint}/{to.id}", commit=done.oid, private=private)
+        files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+        size = f"{len(files)} files, {sum(files.values()) / 1e6:,.1f} MB"
+        if api is None:
+            return Pushed(f"Nothing was uploaded; without dry_run, {to} gets {size}.", str(to), files, notes)
+        at = loaded.checkpoint
+        done = api.upload_folder(
+            repo_id=to.id,
+            folder_path=folder,
+            revision=to.revision,
+            commit_message=f"Upload a run of ddim after {at.state.step:,} steps, {at.weights} weights",
+            # Files of an earlier push that this run does not have, such as the vectors of its images.
+            delete_patterns=[*FILES, SAMPLES],
+        )
+        url, private = f"{api.endpoint}/{to.id}", bool(api.model_info(to.id).private)
+        seen = "only you can see it, until you make it public in its settings" if private else "public"
+        return Pushed(f"{to} has {size}: {url} ({seen}).", str(to), files, notes, url, done.oid, private)
 
 
 def _open_repository(api: HfApi, to: Repository) -> str:
@@ -154,7 +145,7 @@ def _open_repository(api: HfApi, to: Repository) -> str:
     return Path(api.hf_hub_download(to.id, CARD)).read_text(encoding="utf-8") if CARD in names else ""
 
 
-def write_published(run: LoadedRun, folder: Path) -> tuple[Recipe, tuple[str, ...]]:
+def write_published(run: LoadedRun, folder: Path) -> tuple[Recipe, list[str]]:
     """Write the checkpoint of a run into a new folder, with a manifest, as it is published.
 
     With equal guidance, samples of the checkpoint are bit-identical to samples of the run with these weights.
@@ -171,15 +162,9 @@ def write_published(run: LoadedRun, folder: Path) -> tuple[Recipe, tuple[str, ..
     if run.vectors is not None:
         tensors[VECTORS] = run.vectors.to_tensors()
         notes.append("the vectors of all images, also of the validation images, are part of the run")
-    searched = {
-        part: [entry for entry in entries if entry["weights"] == at.weights]
-        for part, entries in read_searched(at.run).items()
-    }
+    searched = read_searched(at.run)
     # A guide is another checkpoint, which is not published.
-    kept = [entry for entry in searched["guidance"] if not entry["guide"]]
-    if len(kept) < len(searched["guidance"]):
-        notes.append("guidance by another checkpoint that ddim search found is left out")
-    searched["guidance"] = kept
+    searched["guidance"] = [entry for entry in searched["guidance"] if not entry["guide"]]
     # What only a resume needs is left out.
     state = replace(at.state, not_finite=0, best=None, sums={}, stopped=None, due=False)
     documents = {
@@ -189,4 +174,4 @@ def write_published(run: LoadedRun, folder: Path) -> tuple[Recipe, tuple[str, ..
     }
     documents |= {Path(SEARCHED).stem: searched} if any(searched.values()) else {}
     write_checkpoint(folder, state.step, tensors, documents)
-    return recipe, tuple(notes)
+    return recipe, notes

@@ -1,6 +1,7 @@
-"""Read the runs in a folder, and the planned trials of its sweeps. It imports neither torch nor Optuna.
+"""Read the runs in a folder, and the planned trials of sweeps. It imports neither torch nor Optuna.
 
-A sweep is a folder with ``sweep.json``. Its trials are listed as runs as soon as they are planned.
+The trials of a sweep are the runs ``SWEEP/trials/NAME``. Beside the run folder stand ``NAME.trial.json``, the
+recipe with which the trial is planned, and ``NAME.outcome.json``, which says how it ended.
 """
 
 from __future__ import annotations
@@ -17,19 +18,26 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError, escape, suggest
-from ddim.evaluation.conditions import Conditions, evaluation_conditions
-from ddim.evaluation.record import RECORD, Evaluation, list_evaluations, read_evaluation
-from ddim.experiments.trials import SWEEP, list_trials, read_outcome
+from ddim.evaluation.record import (
+    Conditions,
+    Evaluation,
+    evaluation_conditions,
+    list_evaluations,
+    read_evaluation,
+)
 from ddim.files import is_locked, read_sealed, shorten_paths
 from ddim.metrics.catalogue import METRICS as EVALUATED
 from ddim.plots.table import Table, Tabular, format_cell
 from ddim.recipe.options import ERRORS, flatten_as_text
 from ddim.runs.checkpoint import read_document
-from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints, list_numbered_folders
+from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
 from ddim.runs.log import METRICS, measure_pace, read_metrics
 
-SHOWN = ("name", "recipe", "data", "size", "images", "state", "left", "image_mae", "kid", "age", "note")
-"""The columns of the table."""
+TRIAL = ".trial.json"
+"""The end of the name of the file that plans a trial: its recipe."""
+
+OUTCOME = ".outcome.json"
+"""The end of the name of the file with the exit code and the last message of a trial that has ended."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Run:
         why: the last line that a failed trial printed, or the reason why the run cannot be read.
         seconds_left: the estimated time that a running run still needs; None if it is not known.
         comparable: whether its metrics may be ranked with those of other runs; see `mark_comparable`.
+        sweep: the folder of the sweep of a trial, else None.
     """
 
     path: Path
@@ -64,6 +73,7 @@ class Run:
     why: str = ""
     seconds_left: float | None = None
     comparable: bool = True
+    sweep: Path | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -72,21 +82,7 @@ class Run:
         return {name: measured.value for name, measured in newest.items()}
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a run is; for a trial of a sweep, where it is or will be.
-
-    Attributes:
-        path: the run folder; the folder of the sweep if `fault` is given.
-        sweep: the folder of the sweep of a trial, else None.
-        recipe: the recipe of a trial.
-        fault: why a sweep cannot be read, else "".
-    """
-
-    path: Path
-    sweep: Path | None = None
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    fault: str = ""
+# Find and read runs
 
 
 def find_runs(folder: str | Path) -> list[Run]:
@@ -95,73 +91,53 @@ def find_runs(folder: str | Path) -> list[Run]:
     Raises:
         UserError: if `folder` is not a folder.
     """
-    return [read_place(place) for place in list_places(folder)]
+    return [read_run(path) for path in list_run_folders(folder)]
 
 
-def list_places(folder: str | Path) -> list[Place]:
-    """Return the places of the runs that `find_runs` finds, sorted by path; sweeps are read, but not runs.
+def list_run_folders(folder: str | Path) -> list[Path]:
+    """Return the folders of the runs that `find_runs` finds, sorted by path.
 
     Raises:
         UserError: if `folder` is not a folder.
     """
-    home, places = Path(folder).resolve(), dict[Path, Place]()
+    home, runs = Path(folder).resolve(), set[Path]()
     if not home.is_dir():
         raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` creates runs, in runs/")
     for name, inner, files in os.walk(folder):
         path = Path(name)
-        trials = _list_trials(path) if SWEEP in files else []
-        places |= {trial.path: trial for trial in trials}
-        if RUN in files and not trials:
+        runs.update(path / each.removesuffix(TRIAL) for each in files if each.endswith(TRIAL))
+        if RUN in files:
             inner.clear()  # a run holds checkpoints, samples and evaluations, but no runs
-            places.setdefault(path, Place(path))
+            runs.add(path)
         # A large run may have been moved to another drive, with a link in its place.
         links = (path / each for each in inner if (path / each / RUN).exists() and (path / each).is_symlink())
-        places |= {link: Place(link) for link in links if not link.resolve().is_relative_to(home)}
-    return [places[path] for path in sorted(places)]
+        runs.update(link for link in links if not link.resolve().is_relative_to(home))
+    return sorted(runs)
 
 
-def _list_trials(sweep: Path) -> list[Place]:
-    """Return the places of the trials of a sweep, or one place with a fault if sweep.json is damaged.
-
-    The list is empty if another program wrote sweep.json.
-    """
-    try:
-        trials = list_trials(sweep)
-    except UserError as error:
-        return [Place(sweep, fault=_describe_fault(sweep, error))]
-    return [Place(sweep / "trials" / trial.name, sweep, trial.recipe or {}) for trial in trials]
-
-
-def read_place(place: Place) -> Run:
-    """Return the run or the trial at a place; see `read_run`."""
-    path, result = place.path, outcome_file(place)
-    if place.fault:
-        return Run(path, "damaged", why=place.fault)
-    if result is None:
-        return read_run(path)
-    run = read_run(path) if (path / RUN).exists() else Run(path, "waiting", place.recipe)
-    try:
-        outcome = read_outcome(result)
-    except UserError as error:
-        return replace(run, why=_describe_fault(result.parents[1], error))
-    if outcome is None or not outcome.failed:
-        return run
-    return replace(run, state="failed", changed=run.changed or result.stat().st_mtime, why=outcome.message)
-
-
-def outcome_file(place: Place) -> Path | None:
-    """Return the file that says how a trial ended; None for a run that is not a trial."""
-    return place.sweep and place.sweep / "results" / f"{place.path.name}.json"
+def beside(run: Path, ending: str) -> Path:
+    """Return the file beside the folder of a trial whose name ends with `TRIAL`, `OUTCOME` or so."""
+    return Path(f"{run}{ending}")
 
 
 def read_run(path: str | Path) -> Run:
     """Return the run in a folder; if it cannot be read, its state is "damaged" and `why` has the reason."""
     path = Path(path)
+    trial, outcome = beside(path, TRIAL), beside(path, OUTCOME)
+    sweep = path.parent.parent if trial.exists() else None
     try:
-        return _read_run(path)
+        if sweep and not (path / RUN).exists():
+            run = Run(path, "waiting", read_sealed(trial))
+        else:
+            run = _read_run(path)
+        if outcome.exists():
+            ended, changed = read_sealed(outcome), outcome.stat().st_mtime
+            if ended["exit_code"] != 0:
+                run = replace(run, state="failed", why=ended["message"], changed=changed)
+        return replace(run, sweep=sweep)
     # A file can contain any JSON, or be unreadable. One such run must not hide the others.
     except Exception as error:  # noqa: BLE001
-        return Run(path, "damaged", why=_describe_fault(path, error))
+        return Run(path, "damaged", why=_describe_fault(path, error), sweep=sweep)
 
 
 def _read_run(path: Path) -> Run:
@@ -178,75 +154,32 @@ def _read_run(path: Path) -> Run:
     images = max(lines[-1]["images"] if lines else 0, saved)
     # The log of a stopped run can be ahead of its last checkpoint, so the checkpoint decides.
     seen = saved if (path / CHECKPOINTS).is_dir() else images
-    state = "running" if locked else "stopped" if total is None or seen < total else "finished"
+    state = "stopped" if total is None or seen < total else "finished"
     errors = {name: line[name] for line in lines for name in ERRORS if line.get(name) is not None}
     changed = max(file.stat().st_mtime for file in (path / RUN, path / METRICS) if file.exists())
     pace = measure_pace(lines) if locked else None
     left = (total - images) * pace if pace and total is not None else None
+    state = "running" if locked else state
     return Run(path, state, recipe, facts, images, total, errors, evaluations, changed, why, left)
 
 
-def _read_evaluations(path: Path) -> tuple[tuple[Evaluation, ...], str]:
+def _read_evaluations(path: Path) -> tuple[list[Evaluation], str]:
     """Return the evaluations of a run, oldest first, and a text about unreadable records, or ""."""
     evaluations, faults = [], []
     for folder in list_evaluations(path):
         try:
-            evaluations.append(read_evaluation(folder / RECORD))
+            evaluations.append(read_evaluation(folder))
         except UserError as error:
             faults.append(_describe_fault(path, error))
-    return tuple(evaluations), "; ".join(faults)
+    return evaluations, "; ".join(faults)
 
 
-def _describe_fault(folder: Path, error: Exception) -> str:
-    """Return a text about an error in a file, without its folder's path, because others may see reports."""
-    said = f"{RUN} or another file is damaged: {type(error).__name__} {error}"
-    return shorten_paths(str(error) if isinstance(error, UserError) else said, folder)
-
-
-def run_values(run: Run) -> dict[str, Any]:
-    """Return all values of a run by which runs are sorted and filtered, keyed by name.
-
-    These are its columns, its metrics, and the fields of its recipe as text. "age" is the time of the last
-    change, in seconds since 1970.
-    """
-    return {**flatten_as_text(run.recipe), **run_record(run), **run.metrics, "age": run.changed}
-
-
-def run_record(run: Run) -> dict[str, Any]:
-    """Return a run as plain values, with its newest errors and metrics."""
-    data = run.recipe.get("data", {})
-    return {
-        "folder": run.path,
-        "name": run.path.name,
-        "recipe": run.recipe.get("name"),
-        "images": run.images,
-        "total": run.total,
-        "state": run.state,
-        **{name: run.errors.get(name) for name in ERRORS},
-        **{name: data.get(name) for name in ("source", "size")},
-        "changed": run.changed,
-        "seconds_left": run.seconds_left,
-        "metrics": run.metrics,
-        "comparable": run.comparable,
-        "note": run.why or None,
-    }
-
-
-def name_runs(runs: Sequence[Run], folder: Path | None = None) -> dict[Path, str]:
-    """Return the path of each run below `folder`, keyed by the folder of the run.
-
-    By default, `folder` is the one that holds all runs. If it is itself a run, it is named by its last part.
-    """
-    paths = {run.path: run.path.absolute() for run in runs}
-    home = (
-        os.path.commonpath([path.parent for path in paths.values()]) if folder is None else folder.absolute()
-    )
-    return {key: str(path.relative_to(home)) if path != home else path.name for key, path in paths.items()}
-
-
-def find_newest_folder(parent: Path) -> Path | None:
-    """Return the folder in `parent` with the highest number, or None; see `list_numbered_folders`."""
-    return next(reversed(list_numbered_folders(parent)), None)
+def _describe_fault(path: Path, error: Exception) -> str:
+    """Return a text about an error in a file of a run, without folders, because others may see reports."""
+    said = str(error)
+    if not isinstance(error, UserError):
+        said = f"{RUN} or another file is damaged: {type(error).__name__} {error}"
+    return shorten_paths(shorten_paths(said, path), path.parent)
 
 
 # Which evaluation counts
@@ -267,11 +200,11 @@ def mark_comparable(runs: Sequence[Run]) -> list[Run]:
     of the newest evaluation. A run that has evaluations, but no comparable one, is marked as not comparable;
     its `why` gives the reason unless it is taken.
     """
-    groups = defaultdict[str, list[dict[Conditions, Evaluation]]](list)
+    groups = defaultdict[str, list[Run]](list)
     for run in runs:
-        groups[training_images(run)].append(_list_conditions(run))
+        groups[training_images(run)].append(run)
     common = {images: _find_common(group) for images, group in groups.items()}
-    return [_mark_run(run, common[training_images(run)]) for run in runs]
+    return [_choose_evaluation(run, common[training_images(run)]) for run in runs]
 
 
 def _list_conditions(run: Run) -> dict[Conditions, Evaluation]:
@@ -280,32 +213,62 @@ def _list_conditions(run: Run) -> dict[Conditions, Evaluation]:
     return {
         evaluation_conditions(each, run.recipe): each
         for each in run.evaluations
-        if not ended or each.sampling is None or each.sampling.step * batch >= run.images
+        if not ended or each.sampling is None or each.sampling["step"] * batch >= run.images
     }
 
 
-def _find_common(group: Sequence[Mapping[Conditions, Evaluation]]) -> Conditions | None:
-    counts = Counter(conditions for evaluations in group for conditions in evaluations)
-    newest = {each: max(found[each].time for found in group if each in found) for each in counts}
-    return max(counts, key=lambda each: (counts[each], each.images, newest[each]), default=None)
+def _find_common(runs: Sequence[Run]) -> Conditions | None:
+    """Return the conditions that count for these runs; see `mark_comparable`."""
+    listed = [pair for run in runs for pair in _list_conditions(run).items()]
+    newest_first = sorted(listed, key=lambda pair: pair[1].record["time"], reverse=True)
+    counts = Counter(conditions for conditions, _ in newest_first)
+    # Of equal conditions, max returns the first.
+    return max(counts, key=lambda each: (counts[each], each.images), default=None)
 
 
-def _mark_run(run: Run, common: Conditions | None) -> Run:
+def _choose_evaluation(run: Run, common: Conditions | None) -> Run:
     evaluations = _list_conditions(run)
-    if common in evaluations or not run.evaluations:
-        return replace(run, evaluations=[evaluations[common]] if common in evaluations else ())
+    if common in evaluations:
+        return replace(run, evaluations=[evaluations[common]])
+    if not run.evaluations:
+        return run
     shown, reason = run.evaluations[-1], "of an earlier step"
     if evaluations and common:
         conditions, shown = list(evaluations.items())[-1]
-        reason = ", ".join(
-            f"different {each.aspect} ({getattr(each.one, 'description', each.one)})"  # without paths
-            for each in conditions.mismatches(common)
-        )
+        differences = conditions.differences(common)
+        reason = ", ".join(f"different {aspect} ({value})" for aspect, value in differences.items())
     why = run.why or f"its metrics are not comparable with those of most runs on these images: {reason}"
-    return replace(run, evaluations=(shown,), why=why, comparable=False)
+    return replace(run, evaluations=[shown], why=why, comparable=False)
 
 
 # The table of runs
+
+
+def run_record(run: Run) -> dict[str, Any]:
+    """Return a run as plain values, with its newest errors and metrics."""
+    data = run.recipe.get("data", {})
+    return {
+        "folder": run.path,
+        "name": run.path.name,
+        "recipe": run.recipe.get("name"),
+        "images": run.images,
+        "total": run.total,
+        "state": run.state,
+        **{name: run.errors.get(name) for name in ERRORS},
+        "source": data.get("source"),
+        "size": data.get("size"),
+        "changed": run.changed,
+        "seconds_left": run.seconds_left,
+        "metrics": run.metrics,
+        "comparable": run.comparable,
+        "note": run.why or None,
+    }
+
+
+def name_runs(runs: Sequence[Run], home: str | Path) -> dict[Path, str]:
+    """Return the path of each run below `home`, keyed by its folder; a run that is `home` has a name too."""
+    paths = {run.path: os.path.relpath(run.path, home) for run in runs}
+    return {path: path.name if text == os.curdir else text for path, text in paths.items()}
 
 
 @dataclass(frozen=True, repr=False)
@@ -313,7 +276,7 @@ class RunTable(Tabular):
     """The runs in a folder, each with at most one evaluation; see `list_runs`."""
 
     runs: Sequence[Run]
-    home: Path
+    folder: Path
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return one row for each run, as plain values."""
@@ -326,13 +289,7 @@ class RunTable(Tabular):
     @property
     def title(self) -> str:
         """How to get a first run; "" if there are runs."""
-        return "" if self.runs else f"no runs in {self.home}: `ddim train photos/` creates the first run"
-
-    @property
-    def notes(self) -> list[str]:
-        """The images and features with which KID was measured."""
-        kid = [run.evaluations[-1].conditions for run in self.runs if run.comparable and "kid" in run.metrics]
-        return [f"kid: {conditions}" for conditions in dict.fromkeys(kid)]
+        return "" if self.runs else f"no runs in {self.folder}: `ddim train photos/` creates the first run"
 
     def __str__(self) -> str:
         """Return the table; in a pipe, lines with tabs between the cells, for `cut`."""
@@ -342,27 +299,39 @@ class RunTable(Tabular):
         return "\n".join("\t".join(map(escape, row)) for row in [table.columns, *table.rows])
 
     def _shown(self, notes: Sequence[str]) -> Table:
-        names = name_runs(self.runs, self.home)
-        rows = [[names[run.path], *_describe_run(run)] for run in self.runs]
-        return Table(SHOWN if rows else (), rows, notes)
+        names = name_runs(self.runs, self.folder)
+        return Table.from_records([_describe_run(run, names[run.path]) for run in self.runs], notes)
 
 
-def _describe_run(run: Run) -> list[str]:
-    """Return the cells of a row after the name of the run."""
-    error, kid = run.errors.get("image_mae"), run.metrics.get("kid")
+def _describe_run(run: Run, name: str) -> dict[str, str]:
+    """Return the cells of the row of a run, keyed by column."""
     data = run.recipe.get("data", {})
-    return [
-        run.recipe.get("name") or "-",
-        Path(data["source"]).name if data else "-",
-        "x".join(map(str, data["size"])) if data else "-",
-        f"{run.images}/{run.total or '-'}",
-        run.state,
-        "-" if run.seconds_left is None else _describe_duration(run.seconds_left),
-        "-" if error is None else f"{error:.4f}",
-        "-" if kid is None else f"{format_cell(kid)}{'' if run.comparable else '*'}",
-        "-" if run.changed is None else _describe_duration(time.time() - run.changed),
-        run.why or "-",
-    ]
+    age = None if run.changed is None else time.time() - run.changed
+    star = "" if run.comparable else "*"
+    cells: dict[str, str | None] = {
+        "name": name,
+        "recipe": run.recipe.get("name"),
+        "data": Path(data.get("source", "")).name,
+        "size": "x".join(map(str, data.get("size", ()))),
+        "images": f"{run.images}/{run.total or '-'}",
+        "state": run.state,
+        "left": _describe_duration(run.seconds_left),
+        "image_mae": format_cell(run.errors.get("image_mae")),
+        "kid": format_cell(run.metrics.get("kid")) + star,
+        "age": _describe_duration(age),
+        "note": run.why,
+    }
+    return {column: cell or "-" for column, cell in cells.items()}
+
+
+def _describe_duration(seconds: float | None) -> str:
+    """Return a duration in whole units: 90 -> "1m", 7300 -> "2h"; "" if it is not known."""
+    if seconds is None:
+        return ""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{max(0, int(seconds))}s"
 
 
 def list_runs(
@@ -398,16 +367,19 @@ def list_runs(
     folder, wanted = Path(folder), where or {}
     # A new user has no runs yet. Another folder that is missing is a mistake.
     runs = [] if folder == Path("runs") and not folder.exists() else find_runs(folder)
-    values = {run.path: run_values(run) for run in runs}
+    values = {
+        run.path: {**flatten_as_text(run.recipe), **run_record(run), **run.metrics, "age": run.changed}
+        for run in runs
+    }
     known = {*EVALUATED, *(name for each in values.values() for name in each)}
-    for name in [*wanted, *([sort] if sort else [])]:
+    for name in [*wanted, sort or "name"]:
         if runs and name not in known:
             hint = suggest(name, known)
             raise UserError(f"{name} is not a column, a metric or a field of a recipe{hint}")
 
     def fits(run: Run) -> bool:
-        own = values[run.path]
-        return all(_read_number(own.get(name)) == _read_number(value) for name, value in wanted.items())
+        given = values[run.path]
+        return all(_read_number(given.get(name)) == _read_number(value) for name, value in wanted.items())
 
     def place(run: Run) -> tuple[bool, float, str]:
         value = _read_number(values[run.path].get(str(sort)))
@@ -424,11 +396,3 @@ def _read_number(value: object) -> object:
     with suppress(ValueError):
         return float(str(value))
     return value
-
-
-def _describe_duration(seconds: float) -> str:
-    """Return a duration in whole units: 90 -> "1m", 7300 -> "2h"."""
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)}{unit}"
-    return f"{max(0, int(seconds))}s"

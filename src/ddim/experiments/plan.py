@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,20 +15,18 @@ from ddim.data.arrays import hold_images
 from ddim.diffusion.denoiser import with_gradients
 from ddim.errors import UserError, format_count
 from ddim.machine.progress import Progress, open_progress
-from ddim.machine.runtime import Runtime, find_device
+from ddim.machine.runtime import Runtime
 from ddim.plots.table import Tabular
 from ddim.recipe.checks import check_training
 from ddim.recipe.codec import override
 from ddim.recipe.named import find_recipe
 from ddim.recipe.recipe import Recipe
-from ddim.runs.state import Plan
 from ddim.training.budget import TRAINED, WARM_UP
-from ddim.training.machine import Machine, estimate_seconds, time_image
+from ddim.training.machine import Machine, time_image
 from ddim.training.memory import advance_within_memory, estimate_memory
 from ddim.training.progress import format_duration, list_cautions
 from ddim.training.request import change_recipe, choose_recipe
 from ddim.training.run import open_split, start_training
-from ddim.training.trainer import Trainer
 
 MINUTES = (10, 40, 240)
 """The training times, in minutes, that are planned if the user gives no budget."""
@@ -102,17 +99,17 @@ class TrainingPlan(Tabular):
         if not self.recognisable:
             minutes, passes = (self.rows[-1][name] for name in ("minutes", "passes"))
             return f"each training image is seen {passes:,.1f} times in {describe_minutes(minutes)} here"
-        (side, minutes), *smaller = self.recognisable.items()
-        of = "" if side == max(self.recipe.data.size) else f" at {side} px"
-        others = [f", at {each} px after {describe_minutes(least)}" for each, least in smaller]
-        return f"recognisable images{of} after about {describe_minutes(minutes)} here{''.join(others)}"
+        times = [f"{describe_minutes(least)} at {side} px" for side, least in self.recognisable.items()]
+        return f"recognisable images here after about {', '.join(times)}"
 
     @property
     def title(self) -> str:
         speed, (height, width) = self.speed, self.recipe.data.size
         images = f"{format_count(self.train, 'training image')} of {height} x {width} pixels"
         memory = f"about {speed.memory / 2**30:.2g} GiB of memory"
-        compiled = f" in {format_duration(speed.warm_up)}" if speed.runtime.compile else ""
+        compiled = ", without compilation: a long training is compiled, and sees more images"
+        if speed.runtime.compile:
+            compiled = f" in {format_duration(speed.warm_up)}"
         return (
             f"{images}; recipe {self.recipe.name}, {speed.parameters:,} parameters, {memory}\n"
             f"measured: {speed.images_per_second:,.3g} images/s on {speed.runtime.describe()}{compiled}"
@@ -129,11 +126,11 @@ class TrainingPlan(Tabular):
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole plan as plain values."""
-        content = {each.name: getattr(self, each.name) for each in fields(self)}
         recipe = {"recipe": self.recipe.name, "size": list(self.recipe.data.size)}
-        return {"verdict": self.verdict, **content, **recipe, "speed": asdict(self.speed)}
+        return {"verdict": self.verdict, **vars(self), **recipe, "speed": asdict(self.speed)}
 
 
+@with_gradients
 def plan(  # noqa: PLR0913 (the choices of a notebook)
     data: object = None,
     recipe: str | Recipe | None = None,
@@ -148,9 +145,10 @@ def plan(  # noqa: PLR0913 (the choices of a notebook)
 ) -> TrainingPlan:
     """Say what a training will do in some minutes, by measuring its speed.
 
-    Trains for a few seconds, with the precision, compilation and threads that `train` would choose. No run
-    folder is written: decoded images and compiled networks stay in their caches for `train`. So the minutes
-    include loading them, but not decoding or compiling. Images count with repetitions; passes are epochs.
+    Trains for a few seconds with the precision and threads that `train` would choose, without compilation.
+    `train` compiles the network of a long training, which is then faster; --compile measures this, after
+    some minutes of compilation. No run folder is written. The minutes include validations and reading the
+    images, but not decoding them. Images count with repetitions; passes are epochs.
 
     Args:
         data: a folder, an archive or the name of a built-in data set, as in `train`.
@@ -160,7 +158,7 @@ def plan(  # noqa: PLR0913 (the choices of a notebook)
         size: height and width in pixels, such as 64 or 64x96.
         labels: whether the network is conditioned on class labels; see `train`.
         fields: new values of fields of the recipe, keyed by field path.
-        machine: device, precision, compilation, threads, recomputation; by default as `train` chooses.
+        machine: device, precision, threads and so on; by default as `train` chooses, without compilation.
         progress: True shows a bar, False shows nothing; or a function, see `Progress`.
 
     Raises:
@@ -183,30 +181,21 @@ def plan(  # noqa: PLR0913 (the choices of a notebook)
     check_training(chosen)
     times = np.atleast_1d(MINUTES if minutes is None else minutes).tolist()
     budgets = [{"minutes": each} for each in times] if images is None else [{"images": images}]
+    machine = replace(machine, compiling=bool(machine.compiling))
     with open_progress(progress) as shown:
-        return _measure_plan([change_recipe(chosen, budget) for budget in budgets], machine, shown)
-
-
-@with_gradients
-def _measure_plan(budgets: Sequence[Recipe], machine: Machine, progress: Progress) -> TrainingPlan:
-    """Return one plan for all budgets; each is the checked recipe with another budget."""
-    recipe = budgets[-1]
-    open_split(recipe, progress)  # decodes the images
-    began = time.monotonic()
-    parts = open_split(recipe)
-    reading, channels = time.monotonic() - began, parts.images.pixels.shape[-1]
-    # Only the length of a run decides whether its network is compiled. The longest budget decides for all.
-    device, longest = find_device(machine.device), max(budgets, key=lambda each: each.minutes)
-    runtime = machine.choose(recipe, estimate_seconds(longest, channels, device, machine.threads, 1))
-    progress("compiling and measuring" if runtime.compile else "measuring the speed", 0, 1)
-    speed = measure_speed(recipe, parts, runtime)
+        open_split(chosen, shown)  # decodes the images
+        began = time.monotonic()
+        parts = open_split(chosen)
+        reading = time.monotonic() - began
+        shown("measuring the speed", 0, 1)
+        speed = measure_speed(chosen, parts, machine.choose(chosen))
+        recognisable = _forecast_recognisable(chosen, speed, parts.images.pixels.shape[-1], reading)
     rows = []
     for budget in budgets:
-        seen, took = forecast_run(budget, speed, reading)
+        seen, took = forecast_run(change_recipe(chosen, budget), speed, reading)
         rows.append({"minutes": took / 60, "images": seen, "passes": seen / len(parts.train)})
-    recognisable = _forecast_recognisable(recipe, speed, channels, reading)
     cautions = list_cautions(parts.images, len(parts.train))
-    return TrainingPlan(rows, recipe, speed, len(parts.train), len(parts.validation), recognisable, cautions)
+    return TrainingPlan(rows, chosen, speed, len(parts.train), len(parts.validation), recognisable, cautions)
 
 
 def _forecast_recognisable(recipe: Recipe, speed: Speed, channels: int, reading: float) -> dict[int, float]:
@@ -260,16 +249,14 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime) -> Speed
     with runtime:
         began = time.monotonic()
         training = start_training(replace(recipe, optim=replace(optim, batch=batch)), parts, runtime, None)
-        # At progress 0, a step of a student evaluates the network once; all later steps evaluate it twice.
-        training.plan = Plan(sys.maxsize, decayed=0.5) if recipe.is_student else training.plan
         memory = estimate_memory(training)
-        for _ in range(WARM_UP):
-            _finish_step(training)
-        warm, steps = time.monotonic(), 0
-        while steps < FEWEST or time.monotonic() - warm < SECONDS:
-            _finish_step(training)
-            steps += 1
-        seconds = time.monotonic() - warm
+        ends = list[float]()
+        while len(ends) < WARM_UP + FEWEST or ends[-1] - ends[WARM_UP - 1] < SECONDS:
+            # Reading a number waits until an accelerator has computed the step.
+            float(advance_within_memory(training)[0]["loss"])
+            ends.append(time.monotonic())
+    warm = ends[WARM_UP - 1]
+    steps, seconds = len(ends) - WARM_UP, ends[-1] - warm
     # The compilation takes as long for a smaller batch, and the steps themselves do not.
     usual = WARM_UP * seconds / steps
     samples = (report.grid + report.kid) * recipe.sampler.evaluations(recipe.steps)
@@ -282,11 +269,6 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime) -> Speed
         parameters=sum(weight.numel() for weight in training.model.parameters()),
         memory=memory,
     )
-
-
-def _finish_step(training: Trainer) -> None:
-    """Train for one step as in a run, and wait until an accelerator has computed it."""
-    float(advance_within_memory(training)[0]["loss"])
 
 
 def forecast_run(recipe: Recipe, speed: Speed, reading: float = 0.0) -> tuple[int, float]:

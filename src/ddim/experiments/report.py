@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ddim.errors import UserError, format_count
-from ddim.evaluation.conditions import error_conditions, evaluation_conditions
 from ddim.evaluation.figures import plot_logs
-from ddim.evaluation.guidance_name import name_guide
+from ddim.evaluation.record import name_guide
 from ddim.experiments.index import Run, find_runs, mark_comparable, name_runs, training_images
 from ddim.files import read_sealed, write_atomic
 from ddim.metrics import catalogue
 from ddim.metrics.catalogue import Metric
+from ddim.metrics.estimate import Estimate
 from ddim.plots import charts
 from ddim.plots.pictures import SHEET, arrange_images, enlarge, render_png, split_sheet
-from ddim.plots.table import Table, Tabular, render_template
+from ddim.plots.table import Table, Tabular, format_interval, render_template
 from ddim.recipe.options import ERRORS, flatten_as_text
 from ddim.runs.folder import REAL_IMAGES, list_numbered_folders, list_sheets
 from ddim.runs.log import read_metrics
@@ -47,24 +48,6 @@ METRICS = {
 # Configurations: runs that differ only in their seed
 
 
-class Score(NamedTuple):
-    """The mean of a metric over runs with its standard deviation, or a value with its 95 % interval."""
-
-    value: float
-    deviation: float | None = None
-    interval: tuple[float, float] | None = None
-
-    def __str__(self) -> str:
-        """Return four decimals, more for small values and fewer for large ones."""
-        digits = 2 if abs(self.value) >= 10 else 4 if abs(self.value) >= 0.01 else 6
-        text = f"{self.value:.{digits}f}"
-        if self.deviation is not None:
-            text += f" ± {self.deviation:.{digits}f}"
-        elif self.interval is not None:
-            text += f" [{', '.join(f'{end:.{digits}f}' for end in self.interval)}]"
-        return text
-
-
 @dataclass(frozen=True)
 class Configuration:
     """Runs that differ only in their seed.
@@ -85,52 +68,67 @@ class Configuration:
         return [run for run in self.runs if run.state == "finished"]
 
     @cached_property
-    def scores(self) -> dict[str, Score]:
+    def scores(self) -> dict[str, Estimate]:
         """The mean of each measured metric over the finished runs, or over all if none is finished.
 
-        Only evaluations that `mark_comparable` marked as comparable count.
+        The ends of a mean are one standard deviation away from it; those of a single run are the ends of its
+        95 % interval. Only evaluations that `mark_comparable` marked as comparable count.
         """
-        values: dict[str, list[Score]] = {}
+        values = defaultdict[str, list[Estimate]](list)
         for run in self.finished or self.runs:
             for name, error in run.errors.items():
-                values.setdefault(name, []).append(Score(error))
+                values[name].append(Estimate(error, None, None))
             for evaluation in run.evaluations if run.comparable else ():
                 for name, measured in evaluation.metrics.items():
-                    score = Score(measured.value, interval=evaluation.interval(name))
-                    values.setdefault(name, []).append(score)
+                    values[name].append(measured)
         return {name: _average(values[name]) for name in METRICS if name in values}
 
+    def describe(self, metric: str) -> str:
+        """Return the mean of a metric as text, with its standard deviation or interval; – if not measured."""
+        if metric not in self.scores:
+            return "–"
+        score = self.scores[metric]
+        return format_interval(score.value, score.low, score.high)
 
-def _average(scores: Sequence[Score]) -> Score:
-    values = [score.value for score in scores]
-    return Score(fmean(values), stdev(values)) if len(values) > 1 else scores[0]
+
+def _average(estimates: Sequence[Estimate]) -> Estimate:
+    if len(estimates) == 1:
+        return estimates[0]
+    values = [each.value for each in estimates]
+    mean, spread = fmean(values), stdev(values)
+    return Estimate(mean, mean - spread, mean + spread)
 
 
 def group_runs(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Configuration]:
-    """Return the configurations of the runs that have begun, in the order of their first runs.
+    """Return the configurations of the runs that have begun, those with finished runs first.
 
     If two runs have the same recipe and seed, one of them counts, a finished one if possible.
     """
     begun = [run for run in runs if run.recipe and run.state != "waiting"]
-    recipes = [_describe_recipe(run, begun) for run in begun]
+    begun.sort(key=lambda run: run.state != "finished")
+    recipes = [_describe_recipe(run) for run in begun]
     fields = dict.fromkeys(name for recipe in recipes for name in recipe)
-    varied = [name for name in fields if _differs(name, recipes)]
-    groups: dict[tuple[str, ...], dict[int, Run]] = {}
+    values = defaultdict[tuple[str, str | None], set[str | None]](set)
+    for recipe in recipes:
+        for name in fields:
+            # A field of a part, such as a schedule, is compared only between parts of the same kind.
+            kind = recipe.get(name.rpartition(".")[0])
+            values[name, kind].add(recipe.get(name))
+    varied = list(dict.fromkeys(name for (name, _), seen in values.items() if len(seen) > 1))
+    groups = defaultdict[tuple[str, ...], dict[int, Run]](dict)
     for run, recipe in zip(begun, recipes, strict=True):
-        group = groups.setdefault(tuple(recipe.get(name, "–") for name in varied), {})
-        seed = run.recipe.get("seed", 0)
-        if seed not in group or (run.state == "finished" and group[seed].state != "finished"):
-            group[seed] = run
+        group = groups[tuple(recipe.get(name, "–") for name in varied)]
+        group.setdefault(run.recipe.get("seed", 0), run)
     rows = []
-    for values, group in groups.items():
-        members = list(group.values())
-        seeds = f" ({len(members)} seeds)" if len(members) > 1 else ""
-        choice = dict(zip(varied, values, strict=True))
-        rows.append(Configuration(names[members[0].path] + seeds, choice, members))
+    for choice, group in groups.items():
+        first, *others = group.values()
+        seeds = f" ({len(group)} seeds)" if others else ""
+        chosen = dict(zip(varied, choice, strict=True))
+        rows.append(Configuration(names[first.path] + seeds, chosen, [first, *others]))
     return rows
 
 
-def _describe_recipe(run: Run, others: Sequence[Run]) -> dict[str, str]:
+def _describe_recipe(run: Run) -> dict[str, str]:
     """Return the fields of a recipe that may change results, and where the weights and images come from."""
     fields = flatten_as_text(run.recipe)
     for name in ("seed", "net.classes"):
@@ -140,22 +138,9 @@ def _describe_recipe(run: Run, others: Sequence[Run]) -> dict[str, str]:
     # Folders are left out, because other people may see the names.
     if source := run.facts.get("source"):
         fields["from"] = f"{name_guide(source)} ({run.facts.get('source_sha256', '')[:8]})"
-    # The same images may have been read from different paths, and a path may have got other images.
-    alike = [each for each in others if each.recipe["data"]["size"] == run.recipe["data"]["size"]]
-    source = f"{Path(fields['data.source']).name} ({training_images(run)[:8]})"
-    fields["data.source"] = source if len(set(map(training_images, alike))) > 1 else ""
+    # A path may have got other images.
+    fields["data.source"] = f"{Path(fields['data.source']).name} ({training_images(run)[:8]})"
     return fields
-
-
-def _differs(name: str, recipes: Sequence[Mapping[str, str]]) -> bool:
-    """Return whether recipes differ in a field.
-
-    A field of a part, such as a schedule, is compared only between recipes with the same kind of part.
-    """
-    values: dict[str | None, set[str | None]] = {}
-    for recipe in recipes:
-        values.setdefault(recipe.get(name.rpartition(".")[0]), set()).add(recipe.get(name))
-    return any(len(of_kind) > 1 for of_kind in values.values())
 
 
 def rank_configurations(rows: Sequence[Configuration], metric: str) -> list[Configuration]:
@@ -165,18 +150,22 @@ def rank_configurations(rows: Sequence[Configuration], metric: str) -> list[Conf
     metric, or if the two best are equal.
     """
     runs = [run for row in rows for run in row.runs]
-    conditions = {error_conditions(run.recipe, training_images(run)) for run in runs}
+    fair = len({training_images(run) for run in runs}) == 1
     if metric in ERRORS:
-        fair = len(conditions) == 1
+        fair = fair and len({_describe_unit(run.recipe) for run in runs}) == 1
     else:
         evaluations = [each for run in runs if run.comparable for each in run.evaluations]
-        few = any(evaluation_conditions(each).shortage(metric) for each in evaluations)
-        fair = len({each.reference for each in conditions}) == 1 and not few
+        fair = fair and not any(each.shortage(metric) for each in evaluations)
     measured = [row for row in rows if row.finished and metric in row.scores]
     worse = not METRICS[metric].lower_is_better
     ranked = sorted(measured, key=lambda row: row.scores[metric].value, reverse=worse)
     tied = len(ranked) < 2 or ranked[0].scores[metric].value == ranked[1].scores[metric].value
     return ranked if fair and not tied else []
+
+
+def _describe_unit(recipe: Mapping[str, Any]) -> str:
+    """Return what decides about the unit of an error: noise levels, scaling of pixels, validation images."""
+    return str([recipe["schedule"], recipe["pixels"], recipe["report"]["validation_images"]])
 
 
 # The report
@@ -188,7 +177,6 @@ class Report(Tabular):
 
     folder: Path
     runs: Sequence[Run]
-    names: Mapping[Path, str]
     rows: Sequence[Configuration]
 
     @property
@@ -196,17 +184,12 @@ class Report(Tabular):
         """Which runs are best; a sentence for a reader without statistics."""
         for metric, praise in (("kid", "closest to real images"), ("image_mae", "lowest validation error")):
             if ranked := rank_configurations(self.rows, metric)[:2]:
-                said = [f"{row.name}, {METRICS[metric].title} {row.scores[metric]}" for row in ranked]
+                said = [f"{row.name}, {METRICS[metric].title} {row.describe(metric)}" for row in ranked]
                 return f"{praise}: {'; next: '.join(said)}"
         if len({training_images(run) for run in self.runs if run.recipe}) > 1:
             return "not ranked: these runs have different images"
-        return f"{self.states}; nothing to rank yet"
-
-    @property
-    def states(self) -> str:
-        """The number of runs in each state."""
-        states = Counter(run.state for run in self.runs)
-        return f"{format_count(len(self.runs), 'run')}: {', '.join(f'{n} {s}' for s, n in states.items())}"
+        finished = sum(run.state == "finished" for run in self.runs)
+        return f"{finished} of {format_count(len(self.runs), 'run')} finished; nothing to rank yet"
 
     @property
     def title(self) -> str:
@@ -215,7 +198,7 @@ class Report(Tabular):
     @property
     def notes(self) -> list[str]:
         """Say what the numbers mean, and under which conditions they were measured."""
-        meaning = "± is the standard deviation over seeds, [ ] the 95 % interval of a single run"
+        meaning = "± is the standard deviation over seeds; of a single run, half of its 95 % interval"
         shown = [run.evaluations[-1] for run in self.runs if run.evaluations and run.comparable]
         conditions = [f"KID and other metrics: {each.conditions}; {each.name}" for each in shown]
         return [meaning, *dict.fromkeys(conditions)]
@@ -230,27 +213,26 @@ class Report(Tabular):
         return {"files": [self.folder], **super().to_json()}
 
     def _shown(self, notes: Sequence[str]) -> Table:
-        """Return the table with spreads and intervals, and with the best value of each metric marked."""
-        fields = list(self.rows[0].choice)[:FIELDS] if self.rows else []
-        metrics = [name for name in METRICS if any(name in row.scores for row in self.rows)]
-        lines, best = [], set()
+        """Return the table with spreads and intervals."""
+        measured = [name for name in METRICS if any(name in row.scores for row in self.rows)]
+        lines, fields = [], []
         for row in self.rows:
-            scores = [str(row.scores.get(name, "–")) for name in metrics]
-            finished = f"{len(row.finished)} of {len(row.runs)}"
-            lines.append([row.name, *(row.choice[name] for name in fields), *scores, finished])
-        for column, name in enumerate(metrics, 1 + len(fields)):
-            best |= {(self.rows.index(row), column) for row in rank_configurations(self.rows, name)[:1]}
-        arrows = ["↓" if METRICS[name].lower_is_better else "↑" for name in metrics]
-        titles = [f"{METRICS[name].title} {arrow}" for name, arrow in zip(metrics, arrows, strict=True)]
-        return Table(["run", *fields, *titles, "finished"], lines, notes, words=1 + len(fields), best=best)
+            fields = list(row.choice)[:FIELDS]
+            line = {"run": row.name, **{name: row.choice[name] for name in fields}}
+            for name in measured:
+                arrow = "↓" if METRICS[name].lower_is_better else "↑"
+                line[f"{METRICS[name].title} {arrow}"] = row.describe(name)
+            line["finished"] = f"{len(row.finished)} of {len(row.runs)}"
+            lines.append(line)
+        return replace(Table.from_records(lines, notes), words=1 + len(fields))
 
 
 def report(*folders: str | Path, out: str | Path | None = None) -> Report:
     """Write a report on runs: one page with tables, curves and samples.
 
     The page is one HTML file that contains its images. Means and standard deviations are over runs that
-    differ only in their seed. The page shows samples of the same seeds below real images, one sample over the
-    course of training, and the newest results of `ddim memorisation`, `likelihood` and `diagnose`.
+    differ only in their seed. The page shows samples of the same seeds below real images, and the newest
+    results of `ddim memorisation`, `likelihood` and `diagnose`.
 
     Args:
         folders: sweeps, runs, or folders that hold them (default: runs).
@@ -267,20 +249,19 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Report:
         ddim report runs/photos-fast-1 runs/photos-keras-1 --out comparison.html
     """
     places = [Path(folder) for folder in folders or ("runs",)]
-    one = places[0] if len(places) == 1 else None
-    runs = mark_comparable(
-        list({run.path.resolve(): run for each in places for run in find_runs(each)}.values())
-    )
-    if not runs:
+    found = {run.path.resolve(): run for each in places for run in find_runs(each)}
+    if not found:
         raise UserError(f"there is no run in {' or '.join(map(str, places))}")
-    file = Path(out) if out else (one or Path()) / "report.html"
+    one = len(places) == 1
+    file = Path(out) if out else (places[0] if one else Path()) / "report.html"
     if file.exists() and MARK not in file.read_text(encoding="utf-8", errors="replace")[:400]:
         raise UserError(f"{str(file)!r} exists and was not made by ddim: give another name")
-    names = name_runs(runs)
-    written = Report(file, runs, names, group_runs(runs, names))
+    runs = mark_comparable(list(found.values()))
+    names = name_runs(runs, os.path.commonpath([run.path.absolute().parent for run in runs]))
+    written = Report(file, runs, group_runs(runs, names))
     page = render_template(
         "report.html",
-        title=one.resolve().name if one else "Runs",
+        title=places[0].resolve().name if one else "Runs",
         mark=MARK,
         report=written,
         results=written._shown(written.notes),
@@ -288,7 +269,6 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Report:
         fields=FIELDS,
         losses=_plot_losses(written.rows),
         samples=list(_list_samples(runs, names)),
-        growth=list(_list_growth(runs, names)),
         runs=_list_runs(runs, names),
         figures=list(_list_figures(runs, names)),
     )
@@ -309,40 +289,27 @@ def _plot_losses(rows: Sequence[Configuration]) -> bytes | None:
 
 def _list_samples(runs: Sequence[Run], names: Mapping[Path, str]) -> Pictures:
     """Yield the last samples of each run as a strip, below real images of its data set."""
-    strips: dict[bytes, list[tuple[str, bytes]]] = {}
+    strips = defaultdict[bytes, list[tuple[str, bytes]]](list)
     for run in runs:
-        if run.recipe and (sheets := list_sheets(run.path)):
-            file = run.path / REAL_IMAGES
-            real = _join(_read_cells(file, run)) if file.exists() else b""
-            strips.setdefault(real, []).append((names[run.path], _join(_read_cells(sheets[-1][1], run))))
-    for real, samples in strips.items():
-        yield from [("real images", real)] if real else []
+        sheets, real = list_sheets(run.path), run.path / REAL_IMAGES
+        if run.recipe and sheets:
+            above = _draw_strip(real, run) if real.exists() else b""
+            strips[above].append((names[run.path], _draw_strip(sheets[-1][1], run)))
+    for above, samples in strips.items():
+        if above:
+            yield "real images", above
         yield from samples
 
 
-def _list_growth(runs: Sequence[Run], names: Mapping[Path, str]) -> Pictures:
-    """Yield the sample of the first seed at several training steps of each run as a strip."""
-    for run in runs:
-        sheets = list_sheets(run.path)
-        if run.recipe and len(sheets) > 1:
-            chosen = np.unique(np.linspace(0, len(sheets) - 1, CELLS).round().astype(int))
-            seen = ", ".join(f"{sheets[k][0] * run.recipe['optim']['batch']:,}" for k in chosen)
-            cells = [_read_cells(sheets[k][1], run)[0] for k in chosen]
-            yield f"{names[run.path]}: {seen} images", _join(cells)
-
-
-def _read_cells(path: Path, run: Run) -> list[np.ndarray]:
-    """Return the first images (h, w, 3) uint8 of a sheet of the run."""
+def _draw_strip(path: Path, run: Run) -> bytes:
+    """Return the first images of a sheet of a run in one row, enlarged, as the content of a PNG file."""
+    height, width = run.recipe["data"]["size"]
     with Image.open(path) as image:
-        cells = split_sheet(np.asarray(image.convert("RGB")), *run.recipe["data"]["size"])
-    return cells[: min(CELLS, run.recipe["report"]["grid"])]
-
-
-def _join(cells: Sequence[np.ndarray]) -> bytes:
-    """Return images (h, w, 3) uint8 in one row, enlarged, as the content of a PNG file."""
+        cells = split_sheet(np.asarray(image.convert("RGB")), height, width)
+    count = min(CELLS, run.recipe["report"]["grid"])
+    row = arrange_images(np.stack(cells[:count]), count)
     # The factor depends only on the width of an image, so images look equally large in all strips of a page.
-    row = arrange_images(np.stack(cells), len(cells))
-    return render_png(enlarge(row, max(1, SHEET // (CELLS * cells[0].shape[1]))))
+    return render_png(enlarge(row, max(1, SHEET // (CELLS * width))))
 
 
 def _list_runs(runs: Sequence[Run], names: Mapping[Path, str]) -> Table:
@@ -356,10 +323,9 @@ def _list_runs(runs: Sequence[Run], names: Mapping[Path, str]) -> Table:
             row |= {"copies": f"{100 * copies['copies']['value']:.1f} %", "memorisation": copies["verdict"]}
         if file := _find_newest(run, "likelihoods", "record.json"):
             likelihood = read_sealed(file)
-            bits, images = likelihood["bits"], len(likelihood["reference"]["images"])
+            bits = likelihood["bits"]
             error = "" if bits["error"] is None else f" ± {bits['error']:.3f}"
-            where = f"({likelihood['method']}, {images} images)"
-            row["bits per dimension ↓"] = f"{bits['value']:.3f}{error} {where}"
+            row["bits per dimension ↓"] = f"{bits['value']:.3f}{error} ({likelihood['method']})"
         rows.append({**row, "note": run.why} if run.why else row)
     return Table.from_records(rows)
 

@@ -1,10 +1,10 @@
 """Train the trials of a sweep with any number of workers.
 
-A sweep is a folder. ``sweep.json`` holds the plan, ``trials/NAME`` is the run folder of a trial,
-``recipes/NAME.json`` is the recipe that it starts from, ``logs/NAME.txt`` holds the output of its commands,
-and ``results/NAME.json`` says how it ended. Optuna's storage, ``study.db`` or a database, is the queue: a
-trial waits there until a worker takes it and sends heartbeats. Without heartbeats the trial goes to another
-worker, which resumes its run.
+A sweep is a folder. ``sweep.json`` holds the request, and ``trials/NAME`` is the run folder of a trial.
+Beside it stand ``NAME.trial.json``, the recipe, ``NAME.txt``, the output of the commands, and at last
+``NAME.outcome.json``. Optuna's storage, ``study.db`` or a database, is the queue: a trial waits there until
+a worker takes it and sends heartbeats. Without heartbeats the trial goes to another worker, which resumes
+its run.
 """
 
 from __future__ import annotations
@@ -18,43 +18,34 @@ import warnings
 from collections.abc import Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from ddim.errors import Locked, NoSpace, UserError, quote
-from ddim.experiments.index import RunTable, list_runs, read_run, run_values
-from ddim.experiments.trials import (
-    SWEEP,
-    Choice,
-    Outcome,
-    Range,
-    Sweep,
-    Trial,
-    find_incomparable,
-    parse_space,
-    plan_trials,
-    read_sweep,
-    values_text,
-)
-from ddim.files import is_locked, lock_folder, make_folder, write_json, write_sealed
+from ddim.experiments.index import OUTCOME, TRIAL, RunTable, beside, list_runs, name_runs, read_run
+from ddim.experiments.report import group_runs, rank_configurations
+from ddim.files import is_locked, lock_folder, make_folder, read_sealed, write_json, write_sealed
 from ddim.machine.progress import Progress, open_progress
 from ddim.machine.runtime import count_allowed
 from ddim.machine.signals import Stopped, stop_on_signals
-from ddim.recipe.codec import dump
 from ddim.runs.folder import RUN, check_outside, check_unused, make_run_folder
 
 try:
     import optuna
+    from optuna.distributions import CategoricalDistribution, IntDistribution
     from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
     from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
     from optuna.trial import TrialState
     from sqlalchemy import NullPool, event, make_url
     from sqlalchemy.exc import SQLAlchemyError
+
+    from ddim.experiments.trials import Choice, parse_space, plan_trials, value_text, values_text
 except ImportError as error:
     raise UserError(f'a sweep needs another package: pip install "ddim[sweep]" ({error})') from None
 
+SWEEP = "sweep.json"
+"""The file that makes a folder a sweep."""
 GRACE = 60
 """Seconds without a heartbeat after which a worker counts as dead, by the clock of the database."""
 POLL = 0.2
@@ -63,7 +54,8 @@ POLL = 0.2
 
 @contextmanager
 def _explain_database() -> Generator[None]:
-    """Turn errors of the database into one sentence; hide that Optuna calls its heartbeat experimental."""
+    """Turn errors of the database into one sentence; hide what Optuna says besides."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         try:
             yield
@@ -74,26 +66,11 @@ def _explain_database() -> Generator[None]:
             raise kind(f"the storage of the sweep failed: {reason}") from None
 
 
-@contextmanager
-def _survive_disconnection() -> Generator[None]:
-    """Go on after the database has ended a connection, as it does if a worker freezes in a transaction."""
-    try:
-        yield
-    except StorageInternalError as error:
-        if not getattr(error.__cause__, "connection_invalidated", False):
-            raise
-
-
 @dataclass(frozen=True, repr=False)
 class SweepTable(RunTable):
-    """The trials of a sweep as a table of runs."""
+    """The trials of a sweep as a table of runs, and the name of the number by which they are compared."""
 
-    sweep: Sweep
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the sweep."""
-        return self.sweep.folder
+    metric: str
 
     @property
     def exit_code(self) -> int:
@@ -103,20 +80,15 @@ class SweepTable(RunTable):
     @property
     def verdict(self) -> str:
         """How many trials have finished and failed, and which values are best on average over seeds."""
-        states, metric = [run.state for run in self.runs], self.sweep.metric
+        states = [run.state for run in self.runs]
         finished, failed = states.count("finished"), states.count("failed")
         said = f"{finished} of {len(states)} trials are finished, {failed} failed"
-        if name := find_incomparable(self.sweep.request):
-            return f"{said}; {metric} is not comparable between trials with different {name}"
-        scores: dict[str, list[float]] = {}
-        for values in map(run_values, self.runs):
-            if values["state"] == "finished" and values.get(metric) is not None:
-                words = (f"{name} {values.get(name)}" for name in self.sweep.request["fields"])
-                scores.setdefault(", ".join(words), []).append(values[metric])
-        if len(scores) < 2:
+        rows = group_runs(self.runs, name_runs(self.runs, self.folder))
+        ranked = rank_configurations(rows, self.metric)
+        if not ranked:
             return said
-        best = min(scores, key=lambda words: mean(scores[words]))
-        return f"{said}; the best is {best}, with {metric} {mean(scores[best]):.4g}"
+        words = ", ".join(f"{name} {value}" for name, value in ranked[0].choice.items())
+        return f"{said}; the best is {words}, with {self.metric} {ranked[0].describe(self.metric)}"
 
     def to_json(self) -> dict[str, Any]:  # pyrefly: ignore[bad-override]
         """Return the folder, the verdict and the trials as plain values."""
@@ -149,8 +121,8 @@ def sweep(  # noqa: PLR0913 (the choices of a notebook)
     Each combination of values is a trial: `--schedule cosine,linear --net.widths [16,32],[32,64]` are four.
     A range such as `--optim.lr 1e-4..1e-2`, or `16..128` for whole numbers, needs random or search.
 
-    If a trial fails, the others go on; remove its file in results/ to run it again. After Ctrl-C, give only
-    out to go on; do so in other terminals too, or on machines that share the folder and the storage, to
+    If a trial fails, the others go on; remove its .outcome.json to run it again. After Ctrl-C, give
+    only out to go on; do so in other terminals too, or on machines that share the folder and the storage, to
     share the work. If a worker dies, another one resumes its trial after a minute.
 
     Args:
@@ -184,19 +156,21 @@ def sweep(  # noqa: PLR0913 (the choices of a notebook)
     request: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     request |= {"repeats": repeats} if repeats > 1 else {}
     request["fields"] = {name: values_text(values) for name, values in (fields or {}).items()}
-    planned = read_sweep(_make_sweep(request, Path(out) if out else None, storage))
-    if request not in ({"fields": {}}, planned.request):
-        raise UserError(f"{planned.folder} is a sweep of {planned.request}: give only out, or another folder")
+    folder = _make_sweep(request, Path(out) if out else None, storage)
+    plan = read_sealed(folder / SWEEP)
+    if request not in ({"fields": {}}, plan["request"]):
+        raise UserError(f"{folder} is a sweep of {plan['request']}: give only out, or another folder")
+    worker = _Worker(folder, plan, storage, jobs, threads)
     with open_progress(progress) as show:
-        _Worker(planned, storage, jobs, threads).train(show)
-    return SweepTable(list_runs(planned.folder).runs, planned.folder, planned)
+        worker.train(show)
+    return SweepTable(list_runs(folder).runs, folder, worker.metric)
 
 
 def _make_sweep(request: dict[str, Any], out: Path | None, storage: str | None) -> Path:
     """Return the folder of a sweep; plan the sweep and enqueue its trials if there is none in `out`."""
     if out and (out / SWEEP).exists():
         return out
-    (base, trials), data = plan_trials(request), request.get("data", "blossoms")
+    trials, data = plan_trials(request), request.get("data", "blossoms")
     if storage:
         _open_storage(storage)  # an error before there is a folder
     check_outside(out or Path("runs"), data)
@@ -209,12 +183,12 @@ def _make_sweep(request: dict[str, Any], out: Path | None, storage: str | None) 
             # The name has a random part, because other sweeps may use the same database.
             study = f"{out.name}-{uuid.uuid4().hex[:12]}"
             queue = optuna.create_study(study_name=study, storage=_open_storage(storage or _address(out)))
-            for trial in trials:
-                queue.enqueue_trial({}, user_attrs={"name": trial.name, "fields": trial.fields or {}})
+            make_folder(out / "trials")
+            for name, recipe in trials.items():
+                write_json(beside(out / "trials" / name, TRIAL), recipe)
+                queue.enqueue_trial({}, user_attrs={"name": name})
             address = storage and make_url(storage)._replace(password=None).render_as_string(False)
-            plan = {"request": request, "storage": address, "study": study, "base": dump(base)}
-            plan["trials"] = [asdict(trial) for trial in trials]
-            write_sealed(out / SWEEP, {"kind": "sweep", **plan})
+            write_sealed(out / SWEEP, {"request": request, "storage": address, "study": study})
     return out
 
 
@@ -225,7 +199,6 @@ def _address(folder: Path) -> str:
 
 def _open_storage(address: str) -> RDBStorage:
     """Return Optuna's storage at an address; a transaction is atomic, and ends if its worker freezes."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     kind = make_url(address).get_backend_name()
     frozen = {"options": f"-c idle_in_transaction_session_timeout={GRACE}s"}
     arguments = {"sqlite": {"timeout": GRACE}, "postgresql": frozen}.get(kind, {})
@@ -238,147 +211,162 @@ def _open_storage(address: str) -> RDBStorage:
     return storage
 
 
-def trial_commands(sweep: Sweep, trial: Trial, jobs: int, threads: int | None) -> list[list[str]]:
-    """Return the commands of a trial: train, and evaluate if the sweep asks for it."""
-    ddim, run, fields = [sys.executable, "-m", "ddim"], sweep.run_folder(trial), trial.fields or {}
-    recipe = sweep.folder / "recipes" / f"{trial.name}.json"
-    train = [*ddim, "train", "--recipe", str(recipe), "--out", str(run), "--resume"]
-    if trial.recipe is None:
-        train += [f"--{name}={value}" for name, value in fields.items()]
+def trial_commands(
+    trial: Path, request: Mapping[str, Any], values: Choice, jobs: int, threads: int | None
+) -> list[list[str]]:
+    """Return the commands of a trial: train, and evaluate if the sweep asks for it.
+
+    Args:
+        trial: the run folder of the trial.
+        request: the arguments of `sweep` that chose the trials.
+        values: the values that a search proposes, in place of those of the recipe.
+        jobs: number of trials that are trained at once.
+        threads: processor threads of each trial; None for the usual number.
+    """
+    ddim = [sys.executable, "-m", "ddim"]
+    train = [*ddim, "train", "--recipe", str(beside(trial, TRIAL)), "--out", str(trial), "--resume"]
+    train += [f"--{name}={value}" for name, value in values.items()]
     # A run keeps the number of threads with which it started.
-    if (jobs > 1 or threads) and not (run / RUN).exists():
+    if (jobs > 1 or threads) and not (trial / RUN).exists():
         train += ["--threads", str(threads or max(1, count_allowed() // jobs))]
-    if "evaluate" not in sweep.request:
+    if "evaluate" not in request:
         return [train]
     # A trial whose guidance was searched is still compared with the others.
-    evaluate = [*ddim, "evaluate", str(run), "-n", str(sweep.request["evaluate"]), "--guidance", "1"]
+    evaluate = [*ddim, "evaluate", str(trial), "-n", str(request["evaluate"]), "--guidance", "1"]
     # The real images are of all classes. For clusters and vectors, samples are so by default.
-    labels = fields.get("data.labels", (trial.recipe or sweep.base)["data"]["labels"])
-    labelled = labels in (True, "true", "yes")
-    return [train, [*evaluate, "--label", "all"] if labelled else evaluate]
+    labels = values.get("data.labels", read_sealed(beside(trial, TRIAL))["data"]["labels"])
+    if labels in (True, "true", "yes"):
+        evaluate += ["--label", "all"]
+    return [train, evaluate]
 
 
 class _Worker:
-    """Trains trials, `jobs` at a time, each with a number of processor threads; None for the usual one."""
+    """Trains the trials of a sweep, `jobs` at a time; for `threads`, see `trial_commands`."""
 
-    def __init__(self, sweep: Sweep, storage: str | None, jobs: int, threads: int | None) -> None:
-        self.sweep, self.jobs, self.threads = sweep, jobs, threads
-        self.trials = {trial.name: trial for trial in sweep.trials}
-        self.storage = _open_storage(storage or sweep.storage or _address(sweep.folder))
-        self.study = optuna.load_study(study_name=sweep.study, storage=self.storage)
-        self.key = self.storage.get_study_id_from_name(sweep.study)
-        self.stop, self.interval = threading.Event(), max(1, GRACE // 10)
-        for name in ("trials", "recipes", "logs", "results"):
-            make_folder(sweep.folder / name)
+    def __init__(
+        self, folder: Path, plan: Mapping[str, Any], storage: str | None, jobs: int, threads: int | None
+    ) -> None:
+        self.folder, self.request, self.jobs, self.threads = folder, plan["request"], jobs, threads
+        self.metric = "kid" if "evaluate" in self.request else "image_mae"
+        self.storage = _open_storage(storage or plan["storage"] or _address(folder))
+        self.study = optuna.load_study(study_name=plan["study"], storage=self.storage)
+        self.stop = threading.Event()
+        self.trials = [Path(str(file).removesuffix(TRIAL)) for file in folder.glob(f"trials/*{TRIAL}")]
+
+    def unfinished(self) -> list[Path]:
+        """Return the trials that have not ended."""
+        return [trial for trial in self.trials if not beside(trial, OUTCOME).exists()]
 
     def train(self, show: Progress) -> None:
         """Train trials until all trials of the sweep have ended, here or in other workers."""
-        folder, total = self.sweep.folder, len(self.trials)
+        total = len(self.trials)
         with stop_on_signals(), ThreadPoolExecutor(self.jobs) as pool:
             try:
                 working = {pool.submit(self._work) for _ in range(self.jobs)}
                 while working:
-                    show(f"trials of {folder}", total - len(self.sweep.unfinished()), total)
+                    show(f"trials of {self.folder}", total - len(self.unfinished()), total)
                     ended, working = wait(working, 1.0, FIRST_COMPLETED)
                     for job in ended:
                         job.result()
             except Stopped as stopped:
-                resume = f"stopped; `ddim sweep --out {quote(folder)}` resumes it"
+                resume = f"stopped; `ddim sweep --out {quote(self.folder)}` resumes it"
                 raise Stopped(stopped.number, resume) from None
             finally:
                 self.stop.set()  # the commands save and end
 
     def _work(self) -> None:
         """Train one trial after another until all have ended, or `stop` is set."""
-        due = 0.0
-        while (left := self.sweep.unfinished()) and not self.stop.is_set():
-            with _survive_disconnection():
-                if time.monotonic() > due:
-                    self._refill(left)
-                    due = time.monotonic() + self.interval
+        while self.unfinished() and not self.stop.is_set():
+            try:
                 if taken := self._take():
-                    self._finish(*taken)
+                    self._run_trial(*taken)
                 else:
-                    self.stop.wait(POLL)
+                    self._refill()
+                    self.stop.wait(5 * POLL)
+            except StorageInternalError as error:
+                # The database ends the connection of a worker that freezes in a transaction.
+                if not getattr(error.__cause__, "connection_invalidated", False):
+                    raise
 
-    def _finish(self, key: int, trial: Trial) -> None:
-        """Run a trial, and tell the storage how it ended."""
-        value = None
-        try:
-            value = self._run_trial(key, trial)
-        finally:
-            state, values = (TrialState.FAIL, None) if value is None else (TrialState.COMPLETE, [value])
-            with suppress(UpdateFinishedTrialError):  # it was given to another worker
-                self.storage.set_trial_state_values(key, state, values)
-
-    def _refill(self, left: list[Trial]) -> None:
-        """Enqueue again those of these trials that nobody has: their worker died or was stopped."""
-        with suppress(Locked), lock_folder(self.sweep.folder, wait=0):
-            fail_stale_trials(self.study)
-            last = {attempt.user_attrs["name"]: attempt for attempt in self.study.get_trials()}
-            for trial in left:
-                if last[trial.name].state.is_finished():
-                    # The next attempt has the values that were proposed for the last one.
-                    RetryHeartbeatStaleTrialCallback()(self.study, last[trial.name])
-
-    def _take(self) -> tuple[int, Trial] | None:
-        """Take the first waiting trial; return its key in the storage and its plan, or None."""
+    def _take(self) -> tuple[int, Path] | None:
+        """Take the first waiting trial; return its key in the storage and the trial, or None."""
+        study = self.storage.get_study_id_from_name(self.study.study_name)
         for waiting in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            key = self.storage.get_trial_id_from_study_id_trial_number(self.key, waiting.number)
+            key = self.storage.get_trial_id_from_study_id_trial_number(study, waiting.number)
             # The heartbeat comes first: without any, the trial of a dead worker would never be given away.
             self.storage.record_heartbeat(key)
             with suppress(UpdateFinishedTrialError):
                 if self.storage.set_trial_state_values(key, TrialState.RUNNING):
-                    return key, self.trials[waiting.user_attrs["name"]]
+                    return key, self.folder / "trials" / waiting.user_attrs["name"]
         return None
 
-    def _propose(self, key: int, trial: Trial) -> Choice:
+    def _refill(self) -> None:
+        """Enqueue again the trials that nobody has: their worker died or was stopped."""
+        with suppress(Locked), lock_folder(self.folder, wait=0):
+            fail_stale_trials(self.study)
+            last = {attempt.user_attrs["name"]: attempt for attempt in self.study.get_trials()}
+            # A worker writes the outcome before it ends the attempt, so outcomes are read after attempts.
+            for trial in self.unfinished():
+                if last[trial.name].state.is_finished():
+                    # The next attempt has the values that were proposed for the last one.
+                    RetryHeartbeatStaleTrialCallback()(self.study, last[trial.name])
+
+    def _propose(self, key: int, trial: Path) -> Choice:
         """Return the values that Optuna proposes for a trial, the same again if the trial is resumed."""
         # Trials that are proposed at the same moment need different seeds.
         sampler = optuna.samplers.TPESampler(seed=int(trial.name))
-        study = optuna.load_study(study_name=self.sweep.study, storage=self.storage, sampler=sampler)
+        study = optuna.load_study(study_name=self.study.study_name, storage=self.storage, sampler=sampler)
         asked, choice = optuna.Trial(study, key), {}
-        for name, each in parse_space(self.sweep.request["fields"]).items():
-            if isinstance(each, Range):
-                suggest: Any = asked.suggest_int if each.whole else asked.suggest_float
-                choice[name] = each.text(suggest(name, each.low, each.high, log=each.log))
+        for name, each in parse_space(self.request["fields"]).items():
+            if name.startswith("data.") and each.single():
+                continue  # the recipe has it, as an absolute path
+            if isinstance(each, CategoricalDistribution):
+                value: Any = asked.suggest_categorical(name, each.choices)
+            elif isinstance(each, IntDistribution):
+                value = asked.suggest_int(name, each.low, each.high, log=each.log)
             else:
-                choice[name] = asked.suggest_categorical(name, each)
+                value = asked.suggest_float(name, each.low, each.high, log=each.log)
+            choice[name] = value_text(value)
         return choice
 
-    def _run_trial(self, key: int, trial: Trial) -> float | None:
-        """Run the commands of a trial, write its outcome, and return the number that a search minimises.
+    def _run_trial(self, key: int, trial: Path) -> None:
+        """Run the commands of a trial, write its outcome, and tell the storage how it ended.
 
         There is no outcome if `stop` was set, or the trial was given to another worker.
         """
-        folder, run = self.sweep.folder, self.sweep.run_folder(trial)
-        trial = trial if trial.fields is not None else replace(trial, fields=self._propose(key, trial))
-        write_json(folder / "recipes" / f"{trial.name}.json", trial.recipe or self.sweep.base)
-        log, code = folder / "logs" / f"{trial.name}.txt", 0
-        for command in trial_commands(self.sweep, trial, self.jobs, self.threads):
-            if code == 0:
-                code = self._run_command(command, key, run, log)
-        if code is None:
-            return None
-        *_, message = ["", *filter(None, map(str.strip, log.read_text(errors="replace").splitlines()))]
-        if code == NoSpace.exit_code:
-            raise NoSpace(message)  # every further trial would fail
-        write_sealed(self.sweep.outcome_file(trial), asdict(Outcome(code, message)))
-        return None if code else run_values(read_run(run)).get(self.sweep.metric)
+        value, code, output = None, 0, beside(trial, ".txt")
+        try:
+            values = self._propose(key, trial) if "search" in self.request else {}
+            for command in trial_commands(trial, self.request, values, self.jobs, self.threads):
+                if code == 0:
+                    code = self._run_command(command, key, trial, output)
+            if code is None:
+                return
+            lines = output.read_text(errors="replace").split("\n")
+            message = next(filter(None, map(str.strip, reversed(lines))), "")
+            if code == NoSpace.exit_code:
+                raise NoSpace(message)  # every further trial would fail
+            write_sealed(beside(trial, OUTCOME), {"exit_code": code, "message": message})
+            run = read_run(trial)
+            value = None if code else {**run.errors, **run.metrics}.get(self.metric)
+        finally:
+            state = TrialState.FAIL if value is None else TrialState.COMPLETE
+            with suppress(UpdateFinishedTrialError):  # it was given to another worker
+                self.storage.set_trial_state_values(key, state, None if value is None else [value])
 
-    def _run_command(self, command: list[str], key: int, run: Path, log: Path) -> int | None:
+    def _run_command(self, command: list[str], key: int, run: Path, output: Path) -> int | None:
         """Run a command and return its exit code; None if it was ended, see `_run_trial`."""
         child, due = None, 0.0
         try:
             while not self.stop.is_set():
                 if time.monotonic() > due:
                     self.storage.record_heartbeat(key)
-                    due = time.monotonic() + self.interval
+                    due = time.monotonic() + max(1, GRACE // 10)
                     if self.storage.get_trial(key).state != TrialState.RUNNING:
                         break  # this worker was frozen, and another one has the trial
                 # The child of a dead worker may still train in the run folder.
                 if child is None and not is_locked(run):
-                    with log.open("ab") as file:
+                    with output.open("ab") as file:
                         # In a session of its own, the child does not receive Ctrl-C; the worker ends it.
                         streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
                         child = subprocess.Popen(command, start_new_session=True, **streams)

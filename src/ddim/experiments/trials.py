@@ -1,177 +1,38 @@
-"""The trials of a sweep: the values that fields take, the recipe of each trial, and how trials ended.
+"""Plan the trials of a sweep: the values that fields take, and the recipe of each trial.
 
-Values are text, as `ddim train` takes them: lists such as ``l1,mse``, and ranges such as ``1e-4..1e-2``. The
-plan of a sweep is in its ``sweep.json``, and the outcome of a trial in ``results/NAME.json``. This module
-imports neither torch nor Optuna.
+Values are text, as `ddim train` takes them: lists such as ``l1,mse``, and ranges such as ``1e-4..1e-2``.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from ddim.data.open import absolute_source, find_source
 from ddim.errors import UserError
-from ddim.evaluation.conditions import UNITS, VALIDATION_FIELDS
-from ddim.files import read_sealed
 from ddim.metrics.catalogue import DEFAULT
+from ddim.metrics.networks import load_network
+from ddim.recipe.checks import check_training
+from ddim.recipe.codec import dump
 from ddim.recipe.options import option_text
+from ddim.recipe.recipe import Recipe
+from ddim.training.request import choose_recipe
 
-if TYPE_CHECKING:
-    from ddim.recipe.recipe import Recipe
-
-SWEEP = "sweep.json"
-"""The file that marks a folder as a sweep."""
 NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
 """A pattern of the ends of a range."""
 
 Choice = dict[str, str]
 """One value for each field of a sweep."""
 
-
-@dataclass(frozen=True)
-class Trial:
-    """One run of a sweep: its name, its values of the fields of the sweep, and its recipe as JSON.
-
-    In a search, `fields` and `recipe` are None: Optuna proposes values when a worker takes the trial.
-    """
-
-    name: str
-    fields: Choice | None
-    recipe: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended: the exit code of its last command, and the last line that this command printed."""
-
-    exit_code: int
-    message: str
-
-    @property
-    def failed(self) -> bool:
-        """Whether a command of the trial ended with an error."""
-        return self.exit_code != 0
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The plan of a sweep.
-
-    Attributes:
-        folder: the folder of the sweep.
-        request: the arguments of `ddim.sweep` that chose the trials.
-        storage: address of Optuna's storage without a password; None for ``study.db`` in the folder.
-        study: name of the sweep in the storage.
-        base: the recipe that all trials share, as JSON.
-        trials: the trials.
-    """
-
-    folder: Path
-    request: dict[str, Any]
-    storage: str | None
-    study: str
-    base: dict[str, Any]
-    trials: list[Trial]
-
-    def run_folder(self, trial: Trial) -> Path:
-        """Return the run folder of a trial."""
-        return self.folder / "trials" / trial.name
-
-    def outcome_file(self, trial: Trial) -> Path:
-        """Return the file of a trial's `Outcome`, which exists once the trial has ended."""
-        return self.folder / "results" / f"{trial.name}.json"
-
-    def unfinished(self) -> list[Trial]:
-        """Return the trials that have not ended."""
-        return [trial for trial in self.trials if not self.outcome_file(trial).exists()]
-
-    @property
-    def metric(self) -> str:
-        """The name of the number that a search minimises."""
-        return "kid" if "evaluate" in self.request else "image_mae"
-
-
-def list_trials(folder: Path) -> list[Trial]:
-    """Return the planned trials of the sweep in a folder; none if another program wrote its sweep.json.
-
-    Raises:
-        UserError: if sweep.json is damaged.
-    """
-    document = read_sealed(folder / SWEEP)
-    if document.get("kind") != "sweep":
-        return []
-    try:
-        trials = [Trial(each["name"], each.get("fields"), each["recipe"]) for each in document["trials"]]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / SWEEP} is damaged: {type(error).__name__} {error}") from None
-    for trial in trials:
-        # A sweep from somebody else must not lead to files outside of its folder.
-        if Path(trial.name).name != trial.name:
-            raise UserError(f"{folder / SWEEP} is damaged: {trial.name!r} is not the name of a folder")
-    return trials
-
-
-def read_sweep(folder: Path) -> Sweep:
-    """Return the sweep in a folder.
-
-    Raises:
-        UserError: if the folder has no sweep, or its sweep.json is damaged.
-    """
-    document = read_sealed(folder / SWEEP)
-    parts = {name: document[name] for name in ("request", "storage", "study", "base")}
-    return Sweep(folder=folder, trials=list_trials(folder), **parts)
-
-
-def read_outcome(file: Path) -> Outcome | None:
-    """Return the outcome in a file, or None if the file does not exist.
-
-    Raises:
-        UserError: if the file is damaged.
-    """
-    if not file.exists():
-        return None
-    document = read_sealed(file)
-    return Outcome(document["exit_code"], document["message"])
-
-
-# Values
-
-
-@dataclass(frozen=True)
-class Range:
-    """A range of numbers from `low` to `high`, with only whole numbers if `whole` is true.
-
-    The distribution is log-uniform if `low` > 0, else uniform.
-    """
-
-    low: float
-    high: float
-    whole: bool
-
-    @property
-    def log(self) -> bool:
-        """Whether the distribution is log-uniform."""
-        return self.low > 0
-
-    def at(self, u: float) -> str:
-        """Return the value at the quantile u in [0, 1)."""
-        # Each whole number k stands for the interval from k - 0.5 to k + 0.5.
-        margin = 0.5 if self.whole else 0.0
-        low, high = self.low - margin, self.high + margin
-        value = low * (high / low) ** u if self.log else low + (high - low) * u
-        return self.text(min(max(value, self.low), self.high))
-
-    def text(self, value: float) -> str:
-        """Return a value as text; six significant digits keep names and tables short."""
-        return str(round(value)) if self.whole else f"{value:.6g}"
-
-
-Space = Mapping[str, Sequence[str] | Range]
-"""The values that each field can take, keyed by field path."""
+Space = Mapping[str, CategoricalDistribution | FloatDistribution | IntDistribution]
+"""The values that each field can take, keyed by field path; a range above 0 is uniform in its logarithm."""
 
 
 def values_text(values: object) -> str:
@@ -194,73 +55,55 @@ def parse_space(fields: Mapping[str, str]) -> Space:
     Raises:
         UserError: if the ends of a range are in the wrong order.
     """
-    space: dict[str, Sequence[str] | Range] = {}
+    space: dict[str, Any] = {}
     for name, text in fields.items():
-        if found := re.fullmatch(rf"({NUMBER})\.\.({NUMBER})", text):
-            whole = re.search("[.e]", found[1] + found[2], re.IGNORECASE) is None
-            low, high = map(int if whole else float, found.groups())
-            if low >= high:
-                raise UserError(f"{name} must have the smaller end of its range first, got {text}")
-            space[name] = Range(low, high, whole)
+        ends = re.fullmatch(rf"({NUMBER})\.\.({NUMBER})", text)
+        if ends is None:
+            values = re.split(r",(?![^\[]*\])", text)
+            space[name] = CategoricalDistribution([value.strip() for value in values])
+            continue
+        low, high = map(float, ends.groups())
+        if low >= high:
+            raise UserError(f"{name} must have the smaller end of its range first, got {text}")
+        if re.search("[.e]", ends[1] + ends[2], re.IGNORECASE):
+            space[name] = FloatDistribution(low, high, log=low > 0)
         else:
-            space[name] = [value.strip() for value in re.split(r",(?![^\[]*\])", text)]
+            space[name] = IntDistribution(int(low), int(high), log=low > 0)
     return space
 
 
-def list_combinations(space: Space) -> list[Choice]:
-    """Return every combination; the last field changes fastest.
+def value_text(value: object) -> str:
+    """Return one value as text; six significant digits keep names and tables short."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def choose_values(space: Space, count: int | None = None) -> list[Choice]:
+    """Return every combination of values, the last field changing fastest, or `count` random ones.
+
+    Random combinations are distinct if all fields are lists.
 
     Raises:
-        UserError: if a field is a range, which has infinitely many values.
+        UserError: if all combinations are wanted, and a field is a range.
     """
-    lists = []
-    for name, values in space.items():
-        if isinstance(values, Range):
-            raise UserError(f"{name} is a range: give random or search, a number of trials, or list values")
-        lists.append(values)
-    return [dict(zip(space, choice, strict=True)) for choice in itertools.product(*lists)]
+    lists = [each.choices for each in space.values() if isinstance(each, CategoricalDistribution)]
+    if len(lists) == len(space):
+        every = [dict(zip(space, map(str, values), strict=True)) for values in itertools.product(*lists)]
+        if count is None:
+            return every
+        drawn = np.random.default_rng(0).choice(len(every), min(count, len(every)), replace=False)
+        return [every[k] for k in drawn]
+    if count is None:
+        raise UserError("a range needs random or search, a number of trials; or list its values")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    asked = [study.ask(dict(space)) for _ in range(count)]
+    return [{name: value_text(value) for name, value in each.params.items()} for each in asked]
 
 
-def draw_combinations(space: Space, count: int, seed: int) -> list[Choice]:
-    """Return `count` random combinations; they are distinct if all fields are lists.
+def plan_trials(request: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the recipes of the trials of a new sweep as JSON, keyed by the name of the trial; check them.
 
-    Raises:
-        UserError: if all fields are lists with fewer than `count` combinations.
-    """
-    import numpy as np
-
-    generator = np.random.default_rng(seed)
-    if any(isinstance(values, Range) for values in space.values()):
-        return [{name: _at(each, generator.random()) for name, each in space.items()} for _ in range(count)]
-    every = list_combinations(space)
-    if count > len(every):
-        raise UserError(f"random must be at most {len(every)}, the number of combinations, got {count}")
-    return [every[k] for k in generator.choice(len(every), count, replace=False)]
-
-
-def _at(values: Sequence[str] | Range, u: float) -> str:
-    return values.at(u) if isinstance(values, Range) else values[int(u * len(values))]
-
-
-def _varies(values: Sequence[str] | Range) -> bool:
-    return isinstance(values, Range) or len(values) > 1
-
-
-def find_incomparable(request: Mapping[str, Any]) -> str | None:
-    """Return a field that varies between trials and makes their errors or KIDs incomparable, or None."""
-    for name, values in parse_space(request["fields"]).items():
-        unit = name == "report.validation_images" or name.split(".")[0] in UNITS
-        hidden = name in VALIDATION_FIELDS or (unit and "evaluate" not in request)
-        if hidden and _varies(values):
-            return name
-    return None
-
-
-# Recipes
-
-
-def plan_trials(request: Mapping[str, Any]) -> tuple[Recipe, list[Trial]]:
-    """Return the recipe that all trials of a new sweep share, and the trials, after checking all recipes.
+    In a search, all trials have the same recipe, with the first values. When a worker takes a trial, Optuna
+    proposes other values of the fields that vary.
 
     Args:
         request: the arguments of `ddim.sweep` that choose trials; those that were not given are left out.
@@ -268,45 +111,49 @@ def plan_trials(request: Mapping[str, Any]) -> tuple[Recipe, list[Trial]]:
     Raises:
         UserError: if a field, a value or a combination is invalid, or images are missing.
     """
-    from ddim.data.open import find_source
-    from ddim.metrics.networks import load_network
-    from ddim.recipe.checks import check_training
-    from ddim.recipe.codec import dump
-
     space, search, repeats = parse_space(request["fields"]), request.get("search"), request.get("repeats", 1)
-    if not space and repeats == 1:
-        raise UserError("a sweep needs fields with the values to try, such as schedule, or repeats")
-    if search and (name := find_incomparable(request)):
-        raise UserError(f"a search cannot compare trials with different {name}: give it one value")
     if "evaluate" in request:
         load_network(DEFAULT)  # a missing package is an error now, and not after the first training
-    fixed = {name: text for name, text in request["fields"].items() if not _varies(space[name])}
-    base = _build_recipe(request, {name: fixed[name] for name in fixed if name.startswith("data.")})
     if search:
-        choices = [{name: _at(each, u) for name, each in space.items()} for u in (0.0, 1 - 1e-12)]
-    elif "random" in request:
-        choices = draw_combinations(space, request["random"], base.seed)
+        choices = [{name: _pick_end(each, k) for name, each in space.items()} for k in (0, -1)]
     else:
-        choices = list_combinations(space)
+        choices = choose_values(space, request.get("random"))
     recipes = [_build_recipe(request, choice) for choice in choices]
     for recipe in recipes:
         check_training(recipe)
         find_source(recipe.data.source)
     if search:
-        return base, [Trial(f"{k:0{len(str(search))}}", None, None) for k in range(1, search + 1)]
-    trials, width = [], len(str(len(recipes) * repeats))
+        if _describe_error(recipes[0], request) != _describe_error(recipes[1], request):
+            what = "images, their split and the seed; without evaluate also schedule, pixels and report"
+            raise UserError(f"a search cannot compare trials that differ in {what}")
+        return {f"{k:0{len(str(search))}}": dump(recipes[0]) for k in range(1, search + 1)}
+    trials, width = {}, len(str(len(recipes) * repeats))
     for choice, recipe in zip(choices, recipes, strict=True):
         for seed in range(recipe.seed, recipe.seed + repeats):
             name = _name_trial(f"{len(trials) + 1:0{width}}", choice, seed)
-            trials.append(Trial(name, choice, dump(replace(recipe, seed=seed))))
-    return base, trials
+            trials[name] = dump(replace(recipe, seed=seed))
+    return trials
+
+
+def _describe_error(recipe: Recipe, request: Mapping[str, Any]) -> object:
+    """Return what decides whether errors are comparable: the images and, for validation errors, the units.
+
+    On other images, or in other units, an error may be smaller without a better model.
+    """
+    data = recipe.data
+    images = (data.source, data.size, data.channels, data.validation, data.split_seed, recipe.seed)
+    units = (recipe.schedule, recipe.pixels, recipe.report)
+    return images if "evaluate" in request else (images, units)
+
+
+def _pick_end(values: Any, index: int) -> str:  # noqa: ANN401 (a distribution of `Space`)
+    """Return the first or the last value of a list or a range."""
+    ends = values.choices if isinstance(values, CategoricalDistribution) else (values.low, values.high)
+    return value_text(ends[index])
 
 
 def _build_recipe(request: Mapping[str, Any], choice: Choice) -> Recipe:
     """Return the recipe that `ddim train` would use; its paths are absolute, as workers may run elsewhere."""
-    from ddim.data.open import absolute_source
-    from ddim.training.request import choose_recipe
-
     budget = {name: request[name] for name in ("images", "minutes") if name in request}
     recipe = choose_recipe(request.get("recipe"), request.get("data"), {**budget, **choice})
     data = recipe.data

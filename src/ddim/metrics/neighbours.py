@@ -19,7 +19,7 @@ zeros it would be at distance 1 from all, nearer than every image with a correla
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +29,6 @@ from torch import Tensor
 
 K = 50
 """The nearest distance is divided by the mean distance to this many neighbours (Carlini et al. 2023)."""
-
-FEWEST = 8
-"""Smallest number of training images among which copies can be found.
-
-A sample needs other neighbours besides the image that it may copy.
-"""
 
 Embed = Callable[[np.ndarray], Tensor]
 """A function from an array (N, ...) to vectors (N, d) float32, whose Euclidean distances are compared."""
@@ -74,11 +68,6 @@ def standardise(images: np.ndarray) -> Tensor:
     return rows.float()
 
 
-def mirror(images: np.ndarray) -> np.ndarray:
-    """Return a view of images (N, H, W, C) with left and right exchanged."""
-    return images[:, :, ::-1]
-
-
 def flatten_features(rows: np.ndarray) -> Tensor:
     """Flatten an array (N, ...) to vectors (N, d) float32."""
     # `torch.tensor` copies the array, because torch warns if a tensor shares a read-only array or memory map.
@@ -87,10 +76,9 @@ def flatten_features(rows: np.ndarray) -> Tensor:
 
 def nearest_neighbours(
     queries: np.ndarray,
-    references: References,
+    views: Sequence[References],
     k: int = K,
     *,
-    also: References | None = None,
     themselves: np.ndarray | None = None,
     embed: Embed = flatten_features,
     progress: Callable[[int, int], None] | None = None,
@@ -99,16 +87,16 @@ def nearest_neighbours(
 
     Args:
         queries: the query images or features (N, ...).
-        references: the reference images or features (M, ...), read block by block.
+        views: the reference images or features (M, ...), read block by block, and maybe other views (M, ...)
+            of each reference, such as its mirror image; the nearest view counts.
         k: the number of neighbours. If there are fewer references, all are used, except the query itself if
             `themselves` is given.
-        also: a second view (M, ...) of each reference, such as its mirror image; the nearer view counts.
         themselves: if the queries are references too, their indices (N,); a query is not its own neighbour.
         embed: the function that maps queries and references to vectors.
         progress: called with the number of references that were compared, and their total number.
     """
-    views = [references] if also is None else [references, also]
-    k = min(k, len(references) - (themselves is not None))
+    count = len(views[0])
+    k = min(k, count - (themselves is not None))
     x = embed(queries)
     # x.x - 2 x.y + y.y loses digits of small distances; subtracting the mean keeps most of them.
     centre = x.mean(0)
@@ -116,8 +104,8 @@ def nearest_neighbours(
     squares = x.double().square().sum(1, keepdim=True)
     best = torch.full((len(x), k), torch.inf, dtype=torch.float64)
     which = torch.full((len(x), k), -1)
-    for first in range(0, len(references), _BLOCK):
-        here = torch.arange(first, min(first + _BLOCK, len(references)))
+    for first in range(0, count, _BLOCK):
+        here = torch.arange(first, min(first + _BLOCK, count))
         apart = torch.full((len(x), len(here)), torch.inf, dtype=torch.float64)
         for view in views:
             y = embed(view[first : first + _BLOCK]) - centre
@@ -127,7 +115,7 @@ def nearest_neighbours(
         best, order = torch.cat([best, apart], 1).topk(k, largest=False)
         which = torch.cat([which, here.expand(len(x), -1)], 1).gather(1, order)
         if progress:
-            progress(first + len(here), len(references))
+            progress(first + len(here), count)
     # The distances are computed again as norms of differences, without the rounding errors of the search.
     indices, distances = which.numpy(), np.empty(which.shape)
     for row, query in enumerate(x):

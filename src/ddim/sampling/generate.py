@@ -96,7 +96,9 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     asked = pipeline.find_label(label, vector, listed)
     guided = collect_guidance(guidance, guidance_interval, guide_with)
     with open_progress(progress) as shown:
-        setup = choose_sampling(pipeline, steps, asked, fields or {}, sampler=sampler, grid=grid, guidance=guided)
+        setup = choose_sampling(
+            pipeline, steps, asked, fields or {}, sampler=sampler, grid=grid, guidance=guided
+        )
         images, _ = generate(setup, listed, progress=shown)
     check_samples(images, listed, setup.pipeline)
     return images

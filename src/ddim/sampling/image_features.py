@@ -22,7 +22,7 @@ from ddim.data import Images
 from ddim.data.images import gather_batch
 from ddim.files import cache_folder, make_folder, write_atomic
 from ddim.metrics.features import Extractor
-from ddim.plots.pictures import to_pictures
+from ddim.plots.pictures import to_uint8
 
 BATCH = 32
 """Number of images whose features are computed in one batch."""
@@ -49,6 +49,19 @@ class ImageSet:
     part: str
     mirrored: bool = False
 
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.which)
+
+    def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
+        """Return the images at these places of the set as pictures (N, H, W, C) uint8; see `to_uint8`."""
+        which = self.which[places]
+        return to_uint8(gather_batch(self.images, which, np.full(len(which), self.mirrored)))
+
+    def name(self, place: int) -> str:
+        """Return the name of the image at this place of the set."""
+        return self.images.names[self.which[place]]
+
     def identity(self, extractor: Extractor) -> str:
         """Return the SHA-256 (hex) of everything that the features of these images depend on."""
         which = hashlib.sha256(np.ascontiguousarray(self.which, np.int64).tobytes()).hexdigest()
@@ -72,17 +85,16 @@ def compute_features(
     Raises:
         OSError: if the cache folder cannot be written.
     """
-    parts, count = [], len(of.which)
+    parts, count = [], len(of)
     for path, places in _list_parts(of.identity(extractor), count):
         kept = read_part(path, "features")
         if kept is None:
             features = []
             for first in places[::BATCH]:
-                which = of.which[first : min(first + BATCH, places.stop)]
-                pixels = to_pictures(gather_batch(of.images, which))
-                features.append(extractor(pixels.flip(3) if of.mirrored else pixels))
+                pictures = of[first : min(first + BATCH, places.stop)]
+                features.append(extractor(torch.from_numpy(pictures).permute(0, 3, 1, 2)))
                 if progress:
-                    progress(first + len(pixels), count)
+                    progress(first + len(pictures), count)
             kept = {"features": torch.cat(features)}
             keep_part(path, kept)
         parts.append(kept["features"].numpy())

@@ -141,11 +141,12 @@ class Display(Callback):
         return True
 
     def _introduce(self, training: Trainer) -> None:
-        split, runtime = training.split, training.runtime
+        split, runtime, shape = training.split, training.runtime, training.model.shape
         slow = "; the first steps are slow while the network is compiled" if runtime.compile else ""
         counts = f"{len(split.train):,} training and {len(split.validation):,} validation images"
-        line = f"run {self.folder}: {counts} on {runtime.device}, {runtime.precision}{slow}"
-        self._show(line, training.seen, training.plan.total)
+        start = f"run {self.folder}" + (f", continued at step {training.step:,}" if self.resumed else "")
+        images = f"{counts} of {shape.height}x{shape.width}, recipe {training.recipe.name}"
+        self._show(f"{start}: {images}, {runtime.describe()}{slow}", training.seen, training.plan.total)
         for caution in () if self.resumed else list_cautions(split.images, len(split.train)):
             _write(caution)
 

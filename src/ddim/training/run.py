@@ -197,7 +197,7 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
 
     Other Parameters:
         guidance_interval: guide only at these log-SNRs, such as -2,5.
-        callbacks: your own callback, may be repeated.
+        callbacks: FILE.py:NAME of your own callback, may be repeated.
 
     Returns:
         The folder of the student.

@@ -94,7 +94,7 @@ def build_application(settings: Settings, processes: Processes | None = None) ->
 
     @router.get("/about", response_model=About)
     async def show_about() -> Response:
-        data = settings.data and show_text(settings.data.resolve().name)
+        data = show_text(settings.data.resolve().name) if settings.data else None
         folder = show_text(settings.folder.resolve().name)
         return reply(About(__version__, folder, data, settings.may_train, limits))
 

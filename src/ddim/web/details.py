@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
-from ddim.evaluation.record import describe_verdict
-from ddim.experiments.index import Run, find_newest_folder
+from ddim.evaluation.record import name_recorded_guidance
+from ddim.experiments.index import Run
 from ddim.files import read_sealed
 from ddim.recipe.options import ERRORS, flatten_as_text, labels_by_default
-from ddim.runs.folder import CHECKPOINTS, REAL_IMAGES, list_checkpoints, list_sheets
+from ddim.runs.folder import CHECKPOINTS, REAL_IMAGES, list_checkpoints, list_numbered_folders, list_sheets
 from ddim.runs.log import METRICS, read_metrics
 from ddim.web.answers import Refused
 from ddim.web.runs import Interval, ListedRun, Row, api_address, list_intervals, show_text
@@ -195,9 +195,8 @@ def list_films(run: Path) -> dict[str, Path]:
 
 def _describe_evaluations(known: ListedRun) -> Iterator[Evaluated]:
     for each in known.run.evaluations:
-        nfe = each.sampling.nfe if each.sampling else None
-        name, conditions = show_text(each.name), show_text(each.conditions)
-        yield Evaluated(name, each.time, conditions, nfe, list_intervals(each), each is known.chosen)
+        name, conditions, time = show_text(each.name), show_text(each.conditions), each.record["time"]
+        yield Evaluated(name, time, conditions, each.nfe, list_intervals(each), each is known.chosen)
 
 
 def list_columns(facts: Mapping[str, Any]) -> list[Column]:
@@ -210,12 +209,15 @@ def list_columns(facts: Mapping[str, Any]) -> list[Column]:
 
 def describe_memorisation(run: Path, pairs_url: str) -> Memorised | None:
     """Return the newest memorisation test of a run, or None if the run has no test."""
-    newest = find_newest_folder(run / "memorisation")
-    if newest is None:
+    tests = list_numbered_folders(run / "memorisation")
+    if not tests:
         return None
+    newest = tests[-1]
     try:
         record = read_sealed(newest / "record.json")
-        verdict = describe_verdict(record)
+        verdict = str(record["verdict"])
+        if guidance := name_recorded_guidance(record["sampling"]):
+            verdict += f" Samples: {guidance}."
         if record.get("checkpoint"):
             verdict += f" Tested: the {record['weights']} weights at step {int(record['step']):,}."
     except (UserError, TypeError, ValueError, LookupError, OverflowError):
@@ -241,8 +243,8 @@ def find_picture(run: Path, kind: str, name: str) -> Path:
         path = list_films(run).get(name)
     elif kind == "real":
         path = run / REAL_IMAGES
-    elif kind == "pairs" and (newest := find_newest_folder(run / "memorisation")):
-        path = newest / PAIRS
+    elif kind == "pairs" and (tests := list_numbered_folders(run / "memorisation")):
+        path = tests[-1] / PAIRS
     if path is None or not path.is_file():
         raise Refused(404, "there is no such picture")
     return path
@@ -299,7 +301,7 @@ def read_curves(run: Path) -> Curves:
     )
 
 
-def _read_lines(run: Path) -> list[Mapping[str, Any]]:
+def _read_lines(run: Path) -> Sequence[Mapping[str, Any]]:
     return read_metrics(run) if (run / METRICS).is_file() else []
 
 
@@ -329,7 +331,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 def list_guides(known: ListedRun, others: Mapping[str, ListedRun]) -> list[Guide]:
     """Return the models that can guide a run: its own early checkpoint, then the newest runs that fit."""
-    guides = [Guide(GUIDE, "its early checkpoint")] if _has_steps(known.place.path / "guide") else []
+    guides = [Guide(GUIDE, "its early checkpoint")] if _has_steps(known.run.path / "guide") else []
     # Runs that wait have no run.json yet, and that of a damaged run can hold anything.
     begun = [other for other in others.values() if other.row.size is not None and other.run.facts]
     fitting = [other for other in begun if other.row.id != known.row.id and can_guide(known.run, other.run)]
@@ -350,7 +352,7 @@ def find_guide(given: str, known: ListedRun, others: Mapping[str, ListedRun]) ->
             "guide_with must be @guide, or the id of a run with the same images, split, size, pixels and "
             f"labels and with a checkpoint, and no student, got {given!r}",
         )
-    return given if given == GUIDE else str(others[given].place.path)
+    return given if given == GUIDE else str(others[given].run.path)
 
 
 def can_guide(run: Run, other: Run) -> bool:

@@ -86,7 +86,7 @@ async def make_samples(run: str, request: Request, here: Here, given: Given) -> 
     passes = 1 if options.get("guidance") in (None, 1) else 2
     steps = options.get("steps", int(recipe["steps"]))
     check_work(recipe, len(seeds), steps, passes, here.settings.limits)
-    path = known.place.path
+    path = known.run.path
     return await begin(here, request, lambda job, folder: sample_run(job, path, folder, seeds, options))
 
 
@@ -111,7 +111,7 @@ async def make_edits(run: str, kind: str, request: Request, here: Here, given: G
         copies = [copy_into(folder, file) for file in files]
         if mask is not None:
             options["mask"] = copy_into(folder, find_source(here.store, {"upload": mask}), MASK)
-        return edit_run(job, kind, known.place.path, folder, copies, options, before)
+        return edit_run(job, kind, known.run.path, folder, copies, options, before)
 
     return await begin(here, request, work)
 
@@ -207,8 +207,14 @@ def address_files(result: Result) -> Result:
         return api_address("results", result.id, name)
 
     images = [replace(each, url=address(each.url), file=address(each.file)) for each in result.images]
-    names = {name: address(getattr(result, name)) for name in ("sheet", "record", "archive")}
-    return replace(result, images=images, film=result.film and address(result.film), **names)
+    return replace(
+        result,
+        images=images,
+        sheet=address(result.sheet),
+        film=result.film and address(result.film),
+        record=address(result.record),
+        archive=address(result.archive),
+    )
 
 
 def answer_file(path: Path) -> Response:

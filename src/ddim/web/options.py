@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ddim.cli.commands import COMMANDS
@@ -64,21 +64,25 @@ def read_fields(given: object) -> dict[str, str]:
 
 def fits(kind: Type, value: Any) -> bool:  # noqa: ANN401 (JSON)
     """Return whether a JSON value is of a type of a parameter."""
-    match kind.name, value:
-        case "Literal", _:
-            return value in kind.inner
-        case "bool", bool():
-            return True
-        case "str", str():
-            return len(value) <= 200 and value.isprintable() and ".py" not in value
-        case ("int", int()) | ("float", int() | float()) if not isinstance(value, bool):
-            return abs(value) < 2**53
-        case "tuple", list() if len(value) == len(kind.inner):
-            ends = zip(kind.inner, value, strict=True)
-            return all(each is None or any(fits(inner, each) for inner in kinds) for kinds, each in ends)
-        case "Sequence", list() if len(value) <= 1024:
-            return all(any(fits(inner, each) for inner in kind.inner) for each in value)
-    return False
+
+    def fits_one(kinds: Sequence[Type], each: Any) -> bool:  # noqa: ANN401
+        return any(fits(inner, each) for inner in kinds)
+
+    if kind.name == "Literal":
+        return value in kind.inner
+    if kind.name == "str":
+        text = isinstance(value, str) and len(value) <= 200
+        return text and value.isprintable() and ".py" not in value
+    if kind.name in ("bool", "int", "float"):
+        types = {"bool": (bool,), "int": (int,), "float": (int, float)}[kind.name]
+        return type(value) in types and abs(value) < 2**53
+    if not isinstance(value, list) or len(value) > 1024:
+        return False
+    if kind.name == "tuple" and len(kind.inner) == len(value):
+        return all(
+            each is None or fits_one(kinds, each) for kinds, each in zip(kind.inner, value, strict=True)
+        )
+    return kind.name == "Sequence" and all(fits_one(kind.inner, each) for each in value)
 
 
 def describe_types(parameter: Parameter) -> str:

@@ -94,7 +94,7 @@ def list_runs(here: Here) -> Response:
 
 def show_row(here: Server, known: ListedRun) -> Row:
     """Return the row of a run; if the last command of this server on the run failed, it says why."""
-    failure = here.processes.failure(known.place.path)
+    failure = here.processes.failure(known.run.path)
     return replace(known.row, why=known.row.why or failure) if failure else known.row
 
 
@@ -124,7 +124,7 @@ def show_run(run: str, here: Here) -> Response:
     """Describe a run."""
     known = here.runs.find(run)
     details = _read(known, lambda: describe_details(known, here.runs.read()))
-    path, state, alone = known.place.path, known.run.state, known.place.sweep is None
+    path, state, alone = known.run.path, known.run.state, known.run.sweep is None
     doing = [child.name for child in here.processes.running if child.folder == path]
     saved, may = (path / CHECKPOINTS).is_dir(), here.settings.may_train
     facts = vars(details) | {
@@ -141,14 +141,14 @@ def show_run(run: str, here: Here) -> Response:
 def show_curves(run: str, here: Here) -> Response:
     """Return the curves of a run."""
     known = here.runs.find(run)
-    return reply(_read(known, lambda: read_curves(known.place.path)))
+    return reply(_read(known, lambda: read_curves(known.run.path)))
 
 
 @router.get("/runs/{run}/log", response_model=Log)
 def show_log(run: str, here: Here) -> Response:
     """Return the end of the log of a run."""
     known = here.runs.find(run)
-    return reply(Log(_read(known, lambda: read_log(known.place.path))))
+    return reply(Log(_read(known, lambda: read_log(known.run.path))))
 
 
 @router.get("/runs/{run}/{kind}", response_class=Response)
@@ -156,14 +156,14 @@ def show_log(run: str, here: Here) -> Response:
 def show_picture(run: str, kind: str, here: Here, name: str = "") -> Response:
     """Return a picture of a run; see `find_picture`."""
     known = here.runs.find(run)
-    content = _read(known, lambda: find_picture(known.place.path, kind, name).read_bytes())
+    content = _read(known, lambda: find_picture(known.run.path, kind, name).read_bytes())
     return Response(content, media_type="image/webp" if kind == "films" else "image/png")
 
 
 @router.patch("/runs/{run}", response_model=Row)
 def change_run(run: str, here: Here, change: Change) -> Response:
     """Rename a run, or write a note about it."""
-    path = find_unused(here, run).place.path
+    path = find_unused(here, run).run.path
     if change.note is not None:
         write_atomic(path / NOTE, change.note[:2000].encode())
     if change.name:
@@ -177,7 +177,7 @@ def change_run(run: str, here: Here, change: Change) -> Response:
 @router.delete("/runs/{run}", status_code=204)
 def delete_run(run: str, here: Here) -> Response:
     """Delete a run with all its files."""
-    shutil.rmtree(find_unused(here, run).place.path)
+    shutil.rmtree(find_unused(here, run).run.path)
     here.runs.read(now=True)
     return Response(None, 204)
 
@@ -190,9 +190,9 @@ def find_unused(here: Server, run: str) -> ListedRun:
     """
     here.check_allowed()
     known = here.runs.find(run)
-    if known.place.sweep is not None or known.place.path == here.settings.folder:
+    if known.run.sweep is not None or known.run.path == here.settings.folder:
         raise Refused(409, "this run belongs to a sweep, or is the folder of the page")
-    if is_locked(known.place.path) or any(c.folder == known.place.path for c in here.processes.running):
+    if is_locked(known.run.path) or any(c.folder == known.run.path for c in here.processes.running):
         raise Refused(409, "this run is in use: stop it first")
     return known
 
@@ -245,6 +245,6 @@ def _read(known: ListedRun, work: Callable[[], T]) -> T:
     try:
         return work()
     except UserError as error:
-        raise Refused(409, shorten_paths(str(error), known.place.path)) from None
+        raise Refused(409, shorten_paths(str(error), known.run.path)) from None
     except (TypeError, ValueError, KeyError, LookupError, AttributeError, OSError, RecursionError) as error:
         raise Refused(409, f"a file of this run is damaged: {type(error).__name__}") from None

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from ddim.data.clusters import Clusters
 from ddim.errors import UserError
 from ddim.evaluation.record import Evaluation
-from ddim.experiments.index import Place, Run, list_places, mark_comparable, outcome_file, read_place
+from ddim.experiments.index import OUTCOME, Run, beside, list_run_folders, mark_comparable, read_run
 from ddim.files import shorten_paths
 from ddim.runs.folder import CHECKPOINTS, RUN, list_sheets
 from ddim.runs.log import METRICS
@@ -99,14 +99,12 @@ class ListedRun:
     """A run in the list of the page.
 
     Attributes:
-        place: the run folder.
         run: the run, with all its evaluations.
         row: the row of the run.
         stamp: the stamp of its files when they were read.
         chosen: the evaluation that the row shows, None if there is none.
     """
 
-    place: Place
     run: Run
     row: Row
     stamp: tuple[int, ...]
@@ -127,13 +125,14 @@ class RunList:
         with self._lock:
             moment = time.monotonic()
             if now or moment - self._searched > SEARCH:
-                places = {name_id(place.path, self.folder): place for place in self._places()}
+                folders = list_run_folders(self.folder) if self.folder.is_dir() else []
+                paths = {name_id(path, self.folder): path for path in folders}
                 self._searched = moment
             elif moment - self._read > FRESH:
-                places = {key: known.place for key, known in self._known.items()}
+                paths = {key: known.run.path for key, known in self._known.items()}
             else:
                 return self._known
-            self._known = self._reread(places)
+            self._known = self._reread(paths)
             self._read = time.monotonic()
             return self._known
 
@@ -152,29 +151,22 @@ class RunList:
         """Return all sweeps with their folders, keyed by id."""
         trials: dict[Path, list[str]] = {}
         for key, known in self.read().items():
-            if known.place.sweep is not None:
-                trials.setdefault(known.place.sweep, []).append(key)
+            if known.run.sweep is not None:
+                trials.setdefault(known.run.sweep, []).append(key)
         ids = {path: name_id(path, self.folder) for path in trials}
         return {ids[path]: (path, Sweep(ids[path], path.name, runs)) for path, runs in trials.items()}
 
-    def _places(self) -> list[Place]:
-        if not self.folder.is_dir():
-            return []
-        inside = self.folder.resolve()
-        # A sweep.json from somebody else can name a trial outside the folder.
-        return [each for each in list_places(self.folder) if each.path.resolve().is_relative_to(inside)]
-
-    def _reread(self, places: Mapping[str, Place]) -> dict[str, ListedRun]:
-        fresh, changed = {}, self._known.keys() != places.keys()
-        for key, place in sorted(places.items()):
-            known, stamp = self._known.get(key), stamp_place(place)
+    def _reread(self, paths: Mapping[str, Path]) -> dict[str, ListedRun]:
+        fresh, changed = {}, self._known.keys() != paths.keys()
+        for key, path in sorted(paths.items()):
+            known, stamp = self._known.get(key), stamp_run(path)
             # If a process is killed, its lock ends but no file changes, so running runs are always read.
-            if known and known.place == place and known.stamp == stamp and known.run.state != "running":
+            if known and known.stamp == stamp and known.run.state != "running":
                 fresh[key] = known
                 continue
             changed = True
-            run = read_bounded(place)
-            fresh[key] = ListedRun(place, run, make_row(place, run, self.folder), stamp)
+            run = read_bounded(path)
+            fresh[key] = ListedRun(run, make_row(run, self.folder), stamp)
         if changed:
             self._mark([known for known in fresh.values() if known.run.evaluations])
         return fresh
@@ -186,14 +178,14 @@ class RunList:
         except (TypeError, ValueError, KeyError, AttributeError):
             return  # a record has unexpected values; its row is shown without the mark "comparable"
         for known, run in zip(judged, marked, strict=True):
-            known.row = make_row(known.place, run, self.folder)
+            known.row = make_row(run, self.folder)
             known.chosen = run.evaluations[-1] if run.evaluations and run.comparable else None
 
 
-def stamp_place(place: Place) -> tuple[int, ...]:
+def stamp_run(path: Path) -> tuple[int, ...]:
     """Return numbers that change if the files of a run change."""
     names = (RUN, METRICS, CHECKPOINTS, NOTE, "evaluations", "memorisation", "samples")
-    files = [*(place.path / name for name in names), outcome_file(place) or place.path]
+    files = [*(path / name for name in names), beside(path, OUTCOME)]
     stamps = []
     for file in files:
         try:
@@ -204,24 +196,24 @@ def stamp_place(place: Place) -> tuple[int, ...]:
     return tuple(stamps)
 
 
-def read_bounded(place: Place) -> Run:
-    """Return the run at a place. If its files cannot be read, the run has the state "damaged"."""
+def read_bounded(path: Path) -> Run:
+    """Return the run in a folder. If its files cannot be read, the run has the state "damaged"."""
     try:
-        return read_place(place)
+        return read_run(path)
     # A file from somebody else can contain any JSON, so any error here means a damaged run.
     except (UserError, ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError) as error:
-        return Run(place.path, "damaged", why=f"it cannot be read: {type(error).__name__}")
+        return Run(path, "damaged", why=f"it cannot be read: {type(error).__name__}")
 
 
 # Rows
 
 
-def make_row(place: Place, run: Run, folder: Path) -> Row:
+def make_row(run: Run, folder: Path) -> Row:
     """Return the row of a run; if its files contain unexpected values, the run is damaged."""
-    key = name_id(place.path, folder)
-    path = place.path.relative_to(folder)
+    key = name_id(run.path, folder)
+    path = run.path.relative_to(folder)
     name = show_text(str(path) if path.parts else folder.resolve().name)
-    sweep = None if place.sweep is None else name_id(place.sweep, folder)
+    sweep = None if run.sweep is None else name_id(run.sweep, folder)
     try:
         return Row(key, name, run.state, sweep, **_describe_run(key, run))
     except (TypeError, ValueError, KeyError, AttributeError, LookupError, OverflowError, OSError) as error:
@@ -274,7 +266,7 @@ def name_id(path: Path, folder: Path) -> str:
 
     A path with unusual characters gets a hash as its id, so that every id can stand in an address.
     """
-    parts = path.relative_to(folder).parts or (folder.resolve().name or "runs",)
+    parts = Path(os.path.relpath(path, folder)).parts or (folder.resolve().name or "runs",)
     if all(re.fullmatch(r"[\w.=+@ -]+", part) and part.isprintable() and part.isascii() for part in parts):
         return "~".join(parts)
     return f"run-{hashlib.sha256(os.fsencode(os.sep.join(parts))).hexdigest()[:16]}"

@@ -180,14 +180,14 @@ def resume_training(run: str, here: Here, minutes: Minutes = None) -> Response:
     """Resume a run; `minutes` train it longer than planned."""
     here.check_allowed()
     known = here.runs.find(run)
-    if known.place.sweep is not None:
+    if known.run.sweep is not None:
         raise Refused(409, "this is a trial of a sweep: resume the sweep with `ddim sweep`")
     if known.run.state not in ("stopped", "finished"):
         raise Refused(409, f"this run cannot be resumed: it is {known.row.state}")
     if known.run.state == "finished" and minutes is None:
         raise Refused(409, "this run is finished; give minutes to train it longer")
     more = [] if minutes is None else [f"--more={minutes:g}"]
-    here.processes.start("train", known.place.path, ["--resume", "--out", str(known.place.path), *more])
+    here.processes.start("train", known.run.path, ["--resume", "--out", str(known.run.path), *more])
     return reply(Started(run), 202)
 
 
@@ -198,7 +198,7 @@ def stop_training(run: str, here: Here) -> Response:
     known = here.runs.find(run)
     if known.run.state != "running":
         raise Refused(409, f"this run cannot be stopped: it is {known.row.state}")
-    here.processes.stop(known.place.path)
+    here.processes.stop(known.run.path)
     return reply(Started(run), 202)
 
 
@@ -206,7 +206,7 @@ def stop_training(run: str, here: Here) -> Response:
 def evaluate_run(run: str, here: Here, n: Count = 500) -> Response:
     """Evaluate a run with n samples."""
     here.check_allowed()
-    path = here.runs.find(run).place.path
+    path = here.runs.find(run).run.path
     here.processes.start("evaluate", path, [str(path), "-n", str(n)])
     return reply(Started(run), 202)
 
@@ -215,7 +215,7 @@ def evaluate_run(run: str, here: Here, n: Count = 500) -> Response:
 def distill_run(run: str, here: Here, minutes: Minutes = 60.0) -> Response:
     """Train a student of a run in a new folder."""
     here.check_allowed()
-    teacher = here.runs.find(run).place.path
+    teacher = here.runs.find(run).run.path
     folder = make_numbered_folder(here.settings.folder, f"{teacher.name}-distilled-")
     words = [str(teacher), "--out", str(folder), f"--minutes={minutes or 60:g}"]
     here.processes.start("distill", folder, words)
@@ -235,7 +235,9 @@ async def show_data(data: str, request: Request, here: Here, size: Size = 64) ->
         facts, address = summary.facts, api_address("results", key, SHEET)
         rejects, duplicates = facts["rejected"][:MOST], facts["duplicates"][:MOST]
         classes = dict(facts["classes"] or {})
-        return DataDetails(facts["images"], summary.verdict.partition(": ")[2], classes, rejects, duplicates, address)
+        return DataDetails(
+            facts["images"], summary.verdict.partition(": ")[2], classes, rejects, duplicates, address
+        )
 
     try:
         # Reading a large set takes as long as it takes; its client may leave.
