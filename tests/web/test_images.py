@@ -325,8 +325,8 @@ def test_an_upload_says_its_size_and_is_limited(client, trained):
     "change",
     [
         {"sources": []}, {"sources": [1]}, {"mask": "x"}, {"seeds": list(range(65))}, {"strength": 0},
-        {"resample": 2}, {"steps": 10**7}, {"fields": {"sampler": "ddim"}}, {"fields": {"grid": "mine.py:Grid"}},
-        {"path": "/etc/passwd"},
+        {"resample": 2}, {"steps": 10**7}, {"fields": {"sampler": "ddim"}},
+        {"fields": {"grid": "mine.py:Grid"}}, {"path": "/etc/passwd"},
     ],
     ids=str,
 )  # fmt: skip

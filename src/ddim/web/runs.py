@@ -22,8 +22,8 @@ from ddim.runs.folder import CHECKPOINTS, RUN, list_sheets
 from ddim.runs.log import METRICS
 from ddim.web.answers import Refused
 
-FRESH, SEARCH = 1.0, 5.0
-"""Seconds for which the rows are used without a look at the files, and without a search for new runs."""
+FRESH = 1.0
+"""Seconds for which the rows are used without a look at the files."""
 
 NOTE = "note.txt"
 """The file in a run folder with the user's note."""
@@ -118,22 +118,15 @@ class RunList:
         self.folder = folder
         self._known: dict[str, ListedRun] = {}
         self._lock = threading.Lock()
-        self._read = self._searched = float("-inf")
+        self._looked = float("-inf")
 
     def read(self, *, now: bool = False) -> dict[str, ListedRun]:
-        """Return all runs, sorted by id; `now` looks for new ones at once."""
+        """Return all runs, sorted by id; `now` looks at the files at once."""
         with self._lock:
-            moment = time.monotonic()
-            if now or moment - self._searched > SEARCH:
+            if now or time.monotonic() - self._looked > FRESH:
                 folders = list_run_folders(self.folder) if self.folder.is_dir() else []
-                paths = {name_id(path, self.folder): path for path in folders}
-                self._searched = moment
-            elif moment - self._read > FRESH:
-                paths = {key: known.run.path for key, known in self._known.items()}
-            else:
-                return self._known
-            self._known = self._reread(paths)
-            self._read = time.monotonic()
+                self._known = self._reread({name_id(path, self.folder): path for path in folders})
+                self._looked = time.monotonic()
             return self._known
 
     def find(self, key: str) -> ListedRun:
