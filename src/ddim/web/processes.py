@@ -85,11 +85,9 @@ class Processes:
             raise Refused(503, f"the command cannot be started: {error.strerror}") from None
         child = Child(name, folder, process, said, time.time())
         # Of the commands that have ended, the last one of each run is kept for what it said.
-        self.children = [
-            each
-            for each in self.children
-            if each.state == "running" or (each.folder, each.name) != (folder, name)
-        ]
+        for old in [each for each in self.children if each.state != "running" and each.folder == folder]:
+            old.said.close()
+            self.children.remove(old)
         self.children.append(child)
         return child
 

@@ -203,7 +203,7 @@ async def rank_runs(here: Here, chosen: Chosen, metric: str = "kid") -> Response
     if metric not in METRICS:
         raise Refused(422, f"metric must be one of {', '.join(METRICS)}")
     known = [await asyncio.to_thread(here.runs.find, key) for key in dict.fromkeys(chosen)]
-    judged = {str(each.run.evaluations[-1].folder): each.row.id for each in known if each.run.evaluations}
+    judged = {each.run.evaluations[-1].folder: each.row.id for each in known if each.run.evaluations}
     excluded = [each.row.id for each in known if not each.run.evaluations]
     if len(judged) < 2:
         return reply(Ranking(None, [], excluded))
@@ -214,7 +214,7 @@ async def rank_runs(here: Here, chosen: Chosen, metric: str = "kid") -> Response
         return compare(*judged, metric=metric).to_json()
 
     found = await here.models.finish(here.models.submit(work))
-    return reply(Ranking(found, [judged[row["folder"]] for row in found["rows"]], excluded))
+    return reply(Ranking(found, [judged[Path(row["folder"])] for row in found["rows"]], excluded))
 
 
 @router.get("/sweeps/{sweep}/report", response_class=Response)

@@ -202,8 +202,14 @@ function rank({ comparison, runs, excluded }) {
   const link = (id) => h("a", { href: runAddress(id) }, name(id));
   const missing = excluded.map((id) => [link(id), "it has no evaluation"]);
   if (!comparison) return [h("p", {}, "None of these runs can be ranked."), notRanked(missing)];
-  const { verdict, metric, rows, choices: differing } = comparison;
-  const ranked = rows.filter(({ note }) => !note?.startsWith("not ranked"));
+  const { verdict, metric, rows: records, choices: differing } = comparison;
+  const rows = records.map((row) => ({
+    ...row,
+    value: row[metric],
+    low: row[`${metric}_low`],
+    high: row[`${metric}_high`],
+  }));
+  const ranked = rows.filter(({ note }) => !note.startsWith("not ranked"));
   const others = rows.filter((row) => !ranked.includes(row));
   const id = (row) => runs[rows.indexOf(row)];
   const bars = whiskers(ranked);
@@ -236,7 +242,8 @@ function rank({ comparison, runs, excluded }) {
 
 /** Return in words how the value of a row differs from that of the first run. */
 function difference({ difference: value, difference_low: low, difference_high: high, note }) {
-  return value === undefined ? note : `${interval({ value, low, high })}${low > 0 || high < 0 ? "" : ", may be chance"}`;
+  if (value === undefined) return note;
+  return interval({ value, low, high }) + (low > 0 || high < 0 ? "" : ", may be chance");
 }
 
 function notRanked(rows) {
