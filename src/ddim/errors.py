@@ -141,8 +141,9 @@ def check_part_values(owner: str, part: object) -> None:
         if kind in (int, float):
             to_float(f"{owner}.{name}", value)
         elif get_origin(kind) is Literal and value not in allowed:
-            hint = suggest(str(value), allowed)
-            raise UserError(f"{owner}.{name} must be one of {', '.join(allowed)}, got {value!r}{hint}")
+            words = [*map(str, allowed)]
+            hint = suggest(str(value), words)
+            raise UserError(f"{owner}.{name} must be one of {', '.join(words)}, got {value!r}{hint}")
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:

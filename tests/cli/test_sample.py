@@ -151,7 +151,7 @@ def test_two_commands_do_not_write_into_one_folder(run, sample, tmp_path, comman
 def test_a_folder_holds_samples_of_one_way_of_sampling(words, why, run, sample, tmp_path, refused):
     first = sample(tmp_path / "a", "-n", 1)
     said = refused("sample", run, "--steps", 2, "--out", tmp_path / "a", words)
-    assert said == f"folder {tmp_path / 'a'} holds samples with another {why}; give a new folder"
+    assert said == f"folder {tmp_path / 'a'} holds samples with other {why}; give a new folder"
     assert read_files(tmp_path / "a") == first
 
 

@@ -66,7 +66,8 @@ def test_a_run_shows_its_progress_and_the_next_commands(here, command):
     ]
     images = "32 training and 8 validation images of 32x32, recipe tiny"
     assert f"run {folder}: {images}, cpu, fp32, 1 thread\n" in said.err
-    assert re.search(r"after 40 images: validation error 0\.\d{3}, lower is better; samples ", said.err)
+    validation = r"after 40 images, step 5: validation error 0\.\d{3}, lower is better; samples "
+    assert re.search(validation, said.err)
     assert re.search(r"80 images seen in 0:\d\d", said.err)
     assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000010"
 
@@ -89,6 +90,7 @@ def test_options_and_fields_reach_the_recipe(here, finished, command):
         (["--minutes", "0"], "minutes (--minutes) must be above 0, got 0"),
         (["--from", "x", "--resume"], "--resume continues a run and --from starts a new run"),
         (["--resume", "--out", "x"], "--out x does not exist; give DATA to start a new run there"),
+        (["--resume"], "no run fits this command: name one with --out (there is none), or give DATA"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(words, sentence, tmp_path, monkeypatch, refused):
@@ -125,7 +127,7 @@ def test_without_a_folder_the_newest_run_with_the_same_options_is_resumed(here, 
     (here / "runs" / "broken" / "run.json").write_text("{")
     words = ["train", "blossoms:40", "--recipe", "tiny.yaml", "--resume", *FAST]
     for seed, folder in ((2, "r1"), (1, "r2")):
-        assert f"run runs/{folder}, continued at step 5: " in command(*words, "--seed", seed).err
+        assert f"run runs/{folder}, continued at 40 images: " in command(*words, "--seed", seed).err
     assert "no run fits this command: starting a new one" in command(*words, "--seed", 3, "--out", "new").err
 
 

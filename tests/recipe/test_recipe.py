@@ -204,7 +204,7 @@ def test_naming_the_present_kind_keeps_its_fields_and_another_kind_keeps_none():
         ("lr", "1", "perhaps you meant optim.lr"),
         ("schedule", "lineer", "perhaps you meant linear"),
         ("objective.on", "nois", "perhaps you meant noise"),
-        ("ema.decay", "1", "ema.decay is not a field of this kind"),
+        ("ema.decay", "1", "ema.decay is a field of ema "),
         ("schedule.min_signal.x", "1", "min_signal must be a number"),
         ("images", "1.5", "images must be a whole number or none, got"),
         ("clip", "none", "clip must be true or false or x0, got 'none'"),

@@ -247,6 +247,23 @@ def test_every_average_of_a_run_can_be_loaded_by_its_name(tmp_path):
             load(tmp_path, wrong)
 
 
+def test_the_model_of_a_run_alone_gives_the_images_of_the_run(trained):
+    recipe = trained.recipe
+    alone = sample(trained.model, 2, 3, sampler=recipe.sampler, grid=recipe.grid)
+    assert torch.allclose(alone, sample(trained, 2, 3), atol=1e-4)
+
+
+def test_a_run_is_sampled_in_the_precision_that_is_asked_for(trained):
+    coarse = load(trained.checkpoint.path, precision="bf16")
+    assert (trained.runtime.precision, coarse.runtime.precision) == ("fp32", "bf16")
+    images, exact = sample(coarse, 2, 3), sample(trained, 2, 3)
+    assert not torch.equal(images, exact)
+    assert torch.allclose(images, exact, atol=0.1)
+    assert torch.equal(sample(load(coarse.checkpoint.path, precision="fp32"), 2, 3), exact)
+    with pytest.raises(UserError, match="precision must be"):
+        load(trained.checkpoint.path, precision="fp16")
+
+
 def test_a_run_and_its_checkpoint_are_the_same_to_load(trained):
     path = trained.checkpoint.path
     again = load(path)

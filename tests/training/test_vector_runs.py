@@ -104,7 +104,7 @@ def test_folders_of_samples_record_their_vectors(run, given, tmp_path):
     assert json.loads((written.folder / "record.json").read_text())["label"]["1"] == list(few.rows[1])
     assert write_samples(SamplingSetup(pipeline, 2, few), range(3), tmp_path / "out").made == 0
     other = VectorLabel((few.rows[0],))
-    with pytest.raises(UserError, match="holds samples with another label"):
+    with pytest.raises(UserError, match="holds samples with other label"):
         write_samples(SamplingSetup(pipeline, 2, other), range(3), tmp_path / "out")
 
 

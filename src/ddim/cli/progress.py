@@ -12,8 +12,7 @@ import numpy as np
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn
 
-from ddim.cli.output import draw, say
-from ddim.cli.streams import unescaped
+from ddim.cli.output import draw, say, unescaped
 from ddim.errors import Interrupted, quote
 from ddim.files import read_sealed
 from ddim.metrics.catalogue import LEAST
@@ -122,7 +121,8 @@ class Console(ProgressDisplay, Display):
         self.sheet = sheet
 
     def _show_validation(self, training: Trainer, errors: str, sheet: Path) -> None:
-        say(f"after {training.seen:,} images: {errors}{'; ' if errors else ''}samples {sheet}")
+        seen = f"after {training.seen:,} images, step {training.step:,}"
+        say(f"{seen}: {errors}{'; ' if errors else ''}samples {sheet}")
         if self.draws:
             shape = training.model.shape
             # While the bar is drawn, sys.stderr is an object of rich without an encoding.
@@ -137,7 +137,7 @@ class Console(ProgressDisplay, Display):
     def _conclude(self, training: Trainer, seen: str) -> None:
         """Prepare the lines about the ended training that `done` prints."""
         self.ended = seen
-        if training.complete and not self.resumed and time.monotonic() - self.created < LONG:
+        if training.complete and time.monotonic() - self.created < LONG:
             longer = f"ddim train --resume --out {quote(self.folder)} --more 20{self.own}"
             self.ended += f"\nsamples still noisy? train longer: `{longer}`"
 

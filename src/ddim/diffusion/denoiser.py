@@ -17,6 +17,7 @@ from ddim.diffusion.parameterisation import (
     Prediction,
     from_image,
 )
+from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import (
     SCHEDULES,
     Number,
@@ -78,6 +79,9 @@ class Model(nn.Module):
             "log_snr", "sigma", "noise_variance", "signal_variance", "timestep", "c_noise" or "time".
         shape: channels, height and width of the images.
 
+    Attributes:
+        pixels: the map between images and model units: to [-1, 1], or as in the run of the model.
+
     Raises:
         UserError: if a name is unknown, or `check_schedule` refuses the schedule.
 
@@ -107,13 +111,10 @@ class Model(nn.Module):
         conditioning = choose_part("conditioning", conditioning, CONDITIONINGS)
         self.conditioning = complete(conditioning, entries=entries)
         self.shape = shape if isinstance(shape, Shape) else Shape(*shape)
+        self.pixels = Pixels.fixed(0.5, 0.5, self.shape.channels)
 
     def forward(
-        self,
-        x_t: Tensor,
-        t: Number,
-        label: Tensor | None = None,
-        augment: Tensor | None = None,
+        self, x_t: Tensor, t: Number, label: Tensor | None = None, augment: Tensor | None = None
     ) -> Prediction:
         """Return the prediction for noisy images.
 

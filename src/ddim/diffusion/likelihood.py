@@ -228,12 +228,7 @@ def bound_times(steps: int, schedule: Schedule, pixels: Pixels, earliest: float 
 
 @torch.no_grad()
 def bound_bits(
-    denoise: Denoiser,
-    x0: Tensor,
-    pixels: Pixels,
-    times: Tensor,
-    noise: Noise,
-    variance: Variance = "large",
+    denoise: Denoiser, x0: Tensor, pixels: Pixels, times: Tensor, noise: Noise, variance: Variance = "large"
 ) -> Tensor:
     """Return an unbiased estimate of the variational bound, with one draw of noise for each step.
 
@@ -276,12 +271,7 @@ def bound_bits(
 
 @with_gradients
 def flow_bits(
-    denoise: Denoiser,
-    x0: Tensor,
-    pixels: Pixels,
-    noise: Noise,
-    steps: int = 50,
-    earliest: float = 0.0,
+    denoise: Denoiser, x0: Tensor, pixels: Pixels, noise: Noise, steps: int = 50, earliest: float = 0.0
 ) -> Tensor:
     """Return the likelihood along the probability flow (Song et al. 2021b, eq. 39).
 

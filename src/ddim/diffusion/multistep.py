@@ -50,11 +50,11 @@ class AdamsBashforth(Sampler):
     limits the order of convergence to 2. More slopes make the whole error smaller.
 
     Attributes:
-        order: number of slopes that each step uses, 1 to 5.
+        order: number of slopes that each step uses.
         steps: "unequal" computes the weights from the actual step sizes, "equal" assumes equal steps.
     """
 
-    order: int = 2
+    order: Literal[1, 2, 3, 4, 5] = 2
     steps: Literal["unequal", "equal"] = "unequal"
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
@@ -96,11 +96,11 @@ class DPMSolver(Sampler):
     from this one: there the second difference of the predictions has half of its exact weight.
 
     Attributes:
-        order: 1, 2 or 3.
+        order: number of predictions that each step uses.
         eta: amount of noise that each step adds: 0 is deterministic, 1 is the stochastic variant.
     """
 
-    order: int = 2
+    order: Literal[1, 2, 3] = 2
     eta: float = 0.0
 
     @property
@@ -141,7 +141,7 @@ class UniPC(Sampler):
         variant: the paper's B(h): "bh1" is h, "bh2" is 1 - e^(-h).
     """
 
-    order: int = 3
+    order: Literal[1, 2, 3] = 3
     variant: Literal["bh1", "bh2"] = "bh2"
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
@@ -152,9 +152,8 @@ class UniPC(Sampler):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
             yield State(x, t.item(), p.x0)
-            if (
-                start is not None
-            ):  # repeat the previous step, which ends at `now`, with the image predicted there
+            if start is not None:
+                # Repeat the previous step, which ends at `now`, with the image predicted there.
                 x = exponential_step(start, images, now, variant=self.variant, end=p.x0)
                 start = None
             if now.log_snr != then.log_snr:

@@ -111,7 +111,7 @@ class EDM(Sampler):
         s_noise: standard deviation of the added noise.
     """
 
-    order: int = 2
+    order: Literal[1, 2] = 2
     alpha: float = 1.0
     s_churn: float = 0.0
     s_min: float = 0.0

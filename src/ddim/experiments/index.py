@@ -223,7 +223,7 @@ def _find_common(runs: Sequence[Run]) -> Conditions | None:
     newest_first = sorted(listed, key=lambda pair: pair[1].record["time"], reverse=True)
     counts = Counter(conditions for conditions, _ in newest_first)
     # Of equal conditions, max returns the first.
-    return max(counts, key=lambda each: (counts[each], each.images), default=None)
+    return max(counts, key=lambda each: (counts[each], dict(each)["number of samples"]), default=None)
 
 
 def _choose_evaluation(run: Run, common: Conditions | None) -> Run:
@@ -235,8 +235,8 @@ def _choose_evaluation(run: Run, common: Conditions | None) -> Run:
     shown, reason = run.evaluations[-1], "of an earlier step"
     if evaluations and common:
         conditions, shown = list(evaluations.items())[-1]
-        differences = conditions.differences(common)
-        reason = ", ".join(f"different {aspect} ({value})" for aspect, value in differences.items())
+        different = [pair for pair in conditions if pair not in common]
+        reason = ", ".join(f"different {name} ({value})" for name, value in different)
     why = run.why or f"its metrics are not comparable with those of most runs on these images: {reason}"
     return replace(run, evaluations=[shown], why=why, comparable=False)
 

@@ -56,8 +56,8 @@ def check_steps(recipe: Recipe, steps: int) -> None:
     """
     times = recipe.times(steps)
     if times.shape != (steps,) or (times.diff() >= 0).any() or not 0 < times[-1] <= times[0] <= 1:
-        name = kind_name(recipe.grid)
-        raise UserError(f"grid {name} must return {steps} decreasing times in (0, 1], got {times}")
+        grid, rule = kind_name(recipe.grid), "decreasing times above 0 and at most 1"
+        raise UserError(f"{steps} steps need {steps} {rule}, but grid {grid} has {times.tolist()}")
     if recipe.sampled_on:
         check_reach(recipe.schedule, recipe.sampling_schedule(times))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import cached_property
@@ -229,7 +229,7 @@ def _load(data: Any, slot: Slot, path: str) -> Any:  # noqa: ANN401
         if name in slots:
             values[name] = _load(value, slots[name], whole)
         elif name not in ("kind", "sha256"):
-            raise UserError(_explain_unknown(whole))
+            raise UserError(_explain_unknown(whole, slot, str(data.get("kind")), slots))
     if isinstance(kind, UserNetwork):
         return kind
     for name, inner in slots.items():
@@ -250,11 +250,20 @@ def _find_kind(data: Mapping[str, Any], slot: Slot, path: str) -> Any:  # noqa: 
     raise UserError(f"{path or 'kind'} must be one of {', '.join(slot.names)}, got {name!r:.100}{hint}")
 
 
-def _explain_unknown(path: str) -> str:
-    """Return the message about an unknown field, with the most similar path."""
-    known, name = list_paths(), path.rpartition(".")[2]
+def _explain_unknown(path: str, slot: Slot, kind: str, fields: Collection[str]) -> str:
+    """Return the message about an unknown field of a part, with the most similar field.
+
+    Args:
+        path: the path of the unknown field.
+        slot: the field of the recipe that holds the part.
+        kind: the name of the kind of the part.
+        fields: the fields of the part.
+    """
+    known, (above, _, name) = list_paths(), path.rpartition(".")
     if path in known:
-        return f"{path} is not a field of this kind, but of another one"
+        others = [other for other, each in slot.kinds.items() if name in each.__dataclass_fields__]
+        hint = suggest(path, [f"{above}.{field}" for field in fields])
+        return f"{path} is a field of {above} {' or '.join(others)}, and {above} is {kind} here{hint}"
     same_end = [other for other in known if other.endswith(f".{name}")]
     hint = f"; perhaps you meant {same_end[0]}" if same_end else suggest(path, known)
     return f"{path} is not a field of a recipe{hint}"
@@ -357,7 +366,8 @@ def _parse(data: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911
     """
     args = get_args(wanted)
     if get_origin(wanted) is Literal:
-        return args[args.index(data)]
+        # A whole number may come as text, or from other programs as 2.0.
+        return args[args.index(data) if data in args else [*map(str, args)].index(data)]
     if get_origin(wanted) is dict:
         # JSON has no NaN; null stands for it.
         return {str(name): math.nan if value is None else args[1](value) for name, value in data.items()}
@@ -395,7 +405,7 @@ def describe_type(wanted: Any) -> str:  # noqa: ANN401
     if origin in (Union, types.UnionType):
         return " or ".join("none" if arg is types.NoneType else describe_type(arg) for arg in args)
     if origin is Literal:
-        return "one of " * (len(args) > 1) + ", ".join(args)
+        return "one of " * (len(args) > 1) + ", ".join(map(str, args))
     if origin is tuple:
         length = "" if args[-1] is ... else f"{len(args)} "
         return f"a list of {length}{describe_type(args[0]).removeprefix('a ').replace('number', 'numbers')}"

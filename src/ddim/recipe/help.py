@@ -9,6 +9,7 @@ from dataclasses import MISSING
 from typing import Any
 
 from ddim.recipe.codec import Slot, list_slots, walk_slots
+from ddim.recipe.named import RECIPES, find_recipe
 from ddim.recipe.options import option_text
 from ddim.recipe.recipe import Recipe
 
@@ -27,6 +28,19 @@ def explain_fields(value: Any, path: str = "") -> list[Row]:  # noqa: ANN401
 def _explain(path: str, slot: Slot) -> Row:
     value = "required" if slot.default is MISSING else option_text(slot.value)
     return path, value, slot.possible, read_field_help(slot.owner).get(slot.name, "")
+
+
+def explain_changes(recipe: Recipe) -> list[str]:
+    """Return the fields in which a recipe differs from the named one, such as "steps 100 (sampling steps)".
+
+    The images, the training length and the seed are left out, and the numbers of classes and vectors.
+    """
+    named = find_recipe(recipe.name, recipe.data.size) if recipe.name in RECIPES else recipe
+    usual = {path: value for path, value, *_ in explain_fields(named)}
+    known = re.compile(r"data\..*|minutes|images|seed|net\.classes|net\.vector")
+    rows = [row for row in explain_fields(recipe) if not known.fullmatch(row[0])]
+    changed = [(path, value, text) for path, value, _, text in rows if value != usual.get(path, value)]
+    return [f"{path} {value} ({re.split('[,;]', text)[0]})" for path, value, text in changed]
 
 
 def explain_kinds(path: str) -> Iterator[tuple[str, str, list[Row]]]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
-from ddim.errors import escape
 from ddim.files import write_atomic
 
 if TYPE_CHECKING:
@@ -98,19 +97,6 @@ class RunLog(AbstractContextManager):
                 self._show(step, summary=scalar(name, number))
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
-
-    def hyperparameters(self, fields: Mapping[str, str], metrics: Sequence[str]) -> None:
-        """Add the run to TensorBoard's table of hyperparameters.
-
-        Args:
-            fields: the fields of its recipe, as text, keyed by field path.
-            metrics: the names of the logged values that the table shows.
-        """
-        from tensorboardX.summary import hparams
-
-        shown = {name: escape(value) for name, value in fields.items()}
-        for summary in hparams(shown, dict.fromkeys(metrics, 0.0))[:2]:
-            self._show(0, summary=summary)
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Show `pixels`, (H, W, C) or (H, W) uint8, in TensorBoard as `name`."""

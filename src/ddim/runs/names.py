@@ -95,7 +95,7 @@ def read_checkpoint(run: str | Path, read: Callable[[Path], T]) -> T:
     if not run.is_dir():
         why = "is not a folder" if run.exists() else "does not exist"
         raise UserError(f"run {run} {why}{suggest_run(run)}")
-    raise UserError(f"{run} holds no undamaged checkpoint: `ddim runs {quote(run)}` lists the runs below it")
+    raise UserError(f"{run} is not a run, or has no undamaged checkpoint: see `ddim runs {quote(run)}`")
 
 
 def find_checkpoint(run: str | Path) -> Path:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ddim.data import Images
 from ddim.data.clusters import Clusters
+from ddim.data.labels import find_loose
 from ddim.data.vectors import ImageVectors, read_vectors
-from ddim.errors import UserError, suggest
+from ddim.errors import UserError, suggest, to_int
 from ddim.recipe.recipe import Recipe
 
 NULL = -1
@@ -73,6 +74,8 @@ def count_classes(recipe: Recipe, images: Images) -> Recipe:
         return recipe
     if images.labels is None:
         advice = "give class folders, pairs (image, label), or clusters:16 for 16 classes of similar images"
+        if loose := find_loose(images.names):
+            advice = f"move {', '.join(loose[:3])}{' ...' * (len(loose) > 3)} into a class folder, too"
         raise UserError(f"data.labels needs a label for each image: {advice}")
     return _set_count(recipe, "classes", len(images.classes))
 
@@ -146,12 +149,14 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
         # A class name may be a number or a word: names come before indices, and "all" before names.
         known |= {str(k): k for k in range(count)} | {k: k for k in range(count)}
         known |= {name: k for k, name in enumerate(classes)} | {"all": "all"}
-    asked = label if isinstance(label, str | None) else index(label)
+    hint = '; "all" gives the classes in turn'
+    asked = label if isinstance(label, str | None) else to_int("label", label, hint)
     if asked not in known:
         trained = "without labels" if data.vectors is None else "with vectors: give vector (--vector)"
         one = f'one of the run\'s {count} classes or "all"'
         allowed = one if data.labels else f"left out, since this run was trained {trained}"
-        raise UserError(f"label must be {allowed}, got {label!r}{suggest(str(label), classes)}")
+        hint = suggest(str(label), classes) if data.labels else ""
+        raise UserError(f"label must be {allowed}, got {label!r}{hint}")
     if known[asked] is None and not data.unconditional:
         raise UserError("samples need a label: this run was trained with data.unlabelled 0")
     return known[asked]

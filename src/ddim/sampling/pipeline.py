@@ -17,7 +17,7 @@ from ddim.diffusion.guidance import Clipped, Rescheduled
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError, describe_given
 from ddim.machine.distributed import current_processes
-from ddim.machine.runtime import Runtime, choose_runtime, find_device
+from ddim.machine.runtime import Precision, Runtime, check_runtime, choose_runtime
 from ddim.nn.unet import UNetSpec
 from ddim.recipe.codec import dump, kind_name, load_recipe, load_value
 from ddim.recipe.model import build_fitting_model
@@ -191,6 +191,7 @@ def load(
     own: Sequence[Any] = (),
     compiling: bool = False,
     device: str | None = None,
+    precision: Precision | None = None,
     threads: int | None = None,
 ) -> LoadedRun:
     """Load the newest undamaged checkpoint of a run, ready to sample.
@@ -204,6 +205,7 @@ def load(
         own: the components of the run that you wrote, such as [MySchedule, MyNetwork]; see `ddim.resume`.
         compiling: compile the network: faster after a minute; results differ in the last bits.
         device: cpu, cuda or mps; by default the device of the training, if this machine has one.
+        precision: fp32 or bf16, by default that of the training.
         threads: processor threads, by default as many as in the training; results differ in the last bits.
 
     Raises:
@@ -221,9 +223,10 @@ def load(
 
     def read(path: Path) -> LoadedRun:
         at, tensors = _read_weights(path, run, weights)
-        runtime = _runtime(at.state.runtime, at.recipe.data.size, device, threads)
+        runtime = _runtime(at, device, precision, threads)
         runtime = replace(runtime, compile=compiling)
         model = build_fitting_model(path, at.recipe, at.state.channels, tensors)
+        model.pixels = at.state.pixels
         runtime.place(model.eval().requires_grad_(False))
         model.net = runtime.compiled(model.net, frozen=True)
         labels = {"clusters": read_clusters(path, at.recipe), "vectors": load_vectors(path, at.recipe)}
@@ -249,21 +252,26 @@ def _read_weights(path: Path, run: Path, weights: str) -> tuple[LoadedCheckpoint
     return at, tensors
 
 
-def _runtime(recorded: Runtime, size: tuple[int, int], device: str | None, threads: int | None) -> Runtime:
+def _runtime(
+    at: LoadedCheckpoint, device: str | None, precision: Precision | None, threads: int | None
+) -> Runtime:
     """Return the recorded runtime with the given changes; for another type of device, it is chosen anew."""
+    recorded = at.state.runtime
+    wanted = current_processes().assign_device(device or recorded.device)
     try:
-        where = find_device(current_processes().assign_device(recorded.device if device is None else device))
+        where = check_runtime(wanted, precision or "auto", threads)
     except UserError:
         if device is not None:
             raise
-        where = find_device("auto")
+        where = check_runtime("auto", precision or "auto", threads)
     if where.split(":")[0] != recorded.device.split(":")[0]:
-        return choose_runtime(where, compiling=False, threads=threads, size=size)
-    return replace(recorded, device=where, threads=recorded.threads if threads is None else threads)
+        return choose_runtime(where, precision or "auto", False, threads, size=at.recipe.data.size)
+    precision, threads = precision or recorded.precision, threads or recorded.threads
+    return replace(recorded, device=where, precision=precision, threads=threads)
 
 
 Source = str | Path | Pipeline | Model
-"""What can be sampled: a run folder, a loaded run or another pipeline, or a model of images in [-1, 1]."""
+"""What can be sampled: a run folder, a loaded run or another pipeline, or a model."""
 
 
 def load_given_run(run: str | Path | LoadedRun) -> LoadedRun:
@@ -278,7 +286,7 @@ def load_given_run(run: str | Path | LoadedRun) -> LoadedRun:
 def open_pipeline(source: Source) -> Pipeline:
     """Return a pipeline for sampling: `source` itself, or a pipeline made from a run or a bare model.
 
-    A bare model must use images in [-1, 1]. It runs on the device of its weights, in their dtype.
+    A bare model is sampled as the recipe `fast` says, on the device of its weights, in their dtype.
 
     Raises:
         UserError: if `source` is none of these, or `load` refuses the run.
@@ -297,7 +305,7 @@ def open_pipeline(source: Source) -> Pipeline:
     data = Data(size=size, channels=channels, labels=source.classes > 0)
     recipe = Recipe(data=data, net=UNetSpec(classes=source.classes), pixels=Fixed(0.5, 0.5), **parts)
     runtime = Runtime(str(weight.device), channels_last=False, threads=torch.get_num_threads())
-    return Pipeline(source, Pixels.fixed(0.5, 0.5, shape.channels), recipe, runtime)
+    return Pipeline(source, source.pixels, recipe, runtime)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -194,7 +195,8 @@ def choose_sampling(
     Raises:
         UserError: if the options cannot be used together or with this model.
     """
-    steps = len(grid) if steps is None and isinstance(grid, list | tuple | Tensor) else steps
+    grid = grid.tolist() if isinstance(grid, np.ndarray | Tensor) else grid
+    steps = len(grid) if steps is None and isinstance(grid, list | tuple) else steps
     steps = pipeline.recipe.choose_steps(steps)
     parts = {name: part for name, part in {"sampler": sampler, "grid": grid}.items() if part is not None}
     if fields:
@@ -216,12 +218,7 @@ def choose_sampling(
 
 
 def open_edit(
-    run: Source,
-    what: str,
-    steps: int,
-    options: Mapping[str, Any],
-    invert: bool = False,
-    seeded: bool = False,
+    run: Source, what: str, steps: int, options: Mapping[str, Any], invert: bool = False, seeded: bool = False
 ) -> SamplingSetup:
     """Return how an edit samples.
 

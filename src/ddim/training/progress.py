@@ -14,6 +14,7 @@ from pathlib import Path
 from ddim.data import Images
 from ddim.errors import escape, format_count
 from ddim.machine.progress import Cell, in_notebook
+from ddim.recipe.help import explain_changes
 from ddim.runs.folder import sheet_path
 from ddim.training.budget import WARM_UP
 from ddim.training.callbacks import Callback
@@ -73,7 +74,7 @@ class Pace:
         # The last batch may go beyond the budget.
         seen = f"{min(training.seen, total):,} of {total:,}" if total else f"{training.seen:,}"
         speed = f", {self.speed:.1f} images/s" if self.speed else ""
-        line = f"{seen} images{speed}, loss {values['loss']:.4f}"
+        line = f"{seen} images seen{speed}, loss {values['loss']:.4f}"
         return line if left is None else f"{line}, {format_duration(left)} left"
 
 
@@ -144,11 +145,13 @@ class Display(Callback):
         split, runtime, shape = training.split, training.runtime, training.model.shape
         slow = "; the first steps are slow while the network is compiled" if runtime.compile else ""
         counts = f"{len(split.train):,} training and {len(split.validation):,} validation images"
-        start = f"run {self.folder}" + (f", continued at step {training.step:,}" if self.resumed else "")
+        start = f"run {self.folder}" + (f", continued at {training.seen:,} images" if self.resumed else "")
         images = f"{counts} of {shape.height}x{shape.width}, recipe {training.recipe.name}"
         self._show(f"{start}: {images}, {runtime.describe()}{slow}", training.seen, training.plan.total)
-        for caution in () if self.resumed else list_cautions(split.images, len(split.train)):
-            _write(caution)
+        if not self.resumed:
+            changes = [f"changed in the recipe: {change}" for change in explain_changes(training.recipe)]
+            for line in [*changes, *list_cautions(split.images, len(split.train))]:
+                _write(line)
 
     def _show(self, line: str, done: float, total: int | None) -> None:
         if self.cell:

@@ -20,7 +20,7 @@ from ddim.data.vectors import match_vectors
 from ddim.diffusion.denoiser import with_gradients
 from ddim.diffusion.guidance import Interval
 from ddim.diffusion.pixels import Pixels
-from ddim.errors import UserError, warn_user
+from ddim.errors import UserError, quote, warn_user
 from ddim.files import lock_folder, read_sealed, remove_leftovers
 from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.progress import Progress, ignore_progress
@@ -269,7 +269,7 @@ def _start(requested: Recipe, out: Path | None, source: str | Path | None, sessi
     processes, machine = current_processes(), session.machine
     check_outside(out or Path("runs"), requested.data.source)
     if out is not None and processes.leads:
-        check_unused(out, ", or continue the run with resume")
+        check_unused(out, f", or continue the run with `ddim train --resume --out {quote(out)}`")
     with prepare_training(requested, source, machine, session.decoding) as (trainer, sha256):
         measure_kid = prepare_kid(trainer)
         facts = {"requested": describe_request(requested), "asked": vars(machine)}

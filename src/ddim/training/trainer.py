@@ -98,6 +98,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(stream("cpu", recipe.seed, WEIGHTS, 0).get_state())
             self.model = build_model(recipe, split.images.pixels.shape[-1])
+        self.model.pixels = pixels
         runtime.place(self.model)
         recompute_blocks(self.model.net, runtime.recompute)
         unused = may_leave_weights_unused(recipe)

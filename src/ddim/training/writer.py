@@ -19,14 +19,13 @@ from ddim.machine.distributed import Processes, act_as
 from ddim.nn.power_averages import GAMMAS, is_snapshot_step, list_powers
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.recipe.codec import dump, write_recipe
-from ddim.recipe.options import ERRORS
 from ddim.runs import checkpoint
 from ddim.runs.averages import FOLDER, SNAPSHOTS
 from ddim.runs.folder import CHECKPOINTS, REAL_IMAGES, RUN, make_run_folder, sheet_path
 from ddim.runs.log import RunLog
 from ddim.runs.names import GUIDE
 from ddim.sampling.record import list_versions
-from ddim.training.callbacks import Callback, describe_choices
+from ddim.training.callbacks import Callback
 from ddim.training.trainer import Trainer
 
 
@@ -106,7 +105,6 @@ class RunWriter:
         # A resumed training writes later snapshots again.
         checkpoint.remove_later(self.folder / FOLDER / SNAPSHOTS, trainer.step)
         if not trainer.step:
-            self.log.hyperparameters(describe_choices(trainer), [*ERRORS, "kid"])
             self._write_real_images()
         self._tell("on_start", self.folder)
 

@@ -11,6 +11,7 @@ from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.parameterisation import Prediction
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, Sampler, UniPC, last_state
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearPath
+from ddim.errors import UserError
 from oracles import Gaussian, normal
 
 SEEDS = range(3)
@@ -37,6 +38,15 @@ def close(a, b):
 def test_methods_of_order_one_are_ddim(sampler, law):
     times = Quadratic()(12, law.schedule)
     assert close(states(sampler, law, times), states(DDIM(), law, times))
+
+
+@pytest.mark.parametrize(
+    ("kind", "order"),
+    [(AdamsBashforth, 6), (DPMSolver, 0), (DPMSolver, 4), (EDM, 3), (UniPC, 4), (UniPC, "2")],
+)
+def test_an_order_that_a_method_does_not_have_is_refused(kind, order):
+    with pytest.raises(UserError, match=f"sampler.order must be one of 1, 2.* got {order!r}"):
+        kind(order=order)
 
 
 @every_law
