@@ -121,14 +121,15 @@ def test_two_machines_share_a_sweep_through_postgresql(tmp_path):
         assert not (tmp_path / "sweep" / "study.db").exists()
 
 
-def test_a_worker_that_the_database_disconnects_in_a_transaction_goes_on(tmp_path):
+@pytest.mark.parametrize("table", ["alembic_version", "trial_heartbeats"])
+def test_a_worker_that_the_database_disconnects_in_a_transaction_goes_on(tmp_path, table):
     """PostgreSQL ends a transaction that is idle for a grace period: its worker was frozen."""
     from sqlalchemy import Engine, event
 
     ended = []
 
     def freeze(_, __, statement, *___):
-        if "trial_heartbeats" in statement and not ended:
+        if table in statement and not ended:
             ended.append(time.sleep(2))
 
     with postgres() as address:

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from ddim.errors import Locked, NoSpace, UserError, quote
 from ddim.experiments.index import OUTCOME, TRIAL, RunTable, beside, list_runs, name_runs, read_run
@@ -45,8 +45,6 @@ try:
 except ImportError as error:
     raise UserError(f'a sweep needs another package: pip install "ddim[sweep]" ({error})') from None
 
-P = ParamSpec("P")
-T = TypeVar("T")
 SWEEP = "sweep.json"
 """The file that makes a folder a sweep."""
 GRACE = 60
@@ -69,14 +67,14 @@ def _explain_database() -> Generator[None]:
             raise kind(f"the storage of the sweep failed: {reason}") from None
 
 
-def _survive_disconnection(function: Callable[P, T]) -> Callable[P, T]:
+def _survive_disconnection(function: Callable[..., Any]) -> Callable[..., Any]:
     """Call a function again after the database ended its connection: the worker froze in a transaction."""
 
     @wraps(function)
-    def call(*args: P.args, **options: P.kwargs) -> T:
+    def call(*args: Any) -> Any:  # noqa: ANN401 (as of the function)
         while True:
             try:
-                return function(*args, **options)
+                return function(*args)
             except (StorageInternalError, SQLAlchemyError) as error:
                 if not any(
                     getattr(each, "connection_invalidated", False) for each in (error, error.__cause__)
