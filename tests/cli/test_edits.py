@@ -47,13 +47,3 @@ def test_an_edit_depends_on_its_seed_and_takes_the_grid_of_the_options(run, phot
     assert record["grid"] == {"kind": "uniform_log_snr", "end": 1.0}
     one, three = tmp_path / "one/varied-00.png", tmp_path / "three/varied-02.png"
     assert one.read_bytes() == three.read_bytes()
-
-
-def test_a_refused_edit_leaves_no_folder(run, photo, tmp_path, monkeypatch, refused):
-    monkeypatch.chdir(tmp_path)
-    Image.new("L", (90, 48)).save("black.png")
-    before = sorted(tmp_path.iterdir())
-    assert "white pixels, to inpaint" in refused("inpaint", run, photo, "--mask", "black.png")
-    assert "none.png" in refused("invert", run, "none.png")
-    assert "only grid can" in refused("vary", run, photo, "--sampler", "ddim")
-    assert sorted(tmp_path.iterdir()) == before

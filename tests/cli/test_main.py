@@ -16,8 +16,7 @@ import torch
 import ddim
 import tiny
 from ddim.cli import main
-from ddim.cli.output import say
-from ddim.cli.streams import drop_unread_output
+from ddim.cli.output import drop_unread_output, say
 from ddim.errors import Interrupted, Locked, NoSpace, NotFinite, Notice, UserError
 from ddim.machine.signals import Stopped
 from run_folders import make

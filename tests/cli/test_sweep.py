@@ -5,7 +5,6 @@ import json
 import pytest
 
 import sweeping
-from ddim.experiments.sweep import trial_commands
 
 
 @pytest.fixture
@@ -46,29 +45,7 @@ def test_mistakes_are_one_sentence_and_leave_no_folder(here, words, said, refuse
 
 
 @pytest.mark.slow
-def test_a_sweep_trains_and_evaluates_and_tensorboard_shows_its_runs(here, command):
-    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
-
+def test_a_sweep_trains_and_evaluates(here, command):
     words = ["sweep", "blossoms:300", "--objective.error", "l1,mse", "--recipe", "smoke", "--images", "160"]
     found = json.loads(command(*words, "--evaluate", "20", "--out", "s", "--json").out)
     assert all(run["metrics"]["kid"] > 0 for run in found["trials"])
-    seen = EventMultiplexer()
-    seen.AddRunsFromDirectory(str(here / "s"))
-    seen.Reload()
-    assert {"trials/1-l1-seed0", "trials/2-mse-seed0"} <= set(seen.Runs())
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("here")
-def test_a_search_goes_on_after_it_proposed_impossible_values(monkeypatch, command):
-    """The number of groups, from 1 to 8, must divide the 32 channels, as both ends do."""
-
-    def commands(trial, request, values, *machine):
-        fits = 32 % int(values["net.groups"]) == 0
-        return (sweeping.count if fits else trial_commands)(trial, request, values, *machine)
-
-    monkeypatch.setattr("ddim.experiments.sweep.trial_commands", commands)
-    words = ["sweep", "--net.groups", "1..8", "--net.width", "32", "--recipe", "ddpm", "--search", "9"]
-    found = json.loads(command(*words, "--json", code=1).out)
-    assert {run["state"] for run in found["trials"]} == {"finished", "failed"}
-    assert all("multiple of net.groups" in run["note"] for run in found["trials"] if run["state"] == "failed")

@@ -90,6 +90,7 @@ def test_options_and_fields_reach_the_recipe(here, finished, command):
         (["--minutes", "0"], "minutes (--minutes) must be above 0, got 0"),
         (["--from", "x", "--resume"], "--resume continues a run and --from starts a new run"),
         (["--resume", "--out", "x"], "--out x does not exist; give DATA to start a new run there"),
+        (["--resume"], "no run fits this command: name one with --out (there is none), or give DATA"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(words, sentence, tmp_path, monkeypatch, refused):

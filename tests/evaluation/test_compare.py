@@ -71,15 +71,13 @@ def test_evaluations_that_cannot_be_ranked_come_last_with_the_reason(make):
         found = compare(order)
         assert folders(found)[0::2] == ["good", "best"]
         assert [cell.unranked is None for cell in found.cells] == [True, True, False]
-        assert found.cells[2].remark.startswith("not ranked: different images of 500")
+        assert found.cells[2].remark.startswith("not ranked: the 500 held-out images")
         assert found.to_json()["first"].name in "ab"
 
 
 def test_an_error_gives_the_reason_if_nothing_can_be_compared(make):
     with pytest.raises(UserError, match="nothing can be compared by KID: different features"):
         compare(make("a"), make("b", features__extractor="other"))
-    with pytest.raises(UserError, match="at least two evaluations, got 1: evaluate another run"):
-        compare([make("c")])
 
 
 def test_runs_in_a_folder_are_compared_by_their_newest_evaluations(tmp_path, reference):
@@ -211,7 +209,7 @@ def test_only_the_choices_that_differ_are_listed(make):
 def test_every_combination_is_an_evaluation_with_its_paired_difference_from_the_first_row(run):
     samplers = [ddim.DDIM(), ddim.DDIM(1.0), ddim.DDPM("large")]
     table = ddim.evaluate(run, n=40, steps=[1, 3], sampler=samplers, features=stub())
-    assert table.rows == ["ddim eta 0", "ddim eta 1", "ddpm variance large"]
+    assert table.rows == ["ddim eta 0", "ddim eta 1", "ddpm"]
     assert table.columns == ["1 steps", "3 steps"]
     cells = {(cell.row, cell.column): cell for cell in table.cells}
     base, cell = cells["ddim eta 0", "3 steps"], cells["ddim eta 1", "3 steps"]
@@ -226,7 +224,6 @@ def test_every_combination_is_an_evaluation_with_its_paired_difference_from_the_
     rows = list(csv.DictReader((table.folder / "table.csv").read_text().splitlines()))
     assert [float(row["kid"]) for row in rows] == values
     assert float(rows[3]["difference_high"]) == cell.difference.high
-    assert (table.folder / "table.png").exists()
     (axes,) = plot_table(table).axes
     drawn = [y for line in axes.lines for y in line.get_ydata()]
     assert set(values) <= set(drawn)
@@ -242,7 +239,7 @@ def test_a_table_makes_only_evaluations_that_are_missing(run):
     assert sum(seen) == 40
     assert folders(more) == ["1", "2", "3"]
     assert [c.evaluation.record for c in more.cells[:2]] == [c.evaluation.record for c in first.cells]
-    assert said[-1] == ("network evaluations", 40 * 9, 40 * 9)
+    assert said[-1] == ("samples", 120, 120)
     assert (more.rows, more.columns) == (["2 steps", "3 steps", "4 steps"], ["KID"])
     # Features that do not belong to their record are not used.
     np.save(run / "evaluations" / "2" / "features.npy", np.zeros((40, 12), np.float32))
@@ -253,9 +250,9 @@ def test_a_table_says_how_samples_were_made_and_ranks_no_values_of_too_few_image
     save_guidance(run, ddim.DDIM(), 3, "ema", Guidance(2.0, None, "@raw"), labelled=False)
     ways = {"steps": 3, "sampler": [ddim.DDIM(), ddim.EDM(), Euler()], "metric": "precision"}
     table = ddim.evaluate(run, n=20, **ways, features=stub())
-    assert [record["guided"] for record in table.to_records()] == ["guidance 2, guide @raw", "", ""]
-    assert [record["nfe"] for record in table.to_records()] == [6, 5, 3]
-    assert "ddim, 3 steps, 6 NFE, guidance 2, guide @raw" in table.notes[0]
+    efforts = ["6 NFE, guidance 2, guide @raw", "5 NFE", "3 NFE"]
+    assert [record["sampling"] for record in table.to_records()] == efforts
+    assert efforts[0] in str(table)
     assert table.verdict.startswith("these values should not be ranked: 20 images are too few")
     assert "* " not in str(table).splitlines()[-3]
     assert str(table).count("not ranked") == 2
@@ -263,6 +260,6 @@ def test_a_table_says_how_samples_were_made_and_ranks_no_values_of_too_few_image
 
 def test_parts_of_the_users_own_can_be_choices(run):
     table = ddim.evaluate(run, n=40, sampler=[ddim.DDIM(), Euler()], steps=2, features=stub())
-    assert (table.rows, table.columns) == (["ddim eta 0", "Euler"], ["KID"])
+    assert (table.rows, table.columns) == (["ddim", "Euler"], ["KID"])
     ours, theirs = (cell.evaluation for cell in table.cells)
     assert theirs.value("kid") == pytest.approx(ours.value("kid"), abs=1e-6)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import ddim
 import tiny
@@ -30,6 +31,7 @@ from ddim.metrics.prdc import prdc
 from ddim.runs import checkpoint
 from ddim.runs.state import TrainedOn
 from ddim.sampling.pipeline import load, read_run_recipe
+from oracles import made
 from stubs import stub
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -49,13 +51,13 @@ def test_samples_and_training_images_are_compared_with_the_held_out_images(run):
     found = ddim.evaluate(run, **FEW, features=stub())
     np.testing.assert_allclose(np.load(found.folder / "features.npy"), generated, atol=1e-6)
     for metrics, features in ((found, generated), (found.yardstick, real)):
-        assert metrics.kid == pytest.approx(kid(features, reference).value, abs=1e-6)
-        assert metrics.fid == pytest.approx(fid(features, reference), rel=1e-4)
+        assert metrics.value("kid") == pytest.approx(kid(features, reference).value, abs=1e-6)
+        assert metrics.value("fid") == pytest.approx(fid(features, reference), rel=1e-4)
         for name, value in asdict(prdc(features, reference)).items():
             assert metrics.value(name) == value
         low, high = metrics.interval("kid")
-        assert low < metrics.kid < high
-    assert (found.yardstick.images, found.yardstick.part) == (30, "train")
+        assert low < metrics.value("kid") < high
+    assert (found.yardstick.images, found.record["yardstick"]["part"]) == (30, "train")
     assert ddim.evaluate(run, **FEW, part="all", features=stub()).yardstick is None
 
 
@@ -303,3 +305,90 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
         [sys.executable, "-c", code, str(run)], env=environment, check=True, capture_output=True, text=True
     )
     assert float(said.stdout) < 500
+
+
+# In a notebook
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder, in which features are quick."""
+    monkeypatch.setattr("ddim.metrics.features.load_extractor", lambda *_: stub())
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def test_a_pipeline_is_evaluated_like_its_run_and_a_tensor_like_its_samples(run, here):
+    of_run = ddim.evaluate(run, "blossoms:60", n=24, steps=3)
+    of_pipeline = ddim.evaluate(ddim.load(run), "blossoms:60", n=24, steps=3)
+    samples = ddim.sample(run, n=24, steps=3)
+    of_tensor = ddim.evaluate(samples, "blossoms:60")
+    photos = torch.from_numpy(np.array(open_images("blossoms:60", (16, 16)).pixels)).permute(0, 3, 1, 2)
+    assert ddim.evaluate(samples, photos).record["metrics"] == of_tensor.record["metrics"]
+    reversed_twice = samples.flip(1).numpy()[:, ::-1]
+    for array in (samples.numpy(), reversed_twice):
+        assert ddim.evaluate(array, "blossoms:60").record["metrics"] == of_tensor.record["metrics"]
+    assert of_run.record["metrics"] == of_pipeline.record["metrics"] == of_tensor.record["metrics"]
+    assert of_pipeline.folder.parent == run / "evaluations"
+    assert of_tensor.folder.resolve() == here / "evaluations" / "tensor-1"
+    assert of_tensor.record["generated"]["source"] == "tensor 24 x 3 x 16 x 16"
+    with pytest.raises(UserError, match="images must be .* from nan"):
+        ddim.evaluate(torch.full((24, 3, 16, 16), torch.nan), "blossoms:60")
+
+
+def test_n_takes_the_first_given_images(here):
+    images = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    folder = here / "images"
+    folder.mkdir()
+    for k, image in enumerate(images):
+        ddim.sheet(image, zoom=1).save(folder / f"{k:02}.png")
+    for given in (images, folder):
+        first = ddim.evaluate(given, "blossoms:60", n=24)
+        assert first.record["metrics"] == ddim.evaluate(images[:24], "blossoms:60").record["metrics"]
+        assert ddim.evaluate(given, "blossoms:60").record["generated"]["images"] == 40
+
+
+def test_arrays_are_measured_in_one_call_that_writes_nothing(here):
+    draw = torch.Generator().manual_seed(0)
+    images, other = (torch.rand(count, 3, 32, 32, generator=draw) for count in (40, 30))
+    found = ddim.measure(images.numpy(), (other * 255).round().byte())
+    of, near = (
+        extract_features(stub(), (x * 255).round().byte().permute(0, 2, 3, 1).numpy())
+        for x in (images, other)
+    )
+    assert found.value("kid") == kid(of, near).value
+    assert found.value("fid") == fid(of, near)
+    low, high = found.interval("kid")
+    assert low < found.value("kid") < high
+    assert not list(here.iterdir())
+    with pytest.raises(UserError, match="at least 20 images of each kind, got 40 and 5"):
+        ddim.measure(images, other[:5])
+
+
+def test_a_model_of_your_own_is_evaluated_without_a_cache(here):
+    net = made(lambda: torch.nn.Conv2d(3, 3, 3, padding=1))
+    model = ddim.Model(lambda x, t: net(x), ddim.Cosine(), predicts="velocity", shape=(3, 32, 32))
+    one = ddim.evaluate(model, "blossoms:60", n=24, steps=3)
+    with torch.no_grad():
+        net.weight.mul_(-1)
+    other = ddim.evaluate(model, "blossoms:60", n=24, steps=3)
+    assert one.value("kid") != other.value("kid")
+    assert one.record["sampling"]["nfe"] == 3
+    assert one.folder.resolve() == here / "evaluations" / "model-1"
+    with pytest.raises(UserError, match="only a run has images of its own: name the reference"):
+        ddim.evaluate(model)
+
+
+def test_an_evaluation_is_read_as_a_table(run, here):
+    found = ddim.evaluate(run, n=24, steps=3)
+    lines = repr(found).splitlines()
+    assert lines[0] == "24 images are too few to say whether these images differ from real ones"
+    assert "dpm_solver, 3 steps, 3 NFE: 24 samples against 30 held-out images" in repr(found)
+    real = found.yardstick.value("kid")
+    assert ["KID", f"{found.value('kid'):.4g}", f"{real:.4g}"] in [line.split()[:3] for line in lines]
+    # 24 images are too few for FID; a reader of the number must learn this.
+    details = " ".join(found.details.split())
+    assert all(f"note: {note}" in details for note in found.record["notes"])
+    assert any("FID" in note for note in found.record["notes"])
+    assert f'<p class="note">note: {found.record["notes"][0]}</p>' in found._repr_html_()

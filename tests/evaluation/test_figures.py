@@ -22,7 +22,7 @@ from ddim.sampling.sampling_setup import SamplingSetup
 def lines(axes):
     """Return the lines that have a name, as {name: (x, y)}."""
     named = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
-    return {line.get_label(): (np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in named}
+    return {line.get_label(): np.array(line.get_data()) for line in named}
 
 
 @pytest.fixture

@@ -36,7 +36,8 @@ def sets(train, valid):
 
 
 def noisy(images, size, seed=0):
-    return np.clip(images + DRAW(seed).normal(0, size, images.shape), 0, 255).round().astype(np.uint8)
+    noise = DRAW(seed).normal(0, size, images.shape)
+    return np.clip(images + noise, 0, 255).round().astype(np.uint8)
 
 
 SETS = {"many": (400, 400), "few": (64, 0), "few, many held out": (64, 600)}
@@ -145,8 +146,8 @@ def test_a_plain_image_in_the_data_is_near_to_no_sample():
     """A row of zeros would be at distance 1 from each image, nearer than images that are less alike."""
     train, samples, valid = smooth(300, 0), smooth(50, 3), smooth(100, 1)
     red = np.broadcast_to(np.array([255, 0, 0], np.uint8), (1, 16, 16, 3))
-    alone, found = (find_copies(samples, [known], valid) for known in (train, np.concatenate([train, red])))
-    assert [row["nearest"] for row in found["samples"]] == [row["nearest"] for row in alone["samples"]]
+    found = find_copies(samples, [np.concatenate([train, red])], valid)
+    assert found["samples"] == find_copies(samples, [train], valid)["samples"]
     assert not found["memorised"]
 
 
@@ -172,7 +173,9 @@ def test_features_find_copies_too_and_are_computed_once(tmp_path, monkeypatch):
 
 def test_duplicates_between_the_halves_are_found_also_mirrored():
     train, valid = smooth(50, 0), smooth(20, 1)
-    valid[3], valid[7], valid[9] = train[11], noisy(train[12:13], 2)[0], train[13, :, ::-1]
+    valid[3] = train[11]
+    valid[7:8] = noisy(train[12:13], 2)
+    valid[9] = train[13, :, ::-1]
     parts = sets(train, valid)
     pair = lambda valid, train: {"valid": f"{valid}.png", "train": f"{train}.png"}
     assert find_duplicates(*parts) == {
@@ -218,16 +221,16 @@ def finished(tmp_path_factory):
 def test_a_run_that_has_hardly_learnt_copies_nothing(finished):
     found = memorisation.memorisation(finished, 12, 2, progress=False)
     assert found.verdict == "no sample copies a training image (12 samples were compared)"
-    assert str(found).split("\n") == [found.verdict, "the closest pairs:", f"{found.folder}/pairs.png"]
+    prose, table = str(found).split(f"\nthe closest pairs:\n{found.folder}/pairs.png\nseed")
+    assert prose == found.verdict
+    assert all(row["nearest"] in table for row in found.to_records())
     assert "0.0 % [0.0, 26.5] of 12 samples" in found.details
     assert "times the noise MSE on training images" in found.details
     record = read_sealed(found.folder / "record.json")
     assert json.loads(json.dumps(found.record)) == record
-    assert (record["schema"], record["kind"], record["memorised"]) == (1, "memorisation", False)
-    assert [sample["seed"] for sample in found.to_records()] == list(range(12))
-    assert (record["sampling"]["seeds"], record["sampling"]["nfe"]) == (list(range(12)), 2)
+    assert not record["memorised"]
+    assert [sample["seed"] for sample in found.to_records()] == record["sampling"]["seeds"]
     assert record["false_alarms"]["of"] == 4
-    assert record["gap"].keys() == {"value", "low", "high", "images", "levels"}
 
 
 def test_copies_are_counted_in_the_verdict(finished, monkeypatch):
@@ -237,7 +240,6 @@ def test_copies_are_counted_in_the_verdict(finished, monkeypatch):
     found = memorisation.memorisation(finished, 20, 2, progress=False)
     assert found.verdict == "20 of 20 samples copy training images"
     assert found.record["memorised"]
-    assert [row["nearest"] for row in found.to_records()] == [parts.images.names[k] for k in parts.train[:20]]
 
 
 def test_samples_are_those_of_sample(finished, tmp_path):

@@ -62,25 +62,18 @@ def test_stopped_features_continue_at_the_part_where_they_stopped(monkeypatch):
 
 
 def test_the_identity_changes_with_everything_that_features_depend_on():
-    other_images = ImageSet(tiny.images(n=41), np.arange(40), "memory", "all")
-    extractors = [stub(), stub(name="other")]
-    for field, value in (("weights", "v" * 64), ("resize", "3 px")):
-        changed = stub()
-        object.__setattr__(changed, field, value)
-        extractors.append(changed)
-    identities = [some().identity(extractor) for extractor in extractors]
-    identities += [some(range(39)).identity(stub()), other_images.identity(stub())]
-    identities += [some(range(39, -1, -1)).identity(stub())]
+    sets = [some(), some(range(39)), some(range(39, -1, -1)), replace(some(), images=tiny.images(n=41))]
+    identities = [images.identity(stub()) for images in sets]
+    for change in ({"name": "other"}, {"weights": "v" * 64}, {"resize": "3 px"}):
+        identities.append(some().identity(replace(stub(), **change)))
     assert len(set(identities)) == len(identities)
-    renamed = ImageSet(tiny.images(), np.arange(40), "elsewhere", "valid")
-    assert renamed.identity(stub()) == some().identity(stub())
+    assert replace(some(), source="elsewhere", part="valid").identity(stub()) == identities[0]
 
 
 def test_the_identity_changes_with_the_range_of_images_of_more_than_8_bits():
-    made = tiny.images()
-    deep = replace(made, pixels=made.pixels.astype(np.uint16) * 16)
+    deep = replace(tiny.images(), pixels=tiny.images().pixels.astype(np.uint16) * 16)
     ranges = [Values("uint16", 0, 65535), Values("uint16", 0, 4095), Values("uint16", 5, 4095)]
-    sets = [ImageSet(replace(deep, values=values), np.arange(40), "memory", "all") for values in ranges]
+    sets = [replace(some(), images=replace(deep, values=values)) for values in ranges]
     assert len({one.identity(stub()) for one in sets}) == 3
     whole, narrow, _ = (compute_features(one, stub()) for one in sets)
     assert narrow.mean() > 10 * whole.mean()

@@ -174,7 +174,7 @@ def test_notes_say_how_samples_differ_from_those_of_the_run(tmp_path):
     save_guidance(source, loaded.recipe.sampler, 4, "ema", Guidance(2.0), labelled=False)
     wide = replace(loaded, values=Values("uint16", 0, 65535))
     assert describe_differences(wide, "onnx") == [
-        "sampling.json has the steps of DDIM, and not those of dpm_solver",
+        "sampling.json has the steps of DDIM: samples differ from those of the run, by dpm_solver",
         "the times that ddim search found are left out",
         "the guidance that ddim search found is left out",
         "in samples, [0, 1] stands for 0 to 65535 (uint16)",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ddim.errors import UserError
 from ddim.experiments.trials import choose_values, parse_space, plan_trials, values_text
 from ddim.recipe.codec import load_recipe, override, write_recipe
-from ddim.recipe.named import fast, smoke
+from ddim.recipe.named import fast
 from ddim.training.request import choose_recipe
 
 words = st.text("abc0123456789_", min_size=1, max_size=4)
@@ -38,9 +38,7 @@ def test_a_grid_has_every_combination_once_and_random_draws_are_distinct(space, 
         ("[16,32], [32,64]", ["[16,32]", "[32,64]"]),
         ([(16, 32), [32, 64]], ["[16,32]", "[32,64]"]),
         ((16, 32), ["[16,32]"]),
-        (32, ["32"]),
         ([True, None, 1e-4], ["true", "none", "0.0001"]),
-        (range(3), ["0", "1", "2"]),
         (np.array([0.5, 1.0]), ["0.5", "1.0"]),
         # Dots in paths are not a range.
         ("../a,../b", ["../a", "../b"]),
@@ -108,57 +106,33 @@ def test_a_trial_has_the_recipe_that_train_would_have(recipe, fields, request_, 
         assert load_recipe(trial) == override(expected, {"data.source": source})
 
 
-def test_paths_of_images_and_vectors_become_absolute(tmp_path, monkeypatch):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "x.csv").touch()
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.yaml").write_text(write_recipe(override(smoke(), {"data.vectors": "x.csv"})))
-    one, other = plan("own.yaml", data="photos"), plan(fields={"data.vectors": "x.csv"}, data="photos")
-    for trial in [*one.values(), *other.values()]:
-        assert trial["data"]["source"] == str(tmp_path / "photos")
-        assert trial["data"]["vectors"] == str(tmp_path / "x.csv")
-
-
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"fields": {"objective.eror": "l1,mse"}}, "perhaps you meant objective.error"),
         ({"fields": {"optim.lr": "1e-4..1e-2"}}, "a range needs random or search"),
         ({"fields": {"optim.lr": "1e-2..1e-4"}, "search": 3}, "the smaller end of its range first"),
         ({"fields": {"optim.warmup": "0..1.5"}, "search": 3}, "optim.warmup must be a whole number"),
         ({"fields": {"data.source": "blossoms,flowrs"}}, "'flowrs' is missing"),
-        ({"fields": {"pixels.std": "0.5..2.0"}, "search": 2}, "cannot compare trials that differ in"),
-        (
-            {"recipe": "ddpm", "fields": {"net.groups": "8,6", "net.width": "32"}, "search": 2},
-            "net.width must be even and a multiple of net.groups, got 32 and 6",
-        ),
-        (
-            {"recipe": "edm", "fields": {"conditioning": "c_noise,signal_variance"}},
-            "conditioning signal_variance is",
-        ),
     ],
 )
 def test_impossible_requests_are_refused(given, said):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=said):
         plan(**given)
-    assert said in str(error.value)
 
 
-@pytest.mark.parametrize("evaluate", [{}, {"evaluate": 50}])
 @pytest.mark.parametrize(
-    ("name", "values"),
+    "fields",
     [
-        ("data.source", "blossoms:900,blossoms:901"),
-        ("data.validation", "0.1..0.5"),
-        ("report.validation_images", "10,20"),
+        {"data.source": "blossoms:900,blossoms:901"},
+        {"data.validation": "0.1..0.5"},
+        {"pixels.std": "0.5..2.0"},
     ],
 )
-def test_a_search_may_not_vary_the_images_that_compare_its_trials(name, values, evaluate):
-    """On smaller or other images an error may be smaller without a better model."""
-    fields = {"optim.lr": "1e-4..1e-2", name: values}
-    # An evaluation does not use the validation images of the training.
-    if name != "report.validation_images" or not evaluate:
-        with pytest.raises(UserError, match="cannot compare trials that differ in"):
-            plan(fields=fields, search=2, **evaluate)
+def test_a_search_may_not_vary_what_decides_whether_its_trials_compare(fields):
+    """On other images, or in other units, an error may be smaller without a better model."""
+    with pytest.raises(UserError, match="cannot compare trials that differ in"):
+        plan(fields=fields, search=2)
     assert plan(fields=fields, random=2)
-    assert plan(fields=fields | {name: values.replace("..", ",").split(",")[0]}, search=2, **evaluate)
+    # The features of an evaluation do not depend on the scaling of pixels in a training.
+    if "pixels.std" in fields:
+        assert plan(fields=fields, search=2, evaluate=50)

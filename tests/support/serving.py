@@ -33,7 +33,7 @@ class Server:
 
     @property
     def worker(self):
-        """Its worker process, None while there is none."""
+        """Its worker process."""
         found = psutil.Process(self.process.pid).children()
         return next((child for child in found if "ddim.web.worker_process" in child.cmdline()), None)
 

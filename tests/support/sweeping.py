@@ -65,7 +65,7 @@ def unfinished(trials):
     return [trial for trial in trials if not beside(trial, OUTCOME).exists()]
 
 
-def count(trial, request, values, jobs=1, threads=None, pause=0.01):  # noqa: PLR0913
+def count(trial, request, values, jobs=1, pause=0.01):
     """Return the commands of a trial that counts, `pause` seconds a step."""
     recipe = json.loads(beside(trial, TRIAL).read_text())
     recipe["images"], recipe["optim"]["batch"] = STEPS, 1

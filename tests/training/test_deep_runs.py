@@ -92,6 +92,6 @@ def test_an_array_has_its_size_by_default_and_its_options_need_not_be_repeated_t
 
 
 def test_measures_of_8_bits_are_refused_and_a_diagnosis_of_floats_names_no_rounding(runs):
-    with pytest.raises(UserError, match="need 8-bit images, but this run has uint16"):
+    with pytest.raises(UserError, match="need 8-bit images, got uint16"):
         likelihood(runs["eight"])
     assert ddim.diagnose(runs["floats"], 4, 2, progress=False).record["noise_range"]["cleanest"] is None

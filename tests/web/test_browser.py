@@ -489,7 +489,7 @@ def test_samples_of_a_run_with_vectors_take_numbers(visit, width):
         form.get_by_label("other", exact=True).fill("-0.25")
         form.get_by_role("button", name="Make samples").click()
         entry = finish_entry(page, 1)
-        assert "--vector=130.5,-0.25 --guidance 2.0" in read_code(page, entry, "Command line")
+        assert "--vector 130.5,-0.25 --guidance 2" in read_code(page, entry, "Command line")
         names = {}
         exec(read_code(page, entry, "Python"), names)
         for made, file in zip(to_uint8(names["images"]), tile_files(page, entry), strict=True):
@@ -532,7 +532,7 @@ def test_samples_and_edits_are_guided_by_a_weaker_model(visit, width):
         form.locator("summary", has_text="More choices").click()
         form.get_by_label("from", exact=True).fill("-3.5")
         form.get_by_role("button", name="Make samples").click()
-        options = "--guidance 2.0 --guidance-interval=-3.5, --guide-with=@guide"
+        options = "--guidance 2 --guide-with @guide --guidance-interval=-3.5,"
         assert options in read_code(page, finish_entry(page, 1), "Command line")
 
         samples = page.locator(".entry").last
@@ -545,7 +545,7 @@ def test_samples_and_edits_are_guided_by_a_weaker_model(visit, width):
         panel.get_by_label("Variations").fill("1")
         panel.get_by_role("button", name="Vary").click()
         variation = finish_entry(page, 2)
-        assert "--guidance 3.0 --guide-with=@guide" in read_code(page, variation, "Command line")
+        assert "--guidance 3 --guide-with @guide" in read_code(page, variation, "Command line")
         panel.get_by_role("button", name="Invert").click()
         page.locator(".entry").get_by_role("alert").filter(has_text="cannot be guided").wait_for()
         samples.locator(".tile").nth(1).click()
@@ -765,7 +765,7 @@ def test_the_data_are_described(visit, served, width):
         )
         wait_until(lambda: is_loaded(page.locator(".data-set img")))
         page.get_by_label("Crop and resize to").select_option("32")
-        wait_until(lambda: "32 × 32 px" in page.locator(".data-set p").first.inner_text())
+        wait_until(lambda: "32x32" in page.locator(".data-set p").first.inner_text())
         wait_until(lambda: is_loaded(page.locator(".data-set img")))
         wait_until(lambda: page.get_by_label("Crop and resize to").input_value() == "32")
 

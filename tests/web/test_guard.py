@@ -1,18 +1,15 @@
 """What the server refuses before it does any work."""
 
-import asyncio
 import secrets
-import socket
-from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
 
 from ddim.errors import UserError
 from ddim.web.application import build_application
-from ddim.web.data_sets import list_data
 from ddim.web.serve import check_settings, open_socket
-from ddim.web.settings import Limits, Settings, check_token
+from ddim.web.settings import Settings, check_token
+from ddim.web.training_routes import list_data
 
 TOKEN = secrets.token_urlsafe(24)
 
@@ -93,40 +90,6 @@ def test_a_body_may_have_64_kib(open_client):
     assert open_client.post("/api/nothing", content=sized(1)).status_code in (404, 405)
 
 
-def test_one_client_cannot_take_all_answers(trained):
-    async def run():
-        guard = build_application(Settings(trained, limits=Limits(client_requests=2, requests=3)))
-        held, statuses = asyncio.Event(), []
-
-        async def receive():
-            await held.wait()
-            return {"type": "http.disconnect"}
-
-        async def visit(client):
-            async def send(message):
-                statuses.append(message.get("status"))
-
-            scope = {"type": "http", "method": "GET", "path": "/api/events", "query_string": b""}
-            scope |= {"headers": [(b"host", b"localhost")], "client": (client, 1), "root_path": ""}
-            await guard(scope, receive, send)
-
-        async def answered(client):
-            count = len(statuses)
-            tasks.append(asyncio.create_task(visit(client)))
-            while len(statuses) == count:
-                await asyncio.sleep(0.01)
-            return statuses[count]
-
-        tasks = []
-        assert [await answered(client) for client in "aaabb"] == [200, 200, 429, 200, 503]
-        held.set()
-        await asyncio.gather(*tasks)
-        assert await answered("a") == 200
-        await asyncio.gather(*tasks)
-
-    asyncio.run(run())
-
-
 def test_only_the_token_opens_the_page(secret_client):
     def status(path="/api/runs", **headers):
         return secret_client.get(path, headers=headers, follow_redirects=False).status_code
@@ -151,11 +114,11 @@ def test_the_address_with_the_token_sets_a_cookie_that_scripts_cannot_read(secre
     secret_client.cookies.clear()
 
 
-def test_the_log_has_a_line_for_each_request_without_the_token(secret_client, caplog):
+def test_the_log_has_a_line_for_each_request_of_the_interface_without_the_token(secret_client, caplog):
     with caplog.at_level("INFO", "ddim.web"):
-        secret_client.get(f"/?token={TOKEN}", follow_redirects=False)
+        secret_client.get(f"/api/runs?token={TOKEN}")
         secret_client.get("/api/runs%0Aforged", headers={"Authorization": f"Bearer {TOKEN}"})
-    secret_client.cookies.clear()
+        secret_client.get("/", headers={"Authorization": f"Bearer {TOKEN}"})
     lines = [record.getMessage() for record in caplog.records if record.name == "ddim.web"]
     assert len(lines) == 2
     assert not [line for line in lines if TOKEN in line or "\n" in line]
@@ -182,16 +145,6 @@ def test_settings_that_cannot_be_served_are_refused(folder, port, data, tmp_path
         check_settings(folder, "127.0.0.1", port, None, data)
 
 
-@pytest.mark.parametrize("system", ["posix", "nt"])
-def test_a_port_belongs_to_one_server(system, monkeypatch):
-    """With SO_REUSEADDR, two servers can listen at one port on Windows, but not on Linux."""
-    monkeypatch.setattr("ddim.web.serve.os", SimpleNamespace(name=system))
-    with open_socket("127.0.0.1", 0) as listener:
-        assert bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)) == (system == "posix")
-        with pytest.raises(UserError, match="choose another --port"):
-            open_socket("127.0.0.1", listener.getsockname()[1])
-
-
 @pytest.mark.parametrize("name", ["--own=evil.py", "blossoms"])
 def test_the_name_of_a_folder_is_never_an_option_or_a_built_in_set(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -200,3 +153,8 @@ def test_the_name_of_a_folder_is_never_an_option_or_a_built_in_set(name, tmp_pat
     found = [source for entry, source in list_data(settings.data).values() if entry.kind == "folder"]
     assert found == [str(tmp_path), str(tmp_path / name)]
     assert str(settings.folder / name) == str(tmp_path / name)
+
+
+def test_a_port_belongs_to_one_server():
+    with open_socket("127.0.0.1", 0) as listener, pytest.raises(UserError, match="choose another --port"):
+        open_socket("127.0.0.1", listener.getsockname()[1])

@@ -6,17 +6,16 @@ import shutil
 import pytest
 
 import sweeping
-from ddim.web.guides import list_guides
-from ddim.web.run_list import RunList
+from ddim.web.details import list_guides
+from ddim.web.runs import RunList
 
 RUN = "photos-tiny-1"
 
 
 def guides(folder, own=RUN):
     """The ids of the guides of a run in a folder."""
-    found = RunList(folder)
-    found.refresh(fully=True)
-    return [guide.id for guide in list_guides(own, found.known)]
+    known = RunList(folder).read()
+    return [guide.id for guide in list_guides(known[own], known)]
 
 
 def change(runs, name, **fields):
@@ -109,13 +108,14 @@ def test_guidance_and_vectors_that_cannot_be_used_are_one_sentence(client, vecto
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ({"kind": "invert", "guide_with": "@guide"}, "an inversion cannot be guided"),
-        ({"kind": "vary", "guide_with": "nothing"}, "guide_with must be @guide"),
+        ({"guide_with": "@guide"}, "an inversion cannot be guided"),
+        ({"guide_with": "nothing"}, "guide_with must be @guide"),
     ],
     ids=str,
 )
 def test_edits_that_cannot_be_guided_are_one_sentence(client, body, said):
-    body = {"sources": [{"seed": 0}], "guidance": 2.0, **body}
-    answer = client.post(f"/api/runs/{RUN}/edits", json=body)
+    made = client.post(f"/api/runs/{RUN}/samples", json={"seeds": [0], "steps": 2}).json()
+    body = {"sources": [{"result": made["id"], "name": "00000.png"}], "guidance": 2.0, **body}
+    answer = client.post(f"/api/runs/{RUN}/edits/invert", json=body)
     assert answer.status_code == 422
     assert said in answer.json()["error"]

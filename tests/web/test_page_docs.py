@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ddim.cli import main
+from ddim.web.processes import MOST
 from ddim.web.settings import TOKEN_LETTERS, Limits
-from ddim.web.trainings import MOST
 
 TEXT = (Path(__file__).parents[2] / "docs/page.md").read_text()
 RUN = "photos-tiny-1"
@@ -31,9 +31,8 @@ def test_the_example_samples_through_the_server(server, tmp_path, monkeypatch, c
         f"images in one request | {Limits().images} |",
         f"sampling steps of one request | {Limits().steps:,} |",
         f"images × steps × pixels | {Limits().work:,},",
-        f"wait for the worker | {Limits().waiting} |",
-        f"wait for the worker or use it | {Limits().per_client} |",
-        f"in the worker | {Limits().job_seconds:g} s,",
+        f"wait for their turn | {Limits().waiting} |",
+        f"time of one request | {Limits().seconds:g} s;",
         f"body of a request | {Limits().json_bytes >> 10} KiB; an upload {Limits().upload_bytes >> 20} MiB |",
         f"the newest {Limits().results},",
         f"at the same time | {MOST} |",

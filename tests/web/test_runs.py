@@ -1,27 +1,25 @@
 """What the page shows of runs, live and damaged ones too."""
 
+import asyncio
 import io
 import json
-import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from ddim.experiments.index import read_run
-from ddim.files import read_sealed, write_sealed
+from ddim.files import lock_folder, read_sealed, write_sealed
 from ddim.runs.log import read_metrics
-from ddim.web.rows import name_id
-from ddim.web.run_list import RunList
+from ddim.web.application import build_application
+from ddim.web.processes import Processes
+from ddim.web.run_routes import watch_runs
+from ddim.web.runs import RunList, name_id
+from ddim.web.settings import Settings
+from ddim.web.state import Server
 
 RUN = "photos-tiny-1"
-
-
-def test_the_server_imports_no_torch():
-    code = "import sys, ddim.web.application, ddim.web.http_server; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_list_equals_the_index(copy_client, runs):
@@ -60,7 +58,7 @@ def test_the_curves_are_the_log(client, trained):
     assert curves["images"] == [line["images"] for line in lines]
     assert curves["loss"] == [line.get("loss") for line in lines]
     assert curves["errors"]["image_mae"] == [line.get("image_mae") for line in lines]
-    assert client.get(f"/api/runs/{RUN}/log").json()["lines"][-1] == json.dumps(lines[-1])
+    assert client.get(f"/api/runs/{RUN}/log").json()["lines"][-1] == lines[-1]
 
 
 def test_long_curves_are_thinned_and_keep_validations(copy_client, runs):
@@ -108,21 +106,17 @@ def test_a_damaged_run_is_a_row_with_its_reason(copy_client, runs, text):
 
 @pytest.mark.parametrize("text", ["", '{"seal": "0", "verdict": "no copies"}'])
 def test_a_damaged_memorisation_test_is_named(copy_client, runs, text):
-    shutil.rmtree(runs / RUN / "checkpoints")  # else the worker would start, which takes seconds
     folder = runs / RUN / "memorisation" / "1"
     folder.mkdir(parents=True)
     (folder / "record.json").write_text(text)
     assert copy_client.get(f"/api/runs/{RUN}").json()["memorisation"] == {
         "sentence": "the record of memorisation test 1 is damaged",
-        "copies": None,
-        "n": None,
         "pairs_url": None,
     }
 
 
 @pytest.mark.parametrize(("labels", "classes", "drawn"), [("clusters:3", 3, True), (True, 12, False)])
 def test_clusters_are_counted_and_drawn_by_default(copy_client, runs, labels, classes, drawn):
-    shutil.rmtree(runs / RUN / "checkpoints")  # else the worker would start, which takes seconds
     document = read_sealed(runs / RUN / "run.json")
     document["recipe"]["data"]["labels"] = labels
     write_sealed(runs / RUN / "run.json", document)
@@ -131,7 +125,6 @@ def test_clusters_are_counted_and_drawn_by_default(copy_client, runs, labels, cl
 
 
 def test_a_memorisation_test_names_the_weights_that_it_tested(copy_client, runs):
-    shutil.rmtree(runs / RUN / "checkpoints")  # else the worker would start, which takes seconds
     folder = runs / RUN / "memorisation" / "1"
     folder.mkdir(parents=True)
     found = {"verdict": "It copies nothing.", "sampling": {}, "copies": {"count": 0, "of": 40}}
@@ -144,7 +137,6 @@ def test_a_memorisation_test_names_the_weights_that_it_tested(copy_client, runs)
 def test_names_are_never_html(copy_client, runs):
     name = "<img src=x onerror=alert(1)>"
     (runs / RUN).rename(runs / name)
-    shutil.rmtree(runs / name / "checkpoints")  # the details of a run that can be sampled need the worker
     answer = copy_client.get("/api/runs")
     (row,) = answer.json()["runs"]
     assert answer.headers["content-type"] == "application/json"
@@ -175,83 +167,49 @@ def test_the_trials_of_a_sweep_name_their_sweep(copy_client, runs):
     ]
 
 
-class TestList:
-    """What is read again, and when."""
-
-    def test_changes_are_reported_once(self, runs, monkeypatch):
-        found = RunList(runs)
-        assert [row.id for row in found.refresh(fully=True).changed] == [RUN]
-        assert found.refresh(fully=True).changed == []
-        (runs / RUN / "evaluations/1").mkdir(parents=True)
-        assert found.refresh(fully=True).changed == []
-        (runs / RUN).rename(runs / "moved")
-        change = found.refresh(fully=True)
-        assert ([row.id for row in change.changed], change.gone) == (["moved"], [RUN])
-
-    def test_only_running_or_changed_runs_are_read_again(self, runs, monkeypatch):
-        read = []
-        monkeypatch.setattr(
-            "ddim.web.run_list.read_run", lambda path: (read.append(path.name), read_run(path))[1]
-        )
-        found = RunList(runs)
-        found.refresh(fully=True)
-        found.refresh(fully=True)
-        assert read == [RUN]
-        known = found.known[RUN]
-        found.known[RUN] = replace(known, run=replace(known.run, state="running"))
-        found.refresh(fully=True)
-        assert read == [RUN] * 2
-        with (runs / RUN / "metrics.jsonl").open("a") as file:
-            file.write('{"step": 11, "images": 88, "time": 1.0, "loss": 0.25}\n')
-        found.refresh(fully=True)
-        assert read == [RUN] * 3
-
-    def test_reading_takes_a_small_share_of_a_core(self):
-        from ddim.web.run_list import Pacer
-
-        now = [100.0]
-        pacer = Pacer(lambda: now[0], lambda: now[0])
-        assert pacer.due()
-        pacer.measure(lambda: now.__setitem__(0, now[0] + 0.5))
-        now[0] += 49
-        assert not pacer.due()
-        now[0] += 1
-        assert pacer.due()
-
-    @pytest.mark.parametrize(("seconds", "pause"), [(0.5, 2), (20, 20)])
-    def test_time_in_which_reading_waits_for_others_makes_no_long_pause(self, seconds, pause):
-        from ddim.web.run_list import Pacer
-
-        now = [100.0]
-        pacer = Pacer(lambda: now[0], lambda: 0.0)
-        pacer.measure(lambda: now.__setitem__(0, now[0] + seconds))
-        now[0] += pause - 0.1
-        assert not pacer.due()
-        now[0] += 0.1
-        assert pacer.due()
-
-
-def test_events_begin_with_all_rows_and_polling_ends_with_the_last_listener(runs):
-    import asyncio
-
-    from ddim.web.run_feed import RunFeed
+def test_changes_are_streamed_once(runs):
+    """The first event has all rows, and each further one those that changed."""
 
     async def listen():
-        feed = RunFeed(RunList(runs))
-        assert feed._poll is None
-        one, other = feed.listen(), feed.listen()
-        first = [await anext(one), await anext(other)]
-        assert [[row.id for row in change.changed] for change in first] == [[RUN], [RUN]]
-        assert feed._poll is not None
-        coming = asyncio.create_task(anext(one))
-        await asyncio.sleep(0)
+        settings, parts = Settings(runs), dict.fromkeys(["models", "store", "jobs"])
+        events = watch_runs(Server(settings, RunList(runs), processes=Processes(), **parts))
+        name, change = await anext(events)
+        assert (name, [row.id for row in change["changed"]]) == ("runs", [RUN])
         (runs / RUN).rename(runs / "moved")
-        await feed.refresh(fully=True, at_once=True)
-        change = await coming
-        assert ([row.id for row in change.changed], change.gone) == (["moved"], [RUN])
-        await one.aclose()
-        assert feed._poll is not None
-        await other.aclose()
-        assert feed._poll is None
+        _, change = await anext(events)
+        assert ([row.id for row in change["changed"]], change["gone"]) == (["moved"], [RUN])
+        await events.aclose()
 
     asyncio.run(listen())
+
+
+def test_only_running_or_changed_runs_are_read_again(runs, monkeypatch):
+    read = []
+    monkeypatch.setattr("ddim.web.runs.FRESH", 0)
+    monkeypatch.setattr("ddim.web.runs.read_run", lambda path: (read.append(1), read_run(path))[1])
+    known = RunList(runs)
+    known.read()
+    known.read(now=True)
+    assert len(read) == 1
+    known.read()[RUN].run = replace(known.read()[RUN].run, state="running")
+    known.read()
+    assert len(read) == 2
+    with (runs / RUN / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 11, "images": 88, "time": 1.0, "loss": 0.25}\n')
+    known.read()
+    assert len(read) == 3
+
+
+def test_a_run_is_renamed_noted_and_deleted(runs, tmp_path):
+    with TestClient(build_application(Settings(runs)), base_url="http://localhost") as client:
+        assert client.delete(f"/api/runs/{RUN}").status_code == 403
+    with TestClient(build_application(Settings(runs, data=tmp_path)), base_url="http://localhost") as client:
+        row = client.patch(f"/api/runs/{RUN}", json={"name": "roses", "note": "the best"}).json()
+        assert (row["id"], row["note"]) == ("roses", "the best")
+        for name in ("../x", ".hidden", "roses/x"):
+            assert client.patch("/api/runs/roses", json={"name": name}).status_code == 422
+        with lock_folder(runs / "roses"):
+            assert client.delete("/api/runs/roses").status_code == 409
+        assert client.delete("/api/runs/roses").status_code == 204
+        assert client.get("/api/runs").json()["runs"] == []
+        assert not (runs / "roses").exists()

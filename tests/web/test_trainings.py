@@ -8,7 +8,6 @@ import shutil
 import time
 
 import numpy as np
-import psutil
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -16,11 +15,10 @@ from PIL import Image
 import sweeping
 import tiny
 from ddim.files import is_locked, lock_folder
-from ddim.web import trainings
+from ddim.web import processes
 from ddim.web.application import build_application
-from ddim.web.data_sets import list_data
 from ddim.web.settings import Settings
-from ddim.web.trainings import find_locker
+from ddim.web.training_routes import list_data
 from evaluated_runs import record
 
 RUN = "photos-tiny-1"
@@ -43,16 +41,16 @@ def data(tmp_path_factory):
 def client(trained, data, tmp_path_factory):
     runs = tmp_path_factory.mktemp("training") / "runs"
     shutil.copytree(trained / RUN, runs / RUN)
-    settings = Settings(runs, data=data)
-    with TestClient(build_application(settings), base_url="http://127.0.0.1:8000") as found:
-        found.runs = runs
+    settings, commands = Settings(runs, data=data), processes.Processes()
+    with TestClient(build_application(settings, commands), base_url="http://127.0.0.1:8000") as found:
+        found.runs, found.processes = runs, commands
         yield found
 
 
 def test_without_data_nothing_is_trained(trained):
     with TestClient(build_application(Settings(trained)), base_url="http://localhost") as client:
         assert client.get("/api/about").json()["may_train"] is False
-        assert client.get("/api/data").json() == {"entries": []}
+        assert client.get("/api/choices").json()["data"] == []
         body = {"data": "built-in~blossoms", "recipe": "fast"}
         assert client.post("/api/runs", json=body).status_code == 403
         assert client.post(f"/api/runs/{RUN}/stop").status_code == 403
@@ -61,7 +59,7 @@ def test_without_data_nothing_is_trained(trained):
 
 
 def test_the_image_sets_are_those_below_the_folder(client, data):
-    entries = client.get("/api/data").json()["entries"]
+    entries = client.get("/api/choices").json()["data"]
     kinds = {entry["id"]: entry["kind"] for entry in entries}
     assert kinds == {
         "built-in~blossoms": "built-in",
@@ -77,7 +75,8 @@ def test_the_image_sets_are_those_below_the_folder(client, data):
 def test_a_set_is_described_as_the_command_does(client):
     found = client.get("/api/data/folder").json()
     assert found["images"] == 6
-    assert {each["name"]: each["count"] for each in found["classes"]} == {"one": 4, "two": 2}
+    assert found["classes"] == {"one": 4, "two": 2}
+    assert found["verdict"].startswith("6 ")
     assert [each["name"] for each in found["rejects"]] == ["elsewhere", "two/broken.png"]
     assert found["duplicates"] == [["one/2.png", "one/3.png"]]
     with Image.open(io.BytesIO(client.get(found["sheet"]).content)) as sheet:
@@ -121,7 +120,7 @@ def test_a_training_that_cannot_begin_is_one_sentence_and_leaves_nothing(client,
 
 
 def test_the_recipes_are_those_of_the_command(client):
-    found = client.get("/api/recipes").json()
+    found = client.get("/api/choices").json()
     assert {"fast", "flow", "dit", "smoke"} <= {recipe["name"] for recipe in found["recipes"]}
     texts = {field["field"]: field["help"] for field in found["fields"]}
     assert "learning rate" in texts["optim.lr"].lower()
@@ -151,22 +150,7 @@ def test_a_trial_is_stopped_with_its_worker_and_resumed_with_its_sweep(trained, 
     assert refusal("stop").endswith("it is stopped")
     assert refusal("resume").endswith("a trial of a sweep: resume the sweep with `ddim sweep`")
     with lock_folder(folder):
-        assert refusal("stop").endswith("a trial of a sweep: stop its worker in the terminal")
-        assert refusal("resume").endswith("it is running")
-
-
-def test_the_process_that_trains_is_found_by_its_lock(tmp_path):
-    assert find_locker(tmp_path / ".lock") is None
-    with lock_folder(tmp_path):
-        assert find_locker(tmp_path / ".lock") == os.getpid()
-    assert find_locker(tmp_path / ".lock") is None
-
-
-def test_a_program_whose_lock_a_link_names_is_not_found(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".lock").symlink_to(tmp_path / ".lock")
-    with lock_folder(tmp_path):
-        assert find_locker(tmp_path / "run" / ".lock") is None
+        assert "another program trains this run" in refusal("stop")
 
 
 def wait_for(question, seconds=120):
@@ -189,8 +173,8 @@ def test_a_training_is_started_stopped_and_resumed(client, monkeypatch):
     assert re.fullmatch(r".+-smoke-1", own)
     folder = client.runs / own
     wait_for(lambda: is_locked(folder))
-    pid = find_locker(folder / ".lock")
-    assert os.getsid(pid) == pid != os.getsid(0)
+    (child,) = client.processes.running
+    assert os.getsid(child.process.pid) == child.process.pid != os.getsid(0)
     wait_for(lambda: (folder / "metrics.jsonl").is_file() and (folder / "metrics.jsonl").stat().st_size)
     wait_for(lambda: client.get(f"/api/runs/{own}").json().get("can_stop"))
     assert client.post(f"/api/runs/{own}/stop").status_code == 202
@@ -201,8 +185,6 @@ def test_a_training_is_started_stopped_and_resumed(client, monkeypatch):
     assert stopped["checkpoints"]
     assert client.post(f"/api/runs/{own}/resume", json={}).status_code == 202
     wait_for(lambda: is_locked(folder))
-    again = psutil.Process(find_locker(folder / ".lock"))
-    assert again.pid != pid
     wait_for(lambda: client.get(f"/api/runs/{own}").json().get("can_stop"))
     assert client.post(f"/api/runs/{own}/stop").status_code == 202
     wait_for(lambda: not is_locked(folder))
@@ -243,12 +225,13 @@ def test_runs_are_compared_and_those_without_an_evaluation_are_named(client, tra
         write_evaluation(runs / name, 1, kid=kid, step=10)
     kid = {"a": 0.3, "b": 0.2, "c": None}
     wait_for(lambda: kid.items() <= {own: read_kid(row) for own, row in list_rows(client).items()}.items())
-    found = client.get("/api/compare?runs=a,b,c&metric=kid").json()
-    assert [(row["id"], row["value"]) for row in found["rows"]] == [("b", 0.2), ("a", 0.3)]
-    assert [row["id"] for row in found["excluded"]] == ["c"]
-    assert "ddim evaluate" in found["excluded"][0]["why"]
-    for query, status in (("a", 422), ("a,none", 404), ("a,b&metric=beauty", 422), ("a,..", 404)):
-        assert client.get(f"/api/compare?runs={query}").status_code == status
+    found = client.get("/api/compare?run=a&run=b&run=c&metric=kid").json()
+    assert found["runs"] == ["b", "a"]
+    assert [row["kid"] for row in found["comparison"]["rows"]] == [0.2, 0.3]
+    assert found["excluded"] == ["c"]
+    assert client.get("/api/compare?run=a").json()["comparison"] is None
+    for query, status in (("a&run=none", 404), ("a&run=b&metric=beauty", 422), ("a&run=..", 404)):
+        assert client.get(f"/api/compare?run={query}").status_code == status
     details = client.get("/api/runs/a").json()
     assert details["evaluations"][0]["metrics"]["kid"] == {"value": 0.3, "low": 0.29, "high": 0.31}
     assert details["evaluations"][0]["comparable"]
@@ -285,6 +268,26 @@ def test_the_report_on_a_sweep_runs_no_code(client, trained):
 
 
 def test_the_page_starts_no_more_than_a_few_trainings(client, monkeypatch):
-    monkeypatch.setattr(trainings, "MOST", 0)
+    monkeypatch.setattr(processes, "MOST", 0)
     body = {"data": "folder~one", "recipe": "smoke"}
     assert client.post("/api/runs", json=body).status_code == 429
+
+
+def test_a_command_that_fails_says_why_in_the_row_of_its_run(client, trained):
+    shutil.copytree(trained / RUN, client.runs / "lonely")
+    shutil.rmtree(client.runs / "lonely" / "checkpoints")
+    wait_for(lambda: "lonely" in list_rows(client))
+    assert client.post("/api/runs/lonely/evaluate", json={"n": 20}).status_code == 202
+    wait_for(lambda: "`ddim evaluate`: " in list_rows(client)["lonely"]["why"])
+    assert "checkpoint" in list_rows(client)["lonely"]["why"]
+
+
+@pytest.mark.slow
+def test_a_plan_and_a_student_are_started_from_the_page(client):
+    body = {"data": "folder~one", "recipe": "smoke", "minutes": 5, "size": 32}
+    answer = client.post("/api/plans", json=body)
+    assert answer.status_code in (200, 422), answer.text
+    answer = client.post(f"/api/runs/{RUN}/distill", json={"minutes": 0.01})
+    assert answer.status_code == 202, answer.text
+    wait_for(lambda: not client.processes.running, 300)
+    assert client.processes.children[-1].name == "distill"

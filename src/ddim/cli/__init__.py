@@ -13,10 +13,9 @@ from typing import Any
 from ddim import __version__
 from ddim.cli.commands import COMMANDS, SHARED
 from ddim.cli.generate import call_function, read_arguments
-from ddim.cli.output import print_json, print_text, say
+from ddim.cli.output import drop_unread_output, print_json, print_text, say
 from ddim.cli.parser import build_parser, write_overview
 from ddim.cli.signatures import read_signature
-from ddim.cli.streams import drop_unread_output
 from ddim.errors import Notice, UserError, escape, explain_error, quote, suggest
 from ddim.machine.signals import Stopped, stop_on_signals
 from ddim.machine.startup import count_launched, keep_freed_memory, read_rank, set_variables

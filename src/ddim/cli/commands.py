@@ -46,7 +46,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Set up": {
         "cache": "files:inspect_cache",
-        "completion": "cli.completion:write_completion",
+        "completion": "cli.parser:write_completion",
     },
 }
 """The groups of the overview; the first has the commands that a beginner needs."""

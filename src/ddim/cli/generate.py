@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -14,21 +16,32 @@ from typing import Any
 from ddim.cli.output import draw, print_json, print_text
 from ddim.cli.own import find_file, load_own, load_parts, name_own_part
 from ddim.cli.parser import COMMON, build_parser
-from ddim.cli.signatures import Parameter, Signature, read_class
-from ddim.cli.values import read_text
+from ddim.cli.signatures import Parameter, Signature, Type, read_class
 from ddim.errors import UserError, quote, suggest
 
 HINTS = {
     "--image-size": "--size",
-    "--resolution": "--size",
     "--num": "-n",
-    "--num-samples": "-n",
+    "--number": "-n",
     "--epochs": "--images",
     "--lr": "--optim.lr",
     "--batch-size": "--optim.batch",
     "--output": "--out",
+    "--format": "--to",
 }
 """The option that a user of another program may mean."""
+
+NAMES = {
+    "bool": "yes or no",
+    "int": "a whole number",
+    "float": "a number",
+    "Literal": "one of",
+    "tuple": "two numbers such as 1,2",
+    "Sequence": "a list such as 1,2",
+}
+"""The types that are tried in this order, with their names in messages. Any other type takes the text."""
+
+WORDS = {"true": True, "yes": True, "false": False, "no": False}
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,7 @@ def read_arguments(name: str, signature: Signature, words: Sequence[str]) -> Arg
         if word.startswith("-"):
             raise UserError(f"{word} is not an option{hint_at(word.partition('=')[0], signature)}")
     if unknown:
-        raise UserError(f"{quote(*unknown)} is more than this command takes")
+        raise UserError(f"{quote(*unknown)} is more than this command takes; a path with spaces needs quotes")
     found = vars(namespace)
     files = [*found.get("own", []), *(find_file(word.rpartition("=")[2]) for word in words)]
     for file in found.get("own", []):
@@ -95,8 +108,12 @@ def hint_at(name: str, signature: Signature) -> str:
     known = [*signature.options, *COMMON]
     if signature.fields is not None:
         from ddim.recipe.codec import list_paths
+        from ddim.recipe.options import SAMPLING_FIELDS
 
-        known += [f"--{path}" for path in list_paths()]
+        # Where a loaded run is used, only fields of sampling can be changed.
+        sampling = any(p.owner == "load" for p in signature.parameters)
+        paths = [path for path in list_paths() if not sampling or path.split(".")[0] in SAMPLING_FIELDS]
+        known += [f"--{path}" for path in paths]
     meant = [
         option for option in known if option == HINTS.get(name) or option.endswith(f".{name.strip('-')}")
     ]
@@ -129,6 +146,69 @@ def _read_value(parameter: Parameter, text: str) -> Any:  # noqa: ANN401
     if find_file(text):
         return load_own(text) if any(kind.name == "object" for kind in types) else name_own_part(text)
     return text if parameter.place == "words" else read_text(parameter.option, types, text)
+
+
+def read_text(option: str, types: Sequence[Type], text: str) -> Any:  # noqa: ANN401
+    """Return the value of an option.
+
+    Raises:
+        UserError: if the text is of none of the types.
+    """
+    try:
+        return read_value(types, text)
+    except ValueError:
+        wanted = " or ".join(dict.fromkeys(NAMES[kind.name] for kind in types))
+        raise UserError(f"{option} must be {wanted}, got {text!r}") from None
+
+
+def read_value(types: Sequence[Type], text: str) -> Any:  # noqa: ANN401
+    """Return a text as a value of one of these types.
+
+    Raises:
+        ValueError: if it is none of them.
+    """
+    names = {kind.name for kind in types}
+    for name in NAMES:
+        # A text that looks like a number, such as the name of a class, stays a text.
+        if name in ("int", "float") and "str" in names:
+            continue
+        for kind in types:
+            if kind.name == name:
+                with suppress(ValueError, KeyError):
+                    return _read_as(kind, text, alone=len(types) == 1)
+    if names <= {*NAMES}:
+        raise ValueError(text)
+    return text
+
+
+def _read_as(kind: Type, text: str, *, alone: bool) -> Any:  # noqa: ANN401
+    """Return a text as a value of a type in `NAMES`; `alone` if the option takes no other type."""
+    if kind.name == "bool":
+        return WORDS[text]
+    if kind.name == "Literal":
+        return {str(value): value for value in kind.inner}[text]
+    if kind.name == "tuple":
+        pairs = zip(kind.inner, text.split(","), strict=True)
+        return tuple(read_value(types, part) if part.strip() else None for types, part in pairs)
+    if kind.name == "Sequence":
+        return _read_list(kind.inner, text, alone=alone)
+    return int(text) if kind.name == "int" else float(text)
+
+
+def _read_list(types: Sequence[Type], text: str, *, alone: bool) -> list[Any]:
+    """Return the values of a list: "1,2", "[1,2],[3,4]", or whole numbers such as "0-35,70"."""
+    numbers = {kind.name for kind in types} <= {"int", "float"}
+    if not (alone or numbers or "," in text):
+        raise ValueError(text)
+    parts = re.findall(r"\[([^\]]*)\]", text) if text.startswith("[") else text.split(",")
+    values = []
+    for part in parts:
+        span = re.fullmatch(r"(\d+)-(\d+)", part.strip())
+        if span and numbers:
+            values += range(int(span[1]), int(span[2]) + 1)
+        else:
+            values.append(read_value(types, part.strip()))
+    return values
 
 
 # The call

@@ -1,4 +1,4 @@
-"""The parser of a command, which also writes its help page, and the overview of all commands."""
+"""The parser of a command, which also writes its help page; the overview of all commands; completion."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import ast
 import re
 import shutil
 import textwrap
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from ddim import __version__
-from ddim.cli.commands import GROUPS, describe_command
+from ddim.cli.commands import COMMANDS, GROUPS, describe_command
 from ddim.cli.output import wrap_words
-from ddim.cli.signatures import Parameter, Signature
+from ddim.cli.signatures import Parameter, Signature, read_signature
 from ddim.errors import UserError
 
 INTRODUCTION = """ddim learns from your images, generates new images like them, and measures how
@@ -56,7 +56,7 @@ class _HelpPage(argparse.HelpFormatter):
     """A help page of at most 100 columns. It breaks no words, and keeps paragraphs with indented lines."""
 
     def __init__(self, prog: str) -> None:
-        width = min(100, shutil.get_terminal_size().columns - 1)
+        width = min(100, shutil.get_terminal_size().columns)
         super().__init__(prog, max_help_position=24, width=width)
 
     def _split_lines(self, text: str, width: int) -> list[str]:
@@ -81,6 +81,29 @@ def write_overview() -> str:
     for option, text in COMMON.items():
         common.add_argument(option, action="store_true", help=text)
     return page.format_help()
+
+
+def write_completion(shell: Literal["bash", "zsh", "tcsh"]) -> str:
+    """Print a script that completes commands, options and paths in a shell.
+
+    Args:
+        shell: the shell.
+
+    Commands:
+        ddim completion bash > ~/.local/share/bash-completion/completions/ddim
+        ddim completion zsh > ~/.zfunc/_ddim
+    """
+    import shtab
+
+    whole = argparse.ArgumentParser(prog="ddim")
+    commands = whole.add_subparsers(dest="command")
+    for name, home in COMMANDS.items():
+        parents = [build_parser(name, read_signature(home))]
+        parser = commands.add_parser(name, help=describe_command(name), parents=parents, add_help=False)
+        for action in parser._actions:
+            if action.nargs != 0 and not action.choices:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    return shtab.complete(whole, shell=shell)
 
 
 def build_parser(name: str, signature: Signature) -> CommandParser:
@@ -160,5 +183,5 @@ def write_metavar(parameter: Parameter) -> str:
     kind = parameter.types[0]
     if kind.name == "Literal":
         return "|".join(map(str, kind.inner))
-    short = {"int": "N", "float": "X", "Mapping": "NAME=VALUE"}
+    short = {"int": "N", "float": "X", "tuple": "LOW,HIGH", "Mapping": "NAME=VALUE"}
     return short.get(kind.name, parameter.option.strip("-").upper())

@@ -12,8 +12,7 @@ import numpy as np
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn
 
-from ddim.cli.output import draw, say
-from ddim.cli.streams import unescaped
+from ddim.cli.output import draw, say, unescaped
 from ddim.errors import Interrupted, quote
 from ddim.files import read_sealed
 from ddim.metrics.catalogue import LEAST
@@ -138,7 +137,7 @@ class Console(ProgressDisplay, Display):
     def _conclude(self, training: Trainer, seen: str) -> None:
         """Prepare the lines about the ended training that `done` prints."""
         self.ended = seen
-        if training.complete and not self.resumed and time.monotonic() - self.created < LONG:
+        if training.complete and time.monotonic() - self.created < LONG:
             longer = f"ddim train --resume --out {quote(self.folder)} --more 20{self.own}"
             self.ended += f"\nsamples still noisy? train longer: `{longer}`"
 

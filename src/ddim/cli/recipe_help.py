@@ -50,7 +50,8 @@ def show_recipe(name: str | None = None, *, fields: Mapping[str, Any] | None = N
         ddim recipe schedule
     """
     if name is None:
-        return Explanation([("\n".join(f"{each:<10} {_describe(each)}" for each in RECIPES), ())])
+        titles = {each: str(inspect.getdoc(make)).splitlines()[0] for each, make in RECIPES.items()}
+        return Explanation([("\n".join(f"{each:<10} {title}" for each, title in titles.items()), ())])
     if name in RECIPES or name.endswith((".yaml", ".yml", ".json")):
         recipe = override(find_recipe(name, find_size(fields or {}, None)), fields or {})
         title = inspect.getdoc(RECIPES[name]) if name in RECIPES else name
@@ -68,10 +69,6 @@ def show_recipe(name: str | None = None, *, fields: Mapping[str, Any] | None = N
             f"name must be a recipe ({', '.join(RECIPES)}), a file or a field, got {name!r}{hint}"
         )
     return Explanation([(f"field {name}, with its value in recipe fast, or its default:", rows)])
-
-
-def _describe(name: str) -> str:
-    return (inspect.getdoc(RECIPES[name]) or "").partition("\n")[0]
 
 
 def _format_field(row: Row) -> str:

@@ -62,7 +62,7 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
         fields: any field of the recipe, such as --optim.lr 3e-4 or --schedule linear; `ddim recipe fast`
             explains them.
         out: the run folder (default: a new runs/DATA-RECIPE-N).
-        resume: continue the run in --out, or the newest that this command started, or start a new one.
+        resume: continue the run in --out, or the newest that this command started; or start one on DATA.
         more: continue like --resume, and train so many minutes longer than planned.
 
     Other Parameters:
@@ -85,11 +85,11 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
     processes = current_processes()
     # Each machine counts only the restarts that its own processes caused, so take the highest count.
     restarted = processes.highest(count_restarts())[0] > 0
-    chosen = choose_recipe(recipe, data, fields, source)
     if resume or more is not None or restarted:
         folder = None if out is None else Path(out)
         if folder is None:
-            folder = processes.broadcast(find_run(chosen, any_rate=find_lr) if processes.leads else None)
+            wanted = choose_recipe(recipe, data, fields, source)
+            folder = processes.broadcast(find_run(wanted, any_rate=find_lr) if processes.leads else None)
         elif (folder / RUN).is_file():
             check_resumed_recipe(folder, recipe, fields)
         # If the command gives images or a recipe, it may start a new run. So a user can repeat one command,
@@ -103,9 +103,14 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
             # Minutes that were added before torchrun restarted the command are not added again.
             more = None if restarted else more
             return training.resume(folder, more=more, images=images, data=data, **options)
-        if more is not None:
-            raise UserError("no run fits this command, so --more has nothing to extend: name one with --out")
+        if more is not None or (data is None and recipe is None and not restarted):
+            runs = ", ".join(str(path.parent) for path in _list_runs("runs")[:3])
+            advice = f"name one with --out ({runs or 'there is none'}), or give DATA to start a new one"
+            raise UserError(f"no run fits this command: {advice}")
         say("no run fits this command: starting a new one")
+    chosen = choose_recipe(recipe, data, fields, source)
+    if "steps" in fields:
+        say("--steps sets the sampling steps; --minutes or --images set the length of the training")
     if find_lr:
         curve = find_learning_rate(chosen, machine, None if source is None else Path(source), progress)
         say(f"learning rate {curve.suggested:.2g}; lr-finder.png in the run folder shows the range test")
@@ -123,7 +128,7 @@ def find_run(recipe: Recipe, runs: str | Path = "runs", *, any_rate: bool = Fals
         any_rate: whether runs with another learning rate fit too, because a range test chose it.
     """
     wanted = describe_request(recipe)
-    for path in sorted(Path(runs).glob(f"*/{RUN}"), key=os.path.getmtime, reverse=True):
+    for path in _list_runs(runs):
         # A run that cannot be read, or was started elsewhere, does not fit.
         with suppress(UserError, KeyError):
             known = read_sealed(path)["requested"]
@@ -132,6 +137,11 @@ def find_run(recipe: Recipe, runs: str | Path = "runs", *, any_rate: bool = Fals
             if known == wanted:
                 return path.parent
     return None
+
+
+def _list_runs(folder: str | Path) -> list[Path]:
+    """Return the files run.json of the runs in a folder, the newest first."""
+    return sorted(Path(folder).glob(f"*/{RUN}"), key=os.path.getmtime, reverse=True)
 
 
 def check_resumed_recipe(run: Path, recipe: str | None, fields: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -186,12 +186,14 @@ def ema(
     else:
         if width is None:
             tried = [average for average in tried if average.facts.error <= LARGEST_ERROR]
-        name, (verdict, chosen, rows) = "picked", _pick_average(averages, tried, pick, n, progress)
+        name = "picked"
+        verdict, chosen, rows = _pick_average(averages, tried, pick, n, progress)
     facts = replace(chosen.facts, choice=tuple(rows))
-    folder = store_average(averages.folder, name, chosen.compute(), facts).folder
+    stored = store_average(averages.folder, name, chosen.compute(), facts)
     model = f"{averages.loaded.checkpoint.run}@{name}"
     title = f"to use it: ddim sample {quote(model)}"
-    return Search(verdict, {"model": model}, rows or [_to_row(facts)], title, folder=folder)
+    shown = rows or [_to_row(stored)]
+    return Search(verdict, {"model": model}, shown, title, facts={"name": name, **asdict(stored)})
 
 
 def _to_row(facts: StoredAverage) -> dict[str, Any]:

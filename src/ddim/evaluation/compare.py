@@ -22,7 +22,6 @@ from ddim.evaluation.record import (
     Evaluation,
     format_estimate,
     list_evaluations,
-    name_recorded_guidance,
     read_evaluation,
     why_not_comparable,
 )
@@ -230,8 +229,8 @@ class EvaluationTable(Tabular):
         """Values and differences with intervals, what is easily misread, what is missing, what differs."""
         notes = []
         for cell in self.cells:
-            value, how = format_estimate(cell.evaluation.estimate(self.metric)), cell.evaluation.name
-            notes.append(f"{self.name_cell(cell)}: {value}; {cell.remark}; {how}")
+            value = format_estimate(cell.evaluation.estimate(self.metric))
+            notes.append(f"{self.name_cell(cell)}: {value}; {cell.remark}")
         if self.yardstick:
             notes.append(f"real images in place of samples: {format_estimate(self.yardstick)}")
         notes += [f"{run} has no evaluation: `ddim evaluate {quote(run)}` makes one" for run in self.missing]
@@ -247,7 +246,7 @@ class EvaluationTable(Tabular):
         for cell in self.cells:
             each, difference = cell.evaluation, cell.difference
             record = {"row": cell.row, "column": cell.column, **cell.choice, "samples": each.count}
-            record |= {"guided": name_recorded_guidance(each.sampling or {}), "nfe": each.nfe}
+            record |= {"sampling": each.effort, "nfe": each.nfe}
             estimates = {name: each.estimate(name) for name in METRICS}
             if isinstance(difference, Difference):
                 estimates["difference"] = difference
@@ -280,10 +279,10 @@ class EvaluationTable(Tabular):
             best = len(ranked) > 1 and cell is ranked[0]
             line[cell.column] = "* " * best + format_cell(each.value(self.metric))
             if len(self.columns) > 1:
-                line[cell.column] += f" ({each.nfe} NFE)"
+                line[cell.column] += f" ({each.effort})"
             else:
                 said = cell.remark.partition(":")[0]
-                line |= {"samples": each.count, "NFE": each.nfe, "difference from the first": said}
+                line |= {"samples": each.count, "sampling": each.effort, "difference from the first": said}
         return list(lines.values())
 
 
@@ -378,17 +377,16 @@ def compare(*evaluations: Compared | Iterable[Compared], metric: str = "kid") ->
     if len(every) < 2:
         advice = f"evaluate another run, `ddim evaluate {quote(missing[0] if missing else 'runs/NAME')}`"
         raise UserError(f"a comparison needs at least two evaluations, got {len(every)}: {advice}")
-    title = METRICS[metric].title
     for first in every:
         reasons = [why_not_comparable(first, each, metric) for each in every]
         if reasons.count(None) > 1:
             break
     else:
-        raise UserError(f"nothing can be compared by {title}: {reasons[0]}")
+        raise UserError(f"nothing can be compared by {METRICS[metric].title}: {reasons[0]}")
     cells = []
     for name, each, why in zip(_name_evaluations(every), every, reasons, strict=True):
         difference = None if why or each is first else measure_difference(each, first, metric)
-        cells.append(Cell(name, title, each, difference, why))
+        cells.append(Cell(name, METRICS[metric].title, each, difference, why))
     cells = [*rank_cells(cells, metric), *(cell for cell in cells if cell.unranked)]
     choices = list_differing_choices([cell.evaluation for cell in cells])
     return EvaluationTable(metric, cells, None, choices, missing)

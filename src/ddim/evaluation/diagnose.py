@@ -10,7 +10,7 @@ on the absolute error may have another slope, if the distribution of the noise g
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,14 +79,15 @@ class Diagnosis(Recorded):
     @property
     def notes(self) -> list[str]:
         """The findings that the table does not show, one sentence each."""
-        gap, schedule, useful = (self.record[name] for name in ("gap", "schedule", "noise_range"))
-        notes = [describe_gap(gap["overall"])] if gap else []
-        clean = "any log-SNR" if useful["cleanest"] is None else f"log-SNR {useful['cleanest']:.1f}"
-        notes.append(
-            f"The schedule goes from log-SNR {schedule['cleanest']:.1f} to {schedule['noisiest']:.1f}. "
-            f"The images need {clean} to {useful['noisiest']:.1f}: beyond, the noise is finer than the "
-            "rounding of pixel values, or images cannot be distinguished from noise."
-        )
+        schedule, useful = self.record["schedule"], self.record["noise_range"]
+        cleanest = useful["cleanest"] or math.inf
+        notes = [
+            f"The schedule goes from log-SNR {schedule['cleanest']:.1f} to {schedule['noisiest']:.1f}.",
+            f"The images need {cleanest:.1f} to {useful['noisiest']:.1f}: beyond, the noise is finer than "
+            "the rounding of pixel values, or images cannot be distinguished from noise.",
+        ]
+        if self.record["gap"]:
+            notes.append(describe_gap(self.record["gap"]["overall"]))
         return notes
 
     def to_records(self) -> list[dict[str, Any]]:
@@ -102,7 +103,8 @@ class Diagnosis(Recorded):
             columns[name] = errors[name]["value"]
         if gap:
             columns["gap_to_training"] = gap["by_level"]["value"]
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        rows = zip(*columns.values(), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
 
     def _shown_rows(self) -> Sequence[Mapping[str, Any]]:
         return self.to_records()
@@ -154,13 +156,14 @@ def diagnose(
         memory.restore(checkpoint.read_tensors(run.checkpoint.path, "times"))
     with run.runtime:
         times = {"uniform": even, "training": draw_times(run.recipe, even, memory)[0]}
-        some = [x0 for _, x0 in to_model_batches(run, split.images, draw_subset(split.train, SPECTRUM))]
+        batches = to_model_batches(run, split.images, draw_subset(split.train, SPECTRUM))
+        some = torch.cat([x0 for _, x0 in batches]).float().cpu()
         content = {
             **measure_parts(run, split, n, levels, progress),
             "times": {name: log_snr_shares(schedule, drawn) for name, drawn in times.items()},
             "plateaus": [{"log_snr": level, "share": share} for level, share in plateaus(schedule).items()],
             "schedule": dict(zip(("cleanest", "noisiest"), log_snr_range(schedule), strict=True)),
-            "noise_range": find_noise_range(torch.cat(some).float().cpu(), run.pixels.std, run.values),
+            "noise_range": find_noise_range(some, run.pixels.std, run.values),
         }
     record = make_record("diagnosis", content, run)
     pictures = {"figure.png": charts.rasterise(draw_diagnosis(record))}
@@ -188,14 +191,15 @@ def measure_errors(batches: Iterable[tuple[Denoiser, Tensor]], times: Tensor) ->
             conditioned on their labels.
         times: the times (L,).
     """
-    parts, levels, count = [], times, 0
+    parts, levels, count = defaultdict(list), times, 0
     for denoise, x0 in batches:
         levels = denoise.schedule(times).log_snr
         noise = Noise(range(count, count + len(x0)))
         count += len(x0)
         errors = [denoising_error(denoise, x0, t, noise.like(x0)) for t in times]
-        parts.append({name: torch.stack([error[name] for error in errors], 1) for name in errors[0]})
-    whole = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+        for name in errors[0]:
+            parts[name].append(torch.stack([error[name] for error in errors], 1))
+    whole = {name: torch.cat(tensors).numpy() for name, tensors in parts.items()}
     return {**whole, "log_snr": levels.numpy()}
 
 
@@ -207,6 +211,7 @@ def summarise_errors(errors: Errors) -> dict[str, Any]:
     noise MSE that vanishes if eps_hat is multiplied by the slope.
     """
     power, inner = errors["power"], errors["inner"]
+    scale = power.mean(0) * errors["noise_mse"].mean(0)
     means = ("noise_mse", "noise_mae", "image_mse", "image_mae")
     estimates = {
         **{name: estimate_mean(errors[name]) for name in means},
@@ -217,7 +222,7 @@ def summarise_errors(errors: Errors) -> dict[str, Any]:
         "images": len(power),
         "log_snr": errors["log_snr"].tolist(),
         **{name: estimate.to_json() for name, estimate in estimates.items()},
-        "miscalibrated": (inner.mean(0) ** 2 / (power.mean(0) * errors["noise_mse"].mean(0))).tolist(),
+        "miscalibrated": (inner.mean(0) ** 2 / scale).tolist(),
     }
 
 
@@ -346,7 +351,8 @@ def find_noise_range(images: Tensor, stds: Sequence[float], values: Values) -> d
     # Rounding to steps of size q adds noise with standard deviation q / sqrt(12). Model units divide this by
     # the standard deviation of the channel, so the channel with the largest one has the finest noise.
     step = 1 / (values.high - values.low)
-    cleanest = None if values.type == "float32" else -2 * math.log(step / math.sqrt(12) / max(stds))
+    rounding = step / math.sqrt(12) / max(stds)
+    cleanest = None if values.type == "float32" else -2 * math.log(rounding)
     noisiest = root_scalar(lambda log_snr: divergence(log_snr) - DISTINGUISHABLE, bracket=(-40, 40)).root
     distance = -2 * math.log(max(farthest, 1e-12))
     return {"noisiest": noisiest, "distance": distance, "cleanest": cleanest}
@@ -361,8 +367,9 @@ def divergence_from_noise(rows: Tensor) -> Callable[[float], float]:
     mean = rows.mean(0)
     away, square = rows - mean, mean.square().sum().item()
     # The N x N matrix of inner products has the same nonzero eigenvalues as the d x d covariance.
-    spectrum = torch.linalg.eigvalsh(away @ away.T / (len(rows) - 1)).clamp(min=0)[-rows.shape[1] :]
-    total = torch.cat([spectrum, spectrum.new_zeros(rows.shape[1] - len(spectrum))])
+    count, dimensions = rows.shape
+    spectrum = torch.linalg.eigvalsh(away @ away.T / (count - 1)).clamp(min=0)[-dimensions:]
+    total = torch.cat([spectrum, spectrum.new_zeros(dimensions - len(spectrum))])
 
     def divergence(log_snr: float) -> float:
         at = variance_preserving(torch.tensor(log_snr))

@@ -42,7 +42,7 @@ from ddim.evaluation.record import Evaluation, read_evaluation
 from ddim.evaluation.reference import Part, Reference, open_other_images, open_reference, share_range
 from ddim.evaluation.run_folder import find_home
 from ddim.evaluation.sample_features import ImageFeatures, SampledParts
-from ddim.files import hash_file, read_sealed, temporary_folder, write_atomic, write_sealed
+from ddim.files import atomic_file, hash_file, read_sealed, temporary_folder, write_atomic, write_sealed
 from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.progress import Progress, continue_progress, open_progress, watch_reading
 from ddim.metrics.catalogue import DEFAULT, LEAST, metric_name
@@ -101,9 +101,9 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     The same command continues what was stopped.
 
     Args:
-        images: a run, a folder, an archive or an array of images, or a model in memory.
-        reference: the images to compare with: a folder, an archive, an array or the name of a data set
-            (default: the run's held-out images).
+        images: a run, a model, or a folder, an archive or an array of images.
+        reference: images to compare with, such as a folder or the name of a data set (default: the held-out
+            images of the run).
         n: number of samples (default: 1000), or of images (default: all).
         steps: sampling steps (default: the run's, 20 in most recipes).
         sampler: ddim, ddpm, edm, ... (default: the run's).
@@ -299,7 +299,11 @@ class _Evaluator:
             found = images.compute(self.extractor, SHOWN)
             computed = time.monotonic()
             metrics, notes = measure_metrics(found.features, truth)
-            np.save(folder / records.FEATURES, found.features)
+            with atomic_file(folder / records.FEATURES) as file:
+                # np.save would not say that a disk is full.
+                header = np.lib.format.header_data_from_array_1_0(found.features)
+                np.lib.format.write_array_header_1_0(file, header)
+                file.write(found.features.data)
             save_png(folder / records.GRID, enlarge(make_sheet(found.images)))
             content = {
                 "schema": records.SCHEMA,
@@ -368,6 +372,10 @@ def _open_samples(
         remarks.append(f"the reference is all images of the run, because only {count} are held out")
     if asked.data is None and reference.part != "valid":
         remarks.append("the run was trained on images of the reference, so copies of them look good here")
+    if isinstance(source, Model):
+        remarks.append(
+            "the model is sampled as one of images in [-1, 1]; what ddim.load returns knows its range"
+        )
     images = []
     for choice in choices:
         setup = _choose_setup(open_weights(choice.get("weights", "ema")), choice)

@@ -139,9 +139,12 @@ def name_schedules(shown: Shown, fields: Mapping[str, Any] | None = None) -> Map
 def plot_schedules(schedules: Shown = DEFAULT, fields: Mapping[str, Any] | None = None) -> Figure:
     """Return a figure of alpha, sigma and log-SNR of schedules against t.
 
-    Schedules can be names and objects: `plot_schedules(["cosine", ddim.Linear(clip="powers")])`; see
-    `name_schedules`. Notes state the share of times on each plateau, because training spends this share on a
-    single noise level.
+    Schedules can be names and objects: `plot_schedules(["cosine", ddim.Linear(clip="powers")])`. Notes state
+    the share of times on each plateau, because training spends this share on a single noise level.
+
+    Args:
+        schedules: a list of schedules and names, or {name to show: schedule}.
+        fields: fields of the schedules that are given by name, such as {"schedule.clip": "powers"}.
     """
     shown = name_schedules(schedules, fields)
     t = torch.linspace(0, 1, 1001, dtype=torch.float64)
@@ -174,7 +177,8 @@ def plot_embedding() -> Figure:
     oscillate several times within a pixel. These channels are blurred, because aliasing would show patterns
     that do not exist.
     """
-    net, middles = Sinusoidal(32), (torch.arange(720, dtype=torch.float64) + 0.5) / 720
+    net = Sinusoidal(32)
+    middles = (torch.arange(720, dtype=torch.float64) + 0.5) / 720
     figure = charts.new_figure(12.0, 4.8)
     titles = {
         1.0: "All noise variances; white: average over a pixel of the figure",
@@ -244,15 +248,11 @@ def plot_forward(
     times = torch.linspace(0, 1, 9, dtype=torch.float64)
     rows, notes = {}, {}
     for name, schedule in name_schedules(schedules).items():
-        rows[name] = [_draw(PHOTOGRAPH.leave(schedule(t).noisy(x0, eps))) for t in times]
-        notes[name] = [f"alpha {alpha:.2f}" for alpha in schedule(times).alpha.tolist()]
+        level = schedule(times)
+        rows[name] = list(to_uint8(PHOTOGRAPH.leave(level.noisy(x0, eps))))
+        notes[name] = [f"alpha {alpha:.2f}" for alpha in level.alpha.tolist()]
     heads = [f"t = {t:g}" for t in times.tolist()]
     return charts.plot_strip(rows, heads, notes, "Forward diffusion of the same image and noise")
-
-
-def _draw(image: Tensor) -> np.ndarray:
-    """Return an image (1, C, H, W) in [0, 1] as a picture (H, W, C) uint8."""
-    return to_uint8(image)[0]
 
 
 def plot_reverse(model: str | Path | Pipeline | Model, steps: int | None = None, seed: int = 0) -> Figure:
@@ -274,19 +274,20 @@ def plot_reverse(model: str | Path | Pipeline | Model, steps: int | None = None,
     steps = pipeline.recipe.choose_steps(steps)
     setup = SamplingSetup(pipeline, steps, choose_label(pipeline.recipe))
     generate(setup, [seed], watch=lambda _, state: states.append(state))
-    which = np.linspace(0, len(states) - 1, min(10, len(states))).round().astype(int)
-    kept = [states[k] for k in which]
+    places = np.linspace(0, len(states) - 1, min(10, len(states)))
+    kept = [states[k] for k in places.round().astype(int)]
     sample = states[-1].x0.float().cpu()
     # The sample depends on the noise from which sampling started, so independent noise is added to it.
-    fresh, schedule = Noise([2**32 - 1 - seed]).like(sample), pipeline.recipe.sampling_schedule
+    fresh = Noise([2**32 - 1 - seed]).like(sample)
     times = torch.tensor([state.t for state in kept], dtype=torch.float64)
-    # A schedule may have noise at t = 0, so the last image is the sample itself, without added noise.
-    noised = [*(schedule(t).noisy(sample, fresh) for t in times[:-1]), sample]
-    rows = {
-        "reverse:\nstate x_t": [_draw(pipeline.to_images(state.x)) for state in kept],
-        "reverse:\npredicted x0": [_draw(pipeline.to_images(state.x0)) for state in kept],
-        "forward:\nthe sample,\nnoise added": [_draw(pipeline.to_images(image)) for image in noised],
+    levels = pipeline.recipe.sampling_schedule(times[:-1])
+    images = {
+        "reverse:\nstate x_t": torch.cat([state.x for state in kept]),
+        "reverse:\npredicted x0": torch.cat([state.x0 for state in kept]),
+        # A schedule may have noise at t = 0, so the last image is the sample itself, without added noise.
+        "forward:\nthe sample,\nnoise added": torch.cat([levels.noisy(sample, fresh), sample]),
     }
+    rows = {name: list(to_uint8(pipeline.to_images(batch))) for name, batch in images.items()}
     heads = [f"t = {t:.2g}" for t in times.tolist()]
     return charts.plot_strip(rows, heads, title=f"Reverse diffusion: seed {seed} in {steps} steps")
 
@@ -332,7 +333,8 @@ def plot_sampler_errors(table: Mapping[str, Mapping[str, Sequence[tuple[int, flo
         title: the name of the model.
     """
     figure = charts.new_figure(14.0, 8.0)
-    for axes, (grid, lines) in zip(figure.subplots(2, 2, sharey=True).flat, table.items(), strict=True):
+    panels = figure.subplots(2, 2, sharey=True).flat
+    for axes, (grid, lines) in zip(panels, table.items(), strict=True):
         axes.loglog()
         curves = {}
         for name, points in lines.items():
@@ -361,8 +363,8 @@ Log = Sequence[Mapping[str, Any]]
 
 def _curve(log: Log, field: str) -> charts.Curve:
     """Return the numbers of images at which a log has a field, and the values of the field."""
-    points = [(line["images"], line[field]) for line in log if line.get(field) is not None]
-    return [images for images, _ in points], [value for _, value in points]
+    logged = [line for line in log if line.get(field) is not None]
+    return [line["images"] for line in logged], [line[field] for line in logged]
 
 
 def plot_losses(runs: str | Path | Sequence[str | Path]) -> Figure:

@@ -79,7 +79,7 @@ class DataSummary:
             elif counts:
                 yield name, f"{counts:,}"
         if self.facts["classes"] is None:
-            yield "classes", "none; put all images into folders of their classes, or try --clusters 16"
+            yield "classes", "none; give each image a folder of its class, or try --clusters 16"
         for reject in self.facts["rejected"]:
             yield "rejected", f"{reject['name']}: {reject['reason']}"
         for group in self.facts["duplicates"]:
@@ -121,7 +121,9 @@ def inspect_data(  # noqa: PLR0913 (the choices of a notebook)
         ddim data photos/ --clusters 16
     """
     source, reading = str(data), Reading(axis=axis or "auto", array=array)
-    shape = find_array_size(source, reading) or (64, 64) if size is None else parse_size(str(size))
+    shape = find_array_size(source, reading) or (64, 64)
+    if size is not None:
+        shape = parse_size(str(size))
     file = Path(out or find_unused_path("data-clusters.png" if clusters else "data-grid.png"))
     check_outside(file, source)
     check_picture_path(file)
@@ -155,8 +157,12 @@ def draw_images(images: Images) -> np.ndarray:
 
 def summarise_images(source: str, images: Images) -> dict[str, Any]:
     """Return the counts, sizes, classes, rejected files and duplicates of a source as plain values."""
-    headers, labels = read_headers(images), images.labels
-    classes = None if labels is None else Counter(images.classes[label] for label in labels.tolist())
+    headers, classes, split = read_headers(images), None, None
+    if images.labels is not None:
+        classes = Counter(images.classes[label] for label in images.labels.tolist())
+    if images.official is not None:
+        train, valid = images.official
+        split = {"train": len(train), "valid": len(valid)}
     return {
         "source": source,
         "images": len(images),
@@ -168,7 +174,7 @@ def summarise_images(source: str, images: Images) -> dict[str, Any]:
         "enlarged": len(find_enlarged(images)),
         "formats": Counter(header.format for header in headers),
         "modes": Counter(header.mode for header in headers),
-        "split": images.official and dict(zip(("train", "valid"), map(len, images.official), strict=True)),
+        "split": split,
         "classes": classes,
         "skipped": images.skipped,
         "rejected": [{"name": reject.name, "reason": reject.reason} for reject in images.rejects],
@@ -177,13 +183,12 @@ def summarise_images(source: str, images: Images) -> dict[str, Any]:
 
 
 def describe_pixels(images: Images) -> str:
-    """Return channels and values in words: "RGB", "8 channels of floats from 0 to 1"."""
+    """Return channels and values in words: "RGB", "8 channels of float32 from 0 to 1"."""
     channels, values = images.pixels.shape[3], images.values
     colours = {1: "gray", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels} channels")
     if values.eight_bits:
         return colours
-    bits = "16 bits" if values.type == "uint16" else "floats"
-    return f"{colours} of {bits} from {values.low:g} to {values.high:g}"
+    return f"{colours} of {values.type} from {values.low:g} to {values.high:g}"
 
 
 def find_enlarged(images: Images) -> list[Header]:

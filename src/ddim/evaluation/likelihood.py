@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ddim.data import Images
+from ddim.data.arrays import hold_images
 from ddim.data.clusters import average_cells
 from ddim.data.images import gather_batch, to_unit
 from ddim.data.order import shuffle_epoch
@@ -69,7 +70,7 @@ class Likelihood(Recorded):
 @with_bar
 def likelihood(  # noqa: PLR0913 (the options of a command)
     run: str | Path | LoadedRun,
-    data: str | Path | None = None,
+    data: str | Path | Tensor | np.ndarray | None = None,
     method: Method = "vlb",
     *,
     n: int = 64,
@@ -90,7 +91,7 @@ def likelihood(  # noqa: PLR0913 (the options of a command)
 
     Args:
         run: a run folder.
-        data: a folder, an archive or the name of a data set (default: the run's own images).
+        data: a folder, an archive, the name of a data set, or a tensor (default: the run's own images).
         method: vlb is the variational bound of DDPM sampling, ode the density along the probability flow.
         n: number of images.
         steps: number of steps (default: 50 for ode; 1000 for vlb, at most the entries of a schedule's table).
@@ -115,7 +116,7 @@ def likelihood(  # noqa: PLR0913 (the options of a command)
     run = open_run_folder(run, out)
     check_diffusion_model(run.recipe, "bits per dimension need")
     check_reaches_images(run.model.schedule, earliest_time(run.recipe))
-    chosen = open_reference(run, Reference(None if data is None else str(data), part), progress)
+    chosen = open_reference(run, Reference(hold_images(data), part), progress)
     if not (run.values.eight_bits and chosen.images.values.eight_bits):
         types = f"{run.values.type} in training, {chosen.images.values.type} now"
         raise UserError(f"bits per dimension need 8-bit images, got {types}")

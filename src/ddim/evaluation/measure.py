@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.errors import UserError
+from ddim.errors import UserError, describe_given
 from ddim.evaluation.record import FEW, Metrics, parse_metrics
 from ddim.metrics.catalogue import DEFAULT, LEAST
 from ddim.metrics.features import Extractor, extract_features, open_extractor
@@ -48,17 +48,20 @@ def measure(
         >>> found = ddim.measure(samples, photos)
         >>> found.value("kid"), found.interval("kid")
     """
-    extractor = open_extractor(features)
-    both = [extract_features(extractor, to_pixels(each)) for each in (images, reference)]
-    if min(map(len, both)) < LEAST:
-        count, other = map(len, both)
+    pixels = [to_pixels(images), to_pixels(reference)]
+    count, other = map(len, pixels)
+    if min(count, other) < LEAST:
         raise UserError(f"metrics need at least {LEAST} images of each kind, got {count} and {other}")
-    metrics, notes = measure_metrics(*both)
+    extractor = open_extractor(features)
+    metrics, notes = measure_metrics(*(extract_features(extractor, each) for each in pixels))
     return Metrics(parse_metrics(metrics), notes)
 
 
 def to_pixels(images: Tensor | np.ndarray) -> np.ndarray:
     """Return images (N, C, H, W) that a user gives, in [0, 1] or uint8, as (N, H, W, C) uint8."""
+    if not isinstance(images, Tensor | np.ndarray):
+        given = describe_given(images)
+        raise UserError(f"images must be one tensor or array; ddim.evaluate takes other images, got {given}")
     if isinstance(images, np.ndarray):
         # An array that is read-only or reversed, such as bgr[..., ::-1], is copied.
         images = torch.from_numpy(np.require(images, None, ["C", "W"]))

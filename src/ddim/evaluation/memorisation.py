@@ -70,7 +70,7 @@ FARTHEST_DUPLICATE = 1 - 0.95
 
 
 class Memorisation(Recorded):
-    """The record of a memorisation test; its rows are the samples, with the nearest image of each."""
+    """The record of a memorisation test; its rows are the samples, of which the text shows the closest."""
 
     @property
     def verdict(self) -> str:
@@ -111,6 +111,10 @@ class Memorisation(Recorded):
         """
         return self.record["samples"]
 
+    def _shown_rows(self) -> Sequence[Mapping[str, Any]]:
+        """Return the rows of the pairs in the picture, in its order."""
+        return _sort_closest(self.record)
+
 
 @with_bar
 def memorisation(  # noqa: PLR0913 (the options of a command)
@@ -133,7 +137,7 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
     contrast, and with mirrored training images too if the run trained on them.
 
     The test also measures how much worse held-out images are denoised than training images: this gap grows
-    before copies appear. It lists held-out images that are training images too.
+    before copies appear. The record lists held-out images that are training images too.
 
     The samples are those of `ddim sample`, of all classes in turn; clusters are as frequent as in training.
 
@@ -162,13 +166,12 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
         ddim memorisation runs/photos-fast-1 -n 1000 --features efficientnet-lite0
     """
     check_count("n", n)
-    extractor = None if features == PIXELS else open_extractor(features)
     run = open_run_folder(run, out)
+    device = run.runtime.exact_device
+    extractor = None if features == PIXELS else open_extractor(features).to(device)
     asked = collect_guidance(guidance, guidance_interval, guide_with)
     setup = choose_sampling(run, steps, choose_label(run.recipe), fields or {}, guidance=asked)
     run = setup.pipeline
-    if extractor is not None:
-        extractor.to(run.runtime.exact_device)
     split = open_run_images(run, progress)
     sampled = SampledParts(setup, range(n), progress)
     samples = torch.cat([*sampled.samples()]).permute(0, 2, 3, 1).numpy()
@@ -227,7 +230,8 @@ def find_copies(
     # The images are drawn at random, because files may be sorted by class.
     draw, train = np.random.default_rng(0), views[0]
     some = draw.permutation(len(train))[:QUERIES]
-    learn, rest = np.split(draw.permutation(len(valid)), [len(valid) // 2])
+    order, half = draw.permutation(len(valid)), len(valid) // 2
+    learn, rest = order[:half], order[half:]
     rows: list[References] = [samples, valid, *views]
     embed = standardise
     if extractor is not None:
@@ -247,11 +251,8 @@ def find_copies(
     unseen = keep_single(find("held-out images", held_out[learn]), valid[learn])
     fresh = keep_single(find("held-out images", held_out[rest]), valid[rest])
     null = np.concatenate([seen, unseen])
-    total = len(some) + len(valid)
-    left_out = total - len(null) - len(fresh)
     if len(null) < FEWEST:
-        advice = f"but {left_out} of {total} have near-duplicates: give each image once"
-        raise UserError(f"memorisation needs {FEWEST} real images without near-duplicates, {advice}")
+        raise UserError(f"memorisation needs at least {FEWEST} different real images, got {len(null)}")
     threshold, bound = false_alarm_threshold(null, confidence=CONFIDENCE)
     found = find("samples", drawn)
     copies = _count_copies(found.closeness, threshold)
@@ -261,7 +262,7 @@ def find_copies(
         "threshold": threshold,
         "bound": bound,
         "learned_from": len(null),
-        "left_out": left_out,
+        "left_out": len(some) + len(valid) - len(null) - len(fresh),
         "memorised": copies["low"] > bound,
         "verdict": _judge(copies, bound),
         "copies": copies,
@@ -283,7 +284,8 @@ def _compute(extractor: Extractor, images: ImageSet | np.ndarray, progress: Prog
 def _count_copies(closeness: np.ndarray, threshold: float) -> dict[str, Any]:
     """Return the number of copies, and their share with its exact 95 % interval, as JSON."""
     count = int((closeness < threshold).sum())
-    return {"count": count, "of": len(closeness), **estimate_share(count, len(closeness)).to_json()}
+    share = estimate_share(count, len(closeness))
+    return {"count": count, "of": len(closeness), **share.to_json()}
 
 
 def _judge(copies: Mapping[str, Any], bound: float) -> str:
@@ -326,7 +328,8 @@ def find_duplicates(
     onward = partial(progress, "duplicates of held-out images")
     found = nearest_neighbours(images, views, 1, embed=standardise, progress=onward)
     # For rows of norm 1, half the squared distance is 1 minus the correlation.
-    for k in np.flatnonzero(found.distances[:, 0] ** 2 / 2 <= FARTHEST_DUPLICATE).tolist():
+    alike = found.distances[:, 0] ** 2 / 2 <= FARTHEST_DUPLICATE
+    for k in np.flatnonzero(alike).tolist():
         nearest = found.indices[k]
         equal = any(np.array_equal(view[nearest][0], images[k]) for view in views)
         pair = {"valid": valid.name(k), "train": views[0].name(nearest[0])}
@@ -340,12 +343,16 @@ def _describe_share(share: Mapping[str, Any]) -> str:
     return f"{value:.1f} % [{low:.1f}, {high:.1f}] of {share['of']:,}"
 
 
+def _sort_closest(copies: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return sorted(copies["samples"], key=lambda row: row["closeness"])[:PAIRS]
+
+
 def draw_pairs(copies: Mapping[str, Any], samples: np.ndarray, train: ImageSet) -> Figure:
     """Return a figure of the samples closest to training images, each above its nearest training image.
 
     The samples are (N, H, W, C) uint8, and `copies` is what `find_copies` returned.
     """
-    closest = sorted(copies["samples"], key=lambda row: row["closeness"])[:PAIRS]
+    closest = _sort_closest(copies)
     nearest, below = np.array([row["nearest"] for row in closest]), "nearest in\ntraining"
     rows = {"sample": [samples[row["seed"]] for row in closest], below: list(train[nearest])}
     notes = {

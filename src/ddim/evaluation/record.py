@@ -16,13 +16,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
-from typing import Any, NamedTuple
+from typing import Any
 
 from ddim.errors import UserError, format_count, quote
 from ddim.files import read_sealed
 from ddim.metrics.catalogue import METRICS, metric_name
 from ddim.metrics.estimate import Estimate
-from ddim.plots.table import Tabular, format_interval
+from ddim.plots.table import Tabular, format_cell, format_interval
 from ddim.recipe.options import SAMPLING_FIELDS, flatten_as_text, labels_by_default
 from ddim.runs.folder import list_numbered_folders
 
@@ -41,7 +41,7 @@ PLACE = r"hub:.*|[^/]*(?:/(?:checkpoints|guide)/[^/]*|/(?:best|guide)(?:@[^/]*)?
 """A pattern of the end of a path: a run, and the place of a checkpoint in it."""
 
 MEANINGS = {
-    "kid": "distance; lower is better",
+    "kid": "distance, about 0 if real; lower is better",
     "fid": "distance, biased upwards; lower is better",
     "fid_infinity": "FID of unlimited samples; lower is better",
     "precision": "share of samples that look real",
@@ -98,18 +98,6 @@ def describe_part(count: int, part: str, source: str) -> str:
     """Return the images of a part of a source in words, such as "30 held-out images of photos"."""
     kind = {"valid": "held-out ", "train": "training "}.get(part, "")
     return f"{format_count(count, f'{kind}image')} of {source}"
-
-
-def name_sampling(sampling: Mapping[str, Any]) -> str:
-    """Return how samples were made, such as "edm, 10 steps, 19 NFE"; the run and the defaults are not named.
-
-    `sampling` is a record, see `ddim.sampling.record.sampling_record`.
-    """
-    words = [sampling["sampler_name"], f"{len(sampling['times'])} steps", f"{sampling['nfe']} NFE"]
-    if sampling["grid"]["kind"] == "listed":
-        words.append("listed times")
-    words += _list_choices(sampling, sampling["recipe"])
-    return ", ".join(words)
 
 
 def _list_choices(sampling: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:
@@ -237,14 +225,19 @@ class Evaluation(Metrics):
     def verdict(self) -> str:
         """Whether the images are close to real images, as far as their number allows to say."""
         mine, real = self.metrics, self.yardstick
-        share = f"{mine['precision'].value:.0%} of these images look like one of the real images"
+        share = f"{mine['precision'].value:.0%} of these images look real"
         if real is None:
-            return f"{share}; how many other real images would is not known: none are left to compare"
+            # The KID of other images of the same kind is 0 on average.
+            judged = "still different from real images: " if mine["kid"].low > 0 else ""
+            return f"{judged}{share}; how many other real images do is not known, as none are left to compare"
         theirs = real.metrics
-        halves = [each["kid"].value - each["kid"].low for each in (mine, theirs)]
-        apart = mine["kid"].value - theirs["kid"].value > math.hypot(*halves)
-        if not apart and (few := min(self.count, self.reference.images)) < FEW:
+        few, kids = min(self.count, self.reference.images), [mine["kid"], theirs["kid"]]
+        apart = kids[0].value - kids[1].value > math.hypot(*(each.value - each.low for each in kids))
+        if few < FEW and not apart:
             return f"{few} images are too few to say whether these images differ from real ones"
+        if few < FEW:
+            values = " against ".join(format_cell(each.value) for each in kids)
+            return f"still clearly different from real images: KID {values} of other real images"
         # Coverage grows with the number of images, and precision does not.
         names = ["precision", *["coverage"] * (real.images >= self.count)]
         lower = [name for name in names if mine[name].value < CLOSE * theirs[name].value]
@@ -259,7 +252,21 @@ class Evaluation(Metrics):
     @property
     def name(self) -> str:
         """A short name of the images, such as "edm, 10 steps, 19 NFE"; the run is not named."""
-        return name_sampling(self.sampling) if self.sampling else f"images of {Path(self.source).name}"
+        if self.sampling is None:
+            return f"images of {Path(self.source).name}"
+        return f"{self.sampling['sampler_name']}, {len(self.sampling['times'])} steps, {self.effort}"
+
+    @property
+    def effort(self) -> str:
+        """NFE, and what differs from the defaults of the run, such as "6 NFE, listed times, guidance 2".
+
+        `ddim search` lists the times of its grids. The text is "" if it is not known how images were sampled.
+        """
+        if self.sampling is None:
+            return ""
+        listed = ["listed times"] * (self.sampling["grid"]["kind"] == "listed")
+        choices = _list_choices(self.sampling, self.sampling["recipe"])
+        return ", ".join([f"{self.nfe} NFE", *listed, *choices])
 
     @property
     def nfe(self) -> int | None:
@@ -285,6 +292,9 @@ class Evaluation(Metrics):
             if estimate.low is not None:
                 notes.append(f"{METRICS[name].title} {format_estimate(estimate)}{compared}")
         notes.append(f"reference: {self.reference.source}, features {self.features}")
+        runtime = self.sampling.get("runtime") if self.sampling else None
+        if runtime:
+            notes.append(f"sampled on {runtime['device']}, {runtime['precision']}")
         return notes
 
     def shortage(self, metric: str) -> str | None:
@@ -293,7 +303,7 @@ class Evaluation(Metrics):
         if (few := min(self.count, self.reference.images)) >= least:
             return None
         short = self.reference.part == "valid" and self.reference.images < least
-        advice = '; evaluate with part="all" to compare with all images' if short else ""
+        advice = "; evaluate with part all to compare with all images" if short else ""
         return f"{few:,} images are too few to rank by {title}, which needs at least {least:,}{advice}"
 
     def to_json(self) -> dict[str, Any]:
@@ -375,33 +385,20 @@ def parse_metrics(table: Mapping[str, Any]) -> dict[str, Estimate]:
 # What may be compared
 
 
-class Conditions(NamedTuple):
-    """The conditions under which an evaluation measured its numbers.
-
-    Attributes:
-        features: the features that the metrics compare.
-        reference: the real images.
-        images: the number of samples.
-        sampling: how sampling differs from the run's recipe, in words; all grids that `ddim search` found are
-            equal.
-    """
-
-    features: Features
-    reference: ReferenceSet
-    images: int
-    sampling: str
-
-    def differences(self, other: Conditions) -> dict[str, object]:
-        """Return {aspect: value} of the aspects in which these conditions differ from `other` conditions."""
-        pairs = zip(("features", "reference", "number of samples", "sampling"), self, other, strict=True)
-        return {name: mine for name, mine, theirs in pairs if mine != theirs}
+Conditions = tuple[tuple[str, Any], ...]
+"""Pairs of a name and a value, on which the numbers of an evaluation depend."""
 
 
 def evaluation_conditions(evaluation: Evaluation, recipe: Mapping[str, Any]) -> Conditions:
-    """Return the conditions of an evaluation of a run with this recipe, as JSON."""
+    """Return the conditions of an evaluation of a run with this recipe, as JSON.
+
+    The last one says in words how sampling differs from the recipe. All grids that `ddim search` found are
+    equal.
+    """
     sampling = evaluation.sampling
     how = ", ".join(_describe_sampling(sampling, recipe)) if sampling else "unknown"
-    return Conditions(evaluation.features, evaluation.reference, evaluation.count, how)
+    measured = ("features", evaluation.features), ("reference", evaluation.reference)
+    return (*measured, ("number of samples", evaluation.count), ("sampling", how))
 
 
 def _describe_sampling(sampling: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:
@@ -430,7 +427,8 @@ def why_not_comparable(one: Evaluation, other: Evaluation, metric: str = "kid") 
     mine, theirs = one.reference, other.reference
     if mine.sha256 != theirs.sha256:
         if mine == theirs:
-            return f'different images of {mine}: evaluate both with part="all", or with one reference'
+            why = f"the {mine.name} are not the same for both, because their seeds differ"
+            return f"{why}: evaluate both with part all, or with one reference"
         return f"different reference: {mine} and {theirs}"
     for each in (one, other):
         if metric not in each.metrics:

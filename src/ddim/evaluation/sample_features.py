@@ -26,7 +26,7 @@ from ddim.files import cache_folder
 from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress
 from ddim.metrics.features import Extractor
-from ddim.sampling.generate import SamplesNotFinite, sample_uint8, split_into_parts
+from ddim.sampling.generate import sample_uint8, split_into_parts
 from ddim.sampling.image_features import BATCH, keep_part, name_part, read_part
 from ddim.sampling.record import sample_conditions, sampling_record
 from ddim.sampling.sampling_setup import SamplingSetup
@@ -155,12 +155,3 @@ class SampledParts:
         facts += [] if extractor is None else [extractor.name, extractor.weights, extractor.resize]
         identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         return cache_folder() / "features" / f"samples-{identity}" / name_part(seeds)
-
-
-def sample_features(
-    setup: SamplingSetup, seeds: range, extractor: Extractor, progress: Progress
-) -> np.ndarray | None:
-    """Return the features (n, d) of the samples of a run, from the cache if possible; None if one is NaN."""
-    with suppress(SamplesNotFinite):
-        return SampledParts(setup, seeds, progress).compute_features(extractor).features
-    return None

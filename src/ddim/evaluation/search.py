@@ -71,8 +71,8 @@ class Search(Tabular):
             with this average.
         rows: one row for each candidate, with its error or its KID.
         title: which later samples use the result, or how to use it.
-        value: the error or the KID of the result of a search, for the seeds of the search.
-        folder: the folder of the average that `ddim.ema` stored.
+        value: the error or the KID of the result, for the seeds of the search; None for an average.
+        facts: the facts about the average that `ddim.ema` stored, with its folder.
     """
 
     verdict: str = ""
@@ -80,7 +80,12 @@ class Search(Tabular):
     rows: Sequence[Mapping[str, Any]] = ()
     title: str = ""
     value: Any = None
-    folder: Path | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the average that `ddim.ema` stored, or None."""
+        return self.facts.get("folder")
 
     def to_records(self) -> Sequence[Mapping[str, Any]]:
         """Return one row for each candidate."""
@@ -88,7 +93,7 @@ class Search(Tabular):
 
     def to_json(self) -> dict[str, Any]:
         """Return the result, the arguments of `ddim.sample` that use it, and all candidates."""
-        return {**super().to_json(), "options": self.options, "value": self.value, "folder": self.folder}
+        return {**super().to_json(), "options": self.options, "value": self.value, **self.facts}
 
 
 @with_bar
@@ -256,9 +261,10 @@ class Trials:
 
     def confirm(self, best: Trial, usual: Trial) -> bool:
         """Return whether the KID of the best candidate is distinguishably lower on new seeds."""
-        found = self.compare(*(self.measure(each.name, each.setup, new=True) for each in (best, usual)))
-        self._add_row("difference", True, found)
-        return found.high < 0
+        mine, theirs = (self.measure(each.name, each.setup, new=True) for each in (best, usual))
+        difference = self.compare(mine, theirs)
+        self._add_row("difference", True, difference)
+        return difference.high < 0
 
     def _add_row(self, name: str, new: bool, found: Estimate, **costs: int) -> None:
         row = {"candidate": name, "seeds": "new" if new else "search", **costs}
@@ -270,10 +276,12 @@ def _search_levels(run: LoadedRun, steps: int | None, n: int | None, progress: P
 
     The noise level of its last step varies; the first step keeps its noise level.
     """
-    grid, steps = run.recipe.grid, run.recipe.choose_steps(steps)
+    grid = run.recipe.grid
+    steps = run.recipe.choose_steps(steps)
     if not isinstance(grid, Karras):
         raise UserError("the search for a student needs the grid karras")
-    label, first = choose_label(run.recipe), run.recipe.times(steps)[0].item()
+    label = choose_label(run.recipe)
+    first = run.recipe.times(steps)[0].item()
     most = run.recipe.sampling_schedule(first).noise_to_signal.item()
     grids = [replace(grid, sigma_min=grid.sigma_min * FACTOR**k) for k in TRIED]
     grids = [each for each in grids if each.sigma_min < most / FACTOR or each == grid]
@@ -282,7 +290,8 @@ def _search_levels(run: LoadedRun, steps: int | None, n: int | None, progress: P
         trials.measure(f"sigma_min {g.sigma_min:.3g}", SamplingSetup(run.with_recipe(grid=g), steps, label))
         for g in grids
     ]
-    best, usual = min(tried, key=attrgetter("kid")), tried[grids.index(grid)]
+    best = min(tried, key=attrgetter("kid"))
+    usual = tried[grids.index(grid)]
     verdict = f"{best.name} is better for the last step than {usual.name}"
     if best is usual or not trials.confirm(best, usual):
         verdict = f"no noise level of the last step is distinguishably better than {usual.name}"

@@ -70,7 +70,8 @@ def write_card(run: LoadedRun, folder: Path, use: Mapping[str, Any], earlier: st
         recipe=flatten_as_text(dump(hide_folders(run.recipe))),
         versions=list_versions(),
     )
-    (head, text), (kept, _) = _split_card(card), _split_card(earlier)
+    head, text = _split_card(card)
+    kept, _ = _split_card(earlier)
     kept.pop("model-index", None)
     lines = yaml.safe_dump(head | kept, sort_keys=False)
     write_atomic(folder / CARD, f"---\n{lines}---\n{text}".encode())
@@ -85,7 +86,9 @@ def _measures(record: Mapping[str, Any], at: LoadedCheckpoint) -> bool:
 def _split_card(card: str) -> tuple[dict[str, Any], str]:
     """Return the metadata at the top of a model card, and the rest of its text."""
     head = re.match(r"---\r?\n(.*?\n)---\r?\n", card, re.DOTALL)
-    return (yaml.safe_load(head[1]) or {}, card[head.end() :]) if head else ({}, card)
+    if head is None:
+        return {}, card
+    return yaml.safe_load(head[1]) or {}, card[head.end() :]
 
 
 def hide_folders(recipe: Recipe) -> Recipe:

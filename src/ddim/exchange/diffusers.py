@@ -152,7 +152,8 @@ def find_lacking(pipeline: Pipeline) -> str | None:
     }
     back = override(ddpm(), _read_network(_describe_network(recipe, channels))).net
     kept = replace(net, heads=1, head=head, outputs=back.outputs, classes=back.classes)
-    lacking |= {f"net.{f.name}": getattr(kept, f.name) != getattr(back, f.name) for f in fields(net)}
+    for field in fields(net):
+        lacking[f"net.{field.name}"] = getattr(kept, field.name) != getattr(back, field.name)
     return next((name for name, lacks in lacking.items() if lacks), None)
 
 
@@ -189,9 +190,9 @@ def import_model(model: str | Path, out: str | Path | None = None) -> Path:
     channels, count = network.shape.channels, sum(weight.numel() for weight in network.parameters())
     runtime = choose_runtime(precision="fp32", compiling=False, size=recipe.data.size)
     run = make_run_folder(None if out is None else Path(out), str(source), recipe.name)
-    facts = {"imported": {"folder": str(source.resolve()), "versions": list_versions()}, "parameters": count}
+    origin = {"folder": str(source.resolve()), "versions": list_versions()}
     # With this file, lists, reports and the page find the run like a trained one.
-    write_sealed(run / RUN, {"recipe": dump(recipe), **facts})
+    write_sealed(run / RUN, {"recipe": dump(recipe), "imported": origin, "parameters": count})
     write_atomic(run / "recipe.yaml", write_recipe(recipe).encode())
     names = tuple(map(str, range(recipe.net.classes)))
     state = RunState(0, Pixels.fixed(0.5, 0.5, channels), channels, names, runtime, plan=Plan(0))
@@ -210,8 +211,11 @@ def _read_pipeline(folder: Path) -> tuple[Recipe, Model]:
         UserError: if diffusers is not installed, the recipe does not give the options of the pipeline again,
             or the weights cannot be read or do not fit.
     """
-    # Older pipelines have all files in one folder.
-    unet, scheduler = (path if (path := folder / name).is_dir() else folder for name in ("unet", "scheduler"))
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; download a pipeline of the Hub with `hf download`")
+    unet, scheduler = folder / "unet", folder / "scheduler"
+    if not unet.is_dir():  # an older pipeline
+        unet = scheduler = folder
     options = read_json(unet / "config.json"), read_json(scheduler / "scheduler_config.json")
     recipe, channels = _read_recipe(*options)
     build_on_meta(recipe, channels, folder)  # refuses options that would fill the memory
@@ -375,12 +379,10 @@ def _find_spacing(recipe: Recipe) -> str | None:
 
 def _find_arguments(recipe: Recipe) -> dict[str, Any]:
     """Return what the scheduler cannot hold, as arguments of the pipeline's call."""
-    arguments = {}
-    if isinstance(recipe.sampler, parts.DDIM) and recipe.sampler.eta:
-        arguments["eta"] = recipe.sampler.eta
-    if recipe.clip is True and _describe_noise(recipe)["_class_name"] == "DDIMScheduler":
-        arguments["use_clipped_model_output"] = True
-    return arguments
+    clips = recipe.clip is True and not isinstance(recipe.sampler, parts.DDPM)
+    eta = recipe.sampler.eta if isinstance(recipe.sampler, parts.DDIM) else 0
+    arguments = {"eta": eta, "use_clipped_model_output": clips}
+    return {name: value for name, value in arguments.items() if value}
 
 
 def _note_losses(recipe: Recipe) -> list[str]:
@@ -403,9 +405,11 @@ def _read_recipe(network: Any, noise: Any) -> tuple[Recipe, int]:  # noqa: ANN40
     """
     library = import_extra("diffusers", "diffusers")
     try:
-        schedulers = {name: getattr(library, name) for name in ("DDIMScheduler", "DDPMScheduler")}
-        kinds = library.UNet2DModel, schedulers[noise["_class_name"]]
-        name, network, noise = noise["_class_name"], _fill_in(kinds[0], network), _fill_in(kinds[1], noise)
+        classes = "UNet2DModel", "DDIMScheduler", "DDPMScheduler"
+        known = {name: getattr(library, name) for name in classes}
+        name = noise["_class_name"]
+        kinds = known[network["_class_name"]], known[name]
+        network, noise = _fill_in(kinds[0], network), _fill_in(kinds[1], noise)
         if not isinstance(network["sample_size"], list):
             network["sample_size"] = [network["sample_size"]] * 2
         betas = noise["trained_betas"] or kinds[1](**noise).betas

@@ -116,6 +116,8 @@ def export(
     earlier = read_sealed(out / RECORD) if (out / RECORD).is_file() else {}
     if (earlier.get("run"), earlier.get("format")) != (name, to):
         check_unused(out)
+    # A missing package must not leave an empty folder.
+    import_extra("onnxruntime" if to == "onnx" else to, to)
     with temporary_folder(out.resolve()) as folder:
         use: dict[str, Any] = {"format": to, "notes": (), "steps": loaded.recipe.choose_steps(steps)}
         if to == "diffusers":
@@ -139,7 +141,8 @@ def describe_differences(run: LoadedRun, to: str) -> list[str]:
     """Return sentences about how samples of an export differ from those of `ddim sample`."""
     recipe, values, searched, notes = run.recipe, run.values, read_searched(run.checkpoint.run), []
     if to == "onnx" and recipe.sampler != DDIM():
-        notes.append(f"{SAMPLING} has the steps of DDIM, and not those of {describe_kind(recipe.sampler)}")
+        sampler = describe_kind(recipe.sampler)
+        notes.append(f"{SAMPLING} has the steps of DDIM: samples differ from those of the run, by {sampler}")
     if to == "diffusers" and default_label(recipe) == "natural":
         notes.append("ddim sample draws the classes of samples as often as they occur in training")
     if searched["grids"] and (to == "diffusers" or recipe.sampler != DDIM()):
@@ -227,8 +230,7 @@ def _describe_levels(pipeline: Pipeline, times: Tensor) -> list[dict[str, float]
         "skip": c.skip * scale,
         "output": c.out,
     }
-    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+    return [{name: values[k].item() for name, values in columns.items()} for k in range(len(times))]
 
 
 def write_onnx(model: Model, conditions: Sequence[float], path: Path) -> None:
@@ -263,14 +265,10 @@ def write_onnx(model: Model, conditions: Sequence[float], path: Path) -> None:
             verbose=False,
         )
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    _check_program(model, session, conditions)
-
-
-@torch.no_grad()
-def _check_program(model: Model, session: Any, conditions: Sequence[float]) -> None:  # noqa: ANN401
     for count in (1, 3, 8):
         inputs = _draw_inputs(model, count, conditions)
-        wanted = model.net(*inputs.values())
+        with torch.no_grad():
+            wanted = model.net(*inputs.values())
         (output,) = session.run(["F"], {name: value.numpy() for name, value in inputs.items()})
         difference = (torch.from_numpy(output) - wanted).abs().max().item()
         largest = max(1.0, wanted.abs().max().item())

@@ -28,7 +28,7 @@ from ddim.evaluation.record import (
 from ddim.files import is_locked, read_sealed, shorten_paths
 from ddim.metrics.catalogue import METRICS as EVALUATED
 from ddim.plots.table import Table, Tabular, format_cell
-from ddim.recipe.options import ERRORS, flatten_as_text
+from ddim.recipe.options import ERRORS, flatten, flatten_as_text
 from ddim.runs.checkpoint import read_document
 from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
 from ddim.runs.log import METRICS, measure_pace, read_metrics
@@ -223,7 +223,7 @@ def _find_common(runs: Sequence[Run]) -> Conditions | None:
     newest_first = sorted(listed, key=lambda pair: pair[1].record["time"], reverse=True)
     counts = Counter(conditions for conditions, _ in newest_first)
     # Of equal conditions, max returns the first.
-    return max(counts, key=lambda each: (counts[each], each.images), default=None)
+    return max(counts, key=lambda each: (counts[each], dict(each)["number of samples"]), default=None)
 
 
 def _choose_evaluation(run: Run, common: Conditions | None) -> Run:
@@ -235,8 +235,8 @@ def _choose_evaluation(run: Run, common: Conditions | None) -> Run:
     shown, reason = run.evaluations[-1], "of an earlier step"
     if evaluations and common:
         conditions, shown = list(evaluations.items())[-1]
-        differences = conditions.differences(common)
-        reason = ", ".join(f"different {aspect} ({value})" for aspect, value in differences.items())
+        different = [pair for pair in conditions if pair not in common]
+        reason = ", ".join(f"different {name} ({value})" for name, value in different)
     why = run.why or f"its metrics are not comparable with those of most runs on these images: {reason}"
     return replace(run, evaluations=[shown], why=why, comparable=False)
 
@@ -265,6 +265,18 @@ def run_record(run: Run) -> dict[str, Any]:
     }
 
 
+def list_varied(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the fields in which recipes differ, from their values keyed by name."""
+    fields = dict.fromkeys(name for recipe in recipes for name in recipe)
+    values = defaultdict[tuple[str, str], set[str]](set)
+    for recipe in recipes:
+        for name in fields:
+            # A field of a part, such as a schedule, is compared only between parts of the same kind.
+            kind = recipe.get(name.rpartition(".")[0])
+            values[name, str(kind)].add(str(recipe.get(name)))
+    return list(dict.fromkeys(name for (name, _), seen in values.items() if len(seen) > 1))
+
+
 def name_runs(runs: Sequence[Run], home: str | Path) -> dict[Path, str]:
     """Return the path of each run below `home`, keyed by its folder; a run that is `home` has a name too."""
     paths = {run.path: os.path.relpath(run.path, home) for run in runs}
@@ -279,12 +291,18 @@ class RunTable(Tabular):
     folder: Path
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return one row for each run, as plain values."""
-        return [run_record(run) for run in self.runs]
+        """Return one row for each run: its values, its metrics, and the fields in which recipes differ."""
+        recipes, rows = [flatten(run.recipe) for run in self.runs], []
+        varied = list_varied(recipes)
+        for run, recipe in zip(self.runs, recipes, strict=True):
+            record = run_record(run)
+            metrics = record.pop("metrics")
+            rows.append({**{name: recipe.get(name) for name in varied}, **record, **metrics})
+        return rows
 
     def to_json(self) -> list[dict[str, Any]]:  # pyrefly: ignore[bad-override] (a list, as scripts expect)
-        """Return the rows."""
-        return self.to_records()
+        """Return one dictionary for each run; its metrics are one of the values."""
+        return [run_record(run) for run in self.runs]
 
     @property
     def title(self) -> str:

@@ -17,7 +17,7 @@ from PIL import Image
 from ddim.errors import UserError, format_count
 from ddim.evaluation.figures import plot_logs
 from ddim.evaluation.record import name_guide
-from ddim.experiments.index import Run, find_runs, mark_comparable, name_runs, training_images
+from ddim.experiments.index import Run, find_runs, list_varied, mark_comparable, name_runs, training_images
 from ddim.files import read_sealed, write_atomic
 from ddim.metrics import catalogue
 from ddim.metrics.catalogue import Metric
@@ -107,20 +107,14 @@ def group_runs(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Configura
     begun = [run for run in runs if run.recipe and run.state != "waiting"]
     begun.sort(key=lambda run: run.state != "finished")
     recipes = [_describe_recipe(run) for run in begun]
-    fields = dict.fromkeys(name for recipe in recipes for name in recipe)
-    values = defaultdict[tuple[str, str | None], set[str | None]](set)
-    for recipe in recipes:
-        for name in fields:
-            # A field of a part, such as a schedule, is compared only between parts of the same kind.
-            kind = recipe.get(name.rpartition(".")[0])
-            values[name, kind].add(recipe.get(name))
-    varied = list(dict.fromkeys(name for (name, _), seen in values.items() if len(seen) > 1))
+    varied = list_varied(recipes)
     groups = defaultdict[tuple[str, ...], dict[int, Run]](dict)
     for run, recipe in zip(begun, recipes, strict=True):
-        group = groups[tuple(recipe.get(name, "–") for name in varied)]
+        # A path may have got other images.
+        group = groups[training_images(run), *(recipe.get(name, "–") for name in varied)]
         group.setdefault(run.recipe.get("seed", 0), run)
     rows = []
-    for choice, group in groups.items():
+    for (_, *choice), group in groups.items():
         first, *others = group.values()
         seeds = f" ({len(group)} seeds)" if others else ""
         chosen = dict(zip(varied, choice, strict=True))
@@ -138,8 +132,7 @@ def _describe_recipe(run: Run) -> dict[str, str]:
     # Folders are left out, because other people may see the names.
     if source := run.facts.get("source"):
         fields["from"] = f"{name_guide(source)} ({run.facts.get('source_sha256', '')[:8]})"
-    # A path may have got other images.
-    fields["data.source"] = f"{Path(fields['data.source']).name} ({training_images(run)[:8]})"
+    fields["data.source"] = Path(fields["data.source"]).name
     return fields
 
 
@@ -163,6 +156,16 @@ def rank_configurations(rows: Sequence[Configuration], metric: str) -> list[Conf
     return ranked if fair and not tied else []
 
 
+def describe_doubt(ranked: Sequence[Configuration], metric: str) -> str:
+    """Return how many configurations may be as good as the first, as the end of a sentence; "" if none."""
+    best, *others = [row.scores[metric] for row in ranked]
+    if best.low is None:
+        return "; with one seed each, this may be chance"
+    # Spreads over seeds, or intervals, that overlap do not show which of two is better.
+    close = [each for each in others if each.low is None or (each.low <= best.high and best.low <= each.high)]
+    return f"; {len(close)} of {len(others)} others may be as good" if close else ""
+
+
 def _describe_unit(recipe: Mapping[str, Any]) -> str:
     """Return what decides about the unit of an error: noise levels, scaling of pixels, validation images."""
     return str([recipe["schedule"], recipe["pixels"], recipe["report"]["validation_images"]])
@@ -182,11 +185,16 @@ class Report(Tabular):
     @property
     def verdict(self) -> str:
         """Which runs are best; a sentence for a reader without statistics."""
+        groups = defaultdict[str, list[Configuration]](list)
+        for row in self.rows:
+            groups[training_images(row.runs[0])].append(row)
+        most = max(groups.values(), key=len, default=[])
+        share = f" of the {len(most)} that share their images" if len(groups) > 1 else ""
         for metric, praise in (("kid", "closest to real images"), ("image_mae", "lowest validation error")):
-            if ranked := rank_configurations(self.rows, metric)[:2]:
-                said = [f"{row.name}, {METRICS[metric].title} {row.describe(metric)}" for row in ranked]
-                return f"{praise}: {'; next: '.join(said)}"
-        if len({training_images(run) for run in self.runs if run.recipe}) > 1:
+            if ranked := rank_configurations(most, metric):
+                best = f"{ranked[0].name}, {METRICS[metric].title} {ranked[0].describe(metric)}"
+                return f"{praise}{share}: {best}{describe_doubt(ranked, metric)}"
+        if share:
             return "not ranked: these runs have different images"
         finished = sum(run.state == "finished" for run in self.runs)
         return f"{finished} of {format_count(len(self.runs), 'run')} finished; nothing to rank yet"
@@ -222,7 +230,8 @@ class Report(Tabular):
             for name in measured:
                 arrow = "↓" if METRICS[name].lower_is_better else "↑"
                 line[f"{METRICS[name].title} {arrow}"] = row.describe(name)
-            line["finished"] = f"{len(row.finished)} of {len(row.runs)}"
+            several = f"{len(row.finished)} of {len(row.runs)} finished"
+            line["state"] = several if len(row.runs) > 1 else row.runs[0].state
             lines.append(line)
         return replace(Table.from_records(lines, notes), words=1 + len(fields))
 
@@ -277,10 +286,9 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Report:
 
 
 def _plot_losses(rows: Sequence[Configuration]) -> bytes | None:
-    """Return a figure of the losses of the configurations, of the best ones if there are too many."""
-    ranked = rank_configurations(rows, "image_mae")
+    """Return a figure of the losses of the configurations, of the first ones if there are too many."""
     firsts, repeats = {}, {}
-    for row in [*ranked, *(row for row in rows if row not in ranked)][: len(charts.COLOURS)]:
+    for row in rows[: len(charts.COLOURS)]:
         logs = [read_metrics(run.path) for run in row.runs]
         if logged := [log for log in logs if any("loss" in line for line in log)]:
             firsts[row.name], *repeats[row.name] = logged

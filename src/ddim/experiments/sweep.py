@@ -15,16 +15,17 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from ddim.errors import Locked, NoSpace, UserError, quote
 from ddim.experiments.index import OUTCOME, TRIAL, RunTable, beside, list_runs, name_runs, read_run
-from ddim.experiments.report import group_runs, rank_configurations
+from ddim.experiments.report import describe_doubt, group_runs, rank_configurations
 from ddim.files import is_locked, lock_folder, make_folder, read_sealed, write_json, write_sealed
 from ddim.machine.progress import Progress, open_progress
 from ddim.machine.runtime import count_allowed
@@ -44,6 +45,8 @@ try:
 except ImportError as error:
     raise UserError(f'a sweep needs another package: pip install "ddim[sweep]" ({error})') from None
 
+P = ParamSpec("P")
+T = TypeVar("T")
 SWEEP = "sweep.json"
 """The file that makes a folder a sweep."""
 GRACE = 60
@@ -64,6 +67,23 @@ def _explain_database() -> Generator[None]:
             reason = " ".join(str(error.__cause__ or error).split())
             kind = NoSpace if "disk is full" in reason else UserError
             raise kind(f"the storage of the sweep failed: {reason}") from None
+
+
+def _survive_disconnection(function: Callable[P, T]) -> Callable[P, T]:
+    """Call a function again after the database ended its connection: the worker froze in a transaction."""
+
+    @wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> T:
+        while True:
+            try:
+                return function(*args, **options)
+            except (StorageInternalError, SQLAlchemyError) as error:
+                if not any(
+                    getattr(each, "connection_invalidated", False) for each in (error, error.__cause__)
+                ):
+                    raise
+
+    return call
 
 
 @dataclass(frozen=True, repr=False)
@@ -88,11 +108,12 @@ class SweepTable(RunTable):
         if not ranked:
             return said
         words = ", ".join(f"{name} {value}" for name, value in ranked[0].choice.items())
-        return f"{said}; the best is {words}, with {self.metric} {ranked[0].describe(self.metric)}"
+        best = f"the best is {words}, with {self.metric} {ranked[0].describe(self.metric)}"
+        return f"{said}; {best}{describe_doubt(ranked, self.metric)}"
 
     def to_json(self) -> dict[str, Any]:  # pyrefly: ignore[bad-override]
         """Return the folder, the verdict and the trials as plain values."""
-        return {"folder": self.folder, "verdict": self.verdict, "trials": self.to_records()}
+        return {"folder": self.folder, "verdict": self.verdict, "trials": super().to_json()}
 
     def __str__(self) -> str:
         return f"{self!r}\nnext: ddim report {quote(self.folder)}"
@@ -111,7 +132,6 @@ def sweep(  # noqa: PLR0913 (the choices of a notebook)
     minutes: float | None = None,
     evaluate: int | None = None,
     jobs: int = 1,
-    threads: int | None = None,
     out: str | Path | None = None,
     storage: str | None = None,
     progress: bool | Progress = True,
@@ -135,12 +155,11 @@ def sweep(  # noqa: PLR0913 (the choices of a notebook)
         images: training length of each run in images.
         minutes: training time of each run.
         evaluate: number of samples to measure each run by its KID, in place of its validation error.
-        jobs: number of trials to train at once.
+        jobs: number of trials to train at once; they share the cores.
         out: a new folder, or a sweep to work on (default: runs/DATA-RECIPE-sweep-N).
         progress: as in `train`.
 
     Other Parameters:
-        threads: processor threads of each trial (default: several jobs share the cores).
         storage: address of a database, postgresql+psycopg://user@host/database (default: a file in out).
 
     Raises:
@@ -153,14 +172,13 @@ def sweep(  # noqa: PLR0913 (the choices of a notebook)
     """
     given = {"data": data and str(data), "recipe": recipe and str(recipe), "random": random}
     given |= {"search": search, "images": images, "minutes": minutes, "evaluate": evaluate}
+    given |= {"repeats": repeats if repeats > 1 else None}
     request: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    request |= {"repeats": repeats} if repeats > 1 else {}
     request["fields"] = {name: values_text(values) for name, values in (fields or {}).items()}
     folder = _make_sweep(request, Path(out) if out else None, storage)
-    plan = read_sealed(folder / SWEEP)
-    if request not in ({"fields": {}}, plan["request"]):
-        raise UserError(f"{folder} is a sweep of {plan['request']}: give only out, or another folder")
-    worker = _Worker(folder, plan, storage, jobs, threads)
+    worker = _Worker(folder, storage, jobs)
+    if request not in ({"fields": {}}, worker.request):
+        raise UserError(f"{folder} is a sweep of {worker.request}: give only out, or another folder")
     with open_progress(progress) as show:
         worker.train(show)
     return SweepTable(list_runs(folder).runs, folder, worker.metric)
@@ -172,7 +190,7 @@ def _make_sweep(request: dict[str, Any], out: Path | None, storage: str | None) 
         return out
     trials, data = plan_trials(request), request.get("data", "blossoms")
     if storage:
-        _open_storage(storage)  # an error before there is a folder
+        _open_storage(storage, Path())  # an error before there is a folder
     check_outside(out or Path("runs"), data)
     out = out or make_run_folder(None, data, f"{Path(request.get('recipe', 'fast')).stem}-sweep")
     make_folder(out)
@@ -182,7 +200,7 @@ def _make_sweep(request: dict[str, Any], out: Path | None, storage: str | None) 
             check_unused(out)
             # The name has a random part, because other sweeps may use the same database.
             study = f"{out.name}-{uuid.uuid4().hex[:12]}"
-            queue = optuna.create_study(study_name=study, storage=_open_storage(storage or _address(out)))
+            queue = optuna.create_study(study_name=study, storage=_open_storage(storage, out))
             make_folder(out / "trials")
             for name, recipe in trials.items():
                 write_json(beside(out / "trials" / name, TRIAL), recipe)
@@ -192,13 +210,14 @@ def _make_sweep(request: dict[str, Any], out: Path | None, storage: str | None) 
     return out
 
 
-def _address(folder: Path) -> str:
-    """Return the address of the SQLite file in the folder of a sweep; Optuna formats it with str.format."""
-    return f"sqlite:///{(folder / 'study.db').absolute()}".replace("{", "{{").replace("}", "}}")
+def _open_storage(address: str | None, folder: Path) -> RDBStorage:
+    """Return Optuna's storage at an address, by default in a SQLite file in the folder of the sweep.
 
-
-def _open_storage(address: str) -> RDBStorage:
-    """Return Optuna's storage at an address; a transaction is atomic, and ends if its worker freezes."""
+    A transaction is atomic, and ends if its worker freezes.
+    """
+    # Optuna formats an address with str.format.
+    file = str((folder / "study.db").absolute()).replace("{", "{{").replace("}", "}}")
+    address = address or f"sqlite:///{file}"
     kind = make_url(address).get_backend_name()
     frozen = {"options": f"-c idle_in_transaction_session_timeout={GRACE}s"}
     arguments = {"sqlite": {"timeout": GRACE}, "postgresql": frozen}.get(kind, {})
@@ -211,9 +230,14 @@ def _open_storage(address: str) -> RDBStorage:
     return storage
 
 
-def trial_commands(
-    trial: Path, request: Mapping[str, Any], values: Choice, jobs: int, threads: int | None
-) -> list[list[str]]:
+@_survive_disconnection
+def _open_study(address: str | None, folder: Path, name: str) -> tuple[RDBStorage, optuna.Study]:
+    """Return the storage of a sweep and the study in it."""
+    storage = _open_storage(address, folder)
+    return storage, optuna.load_study(study_name=name, storage=storage)
+
+
+def trial_commands(trial: Path, request: Mapping[str, Any], values: Choice, jobs: int) -> list[list[str]]:
     """Return the commands of a trial: train, and evaluate if the sweep asks for it.
 
     Args:
@@ -221,35 +245,31 @@ def trial_commands(
         request: the arguments of `sweep` that chose the trials.
         values: the values that a search proposes, in place of those of the recipe.
         jobs: number of trials that are trained at once.
-        threads: processor threads of each trial; None for the usual number.
     """
     ddim = [sys.executable, "-m", "ddim"]
     train = [*ddim, "train", "--recipe", str(beside(trial, TRIAL)), "--out", str(trial), "--resume"]
     train += [f"--{name}={value}" for name, value in values.items()]
     # A run keeps the number of threads with which it started.
-    if (jobs > 1 or threads) and not (trial / RUN).exists():
-        train += ["--threads", str(threads or max(1, count_allowed() // jobs))]
+    if jobs > 1 and not (trial / RUN).exists():
+        train += ["--threads", str(max(1, count_allowed() // jobs))]
     if "evaluate" not in request:
         return [train]
     # A trial whose guidance was searched is still compared with the others.
     evaluate = [*ddim, "evaluate", str(trial), "-n", str(request["evaluate"]), "--guidance", "1"]
     # The real images are of all classes. For clusters and vectors, samples are so by default.
-    labels = values.get("data.labels", read_sealed(beside(trial, TRIAL))["data"]["labels"])
-    if labels in (True, "true", "yes"):
+    if read_sealed(beside(trial, TRIAL))["data"]["labels"] is True:
         evaluate += ["--label", "all"]
     return [train, evaluate]
 
 
 class _Worker:
-    """Trains the trials of a sweep, `jobs` at a time; for `threads`, see `trial_commands`."""
+    """Trains the trials of a sweep, `jobs` at a time."""
 
-    def __init__(
-        self, folder: Path, plan: Mapping[str, Any], storage: str | None, jobs: int, threads: int | None
-    ) -> None:
-        self.folder, self.request, self.jobs, self.threads = folder, plan["request"], jobs, threads
+    def __init__(self, folder: Path, storage: str | None, jobs: int) -> None:
+        plan = read_sealed(folder / SWEEP)
+        self.folder, self.request, self.jobs = folder, plan["request"], jobs
         self.metric = "kid" if "evaluate" in self.request else "image_mae"
-        self.storage = _open_storage(storage or plan["storage"] or _address(folder))
-        self.study = optuna.load_study(study_name=plan["study"], storage=self.storage)
+        self.storage, self.study = _open_study(storage or plan["storage"], folder, plan["study"])
         self.stop = threading.Event()
         self.trials = [Path(str(file).removesuffix(TRIAL)) for file in folder.glob(f"trials/*{TRIAL}")]
 
@@ -269,24 +289,20 @@ class _Worker:
                     for job in ended:
                         job.result()
             except Stopped as stopped:
-                resume = f"stopped; `ddim sweep --out {quote(self.folder)}` resumes it"
-                raise Stopped(stopped.number, resume) from None
+                how = f"stopped; a sweep with out {quote(self.folder)} and nothing else resumes it"
+                raise Stopped(stopped.number, how) from None
             finally:
                 self.stop.set()  # the commands save and end
 
+    @_survive_disconnection
     def _work(self) -> None:
         """Train one trial after another until all have ended, or `stop` is set."""
         while self.unfinished() and not self.stop.is_set():
-            try:
-                if taken := self._take():
-                    self._run_trial(*taken)
-                else:
-                    self._refill()
-                    self.stop.wait(5 * POLL)
-            except StorageInternalError as error:
-                # The database ends the connection of a worker that freezes in a transaction.
-                if not getattr(error.__cause__, "connection_invalidated", False):
-                    raise
+            if taken := self._take():
+                self._run_trial(*taken)
+            else:
+                self._refill()
+                self.stop.wait(5 * POLL)
 
     def _take(self) -> tuple[int, Path] | None:
         """Take the first waiting trial; return its key in the storage and the trial, or None."""
@@ -337,13 +353,13 @@ class _Worker:
         value, code, output = None, 0, beside(trial, ".txt")
         try:
             values = self._propose(key, trial) if "search" in self.request else {}
-            for command in trial_commands(trial, self.request, values, self.jobs, self.threads):
-                if code == 0:
-                    code = self._run_command(command, key, trial, output)
+            for command in trial_commands(trial, self.request, values, self.jobs):
+                code = self._run_command(command, key, trial, output)
+                if code != 0:
+                    break
             if code is None:
                 return
-            lines = output.read_text(errors="replace").split("\n")
-            message = next(filter(None, map(str.strip, reversed(lines))), "")
+            *_, message = ["", *output.read_text(errors="replace").strip().splitlines()]
             if code == NoSpace.exit_code:
                 raise NoSpace(message)  # every further trial would fail
             write_sealed(beside(trial, OUTCOME), {"exit_code": code, "message": message})

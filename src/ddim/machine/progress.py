@@ -7,11 +7,13 @@ import html
 import inspect
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, get_args
+from typing import Any, Literal, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
+
+from ddim.errors import UserError, suggest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,7 +76,8 @@ def open_progress(progress: bool | Progress) -> Generator[Progress]:
 def with_bar(function: Callable[P, R]) -> Callable[P, R]:
     """Return a function that shows a bar in a notebook cell if its caller gives no `progress`.
 
-    If the function takes options that a TypedDict lists, its signature names them, and others are refused.
+    If the function takes options that a TypedDict lists, its signature names them, and others are refused. A
+    word that is none of the values of a `Literal` is refused too.
 
     Args:
         function: a function with an argument `progress`, which is given by name only.
@@ -86,16 +89,35 @@ def with_bar(function: Callable[P, R]) -> Callable[P, R]:
         option = last.replace(kind=last.KEYWORD_ONLY, default=None)
         kinds = listed[0].__annotations__.items()
         parameters += [option.replace(name=name, annotation=kind) for name, kind in kinds]
-        signature = signature.replace(parameters=parameters)
+    else:
+        parameters.append(last)
+    bar = {"default": True, "annotation": "bool | Progress"}
+    shown_parameters = [one.replace(**bar) if one.name == "progress" else one for one in parameters]
+    signature = signature.replace(parameters=shown_parameters)
 
     @wraps(function)
     def shown(*args: P.args, **options: P.kwargs) -> R:
-        signature.bind(*args, **options)
+        check_words(function, signature.bind(*args, **options).arguments)
         with open_progress(options.get("progress", True)) as progress:  # type: ignore[arg-type]
             return function(*args, **{**options, "progress": progress})  # type: ignore[arg-type]
 
     shown.__signature__ = signature  # type: ignore[attr-defined]
     return shown
+
+
+def check_words(function: Callable[..., object], given: Mapping[str, Any]) -> None:
+    """Check the words that are given for those parameters of a function whose type has a `Literal`.
+
+    Raises:
+        UserError: if a word is none of the values of the `Literal`.
+    """
+    for name, kind in get_type_hints(function).items():
+        choices = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
+        allowed = [word for part in choices for word in get_args(part)]
+        word = given.get(name)
+        if allowed and isinstance(word, str) and word not in allowed:
+            hint = suggest(word, allowed)
+            raise UserError(f"{name} must be one of {', '.join(allowed)}, got {word!r}{hint}")
 
 
 def in_notebook() -> bool:

@@ -3,10 +3,11 @@
 So the image of a seed has the same bits if it is made alone, among thousands, or by several processes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     guidance: float | None = None,
     guidance_interval: Interval | None = None,
     guide_with: str | Path | LoadedRun | None = None,
+    fields: Mapping[str, Any] | None = None,
     progress: bool | Progress = True,
 ) -> Tensor:
     """Sample images; image k depends on the k-th seed alone.
@@ -76,6 +78,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         guidance_interval: (low, high), the log-SNRs with guidance; None for all. An end can be None.
         guide_with: a weaker model that guides (Karras et al. 2024): another run, or other weights of `model`,
             such as "@guide" (see `open_guide`). By default, the guide is the model without its label.
+        fields: sampling fields of the recipe, such as {"sampler.eta": 0.5}.
         progress: True shows a bar in a notebook cell, False nothing. It can be a function, see `Progress`.
 
     Returns:
@@ -93,7 +96,9 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     asked = pipeline.find_label(label, vector, listed)
     guided = collect_guidance(guidance, guidance_interval, guide_with)
     with open_progress(progress) as shown:
-        setup = choose_sampling(pipeline, steps, asked, sampler=sampler, grid=grid, guidance=guided)
+        setup = choose_sampling(
+            pipeline, steps, asked, fields or {}, sampler=sampler, grid=grid, guidance=guided
+        )
         images, _ = generate(setup, listed, progress=shown)
     check_samples(images, listed, setup.pipeline)
     return images

@@ -92,6 +92,7 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
     out: str | Path | None = None,
     film: bool = False,
     zoom: int | None = None,
+    watch: Watch | None = None,
     progress: bool | Progress = True,
 ) -> Written:
     """Generate images with a run and write them to a folder.
@@ -119,6 +120,7 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
             --clip yes.
         out: the folder (default: a new samples/RUN-N).
         film: also write film.webp, from noise to the images.
+        watch: called for each state of each micro-batch, with its seeds, to show the samples on the way.
         progress: called with "samples" after each sampling step.
 
     Other Parameters:
@@ -139,7 +141,7 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
     guided = collect_guidance(guidance, guidance_interval, guide_with)
     setup = choose_sampling(pipeline, steps, asked, fields or {}, sampler=sampler, grid=grid, guidance=guided)
     with open_progress(progress) as shown:
-        return write_samples(setup, listed, out, film=film, zoom=zoom, progress=shown)
+        return write_samples(setup, listed, out, film=film, zoom=zoom, watch=watch, progress=shown)
 
 
 def write_samples(

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException, Response
@@ -52,6 +53,8 @@ def as_plain(value: Any) -> Any:  # noqa: ANN401 (any answer)
         return [as_plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
     return value
 
 

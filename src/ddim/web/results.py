@@ -1,4 +1,4 @@
-"""Keep the newest results and uploads of clients as files in a temporary folder."""
+"""Keep the newest results and uploads as files in a temporary folder, and what is known about each."""
 
 from __future__ import annotations
 
@@ -8,78 +8,65 @@ import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ddim.web.answers import Refused
 
 MOST_BYTES = 4 * 2**30
-"""The largest total size of the folders in a store, in bytes; the oldest folders are removed first."""
+"""The largest total size of the folders, in bytes; the oldest folders are removed first."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A folder, the names of its files, and their total size in bytes."""
+    """A folder, the names and the total size in bytes of its files, and its description."""
 
     folder: Path
     names: frozenset[str]
     size: int
+    content: Any
 
 
 class ResultStore:
-    """Keeps the newest folders and removes older ones. Each folder has an id that cannot be guessed."""
+    """Keeps the newest folders. Each has an id that cannot be guessed."""
 
-    def __init__(self, root: Path, most: int) -> None:
-        self._root, self._most = root, most
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
+    def __init__(self, most: int) -> None:
+        self._root, self._most = Path(tempfile.mkdtemp(prefix="ddim-serve-")), most
+        self.kept: OrderedDict[str, Kept] = OrderedDict()
 
     def make(self) -> tuple[str, Path]:
         """Create a folder, and return its id and path; call `keep` or `discard` later."""
-        own = secrets.token_urlsafe(12)
-        folder = self._root / own
+        key = secrets.token_urlsafe(12)
+        folder = self._root / key
         folder.mkdir(parents=True)
-        return own, folder
+        return key, folder
 
-    def keep(self, own: str) -> None:
-        """Keep the current files of the folder with the id `own`; remove the oldest folders if needed."""
-        folder = self._root / own
+    def keep(self, key: str, content: Any = None) -> None:  # noqa: ANN401 (any description)
+        """Keep the current files of a folder; remove the oldest folders if there are too many."""
+        folder = self._root / key
         sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
-        self._kept[own] = Kept(folder, frozenset(sizes), sum(sizes.values()))
-        while len(self._kept) > self._most or (len(self._kept) > 1 and self._total() > MOST_BYTES):
-            self.discard(next(iter(self._kept)))
+        self.kept[key] = Kept(folder, frozenset(sizes), sum(sizes.values()), content)
+        while len(self.kept) > self._most or (len(self.kept) > 1 and self._total() > MOST_BYTES):
+            self.discard(next(iter(self.kept)))
 
-    def discard(self, own: str) -> None:
-        """Remove the folder with the id `own`."""
-        self._kept.pop(own, None)
-        shutil.rmtree(self._root / own, ignore_errors=True)
+    def discard(self, key: str) -> None:
+        """Remove a folder."""
+        self.kept.pop(key, None)
+        shutil.rmtree(self._root / key, ignore_errors=True)
 
-    def find(self, own: str, name: str) -> Path:
-        """Return the path of a file in the folder with the id `own`.
+    def find(self, key: str, name: str) -> Path:
+        """Return the path of a file.
 
         Raises:
             Refused: if there is no such file, or it has been removed.
         """
-        kept = self._kept.get(own)
+        kept = self.kept.get(key)
         if kept is None or name not in kept.names:
             raise Refused(404, "this result does not exist, or was removed because newer ones took its place")
         return kept.folder / name
 
-    def names(self, own: str) -> frozenset[str]:
-        """Return the names of the files in the folder with the id `own`."""
-        return self._kept[own].names
+    def close(self) -> None:
+        """Remove all folders."""
+        shutil.rmtree(self._root, ignore_errors=True)
 
     def _total(self) -> int:
-        return sum(kept.size for kept in self._kept.values())
-
-
-class ResultStores:
-    """The results and the uploads of a server, in one temporary folder that is removed when the
-    server ends.
-    """
-
-    def __init__(self, results: int, uploads: int) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="ddim-serve-"))
-        self.results = ResultStore(self.root / "results", results)
-        self.uploads = ResultStore(self.root / "uploads", uploads)
-
-    def close(self) -> None:
-        """Remove the temporary folder."""
-        shutil.rmtree(self.root, ignore_errors=True)
+        return sum(kept.size for kept in self.kept.values())

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from ddim.errors import UserError
+from ddim.machine.startup import keep_freed_memory
 from ddim.web.settings import Settings, check_token
 
 
@@ -65,19 +64,29 @@ def serve(  # noqa: PLR0913 (the choices of a user)
         ddim serve --host 0.0.0.0 --token "$(openssl rand -hex 16)"
     """
     settings = check_settings(folder, host, port, token, data)
-    for package in ("fastapi", "uvicorn"):
-        if find_spec(package) is None:
-            raise UserError(f'the page needs {package}, which is not installed: pip install "ddim[web]"')
-    # These modules need the packages of the extra.
-    from ddim.web.application import build_application
-    from ddim.web.http_server import make_server
-    from ddim.web.trainings import Trainings
+    try:
+        import uvicorn
+
+        from ddim.web.application import build_application
+    except ImportError as error:
+        raise UserError(f'the page needs another package: pip install "ddim[web]" ({error})') from None
+    from ddim.web.processes import Processes
 
     listener = open_socket(host, port)
     _log_to_stderr()
     address = page_address(host, listener.getsockname()[1], token)
-    trainings = Trainings(settings)
-    server = make_server(build_application(settings, trainings))
+    processes = Processes()
+    # The address in a header such as X-Forwarded-For could be forged.
+    config = uvicorn.Config(
+        build_application(settings, processes),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=1000,
+        timeout_graceful_shutdown=2,
+    )
     page = Page(settings.folder, address)
     if ready:
         ready(page)
@@ -86,12 +95,12 @@ def serve(  # noqa: PLR0913 (the choices of a user)
     if opening:
         _open_browser(address)
     try:
-        server.run(sockets=[listener])
+        with keep_freed_memory():
+            uvicorn.Server(config).run(sockets=[listener])
     finally:
         listener.close()
-        if left := trainings.running:
-            names = ", ".join(map(str, left))
-            _say(f"still training: {names}; the page of another `ddim serve` can stop them")
+        if left := processes.running:
+            _say(f"still working: {', '.join(str(child.folder) for child in left)}")
 
 
 def check_settings(
@@ -111,7 +120,7 @@ def check_settings(
         raise UserError(f"--port must be from 0 to 65535, got {port}")
     check_token(token, host)
     # A relative name such as --own=evil.py would be read as an option of `ddim train`.
-    return Settings(folder.absolute(), data and data.absolute(), host, token, warm=True)
+    return Settings(folder.absolute(), data and data.absolute(), host, token)
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -121,23 +130,12 @@ def open_socket(host: str, port: int) -> socket.socket:
         UserError: if the port is taken, or the address does not belong to this machine.
     """
     try:
-        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind)
-    except OSError as error:
-        raise UserError(f"--host {host} is not an address of this machine: {error.strerror}") from None
-    try:
-        # Without this option, POSIX refuses the port for a minute after another server has ended. With it,
-        # Windows would accept a port at which another server listens.
-        if os.name == "posix":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         # From now on the socket accepts connections, so a browser waits while the server starts.
-        listener.listen(128)
+        return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
-        listener.close()
         hint = "; choose another --port" if port else ""
-        raise UserError(f"cannot listen at {host}, port {port}: {error.strerror}{hint}") from None
-    return listener
+        raise UserError(f"cannot listen at --host {host}, port {port}: {error.strerror}{hint}") from None
 
 
 def page_address(host: str, port: int, token: str | None) -> str:

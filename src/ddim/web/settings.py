@@ -23,29 +23,23 @@ class Limits:
         images: number of images of one request.
         steps: sampling steps of one request.
         work: product of images, steps, network evaluations per step and pixels per image, of one request.
-        waiting: requests that wait for the worker.
-        per_client: requests of one client that wait for the worker or use the worker.
-        job_seconds: seconds that the worker may take for one request; after them the worker is restarted.
+        waiting: requests that wait for the thread of the models.
+        seconds: time after which a request ends with the images that are ready.
         json_bytes: bytes of a JSON body.
         upload_bytes: bytes of an uploaded image.
         requests: requests that are answered at the same time, event streams included.
-        client_requests: requests of one client that are answered at the same time.
-        results: number of results that are kept.
-        uploads: number of uploaded images that are kept.
+        results: number of results and uploads that are kept.
     """
 
     images: int = 64
     steps: int = 1000
     work: int = 2**26
     waiting: int = 32
-    per_client: int = 4
-    job_seconds: float = 120.0
+    seconds: float = 600.0
     json_bytes: int = 64 * 2**10
     upload_bytes: int = 16 * 2**20
     requests: int = 256
-    client_requests: int = 64
     results: int = 256
-    uploads: int = 32
 
 
 @dataclass(frozen=True)
@@ -54,12 +48,10 @@ class Settings:
 
     Attributes:
         folder: the folder whose runs are shown.
-        data: the folder with the images on which the page may train; without it the page starts no training.
+        data: the folder with the images on which the page may train; without it the page changes nothing.
         host: the address at which the server listens.
         token: the secret that each request must carry, or None.
         limits: how much work the server accepts.
-        warm: whether the worker process starts together with the server; otherwise the first request that
-            needs it starts it.
     """
 
     folder: Path
@@ -67,11 +59,10 @@ class Settings:
     host: str = "127.0.0.1"
     token: str | None = field(default=None, repr=False)
     limits: Limits = Limits()
-    warm: bool = False
 
     @property
     def may_train(self) -> bool:
-        """Whether the page may start, stop and resume trainings."""
+        """Whether the page may start, stop and resume trainings, and rename and delete runs."""
         return self.data is not None
 
 
@@ -97,9 +88,8 @@ def check_token(token: str | None, host: str) -> None:
         if not is_loopback(host):
             raise UserError(f"--host {host} lets other machines see the page, so it needs --token, {fresh}")
         return
-    if not all(letter.isascii() and (letter.isalnum() or letter in "-_") for letter in token):
-        raise UserError(f"--token must consist of letters, digits, - and _; {fresh}")
-    if len(token) < TOKEN_LETTERS or len(set(token)) < TOKEN_VARIETY:
+    plain = all(letter.isascii() and (letter.isalnum() or letter in "-_") for letter in token)
+    if not plain or len(token) < TOKEN_LETTERS or len(set(token)) < TOKEN_VARIETY:
         raise UserError(
-            f"--token must be random and have at least {TOKEN_LETTERS} letters (128 bits); {fresh}"
+            f"--token must be at least {TOKEN_LETTERS} random letters, digits, - and _ (128 bits); {fresh}"
         )

@@ -43,10 +43,11 @@ export async function post(path, body = {}, signal) {
   return text ? JSON.parse(text) : {};
 }
 
-/** Upload the bytes of an image; returns {upload, width, height}. */
-export async function upload(blob, signal) {
+/** Upload the bytes of an image under a name; returns {upload, width, height}. */
+export async function upload(blob, name, signal) {
   const headers = { "Content-Type": blob.type || "application/octet-stream" };
-  return (await request("/api/uploads", { method: "POST", headers, body: blob, signal })).json();
+  const address = `/api/uploads?name=${encodeURIComponent(name)}`;
+  return (await request(address, { method: "POST", headers, body: blob, signal })).json();
 }
 
 /**

@@ -48,7 +48,7 @@ export async function draw(root, { query, runs: asked, about, signal }) {
     .after(sheets(rows), new SameSeeds(rows, about, signal).element, section("Metrics", ranking));
   try {
     const found = await get(
-      `/api/compare?runs=${chosen.map(encodeURIComponent).join(",")}&metric=${metric}`,
+      `/api/compare?${chosen.map((id) => `run=${encodeURIComponent(id)}`).join("&")}&metric=${metric}`,
       signal,
     );
     show(ranking, rank(found));
@@ -196,49 +196,39 @@ class SameSeeds {
   }
 }
 
-/** Return the ranking; the server compares each run with the first run of the request. */
-function rank({ metric, rows, differs, excluded }) {
-  const bars = whiskers(rows);
-  const choices = Object.entries(differs ?? {});
-  const first = rows.find((row) => row.distinguishable === null)?.name ?? "the first run";
+/** Return the ranking of `ddim compare`, whose verdict comes first. */
+function rank({ comparison, runs, excluded }) {
+  const name = (id) => allRuns().find((row) => row.id === id)?.name ?? id;
+  const link = (id) => h("a", { href: runAddress(id) }, name(id));
+  const missing = excluded.map((id) => [link(id), "it has no evaluation"]);
+  if (!comparison) return [h("p", {}, "None of these runs can be ranked."), notRanked(missing)];
+  const { verdict, metric, rows: records, choices: differing } = comparison;
+  const rows = records.map((row) => ({
+    ...row,
+    value: row[metric],
+    low: row[`${metric}_low`],
+    high: row[`${metric}_high`],
+  }));
+  const ranked = rows.filter(({ note }) => !note.startsWith("not ranked"));
+  const others = rows.filter((row) => !ranked.includes(row));
+  const id = (row) => runs[rows.indexOf(row)];
+  const bars = whiskers(ranked);
+  const choices = Object.entries(differing);
   return [
-    rows.length
-      ? table(
-          `Runs by ${title(metric)}`,
-          [
-            "Rank",
-            "Run",
-            "",
-            `${title(metric)} ${smallIsGood(metric) ? "↓" : "↑"}`,
-            `Difference from ${first}`,
-          ],
-          rows.map((row, k) => [
-            String(k + 1),
-            h("a", { href: runAddress(row.id) }, row.name),
-            bars(row),
-            interval(row),
-            row.distinguishable ?? "–",
-          ]),
-          9,
-        )
-      : h("p", {}, "None of these runs can be ranked."),
-    excluded.length
-      ? [
-          h("h3", {}, "Not ranked"),
-          table(
-            "Runs that are not ranked",
-            ["Run", "Why"],
-            excluded.map((row) => [h("a", { href: runAddress(row.id) }, row.name), row.why]),
-            9,
-          ),
-        ]
-      : null,
+    h("p", {}, verdict),
+    table(
+      `Runs by ${title(metric)}`,
+      ["Rank", "Run", "", `${title(metric)} ${smallIsGood(metric) ? "↓" : "↑"}`, "Difference from the first"],
+      ranked.map((row, k) => [String(k + 1), link(id(row)), bars(row), interval(row), difference(row)]),
+      9,
+    ),
+    notRanked([...others.map((row) => [link(id(row)), row.note.replace("not ranked: ", "")]), ...missing]),
     choices.length
       ? [
           h("h3", {}, "Where they differ"),
           table(
             "Choices that differ",
-            ["Choice", ...rows.map((row) => row.name)],
+            ["Choice", ...runs.map(name)],
             choices.map(([name, values]) => [
               h("code", {}, name),
               ...values.map((value) => (value === null ? "–" : String(value))),
@@ -248,6 +238,17 @@ function rank({ metric, rows, differs, excluded }) {
         ]
       : null,
   ];
+}
+
+/** Return in words how the value of a row differs from that of the first run. */
+function difference({ difference: value, difference_low: low, difference_high: high, note }) {
+  if (value === undefined) return note;
+  return interval({ value, low, high }) + (low > 0 || high < 0 ? "" : ", may be chance");
+}
+
+function notRanked(rows) {
+  if (!rows.length) return null;
+  return [h("h3", {}, "Not ranked"), table("Runs that are not ranked", ["Run", "Why"], rows, 9)];
 }
 
 /** Return a function that draws the interval of a row on an axis that all rows share. */

@@ -30,7 +30,7 @@ export class Curves {
       );
   }
 
-  update({ images, loss, errors, noise, kid }) {
+  update({ images, loss, errors, noise_images: validations, noise, kid_images: measured, kid }) {
     this.loss.update([{ name: "loss", points: toPoints(images, loss) }]);
     this.errors.update(
       Object.entries(errors).map(([name, values]) => ({
@@ -38,21 +38,19 @@ export class Curves {
         points: toPoints(images, values),
       })),
     );
-    const last = Math.max(1, noise.labels.length - 1);
+    const levels = Object.entries(noise);
+    const last = Math.max(1, levels.length - 1);
     this.noise.update(
-      noise.labels.map((label, k) => ({
+      levels.map(([label, values], k) => ({
         name: /^-?\d/.test(label) ? `log-SNR ${label.replace("-", "−")}` : label,
         // Noise levels have an order, so their colours go gradually from one colour to another.
         color: `color-mix(in oklch, var(--ramp-b) ${Math.round((100 * k) / last)}%, var(--ramp-a))`,
-        points: toPoints(
-          noise.images ?? images,
-          noise.values.map((row) => row?.[k]),
-        ),
+        points: toPoints(validations, values),
       })),
     );
     this.arrange(kid.length > 0);
     this.kid.update([
-      { name: "KID", points: kid.map(({ images: x, value: y, low, high }) => ({ x, y, low, high })) },
+      { name: "KID", points: kid.map(({ value: y, low, high }, k) => ({ x: measured[k], y, low, high })) },
     ]);
   }
 }

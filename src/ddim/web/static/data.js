@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { fault, field, h, menu, section, show, svg } from "./dom.js";
-import { count, plural, size } from "./format.js";
+import { count } from "./format.js";
 import { table } from "./run_parts.js";
 
 const SIZES = [32, 64, 128, 256]; // pixels at which images are shown
@@ -11,7 +11,7 @@ const SHOWN = 100; // rows of a table; more are only counted
 /** Draw the list of image sets, and the set named in the address. */
 export async function draw(root, { id, query, about, signal }) {
   root.append(h("h1", {}, "Data"));
-  const { entries } = await get("/api/data", signal);
+  const { data: entries } = await get("/api/choices", signal);
   if (!entries.length)
     return root.append(
       h(
@@ -77,7 +77,7 @@ function describe({ name }, found, sizes) {
   return [
     section(
       name,
-      h("p", {}, `${plural(found.images, "image")}${found.size ? `, ${size(found.size)}` : ""}.`),
+      h("p", {}, found.verdict),
       sizes,
       found.sheet ? h("img", { class: "pixels sheet", src: found.sheet, alt: `Images of ${name}` }) : null,
     ),
@@ -85,7 +85,8 @@ function describe({ name }, found, sizes) {
   ];
 }
 
-function classes(list) {
+function classes(counts) {
+  const list = Object.entries(counts).map(([name, count]) => ({ name, count }));
   if (!list.length) return section("Classes", h("p", { class: "note" }, "These images have no classes."));
   const most = Math.max(...list.map((one) => one.count));
   return section(
@@ -123,7 +124,11 @@ function duplicates(list) {
   if (!list.length) return section("Duplicates", h("p", { class: "note" }, "No two images are equal."));
   return section(
     `Duplicates (${count(list.length)})`,
-    table("Images that are equal", ["Image", "The same as"], list.slice(0, SHOWN)),
+    table(
+      "Images that are equal",
+      ["Image", "The same as"],
+      list.slice(0, SHOWN).map(([first, ...others]) => [first, others.join(", ")]),
+    ),
     more(list),
   );
 }

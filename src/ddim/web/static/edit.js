@@ -1,6 +1,6 @@
 // Edit the chosen images: vary one, interpolate between two, inpaint a masked part, or invert.
 
-import { getBlob, upload } from "./api.js";
+import { upload } from "./api.js";
 import { button, fault, field, h, setText, show } from "./dom.js";
 import { GuidanceFields } from "./guidance.js";
 import { MaskDialog } from "./mask.js";
@@ -102,20 +102,20 @@ export class EditPanel {
   async vary() {
     const [tile] = this.tiles;
     const n = Number(this.n.input.value);
-    const body = { kind: "vary", n, strength: Number(this.strength.value) };
-    await this.begin(`${n} variations of ${tile.name}`, names(n), body);
+    const body = { seeds: seeds(n), strength: Number(this.strength.value) };
+    await this.begin("vary", `${n} variations of ${tile.name}`, names(n), body);
   }
 
   async between() {
     const [one, other] = this.tiles;
     const frames = Number(this.frames.input.value);
     const list = Array.from({ length: frames }, (_, k) => `frame ${k + 1}`);
-    await this.begin(`From ${one.name} to ${other.name}`, list, { kind: "interpolate", frames });
+    await this.begin("interpolate", `From ${one.name} to ${other.name}`, list, { frames });
   }
 
   async invert() {
     const [tile] = this.tiles;
-    await this.begin(`Inversion of ${tile.name}`, ["image", "restored from its latent"], { kind: "invert" });
+    await this.begin("invert", `Inversion of ${tile.name}`, ["image", "restored from its latent"], {});
   }
 
   async mask(limits) {
@@ -124,11 +124,11 @@ export class EditPanel {
     if (!drawn) return;
     const { blob, n, resample } = drawn;
     const title = `Inpainting of ${tile.name}`;
-    await this.begin(title, names(n), { kind: "inpaint", n, resample }, blob);
+    await this.begin("inpaint", title, names(n), { seeds: seeds(n), resample }, blob);
   }
 
   /** Upload the images that the server does not have yet, and start the edit. */
-  async begin(title, list, body, mask) {
+  async begin(kind, title, list, body, mask) {
     const tiles = this.tiles;
     Object.assign(body, { steps: Number(this.steps.input.value) }, this.guidance.body());
     show(this.message);
@@ -143,23 +143,17 @@ export class EditPanel {
         tiles.length === 2 &&
         !this.detail.draws_labels &&
         tiles.every((tile) => tile.seed !== undefined && agrees(tile));
-      body.sources = seeded
-        ? tiles.map(({ seed }) => ({ seed }))
-        : await Promise.all(tiles.map((tile) => this.source(tile, tiles.length > 1)));
-      if (mask) body.mask = (await upload(mask, this.signal)).upload;
-      this.onedit(title, list, body);
+      if (seeded) body.seeds = tiles.map(({ seed }) => seed);
+      else body.sources = tiles.map(({ source }) => source);
+      if (mask) body.mask = (await upload(mask, "mask.png", this.signal)).upload;
+      this.onedit(kind, title, list, body);
     } catch (error) {
       if (error.name !== "AbortError") show(this.message, fault(error.message));
     }
   }
-
-  /** Return the source of a tile: its seed, or an upload if no seed gives this image. */
-  async source(tile, asFile) {
-    if (tile.source && !(asFile && "seed" in tile.source)) return tile.source;
-    const { upload: id } = await upload(await getBlob(tile.file, this.signal), this.signal);
-    return { upload: id };
-  }
 }
 
-const guidanceOf = ({ guidance, guide_with, interval }) => JSON.stringify([guidance, guide_with, interval]);
-const names = (n) => Array.from({ length: n }, (_, k) => `seed ${k}`);
+const guidanceOf = ({ guidance, guide_with, guidance_interval: interval }) =>
+  JSON.stringify([guidance, guide_with, interval]);
+const seeds = (n) => Array.from({ length: n }, (_, k) => k);
+const names = (n) => seeds(n).map((seed) => `seed ${seed}`);

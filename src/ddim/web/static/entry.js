@@ -84,12 +84,10 @@ export class Entry {
       this.tiles = result.images.map(({ name }) => new Tile(name.replace(/\.\w+$/, ""), this.onpick));
       show(this.place, tileGrid(this.tiles, this.title, this.row));
     }
-    // A seed alone is enough to repeat a sample only if no other option was set.
-    const plain = sampled && Object.keys(sampled).length === 1;
-    result.images.forEach(({ url, file, seed }, k) => {
+    result.images.forEach(({ url, file, name, seed }, k) => {
       this.tiles[k].seed = result.seeded ? seed : undefined;
       this.tiles[k].options = sampled;
-      this.tiles[k].finish(url, plain ? { seed } : null, file);
+      this.tiles[k].finish(url, { result: result.id, name }, file);
     });
     show(
       this.files,

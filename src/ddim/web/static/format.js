@@ -88,14 +88,7 @@ export function moment(text) {
 }
 
 /** Return a line of the log as readable text: numbers with names, without the many errors by noise level. */
-export function logLine(line) {
-  let entry;
-  try {
-    entry = JSON.parse(line);
-  } catch {
-    return line;
-  }
-  if (typeof entry !== "object" || entry === null) return line;
+export function logLine(entry) {
   const { step, images, time, ...values } = entry;
   const rest = Object.entries(values).filter(([name]) => !name.includes("/"));
   const words = rest.map(([name, value]) => `${name} ${typeof value === "number" ? number(value) : value}`);

@@ -36,7 +36,7 @@ export class GuidanceFields {
     return clean({
       guidance: optional(this.number),
       guide_with: this.weaker.value || undefined,
-      interval: ends.every((end) => end === undefined) ? undefined : ends.map((end) => end ?? null),
+      guidance_interval: ends.every((end) => end === undefined) ? undefined : ends.map((end) => end ?? null),
     });
   }
 }

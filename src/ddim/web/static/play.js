@@ -86,9 +86,9 @@ class Bench {
   }
 
   /** Start an edit with the grid of the form. */
-  edit(title, names, body) {
+  edit(kind, title, names, body) {
     const grid = this.form.chosenGrid();
-    return this.start(title, names, "/edits", grid ? { ...body, fields: { grid } } : body);
+    return this.start(title, names, `/edits/${kind}`, grid ? { ...body, fields: { grid } } : body);
   }
 
   /** Start a request. While it is in progress, further clicks are ignored. */
@@ -98,7 +98,7 @@ class Bench {
     this.guide.hidden = true;
     this.job = new AbortController();
     this.setBusy(true);
-    const entry = new Entry(title, names, this.size, path === "/edits", (tile) => this.pick(tile));
+    const entry = new Entry(title, names, this.size, path.startsWith("/edits"), (tile) => this.pick(tile));
     this.list.prepend(entry.element);
     entry.element.scrollIntoView({ block: "nearest" });
     await entry.run(runPath(this.id, path), body, this.job.signal);

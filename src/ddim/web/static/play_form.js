@@ -31,8 +31,8 @@ export class PlayForm {
     });
     this.guidance = new GuidanceFields(detail, unguided(detail));
     this.vector = detail.vector.map(() => numeric({ placeholder: "–" }));
-    this.sampler = menu([["", `the recipe's${named(detail.sampler_default)}`], ...detail.samplers]);
-    this.grid = menu([["", `the recipe's${named(detail.grid_default)}`], ...detail.grids]);
+    this.sampler = menu([["", `the recipe's${named(detail.sampler)}`], ...detail.samplers]);
+    this.grid = menu([["", `the recipe's${named(detail.grid)}`], ...detail.grids]);
     this.eta = numeric({ min: 0, max: 1, placeholder: "the recipe's" });
     this.label = menu(labels(detail.class_names));
     this.film = tick("Make a film from noise to the samples");
@@ -74,8 +74,8 @@ export class PlayForm {
       steps: optional(this.steps),
       sampler: this.sampler.value || undefined,
       grid: this.chosenGrid(),
-      eta: optional(this.eta),
-      label: chosenLabel(this.label.value),
+      fields: this.chosenFields(),
+      label: this.label.value || undefined,
       vector: this.readVector(),
       ...this.guidance.body(),
       film: this.film.box.checked || undefined,
@@ -85,6 +85,12 @@ export class PlayForm {
   /** Return the chosen grid, which edits use too; undefined for the default. */
   chosenGrid() {
     return this.grid.value || undefined;
+  }
+
+  /** Return the fields of the recipe that the form changes, as text; undefined if there are none. */
+  chosenFields() {
+    const eta = optional(this.eta);
+    return eta === undefined ? undefined : { "sampler.eta": String(eta) };
   }
 
   /** Return the vector, undefined if its fields are empty; throws an Error if only some are filled. */
@@ -136,17 +142,10 @@ function vectorFields(columns, inputs) {
   );
 }
 
-/** Return an entry of the menu of classes for the server. The index of a class is a number, because text may
- * be the name of another class. */
-function chosenLabel(value) {
-  if (value === "") return undefined;
-  return value === "all" ? value : Number(value);
-}
-
 function labels(names) {
   return [
     ["", "the run's default"],
     ["all", "all classes in turn"],
-    ...names.map((name, k) => [String(k), name]),
+    ...names.map((name) => [name, name]),
   ];
 }

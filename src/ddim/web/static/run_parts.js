@@ -50,8 +50,9 @@ export function recipe(fields, name) {
       h("td", {}, named === null ? "" : h("code", {}, text(named))),
       h("td", { class: "note" }, help ?? ""),
     );
-  const differing = fields.filter((one) => one.differs),
-    same = fields.filter((one) => !one.differs);
+  const differs = ({ value, named }) => named !== null && named !== value;
+  const differing = fields.filter(differs),
+    same = fields.filter((one) => !differs(one));
   const heads = ["Field", "This run", `Recipe ${name ?? ""}`, "Meaning"];
   return section(
     "Recipe",

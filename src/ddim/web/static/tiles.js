@@ -7,7 +7,7 @@ const GAP = 2; // pixels between the images of a sheet
 const SHOWN = 16; // images on the sheet of a step
 
 /**
- * A tile. `source` tells the server which image it is: {seed}, {upload}, or null until its file is uploaded.
+ * A tile. `source` tells the server which image it is: {upload}, or {result, name} for a file of a result.
  */
 export class Tile {
   constructor(name, onpick) {

@@ -11,10 +11,7 @@ export async function draw(root, { about, signal }) {
     return root.append(
       h("p", {}, "This server does not start trainings. Begin one with `ddim train`; it appears under Runs."),
     );
-  const [{ recipes, fields }, { entries }] = await Promise.all([
-    get("/api/recipes", signal),
-    get("/api/data", signal),
-  ]);
+  const { data: entries, recipes, fields } = await get("/api/choices", signal);
   const data = menu(entries.map((one) => [one.id, `${one.name} (${one.kind})`]));
   const recipe = menu(recipes.map((one) => [one.name, one.name]));
   const about_recipe = h("p", { class: "note" });

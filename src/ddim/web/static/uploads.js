@@ -57,7 +57,7 @@ export class Uploads {
           throw new Error(
             `${file.name} has ${megabytes(file.size)}; at most ${megabytes(this.most)} can be uploaded.`,
           );
-        const { upload: id } = await upload(file, this.signal);
+        const { upload: id } = await upload(file, file.name, this.signal);
         const tile = new Tile(file.name, this.onpick);
         tile.finish(await this.preview(file), { upload: id });
         this.tiles.append(tile.element);

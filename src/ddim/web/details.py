@@ -1,0 +1,389 @@
+"""Describe one run for its page: checkpoints, pictures, evaluations, curves, log, and what can guide it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ddim.errors import UserError
+from ddim.evaluation.record import name_recorded_guidance
+from ddim.experiments.index import Run
+from ddim.files import read_sealed
+from ddim.recipe.options import ERRORS, flatten_as_text, labels_by_default
+from ddim.runs.folder import CHECKPOINTS, REAL_IMAGES, list_checkpoints, list_numbered_folders, list_sheets
+from ddim.runs.log import METRICS, read_metrics
+from ddim.web.answers import Refused
+from ddim.web.runs import Interval, ListedRun, Row, api_address, list_intervals, show_text
+
+POINTS = 2000
+"""The largest number of points of a curve; longer curves are thinned."""
+LINES, VALIDATIONS, GUIDES = 200, 50, 50
+"""The largest numbers of lines of the log, of validations by noise level, and of guides that are shown."""
+PAIRS = "pairs.png"
+"""The picture of a memorisation test: the samples that are closest to training images."""
+GUIDE = "@guide"
+"""The id of the early checkpoint of a run as its guide, as in `--guide-with @guide`."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a recipe.
+
+    Attributes:
+        field: the path of the field, such as "optim.lr".
+        value: the value of the field in this recipe, as text.
+        named: the value of the field in the built-in recipe of the same name, or None.
+        help: a sentence about the field, or "".
+    """
+
+    field: str
+    value: str
+    named: str | None = None
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of a run."""
+
+    step: int
+    images: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a run with its address: a sheet after a number of training images, or a film."""
+
+    name: str
+    images: int
+    url: str
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation of a run; `comparable` marks the one that the list of runs shows."""
+
+    name: str
+    when: str
+    conditions: str
+    nfe: int | None
+    metrics: dict[str, Interval]
+    comparable: bool
+
+
+@dataclass(frozen=True)
+class Memorised:
+    """The newest memorisation test of a run."""
+
+    sentence: str
+    pairs_url: str | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of the vectors of a run: its name, and its range among the training images."""
+
+    name: str
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A weaker model: `GUIDE` or the id of a run, and a text for a menu."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Details(Row):
+    """Everything that the page of one run shows, in addition to its row."""
+
+    fields: list[Field] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    sheets: list[Picture] = field(default_factory=list)
+    films: list[Picture] = field(default_factory=list)
+    real_sheet: str | None = None
+    evaluations: list[Evaluated] = field(default_factory=list)
+    memorisation: Memorised | None = None
+    class_names: list[str] = field(default_factory=list)
+    vector: list[Column] = field(default_factory=list)
+    draws_labels: bool = False
+    guides: list[Guide] = field(default_factory=list)
+    samplers: list[str] = field(default_factory=list)
+    grids: list[str] = field(default_factory=list)
+    sampler: str | None = None
+    grid: str | None = None
+    student: bool = False
+    steps: int | None = None
+    can_sample: bool = False
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves of a training.
+
+    `seconds`, `loss` and the lists in `errors` and `more` have an entry for each of `images`; null means no
+    value. `noise` has the errors of the latest validations, after `noise_images`, keyed by log-SNR.
+    """
+
+    images: list[int]
+    seconds: list[float | None]
+    loss: list[float | None]
+    errors: dict[str, list[float | None]]
+    more: dict[str, list[float | None]]
+    noise_images: list[int]
+    noise: dict[str, list[float | None]]
+    kid_images: list[int]
+    kid: list[Interval]
+
+
+def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> Details:
+    """Return the details of a run; `others` are all runs, keyed by id."""
+    row, run = known.row, known.run
+    if row.state == "damaged" or not run.recipe:
+        return Details(**vars(row))
+    batch, recipe = int(run.recipe["optim"]["batch"]), run.recipe
+    checkpoints = [Checkpoint(step, step * batch, path.name) for step, path in list_checkpoints(run.path)]
+    sheets = [
+        Picture(f"step {step}", step * batch, api_address("runs", row.id, "sheets", step))
+        for step, _ in list_sheets(run.path)
+    ]
+    names = (run.facts.get("data") or {}).get("classes") or []
+    pictures = {name: api_address("runs", row.id, name) for name in ("real", "pairs")}
+    return Details(
+        **vars(row),
+        fields=explain_recipe(recipe),
+        checkpoints=checkpoints,
+        sheets=sheets,
+        films=[Picture(name, 0, api_address("runs", row.id, "films", name)) for name in list_films(run.path)],
+        real_sheet=pictures["real"] if (run.path / REAL_IMAGES).is_file() else None,
+        evaluations=list(_describe_evaluations(known)),
+        memorisation=describe_memorisation(run.path, pictures["pairs"]),
+        class_names=[show_text(str(name)) for name in names] if row.classes else [],
+        vector=list_columns(run.facts),
+        draws_labels=labels_by_default(recipe["data"]),
+        guides=list_guides(known, others),
+        **_describe_sampling(recipe),
+        student=recipe["objective"]["kind"] == "consistency",
+        steps=int(recipe["steps"]),
+        can_sample=bool(checkpoints),
+    )
+
+
+def _describe_sampling(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    from ddim.diffusion.grids import GRIDS
+    from ddim.diffusion.samplers import SAMPLERS
+
+    grids = [name for name in GRIDS if name not in ("spaced", "sections", "listed")]
+    facts = {name: str(recipe[name]["kind"]) for name in ("sampler", "grid")}
+    return {"samplers": [*SAMPLERS], "grids": grids, **facts}
+
+
+def list_films(run: Path) -> dict[str, Path]:
+    """Return the films of a run, keyed by the names of their files."""
+    films = sorted((run / "samples").glob("*.webp"))
+    return {path.name: path for path in films if re.fullmatch(r"[\w.-]+", path.name)}
+
+
+def _describe_evaluations(known: ListedRun) -> Iterator[Evaluated]:
+    for each in known.run.evaluations:
+        name, conditions, time = show_text(each.name), show_text(each.conditions), each.record["time"]
+        yield Evaluated(name, time, conditions, each.nfe, list_intervals(each), each is known.chosen)
+
+
+def list_columns(facts: Mapping[str, Any]) -> list[Column]:
+    """Return the columns of the vectors of a run, from its run.json; [] for a run without vectors."""
+    vectors = (facts.get("data") or {}).get("vectors") or {}
+    names = [show_text(str(name)) for name in vectors.get("columns") or ()]
+    ends = [vectors.get(end) or [None] * len(names) for end in ("low", "high")]
+    return [Column(*each) for each in zip(names, *ends, strict=True)]
+
+
+def describe_memorisation(run: Path, pairs_url: str) -> Memorised | None:
+    """Return the newest memorisation test of a run, or None if the run has no test."""
+    tests = list_numbered_folders(run / "memorisation")
+    if not tests:
+        return None
+    newest = tests[-1]
+    try:
+        record = read_sealed(newest / "record.json")
+        verdict = str(record["verdict"])
+        if guidance := name_recorded_guidance(record["sampling"]):
+            verdict += f" Samples: {guidance}."
+        if record.get("checkpoint"):
+            verdict += f" Tested: the {record['weights']} weights at step {int(record['step']):,}."
+    except (UserError, TypeError, ValueError, LookupError, OverflowError):
+        return Memorised(f"the record of memorisation test {newest.name} is damaged")
+    return Memorised(show_text(verdict), pairs_url if (newest / PAIRS).is_file() else None)
+
+
+def find_picture(run: Path, kind: str, name: str) -> Path:
+    """Return the path of a picture of a run.
+
+    Args:
+        run: the run folder.
+        kind: "sheets", "films", "real" (real images) or "pairs" (samples and their nearest training images).
+        name: the step of a sheet or the name of a film; "" for the other kinds.
+
+    Raises:
+        Refused: if there is no such picture.
+    """
+    path: Path | None = None
+    if kind == "sheets":
+        path = {str(step): path for step, path in list_sheets(run)}.get(name)
+    elif kind == "films":
+        path = list_films(run).get(name)
+    elif kind == "real":
+        path = run / REAL_IMAGES
+    elif kind == "pairs" and (tests := list_numbered_folders(run / "memorisation")):
+        path = tests[-1] / PAIRS
+    if path is None or not path.is_file():
+        raise Refused(404, "there is no such picture")
+    return path
+
+
+def explain_recipe(recipe: Mapping[str, Any]) -> list[Field]:
+    """Return the fields of a recipe; without help if it cannot be loaded, as with components of the user."""
+    values = flatten_as_text(recipe)
+    try:
+        named, texts = _explain_named(str(recipe.get("name")), *map(int, recipe["data"]["size"]))
+    except UserError:
+        named, texts = {}, {}
+    return [
+        Field(path, show_text(value), named.get(path), texts.get(path, "")) for path, value in values.items()
+    ]
+
+
+@lru_cache(64)
+def _explain_named(name: str, height: int, width: int) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the fields of a built-in recipe as text, and a sentence about each."""
+    from ddim.recipe.codec import dump
+    from ddim.recipe.help import explain_fields
+    from ddim.recipe.named import find_recipe
+
+    recipe = find_recipe(name, (height, width))
+    return flatten_as_text(dump(recipe)), {path: text for path, _, _, text in explain_fields(recipe)}
+
+
+# Curves
+
+
+def read_curves(run: Path) -> Curves:
+    """Return the curves of a training; they have at most `POINTS` points."""
+    lines = [line for line in _read_lines(run) if isinstance(line.get("images"), int)]
+    judged = [line for line in lines if any(_value(line, name) is not None for name in ERRORS)]
+    measured = [line for line in lines if _value(line, "kid") is not None]
+    kept, late = _thin(lines, judged), judged[-VALIDATIONS:]
+
+    def column(name: str, of: Sequence[Mapping[str, Any]] = kept) -> list[float | None]:
+        return [_value(line, name) for line in of]
+
+    levels = [name for name in (late[-1] if late else {}) if name.startswith("noise_mae/log_snr_")]
+    more = {name for line in kept for name in line} & {"lr", "gradient_norm", "images_per_second"}
+    return Curves(
+        [line["images"] for line in kept],
+        column("time"),
+        column("loss"),
+        {name: column(name) for name in ERRORS},
+        {name: column(name) for name in sorted(more)},
+        [line["images"] for line in late],
+        {name.removeprefix("noise_mae/log_snr_"): column(name, late) for name in levels},
+        [line["images"] for line in measured],
+        [Interval(line["kid"], _value(line, "kid_low"), _value(line, "kid_high")) for line in measured],
+    )
+
+
+def _read_lines(run: Path) -> Sequence[Mapping[str, Any]]:
+    return read_metrics(run) if (run / METRICS).is_file() else []
+
+
+def _thin(lines: Sequence[Mapping[str, Any]], judged: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return at most `POINTS` lines, evenly spread; lines with validations are preferred."""
+    if len(lines) <= POINTS:
+        return list(lines)
+    judged = judged[:: math.ceil(len(judged) / (POINTS // 2))] if judged else []
+    wanted = {id(line) for line in judged}
+    others = [line for line in lines if id(line) not in wanted]
+    wanted |= {id(line) for line in others[:: math.ceil(len(others) / (POINTS - len(judged)))]}
+    return [line for line in lines if id(line) in wanted]
+
+
+def _value(line: Mapping[str, Any], name: str) -> float | None:
+    value = line.get(name)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """Return the last lines of the log of a run."""
+    return [dict(line) for line in _read_lines(run)[-LINES:]]
+
+
+# Guides
+
+
+def list_guides(known: ListedRun, others: Mapping[str, ListedRun]) -> list[Guide]:
+    """Return the models that can guide a run: its own early checkpoint, then the newest runs that fit."""
+    guides = [Guide(GUIDE, "its early checkpoint")] if _has_steps(known.run.path / "guide") else []
+    # Runs that wait have no run.json yet, and that of a damaged run can hold anything.
+    begun = [other for other in others.values() if other.row.size is not None and other.run.facts]
+    fitting = [other for other in begun if other.row.id != known.row.id and can_guide(known.run, other.run)]
+    fitting.sort(key=lambda other: other.row.changed or 0, reverse=True)
+    saved = [other for other in fitting if _has_steps(other.run.path / CHECKPOINTS)]
+    return guides + [Guide(other.row.id, f"run {other.row.name}") for other in saved[:GUIDES]]
+
+
+def find_guide(given: str, known: ListedRun, others: Mapping[str, ListedRun]) -> str:
+    """Return a guide, given by its id, as `ddim sample --guide-with` takes it.
+
+    Raises:
+        Refused: if this guide cannot guide the run.
+    """
+    if given not in {guide.id for guide in list_guides(known, others)}:
+        raise Refused(
+            422,
+            "guide_with must be @guide, or the id of a run with the same images, split, size, pixels and "
+            f"labels and with a checkpoint, and no student, got {given!r}",
+        )
+    return given if given == GUIDE else str(others[given].run.path)
+
+
+def can_guide(run: Run, other: Run) -> bool:
+    """Return whether `other` can guide `run`, as far as their run.json files tell.
+
+    Both runs must have the same images, split in the same way, because the map from pixels to model units is
+    measured on the training images.
+    """
+    if _traits(run) != _traits(other) or other.recipe.get("objective", {}).get("kind") == "consistency":
+        return False
+    data = other.recipe["data"]
+    if not (data.get("labels") or data.get("vectors")):
+        return True
+    if _condition(run) == (None, None, None):
+        return bool(data.get("unlabelled"))
+    return _condition(run) == _condition(other)
+
+
+def _traits(run: Run) -> tuple[Any, ...]:
+    data, images = run.recipe["data"], run.facts.get("data") or {}
+    names = ("size", "channels", "validation", "dequantise", "values", "range")
+    seed = run.recipe.get("seed") if data.get("split_seed") is None else data["split_seed"]
+    return (*map(data.get, names), images.get("fingerprint"), run.recipe.get("pixels"), seed)
+
+
+def _condition(run: Run) -> tuple[Any, ...]:
+    """Return what the network is conditioned on: the kind of labels, the classes, the hash of vectors."""
+    labels, images = run.recipe["data"].get("labels"), run.facts.get("data") or {}
+    vectors = images.get("vectors") or {}
+    return labels or None, images.get("classes") if labels else None, vectors.get("sha256")
+
+
+def _has_steps(folder: Path) -> bool:
+    return any(folder.glob("step-*"))

@@ -1,0 +1,120 @@
+"""Long work that the page starts: trainings, students and evaluations, as commands in processes of their own.
+
+They go on when the server ends. What a command says goes into a file in the folder of the runs until it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+from ddim.errors import quote
+from ddim.web.answers import Refused
+
+MOST = 8
+"""The largest number of commands of the page that run at the same time."""
+SAID_BYTES = 4096
+
+
+@dataclass
+class Child:
+    """A command that this server started.
+
+    Attributes:
+        name: what it does, such as "train".
+        folder: the run folder that it works on.
+        process: its process.
+        said: the file with its standard error.
+        began: when it began, in seconds since 1970.
+    """
+
+    name: str
+    folder: Path
+    process: subprocess.Popen[bytes]
+    said: IO[bytes] = field(repr=False)
+    began: float
+
+    @property
+    def state(self) -> str:
+        """Whether it is "running", "finished" or "failed"."""
+        code = self.process.poll()
+        return "running" if code is None else "failed" if code > 0 else "finished"
+
+    @property
+    def last_line(self) -> str:
+        """The last line that the process wrote on standard error."""
+        end = self.said.seek(0, os.SEEK_END)
+        self.said.seek(max(0, end - SAID_BYTES))
+        lines = self.said.read().decode("utf-8", "replace").replace("\r", "\n").splitlines()
+        said = [line.strip() for line in lines if line.strip()]
+        return said[-1].removeprefix("ddim: ") if said else "it ended without a message"
+
+
+class Processes:
+    """The commands that this server has started, the oldest first."""
+
+    def __init__(self) -> None:
+        self.children: list[Child] = []
+
+    def start(self, name: str, folder: Path, words: Sequence[str]) -> Child:
+        """Start `ddim NAME WORDS`.
+
+        Raises:
+            Refused: if too many commands run, or the same one already works on this folder.
+        """
+        if len(self.running) >= MOST:
+            raise Refused(429, f"{MOST} commands of this page run already; stop one of them first")
+        if any(child.folder == folder and child.name == name for child in self.running):
+            raise Refused(409, f"`ddim {name}` already works on this run")
+        # The file has no name; it stays open as long as the server runs.
+        said = TemporaryFile()  # noqa: SIM115
+        command = [sys.executable, "-m", "ddim", name, *words, "--quiet"]
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": said}
+        try:
+            # In a session of its own, the command does not get the Ctrl-C that ends the server.
+            process = subprocess.Popen(command, start_new_session=True, **streams)
+        except OSError as error:
+            raise Refused(503, f"the command cannot be started: {error.strerror}") from None
+        child = Child(name, folder, process, said, time.time())
+        # Of the commands that have ended, the last one of each run is kept for what it said.
+        for old in [each for each in self.children if each.state != "running" and each.folder == folder]:
+            old.said.close()
+            self.children.remove(old)
+        self.children.append(child)
+        return child
+
+    def stop(self, folder: Path) -> None:
+        """Ask the training in a run folder to save a checkpoint and stop.
+
+        Raises:
+            Refused: if it was not started here.
+        """
+        for child in self.running:
+            if child.folder == folder:
+                child.process.send_signal(signal.SIGTERM)
+                return
+        advice = f"press Ctrl-C in its terminal, or send SIGTERM to its process in {quote(folder)}"
+        raise Refused(409, f"another program trains this run: {advice}")
+
+    def failure(self, folder: Path) -> str:
+        """Return why the last command on a folder failed, "" if it did not."""
+        last = [child for child in self.children if child.folder == folder][-1:]
+        return "".join(f"`ddim {child.name}`: {child.last_line}" for child in last if child.state == "failed")
+
+    @property
+    def running(self) -> list[Child]:
+        """The commands that still run."""
+        return [child for child in self.children if child.state == "running"]
+
+    def close(self) -> None:
+        """Close the files of all commands; the commands go on."""
+        for child in self.children:
+            child.said.close()

@@ -1,0 +1,275 @@
+"""The list of runs of the page: rows that are read again when the files of a run change."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ddim.data.clusters import Clusters
+from ddim.errors import UserError
+from ddim.evaluation.record import Evaluation
+from ddim.experiments.index import OUTCOME, Run, beside, list_run_folders, mark_comparable, read_run
+from ddim.files import shorten_paths
+from ddim.runs.folder import CHECKPOINTS, RUN, list_sheets
+from ddim.runs.log import METRICS
+from ddim.web.answers import Refused
+
+FRESH = 1.0
+"""Seconds for which the rows are used without a look at the files."""
+
+NOTE = "note.txt"
+"""The file in a run folder with the user's note."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number with its 95 % confidence interval, if it has one."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run in the list of runs.
+
+    Attributes:
+        id: the id of the run, see `name_id`.
+        name: the name that the page shows.
+        sweep: the id of its sweep, or None.
+        state: see `ddim.experiments.index.Run`.
+        why: why it failed, cannot be read or cannot be compared, or "".
+        note: the user's note.
+        recipe: the name of the recipe.
+        data: the name of the images.
+        size: height and width in pixels.
+        classes: number of classes in the training, 0 without labels.
+        parameters: number of weights of the network.
+        images: training images seen so far.
+        total: training budget in images, None if it is not known yet.
+        seconds_left: estimated seconds of training that remain, None if they are not known.
+        errors: the latest validation errors, keyed by name.
+        metrics: the metrics of the latest comparable evaluation, else of the latest one, keyed by name.
+        comparable: whether the metrics can be ranked with those of most other runs.
+        changed: when the run last wrote, in seconds since 1970.
+        sheet: the address of its latest sheet of samples, or None.
+    """
+
+    id: str
+    name: str
+    state: str
+    sweep: str | None = None
+    why: str = ""
+    note: str = ""
+    recipe: str | None = None
+    data: str | None = None
+    size: list[int] | None = None
+    classes: int = 0
+    parameters: int | None = None
+    images: int = 0
+    total: int | None = None
+    seconds_left: float | None = None
+    errors: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, Interval] = field(default_factory=dict)
+    comparable: bool = True
+    changed: float | None = None
+    sheet: str | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep: its id, its name and the ids of its trials."""
+
+    id: str
+    name: str
+    runs: list[str]
+
+
+@dataclass
+class ListedRun:
+    """A run in the list of the page.
+
+    Attributes:
+        run: the run, with all its evaluations.
+        row: the row of the run.
+        stamp: the stamp of its files when they were read.
+        chosen: the evaluation that the row shows, None if there is none.
+    """
+
+    run: Run
+    row: Row
+    stamp: tuple[int, ...]
+    chosen: Evaluation | None = None
+
+
+class RunList:
+    """The runs in a folder. Their files are read again at most once a second, and only if they changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known: dict[str, ListedRun] = {}
+        self._lock = threading.Lock()
+        self._looked = float("-inf")
+
+    def read(self, *, now: bool = False) -> dict[str, ListedRun]:
+        """Return all runs, sorted by id; `now` looks at the files at once."""
+        with self._lock:
+            if now or time.monotonic() - self._looked > FRESH:
+                folders = list_run_folders(self.folder) if self.folder.is_dir() else []
+                self._known = self._reread({name_id(path, self.folder): path for path in folders})
+                self._looked = time.monotonic()
+            return self._known
+
+    def find(self, key: str) -> ListedRun:
+        """Return the run with an id.
+
+        Raises:
+            Refused: if there is no such run.
+        """
+        known = self.read().get(key) or self.read(now=True).get(key)
+        if known is None:
+            raise Refused(404, "there is no run of this name; it may have been moved or removed")
+        return known
+
+    def sweeps(self) -> dict[str, tuple[Path, Sweep]]:
+        """Return all sweeps with their folders, keyed by id."""
+        trials: dict[Path, list[str]] = {}
+        for key, known in self.read().items():
+            if known.run.sweep is not None:
+                trials.setdefault(known.run.sweep, []).append(key)
+        ids = {path: name_id(path, self.folder) for path in trials}
+        return {ids[path]: (path, Sweep(ids[path], path.name, runs)) for path, runs in trials.items()}
+
+    def _reread(self, paths: Mapping[str, Path]) -> dict[str, ListedRun]:
+        fresh, changed = {}, self._known.keys() != paths.keys()
+        for key, path in sorted(paths.items()):
+            known, stamp = self._known.get(key), stamp_run(path)
+            # If a process is killed, its lock ends but no file changes, so running runs are always read.
+            if known and known.stamp == stamp and known.run.state != "running":
+                fresh[key] = known
+                continue
+            changed = True
+            run = read_bounded(path)
+            fresh[key] = ListedRun(run, make_row(run, self.folder), stamp)
+        if changed:
+            self._mark([known for known in fresh.values() if known.run.evaluations])
+        return fresh
+
+    def _mark(self, judged: Sequence[ListedRun]) -> None:
+        """Choose the evaluation that each row shows, which depends on the evaluations of all runs."""
+        try:
+            marked = mark_comparable([known.run for known in judged])
+        except (TypeError, ValueError, KeyError, AttributeError):
+            return  # a record has unexpected values; its row is shown without the mark "comparable"
+        for known, run in zip(judged, marked, strict=True):
+            known.row = make_row(run, self.folder)
+            known.chosen = run.evaluations[-1] if run.evaluations and run.comparable else None
+
+
+def stamp_run(path: Path) -> tuple[int, ...]:
+    """Return numbers that change if the files of a run change."""
+    names = (RUN, METRICS, CHECKPOINTS, NOTE, "evaluations", "memorisation", "samples")
+    files = [*(path / name for name in names), beside(path, OUTCOME)]
+    stamps = []
+    for file in files:
+        try:
+            status = os.stat(file)
+            stamps += [status.st_mtime_ns, status.st_size]
+        except OSError:
+            stamps += [0, 0]
+    return tuple(stamps)
+
+
+def read_bounded(path: Path) -> Run:
+    """Return the run in a folder. If its files cannot be read, the run has the state "damaged"."""
+    try:
+        return read_run(path)
+    # A file from somebody else can contain any JSON, so any error here means a damaged run.
+    except (UserError, ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError) as error:
+        return Run(path, "damaged", why=f"it cannot be read: {type(error).__name__}")
+
+
+# Rows
+
+
+def make_row(run: Run, folder: Path) -> Row:
+    """Return the row of a run; if its files contain unexpected values, the run is damaged."""
+    key = name_id(run.path, folder)
+    path = run.path.relative_to(folder)
+    name = show_text(str(path) if path.parts else folder.resolve().name)
+    sweep = None if run.sweep is None else name_id(run.sweep, folder)
+    try:
+        return Row(key, name, run.state, sweep, **_describe_run(key, run))
+    except (TypeError, ValueError, KeyError, AttributeError, LookupError, OverflowError, OSError) as error:
+        why = f"run.json or metrics.jsonl has unexpected values: {type(error).__name__}"
+        return Row(key, name, "damaged", sweep, why)
+
+
+def _describe_run(key: str, run: Run) -> dict[str, Any]:
+    note = run.path / NOTE
+    facts: dict[str, Any] = {
+        "why": show_text(shorten_paths(run.why, run.path))[:2000],
+        "changed": run.changed,
+    }
+    if note.is_file():
+        facts["note"] = note.read_text(encoding="utf-8", errors="replace")[:2000]
+    if run.state == "damaged" or not run.recipe:
+        return facts
+    data: Mapping[str, Any] = run.recipe["data"]
+    sheets, parameters = list_sheets(run.path), run.facts.get("parameters")
+    return facts | {
+        "recipe": show_text(str(run.recipe.get("name"))),
+        "data": show_text(Path(str(data["source"])).name),
+        "size": [int(side) for side in data["size"]][:2],
+        "classes": _count_classes(run),
+        "parameters": None if parameters is None else int(parameters),
+        "images": int(run.images),
+        "total": None if run.total is None else int(run.total),
+        "seconds_left": None if run.seconds_left is None else float(run.seconds_left),
+        "errors": {name: float(value) for name, value in run.errors.items()},
+        "metrics": list_intervals(run.evaluations[-1]) if run.evaluations else {},
+        "comparable": run.comparable,
+        "sheet": api_address("runs", key, "sheets", sheets[-1][0]) if sheets else None,
+    }
+
+
+def _count_classes(run: Run) -> int:
+    labels = run.recipe["data"].get("labels")
+    if isinstance(labels, str):
+        return Clusters.parse(labels).count
+    return len((run.facts.get("data") or {}).get("classes") or ()) if labels else 0
+
+
+def list_intervals(evaluation: Evaluation) -> dict[str, Interval]:
+    """Return the metrics of an evaluation with their intervals, keyed by name."""
+    return {name: Interval(each.value, each.low, each.high) for name, each in evaluation.metrics.items()}
+
+
+def name_id(path: Path, folder: Path) -> str:
+    """Return the id of a run or sweep: its path below `folder`, with ~ in place of /.
+
+    A path with unusual characters gets a hash as its id, so that every id can stand in an address.
+    """
+    parts = Path(os.path.relpath(path, folder)).parts or (folder.resolve().name or "runs",)
+    if all(re.fullmatch(r"[\w.=+@ -]+", part) and part.isprintable() and part.isascii() for part in parts):
+        return "~".join(parts)
+    return f"run-{hashlib.sha256(os.fsencode(os.sep.join(parts))).hexdigest()[:16]}"
+
+
+def show_text(text: str) -> str:
+    """Return a text in which characters that UTF-8 cannot encode are replaced."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def api_address(*parts: str | int) -> str:
+    """Return an address below /api."""
+    return "/api/" + "/".join(quote(str(part), safe="") for part in parts)

@@ -1,0 +1,47 @@
+"""What the addresses of a server share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from ddim.web.answers import Refused
+from ddim.web.jobs import Job, ModelThread
+from ddim.web.processes import Processes
+from ddim.web.results import ResultStore
+from ddim.web.runs import RunList
+from ddim.web.settings import Settings
+
+
+@dataclass(frozen=True)
+class Server:
+    """The settings of a server, its runs, its thread of models, its commands, its results and its jobs.
+
+    `jobs` has the jobs that make images and have not ended, keyed by the id of their result.
+    """
+
+    settings: Settings
+    runs: RunList
+    models: ModelThread
+    processes: Processes
+    store: ResultStore
+    jobs: dict[str, Job]
+
+    def check_allowed(self) -> None:
+        """Check that the page may start commands and change runs.
+
+        Raises:
+            Refused: if it may not.
+        """
+        if not self.settings.may_train:
+            raise Refused(403, "this server may not train or change runs: start it with --data FOLDER")
+
+
+def _find_server(request: Request) -> Server:
+    return request.app.state.server
+
+
+Here = Annotated[Server, Depends(_find_server)]
+"""The argument of an address that gets its server."""

@@ -1,0 +1,376 @@
+"""Samples, edits and uploads of the page: the same files as those of the commands, within limits."""
+
+import base64
+import io
+import json
+import math
+import shlex
+import zipfile
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+import ddim
+import tiny
+from cases import mark_slow
+from ddim.cli import main
+from ddim.sampling.searched import save_grid
+from ddim.web.answers import Refused
+from ddim.web.application import build_application
+from ddim.web.images import sample_run
+from ddim.web.jobs import Enough
+from ddim.web.results import ResultStore
+from ddim.web.settings import Limits, Settings
+from deep_files import noise16, png16
+from serving import read_stream
+
+RUN = "photos-tiny-1"
+SAMPLES = f"/api/runs/{RUN}/samples"
+EDITS = f"/api/runs/{RUN}/edits"
+
+
+def png(pixels):
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    return content.getvalue()
+
+
+def photo(seed=0, height=40, width=40):
+    return png(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def mask(size=32):
+    pixels = np.zeros((size, size), np.uint8)
+    pixels[: size // 2] = 255
+    return png(pixels)
+
+
+def npy(pixels):
+    content = io.BytesIO()
+    np.save(content, pixels)
+    return content.getvalue()
+
+
+def upload(client, content, name="rose.png"):
+    answer = client.post(f"/api/uploads?name={name}", content=content)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["upload"]
+
+
+def sample(client, run=RUN, **options):
+    answer = client.post(f"/api/runs/{run}/samples", json={"steps": 3, **options})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def repeat(found, client, folder):
+    """Run the command of a result beside the files of its archive; returns the folder of its files."""
+    with zipfile.ZipFile(io.BytesIO(client.get(found["archive"]).content)) as archive:
+        assert not [name for name in archive.namelist() if name.startswith((".", "view-"))]
+        archive.extractall(folder)
+    *before, last = [shlex.split(line)[1:] for line in found["command"].splitlines()]
+    for words in before:
+        assert main([*words[:-1], "elsewhere", "--quiet"]) == 0
+    assert main([*last, "--out", "own", "--quiet"]) == 0
+    return folder / "own"
+
+
+def comparable(record):
+    return {name: value for name, value in record.items() if name not in ("time", "seconds", "seal", "notes")}
+
+
+GUIDED = {"guidance": 2.5, "guide_with": "@guide", "guidance_interval": [-3.1234567, None]}
+ASKED = {
+    "film": {"seeds": [3, 4, 5, 9], "film": True},
+    "fields": {
+        "seeds": [0],
+        "sampler": "ddim",
+        "grid": "uniform",
+        "fields": {"sampler.eta": "0.5", "clip": "yes"},
+    },
+    "guided by its guide": {"seeds": [3, 4], **GUIDED},
+    "guided by a run": {"seeds": [3], "guidance": 2.0, "guide_with": "weaker"},
+    "vector": {"seeds": [0, 1], "vector": [120.7, -0.3]},
+    "guided vector": {"seeds": [0, 1], "vector": [-1.5, 1e-05], "guidance": 2, "guidance_interval": [-4, 3]},
+}
+
+
+@pytest.mark.parametrize("options", ASKED.values(), ids=ASKED)
+def test_samples_equal_those_of_the_command(
+    client, options, vector_run, weaker_run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    found = sample(client, vector_run if "vector" in options else RUN, **options)
+    own = repeat(found, client, tmp_path)
+    assert [image["seed"] for image in found["images"]] == options["seeds"]
+    for image in found["images"]:
+        assert client.get(image["url"]).content == (own / image["name"]).read_bytes()
+    for part, name in {"sheet": "grid.png", **({"film": "film.webp"} if "film" in options else {})}.items():
+        assert client.get(found[part]).content == (own / name).read_bytes()
+    record = client.get(found["record"]).json()
+    assert comparable(record) == comparable(json.loads((own / "record.json").read_text()))
+    # A sampler, its fields, a grid and a vector are lost in an interpolation between seeds.
+    assert found["seeded"] == ("fields" not in options and "vector" not in options)
+    names = {}
+    exec(found["python"], names)
+    if "images" in names:
+        pixels = (names["images"].clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        for image, exact in zip(found["images"], pixels, strict=True):
+            assert (exact.squeeze() == Image.open(io.BytesIO(client.get(image["url"]).content))).all()
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(("options", "seeded"), [(GUIDED, True), ({"sampler": "adams_bashforth"}, False)])
+def test_an_interpolation_between_the_seeds_ends_at_samples_that_are_called_seeded(client, options, seeded):
+    found = sample(client, seeds=[3, 5], **options)
+    shared = {name: options[name] for name in options if name != "sampler"}
+    body = {"seeds": [3, 5], "frames": 2, "steps": 3, **shared}
+    way = client.post(f"{EDITS}/interpolate", json=body).json()
+    files = [[client.get(image["url"]).content for image in each["images"]] for each in (found, way)]
+    assert found["seeded"] == seeded == (files[0] == files[1])
+
+
+def test_samples_on_a_searched_grid_are_not_called_seeded(copy_client, runs):
+    save_grid(runs / RUN, tiny.BASE.sampler, 3, "ema", (1.0, 0.4, 0.1), 0.0)
+    assert sample(copy_client, seeds=[3], steps=2)["seeded"]
+    assert not sample(copy_client, seeds=[3], steps=3)["seeded"]
+
+
+def test_a_stream_shows_each_step_and_ends_with_the_result(client):
+    options = {"seeds": [1, 2], "steps": 4}
+    answer = client.post(SAMPLES, json=options, headers={"Accept": "text/event-stream"})
+    found = read_stream(answer.text)
+    names = [name for name, _ in found]
+    assert (names[:2], names[-1]) == (["begun", "queued"], "done")
+    steps = [data for name, data in found if name == "step"]
+    assert all(step["sheet"].startswith("data:image/png;base64,") for step in steps)
+    assert {(step["first"], step["columns"]) for step in steps} == {(0, 2)}
+    for one, other in zip(found[-1][1]["images"], sample(client, **options)["images"], strict=True):
+        assert client.get(one["url"]).content == client.get(other["url"]).content
+
+
+class Late:
+    """A job that shall end as soon as an image is ready."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def check(self):
+        if [*self.folder.glob("*.png")]:
+            raise Enough
+
+    def show(self, *_):
+        self.check()
+
+
+def test_a_request_that_is_stopped_or_takes_too_long_has_the_images_that_are_ready(trained, tmp_path):
+    found = sample_run(Late(tmp_path), trained / RUN, tmp_path, range(200), {"steps": 2})
+    assert 0 < len(found.images) < 200
+    assert f"only {len(found.images)} of 200 images" in found.notes[0]
+    whole = ddim.sample(trained / RUN, seeds=[0], steps=2)
+    assert (np.asarray(Image.open(tmp_path / "00000.png")) == np.asarray(ddim.sheet(whole, zoom=1))).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        '"steps": 0', '"steps": 1001', '"steps": 1e308', '"steps": true', f'"steps": {"9" * 400}',
+        '"guidance_interval": [1]', '"guidance": NaN', '"label": "rose"', '"sampler": "mine.py:Sampler"',
+        '"grid": "../../etc"', '"fields": {"net": "unet"}', '"fields": {"clip": "mine.py:Clip"}',
+        '"fields": {"../x": "1"}', '"vector": "/etc/passwd"', '"out": "/tmp/x"', '"unknown": 1',
+        '"seeds": [-1]', '"seeds": ["1"]',
+    ],
+)  # fmt: skip
+def test_invalid_requests_for_samples_are_refused_in_one_sentence(client, change):
+    text = "{" + ('"seeds": [0], ' if "seeds" not in change else "") + change + "}"
+    answer = client.post(SAMPLES, content=text, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["error"]
+    assert "\n" not in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "[" * 30_000, '{"seeds": [' + "9" * 5000 + "]}", "\xff"]
+)
+def test_a_body_that_is_no_request_is_refused(client, text):
+    answer = client.post(
+        SAMPLES, content=text.encode("latin-1"), headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code in (400, 422)
+    assert answer.json()["error"]
+
+
+def test_the_images_and_the_work_of_a_request_are_limited(client, trained):
+    answer = client.post(SAMPLES, json={"seeds": list(range(65))})
+    assert (answer.status_code, "64" in answer.json()["error"]) == (422, True)
+    limits = Limits(work=2 * 3 * 32 * 32)
+    with TestClient(
+        build_application(Settings(trained, limits=limits)), base_url="http://localhost"
+    ) as other:
+        answer = other.post(SAMPLES, json={"seeds": [0, 1, 2], "steps": 3})
+    assert (answer.status_code, "at most 2 images" in answer.json()["error"]) == (422, True)
+
+
+def test_results_are_listed_and_found_by_their_ids_only(client):
+    found = sample(client, seeds=[0])
+    assert client.get("/api/results").json()["results"][-1] == found
+    for path in (f"{found['id']}/..%2f..%2fsecret", f"{found['id']}/%2e%2e", "nothing/grid.png"):
+        assert client.get(f"/api/results/{path}").status_code == 404
+    for run in ("nothing", "..", "%2e%2e%2fetc"):
+        assert client.post(f"/api/runs/{run}/samples", json={"seeds": [0]}).status_code in (404, 405)
+
+
+def test_old_results_make_room():
+    store, made = ResultStore(2), []
+    for _ in range(3):
+        key, folder = store.make()
+        (folder / "grid.png").write_bytes(b"picture")
+        store.keep(key)
+        made.append(key)
+    with pytest.raises(Refused, match="newer ones took its place"):
+        store.find(made[0], "grid.png")
+    assert [store.find(key, "grid.png").is_file() for key in made[1:]] == [True, True]
+    store.close()
+
+
+# Edits
+
+KINDS = {
+    "vary": {"seeds": [5, 6], "strength": 0.6, "steps": 3},
+    "inpaint": {"seeds": [0], "resample": 2, "steps": 3},
+    "interpolate": {"frames": 3, "steps": 3, "fields": {"grid": "uniform"}},
+    "invert": {"steps": 4},
+}
+CASES = [
+    ("vary", "upload", {}),
+    ("vary", "result", GUIDED | {"guide_with": "weaker"}),
+    ("inpaint", "result", {}),
+    ("inpaint", "upload", GUIDED),
+    ("interpolate", "upload", {}),
+    ("interpolate", "seeds", GUIDED),
+    ("invert", "upload", {}),
+    ("invert", "result", {"exact": True}),
+]
+QUICK = CASES[1:2] + CASES[3:6]
+
+
+@pytest.mark.parametrize("kind, start, more", mark_slow(CASES, lambda case: case in QUICK))
+def test_edits_equal_those_of_the_commands(
+    client, kind, start, more, weaker_run, tmp_path, monkeypatch, capsys
+):
+    """Photos of odd sizes too, with a mask of the size of the run, as the page draws it."""
+    monkeypatch.chdir(tmp_path)
+    count, body = 2 if kind == "interpolate" else 1, {**KINDS[kind], **more}
+    if start == "seeds":
+        body["seeds"] = [3, 4]
+    elif start == "result":
+        made = sample(client, seeds=[3, 4], steps=2)
+        body["sources"] = [{"result": made["id"], "name": each["name"]} for each in made["images"][:count]]
+    else:
+        files = [upload(client, photo(k, 47, 83), f"my rose {k}.png") for k in range(count)]
+        body["sources"] = [{"upload": file} for file in files]
+    if kind == "inpaint":
+        body["mask"] = upload(client, mask())
+    answer = client.post(f"{EDITS}/{kind}", json=body)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    own = repeat(found, client, tmp_path)
+    for image in found["images"]:
+        assert client.get(image["url"]).content == (own / image["name"]).read_bytes()
+    assert comparable(client.get(found["record"]).json()) == comparable(
+        json.loads((own / "record.json").read_text())
+    )
+    if kind == "interpolate":
+        assert client.get(found["film"]).content == (own / "film.webp").read_bytes()
+    names = {}
+    exec(found["python"], names)
+    assert isinstance(names["result"], ddim.sampling.edits.Edit)
+    assert not [note for note in found["notes"] if "/" in note]
+    capsys.readouterr()
+
+
+def test_a_stream_shows_the_steps_of_an_edit(client):
+    body = {"steps": 4, "sources": [{"upload": upload(client, photo())}], "seeds": [0, 1], "resample": 1}
+    body |= {"mask": upload(client, mask())}
+    answer = client.post(f"{EDITS}/inpaint", json=body, headers={"Accept": "text/event-stream"})
+    found = read_stream(answer.text)
+    assert found[-1][0] == "done", found[-1]
+    steps = [data for name, data in found if name == "step" and "sheet" in data]
+    columns = steps[-1]["columns"]
+    assert columns == math.ceil(math.sqrt(2))
+    with Image.open(io.BytesIO(base64.b64decode(steps[-1]["sheet"].partition(",")[2]))) as sheet:
+        assert sheet.size == (34 * columns - 2, 34 * math.ceil(2 / columns) - 2)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", photo()[:-40], npy(np.zeros(4))])
+def test_uploads_that_are_not_images_are_refused_with_a_reason(client, content):
+    answer = client.post("/api/uploads", content=content)
+    assert answer.status_code == 422
+    assert "cannot be used" in answer.json()["error"]
+
+
+def test_an_upload_says_its_size_and_is_limited(client, trained):
+    for content in (photo(0, 20, 30), npy(noise16(20, 30, 8)), png16(noise16(20, 30, 3))):
+        answer = client.post("/api/uploads", content=content).json()
+        assert (answer["width"], answer["height"]) == (30, 20)
+    application = build_application(Settings(trained, limits=Limits(upload_bytes=1000)))
+    with TestClient(application, base_url="http://localhost") as other:
+        assert other.post("/api/uploads", content=b"x" * 1001).status_code == 413
+        assert other.post("/api/uploads", content=(b"x" * 100 for _ in range(20))).status_code == 413
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sources": []}, {"sources": [1]}, {"mask": "x"}, {"seeds": list(range(65))}, {"strength": 0},
+        {"resample": 2}, {"steps": 10**7}, {"fields": {"sampler": "ddim"}},
+        {"fields": {"grid": "mine.py:Grid"}}, {"path": "/etc/passwd"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_edits_that_cannot_be_made_are_one_sentence(client, change):
+    body = {"sources": [{"upload": upload(client, photo())}], **change}
+    answer = client.post(f"{EDITS}/vary", json=body)
+    assert answer.status_code in (404, 422)
+    assert "\n" not in answer.json()["error"]
+
+
+def test_only_uploads_and_results_of_this_server_are_edited(client):
+    made = sample(client, seeds=[0])
+    sources = [{"upload": key} for key in ("nothing", "../../etc/passwd", made["id"])]
+    for source in [*sources, {"result": made["id"], "name": "../x"}, {"result": "x", "name": "00000.png"}]:
+        assert client.post(f"{EDITS}/invert", json={"sources": [source]}).status_code == 404
+    assert client.post(f"{EDITS}/nothing", json={}).status_code == 404
+
+
+# Images of 8 channels of 16 bits: pictures of them are shown, and exact arrays are saved
+
+
+def array(client, url):
+    return np.load(io.BytesIO(client.get(url).content))
+
+
+@pytest.mark.parametrize("kind", ["sample", "vary", "inpaint"])
+def test_deep_images_are_shown_and_saved_exactly(client, deep_run, kind, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pixels = noise16(16, 16, 8)
+    if kind == "sample":
+        found = sample(client, deep_run, seeds=[3, 4], film=True)
+    else:
+        body = {"sources": [{"upload": upload(client, npy(pixels), "cells.npy")}], "steps": 2, "seeds": [0]}
+        body |= {"mask": upload(client, mask(16)), "resample": 1} if kind == "inpaint" else {}
+        answer = client.post(f"/api/runs/{deep_run}/edits/{kind}", json=body)
+        assert answer.status_code == 200, answer.text
+        found = answer.json()
+    own = repeat(found, client, tmp_path)
+    assert any("the first 3 of 8 channels" in note for note in found["notes"])
+    for image in found["images"]:
+        exact = array(client, image["file"])
+        assert np.array_equal(exact, np.load(own / image["name"]))
+        assert (exact.shape, exact.dtype) == ((16, 16, 8), np.uint16)
+        shown = np.asarray(Image.open(io.BytesIO(client.get(image["url"]).content)))
+        assert abs(shown - np.rint(exact[..., :3] / 65535.0 * 255)).max() <= 1
+    if kind == "inpaint":
+        assert np.array_equal(array(client, found["images"][0]["file"])[8:], pixels[8:])
