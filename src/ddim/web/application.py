@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -22,7 +23,7 @@ from ddim.web.processes import Processes
 from ddim.web.results import ResultStore
 from ddim.web.runs import RunList, show_text
 from ddim.web.settings import Limits, Settings
-from ddim.web.state import Server
+from ddim.web.state import Here, Server
 
 STATIC = Path(__file__).parent / "static"
 """The files of the page."""
@@ -50,6 +51,30 @@ class About:
     limits: Limits
 
 
+router = APIRouter()
+
+
+@router.get("/healthz", response_model=Health)
+async def show_health() -> Response:
+    """Say that the server works."""
+    return reply(Health())
+
+
+@router.get("/api/about", response_model=About)
+async def show_about(here: Here) -> Response:
+    """Describe the server."""
+    settings = here.settings
+    data = show_text(settings.data.resolve().name) if settings.data else None
+    folder = show_text(settings.folder.resolve().name)
+    return reply(About(__version__, folder, data, settings.may_train, settings.limits))
+
+
+@router.get("/{name:path}", include_in_schema=False)
+def show_file(request: Request, name: str) -> Response:
+    """Return a file of the page."""
+    return answer_static(request, name.removeprefix("static/") or "index.html")
+
+
 def build_application(settings: Settings, processes: Processes | None = None) -> Guard:
     """Return the ASGI application of a server, behind its `Guard`.
 
@@ -57,56 +82,39 @@ def build_application(settings: Settings, processes: Processes | None = None) ->
         settings: the settings of the server.
         processes: the commands that the page starts; pass your own object to ask it later which still run.
     """
-    processes = processes or Processes()
-    limits, runs = settings.limits, RunList(settings.folder)
+    limits = settings.limits
     models, store = ModelThread(limits), ResultStore(limits.results)
+    here = Server(settings, RunList(settings.folder), models, processes or Processes(), store, {})
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
-        await models.start()
+        await here.models.start()
         try:
             yield
         finally:
-            await models.stop()
-            store.close()
-            processes.close()
+            await here.models.stop()
+            here.store.close()
+            here.processes.close()
 
+    # FastAPI's own pages of documentation load scripts from another server.
+    addresses = {"docs_url": None, "redoc_url": None, "openapi_url": "/api/openapi.json"}
     app = FastAPI(
         title="ddim",
         version=__version__,
         description="The training runs of ddim: their state, and samples of their models.",
-        # FastAPI's own pages of documentation load scripts from another server.
-        docs_url=None,
-        redoc_url=None,
-        openapi_url="/api/openapi.json",
         lifespan=lifespan,
         redirect_slashes=False,
+        **addresses,
     )
+    app.state.server = here
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(UserError, _answer_user_error)
     app.add_exception_handler(Exception, _answer_fault)
-    router = APIRouter(prefix="/api", responses={status: {"model": Problem} for status in STATUSES})
-
-    @app.get("/healthz", response_model=Health)
-    async def show_health() -> Response:
-        return reply(Health())
-
-    @router.get("/about", response_model=About)
-    async def show_about() -> Response:
-        data = show_text(settings.data.resolve().name) if settings.data else None
-        folder = show_text(settings.folder.resolve().name)
-        return reply(About(__version__, folder, data, settings.may_train, limits))
-
-    app.state.server = Server(settings, runs, models, processes, store, {})
+    problems: dict[int | str, Any] = {status: {"model": Problem} for status in STATUSES}
     for module in (image_routes, training_routes, run_routes):
-        router.include_router(module.router)
+        app.include_router(module.router, prefix="/api", responses=problems)
     app.include_router(router)
-
-    @app.get("/{name:path}", include_in_schema=False)
-    def show_file(request: Request, name: str) -> Response:
-        return answer_static(request, name.removeprefix("static/") or "index.html")
-
     return Guard(app, settings)
 
 

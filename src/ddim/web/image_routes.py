@@ -97,7 +97,7 @@ async def make_edits(run: str, kind: str, request: Request, here: Here, given: G
         raise Refused(404, f"an edit must be one of {', '.join(EDITS)}")
     sources, mask = given.pop("sources", []), given.pop("mask", None)
     known, options = await asyncio.to_thread(read_request, here, kind, run, given)
-    files = [find_source(here.store, source) for source in sources]
+    files = [find_start(here.store, source) for source in sources]
     if len(files) not in {"interpolate": (0, 2), "invert": range(1, 65)}.get(kind, (1,)):
         raise Refused(422, f"{kind} needs another number of images than {len(files)}")
     if kind in ("vary", "inpaint"):
@@ -110,7 +110,7 @@ async def make_edits(run: str, kind: str, request: Request, here: Here, given: G
     def work(job: Job, folder: Path) -> Result:
         copies = [copy_into(folder, file) for file in files]
         if mask is not None:
-            options["mask"] = copy_into(folder, find_source(here.store, {"upload": mask}), MASK)
+            options["mask"] = copy_into(folder, find_start(here.store, {"upload": mask}), MASK)
         return edit_run(job, kind, known.run.path, folder, copies, options, before)
 
     return await begin(here, request, work)
@@ -193,7 +193,7 @@ async def begin(here: Server, request: Request, work: Callable[[Job, Path], Resu
         raise
     here.jobs[key] = job
     if "text/event-stream" in request.headers.get("accept", "").lower():
-        return stream(follow(here, job, key))
+        return stream_events(follow(here, job, key))
     try:
         return reply(await finish(here.models, job, request))
     finally:
@@ -231,7 +231,7 @@ def answer_file(path: Path) -> Response:
 # The images that an edit starts from
 
 
-def find_source(store: ResultStore, source: object) -> Path:
+def find_start(store: ResultStore, source: object) -> Path:
     """Return the file of {"upload": ID} or {"result": ID, "name": NAME}.
 
     Raises:
@@ -312,7 +312,7 @@ async def follow(here: Server, job: Job, key: str) -> AsyncGenerator[tuple[str, 
         here.jobs.pop(key)
 
 
-def stream(events: AsyncGenerator[tuple[str, Any]]) -> StreamingResponse:
+def stream_events(events: AsyncGenerator[tuple[str, Any]]) -> StreamingResponse:
     """Return an answer that sends events as they come, and ends the generator when the client leaves."""
 
     async def encode() -> AsyncGenerator[bytes]:

@@ -19,7 +19,7 @@ from ddim.metrics.catalogue import METRICS
 from ddim.runs.folder import CHECKPOINTS
 from ddim.web.answers import Refused, reply
 from ddim.web.details import Curves, Details, describe_details, find_picture, read_curves, read_log
-from ddim.web.image_routes import EVENTS, stream
+from ddim.web.image_routes import EVENTS, stream_events
 from ddim.web.runs import NOTE, ListedRun, Row, Sweep, name_id
 from ddim.web.state import Here, Server
 
@@ -86,7 +86,7 @@ router = APIRouter()
 
 
 @router.get("/runs", response_model=Runs)
-def list_runs(here: Here) -> Response:
+def show_runs(here: Here) -> Response:
     """List the runs and the sweeps."""
     rows = [show_row(here, known) for known in here.runs.read().values()]
     return reply(Runs(rows, [sweep for _, sweep in here.runs.sweeps().values()]))
@@ -101,7 +101,7 @@ def show_row(here: Server, known: ListedRun) -> Row:
 @router.get("/events", response_class=Response, responses=EVENTS)
 async def stream_runs(here: Here) -> Response:
     """Stream the rows that change: all rows first."""
-    return stream(watch_runs(here))
+    return stream_events(watch_runs(here))
 
 
 async def watch_runs(here: Server) -> AsyncGenerator[tuple[str, Any]]:

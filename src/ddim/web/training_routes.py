@@ -161,7 +161,7 @@ async def plan_training(request: Request, here: Here, given: Given) -> Response:
 
 
 @router.post("/runs", response_model=Started, status_code=202, openapi_extra=_TRAINING)
-def start_training(here: Here, given: Given, name: str = "") -> Response:
+def begin_training(here: Here, given: Given, name: str = "") -> Response:
     """Start a training in a new folder."""
     from ddim.training.request import choose_recipe
 
