@@ -109,7 +109,7 @@ def explain_error(error: BaseException, what: str = "", advice: str = "") -> Bas
     path, full = error.filename2 or error.filename, is_full_disk(error)
     what = what or ("" if path is None else f"{os.fsdecode(path)} cannot be used")
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
-    advice = advice or ("make room, then repeat the command" if full else "")
+    advice = advice or ("make room, then repeat the command, a training with --resume" if full else "")
     sentence = (f"{what} ({reason})" if what else reason) + (f": {advice}" if advice else "")
     return NoSpace(sentence) if full else UserError(sentence)
 

@@ -277,6 +277,9 @@ def test_a_sweep_is_joined_by_its_folder_or_by_the_same_request(tmp_path):
     for given in ({"repeats": 3}, {"recipe": "fast"}):
         with pytest.raises(UserError, match="is a sweep of .*'repeats': 2.*: give only out, or"):
             ddim.sweep(**SMOKE | given, out=tmp_path / "s")
+    with pytest.raises(UserError, match="elsewhere is no sweep"):
+        ddim.sweep(out=tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "photo.png").touch()
     with pytest.raises(UserError, match="is not a new or empty folder"):

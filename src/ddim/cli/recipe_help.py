@@ -31,10 +31,13 @@ class Explanation:
             for title, rows in self.parts
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the rows of each part, keyed by its title."""
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the title and the fields of each part."""
         heads = ("field", "value", "possible", "meaning")
-        return {title: [dict(zip(heads, row, strict=True)) for row in rows] for title, rows in self.parts}
+        return [
+            {"title": title, "fields": [dict(zip(heads, row, strict=True)) for row in rows]}
+            for title, rows in self.parts
+        ]
 
 
 def show_recipe(name: str | None = None, *, fields: Mapping[str, Any] | None = None) -> Explanation:

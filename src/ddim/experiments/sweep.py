@@ -186,6 +186,8 @@ def _make_sweep(request: dict[str, Any], out: Path | None, storage: str | None) 
     """Return the folder of a sweep; plan the sweep and enqueue its trials if there is none in `out`."""
     if out and (out / SWEEP).exists():
         return out
+    if request == {"fields": {}} and out:
+        raise UserError(f"{out} is no sweep: name the folder of one, or give fields with the values to try")
     trials, data = plan_trials(request), request.get("data", "blossoms")
     if storage:
         _open_storage(storage, Path())  # an error before there is a folder
