@@ -59,10 +59,8 @@ def main(words):
             caught += right
         names = {PASSED: "passed", FAILED: "failed" if bug is control else "caught"}
         verdict = names.get(code, f"ended with {code}")
-        print(
-            f"{verdict if right else verdict.upper():<9} {time.monotonic() - began:5.1f} s  {bug.name}",
-            flush=True,
-        )
+        shown = verdict if right else verdict.upper()
+        print(f"{shown:<9} {time.monotonic() - began:5.1f} s  {bug.name}", flush=True)
         if not right:
             output.seek(0)
             print(output.read().decode(errors="replace")[-2000:], flush=True)

@@ -30,9 +30,7 @@ from stubs import SAMPLING, stub, written
 @pytest.fixture
 def make(tmp_path):
     """Return a function that writes an evaluation, given a name, features and changes of its record."""
-    return lambda name, features=None, **changes: read_evaluation(
-        written(tmp_path / name, features, **changes)
-    )
+    return lambda name, rows=None, **changes: read_evaluation(written(tmp_path / name, rows, **changes))
 
 
 def normal(n, seed, shift=0.0):
