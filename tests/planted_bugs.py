@@ -1,13 +1,11 @@
 """Plant bugs one at a time, and check that the tests beside them catch each.
 
-    python tests/planted_bugs.py [NAME...]
-
-NAME is a part of the name of a bug; without one all are planted. Each is planted in a forked child: torch is
-imported before the fork and takes no time in it, ddim after it, with the bug in its source. The files stay as
-they are. First, all named tests run without a bug and must pass. Exits with 1 if they do not, or if a bug
-survives or can no longer be planted.
+Each bug is planted in a forked child: torch is imported before the fork and takes no time in it, ddim after
+it, with the bug in its source. The files stay as they are. First, all named tests run without a bug and must
+pass. Exits with 1 if they do not, or if a bug survives or can no longer be planted.
 """
 
+import argparse
 import os
 import sys
 import tempfile
@@ -40,6 +38,8 @@ def main(words):
     """Plant the bugs whose names hold one of the words, or all; print what came of each; the exit code."""
     begin = time.monotonic()
     bugs = [bug for bug in find_bugs() if not words or any(word in bug.name for word in words)]
+    if not bugs:
+        sys.exit(f"no bug has a name with {' or '.join(words)}")
     faults = {bug: fault for bug in bugs if (fault := find_fault(bug))}
     for bug, fault in faults.items():
         print(f"NOT PLANTED  {bug.name}: {fault}")
@@ -59,15 +59,13 @@ def main(words):
             caught += right
         names = {PASSED: "passed", FAILED: "failed" if bug is control else "caught"}
         verdict = names.get(code, f"ended with {code}")
-        print(
-            f"{verdict if right else verdict.upper():<9} {time.monotonic() - began:5.1f} s  {bug.name}",
-            flush=True,
-        )
+        shown = verdict if right else verdict.upper()
+        print(f"{shown:<9} {time.monotonic() - began:5.1f} s  {bug.name}", flush=True)
         if not right:
             output.seek(0)
             print(output.read().decode(errors="replace")[-2000:], flush=True)
     print(f"{caught} of {len(bugs)} caught in {time.monotonic() - begin:.0f} s")
-    return int(not passed or not bugs or caught < len(bugs))
+    return int(not passed or caught < len(bugs))
 
 
 def start(bug, output):
@@ -102,4 +100,6 @@ def plant(bug):
 
 if __name__ == "__main__":
     os.chdir(TESTS.parent)
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("words", nargs="*", help="parts of the names of bugs; without one all are planted")
+    sys.exit(main(parser.parse_args().words))

@@ -17,6 +17,7 @@ from ddim.evaluation.compare import (
     plot_table,
 )
 from ddim.evaluation.record import read_evaluation
+from ddim.files import read_sealed, write_sealed
 from ddim.metrics.catalogue import METRICS
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid_difference
@@ -29,9 +30,7 @@ from stubs import SAMPLING, stub, written
 @pytest.fixture
 def make(tmp_path):
     """Return a function that writes an evaluation, given a name, features and changes of its record."""
-    return lambda name, features=None, **changes: read_evaluation(
-        written(tmp_path / name, features, **changes)
-    )
+    return lambda name, rows=None, **changes: read_evaluation(written(tmp_path / name, rows, **changes))
 
 
 def normal(n, seed, shift=0.0):
@@ -60,8 +59,8 @@ def folders(table):
 def test_the_best_evaluation_is_ranked_first(make, metric):
     field = "metrics__fid__infinity" if metric == "fid_infinity" else f"metrics__{metric}__value"
     evaluations = [make(name, **{field: value}) for name, value in (("a", 0.3), ("b", 0.1), ("c", 0.2))]
-    small = metric in ("kid", "fid", "fid_infinity")
-    assert folders(compare(evaluations, metric=metric)) == (["b", "c", "a"] if small else ["a", "c", "b"])
+    order = ["b", "c", "a"] if METRICS[metric].lower_is_better else ["a", "c", "b"]
+    assert folders(compare(evaluations, metric=metric)) == order
 
 
 def test_evaluations_that_cannot_be_ranked_come_last_with_the_reason(make):
@@ -244,6 +243,14 @@ def test_a_table_makes_only_evaluations_that_are_missing(run):
     # Features that do not belong to their record are not used.
     np.save(run / "evaluations" / "2" / "features.npy", np.zeros((40, 12), np.float32))
     assert folders(ddim.evaluate(run, **options, features=stub())) == ["1", "4", "3"]
+    # An earlier version measured fewer metrics. FID-infinity, which needs more samples, is not missed.
+    file = run / "evaluations" / "1" / "record.json"
+    record = read_sealed(file)
+    del record["metrics"]["coverage"]
+    write_sealed(file, record)
+    again = ddim.evaluate(run, **options, metric="fid_infinity", features=stub())
+    assert folders(again) == ["5", "4", "3"]
+    assert [cell.evaluation.value("fid_infinity") for cell in again.cells] == [None] * 3
 
 
 def test_a_table_says_how_samples_were_made_and_ranks_no_values_of_too_few_images(run):

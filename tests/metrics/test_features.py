@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import normalize, resize
 
 from ddim.errors import UserError
-from ddim.metrics.catalogue import DEFAULT, EXTRACTORS, metric_name
+from ddim.metrics.catalogue import DEFAULT, EXTRACTORS, METRICS, metric_name
 from ddim.metrics.features import Extractor, extract_features, load_extractor
 from ddim.metrics.networks import WEIGHTS, locate_weights, resize_tf1
 
@@ -129,6 +129,10 @@ def test_features_do_not_depend_on_the_batch_and_progress_is_reported(lite0):
     found = extract_features(lite0, rows[::-1], batch=3, progress=lambda *counts: told.append(counts))
     np.testing.assert_allclose(found[::-1], lite0(images(7)).numpy(), rtol=0, atol=2e-5)
     assert told == [(3, 7), (6, 7), (7, 7)]
+
+
+def test_a_metric_is_named_by_its_key_or_its_title():
+    assert [metric_name(metric.title.upper()) for metric in METRICS.values()] == [*METRICS]
 
 
 @pytest.mark.parametrize("find", [load_extractor, metric_name])

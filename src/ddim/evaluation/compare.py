@@ -16,6 +16,7 @@ from scipy import stats
 
 from ddim.errors import UserError, quote
 from ddim.evaluation.choices import Choice, name_choices
+from ddim.evaluation.measure import STATISTICS
 from ddim.evaluation.record import (
     FEATURES,
     FOLDER,
@@ -28,7 +29,6 @@ from ddim.evaluation.record import (
 from ddim.files import hash_file
 from ddim.metrics.catalogue import METRICS, metric_name
 from ddim.metrics.estimate import Estimate
-from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid_difference
 from ddim.metrics.prdc import prdc
 from ddim.plots.charts import COLOURS, FAINT, new_figure, style_panel
@@ -87,7 +87,7 @@ def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Diffe
     if metric == "kid":
         kid = kid_difference(mine, theirs, reference, paired=paired)
         return Difference(kid.value, kid.low, kid.high, paired)
-    statistic = fid if metric == "fid" else lambda generated, of: getattr(prdc(generated, of), metric)
+    statistic = STATISTICS.get(metric) or (lambda generated, of: getattr(prdc(generated, of), metric))
     return Difference(*_jackknife(statistic, mine, theirs, reference), paired)
 
 
@@ -323,7 +323,8 @@ def plot_table(table: EvaluationTable) -> Figure:
         # Lines are moved apart a little, so that intervals at equal x do not hide each other.
         x = [(cell.evaluation.nfe or 0) * 1.015 ** (k - (len(table.rows) - 1) / 2) for cell in cells]
         style = {"marker": "o", "capsize": 2, "markersize": 4, "color": COLOURS[k % len(COLOURS)]}
-        axes.errorbar(x, [each.value for each in estimates], halves, label=row, linewidth=1.6, **style)
+        values = [math.nan if each.value is None else each.value for each in estimates]
+        axes.errorbar(x, values, halves, label=row, linewidth=1.6, **style)
     if table.yardstick:
         axes.axhline(table.yardstick.value, color=FAINT, linestyle="--", linewidth=1, label="real images")
     ticks = sorted({cell.evaluation.nfe or 0 for cell in table.cells})

@@ -45,7 +45,7 @@ from ddim.evaluation.sample_features import ImageFeatures, SampledParts
 from ddim.files import atomic_file, hash_file, read_sealed, temporary_folder, write_atomic, write_sealed
 from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.progress import Progress, continue_progress, open_progress, watch_reading
-from ddim.metrics.catalogue import DEFAULT, LEAST, metric_name
+from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS, metric_name
 from ddim.metrics.features import Extractor, open_extractor
 from ddim.plots.charts import save_figure
 from ddim.plots.pictures import enlarge, make_sheet, save_png, to_pictures
@@ -96,7 +96,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
 ) -> Evaluation | EvaluationTable:
     """Measure how close samples or other images are to real images.
 
-    Writes a record with KID, FID, precision, recall, density and coverage, features, and a sheet of images.
+    Writes a record with KID, FID and the other metrics, features, and a sheet of images.
     Several values of an option give a table; a field is combined only with samplers or grids that have it.
     The same command continues what was stopped.
 
@@ -278,7 +278,9 @@ class _Evaluator:
             with suppress(UserError):  # damaged, of another version, or without a record
                 found = read_evaluation(folder)
                 same = found.sampling and _identify(found.record) == wanted
-                if same and load_features(found) is not None:
+                # An earlier version may have measured fewer metrics; FID-infinity needs many samples.
+                whole = METRICS.keys() - {"fid_infinity"} <= found.metrics.keys()
+                if same and whole and load_features(found) is not None:
                     return found
         return None
 

@@ -40,17 +40,6 @@ CLOSE = 0.8
 PLACE = r"hub:.*|[^/]*(?:/(?:checkpoints|guide)/[^/]*|/(?:best|guide)(?:@[^/]*)?)?$"
 """A pattern of the end of a path: a run, and the place of a checkpoint in it."""
 
-MEANINGS = {
-    "kid": "distance, about 0 if real; lower is better",
-    "fid": "distance, biased upwards; lower is better",
-    "fid_infinity": "FID of unlimited samples; lower is better",
-    "precision": "share of samples that look real",
-    "recall": "share of real images that are covered",
-    "density": "real images near a sample, about 1 if real",
-    "coverage": "share of real images with a sample nearby",
-}
-"""What each metric means."""
-
 
 # Features, reference and sampling in words
 
@@ -159,7 +148,7 @@ def name_interval(interval: Sequence[float | None]) -> str:
 
 @dataclass(frozen=True, repr=False)
 class Metrics(Tabular):
-    """KID, FID, precision, recall, density and coverage of images, keyed by name in `metrics`.
+    """KID, FID and the other metrics of images, keyed by name in `metrics`.
 
     `remarks` are about numbers that are missing or easily misread.
     """
@@ -314,8 +303,9 @@ class Evaluation(Metrics):
         rows, theirs = [], self.yardstick.metrics if self.yardstick else {}
         for name, estimate in self.metrics.items():
             real = theirs.get(name)
-            row = {"metric": METRICS[name].title, "measured": estimate.value}
-            rows.append(row | {"real images": real and real.value, "meaning": MEANINGS[name]})
+            metric = METRICS[name]
+            row = {"metric": metric.title, "measured": estimate.value, "real images": real and real.value}
+            rows.append(row | {"meaning": metric.meaning + "; lower is better" * metric.lower_is_better})
         return rows
 
     def _picture(self) -> bytes | None:

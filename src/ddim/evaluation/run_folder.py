@@ -31,8 +31,8 @@ class Recorded(Tabular):
     folder: Path
 
     def to_json(self) -> dict[str, Any]:
-        """Return the folder and the record."""
-        return {"folder": self.folder, **self.record}
+        """Return the folder, the verdict and the record."""
+        return {"folder": self.folder, "verdict": self.verdict, **self.record}
 
     def _shown_rows(self) -> Sequence[Mapping[str, Any]]:
         return []

@@ -38,8 +38,8 @@ CELLS = 8
 Pictures = Iterator[tuple[str, bytes]]
 """The names of pictures, and the content of their PNG files."""
 METRICS = {
-    "image_mae": Metric("image MAE", lower_is_better=True, biased=False, least=1),
-    "noise_mae": Metric("noise MAE", lower_is_better=True, biased=False, least=1),
+    "image_mae": Metric("image MAE", "error of predicted images", lower_is_better=True),
+    "noise_mae": Metric("noise MAE", "error of predicted noise", lower_is_better=True),
     **catalogue.METRICS,
 }
 """The metrics of a report: the errors in the logs, and those of evaluations."""

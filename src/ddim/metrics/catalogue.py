@@ -23,10 +23,11 @@ LEAST = 20
 
 @dataclass(frozen=True)
 class Metric:
-    """Facts that are needed to interpret a metric.
+    """Facts that are needed to interpret a metric; `ddim.evaluation.measure` computes it.
 
     Attributes:
         title: its name in tables and messages.
+        meaning: what it measures, in a few words.
         lower_is_better: whether lower values are better.
         biased: whether its expectation depends on the number of generated images. If so, values for different
             numbers of images cannot be compared.
@@ -35,22 +36,25 @@ class Metric:
     """
 
     title: str
+    meaning: str
     lower_is_better: bool
-    biased: bool
-    least: int
+    biased: bool = True
+    least: int = 100
 
 
 METRICS = {
     # In simulations with 20 to 100 reference images, the intervals of KID and of its differences held the
     # truth in 93 % to 100 % of cases.
-    "kid": Metric("KID", lower_is_better=True, biased=False, least=LEAST),
+    "kid": Metric("KID", "distance, about 0 if real", lower_is_better=True, biased=False, least=LEAST),
     # least=0: with fewer images than features, the covariance is singular and FID is mostly bias.
-    "fid": Metric("FID", lower_is_better=True, biased=True, least=0),
-    "fid_infinity": Metric("FID-infinity", lower_is_better=True, biased=False, least=0),
-    "precision": Metric("precision", lower_is_better=False, biased=True, least=100),
-    "recall": Metric("recall", lower_is_better=False, biased=True, least=100),
-    "density": Metric("density", lower_is_better=False, biased=True, least=100),
-    "coverage": Metric("coverage", lower_is_better=False, biased=True, least=100),
+    "fid": Metric("FID", "distance, biased upwards", lower_is_better=True, least=0),
+    "fid_infinity": Metric(
+        "FID-infinity", "FID of unlimited samples", lower_is_better=True, biased=False, least=0
+    ),
+    "precision": Metric("precision", "share of samples that look real", lower_is_better=False),
+    "recall": Metric("recall", "share of real images that are covered", lower_is_better=False),
+    "density": Metric("density", "real images near a sample, about 1 if real", lower_is_better=False),
+    "coverage": Metric("coverage", "share of real images with a sample nearby", lower_is_better=False),
 }
 
 
@@ -60,7 +64,7 @@ def metric_name(text: str) -> str:
     Raises:
         UserError: if there is no such metric; the message suggests a similar name.
     """
-    name = str(text).lower().replace("-", "_")
+    name = str(text).lower().replace("-", "_").replace(" ", "_")
     if name not in METRICS:
         raise UserError(f"metric must be one of {', '.join(METRICS)}, got {text!r}{suggest(name, METRICS)}")
     return name

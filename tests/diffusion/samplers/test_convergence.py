@@ -12,7 +12,7 @@ from ddim.diffusion.denoiser import Counted
 from ddim.diffusion.editing import Inpaint
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
-from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC, last_state
+from ddim.diffusion.samplers import DDIM, DDPM, EDM, SAMPLERS, AdamsBashforth, DPMSolver, UniPC, last_state
 from ddim.diffusion.schedules import Cosine, LinearBeta, LinearPath
 from oracles import Gaussian, normal
 
@@ -57,6 +57,10 @@ def make_law(schedule):
     oracle = Mixture(schedule, normal(3, 1, 2, 2, seed=1), 0.5)
     x = normal(2, 1, 2, 2, seed=2)
     return oracle, x, c.exact_flow(oracle, x, 1.0, END)
+
+
+def test_every_deterministic_sampler_is_in_the_table_of_orders():
+    assert {type(each) for each in ORDERS} == {kind for kind in SAMPLERS.values() if not kind().stochastic}
 
 
 # Without `-m slow` each sampler is tested on one grid and one schedule.
