@@ -52,6 +52,9 @@ def replaced(monkeypatch):
     return lambda function: monkeypatch.setattr("ddim.cli.train.train_or_resume", function)
 
 
+ROOM = "Full: make room, then repeat the command, a training with --resume"
+
+
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
@@ -62,7 +65,7 @@ def replaced(monkeypatch):
         (Stopped(signal.SIGHUP), 129, "stopped"),
         (NotFinite("the loss was not finite"), 1, "the loss was not finite"),
         (NoSpace("the disk is full"), 3, "the disk is full"),
-        (OSError(errno.ENOSPC, "Full"), 3, "Full: make room, then repeat the command, a training with --resume"),
+        (OSError(errno.ENOSPC, "Full"), 3, ROOM),
         (OSError(errno.EXDEV, "Far", ".tmp-f", None, "f"), 2, "f cannot be used (Far)"),
         (torch.OutOfMemoryError("CUDA: 2 GiB"), 1, MEMORY),
         (RuntimeError("two\n\n  lines"), 1, "RuntimeError: two lines (--debug shows the traceback)"),
