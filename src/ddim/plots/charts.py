@@ -140,7 +140,8 @@ def plot_strip(
     height, width, gap = height * scale, width * scale, 8
     # Space for the text, in pixels of the figure.
     longest = max(len(line) for name in rows for line in name.split("\n"))
-    left, top, below = 28 + 12 * longest, 96 if title else 44, 30 if notes else 6
+    lines = max((note.count("\n") + 1 for texts in (notes or {}).values() for note in texts), default=0)
+    left, top, below = 28 + 12 * longest, 96 if title else 44, 6 + 24 * lines
     wide = left + len(heads) * (width + gap) + 16
     high = top + len(rows) * (height + gap + below) + 12
     figure = _chart_class()(figsize=(wide / DPI, high / DPI), dpi=DPI, facecolor="white")
@@ -156,8 +157,8 @@ def plot_strip(
             if r == 0:
                 write(centre, 1 - (y - 17) / high, heads[c], ha="center")
             if notes and name in notes:
-                spot = 1 - (y + height + 15) / high
-                write(centre, spot, notes[name][c], color=FAINT, fontsize=8, ha="center")
+                spot = 1 - (y + height + 6) / high
+                write(centre, spot, notes[name][c], color=FAINT, fontsize=8, ha="center", va="top")
     return figure
 
 
@@ -182,7 +183,7 @@ def _name_ends(axes: Axes) -> None:
         axes.text(1.015, y, shorten(str(line.get_label())), transform=spot, parse_math=False, **style)
 
 
-def shorten(name: str, most: int = 28, tail: int = 14) -> str:
+def shorten(name: str, most: int = 32, tail: int = 14) -> str:
     """Return a name with at most `most` characters, of which `tail` are its end; long ones fill a figure."""
     return name if len(name) <= most else f"{name[: most - 1 - tail]}…{name[len(name) - tail :]}"
 
