@@ -6,6 +6,7 @@ They use matplotlib's `Figure` objects and not pyplot, because pyplot has global
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -170,17 +171,22 @@ def _name_ends(axes: Axes) -> None:
         finite = np.flatnonzero(np.isfinite(y))
         if len(finite):
             ends.append((y[finite[-1]], line))
-    apart = 13 / 72 * DPI / axes.bbox.height  # a line of text is 13 points high
+    labels = []
+    for _, line in ends:
+        parts = textwrap.wrap(str(line.get_label()), 32, break_long_words=False, break_on_hyphens=False)
+        labels.append("\n".join(map(shorten, parts)))
+    lines = max((label.count("\n") + 1 for label in labels), default=1)
+    apart = 13 * lines / 72 * DPI / axes.bbox.height  # a line of text is 13 points high
     axes.get_ylim()  # matplotlib computes the limits only when they are asked for
     # Heights are fractions of the height of the panel, because the y axis may be logarithmic.
     scale = axes.transScale + axes.transLimits
     heights = move_apart([scale.transform((1, y))[1] for y, _ in ends], apart)
-    for height, (_, line) in zip(heights, ends, strict=True):
+    for height, label, (_, line) in zip(heights, labels, ends, strict=True):
         # y is in data units, so that a name stays at its line if the caller changes the limits of the panel.
         y, spot = scale.inverted().transform((0.5, height))[1], axes.get_yaxis_transform()
         style = {"color": line.get_color(), "fontsize": 9.5, "va": "center"}
         # Without `parse_math=False`, a name such as "$1" could be drawn as a formula.
-        axes.text(1.015, y, shorten(str(line.get_label())), transform=spot, parse_math=False, **style)
+        axes.text(1.015, y, label, transform=spot, parse_math=False, **style)
 
 
 def shorten(name: str, most: int = 32, tail: int = 14) -> str:
