@@ -129,7 +129,8 @@ class Model(nn.Module):
             Predicted clean images and noise, with the shape and dtype of x_t.
 
         Raises:
-            UserError: if x_t is no tensor, a time lies outside [0, 1], or the network returns images of another shape.
+            UserError: if x_t is no tensor, a time lies outside [0, 1], or the network returns images of
+                another shape.
         """
         if not isinstance(x_t, Tensor):
             asked = "a sampler's step and walk must return images (B, C, H, W)"

@@ -132,7 +132,7 @@ def name_schedules(shown: Shown, fields: Mapping[str, Any] | None = None) -> Map
     With `fields`, such as {"schedule.clip": "powers"}, each name stands for a schedule with these fields.
 
     Raises:
-        UserError: if a name or a field is unknown, a named schedule lacks a field, or a log-SNR does not fall.
+        UserError: if a name is unknown, a named schedule lacks a field, or a log-SNR does not fall.
     """
     if isinstance(shown, Mapping) and not fields:
         return shown

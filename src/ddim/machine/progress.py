@@ -114,7 +114,8 @@ def check_words(function: Callable[..., object], given: Mapping[str, Any]) -> No
     """
     # The type of the result is not read: it may be imported for type checkers alone.
     taken = FunctionType(function.__code__, function.__globals__)
-    taken.__annotations__ = {name: kind for name, kind in function.__annotations__.items() if name != "return"}
+    taken.__annotations__ = {**function.__annotations__}
+    taken.__annotations__.pop("return", None)
     for name, kind in get_type_hints(taken).items():
         choices = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
         allowed = [word for part in choices for word in get_args(part)]

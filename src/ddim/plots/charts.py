@@ -173,7 +173,8 @@ def _name_ends(axes: Axes) -> None:
             ends.append((y[finite[-1]], line))
     labels = []
     for _, line in ends:
-        parts = textwrap.wrap(str(line.get_label()), 32, break_long_words=False, break_on_hyphens=False)
+        label = shorten(str(line.get_label()), 60)
+        parts = textwrap.wrap(label, 32, break_long_words=False, break_on_hyphens=False)
         labels.append("\n".join(map(shorten, parts)))
     lines = max((label.count("\n") + 1 for label in labels), default=1)
     apart = 13 * lines / 72 * DPI / axes.bbox.height  # a line of text is 13 points high
