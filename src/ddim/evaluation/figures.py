@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -95,7 +95,7 @@ def plot(  # noqa: PLR0913 (the options of a command)
     path = find_unused_path(f"{what}.png") if out is None else Path(out)
     check_picture_path(path, charts.ENDINGS, replace=True)
     # The parameters of each function say which names and options its figure uses.
-    figures = {
+    figures: dict[str, Callable[..., Figure]] = {
         "schedules": lambda *names, fields=None: plot_schedules(names or DEFAULT, fields),
         "embedding": plot_embedding,
         "forward": lambda image="blossoms", *names, seed=0, size=64, fields=None: plot_forward(
