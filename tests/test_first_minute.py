@@ -147,7 +147,7 @@ def test_edits_and_figures_leave_a_network_of_your_own_unchanged():
     ]
     for call in calls:
         assert torch.equal(call(), call())
-    ddim.plot_reverse(model, 3)
+    ddim.plot_reverse(model, steps=3)
     ddim.plot_samplers(model, (4,), 1)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(layer.training for layer in net.modules())

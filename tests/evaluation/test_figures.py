@@ -41,10 +41,11 @@ def strips(monkeypatch):
 def test_the_curves_of_a_schedule_are_its_own_values():
     figure = figures.plot_schedules()
     alpha, sigma, log_snr = (lines(axes) for axes in figure.axes)
-    assert set(alpha) == set(sigma) == set(log_snr) == {"cosine", "linear", "linear_beta"}
+    shown = figures.name_schedules(figures.DEFAULT)
+    assert set(alpha) == set(sigma) == set(log_snr) == set(shown) == set(figures.DEFAULT)
     for name, (t, values) in alpha.items():
         assert np.allclose(t, np.linspace(0, 1, len(t)), atol=1e-12)
-        at = figures.DEFAULT[name](torch.from_numpy(t))
+        at = shown[name](torch.from_numpy(t))
         assert np.array_equal(values, at.alpha.numpy())
         assert np.array_equal(sigma[name][1], at.sigma.numpy())
         assert np.array_equal(log_snr[name][1], at.log_snr.numpy())
@@ -61,9 +62,10 @@ def test_a_note_gives_the_plateau_of_a_table_clipped_by_powers():
 
 def test_named_schedules_get_the_given_fields():
     fields = {"schedule.clip": "powers"}
-    assert figures.name_schedules(["linear"], fields) == {"linear": Linear(clip="powers")}
-    assert figures.name_schedules([Linear(clip="powers")]) == {"linear clip powers": Linear(clip="powers")}
-    assert figures.name_schedules(figures.DEFAULT) == figures.DEFAULT
+    expected = {"linear clip powers": Linear(clip="powers")}
+    assert figures.name_schedules(["linear"], fields) == figures.name_schedules("linear", fields) == expected
+    assert figures.name_schedules([Linear(clip="powers")]) == expected
+    assert figures.name_schedules({"mine": Cosine()}) == {"mine": Cosine()}
     with pytest.raises(UserError, match="perhaps you meant cosine"):
         figures.name_schedules(["cosin"])
 
@@ -90,7 +92,7 @@ def test_the_forward_strip_runs_from_the_image_to_the_same_noise_under_each_sche
     figures.plot_forward((image * 255).round().byte().numpy(), shown, seed=4)
     (rows, heads, notes), (others, _, _) = strips
     assert heads[::2] == ["t = 0", "t = 0.25", "t = 0.5", "t = 0.75", "t = 1"]
-    assert [notes["bounded"][k] for k in (0, 8)] == ["alpha 0.95", "alpha 0.02"]
+    assert [notes["bounded"][k] for k in (0, 8)] == ["alpha 0.95\nsigma 0.31", "alpha 0.02\nsigma 1.00"]
     assert not np.array_equal(rows["bounded"][1], others["bounded"][1])
     # Only a schedule without noise at t = 0 begins with the image.
     assert np.array_equal(rows["clean"][0], to_uint8(image)[0])
@@ -113,6 +115,8 @@ def test_the_reverse_strip_ends_in_the_sample(strips):
     assert len(heads) == 5
     assert (heads[0], heads[-1]) == ("t = 1", "t = 0")
     states, predictions, back = rows.values()
+    figures.plot_reverse(run, steps=4, seed=1, fields={"sampler.eta": 1})
+    assert not np.array_equal([*strips[2][0].values()][0][-1], [*rows.values()][0][-1])
     sample = to_uint8(generate(SamplingSetup(run, 4), [1])[0])[0]
     assert all(np.array_equal(row[-1], sample) for row in rows.values())
     # At t = 1 the last row has independent noise.
@@ -146,12 +150,28 @@ def test_losses_are_plotted_against_images_seen_without_infinite_ones():
 @pytest.mark.parametrize("what", ["schedules", "embedding", "forward"])
 def test_a_figure_is_written_to_a_new_file_of_the_current_folder(tmp_path, monkeypatch, what):
     monkeypatch.chdir(tmp_path)
-    first, second = (figures.plot(what, size="32x48") for _ in range(2))
+    first, second = (figures.plot(what) for _ in range(2))
     assert [str(first), str(second)] == [f"{what}.png", f"{what}-2.png"]
     assert first.read_bytes() == second.read_bytes()
     with Image.open(first) as image:
         assert min(image.size) > 300
         assert len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) > 1
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "wrong"),
+    [
+        (["forward"], {"fields": {"schedule": "linear"}}, "schedule is not used"),
+        (["forward"], {"steps": 3}, "'steps'"),
+        (["schedules", "linear", "linear_beta"], {"fields": {"schedule.clip": "powers"}}, "schedule.clip"),
+        (["schedules"], {"seed": 0}, "'seed'"),
+        (["embedding", "cosine"], {}, "from cosine"),
+        (["reverse"], {}, "from no name"),
+    ],
+)
+def test_a_figure_refuses_what_it_does_not_use(tmp_path, words, options, wrong):
+    with pytest.raises(UserError, match=wrong):
+        figures.plot(*words, **options, out=tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(("ending", "start"), [("svg", b"<?xml"), ("pdf", b"%PDF")])

@@ -98,13 +98,16 @@ class Schedule(Protocol):
         @dataclass(frozen=True)
         class Straight(ddim.Schedule):
             def __call__(self, t):
-                t = as_double(t)
-                return Level(1 - 0.999 * t, 0.001 + 0.999 * t)
+                t = torch.as_tensor(t, dtype=torch.float64)
+                return ddim.Level(1 - 0.999 * t, 0.001 + 0.999 * t)
     """
 
     def __post_init__(self) -> None:
         """Check that names and numbers are what they must be; `check_schedule` checks the noise levels."""
         check_part_values("schedule", self)
+        for name in ("min_signal", "max_signal"):
+            if not 0 <= getattr(self, name, 0) <= 1:
+                raise UserError(f"schedule.{name} must lie in [0, 1], got {getattr(self, name)}")
 
     @property
     def entries(self) -> int | None:
@@ -170,8 +173,7 @@ class Cosine(Schedule):
 class LinearBeta(Schedule):
     """DDPM's linear beta in continuous time: the variance-preserving SDE (Song et al. 2021b, eq. 32 and 33).
 
-    `low` and `high` are beta(0) and beta(1) for t in [0, 1]. Their defaults are 1000 times DDPM's 1e-4 and
-    0.02. At t = 0 the image is clean, alpha = 1 and sigma = 0; no grid contains t = 0.
+    The default betas are 1000 times DDPM's 1e-4 and 0.02. At t = 0 the image is clean; no grid contains it.
 
     Attributes:
         low: beta at t = 0.
@@ -202,9 +204,8 @@ class LinearPath(Schedule):
     (Liu et al. 2023, eq. 1) and of Esser et al. 2024, eq. 13. Along this path dx_t / dsigma = eps - x0, and a
     step of DDIM is a step of Euler's method.
 
-    The papers let alpha run from 1 to 0. At these ends the log-SNR is infinite, and no sampler but Euler's
-    method can start. Here alpha runs from `max_signal` to `min_signal`, by default from log-SNR 13.8 to
-    -13.8. The time is rescaled: by default sigma(t) differs from t by at most 0.001.
+    The papers let alpha run from 1 to 0, where the log-SNR is infinite. Here alpha runs from `max_signal` to
+    `min_signal`, by default from log-SNR 13.8 to -13.8, so that sigma(t) differs from t by at most 0.001.
 
     Attributes:
         min_signal: signal rate alpha at t = 1.
@@ -406,11 +407,10 @@ class Linear(Schedule):
     def powers(self) -> Tensor:
         """Signal powers alpha_i^2 (entries,), never increasing, float64."""
         powers = (1 - self.fractions()).cumprod(0)
-        if self.clip == "powers":
-            return powers.clamp(self.min_signal, self.max_signal)
-        if self.clip == "rates":
-            return powers.clamp(self.min_signal**2, self.max_signal**2)
-        return powers
+        if self.clip == "none":
+            return powers
+        exponent = 2 if self.clip == "rates" else 1
+        return powers.clamp(self.min_signal**exponent, self.max_signal**exponent)
 
     @cached_property
     def log_snr(self) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +19,7 @@ from ddim.data.sources import Member
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, Schedule
+from ddim.diffusion.schedules import Schedule, check_schedule
 from ddim.diffusion.times import plateaus
 from ddim.errors import UserError, check_count
 from ddim.evaluation import sampler_errors
@@ -31,7 +32,7 @@ from ddim.runs.log import read_metrics
 from ddim.sampling.generate import generate
 from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import Pipeline, open_pipeline
-from ddim.sampling.sampling_setup import SamplingSetup
+from ddim.sampling.sampling_setup import choose_sampling
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,9 +46,9 @@ def plot(  # noqa: PLR0913 (the options of a command)
     what: What,
     *names: str | Path,
     steps: int | None = None,
-    n: int = 16,
-    size: int | str = 64,
-    seed: int = 0,
+    n: int | None = None,
+    size: int | str | None = None,
+    seed: int | None = None,
     fields: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     progress: Progress = ignore_progress,
@@ -58,7 +59,8 @@ def plot(  # noqa: PLR0913 (the options of a command)
 
         schedules [NAME ...]  alpha, sigma and log-SNR of schedules against t
         embedding             the sinusoidal embedding of the noise variance
-        forward [IMAGE|DATA]  an image at growing t, under two schedules
+        forward [IMAGE|DATA [NAME ...]]
+                              an image at growing t, under schedules
         reverse RUN           sampling states, predicted clean images, and the
                               sample with noise added
         samplers [RUN]        the error of every sampler and grid against its
@@ -70,69 +72,81 @@ def plot(  # noqa: PLR0913 (the options of a command)
         what: the figure.
         names: schedules, an image or data, or runs.
         steps: sampling steps of `reverse` (default: the run's).
-        n: number of samples whose error `samplers` measures.
-        size: height and width of the image of `forward`, such as 64 or 64x96.
-        seed: seed of the noise of `forward`, or of the sample of `reverse`.
+        n: number of samples whose error `samplers` measures (default: 16).
+        size: height and width of the image of `forward`, such as 64x96 (default: 64).
+        seed: seed of the noise of `forward`, or of the sample of `reverse` (default: 0).
         out: the file, which is replaced if it exists (default: a new WHAT.png).
 
     Other Parameters:
-        fields: fields of the named schedules, such as schedule.clip.
+        fields: fields of the named schedules, such as schedule.clip, or of the sampling of `reverse`, such as
+            sampler.eta.
         progress: called while samples are made for `samplers`.
 
     Returns:
         The path of the file.
 
+    Raises:
+        UserError: if the figure does not use a name or an option that is given, or needs a name.
+
     Commands:
         ddim plot schedules linear --schedule.clip powers
-        ddim plot reverse runs/photos-fast-1 --seed 7
+        ddim plot reverse runs/photos-fast-1 --sampler.eta 1
     """
     path = find_unused_path(f"{what}.png") if out is None else Path(out)
     check_picture_path(path, charts.ENDINGS, replace=True)
-    first: Any = next(iter(names), None)
-    figures = {
-        "schedules": lambda: plot_schedules([*map(str, names)] or DEFAULT, fields),
+    # The parameters of each function say which names and options its figure uses.
+    figures: dict[str, Callable[..., Figure]] = {
+        "schedules": lambda *names, fields=None: plot_schedules(names or DEFAULT, fields),
         "embedding": plot_embedding,
-        "forward": lambda: plot_forward(first or "blossoms", seed=seed, size=size),
-        "reverse": lambda: plot_reverse(first, steps, seed),
-        "samplers": lambda: plot_samplers(first, n=n, progress=progress),
-        "losses": lambda: plot_losses(names),
+        "forward": lambda image="blossoms", *names, seed=0, size=64, fields=None: plot_forward(
+            image, names or DEFAULT, seed, size=size, fields=fields
+        ),
+        "reverse": plot_reverse,
+        "samplers": lambda run=None, *, n=16: plot_samplers(run, n=n, progress=progress),
+        "losses": lambda run, *runs: plot_losses([run, *runs]),
     }
-    charts.save_figure(path, figures[what]())
+    options = {"steps": steps, "n": n, "size": size, "seed": seed, "fields": fields or None}
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        inspect.signature(figures[what]).bind(*names, **given)
+    except TypeError as error:
+        shown = ", ".join(map(str, [*names, *given])) or "no name"
+        raise UserError(f"the figure {what} cannot be drawn from {shown}: {error}") from error
+    charts.save_figure(path, figures[what](*names, **given))
     return path
 
 
 # Schedules
 
 
-DEFAULT: dict[str, Schedule] = {
-    "cosine": Cosine(0.02, 0.95),
-    "linear_beta": LinearBeta(),
-    "linear": Linear(clip="rates", read="floor"),
-}
-"""The schedules that are plotted by default.
+DEFAULT = ("linear", "cosine", "linear_path")
+"""The schedules that are plotted by default: DDPM's, that of Nichol & Dhariwal, and that of flow matching."""
 
-"cosine" and "linear" have the bounds of the torch/luz repository. "linear_beta" is DDPM's schedule in
-continuous time.
-"""
-
-Shown = Mapping[str, Schedule] | Sequence[str | Schedule]
-"""Schedules to plot: a list of schedules and names, or {name to show: schedule}."""
+Shown = str | Mapping[str, Schedule] | Sequence[str | Schedule]
+"""Schedules to plot: a name, a list of schedules and names, or {name to show: schedule}."""
 
 
 def name_schedules(shown: Shown, fields: Mapping[str, Any] | None = None) -> Mapping[str, Schedule]:
-    """Return schedules keyed by name; an object without a name is named like "cosine start 0.02".
+    """Return schedules keyed by name and fields that are not defaults, such as "cosine min_signal 0.02".
 
     With `fields`, such as {"schedule.clip": "powers"}, each name stands for a schedule with these fields.
+
+    Raises:
+        UserError: if a name is unknown, a named schedule lacks a field, or a log-SNR does not fall.
     """
     if isinstance(shown, Mapping) and not fields:
         return shown
-    changes = {name.removeprefix("schedule."): value for name, value in (fields or {}).items()}
+    changes = {}
+    for path, value in (fields or {}).items():
+        if not path.startswith("schedule."):
+            raise UserError(f"{path} is not used here: only fields of the named schedules are")
+        changes[path.removeprefix("schedule.")] = value
     named = {}
-    for item in shown:
-        if isinstance(item, str):
-            named[item] = load_value({"kind": item, **changes}, Schedule, "schedule")
-        else:
-            named[describe_kind(item)] = item
+    for item in [shown] if isinstance(shown, str) else shown:
+        if isinstance(item, str | Path):
+            item = load_value({"kind": str(item), **changes}, Schedule, "schedule")  # noqa: PLW2901
+        check_schedule(item)
+        named[describe_kind(item)] = item
     return named
 
 
@@ -143,7 +157,7 @@ def plot_schedules(schedules: Shown = DEFAULT, fields: Mapping[str, Any] | None 
     the share of times on each plateau, because training spends this share on a single noise level.
 
     Args:
-        schedules: a list of schedules and names, or {name to show: schedule}.
+        schedules: a name, a list of schedules and names, or {name to show: schedule}.
         fields: fields of the schedules that are given by name, such as {"schedule.clip": "powers"}.
     """
     shown = name_schedules(schedules, fields)
@@ -224,17 +238,18 @@ def read_image(source: str, size: tuple[int, int]) -> Tensor:
 
 def plot_forward(
     image: str | Path | Tensor | np.ndarray = "blossoms",
-    schedules: Shown = ("linear", "cosine"),
+    schedules: Shown = DEFAULT,
     seed: int = 0,
     *,
     size: int | str | tuple[int, int] = 64,
+    fields: Mapping[str, Any] | None = None,
 ) -> Figure:
     """Return a figure of an image with the same noise at evenly spaced times, with a row for each schedule.
 
     Args:
         image: a tensor or array (1, 3, H, W), in [0, 1] or uint8; an image file; or a folder, an archive or
             the name of a data set, whose first image is used.
-        schedules: see `name_schedules`.
+        schedules, fields: see `name_schedules`.
         seed: seed of the noise.
         size: height and width to which a file is cropped and resized, such as 64, "64x96" or (64, 96).
 
@@ -247,15 +262,22 @@ def plot_forward(
     eps = Noise([seed]).like(x0)
     times = torch.linspace(0, 1, 9, dtype=torch.float64)
     rows, notes = {}, {}
-    for name, schedule in name_schedules(schedules).items():
+    for name, schedule in name_schedules(schedules, fields).items():
         level = schedule(times)
         rows[name] = list(to_uint8(PHOTOGRAPH.leave(level.noisy(x0, eps))))
-        notes[name] = [f"alpha {alpha:.2f}" for alpha in level.alpha.tolist()]
+        rates = zip(level.alpha.tolist(), level.sigma.tolist(), strict=True)
+        notes[name] = [f"alpha {alpha:.2f}\nsigma {sigma:.2f}" for alpha, sigma in rates]
     heads = [f"t = {t:g}" for t in times.tolist()]
     return charts.plot_strip(rows, heads, notes, "Forward diffusion of the same image and noise")
 
 
-def plot_reverse(model: str | Path | Pipeline | Model, steps: int | None = None, seed: int = 0) -> Figure:
+def plot_reverse(
+    model: str | Path | Pipeline | Model,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    fields: Mapping[str, Any] | None = None,
+) -> Figure:
     """Return a figure of the reverse diffusion of a sample, and forward diffusion of the finished sample.
 
     The three rows show the states x_t from noise to the sample, the clean image predicted from each state,
@@ -266,13 +288,14 @@ def plot_reverse(model: str | Path | Pipeline | Model, steps: int | None = None,
         model: a run folder, a `Pipeline` from `load`, or a `Model`.
         steps: sampling steps, by default the number in the recipe.
         seed: seed of the sample.
+        fields: sampling fields of the recipe, such as {"sampler.eta": 1}.
 
     Raises:
-        UserError: if `steps` is below 1.
+        UserError: if `choose_sampling` refuses the steps or the fields.
     """
     pipeline, states = open_pipeline(model), []
-    steps = pipeline.recipe.choose_steps(steps)
-    setup = SamplingSetup(pipeline, steps, choose_label(pipeline.recipe))
+    setup = choose_sampling(pipeline, steps, choose_label(pipeline.recipe), fields)
+    recipe = setup.pipeline.recipe
     generate(setup, [seed], watch=lambda _, state: states.append(state))
     places = np.linspace(0, len(states) - 1, min(10, len(states)))
     kept = [states[k] for k in places.round().astype(int)]
@@ -280,7 +303,7 @@ def plot_reverse(model: str | Path | Pipeline | Model, steps: int | None = None,
     # The sample depends on the noise from which sampling started, so independent noise is added to it.
     fresh = Noise([2**32 - 1 - seed]).like(sample)
     times = torch.tensor([state.t for state in kept], dtype=torch.float64)
-    levels = pipeline.recipe.sampling_schedule(times[:-1])
+    levels = recipe.sampling_schedule(times[:-1])
     images = {
         "reverse:\nstate x_t": torch.cat([state.x for state in kept]),
         "reverse:\npredicted x0": torch.cat([state.x0 for state in kept]),
@@ -289,7 +312,8 @@ def plot_reverse(model: str | Path | Pipeline | Model, steps: int | None = None,
     }
     rows = {name: list(to_uint8(pipeline.to_images(batch))) for name, batch in images.items()}
     heads = [f"t = {t:.2g}" for t in times.tolist()]
-    return charts.plot_strip(rows, heads, title=f"Reverse diffusion: seed {seed} in {steps} steps")
+    title = f"Reverse diffusion: seed {seed} in {setup.steps} steps of {describe_kind(recipe.sampler)}"
+    return charts.plot_strip(rows, heads, title=title)
 
 
 # Errors of samplers, and losses
@@ -340,7 +364,7 @@ def plot_sampler_errors(table: Mapping[str, Mapping[str, Sequence[tuple[int, flo
         for name, points in lines.items():
             x, y = zip(*points, strict=True)
             curves[name] = x, y
-        charts.draw_curves(axes, curves, "network evaluations", "", f"{grid} grid")
+        charts.draw_curves(axes, curves, "network evaluations", "mean squared error", f"{grid} grid")
         ticks = [nfe for nfe, _ in next(iter(lines.values()))]
         axes.set_xticks(ticks, [f"{nfe:g}" for nfe in ticks])
         axes.set_xticks([], minor=True)

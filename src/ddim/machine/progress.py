@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Literal, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
 from ddim.errors import UserError, suggest
@@ -111,7 +112,11 @@ def check_words(function: Callable[..., object], given: Mapping[str, Any]) -> No
     Raises:
         UserError: if a word is none of the values of the `Literal`.
     """
-    for name, kind in get_type_hints(function).items():
+    # The type of the result is not read: it may be imported for type checkers alone.
+    taken = FunctionType(function.__code__, function.__globals__)
+    taken.__annotations__ = {**function.__annotations__}
+    taken.__annotations__.pop("return", None)
+    for name, kind in get_type_hints(taken).items():
         choices = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
         allowed = [word for part in choices for word in get_args(part)]
         word = given.get(name)

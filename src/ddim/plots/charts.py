@@ -6,6 +6,7 @@ They use matplotlib's `Figure` objects and not pyplot, because pyplot has global
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -140,7 +141,8 @@ def plot_strip(
     height, width, gap = height * scale, width * scale, 8
     # Space for the text, in pixels of the figure.
     longest = max(len(line) for name in rows for line in name.split("\n"))
-    left, top, below = 28 + 12 * longest, 96 if title else 44, 30 if notes else 6
+    lines = max((note.count("\n") + 1 for texts in (notes or {}).values() for note in texts), default=0)
+    left, top, below = 28 + 12 * longest, 96 if title else 44, 6 + 24 * lines
     wide = left + len(heads) * (width + gap) + 16
     high = top + len(rows) * (height + gap + below) + 12
     figure = _chart_class()(figsize=(wide / DPI, high / DPI), dpi=DPI, facecolor="white")
@@ -156,8 +158,8 @@ def plot_strip(
             if r == 0:
                 write(centre, 1 - (y - 17) / high, heads[c], ha="center")
             if notes and name in notes:
-                spot = 1 - (y + height + 15) / high
-                write(centre, spot, notes[name][c], color=FAINT, fontsize=8, ha="center")
+                spot = 1 - (y + height + 6) / high
+                write(centre, spot, notes[name][c], color=FAINT, fontsize=8, ha="center", va="top")
     return figure
 
 
@@ -169,20 +171,26 @@ def _name_ends(axes: Axes) -> None:
         finite = np.flatnonzero(np.isfinite(y))
         if len(finite):
             ends.append((y[finite[-1]], line))
-    apart = 13 / 72 * DPI / axes.bbox.height  # a line of text is 13 points high
+    labels = []
+    for _, line in ends:
+        label = shorten(str(line.get_label()), 60)
+        parts = textwrap.wrap(label, 32, break_long_words=False, break_on_hyphens=False)
+        labels.append("\n".join(map(shorten, parts)))
+    lines = max((label.count("\n") + 1 for label in labels), default=1)
+    apart = 13 * lines / 72 * DPI / axes.bbox.height  # a line of text is 13 points high
     axes.get_ylim()  # matplotlib computes the limits only when they are asked for
     # Heights are fractions of the height of the panel, because the y axis may be logarithmic.
     scale = axes.transScale + axes.transLimits
     heights = move_apart([scale.transform((1, y))[1] for y, _ in ends], apart)
-    for height, (_, line) in zip(heights, ends, strict=True):
+    for height, label, (_, line) in zip(heights, labels, ends, strict=True):
         # y is in data units, so that a name stays at its line if the caller changes the limits of the panel.
         y, spot = scale.inverted().transform((0.5, height))[1], axes.get_yaxis_transform()
         style = {"color": line.get_color(), "fontsize": 9.5, "va": "center"}
         # Without `parse_math=False`, a name such as "$1" could be drawn as a formula.
-        axes.text(1.015, y, shorten(str(line.get_label())), transform=spot, parse_math=False, **style)
+        axes.text(1.015, y, label, transform=spot, parse_math=False, **style)
 
 
-def shorten(name: str, most: int = 28, tail: int = 14) -> str:
+def shorten(name: str, most: int = 32, tail: int = 14) -> str:
     """Return a name with at most `most` characters, of which `tail` are its end; long ones fill a figure."""
     return name if len(name) <= most else f"{name[: most - 1 - tail]}…{name[len(name) - tail :]}"
 

@@ -199,9 +199,10 @@ def choose_sampling(
     steps = len(grid) if steps is None and isinstance(grid, list | tuple) else steps
     steps = pipeline.recipe.choose_steps(steps)
     parts = {name: part for name, part in {"sampler": sampler, "grid": grid}.items() if part is not None}
-    if fields:
+    names = {name: part for name, part in parts.items() if isinstance(part, str)}
+    if fields or names:
         # A name and the fields of its part, such as "listed" and grid.times, are read together.
-        fields = {name: part for name, part in parts.items() if isinstance(part, str)} | {**fields}
+        fields = names | {**(fields or {})}
     new = {name: part for name, part in parts.items() if name not in (fields or ())}
     pipeline = pipeline.with_recipe(**new)
     if fields is not None:
