@@ -68,13 +68,13 @@ class Phase:
 def _phases(folder):
     run, events = str(folder / "run"), ["--report.events", "15", "--steps", "20"]
     return [
-        Phase("compile", ["train", "blossoms:60", *TRAIN, "--compile"], "run folder", 15),
+        Phase("compile", ["train", "blossoms:60", *TRAIN, "--compile"], "validation images", 15),
         Phase("decode", ["train", str(folder / "photos"), *TRAIN, "--no-compile"], longest=1, fresh=True),
-        Phase("first step", ["train", *PLAIN], "run folder", 0.4, fresh=True),
-        Phase("events", ["train", *LONGER, *events], "run folder"),
+        Phase("first step", ["train", *PLAIN], "validation images", 0.4, fresh=True),
+        Phase("events", ["train", *LONGER, *events], "validation images"),
         Phase("lr finder", ["train", *PLAIN, "--find-lr"], longest=4, fresh=True),
-        Phase("two processes", ["train", *LONGER, *events], "run folder", alone=False),
-        Phase("distill", ["distill", run, "--images", "960", "--no-compile"], "run folder"),
+        Phase("two processes", ["train", *LONGER, *events], "validation images", alone=False),
+        Phase("distill", ["distill", run, "--images", "960", "--no-compile"], "validation images"),
         Phase("sample", ["sample", run, "-n", "300"]),
         Phase("sample in two", ["sample", run, "-n", "300"], alone=False),
         Phase("evaluate", ["evaluate", run, "-n", "200", "--part", "train"]),

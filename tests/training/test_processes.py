@@ -61,7 +61,7 @@ def test_the_command_trains_samples_and_goes_on_with_another_number_of_processes
     done = launch(2, "-m", "ddim", *words, "40")
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{run}\n"
-    assert done.stderr.count("run folder") == 1
+    assert done.stderr.count("validation images of") == 1
     sample, files = ["sample", run, "-n", "40", "--steps", "2", "--film", "--out"], []
     assert launch(2, "-m", "ddim", *sample, tmp_path / "two").returncode == 0
     assert main([*map(str, sample), str(tmp_path / "one")]) == 0

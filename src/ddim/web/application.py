@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ddim import __version__
 from ddim.errors import UserError
@@ -110,6 +111,7 @@ def build_application(settings: Settings, processes: Processes | None = None) ->
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(UserError, _answer_user_error)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_fault)
     problems: dict[int | str, Any] = {status: {"model": Problem} for status in STATUSES}
     for module in (image_routes, training_routes, run_routes):
@@ -150,6 +152,10 @@ async def _answer_invalid(_request: Request, error: Exception) -> Response:
 
 async def _answer_user_error(_request: Request, error: Exception) -> Response:
     return refuse(Refused(422, str(error)))
+
+
+async def _answer_nobody(_request: Request, _error: Exception) -> Response:
+    return Response(None, 499)
 
 
 async def _answer_fault(_request: Request, _error: Exception) -> Response:
