@@ -13,7 +13,7 @@ from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.parameterisation import Prediction
 from ddim.diffusion.schedules import Level, Number, Schedule, as_double, spread_over
-from ddim.errors import check_part_values
+from ddim.errors import UserError, check_part_values, describe_given
 
 Times = Tensor | Sequence[float]
 """Decreasing times (N,), as a tensor or as numbers."""
@@ -86,9 +86,13 @@ class Sampler(Protocol):
 
         Yields:
             N states, one for each time; the first holds x, and the x0 of the last are the samples.
+
+        Raises:
+            UserError: if `step` or `walk` does not return images like x.
         """
         times = as_double(times)
-        x = yield from self.walk(denoise, x, times, noise)
+        end = yield from self.walk(denoise, x, times, noise)
+        x = self._check_images("walk", end, x)
         yield State(x, times[-1].item(), denoise(x, times[-1]).x0)
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
@@ -109,8 +113,16 @@ class Sampler(Protocol):
         for t, s in pairwise(times):
             p = denoise(x, t)
             yield State(x, t.item(), p.x0)
-            x = self.step(x, p, denoise.schedule(t), denoise.schedule(s), noise)
+            moved = self.step(x, p, denoise.schedule(t), denoise.schedule(s), noise)
+            x = self._check_images("step", moved, x)
         return x
+
+    def _check_images(self, method: str, images: Tensor, like: Tensor) -> Tensor:
+        """Return the images that a method returned, if they are a tensor with the shape of `like`."""
+        if getattr(images, "shape", None) != like.shape:
+            what = f"{method} of sampler {type(self).__name__} must return images {tuple(like.shape)}"
+            raise UserError(f"{what}, got {describe_given(images)}")
+        return images
 
     def step(self, x: Tensor, p: Prediction, now: Level, then: Level, noise: Noise) -> Tensor:
         """Return the images (B, C, H, W) after one step.

@@ -360,10 +360,7 @@ def plot_sampler_errors(table: Mapping[str, Mapping[str, Sequence[tuple[int, flo
     panels = figure.subplots(2, 2, sharey=True).flat
     for axes, (grid, lines) in zip(panels, table.items(), strict=True):
         axes.loglog()
-        curves = {}
-        for name, points in lines.items():
-            x, y = zip(*points, strict=True)
-            curves[name] = x, y
+        curves = {name: (np.array(points)[:, 0], np.array(points)[:, 1]) for name, points in lines.items()}
         charts.draw_curves(axes, curves, "network evaluations", "mean squared error", f"{grid} grid")
         ticks = [nfe for nfe, _ in next(iter(lines.values()))]
         axes.set_xticks(ticks, [f"{nfe:g}" for nfe in ticks])
