@@ -57,12 +57,12 @@ def test_samples_grow_in_the_terminal_during_training(tmp_path):
     (tmp_path / "tiny.yaml").write_text(write_recipe(tiny.recipe()))
     fast = ["--threads", "1", "--precision", "fp32", "--no-compile"]
     words = ["-m", "ddim", "train", "--recipe", "tiny.yaml", "--out", "run", *fast]
-    code, said = run_in_terminal(words, tmp_path, columns=100)
+    code, said = run_in_terminal(words, tmp_path, columns=140)
     assert code == 0
     # A line is what was written after the bar in it was erased.
     lines = [line.rsplit("\x1b[2K", 1)[-1] for line in said.split("\r\n")]
     plain = "\n".join(re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", line) for line in lines)
-    previews = re.findall(r"after (\d+) images: validation error[^\n]*\n((?:▀+\n)+)", plain)
+    previews = re.findall(r"after (\d+) images, step \d+: validation error[^\n]*\n((?:▀+\n)+)", plain)
     assert [seen for seen, _ in previews] == ["40", "80"]
     # Two samples of 24 x 24 pixels and a gap.
     for _, preview in previews:

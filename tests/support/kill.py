@@ -98,10 +98,10 @@ def training(run, options):
 class Life:
     """One process of `ddim`, forked from this one, which has imported all and computed nothing.
 
-    It calls `prepare` first, if that is given. `marked` is set when it prints a line that starts with `mark`.
+    It calls `prepare` first, if that is given. `marked` is set when it prints a line with `mark`.
     """
 
-    def __init__(self, words, prepare=None, mark="run folder"):
+    def __init__(self, words, prepare=None, mark="validation images"):
         reader, writer = os.pipe()
         self.pid, self.said = os.fork(), []
         if not self.pid:
@@ -125,7 +125,7 @@ class Life:
         with lines:
             for line in lines:
                 self.said.append(line)
-                if line.startswith(self.mark):
+                if self.mark in line:
                     self.marked.set()
 
     def over(self, wait=False):

@@ -244,7 +244,8 @@ def parse_module(module: str) -> list[ast.stmt]:
 def locate_module(module: str) -> Path:
     """Return the file of a module of this package, such as "sampling.edits"."""
     path = ROOT / module.replace(".", "/")
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    # A folder of an earlier version may be left with nothing but compiled files.
+    return file if (file := path.with_suffix(".py")).exists() else path / "__init__.py"
 
 
 def find_definition(module: str, name: str) -> tuple[str, ast.AST | None]:
