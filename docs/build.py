@@ -1,11 +1,13 @@
 """Build the documentation and check it: `python docs/build.py [OUT]`, by default into build/docs.
 
-Needs `pip install -e ".[docs]"`. Every warning is an error. Notebooks are shown with the outputs that they
-hold. To run one again, copy it to an empty folder and use `jupyter execute --inplace photos.ipynb` there.
+Needs `pip install -e ".[docs]"`. Every warning is an error. The figures of pages are drawn while they are
+built. Notebooks are shown with the outputs that they hold; to run one again, copy it to an empty folder and
+use `jupyter execute --inplace photos.ipynb` there.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -20,6 +22,10 @@ def build(out: Path) -> int:
     sys.path[:0] = [str(DOCS / "extensions"), str(ROOT / "src")]
     from site_check import list_faults
 
+    # The cells of pages find this library, and leave no image in the user's own cache.
+    paths = [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    os.environ.setdefault("DDIM_CACHE", str(ROOT / "build" / "docs-cache"))
     doctrees = str(ROOT / "build" / "doctrees")
     options = ["--fail-on-warning", "--keep-going", "--jobs", "auto", "--quiet"]
     code = build_main([*options, "-b", "html", "-d", doctrees, str(DOCS), str(out)])

@@ -46,7 +46,11 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
 
-nb_execution_mode = "off"  # notebooks hold the outputs of one good run
+nb_execution_mode = "force"
+nb_execution_excludepatterns = ["*.ipynb"]  # notebooks hold the outputs of one good run
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
 nb_merge_streams = True
 nb_ipywidgets_js = {}  # no page has widgets, and their scripts come from other hosts
 
