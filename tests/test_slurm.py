@@ -124,5 +124,5 @@ def test_the_job_script_starts_a_run_and_continues_it_in_the_next_job(job, tmp_p
     assert seen.index(saved) < len(seen) - 1
     # The launcher itself ends with a traceback after a signal.
     assert first.read_text().count("ddim: stopped and saved") == 1
-    assert f"continuing at step {saved // 8}" in second.read_text()
+    assert f"continued at {saved} images" in second.read_text()
     assert "Traceback" not in second.read_text()
