@@ -1,47 +1,35 @@
 """Kill a process before each change that it makes to a folder, and replay power cuts.
 
-`python tests/support/crash.py kills|replay FOLDER` prints a report as JSON. This is a script because it
-forks, and because an audit hook cannot be removed: neither belongs in the process of the tests.
+`python tests/support/crash.py FOLDER` fails if a reader then finds something else than the old or the new.
+This is a script because it forks, and because an audit hook cannot be removed: neither belongs in the
+process of the tests.
 """
 
 import itertools
-import json
 import os
 import shutil
 import signal
 import stat
-import subprocess
 import sys
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
+import pytest
 import torch
 
 from ddim.errors import Notice
 from ddim.files import atomic_file, publish_folder, temporary_folder
 from ddim.runs import checkpoint
-from ddim.runs.averages import StoredAverage, find_stored, list_stored, store_average
+from programmes import run_as_command
 
 CHANGES = {"open": 0, "os.rename": 0, "os.remove": 0, "os.rmdir": 0, "os.mkdir": 0, "os.link": 1}
 """The audit events of changes of a folder, with the index of the argument that is the changed path."""
 
 MAY_FAIL = ((os, "fsync"), (os, "mkdir"), (os, "rename"), (os, "replace"), (Path, "open"))
 """The calls that `failing` counts."""
-
-
-@contextmanager
-def replaced_calls(calls, wrap):
-    """Replace each (owner, name) in `calls` by `wrap(name, call)` inside the block."""
-    originals = [(owner, name, getattr(owner, name)) for owner, name in calls]
-    for owner, name, call in originals:
-        setattr(owner, name, wrap(name, call))
-    try:
-        yield
-    finally:
-        for owner, name, call in originals:
-            setattr(owner, name, call)
 
 
 @contextmanager
@@ -59,16 +47,10 @@ def failing(n, code):
 
         return hooked
 
-    with replaced_calls(MAY_FAIL, wrap):
+    with pytest.MonkeyPatch.context() as replaced:
+        for owner, name in MAY_FAIL:
+            replaced.setattr(owner, name, wrap(name, getattr(owner, name)))
         yield failed
-
-
-def crashed(mode, folder):
-    """Run this script in a mode and return its report; fail if one of its checks fails."""
-    command = [sys.executable, __file__, mode, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 class Watch:
@@ -82,15 +64,12 @@ class Watch:
     def changes(self, act, after_flush=lambda file: None):
         """Call `act()` before each change of a file or folder in this block, and before each flush."""
 
-        def wrap(name, flush):
-            def hooked(file):
-                act()
-                after_flush(file)
-
-            return hooked
+        def flush(file):
+            act()
+            after_flush(file)
 
         # A kill loses nothing that was written, and power cuts are played in memory: do not wait for disks.
-        with replaced_calls([(os, "fsync")], wrap):
+        with patch.object(os, "fsync", flush):
             self.act = act
             try:
                 yield
@@ -104,7 +83,7 @@ class Watch:
             self.act = act
 
 
-# Checkpoints, averages, files and folders whose content is known
+# Checkpoints, files and folders whose content is known
 
 
 def content(step, version=0):
@@ -150,21 +129,6 @@ def label(path):
             assert read[key].dtype == tensor.dtype
             assert torch.equal(read[key], tensor)
     return found
-
-
-def keep(run, width):
-    """Store an average of this width."""
-    store_average(run, "mine", {"weight": torch.full((4,), width)}, StoredAverage(width, 1.0, 0.0, 1, "sha"))
-
-
-def kept(run):
-    """Return the width of the stored average, if a whole one is there; check that its other parts fit."""
-    for name, facts in list_stored(run).items():
-        with suppress(checkpoint.Damaged):
-            weight = checkpoint.read_tensors(find_stored(run)[name], "average")["weight"]
-            assert weight.tolist() == [facts.width] * 4
-            return facts.width
-    return None
 
 
 def write_file(run, text):
@@ -215,7 +179,6 @@ WRITERS = {
         # The old checkpoint of a step is removed before the new one gets its name.
         [[(20, 0), (10, 0)], [(10, 0), (10, 0)], [(20, 1), (10, 0)]],
     ),
-    "average": (lambda run: keep(run, 1), lambda run: keep(run, 2), kept, [1, None, 2]),
     "file": (
         lambda run: write_file(run, b"old"),
         lambda run: write_file(run, b"new"),
@@ -251,27 +214,23 @@ def killed_before(n, work):
     return status != 0
 
 
-def kills(folder):
-    """Kill each writer before each of its changes; return {writer: what is read after each kill}."""
-    report = {}
-    for name, (before, write, read, possible) in WRITERS.items():
-        start = folder / f"{name}-start"
-        start.mkdir()
-        before(start)
-        report[name] = []
-        for n in itertools.count(1):
-            run = folder / f"{name}-{n}"
-            shutil.copytree(start, run)
-            if not killed_before(n, lambda run=run, write=write: write(run)):
-                break
-            report[name].append(possible.index(read(run)))
-            # The next call works and finishes what was begun.
-            write(run)
-            assert read(run) == possible[-1], (name, n)
-            if read is newest:
-                left = {path.name[:5] for path in (run / PLACE).iterdir()}
-                assert left == {"step-"}, (name, n, left)
-    return report
+def kill(folder, before, write, read, possible):
+    """Kill a writer before each of its changes; return the index in `possible` of what is read each time."""
+    found, start = [], folder / "start"
+    start.mkdir()
+    before(start)
+    for n in itertools.count(1):
+        run = folder / f"killed-{n}"
+        shutil.copytree(start, run)
+        if not killed_before(n, lambda run=run: write(run)):
+            break
+        found.append(possible.index(read(run)))
+        # The next call works and finishes what was begun.
+        write(run)
+        assert read(run) == possible[-1], n
+        if read is newest:
+            assert {path.name[:5] for path in (run / PLACE).iterdir()} == {"step-"}, n
+    return found
 
 
 # Power cuts
@@ -382,30 +341,26 @@ class Disk:
         return key
 
 
-def replay(folder):
-    """Cut the power before each change of each writer; return {writer: number of different states tried}."""
-    report = {}
-    for name, (before, write, read, possible) in WRITERS.items():
-        run = folder / f"{name}-run"
-        run.mkdir()
-        before(run)
-        disk, states = Disk(run), {}
+def replay(folder, before, write, read, possible):
+    """Cut the power before each change of a writer; return the number of different states that were read."""
+    run = folder / "run"
+    run.mkdir()
+    before(run)
+    disk, states = Disk(run), {}
 
-        def note(disk=disk, states=states):
-            states.update((repr(sorted(state.items())), state) for state in disk.states())
+    def note():
+        states.update((repr(sorted(state.items())), state) for state in disk.states())
 
-        with WATCH.changes(note, disk.fsync):
-            write(run)
-        note()
-        after = [*disk.states()]
-        disk.close()
-        for k, state in enumerate(states.values()):
-            assert recovered(folder / f"{name}-{k}", state, read) in possible, (name, k)
-        # Once the writer has returned, nothing can take away what it wrote.
-        for k, state in enumerate(after):
-            assert recovered(folder / f"{name}-after-{k}", state, read) == possible[-1], (name, k)
-        report[name] = len(states)
-    return report
+    with WATCH.changes(note, disk.fsync):
+        write(run)
+    note()
+    for k, state in enumerate(states.values()):
+        assert recovered(folder / f"cut-{k}", state, read) in possible, k
+    # Once the writer has returned, nothing can take away what it wrote.
+    for k, state in enumerate([*disk.states()]):
+        assert recovered(folder / f"after-{k}", state, read) == possible[-1], k
+    disk.close()
+    return len(states)
 
 
 def recovered(place, state, read):
@@ -420,8 +375,17 @@ def recovered(place, state, read):
         return read(place)
 
 
+def crash_writers(folder):
+    """Kill each writer and cut its power; return {writer: [reads after kills, number of states]}."""
+    os.chdir(folder)
+    report = {"faults": []}
+    for name, writer in WRITERS.items():
+        (folder / name).mkdir()
+        report[name] = kill(folder / name, *writer), replay(folder / name, *writer)
+    return report
+
+
 if __name__ == "__main__":
     warnings.simplefilter("error")
     WATCH = Watch()
-    os.chdir(sys.argv[2])
-    print(json.dumps({"kills": kills, "replay": replay}[sys.argv[1]](Path(sys.argv[2]))))
+    run_as_command(crash_writers)

@@ -24,7 +24,7 @@ from ddim.evaluation.record import read_evaluation
 from ddim.experiments.index import OUTCOME, beside, read_run
 from ddim.files import read_sealed, write_sealed
 from ddim.runs import checkpoint
-from ddim.runs.averages import read_stored
+from ddim.runs.averages import StoredAverage, read_stored, store_average
 from ddim.runs.folder import record_in_run
 from ddim.sampling.image_features import keep_part, read_part
 from ddim.sampling.sampling_setup import Guidance, save_guidance
@@ -97,7 +97,7 @@ def write_files(folder):
     save_grid(run, DDIM(), 3, "ema", (1.0, 0.5, 0.25), 0.1)
     save_guidance(run, DDIM(), 3, "ema", Guidance(2.0, (None, 1.5), "@guide"), labelled=False)
     write_evaluation(run, 1, kid=0.1)
-    crash.keep(run, 1)
+    store_average(run, "mine", {"weight": torch.ones(4)}, StoredAverage(1.0, 1.0, 0.0, 1, "sha"))
     record, average = "evaluations/1/record.json", "averages/mine"
     write_sealed(run / record, read_sealed(run / record))
     trial, _ = plan_sweep(folder / "sweep", ["1", "2"])
@@ -155,7 +155,10 @@ def damage_files(folder, count, seed=0):
         files = sorted(file for file in whole.glob(pattern) if file.is_file())
         for k in range(count):
             shutil.copytree(whole, copy)
-            file, damage = copy / files[k % len(files)].relative_to(whole), BYTES[k // len(files) % len(BYTES)]
+            file, damage = (
+                copy / files[k % len(files)].relative_to(whole),
+                BYTES[k // len(files) % len(BYTES)],
+            )
             file.write_bytes(damage(file.read_bytes() or b"x", draw))
             with warnings.catch_warnings(action="ignore"):
                 try:
@@ -180,7 +183,9 @@ def damage_all(folder, checkpoints=750, documents=500):
     """Return how often each kind of file was named, harmless, and believed; the last are the faults."""
     report = {"checkpoints": damage_checkpoints(folder / "checkpoints", checkpoints)}
     report |= damage_files(folder / "files", documents)
-    return report | {"faults": [name for name, found in report.items() if found["believed"] + found["unnamed"]]}
+    return report | {
+        "faults": [name for name, found in report.items() if found["believed"] + found["unnamed"]]
+    }
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ from pathlib import Path
 
 
 def run_as_command(work):
-    """Call `work` as the command line says; its keyword arguments are the options."""
+    """Call `work` as the command line says; its keyword arguments are the options, which have defaults."""
     parser = argparse.ArgumentParser(description=inspect.getdoc(work))
     parser.add_argument("folder", type=lambda text: Path(text).resolve())
     for name, option in list(inspect.signature(work).parameters.items())[1:]:
-        parser.add_argument(f"--{name}", type=type(option.default), default=option.default, help="%(default)s")
+        parser.add_argument(
+            f"--{name}", type=type(option.default), default=option.default, help="%(default)s"
+        )
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     report = work(**vars(arguments))
