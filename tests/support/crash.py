@@ -13,7 +13,6 @@ import stat
 import sys
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
@@ -162,23 +161,13 @@ def begin(run):
     put(run / PLACE, 20)
 
 
-PLACE = "checkpoints"
+PLACE, OLD, NEW = "checkpoints", [(20, 0), (10, 0)], [(20, 1), (10, 0)]
 WRITERS = {
     # What is there before, what is written, what is read, and what may be read at any instant of it.
     "first": (lambda run: None, lambda run: put(run / PLACE, 10), newest, [[None, None], [(10, 0), None]]),
-    "next": (
-        begin,
-        lambda run: put(run / PLACE, 30, keep=1, best=True),
-        newest,
-        [[(20, 0), (10, 0)], [(30, 0), (30, 0)]],
-    ),
-    "again": (
-        begin,
-        lambda run: put(run / PLACE, 20, 1, keep=1),
-        newest,
-        # The old checkpoint of a step is removed before the new one gets its name.
-        [[(20, 0), (10, 0)], [(10, 0), (10, 0)], [(20, 1), (10, 0)]],
-    ),
+    "next": (begin, lambda run: put(run / PLACE, 30, keep=1, best=True), newest, [OLD, [(30, 0), (30, 0)]]),
+    # The old checkpoint of a step is removed before the new one gets its name.
+    "again": (begin, lambda run: put(run / PLACE, 20, 1, keep=1), newest, [OLD, [(10, 0), (10, 0)], NEW]),
     "file": (
         lambda run: write_file(run, b"old"),
         lambda run: write_file(run, b"new"),
@@ -246,25 +235,13 @@ LEFT = (
 NAMES = (
     *(lambda depth, place, k=k: depth <= k for k in range(-1, 4)),
     *(lambda depth, place, k=k: depth > k for k in range(4)),
-    *(lambda depth, place, k=k: place % 2 == k for k in range(2)),
+    *(lambda depth, place, k=k, n=n: place % n == k for n in (2, 3, 4) for k in range(n)),
 )
 """Functions (depth, place) that choose what is left of a name in a folder.
 
 `depth` is that of the folder, and `place` that of the name in it. True chooses the present entry of the name,
 and False the flushed one.
 """
-
-
-@dataclass
-class Entry:
-    """A file or folder: its descriptor and its flushed content.
-
-    The descriptor stays open, so that no other file gets the same inode number.
-    """
-
-    file: int
-    is_folder: bool
-    synced: bytes | dict
 
 
 class Disk:
@@ -274,24 +251,18 @@ class Disk:
     """
 
     def __init__(self, root):
-        self.entries = {}
+        # The descriptor and the flushed content of each file and folder, keyed by device and inode number.
+        # The descriptors stay open, so that no other file gets the same number.
+        self.files, self.synced = {}, {}
         self.root = self._find(root)
         for key in self._walk(self.root):
-            self.entries[key].synced = self._now(key)
-
-    def close(self):
-        """Close all descriptors."""
-        for entry in self.entries.values():
-            os.close(entry.file)
+            self.synced[key] = self._now(key)
 
     def fsync(self, file):
         """Take the flush of an open file into account."""
-        status = os.fstat(file)
-        key = status.st_dev, status.st_ino
-        if key not in self.entries:
-            list(self._walk(self.root))
-        if key in self.entries:  # else it is elsewhere
-            self.entries[key].synced = self._now(key)
+        key, _ = read_key(file), [*self._walk(self.root)]
+        if key in self.files:  # else it is elsewhere
+            self.synced[key] = self._now(key)
 
     def states(self):
         """Yield what a power cut may leave now, as {path: bytes, or None for a folder}."""
@@ -300,45 +271,48 @@ class Disk:
             yield dict(self._left(self.root, data, names))
 
     def _left(self, key, data, names, depth=0, place=""):  # noqa: PLR0913
-        entry = self.entries[key]
-        if not entry.is_folder:
-            yield place, data(self._now(key), entry.synced)
+        now, synced = self._now(key), self.synced[key]
+        if isinstance(now, bytes):
+            yield place, data(now, synced)
             return
         if place:
             yield place, None
-        now = self._now(key)
         # File systems keep the order of renames and removals, but new names may come in any order.
-        grown = entry.synced.items() <= now.items()
-        for k, name in enumerate(sorted(now.keys() | entry.synced)):
-            inner = (now if names(depth, k if grown else 0) else entry.synced).get(name)
+        grown = synced.items() <= now.items()
+        for k, name in enumerate(sorted(now.keys() | synced)):
+            inner = (now if names(depth, k if grown else 0) else synced).get(name)
             if inner:
                 yield from self._left(inner, data, names, depth + 1, f"{place}/{name}" if place else name)
 
     def _walk(self, key):
         """Yield the keys of all entries, and open what is new."""
         yield key
-        if self.entries[key].is_folder:
+        if isinstance(self.synced[key], dict):
             for inner in self._now(key).values():
                 yield from self._walk(inner)
 
     def _now(self, key):
         """Return the bytes of a file, or the names of a folder with the keys of their entries."""
-        file = self.entries[key].file
-        if self.entries[key].is_folder:
+        file = self.files[key]
+        if isinstance(self.synced[key], dict):
             return {name: self._find(name, file) for name in sorted(os.listdir(file))}
         return os.pread(file, os.fstat(file).st_size, 0)
 
     def _find(self, name, folder=None):
         """Return the key of the entry of a name; it is added if it is new."""
         file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
-        status = os.fstat(file)
-        key = status.st_dev, status.st_ino
-        if key in self.entries:
-            os.close(file)
+        key = read_key(file)
+        if self.files.setdefault(key, file) == file:
+            self.synced[key] = {} if stat.S_ISDIR(os.fstat(file).st_mode) else b""
         else:
-            is_folder = stat.S_ISDIR(status.st_mode)
-            self.entries[key] = Entry(file, is_folder, {} if is_folder else b"")
+            os.close(file)
         return key
+
+
+def read_key(file):
+    """The device and inode number of an open file."""
+    status = os.fstat(file)
+    return status.st_dev, status.st_ino
 
 
 def replay(folder, before, write, read, possible):
@@ -359,7 +333,6 @@ def replay(folder, before, write, read, possible):
     # Once the writer has returned, nothing can take away what it wrote.
     for k, state in enumerate([*disk.states()]):
         assert recovered(folder / f"after-{k}", state, read) == possible[-1], k
-    disk.close()
     return len(states)
 
 
