@@ -15,11 +15,11 @@ from ddim.cli import main
 from ddim.data import cache as cache_module
 from ddim.data import open_images
 from ddim.data.cache import open_decoded, read_headers
+from ddim.data.cache_contents import CACHE_PARTS, inspect_cache
 from ddim.data.images import gather_batch, to_unit
 from ddim.data.values import Reading, Values
 from ddim.errors import NoSpace, UserError
 from ddim.evaluation.image_summary import find_enlarged
-from ddim.files import CACHE_PARTS, inspect_cache
 from deep_files import noise16, png16, tiff
 from race import race
 

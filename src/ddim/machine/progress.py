@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, Literal, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
-from ddim.errors import UserError, suggest
+from ddim.errors import check_choice
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -119,10 +119,8 @@ def check_words(function: Callable[..., object], given: Mapping[str, Any]) -> No
     for name, kind in get_type_hints(taken).items():
         choices = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
         allowed = [word for part in choices for word in get_args(part)]
-        word = given.get(name)
-        if allowed and isinstance(word, str) and word not in allowed:
-            hint = suggest(word, allowed)
-            raise UserError(f"{name} must be one of {', '.join(allowed)}, got {word!r}{hint}")
+        if allowed and isinstance(given.get(name), str):
+            check_choice(name, given[name], allowed)
 
 
 def in_notebook() -> bool:

@@ -21,7 +21,7 @@ from typing import Any, Literal, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ddim.errors import UserError, check_count, format_count, warn_user
+from ddim.errors import UserError, check_choice, check_count, format_count, warn_user
 from ddim.files import cache_folder, make_folder
 
 Precision = Literal["fp32", "bf16"]
@@ -235,8 +235,7 @@ def check_runtime(device: str, precision: str, threads: int | None) -> str:
     """
     if threads is not None:
         check_count("threads", threads)
-    if precision not in ("auto", "fp32", "bf16"):
-        raise UserError(f"precision must be auto, fp32 or bf16, got {precision!r}")
+    check_choice("precision", precision, ("auto", "fp32", "bf16"))
     return find_device(device)
 
 
@@ -251,8 +250,7 @@ def find_device(wanted: str) -> str:
     if wanted == "auto":
         return kind
     possible = sorted({"cpu", kind, *(f"{kind}:{k}" for k in range(torch.accelerator.device_count()))})
-    if wanted not in possible:
-        raise UserError(f"device must be one of auto, {', '.join(possible)} on this machine, got {wanted!r}")
+    check_choice("device", wanted, ("auto", *possible))
     return wanted
 
 

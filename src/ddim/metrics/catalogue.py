@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ddim.errors import UserError, suggest
+from ddim.errors import check_choice
 
 DEFAULT = "efficientnet-lite0"
 """The name of the extractor that is used by default."""
@@ -65,6 +65,5 @@ def metric_name(text: str) -> str:
         UserError: if there is no such metric; the message suggests a similar name.
     """
     name = str(text).lower().replace("-", "_").replace(" ", "_")
-    if name not in METRICS:
-        raise UserError(f"metric must be one of {', '.join(METRICS)}, got {text!r}{suggest(name, METRICS)}")
+    check_choice("metric", name, METRICS)
     return name

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ddim.errors import UserError, suggest
+from ddim.errors import check_choice
 from ddim.machine.runtime import Runtime
 from ddim.metrics.catalogue import DEFAULT, EXTRACTORS
 from ddim.metrics.networks import load_network
@@ -69,9 +69,7 @@ def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Ex
         UserError: if there is no such extractor, or its weights cannot be found or are not the published
             weights. Also if efficientnet-lite0 lacks its Python packages, or scattering is given weights.
     """
-    if name not in EXTRACTORS:
-        possible = ", ".join(EXTRACTORS)
-        raise UserError(f"features must be one of {possible}, got {name!r}{suggest(str(name), EXTRACTORS)}")
+    check_choice("features", name, EXTRACTORS)
     path = None if weights is None else Path(weights)
     sha, network = load_scattering(path) if name == "scattering" else load_network(name, path)
     return Extractor(name, sha, *EXTRACTORS[name], network)

@@ -106,8 +106,9 @@ def draw_curves(axes: Axes, series: Mapping[str, Curve], xlabel: str, ylabel: st
     style_panel(axes, xlabel, ylabel, title)
     axes.grid(color="#e6e6e6", linewidth=0.7)
     axes.margins(x=0)
-    place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False}
-    legend = axes.legend(handles=lines, labelcolor="linecolor", fontsize=9.5, handlelength=1.2, **place)
+    legend = axes.legend(
+        handles=lines, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, labelcolor="linecolor"
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)  # A name such as "$1" is no formula.
 
