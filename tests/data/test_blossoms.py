@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 from ddim.data import open_images
-from ddim.data.blossoms.kinds import KINDS
-from ddim.data.blossoms.source import draw_blossom, name_kind
+from ddim.data.blossoms import KINDS, draw_blossom, name_kind
 
 
 def test_a_flower_is_the_same_in_another_process_and_after_others():
     program = (
-        "import sys; from ddim.data.blossoms.source import draw_blossom;"
+        "import sys; from ddim.data.blossoms import draw_blossom;"
         "sys.stdout.buffer.write(b''.join(draw_blossom(k, (32, 48)).tobytes() for k in (5, 0, 99)))"
     )
     drawn = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout

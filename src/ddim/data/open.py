@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ddim.data.arrays import GIVEN, PREFIX, SUFFIXES, Arrays
-from ddim.data.blossoms.source import Blossoms
+from ddim.data.blossoms import Blossoms
 from ddim.data.cache import load_images
 from ddim.data.images import Images, check_size
 from ddim.data.parquet import Parquet, find_parquet

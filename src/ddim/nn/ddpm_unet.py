@@ -145,14 +145,8 @@ class DDPMUNetSpec(NetworkSpec):
     @property
     def block(self) -> Callable[..., Block]:
         """Build a `Block` from its channels and further options."""
-        return partial(
-            Block,
-            embedding=4 * self.width,
-            norm=self.norm,
-            dropout=self.dropout,
-            scale_shift=self.scale_shift,
-            scale=self.scale,
-        )
+        options = {"dropout": self.dropout, "scale_shift": self.scale_shift, "scale": self.scale}
+        return partial(Block, embedding=4 * self.width, norm=self.norm, **options)
 
     def network(self, channels: int) -> nn.Module:
         """Build the network for images with this number of channels."""
