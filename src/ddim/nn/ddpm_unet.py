@@ -110,9 +110,8 @@ class DDPMUNetSpec(NetworkSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.width % 2 or (self.group_channels is None and self.width % self.groups):
-            raise UserError(
-                f"net.width must be even and a multiple of net.groups, got {self.width} and {self.groups}"
-            )
+            given = f"got {self.width} and {self.groups}"
+            raise UserError(f"net.width must be even and a multiple of net.groups, {given}")
         # The middle of the network, which has as many channels as the last stage, always has attention.
         attended = [*compress(self.widths, self.attention), self.widths[-1]]
         name, divisor = ("head", self.head) if self.head else ("heads", self.heads)
