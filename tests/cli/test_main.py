@@ -67,7 +67,7 @@ ROOM = "Full: make room, then repeat the command, a training with --resume"
         (NoSpace("the disk is full"), 3, "the disk is full"),
         (OSError(errno.ENOSPC, "Full"), 3, ROOM),
         (OSError(errno.EXDEV, "Far", ".tmp-f", None, "f"), 2, "f cannot be used (Far)"),
-        (torch.OutOfMemoryError("CUDA: 2 GiB"), 1, MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1, MEMORY),
         (RuntimeError("two\n\n  lines"), 1, "RuntimeError: two lines (--debug shows the traceback)"),
     ],
 )

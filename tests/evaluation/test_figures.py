@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddim.data.blossoms import source
+from ddim.data import blossoms
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
 from ddim.errors import UserError
@@ -86,7 +86,7 @@ def test_with_fine_pixels_the_drawing_is_the_embedding():
 
 def test_the_forward_strip_runs_from_the_image_to_the_same_noise_under_each_schedule(strips):
     image = figures.read_image("blossoms", (32, 32))
-    assert np.array_equal(to_uint8(image)[0], source.draw_blossom(0, (32, 32)))
+    assert np.array_equal(to_uint8(image)[0], blossoms.draw_blossom(0, (32, 32)))
     shown = {"clean": LinearBeta(), "bounded": Cosine(0.02, 0.95)}
     figures.plot_forward(image, shown, seed=3)
     figures.plot_forward((image * 255).round().byte().numpy(), shown, seed=4)

@@ -27,7 +27,7 @@ from ddim.diffusion.schedules import (
     spread_over,
     time_of_ratio,
 )
-from ddim.errors import UserError, suggest
+from ddim.errors import UserError, check_choice
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -257,9 +257,7 @@ def choose_part(name: str, value: T | type[T] | str | Sequence[float], registry:
         UserError: if the name is unknown.
     """
     if isinstance(value, str):
-        if value not in registry:
-            hint = suggest(value, registry)
-            raise UserError(f"{name} must be one of {', '.join(registry)}, got {value!r}{hint}")
+        check_choice(name, value, registry)
         value = registry[value]
     if isinstance(value, list | tuple | Tensor):
         return registry["listed"](tuple(map(float, value)))  # pyrefly: ignore[bad-argument-count]

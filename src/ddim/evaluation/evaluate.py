@@ -21,7 +21,7 @@ import numpy as np
 from torch import Tensor
 
 from ddim.data.arrays import give_images, hold_images
-from ddim.data.cache import load_images
+from ddim.data.cache import open_images
 from ddim.data.decode import UnusableError, hide_warnings, read_header
 from ddim.data.images import gather_batch
 from ddim.data.open import find_source
@@ -421,7 +421,7 @@ def _open_given_images(
         name, stem = f"tensor {' x '.join(map(str, source[:n].shape))}", "tensor"
         found, sampling = give_images(source[:n]), None
     size = _first_size(found.members((64, 64)), name)
-    images = load_images(found, name, size, progress=watch_reading(progress))
+    images = open_images(found, size, progress=watch_reading(progress))
     # Otherwise, there are more or fewer samples than the record has seeds.
     if sampling and sampling["seeds"] == [int(name) for name in images.names]:
         sampling["seeds"] = sampling["seeds"][:n]
