@@ -16,7 +16,7 @@ from ddim.runs import checkpoint
 from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import load
 from ddim.sampling.record import sample_conditions, sampling_record
-from ddim.sampling.samples import write_samples
+from ddim.sampling.samples import sample_to_folder
 from ddim.sampling.sampling_setup import SamplingSetup
 
 
@@ -64,7 +64,7 @@ def test_a_record_says_whether_samples_are_bit_identical(folder, monkeypatch):
 def test_a_film_has_one_sheet_for_each_state_and_ends_with_the_samples(folder, tmp_path):
     setup = SamplingSetup(load(folder), 3)
     images, _ = generate(setup, range(18))
-    write_samples(setup, range(18), tmp_path / "out", film=True, zoom=1)
+    sample_to_folder(setup.pipeline, 18, 3, out=tmp_path / "out", film=True, zoom=1)
     with Image.open(tmp_path / "out" / "film.webp") as film:
         assert film.n_frames == 4
         film.seek(3)

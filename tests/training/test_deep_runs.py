@@ -14,8 +14,7 @@ from ddim.evaluation.likelihood import likelihood
 from ddim.recipe.codec import override
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load
-from ddim.sampling.samples import write_samples
-from ddim.sampling.sampling_setup import SamplingSetup
+from ddim.sampling.samples import sample_to_folder
 from deep_files import noise16
 
 SMOOTH = noise16(20, 4, 4, 8).repeat(4, 1).repeat(4, 2)
@@ -54,7 +53,7 @@ def test_images_come_back_exactly_from_the_run(name, runs):
 @pytest.mark.parametrize("name", ARRAYS)
 def test_samples_are_saved_without_loss(name, runs, tmp_path):
     pipeline, array = load(runs[name]), ARRAYS[name]
-    written = write_samples(SamplingSetup(pipeline, 2), range(3), tmp_path / "out")
+    written = sample_to_folder(pipeline, 3, 2, out=tmp_path / "out")
     wanted = pipeline.values.from_unit(ddim.sample(pipeline, 3, 2, progress=False))
     assert wanted.dtype == array.dtype
     stack = np.load(written.folder / "samples.npy")

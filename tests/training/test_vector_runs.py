@@ -12,10 +12,9 @@ from ddim.cli import main
 from ddim.errors import UserError
 from ddim.evaluation.likelihood import likelihood
 from ddim.sampling.images import open_run_images
-from ddim.sampling.labels import VectorLabel, draw_rows_of_training, find_vectors
+from ddim.sampling.labels import draw_rows_of_training, find_vectors
 from ddim.sampling.pipeline import load
-from ddim.sampling.samples import write_samples
-from ddim.sampling.sampling_setup import SamplingSetup
+from ddim.sampling.samples import sample_to_folder
 
 RNG = np.random.default_rng(5)
 VECTORS = np.stack([RNG.uniform(40, 220, 24), RNG.normal(size=24)], axis=1)
@@ -99,13 +98,12 @@ def test_folders_of_samples_record_their_vectors(run, given, tmp_path):
     pipeline = load(run)
     label = find_vectors(str(given / "grays.csv"), range(24), pipeline.vectors)
     assert np.allclose(label.rows, VECTORS)
-    few = VectorLabel(label.rows[:3], (0, 1, 2))
-    written = write_samples(SamplingSetup(pipeline, 2, few), range(3), tmp_path / "out")
-    assert json.loads((written.folder / "record.json").read_text())["label"]["1"] == list(few.rows[1])
-    assert write_samples(SamplingSetup(pipeline, 2, few), range(3), tmp_path / "out").made == 0
-    other = VectorLabel((few.rows[0],))
+    few, options = label.rows[:3], {"n": 3, "steps": 2, "out": tmp_path / "out"}
+    written = sample_to_folder(pipeline, vector=few, **options)
+    assert json.loads((written.folder / "record.json").read_text())["label"]["1"] == list(few[1])
+    assert sample_to_folder(pipeline, vector=few, **options).made == 0
     with pytest.raises(UserError, match="holds samples with other label"):
-        write_samples(SamplingSetup(pipeline, 2, other), range(3), tmp_path / "out")
+        sample_to_folder(pipeline, vector=few[0], **options)
 
 
 def test_likelihoods_condition_only_the_images_of_the_run_on_vectors(given, tmp_path):

@@ -40,11 +40,6 @@ class Loss(Protocol):
         """The distribution of the training times, by default uniform."""
         return UniformTimes()
 
-    @property
-    def needs_variance(self) -> bool:
-        """Whether the network must predict a variance, as it does if `net.outputs` is 2."""
-        return False
-
     def at(self, progress: float, seen: int) -> LossFunction:
         """Return the loss at a point of the training; by default this loss.
 
@@ -203,8 +198,6 @@ class Hybrid(Loss):
     error: Error = "mse"
     times: TimeSampling = TableTimes()
     vlb: float = 0.001
-
-    needs_variance = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

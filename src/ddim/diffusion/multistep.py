@@ -103,10 +103,6 @@ class DPMSolver(Sampler):
     order: Literal[1, 2, 3] = 2
     eta: float = 0.0
 
-    @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
-
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
         """Make exponential steps with the last predicted images, and add noise; see `Sampler.walk`."""
         images: deque[Known] = deque(maxlen=int(self.order))

@@ -161,8 +161,7 @@ class Edit:
         check_zoom(zoom)
         if out is not None and (Path(out) / RECORD).exists():
             raise UserError(f"folder {out} holds results already; give a new folder")
-        folder = make_output_folder(None if out is None else Path(out), "edits", self.command)
-        self.folder = folder
+        self.folder = folder = make_output_folder(out, "edits", self.command)
         for row, images in self.rows.items():
             write_images([folder / name for name in self.name_files(row)], images, self.setup.pipeline.values)
         save_figure(folder / STRIP, self.figure(zoom))
