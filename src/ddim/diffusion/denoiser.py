@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -55,14 +55,6 @@ class Shape:
     width: int
 
 
-class Function(nn.Module):
-    """A network without weights that calls a plain function."""
-
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.forward = function
-
-
 class Model(nn.Module):
     """A denoiser that evaluates a network; the only denoiser with weights.
 
@@ -99,7 +91,7 @@ class Model(nn.Module):
         shape: Shape | tuple[int, int, int] = (3, 32, 32),
     ) -> None:
         super().__init__()
-        self.net: nn.Module = net if isinstance(net, nn.Module) else Function(net)
+        self.net: Any = net
         # The number of classes, the length of vectors and the number of augmentation labels that it takes.
         self.classes = int(getattr(net, "classes", 0))
         self.vector = int(getattr(net, "vector", 0))

@@ -122,12 +122,10 @@ def slerp(a: Tensor, b: Tensor, u: float) -> Tensor:
     angle = 2 * torch.atan2(_norm(p - q), _norm(p + q))
     if (torch.pi - angle < 1e-6).any():
         raise UserError("slerp needs two latents that are not opposite, got b = -a: choose another latent")
-    # Between equal latents the weights are linear; the angle 1 avoids a division by 0.
-    equal = angle < 1e-6
-    safe = torch.where(equal, 1.0, angle)
-    weight_p = torch.where(equal, 1 - u, ((1 - u) * safe).sin() / safe.sin())
-    weight_q = torch.where(equal, u, (u * safe).sin() / safe.sin())
-    direction = weight_p * p + weight_q * q
+    # Between equal latents the weights are 1 - u and u; the clamp avoids a division by 0.
+    angle = angle.clamp(min=1e-6)
+    near, far = ((part * angle).sin() / angle.sin() for part in (1 - u, u))
+    direction = near * p + far * q
     length = (1 - u) * norm_a + u * norm_b
     return (direction * length).reshape(a.shape).to(a)
 

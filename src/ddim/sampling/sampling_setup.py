@@ -187,7 +187,7 @@ def choose_sampling(
         pipeline: the model.
         steps: number of sampling steps; None for the recipe's.
         label: the label of the samples, see `Pipeline.find_label`.
-        fields: new values of sampling fields keyed by path, see `override_sampling`; None changes nothing.
+        fields: new values of sampling fields keyed by path, see `override_sampling`.
         sampler: the sampler or its name; None for that of the recipe.
         grid: the grid, its name or a list of times; None for that of `ddim search` or of the recipe.
         guidance: see `collect_guidance`; None for that of `ddim search`, or else no guidance.
@@ -199,16 +199,12 @@ def choose_sampling(
     steps = len(grid) if steps is None and isinstance(grid, list | tuple) else steps
     steps = pipeline.recipe.choose_steps(steps)
     parts = {name: part for name, part in {"sampler": sampler, "grid": grid}.items() if part is not None}
-    names = {name: part for name, part in parts.items() if isinstance(part, str)}
-    if fields or names:
-        # A name and the fields of its part, such as "listed" and grid.times, are read together.
-        fields = names | {**(fields or {})}
-    new = {name: part for name, part in parts.items() if name not in (fields or ())}
-    pipeline = pipeline.with_recipe(**new)
-    if fields is not None:
-        # Even without changes, values become those of a file: eta 1 becomes 1.0, in records and cache keys.
-        pipeline = replace(pipeline, recipe=override_sampling(pipeline.recipe, fields))
-    chosen = grid is not None or {"grid", "sampled_on"} & {name.split(".")[0] for name in fields or ()}
+    # A name and the fields of its part, such as "listed" and grid.times, are read together.
+    changes = {name: part for name, part in parts.items() if isinstance(part, str)} | {**(fields or {})}
+    pipeline = pipeline.with_recipe(**{name: parts[name] for name in parts.keys() - changes.keys()})
+    # Even without changes, values become those of a file: eta 1 becomes 1.0, in records and cache keys.
+    pipeline = replace(pipeline, recipe=override_sampling(pipeline.recipe, changes))
+    chosen = grid is not None or {"grid", "sampled_on"} & {name.split(".")[0] for name in changes}
     searched = None if chosen else find_searched_grid(pipeline, pipeline.recipe.sampler, steps)
     pipeline = pipeline.with_recipe(grid=searched) if searched else pipeline
     if isinstance(pipeline, LoadedRun):  # the recipe of a bare model does not describe its network
@@ -254,7 +250,7 @@ def open_edit(
         # accurate with equal steps of log-SNR.
         cleanest = pipeline.recipe.sampling_schedule(torch.zeros((), dtype=torch.float64)).log_snr
         grid = UniformLogSNR() if cleanest > UniformLogSNR.end else Uniform()
-    setup = choose_sampling(pipeline, steps, label, fields or None, grid=grid, guidance=guidance)
+    setup = choose_sampling(pipeline, steps, label, fields, grid=grid, guidance=guidance)
     return replace(setup, consistent=real)
 
 
