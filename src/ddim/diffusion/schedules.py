@@ -105,9 +105,6 @@ class Schedule(Protocol):
     def __post_init__(self) -> None:
         """Check that names and numbers are what they must be; `check_schedule` checks the noise levels."""
         check_part_values("schedule", self)
-        for name in ("min_signal", "max_signal"):
-            if not 0 <= getattr(self, name, 0) <= 1:
-                raise UserError(f"schedule.{name} must lie in [0, 1], got {getattr(self, name)}")
 
     @property
     def entries(self) -> int | None:

@@ -167,8 +167,6 @@ class Optim:
         check_positive("optim", lr=self.lr, batch=self.batch, accumulate=self.accumulate)
         if self.batch % self.accumulate:
             raise UserError(f"optim.accumulate must divide optim.batch {self.batch}, got {self.accumulate}")
-        if min(self.weight_decay, self.clip, self.warmup) < 0:
-            raise UserError("optim.weight_decay, optim.clip and optim.warmup must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -309,8 +307,6 @@ class Recipe:
         for name, value in (("minutes", self.minutes), ("images", self.images)):
             if value is not None and not to_float(name, value) > 0:
                 raise UserError(f"{name} (--{name}) must be above 0, got {value}")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed must lie in [0, 2^32), got {self.seed}")
 
     @property
     def shared_numbers(self) -> dict[str, dict[str, float]]:
