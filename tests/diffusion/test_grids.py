@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from ddim.diffusion.grids import Karras, Listed, Quadratic, Sections, Spaced, Uniform, UniformLogSNR
+from ddim.diffusion.grids import Karras, Quadratic, Sections, Spaced, Uniform, UniformLogSNR
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearPath
 
 
@@ -24,14 +24,6 @@ def test_times_fall_from_one_and_never_reach_zero(grid, schedule):
         assert (times.diff() < 0).all()
         assert times[-1] > 0
         assert schedule(times).log_snr.isfinite().all()
-
-
-@pytest.mark.parametrize("steps", [1, 3, 20, 1000])
-def test_uniform_times_are_those_of_the_originals(steps):
-    """Béres evaluates at t = 1 - k/N, k = 0 ... N - 1."""
-    exact = [1 - k / steps for k in range(steps)]
-    assert Uniform()(steps, Cosine()).tolist() == pytest.approx(exact, rel=1e-12)
-    assert Listed(tuple(exact))(steps, Cosine()).tolist() == exact
 
 
 @pytest.mark.parametrize("shift", [0.5, 3.0])

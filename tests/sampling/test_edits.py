@@ -256,9 +256,3 @@ def test_files_in_the_folder_are_recorded_by_their_paths_in_it(pipeline, files, 
         assert json.loads((folder / "record.json").read_text())["images"] == [name]
     monkeypatch.chdir(tmp_path)
     assert [edit.save().name for _ in range(2)] == ["invert-1", "invert-2"]
-
-
-def test_an_edit_shows_itself_as_a_strip(pipeline, images):
-    edit = ddim.vary(pipeline, images[0], seeds=[1, 2], steps=2)
-    assert edit._repr_png_().startswith(b"\x89PNG")
-    assert len(repr(edit)) < 200

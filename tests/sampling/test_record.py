@@ -8,10 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-import ddim
 import tiny
 from ddim.plots.pictures import make_sheet
-from ddim.recipe.codec import describe_kind, override
+from ddim.recipe.codec import override
 from ddim.runs import checkpoint
 from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import load
@@ -45,13 +44,6 @@ def test_a_record_holds_everything_that_samples_depend_on(folder):
     assert record["recipe"]["name"] == "tiny"
     assert record["runtime"] == vars(trained.runtime)
     assert record["versions"]["torch"] == torch.__version__
-
-
-def test_a_kind_is_described_by_its_fields_that_are_not_default():
-    assert describe_kind(ddim.DDIM()) == "ddim"
-    assert describe_kind(ddim.DDIM(eta=0.2)) == "ddim eta 0.2"
-    assert describe_kind(ddim.DDPM("large")) == "ddpm variance large"
-    assert describe_kind(ddim.EDM(order=1, s_churn=2.0)) == "edm order 1 s_churn 2"
 
 
 def test_a_record_says_whether_samples_are_bit_identical(folder, monkeypatch):

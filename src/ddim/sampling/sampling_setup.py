@@ -95,11 +95,10 @@ class Guidance:
             model: the model that is sampled.
             labels: class labels (B,) or vectors (B, d) on the device of the model, or None for no label.
         """
-        strong = model if labels is None else Labelled(model, labels, None)
-        weak: Denoiser = self.run.model if self.run else model
-        if labels is not None and self.run and self.run.recipe.data.conditional:
-            weak = Labelled(self.run.model, labels, None)
-        return self.combine(Counted(strong), Counted(weak))
+        weak: Denoiser = model
+        if guide := self.run:
+            weak = Labelled(guide.model, labels if guide.recipe.data.conditional else None)
+        return self.combine(Counted(Labelled(model, labels)), Counted(weak))
 
     def combine(self, strong: Counted, weak: Counted) -> tuple[Denoiser, list[Counted]]:
         """Return a denoiser in which `weak` guides `strong`, and the counters of its evaluations."""
