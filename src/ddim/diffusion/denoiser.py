@@ -22,6 +22,7 @@ from ddim.diffusion.schedules import (
     SCHEDULES,
     Number,
     Schedule,
+    as_double,
     as_times,
     check_schedule,
     spread_over,
@@ -99,9 +100,8 @@ class Model(nn.Module):
         self.schedule = choose_part("schedule", schedule, SCHEDULES)
         check_schedule(self.schedule)
         self.predicts = choose_part("predicts", predicts, PARAMETERISATIONS)
-        entries = getattr(self.schedule, "entries", None)
         conditioning = choose_part("conditioning", conditioning, CONDITIONINGS)
-        self.conditioning = complete(conditioning, entries=entries)
+        self.conditioning = complete(conditioning, entries=self.schedule.entries)
         self.shape = shape if isinstance(shape, Shape) else Shape(*shape)
         self.pixels = Pixels.fixed(0.5, 0.5, self.shape.channels)
 
@@ -150,7 +150,7 @@ class Model(nn.Module):
             sigma: the noise rate, a number or (B,): sigma / alpha of this model's schedule.
             label: see `forward`.
         """
-        t = time_of_ratio(self.schedule, torch.as_tensor(sigma, dtype=torch.float64))
+        t = time_of_ratio(self.schedule, as_double(sigma))
         return self(self.schedule(t).over(x).alpha * x, t, label).x0
 
     def __repr__(self) -> str:

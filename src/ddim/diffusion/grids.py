@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ddim.diffusion.schedules import Schedule, time_of_ratio
+from ddim.diffusion.schedules import Schedule, as_double, time_of_ratio
 from ddim.errors import check_part_values
 
 
@@ -170,7 +170,7 @@ class Sections(Grid):
             places = accumulate(repeat(stride, count - 1), initial=0.0)
             index += [first + round(place) for place in places]
             first += length
-        return torch.tensor(index[::-1], dtype=torch.float64) / entries
+        return as_double(index[::-1]) / entries
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Listed(Grid):
     times: tuple[float, ...]
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        return torch.tensor(self.times, dtype=torch.float64)
+        return as_double(self.times)
 
 
 GRIDS: dict[str, type[Grid]] = {
@@ -201,7 +201,7 @@ GRIDS: dict[str, type[Grid]] = {
 
 def count_down(steps: int) -> Tensor:
     """Return the numbers steps, ..., 2, 1 (steps,), float64."""
-    return torch.arange(steps, 0, -1, dtype=torch.float64)
+    return torch.arange(steps, 0, -1).double()
 
 
 def equal_log_snr_times(schedule: Schedule, first: float, last: float, count: int) -> Tensor:

@@ -314,11 +314,11 @@ class Recipe:
 
         They are 1000 entries for a schedule without a table, and EDM's sigma_data for unknown pixels.
         """
-        table: dict[str, float] = {"entries": getattr(self.schedule, "entries", None) or 1000}
+        table: dict[str, float] = {"entries": self.schedule.entries or 1000}
         known = self.pixels.std if isinstance(self.pixels, Measured) else None
         return {
             "conditioning": table,
-            "grid": {"entries": getattr(self.sampling_schedule, "entries", None) or 1000},
+            "grid": {"entries": self.sampling_schedule.entries or 1000},
             "predicts": {"sigma_data": known or 0.5},
             "objective": table | {"sigma_data": known or getattr(self.predicts, "sigma_data", None) or 0.5},
         }

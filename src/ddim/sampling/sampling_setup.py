@@ -236,18 +236,18 @@ def open_edit(
     guidance = collect_guidance(*given) or OFF
     if invert and guidance.on:
         raise UserError(f"{what} cannot be guided, because guidance multiplies the errors of latents")
-    pipeline, real = open_pipeline(run), invert or seeded
-    check_diffusion_model(pipeline.recipe, f"{what} needs")
-    label = default_label(pipeline.recipe) if seeded else None
+    pipeline = open_pipeline(run)
+    recipe, fields = pipeline.recipe, options.get("fields") or {}
+    check_diffusion_model(recipe, f"{what} needs")
+    label, grid, real = default_label(recipe) if seeded else None, recipe.grid, invert or seeded
     if label is None:
-        check_unconditional(pipeline.recipe, what)
-    fields, grid = options.get("fields") or {}, pipeline.recipe.grid
+        check_unconditional(recipe, what)
     if others := [name for name in fields if name.split(".")[0] != "grid"]:
         raise UserError(f"{others[0]} cannot be changed for an edit; only grid can")
     if real:
         # The grid of a recipe may end at a time with much noise, but real images have none. Inversion is most
         # accurate with equal steps of log-SNR.
-        cleanest = pipeline.recipe.sampling_schedule(torch.zeros((), dtype=torch.float64)).log_snr
+        cleanest = recipe.sampling_schedule(0.0).log_snr
         grid = UniformLogSNR() if cleanest > UniformLogSNR.end else Uniform()
     setup = choose_sampling(pipeline, steps, label, fields, grid=grid, guidance=guidance)
     return replace(setup, consistent=real)
