@@ -32,7 +32,7 @@ def test_an_exact_inversion_has_a_smaller_error(run, photo, tmp_path, command):
         record = json.loads(
             command("invert", run, photo, "--steps 8 --json --out", tmp_path / "out", more)[0]
         )
-        assert f"{photo}: 48x90, cropped to 48x48" in record["notes"][0]
+        assert f"{photo}: 48x90, cropped and resized to 32x32" in record["notes"][0]
         errors += record["squared_errors"]
         shutil.rmtree(tmp_path / "out")
     assert errors[1] < 1e-8 < errors[0]

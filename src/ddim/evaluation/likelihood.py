@@ -18,6 +18,7 @@ from ddim.data.order import shuffle_epoch
 from ddim.diffusion.denoiser import Counted, Denoiser
 from ddim.diffusion.guidance import Clipped
 from ddim.diffusion.likelihood import Variance, bound_bits, bound_times, flow_bits
+from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.schedules import Schedule
 from ddim.diffusion.times import midpoints
@@ -188,7 +189,7 @@ def measure_bits(
 
 def variance_of(pipeline: Pipeline) -> Variance:
     """Return the variance of the reverse steps: "learned" only if a loss has trained it, else "large"."""
-    return "learned" if pipeline.recipe.objective.needs_variance else "large"
+    return "learned" if isinstance(pipeline.recipe.objective, Hybrid) else "large"
 
 
 def label_any_images(run: Pipeline, images: Images, which: np.ndarray) -> Tensor | None:
