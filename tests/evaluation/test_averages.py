@@ -11,7 +11,7 @@ import ddim
 import tiny
 from damage import damage_file, flip_bit
 from ddim.errors import UserError
-from ddim.evaluation.averages import LARGEST_ERROR, Averages
+from ddim.evaluation.search import LARGEST_ERROR, Averages
 from ddim.files import lock_folder
 from ddim.metrics.kid import kid
 from ddim.nn.ema import Exponential

@@ -3,7 +3,7 @@
 import pytest
 
 import ddim
-from ddim.evaluation.choices import expand_choices, name_choices
+from ddim.evaluation.compare import expand_choices, name_choices
 
 
 def test_every_combination_is_listed_and_the_last_choice_changes_fastest():

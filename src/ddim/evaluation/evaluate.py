@@ -35,8 +35,15 @@ from ddim.diffusion.guidance import Interval
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError
 from ddim.evaluation import record as records
-from ddim.evaluation.choices import OWN, Choice, expand_choices
-from ddim.evaluation.compare import EvaluationTable, arrange_cells, load_features, plot_table
+from ddim.evaluation.compare import (
+    OWN,
+    Choice,
+    EvaluationTable,
+    arrange_cells,
+    expand_choices,
+    load_features,
+    plot_table,
+)
 from ddim.evaluation.measure import measure_metrics
 from ddim.evaluation.record import Evaluation, read_evaluation
 from ddim.evaluation.reference import Part, Reference, open_other_images, open_reference, share_range

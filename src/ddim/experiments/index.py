@@ -28,7 +28,7 @@ from ddim.evaluation.record import (
 from ddim.files import is_locked, read_sealed, shorten_paths
 from ddim.metrics.catalogue import METRICS as EVALUATED
 from ddim.plots.table import Table, Tabular, format_cell
-from ddim.recipe.options import ERRORS, flatten, flatten_as_text
+from ddim.recipe.options import ERRORS, flatten, flatten_as_text, list_varied
 from ddim.runs.checkpoint import read_document
 from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
 from ddim.runs.log import METRICS, measure_pace, read_metrics
@@ -263,18 +263,6 @@ def run_record(run: Run) -> dict[str, Any]:
         "comparable": run.comparable,
         "note": run.why or None,
     }
-
-
-def list_varied(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of the fields in which recipes differ, from their values keyed by name."""
-    fields = dict.fromkeys(name for recipe in recipes for name in recipe)
-    values = defaultdict[tuple[str, str], set[str]](set)
-    for recipe in recipes:
-        for name in fields:
-            # A field of a part, such as a schedule, is compared only between parts of the same kind.
-            kind = recipe.get(name.rpartition(".")[0])
-            values[name, str(kind)].add(str(recipe.get(name)))
-    return list(dict.fromkeys(name for (name, _), seen in values.items() if len(seen) > 1))
 
 
 def name_runs(runs: Sequence[Run], home: str | Path) -> dict[Path, str]:
