@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ddim.diffusion.schedules import Cosine, KarrasSigma, Level, Linear, Schedule
     from ddim.diffusion.times import TimeSampling
     from ddim.errors import UserError
+    from ddim.evaluation.averages import ema
     from ddim.evaluation.compare import compare
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.evaluate import evaluate
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from ddim.evaluation.likelihood import likelihood
     from ddim.evaluation.measure import measure
     from ddim.evaluation.memorisation import memorisation
-    from ddim.evaluation.search import ema, search
+    from ddim.evaluation.search import search
     from ddim.exchange.diffusers import import_model
     from ddim.exchange.export import export
     from ddim.exchange.hub import push
@@ -87,7 +88,8 @@ _HOMES = {
     "evaluation.diagnose": "diagnose",
     "evaluation.memorisation": "memorisation",
     "evaluation.likelihood": "likelihood",
-    "evaluation.search": "search ema",
+    "evaluation.search": "search",
+    "evaluation.averages": "ema",
     "evaluation.image_summary": "inspect_data",
     "files": "inspect_cache",
     "sampling.edits": "invert interpolate inpaint vary",

@@ -32,7 +32,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "recipe": "cli.recipe_help:show_recipe",
         "distill": "training.run:distill",
         "search": "evaluation.search:search",
-        "ema": "evaluation.search:ema",
+        "ema": "evaluation.averages:ema",
         "sweep": "experiments.sweep:sweep",
     },
     "Look": {

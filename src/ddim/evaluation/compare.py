@@ -1,7 +1,6 @@
-"""Compare evaluations by a metric: differences with intervals, and tables of evaluations with their figure.
+"""Tables of evaluations by a metric, their figure, and the combinations of choices of sampling in them.
 
-`ddim compare` returns such a table, and so does `ddim evaluate` if an option has several values: it evaluates
-all combinations of these choices, which have short names.
+`ddim compare` returns such a table, and so does `ddim evaluate` if an option has several values.
 """
 
 from __future__ import annotations
@@ -9,122 +8,25 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-import numpy as np
-from scipy import stats
+from typing import Any, TypeAlias
 
 from ddim.diffusion.grids import GRIDS
 from ddim.diffusion.samplers import SAMPLERS
 from ddim.diffusion.schedules import SCHEDULES
 from ddim.errors import UserError, quote
 from ddim.evaluation import record as records
-from ddim.evaluation.measure import STATISTICS
+from ddim.evaluation.measure import Difference, measure_difference
 from ddim.evaluation.record import Evaluation, format_estimate, read_evaluation, why_not_comparable
-from ddim.files import hash_file
 from ddim.metrics.catalogue import METRICS, metric_name
 from ddim.metrics.estimate import Estimate
-from ddim.metrics.kid import kid_difference
-from ddim.metrics.prdc import prdc
-from ddim.plots.charts import COLOURS, FAINT, new_figure, style_panel
+from ddim.plots import charts
 from ddim.plots.table import Table, Tabular, format_cell
 from ddim.recipe.codec import dump
 from ddim.recipe.options import flatten, list_varied, option_text
 from ddim.runs.names import is_run_folder
-from ddim.sampling.image_features import find_features
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-GROUPS = 10
-"""Number of parts of each set of images; the jackknife leaves out one part at a time."""
-
-
-# Differences
-
-
-@dataclass(frozen=True)
-class Difference(Estimate):
-    """The metric of an evaluation minus the metric of the first evaluation, with its 95 % interval.
-
-    `paired` says whether both evaluations sampled the same seeds.
-    """
-
-    paired: bool
-
-    def __str__(self) -> str:
-        """Return whether the interval excludes 0, the difference, and half the width of its interval."""
-        judged = "larger than chance" if self.distinguishable else "may be chance"
-        kind = "paired" if self.paired else "not paired"
-        return f"{judged}: {format_estimate(self, '+')}, {kind}"
-
-
-def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Difference | str:
-    """Return the metric of `one` minus the metric of `other`, or the reason why the difference is not known.
-
-    The 95 % confidence interval comes from a jackknife. For KID, the jackknife leaves out one image at a
-    time; for the other metrics, it leaves out a tenth of each set. Both evaluations lose the same reference
-    images. If they sampled the same seeds, they also lose the same samples.
-
-    Except for KID, the intervals are conservative, because the jackknife overestimates the variance (Efron &
-    Stein 1981): they contain the true difference in at least 95 % of cases. For precision, recall, density
-    and coverage they are up to about twice as wide as needed.
-    """
-    if metric == "fid_infinity":
-        return f"differences of {METRICS[metric].title} have no reliable confidence interval"
-    reference = find_features(one.reference.sha256, one.reference.images)
-    if reference is None:
-        return "the features of the reference are no longer in the cache: `ddim evaluate` computes them again"
-    mine, theirs = load_features(one), load_features(other)
-    if mine is None or theirs is None:
-        missing = one if mine is None else other
-        return f"{missing.folder / records.FEATURES} is missing or does not belong to its record"
-    paired = bool(one.sampling and other.sampling and one.sampling["seeds"] == other.sampling["seeds"])
-    if metric == "kid":
-        kid = kid_difference(mine, theirs, reference, paired=paired)
-        return Difference(kid.value, kid.low, kid.high, paired)
-    statistic = STATISTICS.get(metric) or (lambda generated, of: getattr(prdc(generated, of), metric))
-    return Difference(*_jackknife(statistic, mine, theirs, reference), paired)
-
-
-def load_features(evaluation: Evaluation) -> np.ndarray | None:
-    """Return the features of an evaluation, from the file beside its record, as a read-only memory map.
-
-    Return None if the file is missing or belongs to another record.
-    """
-    path = evaluation.folder / records.FEATURES
-    if not path.is_file() or evaluation.record["generated"]["sha256"] != hash_file(path):
-        return None
-    return np.lib.format.open_memmap(path, mode="r")
-
-
-def _jackknife(statistic: Callable[..., float], *sets: np.ndarray) -> tuple[float, float, float]:
-    """Return (value, low, high) of the statistic of one set minus that of another, by a jackknife.
-
-    Each round leaves out a tenth of each of the three sets together. The variances of independent sets still
-    add up, because their tenths are independent.
-
-    Args:
-        statistic: the metric, as a function of generated and reference features.
-        sets: features (N, d) of the first evaluation, (M, d) of the second one, and (R, d) of the reference.
-    """
-    one, other, reference = sets
-    value = statistic(one, reference) - statistic(other, reference)
-    # The ten parts are drawn at random. If each were every tenth sample, one part could contain all samples
-    # of a class, because seed s may have class s % classes.
-    # Sets of equal size are divided in the same way, so samples of equal seeds are left out together.
-    tenths = [np.random.default_rng(0).permutation(len(features)) % GROUPS for features in sets]
-    without = []
-    for k in range(GROUPS):
-        a, b, truth = (features[tenth != k] for features, tenth in zip(sets, tenths, strict=True))
-        without.append(statistic(a, truth) - statistic(b, truth))
-    quantile = float(stats.t.ppf(0.975, GROUPS - 1))
-    radius = quantile * math.sqrt((GROUPS - 1) * float(np.var(without)))
-    return value, value - radius, value + radius
-
 
 # Combinations of choices
 
@@ -419,9 +321,9 @@ def make_cell(
     return Cell(row, column, each, difference, unranked, choice or {})
 
 
-def plot_table(table: EvaluationTable) -> Figure:
+def plot_table(table: EvaluationTable) -> charts.Figure:
     """Return a figure of a table: a line with 95 % intervals for each row, over the NFE of a sample."""
-    figure = new_figure(7.2, 4.2)
+    figure = charts.new_figure(7.2, 4.2)
     axes = figure.add_subplot()
     for k, row in enumerate(table.rows):
         cells = [cell for cell in table.cells if cell.row == row]
@@ -429,16 +331,16 @@ def plot_table(table: EvaluationTable) -> Figure:
         halves = [0.0 if each.low is None else (each.high - each.low) / 2 for each in estimates]
         # Lines are moved apart a little, so that intervals at equal x do not hide each other.
         x = [(cell.evaluation.nfe or 0) * 1.015 ** (k - (len(table.rows) - 1) / 2) for cell in cells]
-        style = {"marker": "o", "capsize": 2, "markersize": 4, "color": COLOURS[k % len(COLOURS)]}
+        style = {"marker": "o", "capsize": 2, "markersize": 4, "linewidth": 1.6}
         values = [math.nan if each.value is None else each.value for each in estimates]
-        axes.errorbar(x, values, halves, label=row, linewidth=1.6, **style)
-    if table.yardstick:
-        axes.axhline(table.yardstick.value, color=FAINT, linestyle="--", linewidth=1, label="real images")
+        axes.errorbar(x, values, halves, label=row, color=charts.COLOURS[k % len(charts.COLOURS)], **style)
+    if real := table.yardstick:
+        axes.axhline(real.value, color=charts.FAINT, linestyle="--", linewidth=1, label="real images")
     ticks = sorted({cell.evaluation.nfe or 0 for cell in table.cells})
     axes.set_xscale("log")
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    style_panel(axes, "network evaluations per sample", METRICS[table.metric].title)
+    charts.style_panel(axes, "network evaluations per sample", METRICS[table.metric].title)
     axes.grid(color="#e6e6e6", linewidth=0.7)
     axes.legend(frameon=False, fontsize=9)
     return figure

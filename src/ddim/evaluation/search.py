@@ -1,64 +1,44 @@
-"""Search for the sampling times, the guidance or the averages of weights with which a run samples best.
+"""Search for the sampling times or the guidance of a run, for one sampler and one number of steps.
 
-Times and guidance are searched for one sampler and one number of steps. Guidance, and the times of a student
-of `ddim distill`, are compared by the KID of their samples against the held-out images. The lowest of many
-noisy KIDs is partly low by chance. So the best candidate is compared with the usual setting on new seeds, and
-used only if its KID is distinguishably lower there, at 95 %. The times of other runs are compared by the
-error of their samples against samples with many steps.
-
-Averages of any width are reconstructed from the snapshots of the run (Karras et al. 2024, appendix C). Those
-of several widths can be measured, and the best is kept.
+Guidance, and the times of a student of `ddim distill`, are compared by the KID of their samples against the
+held-out images. The lowest of many noisy KIDs is partly low by chance. So the best candidate is compared with
+the usual setting on new seeds, and used only if its KID is distinguishably lower there, at 95 %. The times of
+other runs are compared by the error of their samples against samples with many steps.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ddim.diffusion.grids import Karras
 from ddim.diffusion.samplers import Multistep
-from ddim.errors import UserError, check_count, quote
-from ddim.evaluation.record import name_guidance
-from ddim.evaluation.reference import compute_validation_features
-from ddim.evaluation.sample_features import SampledParts
+from ddim.errors import UserError, check_count
+from ddim.evaluation.image_sets import SampledParts, compute_validation_features
+from ddim.evaluation.record import name_recorded_guidance
 from ddim.evaluation.sampler_errors import count_levels, prepare_run, search_times
-from ddim.files import is_locked
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, with_bar
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.estimate import Estimate
 from ddim.metrics.features import load_extractor
 from ddim.metrics.kid import kid, kid_difference
-from ddim.metrics.statistics import estimate_mean
-from ddim.nn import power_averages
-from ddim.nn.power_averages import Profile, relative_width
 from ddim.plots.table import Tabular
 from ddim.recipe.codec import describe_kind, override_sampling
 from ddim.recipe.options import option_text
-from ddim.runs import averages as stores
-from ddim.runs import checkpoint
-from ddim.runs.names import GUIDE, find_run_folder, is_checkpoint
-from ddim.sampling.images import open_run_images
+from ddim.runs.names import GUIDE, is_checkpoint
+from ddim.sampling import sampling_setup
 from ddim.sampling.labels import choose_label
-from ddim.sampling.pipeline import LoadedRun, load, load_given_run
-from ddim.sampling.sampling_setup import (
-    Guidance,
-    SamplingSetup,
-    choose_sampling,
-    open_guidance,
-    save_guidance,
-)
+from ddim.sampling.pipeline import LoadedRun, load_given_run
+from ddim.sampling.sampling_setup import Guidance, SamplingSetup, choose_sampling
 from ddim.sampling.searched import FILE, read_searched, save_grid
-from ddim.training.validation import choose_times, denoise_validation_images
 
 FIRST_SEED = 2**31
 """First seed of the samples of a search.
@@ -182,8 +162,8 @@ def _save(run: LoadedRun, found: Search) -> str:
         save_grid(at.run, sampler, steps, at.weights, options["grid"], found.value)
     else:
         chosen = Guidance(options["guidance"], options["guidance_interval"], options["guide_with"])
-        labelled = choose_label(run.recipe) is not None
-        save_guidance(at.run, sampler, steps, at.weights, chosen if chosen.on else None, labelled=labelled)
+        kept, labelled = chosen if chosen.on else None, choose_label(run.recipe) is not None
+        sampling_setup.save_guidance(at.run, sampler, steps, at.weights, kept, labelled=labelled)
     return f"samples by {describe_kind(sampler)} in {steps} steps use this from now on: {at.run / FILE}"
 
 
@@ -193,9 +173,7 @@ def _save(run: LoadedRun, found: Search) -> str:
 def _search_times(run: LoadedRun, steps: int | None, n: int | None, progress: Progress) -> Search:
     """Return the times whose samples are nearest to samples with many steps, from the same noise."""
     sampler = run.recipe.sampler
-    steps = 10 if steps is None else steps
-    n = 16 if n is None else n
-    check_count("n", n)
+    steps, n = steps or 10, n or 16
     check_count("steps", steps, 3)
     if sampler.stochastic:
         raise UserError("the sampler must be deterministic, because fresh noise would change the samples")
@@ -244,7 +222,7 @@ class Trials:
     """
 
     def __init__(self, run: LoadedRun, n: int | None, count: int, progress: Progress) -> None:
-        self.n = 500 if n is None else n
+        self.n = n or 500
         check_count("n", self.n, LEAST)
         self.extractor = load_extractor().to(run.runtime.exact_device)
         self.reference = compute_validation_features(run, self.extractor, progress)
@@ -340,8 +318,7 @@ def _search_guidance(
         return plain
 
     def try_guidance(guided: Guidance) -> Trial:
-        name = name_guidance(guided.scale, guided.interval, guided.guide)
-        return trials.measure(name, replace(plain, guidance=guided))
+        return trials.measure(name_recorded_guidance(guided.describe()), replace(plain, guidance=guided))
 
     most = spend(replace(plain, guidance=guides[0]).count_evaluations())
     few, many = (trials.measure("no guidance", each) for each in (plain, most))
@@ -371,7 +348,8 @@ def _open_guides(plain: SamplingSetup[LoadedRun], guide_with: str | Sequence[str
         has_guide = (run.checkpoint.run / GUIDE).is_dir()
         guide_with = [f"@{GUIDE}"] if has_guide or not names else []
     names += [guide_with] if isinstance(guide_with, str) else guide_with
-    return [open_guidance(run, plain.label, plain.steps, Guidance(2.0, guide=name)) for name in names]
+    guides = [Guidance(2.0, guide=name) for name in names]
+    return [sampling_setup.open_guidance(run, plain.label, plain.steps, guide) for guide in guides]
 
 
 def list_guided_intervals(setup: SamplingSetup) -> list[tuple[float, float]]:
@@ -381,227 +359,3 @@ def list_guided_intervals(setup: SamplingSetup) -> list[tuple[float, float]]:
     thirds = (k * len(log_snr) // 3 for k in (1, 2))
     low, high = (round((log_snr[j - 1] + log_snr[j]) / 2, 1) for j in thirds)
     return [(-math.inf, high), (low, math.inf), (low, high)] if low < high else []
-
-
-# Averages of the weights
-
-
-WIDTHS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25)
-"""The widths that `ema` lists and tries."""
-
-LARGEST_ERROR = 0.1
-"""Largest error of a reconstruction that is tried by default; see `Combination`."""
-
-
-@dataclass(frozen=True)
-class Average:
-    """An average of weights that can be computed as a sum of stored averages.
-
-    Attributes:
-        facts: its width, and the error of the sum.
-        terms: the coefficient, the folder and the name of each stored average.
-    """
-
-    facts: stores.StoredAverage
-    terms: Sequence[tuple[float, Path, str]]
-
-    def compute(self) -> dict[str, Tensor]:
-        """Return the average, float32 and keyed by tensor name; it is summed in float64.
-
-        The file of each stored average is read once and checked by its hash.
-        """
-        total: dict[str, Tensor] = {}
-        for coefficient, folder, stored in self.terms:
-            for name, value in checkpoint.read_tensors(folder, stored).items():
-                total[name] = total.get(name, 0) + coefficient * value.double()
-        return {name: value.float() for name, value in total.items()}
-
-
-class Averages:
-    """The averages of a checkpoint and of earlier snapshots, from which other widths are reconstructed.
-
-    Args:
-        run: a run folder, for its newest checkpoint; RUN/best; or a checkpoint in a run folder.
-
-    Attributes:
-        loaded: the run, whose model may get other weights.
-        folder: the run folder.
-        path: the checkpoint.
-        step: the step of the checkpoint.
-        names: the names of the checkpoint's power-function averages, keyed by power.
-        snapshots: the snapshots of earlier steps, the oldest first.
-
-    Raises:
-        UserError: if the run has no checkpoint or snapshots.
-    """
-
-    def __init__(self, run: str | Path) -> None:
-        self.loaded = load(run)
-        at = self.loaded.checkpoint
-        self.folder, self.path, self.step = find_run_folder(at.path), at.path, at.state.step
-        self.names = power_averages.list_powers(
-            power_averages.track_averages(at.recipe.ema, at.recipe.report.snapshots)
-        )
-        self.snapshots = stores.list_snapshots(self.folder, self.step)
-        if not self.snapshots:
-            raise UserError(
-                f"run {self.folder} has no snapshots of its averages before step {self.step}: train with "
-                "report.snapshots 8 to keep them, from step 64 on"
-            )
-
-    @property
-    def default(self) -> Average:
-        """The default average of the run, which may have no width."""
-        gamma = next((gamma for gamma, name in self.names.items() if name == "default"), None)
-        width = None if gamma is None else relative_width(gamma)
-        facts = stores.StoredAverage(width, gamma, 0.0, self.step, stores.hash_weights(self.path))
-        return Average(facts, [(1.0, self.path, "ema/default")])
-
-    def reconstruct(self, width: float) -> Average:
-        """Return the average of a width, reconstructed from the others."""
-        files = {Profile(s.step, gamma): (s.path, f"{gamma}") for s in self.snapshots for gamma in s.gammas}
-        files |= {Profile(self.step, gamma): (self.path, f"ema/{n}") for gamma, n in self.names.items()}
-        gamma = power_averages.power_of_width(width)
-        coefficients, error = power_averages.combine_profiles([*files], Profile(self.step, gamma))
-        steps = tuple(one.step for one in self.snapshots)
-        facts = stores.StoredAverage(width, gamma, error, self.step, stores.hash_weights(self.path), steps)
-        return Average(facts, [(c, *file) for c, file in zip(coefficients, files.values(), strict=True)])
-
-    def list_widths(self) -> list[float]:
-        """Return the widths that the run tracks and the other widths in `WIDTHS`, sorted."""
-        tracked = [relative_width(gamma) for gamma in self.names]
-        others = [w for w in WIDTHS if not any(math.isclose(w, one, rel_tol=0.01) for one in tracked)]
-        return sorted([*tracked, *others])
-
-
-@with_bar
-def ema(
-    run: str | Path | LoadedRun,
-    width: float | Sequence[float] | None = None,
-    *,
-    pick: Literal["validation", "kid"] | None = None,
-    n: int = 500,
-    progress: Progress = ignore_progress,
-) -> Search:
-    """Choose the width of the average of the weights (EMA) after training.
-
-    The relative width says over which part of the run the weights are averaged: it is the standard deviation
-    of the profile of the average, as a fraction of the run. A run that was trained with report.snapshots 8
-    keeps snapshots of two averages, from which others are reconstructed (Karras et al. 2024, appendix C).
-
-    A run alone lists the widths with the errors of their reconstructions. With a width, this average is
-    stored in RUN/averages, and RUN@width-0.05 is the run with the average of width 0.05. With pick, several
-    widths are measured, and RUN@picked is the run with the best of them. The default average is among them.
-    The lowest of several values is partly low by chance, so evaluate the kept average anew.
-
-    Args:
-        run: a run folder, for its newest checkpoint; RUN/best; or a checkpoint.
-        width: relative width to reconstruct, such as 0.05. With pick: widths to try (default: all whose error
-            of reconstruction is at most 10 %).
-        pick: "validation" compares the error of denoised held-out images, measured as in the training; "kid"
-            compares samples, without guidance, at the times of the recipe's grid.
-        n: samples of each width for KID.
-
-    Other Parameters:
-        progress: True shows a bar in a notebook cell, False nothing. It can be a function, see `Progress`.
-
-    Example:
-        >>> ddim.ema("runs/photos-fast-1", pick="validation")
-        >>> ddim.sample("runs/photos-fast-1@picked")
-
-    Commands:
-        ddim ema runs/photos-fast-1 --pick validation
-        ddim ema runs/photos-fast-1 --width 0.08
-    """
-    averages = Averages(run.checkpoint.run if isinstance(run, LoadedRun) else run)
-    widths = averages.list_widths() if width is None else [float(each) for each in np.atleast_1d(width)]
-    tried, rows = [averages.reconstruct(each) for each in widths], []
-    if pick is None and (width is None or len(tried) > 1):
-        return _list_averages(averages, tried)
-    if is_locked(averages.folder):
-        # The training would remove the checkpoint and the snapshots.
-        raise UserError(f"run {averages.folder} is still training: wait until it ends, or stop it")
-    chosen, name, verdict = tried[0], f"width-{widths[0]:g}", f"width {widths[0]:g} is stored"
-    if pick is not None:
-        if width is None:
-            tried = [average for average in tried if average.facts.error <= LARGEST_ERROR]
-        name = "picked"
-        verdict, chosen, rows = _pick_average(averages, tried, pick, n, progress)
-    facts = replace(chosen.facts, choice=tuple(rows))
-    stored = stores.store_average(averages.folder, name, chosen.compute(), facts)
-    model = f"{averages.loaded.checkpoint.run}@{name}"
-    title = f"to use it: ddim sample {quote(model)}"
-    shown = rows or [_to_row(stored)]
-    return Search(verdict, {"model": model}, shown, title, facts={"name": name, **asdict(stored)})
-
-
-def _to_row(facts: stores.StoredAverage) -> dict[str, Any]:
-    return {"width": facts.width, "gamma": facts.gamma, "reconstruction_error": facts.error}
-
-
-def _list_averages(averages: Averages, known: Sequence[Average]) -> Search:
-    """Return the widths that can be reconstructed for a run, and the averages that are stored with it."""
-    rows = [_to_row(average.facts) for average in known]
-    run = averages.loaded.checkpoint.run
-    verdict = f"{len(rows)} widths can be reconstructed; `ddim ema {quote(run)} --pick kid` chooses one"
-    for name, facts in stores.list_stored(averages.folder).items():
-        rows.append(_to_row(facts) | {"stored": name, "step": facts.step})
-    steps = ", ".join(str(one.step) for one in averages.snapshots)
-    return Search(verdict, {}, rows, f"{run}: snapshots of steps {steps}")
-
-
-def _pick_average(
-    averages: Averages, others: Sequence[Average], pick: str, n: int, progress: Progress
-) -> tuple[str, Average, list[dict[str, Any]]]:
-    """Return a verdict, the best of the default average and others, and a row for each of them."""
-    default = averages.default
-    tried = [default, *(average for average in others if average.facts.width != default.facts.width)]
-    measure = {"kid": _measure_kid, "validation": _measure_errors}[pick]
-    measured = measure(averages.loaded, tried, n, progress)
-    rows = [_to_row(average.facts) | row for average, row in zip(tried, measured, strict=True)]
-    best = min(rows, key=itemgetter("difference"))
-    verdict = "the default average is the best"
-    if best is not rows[0]:
-        words = "distinguishably better than" if best["high"] < 0 else "not distinguishable from"
-        verdict = f"width {best['width']:.3g} is the best; it is {words} the default at 95 %"
-    return verdict, tried[rows.index(best)], rows
-
-
-def _load_each(loaded: LoadedRun, averages: Sequence[Average], progress: Progress) -> Iterator[None]:
-    """Load one average after another into the model."""
-    for k, average in enumerate(averages):
-        progress("averages", k, len(averages))
-        loaded.model.load_state_dict(average.compute(), strict=False)
-        yield
-
-
-def _measure_errors(
-    loaded: LoadedRun, averages: Sequence[Average], n: int, progress: Progress
-) -> Iterator[dict[str, float]]:
-    """Yield the validation error of each average, and its difference from that of the first average."""
-    if loaded.recipe.is_student:
-        raise UserError("the validation error of a student rises while it learns sharp images: pick by kid")
-    split, default = open_run_images(loaded, progress), None
-    if len(choose_times(loaded.recipe, split)) < 2:
-        raise UserError("averages are compared on at least 2 held-out images (report.validation_images)")
-    for _ in _load_each(loaded, averages, progress):
-        errors = denoise_validation_images(loaded, split)
-        found = torch.cat([error["image_mae"] for error in errors]).numpy()
-        default = found if default is None else default
-        yield {"validation_error": float(found.mean()), **_to_difference(estimate_mean(found - default))}
-
-
-def _measure_kid(
-    loaded: LoadedRun, averages: Sequence[Average], n: int, progress: Progress
-) -> Iterator[dict[str, float]]:
-    """Yield the KID of `n` samples of each average, and its difference from that of the first average."""
-    trials, default = Trials(loaded, n, len(averages), progress), None
-    setup = SamplingSetup(loaded, loaded.recipe.steps, choose_label(loaded.recipe))
-    for _ in _load_each(loaded, averages, ignore_progress):
-        found = trials.measure("average", setup, cached=False)
-        default = found if default is None else default
-        yield {"kid": found.kid, **_to_difference(trials.compare(found, default))}
-
-
-def _to_difference(found: Estimate) -> dict[str, float]:
-    return {"difference": float(found.value), "low": float(found.low), "high": float(found.high)}

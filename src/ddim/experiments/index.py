@@ -18,13 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError, escape, suggest
-from ddim.evaluation.record import (
-    Conditions,
-    Evaluation,
-    evaluation_conditions,
-    list_evaluations,
-    read_evaluation,
-)
+from ddim.evaluation import record as records
+from ddim.evaluation.record import Conditions, Evaluation
 from ddim.files import is_locked, read_sealed, shorten_paths
 from ddim.metrics.catalogue import METRICS as EVALUATED
 from ddim.plots.table import Table, Tabular, format_cell
@@ -166,9 +161,9 @@ def _read_run(path: Path) -> Run:
 def _read_evaluations(path: Path) -> tuple[list[Evaluation], str]:
     """Return the evaluations of a run, oldest first, and a text about unreadable records, or ""."""
     evaluations, faults = [], []
-    for folder in list_evaluations(path):
+    for folder in records.list_evaluations(path):
         try:
-            evaluations.append(read_evaluation(folder))
+            evaluations.append(records.read_evaluation(folder))
         except UserError as error:
             faults.append(_describe_fault(path, error))
     return evaluations, "; ".join(faults)
@@ -211,7 +206,7 @@ def _list_conditions(run: Run) -> dict[Conditions, Evaluation]:
     """Return the newest evaluation of a run under each of its conditions; for a finished run, of its end."""
     ended, batch = run.state == "finished", run.recipe.get("optim", {}).get("batch", 0)
     return {
-        evaluation_conditions(each, run.recipe): each
+        records.evaluation_conditions(each, run.recipe): each
         for each in run.evaluations
         if not ended or each.sampling is None or each.sampling["step"] * batch >= run.images
     }
