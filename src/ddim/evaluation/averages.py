@@ -132,7 +132,7 @@ def ema(
     of the profile of the average, as a fraction of the run. A run that was trained with report.snapshots 8
     keeps snapshots of two averages, from which others are reconstructed (Karras et al. 2024, appendix C).
 
-    A run alone lists the widths with the errors of their reconstructions. With a width, this average is
+    A run alone, or with several widths, lists the errors of reconstructions. With one width, this average is
     stored in RUN/averages, and RUN@width-0.05 is the run with the average of width 0.05. With pick, several
     widths are measured, and RUN@picked is the run with the best of them. The default average is among them.
     The lowest of several values is partly low by chance, so evaluate the kept average anew.
