@@ -155,7 +155,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
             evaluator = _open_given_images(images, n, asked, extractor, shown)
         else:
             loading = {"device": device, "threads": threads}
-            seeds = range(seed, seed + (n or 1000))
+            seeds = range(seed, seed + (1000 if n is None else n))
             evaluator = _open_samples(images, asked, choices, seeds, extractor, shown, loading)
         if len(choices) == 1:
             return evaluator.evaluate(evaluator.images[0], out)
@@ -334,9 +334,8 @@ def _open_samples(
     if asked.data is None and reference.part != "valid":
         remarks.append("the run was trained on images of the reference, so copies of them look good here")
     if isinstance(source, Model):
-        remarks.append(
-            "the model is sampled as one of images in [-1, 1]; what ddim.load returns knows its range"
-        )
+        known = "what ddim.load returns knows its range"
+        remarks.append(f"the model is sampled as one of images in [-1, 1]; {known}")
     images = []
     for choice in choices:
         pipeline, fields = open_weights(choice.get("weights", "ema")), dict(choice)

@@ -173,7 +173,7 @@ def _save(run: LoadedRun, found: Search) -> str:
 def _search_times(run: LoadedRun, steps: int | None, n: int | None, progress: Progress) -> Search:
     """Return the times whose samples are nearest to samples with many steps, from the same noise."""
     sampler = run.recipe.sampler
-    steps, n = steps or 10, n or 16
+    steps, n = 10 if steps is None else steps, 16 if n is None else n
     check_count("steps", steps, 3)
     if sampler.stochastic:
         raise UserError("the sampler must be deterministic, because fresh noise would change the samples")
@@ -222,7 +222,7 @@ class Trials:
     """
 
     def __init__(self, run: LoadedRun, n: int | None, count: int, progress: Progress) -> None:
-        self.n = n or 500
+        self.n = 500 if n is None else n
         check_count("n", self.n, LEAST)
         self.extractor = load_extractor().to(run.runtime.exact_device)
         self.reference = compute_validation_features(run, self.extractor, progress)
