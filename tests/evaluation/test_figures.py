@@ -163,18 +163,9 @@ def test_a_figure_is_written_to_a_new_file_of_the_current_folder(tmp_path, monke
     [
         (["forward"], {"fields": {"schedule": "linear"}}, "schedule is not used"),
         (["forward"], {"steps": 3}, "'steps'"),
-        (["schedules", "linear", "linear_beta"], {"fields": {"schedule.clip": "powers"}}, "schedule.clip"),
-        (["schedules"], {"seed": 0}, "'seed'"),
-        (["embedding", "cosine"], {}, "from cosine"),
         (["reverse"], {}, "from no name"),
     ],
 )
 def test_a_figure_refuses_what_it_does_not_use(tmp_path, words, options, wrong):
     with pytest.raises(UserError, match=wrong):
         figures.plot(*words, **options, out=tmp_path / "a.png")
-
-
-@pytest.mark.parametrize(("ending", "start"), [("svg", b"<?xml"), ("pdf", b"%PDF")])
-def test_a_figure_has_the_format_of_its_name(tmp_path, ending, start):
-    path = figures.plot("schedules", out=tmp_path / f"a.{ending}")
-    assert path.read_bytes().startswith(start)
