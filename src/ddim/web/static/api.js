@@ -37,11 +37,14 @@ export const get = async (path, signal) => (await request(path, { signal })).jso
 /** Return the bytes at an address. */
 export const getBlob = async (path, signal) => (await request(path, { signal })).blob();
 
-/** Send JSON and return the JSON of the answer. */
-export async function post(path, body = {}, signal) {
-  const text = await (await request(path, { ...json(body), signal })).text();
+/** Send JSON with an HTTP method and return the JSON of the answer. */
+export async function send(method, path, body = {}, signal) {
+  const text = await (await request(path, { ...json(body), method, signal })).text();
   return text ? JSON.parse(text) : {};
 }
+
+/** Send JSON by POST and return the JSON of the answer. */
+export const post = (path, body, signal) => send("POST", path, body, signal);
 
 /** Upload the bytes of an image under a name; returns {upload, width, height}. */
 export async function upload(blob, name, signal) {

@@ -1,193 +1,131 @@
-// Several runs side by side: samples of the same seeds, and a ranking of the runs that are comparable.
+// Several runs side by side: a ranking, their curves in one chart, and samples of the same seeds.
 
-import { get, runPath, stream } from "./api.js";
+import { get, post, runPath } from "./api.js";
 import { runAddress } from "./card.js";
+import { Curves } from "./curves.js";
 import { announce, button, fault, field, h, menu, section, show, svg, tick } from "./dom.js";
 import { interval, plural, smallIsGood, title } from "./format.js";
-import { allRuns, allSweeps } from "./live.js";
+import { allRuns, findRun, subscribe } from "./live.js";
 import { table } from "./run_parts.js";
 import { parseSeeds } from "./seeds.js";
-import { Tile, drawSheet } from "./tiles.js";
 
 const METRICS = ["kid", "fid", "precision", "recall", "density", "coverage"];
 
+const address = (ids) => `#/compare?runs=${ids.map(encodeURIComponent).join(",")}`;
+const link = (row) => h("a", { href: runAddress(row.id) }, row.name);
+
 /** Draw the comparison of the runs named in the address. */
 export async function draw(root, { query, runs: asked, about, signal }) {
-  const chosen = asked.filter((id) => allRuns().some((row) => row.id === id));
-  const metric = METRICS.includes(query.get("metric")) ? query.get("metric") : "kid";
-  root.append(h("h1", {}, "Compare"), chooser(chosen, metric));
-  const reports = allSweeps();
-  if (reports.length)
-    root.append(
-      section(
-        "Reports of sweeps",
-        h(
-          "ul",
-          {},
-          reports.map(({ id, name, runs }) =>
-            h(
-              "li",
-              {},
-              h(
-                "a",
-                { href: `/api/sweeps/${encodeURIComponent(id)}/report`, target: "_blank", rel: "noopener" },
-                name,
-              ),
-              h("span", { class: "note" }, ` ${plural(runs.length, "trial")}`),
-            ),
-          ),
-        ),
-      ),
-    );
-  if (chosen.length < 2)
-    return root.querySelector(".chooser").after(h("p", { class: "note" }, "Choose at least two runs."));
-  const ranking = h("div", {}, h("p", { class: "note" }, "Comparing …"));
-  const rows = chosen.map((id) => allRuns().find((row) => row.id === id));
-  root
-    .querySelector(".chooser")
-    .after(sheets(rows), new SameSeeds(rows, about, signal).element, section("Metrics", ranking));
-  try {
-    const found = await get(
-      `/api/compare?${chosen.map((id) => `run=${encodeURIComponent(id)}`).join("&")}&metric=${metric}`,
-      signal,
-    );
-    show(ranking, rank(found));
-  } catch (error) {
-    if (error.name !== "AbortError") show(ranking, fault(error.message));
-  }
-  return root;
+  const rows = asked.map(findRun).filter(Boolean);
+  root.append(h("h1", "Compare"), chooser(rows));
+  if (rows.length < 2) return root.append(h("p.note", "Choose at least two runs."));
+  const curves = new Curves(signal);
+  const sampler = new SameSeeds(rows, about.limits.images, signal);
+  root.append(ranking(rows, query.get("metric"), signal), curves.element, sheets(rows), sampler.element);
+  return showCurves(rows, curves, signal);
 }
 
-function chooser(chosen, metric) {
-  const boxes = allRuns().map((row) => ({
-    id: row.id,
-    ...tick(row.sweep ? row.id.replaceAll("~", "/") : row.name, { checked: chosen.includes(row.id) }),
-  }));
-  const by = menu(
-    METRICS.map((name) => [name, title(name)]),
-    { value: metric },
-  );
-  return h(
-    "form",
-    {
-      class: "chooser",
-      onsubmit: (event) => {
-        event.preventDefault();
-        const ids = boxes.filter(({ box }) => box.checked).map(({ id }) => encodeURIComponent(id));
-        location.hash = `#/compare?runs=${ids.join(",")}&metric=${by.value}`;
-      },
+function chooser(chosen) {
+  const boxes = allRuns().map((row) => ({ row, ...tick(row.name, { checked: chosen.includes(row) }) }));
+  const text = h("input", {
+    type: "search",
+    oninput: () => {
+      const wanted = text.value.toLowerCase();
+      for (const { row, element, box } of boxes)
+        element.hidden = !box.checked && !row.name.toLowerCase().includes(wanted);
     },
+  });
+  const onsubmit = (event) => {
+    event.preventDefault();
+    location.hash = address(boxes.filter(({ box }) => box.checked).map(({ row }) => row.id));
+  };
+  return h(
+    "details.chooser",
+    { open: chosen.length < 2 },
+    h("summary", chosen.length < 2 ? "Runs" : `${plural(chosen.length, "run")}: change the choice`),
     h(
-      "details",
-      { open: chosen.length < 2 },
-      h("summary", {}, chosen.length < 2 ? "Runs" : `${plural(chosen.length, "run")}: change the choice`),
-      h(
-        "fieldset",
-        { class: "boxes" },
-        h("legend", {}, "Runs to compare"),
-        boxes.map(({ element }) => element),
-      ),
-      h("div", { class: "row" }, field("Metric", by), h("button", { type: "submit" }, "Compare")),
+      "form",
+      { onsubmit },
+      boxes.length > 12 && field("Filter", text),
+      h("fieldset.boxes", h("legend", "Runs to compare"), boxes.map(({ element }) => element)),
+      h("button", { type: "submit" }, "Compare"),
     ),
   );
+}
+
+/** Show the curves of the runs, and those of runs that train again whenever they change. */
+async function showCurves(rows, curves, signal) {
+  const known = new Map();
+  const read = async (ids) => {
+    // A damaged run does not hide the curves of the others.
+    await Promise.allSettled(
+      ids.map(async (id) => known.set(id, await get(runPath(id, "/curves"), signal))),
+    );
+    const found = rows.filter(({ id }) => known.has(id));
+    curves.update(found.map(({ id, name }) => ({ name, curves: known.get(id) })));
+  };
+  await read(rows.map(({ id }) => id));
+  subscribe((changed) => {
+    const ids = rows.map(({ id }) => id).filter((id) => changed.has(id) && findRun(id));
+    if (ids.length) read(ids);
+  }, signal);
 }
 
 function sheets(rows) {
-  return section(
-    "Newest samples of the training",
-    h(
-      "div",
-      { class: "side-by-side" },
-      rows.map((row) =>
-        h(
-          "figure",
-          {},
-          row.sheet
-            ? h("img", { class: "pixels sheet", src: row.sheet, alt: `Newest samples of ${row.name}` })
-            : h("p", { class: "blank" }, "No samples"),
-          h("figcaption", {}, h("a", { href: runAddress(row.id) }, row.name)),
-        ),
-      ),
-    ),
-  );
+  const sheet = (row) => {
+    const alt = `Newest samples of ${row.name}`;
+    const image = row.sheet ? h("img.pixels.sheet", { src: row.sheet, alt, loading: "lazy" }) : h("p.blank", "No samples");
+    return h("figure", h("figcaption", link(row)), image);
+  };
+  return section("Newest samples of the training", h("div.side-by-side", rows.map(sheet)));
 }
 
 /** A table of new samples: a column for each run, a row for each seed. */
 class SameSeeds {
-  constructor(rows, about, signal) {
-    Object.assign(this, { rows, most: about.limits.images, signal });
+  constructor(rows, most, signal) {
+    Object.assign(this, { rows, most });
     this.seeds = h("input", { value: "0-3", autocomplete: "off", required: true });
     this.make = h("button", { type: "submit" }, "Sample all runs");
-    this.cancel = button("Cancel", () => this.job?.abort(), { disabled: true });
-    this.state = h("p", { class: "note", role: "status" });
-    this.place = h("div", {});
-    this.element = section(
-      "The same seeds",
-      h(
-        "form",
-        {
-          class: "row",
-          onsubmit: (event) => {
-            event.preventDefault();
-            this.run();
-          },
-        },
-        field("Seeds", this.seeds),
-        this.make,
-        this.cancel,
-      ),
-      this.state,
-      this.place,
-    );
+    this.cancel = button("Cancel", () => this.job.abort(), { hidden: true });
+    this.state = h("p.note", { role: "status" });
+    this.place = h("div");
+    const onsubmit = (event) => {
+      event.preventDefault();
+      this.run();
+    };
+    const form = h("form.row", { onsubmit }, field("Seeds", this.seeds), this.make, this.cancel);
+    this.element = section("The same seeds", form, this.state, this.place);
     signal.addEventListener("abort", () => this.job?.abort());
   }
 
   async run() {
     this.job = new AbortController();
     this.make.disabled = true;
-    this.cancel.disabled = false;
+    this.cancel.hidden = false;
     try {
       const seeds = parseSeeds(this.seeds.value, this.most);
-      const columns = this.rows.map((row) => ({
-        row,
-        tiles: seeds.map((seed) => new Tile(`seed ${seed}`, () => {})),
-        note: h("span", { class: "note" }),
-      }));
-      show(
-        this.place,
-        table(
-          "Samples of the same seeds",
-          ["Seed", ...columns.map(({ row, note }) => [row.name, " ", note])],
-          seeds.map((seed, k) => [String(seed), ...columns.map(({ tiles }) => tiles[k].canvas)]),
-        ),
-      );
+      const columns = this.rows.map((row) => ({ row, note: h("span.note"), cells: seeds.map(() => h("div.cell")) }));
+      const heads = columns.map(({ row, note }) => [row.name, " ", note]);
+      const lines = seeds.map((seed, k) => [seed, ...columns.map(({ cells }) => cells[k])]);
+      show(this.place, table("Samples of the same seeds", ["Seed", ...heads], lines));
       // The runs are sampled one after the other, because the server uses one model at a time.
-      for (const { row, tiles, note } of columns) await this.sample(row, seeds, tiles, note);
+      for (const column of columns) await this.sample(column, seeds);
       show(this.state, "All runs are sampled.");
     } catch (error) {
       show(this.state, error.name === "AbortError" ? "Cancelled." : fault(error.message));
     }
     this.make.disabled = false;
-    this.cancel.disabled = true;
+    this.cancel.hidden = true;
   }
 
-  async sample(row, seeds, tiles, note) {
+  async sample({ row, note, cells }, seeds) {
     show(this.state, `Sampling ${row.name} …`);
     try {
-      const result = await stream(
-        runPath(row.id, "/samples"),
-        { seeds },
-        {
-          // The cells of the table are tiles, so each step is drawn into them.
-          step: (step) => drawSheet(tiles, step, row.size ?? [64, 64]).catch(() => {}),
-        },
-        this.job.signal,
+      const { images, nfe } = await post(runPath(row.id, "/samples"), { seeds }, this.job.signal);
+      images.forEach(({ url }, k) =>
+        show(cells[k], h("img.pixels", { src: url, alt: `${row.name}, seed ${seeds[k]}` })),
       );
-      result.images.forEach(({ url }, k) => {
-        const image = h("img", { class: "pixels", src: url, alt: `${row.name}, seed ${seeds[k]}` });
-        tiles[k].canvas.replaceWith(image);
-      });
-      show(note, `${result.nfe} NFE`);
+      show(note, `${nfe} NFE`);
       announce(`${row.name} is sampled`);
     } catch (error) {
       if (error.name === "AbortError") throw error;
@@ -196,77 +134,83 @@ class SameSeeds {
   }
 }
 
+/** Return the section of the ranking by a metric; another metric changes this section alone. */
+function ranking(rows, wanted, signal) {
+  const measured = METRICS.filter((name) => rows.some(({ metrics }) => metrics[name]));
+  const place = h("div", h("p.note", "Comparing …"));
+  if (!measured.length) return section("Metrics", h("p.note", "None of these runs is evaluated yet."));
+  const metric = menu(
+    measured.map((name) => [name, title(name)]),
+    { value: measured.includes(wanted) ? wanted : measured[0], onchange: load },
+  );
+  async function load() {
+    const ids = rows.map(({ id }) => id);
+    history.replaceState(null, "", `${address(ids)}&metric=${metric.value}`);
+    const chosen = ids.map((id) => `run=${encodeURIComponent(id)}`).join("&");
+    try {
+      const found = await get(`/api/compare?${chosen}&metric=${metric.value}`, signal);
+      show(place, rank(found, metric.value));
+    } catch (error) {
+      if (error.name !== "AbortError") show(place, fault(error.message));
+    }
+  }
+  load();
+  return section("Metrics", field("Metric", metric), place);
+}
+
 /** Return the ranking of `ddim compare`, whose verdict comes first. */
-function rank({ comparison, runs, excluded }) {
-  const name = (id) => allRuns().find((row) => row.id === id)?.name ?? id;
-  const link = (id) => h("a", { href: runAddress(id) }, name(id));
-  const missing = excluded.map((id) => [link(id), "it has no evaluation"]);
-  if (!comparison) return [h("p", {}, "None of these runs can be ranked."), notRanked(missing)];
-  const { verdict, metric, rows: records, choices: differing } = comparison;
-  const rows = records.map((row) => ({
+function rank({ comparison, runs, excluded }, metric) {
+  const name = (id) => link(findRun(id) ?? { id, name: id });
+  const missing = excluded.map((id) => [name(id), "it has no evaluation"]);
+  if (!comparison) return [h("p", "Fewer than two of these runs can be ranked."), notRanked(missing)];
+  const all = comparison.rows.map((row, k) => ({
     ...row,
+    run: name(runs[k]),
     value: row[metric],
     low: row[`${metric}_low`],
     high: row[`${metric}_high`],
   }));
-  const ranked = rows.filter(({ note }) => !note.startsWith("not ranked"));
-  const others = rows.filter((row) => !ranked.includes(row));
-  const id = (row) => runs[rows.indexOf(row)];
+  const ranked = all.filter(({ note }) => !note.startsWith("not ranked"));
+  const others = all.filter((row) => !ranked.includes(row));
   const bars = whiskers(ranked);
-  const choices = Object.entries(differing);
+  const heads = ["Rank", "Run", "", `${title(metric)} ${smallIsGood(metric) ? "↓" : "↑"}`, "Difference from the first"];
+  const lines = ranked.map((row, k) => [k + 1, row.run, bars(row), interval(row), difference(row)]);
+  const choices = Object.entries(comparison.choices).map(([choice, values]) => [
+    h("code", choice),
+    ...values.map((value) => String(value ?? "–")),
+  ]);
   return [
-    h("p", {}, verdict),
-    table(
-      `Runs by ${title(metric)}`,
-      ["Rank", "Run", "", `${title(metric)} ${smallIsGood(metric) ? "↓" : "↑"}`, "Difference from the first"],
-      ranked.map((row, k) => [String(k + 1), link(id(row)), bars(row), interval(row), difference(row)]),
-      9,
-    ),
-    notRanked([...others.map((row) => [link(id(row)), row.note.replace("not ranked: ", "")]), ...missing]),
-    choices.length
-      ? [
-          h("h3", {}, "Where they differ"),
-          table(
-            "Choices that differ",
-            ["Choice", ...runs.map(name)],
-            choices.map(([name, values]) => [
-              h("code", {}, name),
-              ...values.map((value) => (value === null ? "–" : String(value))),
-            ]),
-            9,
-          ),
-        ]
-      : null,
+    h("p", comparison.verdict),
+    table(`Runs by ${title(metric)}`, heads, lines),
+    notRanked([...others.map(({ run, note }) => [run, note.replace("not ranked: ", "")]), ...missing]),
+    choices.length > 0 && [
+      h("h3", "Where they differ"),
+      table("Choices that differ", ["Choice", ...runs.map(name)], choices),
+    ],
   ];
 }
 
 /** Return in words how the value of a row differs from that of the first run. */
 function difference({ difference: value, difference_low: low, difference_high: high, note }) {
   if (value === undefined) return note;
-  return interval({ value, low, high }) + (low > 0 || high < 0 ? "" : ", may be chance");
+  return interval({ value, low, high }) + (low > 0 || high < 0 ? "" : ", not distinguishable at 95 %");
 }
 
 function notRanked(rows) {
-  if (!rows.length) return null;
-  return [h("h3", {}, "Not ranked"), table("Runs that are not ranked", ["Run", "Why"], rows, 9)];
+  return rows.length > 0 && [h("h3", "Not ranked"), table("Runs that are not ranked", ["Run", "Why"], rows)];
 }
 
 /** Return a function that draws the interval of a row on an axis that all rows share. */
 function whiskers(rows) {
-  const known = rows
-    .flatMap((row) => [row.value, row.low, row.high])
-    .filter((value) => Number.isFinite(value));
-  const low = Math.min(0, ...known),
-    high = Math.max(...known);
-  const x = (value) => 4 + ((value - low) / (high - low || 1)) * 132;
-  return (row) =>
+  const known = rows.flatMap(({ value, low, high }) => [value, low, high]).filter(Number.isFinite);
+  const [least, most] = [Math.min(0, ...known), Math.max(...known)];
+  const x = (value) => 4 + ((value - least) / (most - least || 1)) * 132;
+  return ({ value, low, high }) =>
     svg(
       "svg",
       { width: 140, height: 16, viewBox: "0 0 140 16", "aria-hidden": "true", class: "whiskers" },
       svg("line", { x1: x(0), x2: x(0), y1: 1, y2: 15, class: "base" }),
-      Number.isFinite(row.low) && Number.isFinite(row.high)
-        ? svg("line", { x1: x(row.low), x2: x(row.high), y1: 8, y2: 8, class: "bar" })
-        : null,
-      svg("circle", { cx: x(row.value), cy: 8, r: 4 }),
+      Number.isFinite(low) && svg("line", { x1: x(low), x2: x(high ?? low), y1: 8, y2: 8, class: "bar" }),
+      svg("circle", { cx: x(value), cy: 8, r: 4 }),
     );
 }

@@ -6,9 +6,16 @@ let ids = 0;
 /** Return a new id, which connects a label or a description with its control. */
 export const newId = (word) => `${word}-${++ids}`;
 
-/** Return an element with properties and children; properties such as `onclick` become event listeners. */
-export function h(tag, props = {}, ...children) {
-  return fill(document.createElement(tag), props, children);
+/**
+ * Return an element: `h("p.note", { id }, child, ...)`. Classes stand behind the tag, properties may be left out,
+ * and those such as `onclick` become event listeners.
+ */
+export function h(name, ...parts) {
+  const [tag, ...classes] = name.split(".");
+  const props = parts[0]?.constructor === Object ? parts.shift() : {};
+  const element = fill(document.createElement(tag), props, parts);
+  element.classList.add(...classes);
+  return element;
 }
 
 /** Return an SVG element; see `h`. */
