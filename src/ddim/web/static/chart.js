@@ -9,7 +9,7 @@ const HEIGHT = 210; // pixels
 const ROWS = 100; // of a table; longer curves are thinned
 
 /**
- * A chart of a group, which is a `Curves`. `update(lines)` shows lines {name, color, dash, x, y, low, high};
+ * A chart of a group, which is a `Curves`. `update(lines)` shows lines {name, color, x, y, low, high};
  * `low` and `high`, if there, are the ends of an interval around each y.
  */
 export class Chart {
@@ -59,7 +59,7 @@ export class Chart {
     const series = [{}],
       bands = [];
     for (const line of this.lines) {
-      series.push({ stroke: () => this.paint(line.color), width: 1.7, dash: line.dash });
+      series.push({ stroke: () => this.paint(line.color), width: 1.7 });
       if (!line.low) continue;
       const fill = () => this.paint(`color-mix(in srgb, ${line.color} 18%, transparent)`);
       bands.push({ series: [series.length + 1, series.length], fill });
@@ -110,13 +110,12 @@ export class Chart {
 
   buildLegend() {
     this.outputs = this.lines.map(() => h("output"));
-    const keys = this.lines.map(({ name, color, dash }, k) => {
-      const swatch = h(dash ? "i.swatch.dashed" : "i.swatch", { style: { "border-color": color } });
+    const keys = this.lines.map(({ name, color }, k) => {
+      const swatch = h("i.swatch", { style: { "border-color": color } });
       const onclick = () => this.group.toggle(name);
       return h("button.quiet", { type: "button", onclick }, swatch, h("span", name), this.outputs[k]);
     });
     show(this.legend, keys);
-    this.legend.classList.toggle("wide", this.lines.some(({ low }) => low));
     this.legend.hidden = this.lines.length === 1 && this.lines[0].name === this.title;
     this.showHidden();
   }

@@ -3,7 +3,7 @@
 import { get, post, runPath } from "./api.js";
 import { runAddress } from "./card.js";
 import { Curves } from "./curves.js";
-import { announce, button, fault, field, h, menu, section, show, svg, tick } from "./dom.js";
+import { button, fault, field, h, menu, section, show, svg, tick } from "./dom.js";
 import { interval, plural, smallIsGood, title } from "./format.js";
 import { allRuns, findRun, subscribe } from "./live.js";
 import { table } from "./run_parts.js";
@@ -20,8 +20,12 @@ export async function draw(root, { query, runs: asked, about, signal }) {
   root.append(h("h1", "Compare"), chooser(rows));
   if (rows.length < 2) return root.append(h("p.note", "Choose at least two runs."));
   const curves = new Curves(signal);
-  const sampler = new SameSeeds(rows, about.limits.images, signal);
-  root.append(ranking(rows, query.get("metric"), signal), curves.element, sheets(rows), sampler.element);
+  root.append(
+    ranking(rows, query.get("metric"), signal),
+    curves.element,
+    sheets(rows),
+    sameSeeds(rows, about.limits.images, signal),
+  );
   return showCurves(rows, curves, signal);
 }
 
@@ -47,7 +51,7 @@ function chooser(chosen) {
       "form",
       { onsubmit },
       boxes.length > 12 && field("Filter", text),
-      h("fieldset.boxes", h("legend", "Runs to compare"), boxes.map(({ element }) => element)),
+      h("fieldset", h("legend", "Runs to compare"), h("div.row", boxes.map(({ element }) => element))),
       h("button", { type: "submit" }, "Compare"),
     ),
   );
@@ -58,9 +62,7 @@ async function showCurves(rows, curves, signal) {
   const known = new Map();
   const read = async (ids) => {
     // A damaged run does not hide the curves of the others.
-    await Promise.allSettled(
-      ids.map(async (id) => known.set(id, await get(runPath(id, "/curves"), signal))),
-    );
+    await Promise.allSettled(ids.map(async (id) => known.set(id, await get(runPath(id, "/curves"), signal))));
     const found = rows.filter(({ id }) => known.has(id));
     curves.update(found.map(({ id, name }) => ({ name, curves: known.get(id) })));
   };
@@ -74,63 +76,57 @@ async function showCurves(rows, curves, signal) {
 function sheets(rows) {
   const sheet = (row) => {
     const alt = `Newest samples of ${row.name}`;
-    const image = row.sheet ? h("img.pixels.sheet", { src: row.sheet, alt, loading: "lazy" }) : h("p.blank", "No samples");
-    return h("figure", h("figcaption", link(row)), image);
+    const image = row.sheet && h("img.pixels.sheet", { src: row.sheet, alt, loading: "lazy" });
+    return h("figure", h("figcaption", link(row)), image || h("p.blank", "No samples"));
   };
-  return section("Newest samples of the training", h("div.side-by-side", rows.map(sheet)));
+  return section("Newest samples of the training", h("div.charts", rows.map(sheet)));
 }
 
-/** A table of new samples: a column for each run, a row for each seed. */
-class SameSeeds {
-  constructor(rows, most, signal) {
-    Object.assign(this, { rows, most });
-    this.seeds = h("input", { value: "0-3", autocomplete: "off", required: true });
-    this.make = h("button", { type: "submit" }, "Sample all runs");
-    this.cancel = button("Cancel", () => this.job.abort(), { hidden: true });
-    this.state = h("p.note", { role: "status" });
-    this.place = h("div");
-    const onsubmit = (event) => {
-      event.preventDefault();
-      this.run();
-    };
-    const form = h("form.row", { onsubmit }, field("Seeds", this.seeds), this.make, this.cancel);
-    this.element = section("The same seeds", form, this.state, this.place);
-    signal.addEventListener("abort", () => this.job?.abort());
-  }
-
-  async run() {
-    this.job = new AbortController();
-    this.make.disabled = true;
-    this.cancel.hidden = false;
+/** Return a section that samples the same seeds of all runs: a column for each run, a row for each seed. */
+function sameSeeds(rows, most, signal) {
+  const text = h("input", { value: "0-3", autocomplete: "off", required: true });
+  const make = h("button", { type: "submit" }, "Sample all runs");
+  const cancel = button("Cancel", () => job.abort(), { hidden: true });
+  const state = h("p.note", { role: "status" });
+  const place = h("div");
+  let job = new AbortController();
+  signal.addEventListener("abort", () => job.abort());
+  const onsubmit = async (event) => {
+    event.preventDefault();
+    job = new AbortController();
+    [make.disabled, cancel.hidden] = [true, false];
     try {
-      const seeds = parseSeeds(this.seeds.value, this.most);
-      const columns = this.rows.map((row) => ({ row, note: h("span.note"), cells: seeds.map(() => h("div.cell")) }));
+      const seeds = parseSeeds(text.value, most);
+      const column = (row) => ({ row, note: h("span.note"), cells: seeds.map(() => h("div.cell")) });
+      const columns = rows.map(column);
       const heads = columns.map(({ row, note }) => [row.name, " ", note]);
       const lines = seeds.map((seed, k) => [seed, ...columns.map(({ cells }) => cells[k])]);
-      show(this.place, table("Samples of the same seeds", ["Seed", ...heads], lines));
+      show(place, table("Samples of the same seeds", ["Seed", ...heads], lines));
       // The runs are sampled one after the other, because the server uses one model at a time.
-      for (const column of columns) await this.sample(column, seeds);
-      show(this.state, "All runs are sampled.");
+      for (const each of columns) {
+        show(state, `Sampling ${each.row.name} …`);
+        await sample(each, seeds, job.signal);
+      }
+      show(state, "All runs are sampled.");
     } catch (error) {
-      show(this.state, error.name === "AbortError" ? "Cancelled." : fault(error.message));
+      show(state, error.name === "AbortError" ? "Cancelled." : fault(error.message));
     }
-    this.make.disabled = false;
-    this.cancel.hidden = true;
-  }
+    [make.disabled, cancel.hidden] = [false, true];
+  };
+  const form = h("form.row", { onsubmit }, field("Seeds", text), make, cancel);
+  return section("The same seeds", form, state, place);
+}
 
-  async sample({ row, note, cells }, seeds) {
-    show(this.state, `Sampling ${row.name} …`);
-    try {
-      const { images, nfe } = await post(runPath(row.id, "/samples"), { seeds }, this.job.signal);
-      images.forEach(({ url }, k) =>
-        show(cells[k], h("img.pixels", { src: url, alt: `${row.name}, seed ${seeds[k]}` })),
-      );
-      show(note, `${nfe} NFE`);
-      announce(`${row.name} is sampled`);
-    } catch (error) {
-      if (error.name === "AbortError") throw error;
-      show(note, fault(error.message)); // the other runs can still be sampled
-    }
+async function sample({ row, note, cells }, seeds, signal) {
+  try {
+    const { images, nfe } = await post(runPath(row.id, "/samples"), { seeds }, signal);
+    images.forEach(({ url }, k) =>
+      show(cells[k], h("img.pixels", { src: url, alt: `${row.name}, seed ${seeds[k]}` })),
+    );
+    show(note, `${nfe} NFE`);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    show(note, fault(error.message)); // the other runs can still be sampled
   }
 }
 
@@ -173,7 +169,8 @@ function rank({ comparison, runs, excluded }, metric) {
   const ranked = all.filter(({ note }) => !note.startsWith("not ranked"));
   const others = all.filter((row) => !ranked.includes(row));
   const bars = whiskers(ranked);
-  const heads = ["Rank", "Run", "", `${title(metric)} ${smallIsGood(metric) ? "↓" : "↑"}`, "Difference from the first"];
+  const head = `${title(metric)} ${smallIsGood(metric) ? "↓" : "↑"}`;
+  const heads = ["Rank", "Run", "", head, "Difference from the first"];
   const lines = ranked.map((row, k) => [k + 1, row.run, bars(row), interval(row), difference(row)]);
   const choices = Object.entries(comparison.choices).map(([choice, values]) => [
     h("code", choice),

@@ -1,12 +1,13 @@
 // The curves of one run or of several: charts that share their x axis, zoom, cursor and hidden lines.
 
 import { Chart } from "./chart.js";
-import { button, field, h, menu, newId, section, show, tick } from "./dom.js";
+import { button, field, h, newId, section, tick } from "./dom.js";
 import { count, number, title } from "./format.js";
 
-const COLOURS = 6; // of lines in style.css; further runs get dashes
 const MORE = { lr: "Learning rate", gradient_norm: "Gradient norm", images_per_second: "Images a second" };
-const settings = { axis: "images", smooth: 0, log: false }; // kept while the page is open
+// The style sheet has six colours for lines; those of further runs are turned by the golden angle.
+const color = (k) => (k < 6 ? `var(--line-${k + 1})` : `oklch(65% 0.14 ${(137.5 * k) % 360})`);
+const settings = { time: false, smooth: 0, log: false }; // kept while the page is open
 
 /** The charts; `update(runs)` shows runs {name, curves} and keeps the zoom. */
 export class Curves {
@@ -14,34 +15,28 @@ export class Curves {
     Object.assign(this, { charts: new Map(), hidden: new Set(), zoomed: null, key: newId("charts") });
     const keys = h("span.keys", " Keys on a chart: ← and → show values, + and − zoom, 0 shows all.");
     this.hint = h("p.note", { id: newId("hint") }, "Drag over a chart to zoom; all charts follow.", keys);
-    const change = (name, value) => {
-      if (name === "axis") this.zoomed = null;
-      settings[name] = value;
-      this.draw();
-    };
-    const axis = menu(["images", "time"], {
-      value: settings.axis,
-      onchange: () => change("axis", axis.value),
-    });
     const smooth = h("input", {
       type: "range",
-      min: 0,
       max: 0.98,
       step: 0.02,
       value: settings.smooth,
-      oninput: () => change("smooth", Number(smooth.value)),
+      oninput: () => this.draw({ smooth: Number(smooth.value) }),
     });
-    const log = tick("Log scale", { checked: settings.log, onchange: () => change("log", log.box.checked) });
-    this.tools = h(
+    const choice = (label, name) => {
+      const onchange = ({ target }) => this.draw({ [name]: target.checked });
+      return tick(label, { checked: settings[name], onchange }).element;
+    };
+    const tools = h(
       "div.row.chart-tools",
-      field("Horizontal axis", axis),
       field("Smoothing", smooth),
-      log.element,
+      choice("By time", "time"),
+      choice("Log scale", "log"),
       button("Zoom in", () => this.zoomBy(0.5), { class: "quiet" }),
       button("Zoom out", () => this.zoomBy(2), { class: "quiet" }),
     );
     this.place = h("div.charts");
-    this.element = section("Curves", this.tools, this.hint, this.place);
+    this.empty = h("p.note", "No values yet.");
+    this.element = section("Curves", tools, this.hint, this.place, this.empty);
     // The canvas does not know when the colours of the page change.
     const paint = () => this.charts.forEach(({ plot }) => plot.redraw());
     const watcher = new MutationObserver(paint);
@@ -55,8 +50,11 @@ export class Curves {
     this.draw();
   }
 
-  draw() {
-    const byTime = settings.axis === "time";
+  /** Draw the charts, after a change of the settings. */
+  draw(changed = {}) {
+    if ("time" in changed) this.zoomed = null;
+    Object.assign(settings, changed);
+    const byTime = settings.time;
     const ends = this.runs.map(({ curves }) => (byTime ? curves.seconds : curves.images).at(-1) ?? 0);
     const end = Math.max(1, ...ends);
     const [unit, length] = end > 5400 ? ["hours", 3600] : ["minutes", 60];
@@ -70,8 +68,7 @@ export class Curves {
       for (const line of readLines(curves, alone)) {
         const one = {
           name: alone ? line.chart : name,
-          color: `var(--line-${(k % COLOURS) + 1})`,
-          dash: k < COLOURS ? undefined : k < 2 * COLOURS ? [8, 4] : [2, 3],
+          color: color(k),
           ...line,
           ...readPoints(line, byTime ? (images) => times.get(images) : (images) => images),
         };
@@ -84,7 +81,7 @@ export class Curves {
       if (!chart.element.isConnected) this.place.append(chart.element);
       chart.update(lines);
     }
-    if (!found.size) show(this.place, h("p.note", "No values yet."));
+    this.empty.hidden = found.size > 0;
   }
 
   /** The shown part of the x axis. */
@@ -116,11 +113,11 @@ export class Curves {
 
   /** Return a position on the x axis in words. */
   describe(x) {
-    return settings.axis === "time" ? `${number(x)} ${this.label}` : `${count(x)} images`;
+    return settings.time ? `${number(x)} ${this.label}` : `${count(x)} images`;
   }
 }
 
-/** Yield the lines of a run: the title of the chart, the numbers of images, and the values. */
+/** Yield the lines of a run, by their numbers of images, each with the title of its chart. */
 function* readLines(curves, alone) {
   const { images, loss, errors, more, noise_images, noise, kid_images, kid } = curves;
   yield { chart: "Loss", images, values: loss, smooth: true };
@@ -141,7 +138,7 @@ function* readLines(curves, alone) {
     yield { chart: MORE[name] ?? name, images, values, smooth: name !== "lr" };
 }
 
-/** Return the points {x, y, low, high} of a line that have a value; `place` returns the x after some images. */
+/** Return the points {x, y, low, high} of a line that have a value; `place` returns x for a number of images. */
 function readPoints({ images, values, low, high, smooth }, place) {
   const known = (k) => values[k] !== null && Number.isFinite(place(images[k]));
   const kept = [...images.keys()].filter(known);

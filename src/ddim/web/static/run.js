@@ -4,7 +4,7 @@ import { get, runPath } from "./api.js";
 import { Actions } from "./run_actions.js";
 import { badge, progressBar, progressText } from "./card.js";
 import { Curves } from "./curves.js";
-import { announce, h, section, setText, show } from "./dom.js";
+import { announce, fault, h, section, setText, show } from "./dom.js";
 import { logLine, plural, size } from "./format.js";
 import { findRun, subscribe } from "./live.js";
 import { checkpoints, evaluations, films, memorisation, recipe } from "./run_parts.js";
@@ -21,17 +21,18 @@ export async function draw(root, { id, about, signal }) {
   const slider = new SheetSlider(signal);
   const curves = new Curves(signal);
   const parts = h("div");
-  const log = h("pre.log", { tabindex: 0, role: "region", "aria-label": "Log" });
+  const log = h("pre.log", { tabindex: 0, role: "group", "aria-label": "Lines of the log" });
   const top = h("div.run-top", section("Samples", slider.element), curves.element);
   root.append(head, actions.element, top, parts, section("Log", log));
 
   function display() {
     const row = { ...detail, ...findRun(id) };
-    const facts = [row.recipe, row.data, size(row.size), row.parameters && plural(row.parameters, "parameter")];
+    const weights = row.parameters && plural(row.parameters, "parameter");
+    const facts = [row.recipe, row.data, size(row.size), weights].filter(Boolean);
     show(
       head,
       h("h1", row.name),
-      h("p", badge(row.state), " ", h("span.note", facts.filter(Boolean).join(" · "))),
+      h("p", badge(row.state), " ", h("span.note", facts.join(" · "))),
       row.state === "running" && progressBar(row),
       h("p.progress-text", progressText(row)),
       row.note && h("p.run-note", row.note),
@@ -88,8 +89,7 @@ export async function draw(root, { id, about, signal }) {
 
   function leave() {
     actions.element.remove();
-    show(head, h("h1", detail.name), h("p.fault", { role: "alert" }, "This run was deleted, renamed or moved. "));
-    head.lastChild.append(h("a", { href: "#/" }, "All runs"));
+    show(head, h("h1", detail.name), fault("This run was deleted, renamed or moved."));
   }
 
   display();

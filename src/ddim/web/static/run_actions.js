@@ -4,40 +4,43 @@ import { runPath, send } from "./api.js";
 import { runAddress } from "./card.js";
 import { announce, button, fault, field, h, show } from "./dom.js";
 
-/** The actions of a run; `refresh` is called after those that change its state. Only those that can succeed are shown. */
+/** The actions of a run, of which those that can succeed are shown; `refresh` is called after an action. */
 export class Actions {
   constructor(id, mayTrain, refresh) {
     Object.assign(this, { id, mayTrain, refresh });
     const key = encodeURIComponent(id);
     this.play = h("a.button", { href: `#/play/${key}` }, "Open in the playground");
-    this.stop = button("Stop and save", () => this.act(this.stop, "POST", "/stop", {}, "Stopping: it saves a checkpoint."));
     this.again = h("a.button.quiet", { href: `#/new?like=${key}` }, "Train again like this");
-    const number = (value, props) => h("input", { type: "number", inputmode: "decimal", value, ...props });
+    const stopping = "Stopping: it saves a checkpoint.";
+    this.stop = button("Stop and save", () => this.act(this.stop, "POST", "/stop", {}, stopping));
 
-    this.minutes = number("", { min: 0.1, step: "any", placeholder: "as planned" });
-    this.resume = this.form("Resume", "Resume", [field("Minutes more", this.minutes)], (submit) =>
-      this.act(submit, "POST", "/resume", this.minutes.value ? { minutes: Number(this.minutes.value) } : {}, "It goes on."),
-    );
-    const samples = number(500, { min: 20, max: 50000, required: true });
+    const input = (props) => h("input", { type: "number", inputmode: "decimal", required: true, ...props });
+    this.minutes = input({ min: 0.1, step: "any", required: false, placeholder: "as planned" });
+    this.resume = this.form("Resume", "Resume", [field("Minutes more", this.minutes)], (submit) => {
+      const body = this.minutes.value ? { minutes: Number(this.minutes.value) } : {};
+      return this.act(submit, "POST", "/resume", body, "It goes on.");
+    });
+    const samples = input({ min: 20, max: 50000, value: 500 });
     this.evaluate = this.form("Evaluate", "Evaluate", [field("Number of samples", samples)], (submit) =>
-      this.act(submit, "POST", "/evaluate", { n: Number(samples.value) }, "The evaluation has begun; its result appears below."),
+      this.act(submit, "POST", "/evaluate", { n: Number(samples.value) }, "The result will appear below."),
     );
-    const length = number(60, { min: 0.1, step: "any", required: true });
+    const length = input({ min: 0.1, step: "any", value: 60 });
     const hint = "Trains a student that samples in one to four steps, as a new run.";
     this.distill = this.form("Distill", "Distill", [field("Minutes", length, hint)], async (submit) => {
-      const student = await this.act(submit, "POST", "/distill", { minutes: Number(length.value) }, "The student trains.");
+      const body = { minutes: Number(length.value) };
+      const student = await this.act(submit, "POST", "/distill", body, "The student trains.");
       if (student) location.hash = runAddress(student.id);
     });
     this.name = h("input", { autocomplete: "off", maxlength: 200, required: true });
     this.note = h("textarea", { rows: 3, maxlength: 2000 });
-    const both = [field("Name", this.name), field("Note", this.note)];
-    this.change = this.form("Rename or note", "Save", both, async (submit) => {
+    const texts = [field("Name", this.name), field("Note", this.note)];
+    this.change = this.form("Rename or note", "Save", texts, async (submit) => {
       const name = this.name.value === this.short ? "" : this.name.value;
       const row = await this.act(submit, "PATCH", "", { name, note: this.note.value }, "Saved.");
       if (row && row.id !== id) location.hash = runAddress(row.id);
       this.change.open = !row;
     });
-    const warning = h("p", "This deletes the checkpoints, the samples and all other files of the run for ever.");
+    const warning = h("p", "This deletes the checkpoints, the samples and all other files of the run.");
     this.remove = this.form("Delete", "Delete for ever", [warning], async (submit) => {
       if (await this.act(submit, "DELETE", "", {}, "Deleted.")) location.hash = "#/";
     });
@@ -53,7 +56,8 @@ export class Actions {
       event.preventDefault();
       onsubmit(submit);
     };
-    return h("details", { name: "action" }, h("summary", title), h("form.row", { onsubmit: listener }, fields, submit));
+    const content = h("form.row", { onsubmit: listener }, fields, submit);
+    return h("details", { name: "action" }, h("summary", title), content);
   }
 
   /** Show what can be done with the run, given its details and its newest row in one object. */
@@ -71,7 +75,8 @@ export class Actions {
     this.again.hidden = !may || !row.recipe;
     this.evaluate.hidden = !free;
     this.distill.hidden = !free || row.student;
-    this.change.hidden = this.remove.hidden = !row.can_change || row.state === "running" || Boolean(row.doing);
+    const busy = row.state === "running" || Boolean(row.doing);
+    this.change.hidden = this.remove.hidden = !row.can_change || busy;
     // A message ends when the state changes, because what it promised has come true.
     const now = `${row.state} ${row.doing}`;
     if (this.shown !== now) show(message, evaluating && h("p.note", "It is being evaluated now."));

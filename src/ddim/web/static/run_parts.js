@@ -3,13 +3,9 @@
 import { h, section, tick } from "./dom.js";
 import { count, interval, moment, plural, smallIsGood, title } from "./format.js";
 
-/**
- * Return a table in a box that scrolls sideways on a narrow page, also with keys. The columns from `numbers` on are
- * numbers. A row is a list of cells; its first cell is a heading if it is a <th>.
- */
+/** Return a table in a box that scrolls sideways, also with keys; its columns from `numbers` on are numbers. */
 export function table(caption, heads, rows, numbers = heads.length) {
   const side = (k) => ({ class: k >= numbers && "number" });
-  const cell = (content, k) => (content?.tagName === "TH" ? content : h("td", side(k), content));
   return h(
     "div.wide",
     { tabindex: 0, role: "region", "aria-label": caption },
@@ -17,7 +13,7 @@ export function table(caption, heads, rows, numbers = heads.length) {
       "table",
       h("caption.hidden", caption),
       h("thead", h("tr", heads.map((head, k) => h("th", { scope: "col", ...side(k) }, head)))),
-      h("tbody", rows.map((row) => h("tr", row.map(cell)))),
+      h("tbody", rows.map((row) => h("tr", row.map((cell, k) => h("td", side(k), cell))))),
     ),
   );
 }
@@ -27,14 +23,14 @@ export function recipe(fields, name) {
   const differs = ({ value, named }) => named !== null && named !== value;
   const rows = (list) =>
     list.map(({ field, value, named, help }) => [
-      h("th", { scope: "row" }, h("code", field)),
+      h("code", field),
       h("code", value),
       named === null ? "" : h("code", named),
       h("span.note", help),
     ]);
   const heads = ["Field", "This run", `Recipe ${name}`, "Meaning"];
-  const differing = fields.filter(differs),
-    same = fields.filter((one) => !differs(one));
+  const differing = fields.filter(differs);
+  const same = fields.filter((one) => !differs(one));
   if (!fields.length) return null;
   return section(
     "Recipe",
@@ -51,36 +47,29 @@ export function recipe(fields, name) {
 
 /** Return the evaluations with their intervals. */
 export function evaluations(list) {
-  if (!list.length) return section("Evaluations", h("p.note", "Not evaluated yet. An evaluation measures KID and more."));
+  if (!list.length) return section("Evaluations", h("p.note", "Not evaluated yet."));
   const names = [...new Set(list.flatMap((one) => Object.keys(one.metrics)))];
-  const arrow = (name) => (smallIsGood(name) ? "↓" : "↑");
   const rows = list.toReversed().map((one) => [
-    h("th", { scope: "row" }, one.name),
+    one.name,
     h("span.when", moment(one.when)),
     [one.conditions, one.comparable ? "" : h("span.why", " Not comparable with the other runs.")],
     count(one.nfe),
     ...names.map((name) => interval(one.metrics[name])),
   ]);
-  const heads = ["Evaluation", "When", "Conditions", "NFE", ...names.map((name) => `${title(name)} ${arrow(name)}`)];
+  const heads = names.map((name) => `${title(name)} ${smallIsGood(name) ? "↓" : "↑"}`);
   return section(
     "Evaluations",
-    table("Evaluations", heads, rows, 3),
-    h(
-      "p.note",
-      "In brackets: 95 % interval. ↓ smaller is better, ↑ larger is better. NFE: network evaluations per image.",
-    ),
+    table("Table of evaluations", ["Evaluation", "When", "Conditions", "NFE", ...heads], rows, 3),
+    h("p.note", "In brackets: 95 % interval. ↓: smaller is better. NFE: network evaluations per image."),
   );
 }
 
 /** Return the result of the memorisation test, with the nearest pairs of sample and training image. */
 export function memorisation(found) {
   if (!found) return null;
-  const alt = "The samples that are nearest to training images, each beside its nearest training image";
-  const picture = found.pairs_url && [
-    h("img.pixels.pairs", { src: found.pairs_url, loading: "lazy", alt }),
-    h("figcaption.note", "The nearest pairs of a sample and a training image."),
-  ];
-  return section("Copies of training images", h("p", found.sentence), picture && h("figure", picture));
+  const alt = "The samples nearest to training images, each beside its nearest training image";
+  const picture = found.pairs_url && h("img.pixels.sheet", { src: found.pairs_url, loading: "lazy", alt });
+  return section("Copies of training images", h("p", found.sentence), picture);
 }
 
 /** Return the films of a run. A film plays only after the user starts it. */
@@ -103,5 +92,6 @@ export function films(list) {
 export function checkpoints(list) {
   const rows = list.map(({ name, step, images }) => [h("code", name), count(step), count(images)]);
   const heads = ["Checkpoint", "Step", "Training images"];
-  return section("Checkpoints", rows.length ? table("Checkpoints", heads, rows, 1) : h("p.note", "No checkpoint yet."));
+  if (!rows.length) return section("Checkpoints", h("p.note", "No checkpoint yet."));
+  return section("Checkpoints", table("Table of checkpoints", heads, rows, 1));
 }
