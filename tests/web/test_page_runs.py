@@ -91,7 +91,7 @@ def test_charts_share_their_axis_and_show_the_values_of_the_log(visit, served, w
             sums = [0.5 * sums[0] + line["loss"], 0.5 * sums[1] + 1]
         expect(loss.locator("tbody tr").last.locator("td").last).not_to_have_text(rows[-1][1])
         assert float(read_table(loss)[1][-1][1]) == pytest.approx(sums[0] / sums[1], rel=5e-3)
-        page.get_by_label("Horizontal axis").select_option("time")
+        page.get_by_label("By time").check()
         expect(loss.locator("th").first).to_have_text(re.compile("of training$"))
 
 
@@ -120,8 +120,11 @@ def test_a_chart_zooms_and_shows_values_without_moving_the_page(visit, width):
         expect(chart.locator(".position")).to_have_text(re.compile("newest: "))
         # All charts show only the part with the first of two values.
         other.locator(".plot").focus()
-        for key, images in (("ArrowRight", 40), ("ArrowRight", 40), ("0", 40), ("ArrowRight", 80)):
-            page.keyboard.press(key)
+        for key, images in (("ArrowRight", 40), ("ArrowRight", 40), ("Show all", 40), ("ArrowRight", 80)):
+            if key == "Show all":
+                page.get_by_role("button", name=key).click()
+                other.locator(".plot").focus()
+            page.keyboard.press(key) if " " not in key else None
             expect(chart.locator(".position")).to_have_text(re.compile(rf"^{images} images: "))
         expect(page.locator("#announcer")).to_have_text(re.compile("^80 images: Held-out noise error 0"))
 
@@ -195,10 +198,10 @@ def test_a_run_that_is_deleted_elsewhere_says_so(visit, served, width):
 
 def test_runs_are_compared_in_the_same_charts(visit, served, width):
     with visit(width) as page:
-        page.go("#/compare")
+        page.go()
         for name in (RUN, OTHER, COMMA):
-            page.get_by_role("checkbox", name=name, exact=True).check()
-        page.get_by_role("button", name="Compare").click()
+            page.get_by_role("checkbox", name=f"Compare {name}", exact=True).check()
+        page.get_by_role("navigation").get_by_role("link", name="Compare").click()
         ranked = page.get_by_role("region", name="Runs by KID")
         cells = ranked.locator("tbody tr td:nth-child(2)")
         expect(cells).to_have_text([RUN, OTHER])

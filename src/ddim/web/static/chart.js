@@ -9,8 +9,8 @@ const HEIGHT = 210; // pixels
 const ROWS = 100; // of a table; longer curves are thinned
 
 /**
- * A chart of a group, which is a `Curves`. `update(lines)` shows lines {name, color, x, y, low, high};
- * `low` and `high`, if there, are the ends of an interval around each y.
+ * A chart of a group, which is a `Curves`. `update(lines)` shows lines {name, color, x, y, low, high}; `low` and
+ * `high` are the ends of an interval around each y, or empty. So line k has the columns 3k + 1 to 3k + 3.
  */
 export class Chart {
   constructor(title, group) {
@@ -36,16 +36,10 @@ export class Chart {
   }
 
   update(lines) {
-    let next = 1;
-    this.lines = lines.map((line) => {
-      const column = next;
-      next += line.low ? 3 : 1;
-      return { ...line, column };
-    });
-    this.data = uPlot.join(lines.map(({ x, y, low, high }) => (low ? [x, y, low, high] : [x, y])));
-    const positive = lines.every(({ y, low }) => [...y, ...(low ?? [])].every((value) => value > 0));
-    const log = this.group.log && positive;
-    const key = JSON.stringify([lines.map(({ name, low }) => [name, !low]), log, this.group.label]);
+    this.lines = lines;
+    this.data = uPlot.join(lines.map(({ x, y, low, high }) => [x, y, low, high]));
+    const log = this.group.log && lines.every(({ y, low }) => [...y, ...low].every((value) => value > 0));
+    const key = JSON.stringify([lines.map(({ name }) => name), log, this.group.label]);
     if (key === this.key) this.plot.setData(this.data);
     else this.build(log);
     this.key = key;
@@ -55,16 +49,13 @@ export class Chart {
 
   build(log) {
     this.plot?.destroy();
-    const { group } = this;
-    const series = [{}],
-      bands = [];
-    for (const line of this.lines) {
-      series.push({ stroke: () => this.paint(line.color), width: 1.7 });
-      if (!line.low) continue;
-      const fill = () => this.paint(`color-mix(in srgb, ${line.color} 18%, transparent)`);
-      bands.push({ series: [series.length + 1, series.length], fill });
-      series.push({ points: { show: false } }, { points: { show: false } });
-    }
+    const { group, lines } = this;
+    const edge = { points: { show: false } };
+    const series = lines.map(({ color }) => [{ stroke: () => this.paint(color), width: 1.7 }, edge, edge]);
+    const bands = lines.map(({ color }, k) => ({
+      series: [3 * k + 3, 3 * k + 2],
+      fill: () => this.paint(`color-mix(in srgb, ${color} 18%, transparent)`),
+    }));
     const axis = {
       stroke: () => this.paint("var(--soft)"),
       font: "12px system-ui, sans-serif",
@@ -74,13 +65,13 @@ export class Chart {
     const values = (_, marks) => marks.map(short);
     const options = {
       ...this.size,
-      series,
+      series: [{}, ...series.flat()],
       bands,
       legend: { show: false },
       cursor: {
         y: false,
         drag: { setScale: false },
-        bind: { dblclick: () => () => group.zoom(null) },
+        bind: { dblclick: () => () => group.zoom(group.whole) },
         sync: { key: group.key, filters: { pub: (type) => /mousemove|mouseleave/.test(type) } },
       },
       scales: {
@@ -94,17 +85,12 @@ export class Chart {
       hooks: {
         setCursor: [() => this.showValues()],
         setSelect: [
-          ({ select: { left, width }, posToVal }) => {
-            if (width > 8) group.zoom([posToVal(left, "x"), posToVal(left + width, "x")]);
-          },
+          ({ select: { left, width }, posToVal }) =>
+            width > 8 && group.zoom([posToVal(left, "x"), posToVal(left + width, "x")]),
         ],
       },
     };
     this.plot = new uPlot(options, this.data, this.canvas);
-    // uPlot listens to the mouse alone.
-    this.plot.over.addEventListener("pointermove", ({ pointerType, offsetX, offsetY }) => {
-      if (pointerType !== "mouse") this.plot.setCursor({ left: offsetX, top: offsetY }, true, true);
-    });
     this.buildLegend();
   }
 
@@ -131,10 +117,10 @@ export class Chart {
     if (!this.plot) return;
     const { idx, idxs } = this.plot.cursor;
     const at = idx ?? null;
-    const texts = this.lines.map(({ column, low }) => {
-      const row = at === null ? this.data[column].findLastIndex((y) => y !== undefined) : idxs[column];
-      const [y, from, to] = this.data.slice(column, column + 3).map((values) => number(values[row]));
-      return low ? `${y} (${from} to ${to})` : y;
+    const texts = this.lines.map(({ x, low }, k) => {
+      const row = at === null ? this.data[0].indexOf(x.at(-1)) : idxs[3 * k + 1];
+      const [y, from, to] = this.data.slice(3 * k + 1, 3 * k + 4).map((values) => number(values[row]));
+      return low.length ? `${y} (${from} to ${to})` : y;
     });
     texts.forEach((text, k) => setText(this.outputs[k], text));
     const place = at === null ? "newest" : this.group.describe(this.data[0][at]);
@@ -143,10 +129,10 @@ export class Chart {
 
   /** Show or hide the lines, as the group says. */
   showHidden() {
-    this.lines.forEach(({ name, column, low }, k) => {
+    this.lines.forEach(({ name }, k) => {
       const on = !this.group.hidden.has(name);
       this.legend.children[k].setAttribute("aria-pressed", String(on));
-      for (let j = column; j <= column + (low ? 2 : 0); j++) this.plot.setSeries(j, { show: on });
+      for (const column of [1, 2, 3]) this.plot.setSeries(3 * k + column, { show: on });
     });
   }
 
@@ -156,26 +142,25 @@ export class Chart {
     const [xs, ...columns] = this.data;
     const step = Math.ceil(xs.length / ROWS);
     const rows = [...xs.keys()].filter((k) => k % step === 0 || k === xs.length - 1);
-    const heads = this.lines.flatMap(({ name, low }) => (low ? [name, "from", "to"] : [name]));
-    const cells = rows.map((k) => [number(xs[k], 6), ...columns.map((values) => number(values[k]))]);
+    const heads = this.lines.flatMap(({ name, low }) => (low.length ? [name, "from", "to"] : [name]));
+    const filled = columns.filter((_, k) => k % 3 === 0 || this.lines[Math.floor(k / 3)].low.length);
+    const cells = rows.map((k) => [number(xs[k], 6), ...filled.map((values) => number(values[k]))]);
     show(this.values, table(`${this.title}, table`, [this.group.label, ...heads], cells, 0));
   }
 
+  /** Move the cursor with the keys ← and →. */
   press(event) {
     const { plot, group, data } = this;
     const side = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    const factor = { "+": 0.5, "−": 2, "-": 2, 0: Infinity }[event.key];
-    if (side) {
-      const [first, last] = plot.series[0].idxs;
-      const stride = side * Math.max(1, Math.round((last - first) / 60));
-      const next = (plot.cursor.idx ?? (side > 0 ? first - stride : last - stride)) + stride;
-      const x = data[0][Math.min(last, Math.max(first, next))];
-      plot.setCursor({ left: plot.valToPos(x, "x"), top: 0 }, true, true);
-      const values = this.lines.map(({ name }, k) => `${name} ${this.outputs[k].value}`);
-      announce(`${group.describe(x)}: ${values.join(", ")}`);
-    } else if (factor) group.zoomBy(factor);
-    else return;
+    if (!side) return;
     event.preventDefault();
+    const [first, last] = plot.series[0].idxs;
+    const stride = side * Math.max(1, Math.round((last - first) / 60));
+    const next = (plot.cursor.idx ?? (side > 0 ? first - stride : last - stride)) + stride;
+    const x = data[0][Math.min(last, Math.max(first, next))];
+    plot.setCursor({ left: plot.valToPos(x, "x"), top: 0 }, true, true);
+    const values = this.lines.map(({ name }, k) => `${name} ${this.outputs[k].value}`);
+    announce(`${group.describe(x)}: ${values.join(", ")}`);
   }
 }
 

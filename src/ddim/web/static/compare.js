@@ -1,24 +1,25 @@
 // Several runs side by side: a ranking, their curves in one chart, and samples of the same seeds.
 
 import { get, post, runPath } from "./api.js";
-import { runAddress } from "./card.js";
+import { hideGaps, runAddress } from "./card.js";
 import { Curves } from "./curves.js";
-import { button, fault, field, h, menu, section, show, svg, tick } from "./dom.js";
+import { button, fault, field, h, menu, recall, section, show, svg } from "./dom.js";
 import { interval, plural, smallIsGood, title } from "./format.js";
-import { allRuns, findRun, subscribe } from "./live.js";
+import { findRun, subscribe } from "./live.js";
 import { table } from "./run_parts.js";
 import { parseSeeds } from "./seeds.js";
 
 const METRICS = ["kid", "fid", "precision", "recall", "density", "coverage"];
 
-const address = (ids) => `#/compare?runs=${ids.map(encodeURIComponent).join(",")}`;
 const link = (row) => h("a", { href: runAddress(row.id) }, row.name);
 
-/** Draw the comparison of the runs named in the address. */
+/** Draw the comparison of the runs in the address, else of those that are chosen in the list of runs. */
 export async function draw(root, { query, runs: asked, about, signal }) {
-  const rows = asked.map(findRun).filter(Boolean);
-  root.append(h("h1", "Compare"), chooser(rows));
-  if (rows.length < 2) return root.append(h("p.note", "Choose at least two runs."));
+  const ids = asked.length ? asked : (recall("runs")?.chosen ?? []);
+  const rows = ids.map(findRun).filter(Boolean);
+  const list = h("a", { href: "#/" }, "list of runs");
+  root.append(h("h1", "Compare"), h("p.note", `${plural(rows.length, "run")}; choose others in the `, list, "."));
+  if (rows.length < 2) return root.append(h("p", "A comparison needs at least two runs."));
   const curves = new Curves(signal);
   root.append(
     ranking(rows, query.get("metric"), signal),
@@ -27,34 +28,6 @@ export async function draw(root, { query, runs: asked, about, signal }) {
     sameSeeds(rows, about.limits.images, signal),
   );
   return showCurves(rows, curves, signal);
-}
-
-function chooser(chosen) {
-  const boxes = allRuns().map((row) => ({ row, ...tick(row.name, { checked: chosen.includes(row) }) }));
-  const text = h("input", {
-    type: "search",
-    oninput: () => {
-      const wanted = text.value.toLowerCase();
-      for (const { row, element, box } of boxes)
-        element.hidden = !box.checked && !row.name.toLowerCase().includes(wanted);
-    },
-  });
-  const onsubmit = (event) => {
-    event.preventDefault();
-    location.hash = address(boxes.filter(({ box }) => box.checked).map(({ row }) => row.id));
-  };
-  return h(
-    "details.chooser",
-    { open: chosen.length < 2 },
-    h("summary", chosen.length < 2 ? "Runs" : `${plural(chosen.length, "run")}: change the choice`),
-    h(
-      "form",
-      { onsubmit },
-      boxes.length > 12 && field("Filter", text),
-      h("fieldset", h("legend", "Runs to compare"), h("div.row", boxes.map(({ element }) => element))),
-      h("button", { type: "submit" }, "Compare"),
-    ),
-  );
 }
 
 /** Show the curves of the runs, and those of runs that train again whenever they change. */
@@ -76,7 +49,8 @@ async function showCurves(rows, curves, signal) {
 function sheets(rows) {
   const sheet = (row) => {
     const alt = `Newest samples of ${row.name}`;
-    const image = row.sheet && h("img.pixels.sheet", { src: row.sheet, alt, loading: "lazy" });
+    const onload = ({ target }) => hideGaps(target, row.size);
+    const image = row.sheet && h("img.pixels.sheet", { src: row.sheet, alt, loading: "lazy", onload });
     return h("figure", h("figcaption", link(row)), image || h("p.blank", "No samples"));
   };
   return section("Newest samples of the training", h("div.charts", rows.map(sheet)));
@@ -140,11 +114,10 @@ function ranking(rows, wanted, signal) {
     { value: measured.includes(wanted) ? wanted : measured[0], onchange: load },
   );
   async function load() {
-    const ids = rows.map(({ id }) => id);
-    history.replaceState(null, "", `${address(ids)}&metric=${metric.value}`);
-    const chosen = ids.map((id) => `run=${encodeURIComponent(id)}`).join("&");
+    const coded = rows.map(({ id }) => encodeURIComponent(id));
+    history.replaceState(history.state, "", `#/compare?runs=${coded.join(",")}&metric=${metric.value}`);
     try {
-      const found = await get(`/api/compare?${chosen}&metric=${metric.value}`, signal);
+      const found = await get(`/api/compare?run=${coded.join("&run=")}&metric=${metric.value}`, signal);
       show(place, rank(found, metric.value));
     } catch (error) {
       if (error.name !== "AbortError") show(place, fault(error.message));

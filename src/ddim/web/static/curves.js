@@ -13,7 +13,7 @@ const settings = { time: false, smooth: 0, log: false }; // kept while the page 
 export class Curves {
   constructor(signal) {
     Object.assign(this, { charts: new Map(), hidden: new Set(), zoomed: null, key: newId("charts") });
-    const keys = h("span.keys", " Keys on a chart: ← and → show values, + and − zoom, 0 shows all.");
+    const keys = h("span.keys", " The keys ← and → show the values on a chart.");
     this.hint = h("p.note", { id: newId("hint") }, "Drag over a chart to zoom; all charts follow.", keys);
     const smooth = h("input", {
       type: "range",
@@ -33,6 +33,7 @@ export class Curves {
       choice("Log scale", "log"),
       button("Zoom in", () => this.zoomBy(0.5), { class: "quiet" }),
       button("Zoom out", () => this.zoomBy(2), { class: "quiet" }),
+      button("Show all", () => this.zoom(this.whole), { class: "quiet" }),
     );
     this.place = h("div.charts");
     this.empty = h("p.note", "No values yet.");
@@ -89,20 +90,20 @@ export class Curves {
     return this.zoomed ?? this.whole;
   }
 
-  /** Show a part of the x axis in all charts; null shows all. */
-  zoom(part) {
-    const [low, high] = this.whole;
-    const [from, to] = part ? [Math.max(low, part[0]), Math.min(high, part[1])] : this.whole;
-    if (to - from < (high - low) / 1000) return;
-    this.zoomed = to - from < 0.999 * (high - low) ? [from, to] : null;
+  /** Show a part of the x axis in all charts. */
+  zoom([low, high]) {
+    const end = this.whole[1];
+    const [from, to] = [Math.max(0, low), Math.min(end, high)];
+    if (to - from < end / 1000) return;
+    this.zoomed = to - from < 0.999 * end ? [from, to] : null; // the whole axis grows while a run trains
     this.charts.forEach((chart) => chart.plot.setData(chart.data));
   }
 
+  /** Make the shown part so many times as long, around the last position that a key or the pointer showed. */
   zoomBy(factor) {
     const [from, to] = this.range;
-    const [{ plot }] = this.charts.values();
-    const at = plot.cursor.idx === null ? (from + to) / 2 : plot.posToVal(plot.cursor.left, "x");
-    this.zoom(factor === Infinity ? null : [at - (at - from) * factor, at + (to - at) * factor]);
+    const at = Math.min(to, Math.max(from, this.at ?? to));
+    this.zoom([at - (at - from) * factor, at + (to - at) * factor]);
   }
 
   /** Hide the lines of a name in all charts, or show them again. */
@@ -113,6 +114,7 @@ export class Curves {
 
   /** Return a position on the x axis in words. */
   describe(x) {
+    this.at = x;
     return settings.time ? `${number(x)} ${this.label}` : `${count(x)} images`;
   }
 }
@@ -138,14 +140,15 @@ function* readLines(curves, alone) {
     yield { chart: MORE[name] ?? name, images, values, smooth: name !== "lr" };
 }
 
-/** Return the points {x, y, low, high} of a line that have a value; `place` returns x for a number of images. */
-function readPoints({ images, values, low, high, smooth }, place) {
+/** Return the points {x, y, low, high} of a line with a value; `place` returns x for a number of images. */
+function readPoints({ images, values, low = [], high = [], smooth }, place) {
   const known = (k) => values[k] !== null && Number.isFinite(place(images[k]));
   const kept = [...images.keys()].filter(known);
   const pick = (column) => kept.map((k) => column[k]);
-  const whole = low?.length && pick(low).every((value) => value !== null);
+  const [from, to] = [low, high].map((ends) => pick(ends).filter((value) => Number.isFinite(value)));
+  const whole = from.length === kept.length && to.length === kept.length;
   const y = smooth ? average(pick(values)) : pick(values);
-  return { x: pick(images).map(place), y, ...(whole ? { low: pick(low), high: pick(high) } : { low: null }) };
+  return { x: pick(images).map(place), y, low: whole ? from : [], high: whole ? to : [] };
 }
 
 /** Return the exponential moving average of values; without a bias towards the first value. */

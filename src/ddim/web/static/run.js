@@ -20,10 +20,10 @@ export async function draw(root, { id, about, signal }) {
   const actions = new Actions(id, about.may_train, refresh);
   const slider = new SheetSlider(signal);
   const curves = new Curves(signal);
-  const parts = h("div");
+  const tables = h("div");
   const log = h("pre.log", { tabindex: 0, role: "group", "aria-label": "Lines of the log" });
   const top = h("div.run-top", section("Samples", slider.element), curves.element);
-  root.append(head, actions.element, top, parts, section("Log", log));
+  root.append(head, actions.element, top, tables, section("Log", log));
 
   function display() {
     const row = { ...detail, ...findRun(id) };
@@ -39,40 +39,39 @@ export async function draw(root, { id, about, signal }) {
       row.why && h("p.why", row.why),
     );
     actions.update(row);
-    slider.update(detail.sheets, detail.real_sheet);
+    slider.update(detail.sheets, detail.real_sheet, detail.size);
     // These parts are redrawn only if they differ, so that folded parts and the focus stay.
     const shown = [detail.evaluations, detail.memorisation, detail.films, detail.fields, detail.checkpoints];
     if (drawn === JSON.stringify(shown)) return;
     drawn = JSON.stringify(shown);
+    const [judged, copies, filmed, fields, saved] = shown;
     show(
-      parts,
-      evaluations(detail.evaluations),
-      memorisation(detail.memorisation),
-      films(detail.films),
-      recipe(detail.fields, row.recipe),
-      checkpoints(detail.checkpoints),
+      tables,
+      evaluations(judged),
+      memorisation(copies),
+      films(filmed),
+      recipe(fields, row.recipe),
+      checkpoints(saved),
     );
   }
 
   async function readCurves() {
-    const [numbers, { lines }] = await Promise.all(
-      ["/curves", "/log"].map((part) => get(runPath(id, part), signal)),
-    );
+    const parts = ["/curves", "/log"].map((part) => get(runPath(id, part), signal));
+    const [numbers, { lines }] = await Promise.all(parts);
     curves.update([{ name: detail.name, curves: numbers }]);
     const below = log.scrollHeight - log.scrollTop - log.clientHeight < 20;
     setText(log, lines.map(logLine).join("\n") || "The log is empty.");
     if (below) log.scrollTop = log.scrollHeight; // follows the end unless the reader scrolled up
   }
 
-  let due = false,
-    reading = false;
+  let [due, reading] = [false, false];
   async function refresh() {
     due = true;
     if (reading) return;
     reading = true;
     while (due && !signal.aborted) {
-      due = false;
       const began = performance.now();
+      due = false;
       try {
         detail = await get(runPath(id), signal);
         display();
@@ -80,7 +79,7 @@ export async function draw(root, { id, about, signal }) {
       } catch (error) {
         if (error.name !== "AbortError") announce(error.message);
       }
-      // The server reads a log of millions of lines in seconds, which the training should not lose each time.
+      // To read a log of millions of lines takes seconds, which the training should not lose each time.
       const pause = Math.max(REFRESH, 4 * (performance.now() - began));
       await new Promise((resolve) => setTimeout(resolve, pause));
     }
