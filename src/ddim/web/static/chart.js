@@ -117,14 +117,14 @@ export class Chart {
     if (!this.plot) return;
     const { idx, idxs } = this.plot.cursor;
     const at = idx ?? null;
-    const texts = this.lines.map(({ x, low }, k) => {
+    let text = at === null ? "newest" : this.group.describe(this.data[0][at]);
+    this.lines.forEach(({ x, low }, k) => {
       const row = at === null ? this.data[0].indexOf(x.at(-1)) : idxs[3 * k + 1];
       const [y, from, to] = this.data.slice(3 * k + 1, 3 * k + 4).map((values) => number(values[row]));
-      return low.length ? `${y} (${from} to ${to})` : y;
+      setText(this.outputs[k], y);
+      if (this.legend.hidden) text += low.length ? `: ${y} (${from} to ${to})` : `: ${y}`;
     });
-    texts.forEach((text, k) => setText(this.outputs[k], text));
-    const place = at === null ? "newest" : this.group.describe(this.data[0][at]);
-    setText(this.position, this.legend.hidden ? `${place}: ${texts[0]}` : place);
+    setText(this.position, text);
   }
 
   /** Show or hide the lines, as the group says. */

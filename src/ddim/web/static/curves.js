@@ -7,6 +7,7 @@ import { count, number, title } from "./format.js";
 const MORE = { lr: "Learning rate", gradient_norm: "Gradient norm", images_per_second: "Images a second" };
 // The style sheet has six colours for lines; those of further runs are turned by the golden angle.
 const color = (k) => (k < 6 ? `var(--line-${k + 1})` : `oklch(65% 0.14 ${(137.5 * k) % 360})`);
+const POINTS = 10_000; // of all lines of a chart together
 const settings = { time: false, smooth: 0, log: false }; // kept while the page is open
 
 /** The charts; `update(runs)` shows runs {name, curves} and keeps the zoom. */
@@ -62,6 +63,7 @@ export class Curves {
     this.label = byTime ? `${unit} of training` : "training images";
     this.log = settings.log;
     this.whole = [0, byTime ? end / length : end];
+    const most = POINTS / this.runs.length;
     const found = new Map();
     this.runs.forEach(({ name, curves }, k) => {
       const times = new Map(curves.images.map((images, j) => [images, (curves.seconds[j] ?? NaN) / length]));
@@ -71,7 +73,7 @@ export class Curves {
           name: alone ? line.chart : name,
           color: color(k),
           ...line,
-          ...readPoints(line, byTime ? (images) => times.get(images) : (images) => images),
+          ...readPoints(line, most, byTime ? (images) => times.get(images) : (images) => images),
         };
         if (one.x.length) found.set(line.chart, [...(found.get(line.chart) ?? []), one]);
       }
@@ -140,15 +142,17 @@ function* readLines(curves, alone) {
     yield { chart: MORE[name] ?? name, images, values, smooth: name !== "lr" };
 }
 
-/** Return the points {x, y, low, high} of a line with a value; `place` returns x for a number of images. */
-function readPoints({ images, values, low = [], high = [], smooth }, place) {
-  const known = (k) => values[k] !== null && Number.isFinite(place(images[k]));
-  const kept = [...images.keys()].filter(known);
-  const pick = (column) => kept.map((k) => column[k]);
-  const [from, to] = [low, high].map((ends) => pick(ends).filter((value) => Number.isFinite(value)));
-  const whole = from.length === kept.length && to.length === kept.length;
-  const y = smooth ? average(pick(values)) : pick(values);
-  return { x: pick(images).map(place), y, low: whole ? from : [], high: whole ? to : [] };
+/** Return at most `most` points {x, y, low, high} of a line; `place` returns x for a number of images. */
+function readPoints({ images, values, low = [], high = [], smooth }, most, place) {
+  const known = [...images.keys()].filter((k) => values[k] !== null && Number.isFinite(place(images[k])));
+  const all = known.map((k) => values[k]);
+  const ys = smooth ? average(all) : all;
+  const step = Math.ceil(known.length / most);
+  const kept = [...known.keys()].filter((j) => j % step === 0);
+  const pick = (column) => kept.map((j) => column[known[j]]);
+  const whole = low.length > 0 && [...pick(low), ...pick(high)].every(Number.isFinite);
+  const ends = whole ? { low: pick(low), high: pick(high) } : { low: [], high: [] };
+  return { x: pick(images).map(place), y: kept.map((j) => ys[j]), ...ends };
 }
 
 /** Return the exponential moving average of values; without a bias towards the first value. */
