@@ -115,7 +115,7 @@ class RunList {
     const heads = this.columns.map((column) => this.head(column));
     const head = h("thead", h("tr", h("th", h("span.hidden", "Compare")), heads));
     const table = h("table.runs", head, h("tbody", elements));
-    return h("div.wide", { tabindex: 0, role: "region", "aria-label": caption }, table);
+    return h("div.wide", { tabindex: 0, role: "group", "aria-label": caption }, table);
   }
 
   /** Return the card or the row of a run, the same one until the look changes. */
