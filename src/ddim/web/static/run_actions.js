@@ -2,7 +2,7 @@
 
 import { runPath, send } from "./api.js";
 import { runAddress } from "./card.js";
-import { button, fault, field, h, show } from "./dom.js";
+import { button, fault, field, h, setText, show } from "./dom.js";
 
 const MINUTES = { min: 0.1, step: "any" };
 
@@ -12,7 +12,7 @@ export class Actions {
     Object.assign(this, { id, mayTrain, refresh });
     const key = encodeURIComponent(id);
     this.play = h("a.button.main", { href: `#/play/${key}` }, "Open in the playground");
-    this.stop = button("Stop and save", () => this.act(this.stop, "POST", "/stop"));
+    this.stop = button("", () => this.act(this.stop, "POST", "/stop"));
     this.again = h("a.button.quiet", { href: `#/new?like=${key}` }, "Train again like this");
     this.resume = this.ask("Resume", "minutes", "Minutes more", { ...MINUTES, placeholder: "as planned" });
     this.evaluate = this.ask("Evaluate", "n", "Number of samples", { min: 20, max: 50000, value: 500 });
@@ -59,11 +59,12 @@ export class Actions {
     if (!this.change.open) [this.name.value, this.note.value] = [this.short, row.note];
     this.play.hidden = !row.can_sample;
     this.stop.hidden = !row.can_stop;
+    setText(this.stop, row.doing.includes("evaluate") ? "Stop the evaluation" : "Stop and save");
     this.resume.hidden = !row.can_resume;
     this.resume.querySelector("input").required = row.state === "finished";
     this.again.hidden = !this.mayTrain || !row.recipe;
     this.evaluate.hidden = !free;
-    this.distill.hidden = !free || row.student;
+    this.distill.hidden = !free || !row.edits.length;
     this.change.hidden = this.delete.hidden = !row.can_change || busy;
     // A message ends when the state changes, because what it promised has come true.
     const now = `${row.state} ${row.doing}`;
