@@ -27,7 +27,7 @@ export class Curves {
       const onchange = ({ target }) => this.draw({ [name]: target.checked });
       return tick(label, { checked: settings[name], onchange }).element;
     };
-    const tools = h(
+    this.tools = h(
       "div.row.chart-tools",
       field("Smoothing", smooth),
       choice("By time", "time"),
@@ -38,7 +38,7 @@ export class Curves {
     );
     this.place = h("div.charts");
     this.empty = h("p.note", "No values yet.");
-    this.element = section("Curves", tools, this.hint, this.place, this.empty);
+    this.element = section("Curves", this.tools, this.hint, this.place, this.empty);
     // The canvas does not know when the colours of the page change.
     const paint = () => this.charts.forEach(({ plot }) => plot.redraw());
     const watcher = new MutationObserver(paint);
@@ -85,6 +85,7 @@ export class Curves {
       chart.update(lines);
     }
     this.empty.hidden = found.size > 0;
+    this.tools.hidden = this.hint.hidden = !found.size;
   }
 
   /** The shown part of the x axis. */

@@ -10,7 +10,7 @@ import { findRun, subscribe } from "./live.js";
 import { checkpoints, evaluations, films, memorisation, recipe } from "./run_parts.js";
 import { SheetSlider } from "./sheets.js";
 
-const REFRESH = 2000; // the least milliseconds between two readings of the curves while a run trains
+const REFRESH = 4000; // the least milliseconds between two readings of the curves while a run trains
 
 /** Draw the view of a run. */
 export async function draw(root, { id, about, signal }) {
