@@ -29,7 +29,7 @@ class RunList {
     const bar = { role: "region", "aria-label": "Chosen runs" };
     this.bar = h("div.bar", bar, this.number, this.link, this.more, clear);
     this.tools = this.makeTools();
-    const start = about.may_train && h("a.button", { href: "#/new" }, "New run");
+    const start = about.may_train && h("a.button.main", { href: "#/new" }, "New run");
     root.append(h("div.title-row", h("h1", "Runs"), start), this.tools, this.found, this.groups, this.bar);
     this.arrange();
     subscribe((changed) => this.update(changed), signal);
