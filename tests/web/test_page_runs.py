@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 import stubs
-from browsing import CHROMIUM, WIDTHS, open_browser, open_page
+from browsing import CHROMIUM, open_page
 from ddim.files import lock_folder
 from serving import running_server
 
@@ -32,17 +32,6 @@ def served(trained, tmp_path_factory):
     photos.mkdir()
     with running_server(folder, "--data", photos) as server:
         yield SimpleNamespace(address=server.address, folder=folder)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as found:
-        yield found
-
-
-@pytest.fixture(params=WIDTHS)
-def width(request):
-    return request.param
 
 
 @pytest.fixture
@@ -202,11 +191,11 @@ def test_runs_are_compared_in_the_same_charts(visit, served, width):
         for name in (RUN, OTHER, COMMA):
             page.get_by_role("checkbox", name=f"Compare {name}", exact=True).check()
         page.get_by_role("navigation").get_by_role("link", name="Compare").click()
-        ranked = page.get_by_role("region", name="Runs by KID")
+        ranked = page.get_by_role("group", name="Runs by KID")
         cells = ranked.locator("tbody tr td:nth-child(2)")
         expect(cells).to_have_text([RUN, OTHER])
         expect(ranked).to_contain_text("0.020 (0.010 to 0.030)")
-        expect(page.get_by_role("region", name="Runs that are not ranked")).to_contain_text("no evaluation")
+        expect(page.get_by_role("group", name="Runs that are not ranked")).to_contain_text("no evaluation")
 
         chart = find_chart(page, "Held-out image error")
         heads, rows = read_table(chart)
@@ -222,11 +211,11 @@ def test_runs_are_compared_in_the_same_charts(visit, served, width):
         expect(page.get_by_text("All runs are sampled.")).to_be_visible(timeout=90_000)
         page.get_by_label("Metric", exact=True).select_option("recall")
         expect(
-            page.get_by_role("region", name="Runs by Recall").locator("tbody tr td:nth-child(2)")
+            page.get_by_role("group", name="Runs by Recall").locator("tbody tr td:nth-child(2)")
         ).to_have_text([OTHER, RUN])
-        images = page.get_by_role("region", name="Samples of the same seeds").locator("td img")
+        images = page.get_by_role("group", name="Samples of the same seeds").locator("td img")
         expect(images).to_have_count(6)
         files = [page.request.get(image.evaluate("image => image.src")).body() for image in images.all()]
         assert files[0] == files[1] == files[2] != files[3]
         page.reload()
-        expect(page.get_by_role("region", name="Runs by Recall")).to_be_visible()
+        expect(page.get_by_role("group", name="Runs by Recall")).to_be_visible()

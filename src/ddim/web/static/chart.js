@@ -9,8 +9,8 @@ const HEIGHT = 210; // pixels
 const ROWS = 100; // of a table; longer curves are thinned
 
 /**
- * A chart of a group, which is a `Curves`. `update(lines)` shows lines {name, color, x, y, low, high}; `low` and
- * `high` are the ends of an interval around each y, or empty. So line k has the columns 3k + 1 to 3k + 3.
+ * A chart of a group, which is a `Curves`. `update(lines)` shows lines {name, color, x, y, low, high}, where
+ * `low` and `high` are the ends of an interval around each y, or empty. Line k has the columns from 3k + 1 on.
  */
 export class Chart {
   constructor(title, group) {

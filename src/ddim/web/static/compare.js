@@ -3,7 +3,7 @@
 import { get, post, runPath } from "./api.js";
 import { hideGaps, runAddress } from "./card.js";
 import { Curves } from "./curves.js";
-import { button, fault, field, h, menu, recall, section, show, svg } from "./dom.js";
+import { button, fault, field, h, menu, recall, section, show } from "./dom.js";
 import { interval, plural, smallIsGood, title } from "./format.js";
 import { findRun, subscribe } from "./live.js";
 import { table } from "./run_parts.js";
@@ -18,7 +18,8 @@ export async function draw(root, { query, runs: asked, about, signal }) {
   const ids = asked.length ? asked : (recall("runs")?.chosen ?? []);
   const rows = ids.map(findRun).filter(Boolean);
   const list = h("a", { href: "#/" }, "list of runs");
-  root.append(h("h1", "Compare"), h("p.note", `${plural(rows.length, "run")}; choose others in the `, list, "."));
+  const told = h("p.note", `${plural(rows.length, "run")}; choose others in the `, list, ".");
+  root.append(h("h1", "Compare"), told);
   if (rows.length < 2) return root.append(h("p", "A comparison needs at least two runs."));
   const curves = new Curves(signal);
   root.append(
@@ -71,7 +72,7 @@ function sameSeeds(rows, most, signal) {
     [make.disabled, cancel.hidden] = [true, false];
     try {
       const seeds = parseSeeds(text.value, most);
-      const column = (row) => ({ row, note: h("span.note"), cells: seeds.map(() => h("div.cell")) });
+      const column = (row) => ({ row, note: h("span.note"), cells: seeds.map(() => h("div")) });
       const columns = rows.map(column);
       const heads = columns.map(({ row, note }) => [row.name, " ", note]);
       const lines = seeds.map((seed, k) => [seed, ...columns.map(({ cells }) => cells[k])]);
@@ -94,9 +95,8 @@ function sameSeeds(rows, most, signal) {
 async function sample({ row, note, cells }, seeds, signal) {
   try {
     const { images, nfe } = await post(runPath(row.id, "/samples"), { seeds }, signal);
-    images.forEach(({ url }, k) =>
-      show(cells[k], h("img.pixels", { src: url, alt: `${row.name}, seed ${seeds[k]}` })),
-    );
+    const image = ({ url }, k) => h("img.pixels", { src: url, alt: `${row.name}, seed ${seeds[k]}` });
+    images.map(image).forEach((each, k) => show(cells[k], each));
     show(note, `${nfe} NFE`);
   } catch (error) {
     if (error.name === "AbortError") throw error;
@@ -132,27 +132,22 @@ function rank({ comparison, runs, excluded }, metric) {
   const name = (id) => link(findRun(id) ?? { id, name: id });
   const missing = excluded.map((id) => [name(id), "it has no evaluation"]);
   if (!comparison) return [h("p", "Fewer than two of these runs can be ranked."), notRanked(missing)];
-  const all = comparison.rows.map((row, k) => ({
-    ...row,
-    run: name(runs[k]),
-    value: row[metric],
-    low: row[`${metric}_low`],
-    high: row[`${metric}_high`],
-  }));
-  const ranked = all.filter(({ note }) => !note.startsWith("not ranked"));
-  const others = all.filter((row) => !ranked.includes(row));
-  const bars = whiskers(ranked);
+  const [ranked, others] = [[], []];
+  for (const [k, row] of comparison.rows.entries()) {
+    const [value, low, high] = ["", "_low", "_high"].map((end) => row[metric + end]);
+    const run = name(runs[k]);
+    if (row.note.startsWith("not ranked: ")) others.push([run, row.note.replace("not ranked: ", "")]);
+    else ranked.push([ranked.length + 1, run, interval({ value, low, high }), difference(row)]);
+  }
   const head = `${title(metric)} ${smallIsGood(metric) ? "↓" : "↑"}`;
-  const heads = ["Rank", "Run", "", head, "Difference from the first"];
-  const lines = ranked.map((row, k) => [k + 1, row.run, bars(row), interval(row), difference(row)]);
   const choices = Object.entries(comparison.choices).map(([choice, values]) => [
     h("code", choice),
     ...values.map((value) => String(value ?? "–")),
   ]);
   return [
     h("p", comparison.verdict),
-    table(`Runs by ${title(metric)}`, heads, lines),
-    notRanked([...others.map(({ run, note }) => [run, note.replace("not ranked: ", "")]), ...missing]),
+    table(`Runs by ${title(metric)}`, ["Rank", "Run", head, "Difference from the first"], ranked),
+    notRanked([...others, ...missing]),
     choices.length > 0 && [
       h("h3", "Where they differ"),
       table("Choices that differ", ["Choice", ...runs.map(name)], choices),
@@ -168,19 +163,4 @@ function difference({ difference: value, difference_low: low, difference_high: h
 
 function notRanked(rows) {
   return rows.length > 0 && [h("h3", "Not ranked"), table("Runs that are not ranked", ["Run", "Why"], rows)];
-}
-
-/** Return a function that draws the interval of a row on an axis that all rows share. */
-function whiskers(rows) {
-  const known = rows.flatMap(({ value, low, high }) => [value, low, high]).filter(Number.isFinite);
-  const [least, most] = [Math.min(0, ...known), Math.max(...known)];
-  const x = (value) => 4 + ((value - least) / (most - least || 1)) * 132;
-  return ({ value, low, high }) =>
-    svg(
-      "svg",
-      { width: 140, height: 16, viewBox: "0 0 140 16", "aria-hidden": "true", class: "whiskers" },
-      svg("line", { x1: x(0), x2: x(0), y1: 1, y2: 15, class: "base" }),
-      Number.isFinite(low) && svg("line", { x1: x(low), x2: x(high ?? low), y1: 8, y2: 8, class: "bar" }),
-      svg("circle", { cx: x(value), cy: 8, r: 4 }),
-    );
 }

@@ -53,14 +53,15 @@ export class Actions {
   /** Show what can be done with the run, given its details and its newest row in one object. */
   update(row) {
     const busy = row.state === "running" || Boolean(row.doing);
+    const evaluating = row.doing.includes("evaluate");
     const free = this.mayTrain && row.can_sample && !row.doing;
     this.short = row.name.split("/").at(-1);
     // What the user writes is kept.
     if (!this.change.open) [this.name.value, this.note.value] = [this.short, row.note];
     this.play.hidden = !row.can_sample;
     this.stop.hidden = !row.can_stop;
-    setText(this.stop, row.doing.includes("evaluate") ? "Stop the evaluation" : "Stop and save");
-    this.resume.hidden = !row.can_resume;
+    setText(this.stop, evaluating ? "Stop the evaluation" : "Stop and save");
+    this.resume.hidden = !row.can_resume || Boolean(row.doing);
     this.resume.querySelector("input").required = row.state === "finished";
     this.again.hidden = !this.mayTrain || !row.recipe;
     this.evaluate.hidden = !free;
@@ -68,12 +69,11 @@ export class Actions {
     this.change.hidden = this.delete.hidden = !row.can_change || busy;
     // A message ends when the state changes, because what it promised has come true.
     const now = `${row.state} ${row.doing}`;
-    const evaluating = row.doing.includes("evaluate") && h("p.note", "It is being evaluated now.");
-    if (this.shown !== now) show(this.message, evaluating);
+    if (this.shown !== now) show(this.message, evaluating && h("p.note", "It is being evaluated now."));
     this.shown = now;
   }
 
-  /** Send a request and show an error; then follow the run to its new address, or leave it if it is deleted. */
+  /** Send a request and show an error; then follow the run to its new address, or leave a deleted one. */
   async act(submit, method, path = "", body = {}) {
     submit.disabled = true;
     try {

@@ -1,14 +1,14 @@
 // The tables and pictures of a run's view.
 
-import { h, section, tick } from "./dom.js";
+import { h, section } from "./dom.js";
 import { count, interval, moment, plural, smallIsGood, title } from "./format.js";
 
-/** Return a table in a box that scrolls sideways, also with keys; its columns from `numbers` on are numbers. */
+/** Return a table in a box that scrolls sideways; the columns from `numbers` on are numbers. */
 export function table(caption, heads, rows, numbers = heads.length) {
   const side = (k) => ({ class: k >= numbers && "number" });
   return h(
     "div.wide",
-    { tabindex: 0, role: "region", "aria-label": caption },
+    { tabindex: 0, role: "group", "aria-label": caption },
     h(
       "table",
       h("caption.hidden", caption),
@@ -72,20 +72,11 @@ export function memorisation(found) {
   return section("Copies of training images", h("p", found.sentence), picture);
 }
 
-/** Return the films of a run. A film plays only after the user starts it. */
+/** Return the films of a run, folded: a film is loaded and plays when it is unfolded. */
 export function films(list) {
   if (!list.length) return null;
-  const film = ({ name, url }) => {
-    const image = h("img.pixels.sheet", { alt: `Film ${name}`, hidden: true });
-    const { element, box } = tick(`Show ${name}`, {
-      onchange: () => {
-        image.hidden = !box.checked;
-        image.src = url;
-      },
-    });
-    return h("div", element, image);
-  };
-  return section("Films", list.map(film));
+  const film = ({ name, url }) => h("img.pixels.sheet", { src: url, alt: `Film ${name}`, loading: "lazy" });
+  return section("Films", list.map((one) => h("details", h("summary", one.name), film(one))));
 }
 
 /** Return the checkpoints. */
