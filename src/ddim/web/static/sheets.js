@@ -1,12 +1,18 @@
 // Samples of the same seeds at each validation of a training: a slider, a button that plays them, and the
 // real images.
 
+import { hideGaps } from "./card.js";
 import { button, field, h, setText, show } from "./dom.js";
 import { plural } from "./format.js";
 
 const MILLISECONDS = 450;
 
-/** A slider through sheets; `update(sheets, real)` keeps its position, and follows the newest sheet. */
+const after = ({ images }) => `after ${plural(images, "image")}`;
+
+/**
+ * A slider through sheets; `update(sheets, real, size)` keeps its position, and follows the newest sheet.
+ * `size` is [height, width] of an image.
+ */
 export class SheetSlider {
   constructor(signal) {
     this.sheets = [];
@@ -31,9 +37,9 @@ export class SheetSlider {
     return this.place >= this.sheets.length - 1;
   }
 
-  update(sheets, real) {
+  update(sheets, real, size) {
     const [following, same] = [this.atEnd, sheets.length === this.sheets.length];
-    Object.assign(this, { sheets, real });
+    Object.assign(this, { sheets, real, size });
     for (const element of [this.frame, this.caption, this.controls]) element.hidden = !sheets.length;
     this.empty.hidden = sheets.length > 0;
     this.realButton.hidden = !real;
@@ -41,12 +47,12 @@ export class SheetSlider {
     this.range.max = sheets.length - 1;
     if (following) this.range.value = sheets.length - 1;
     // All pictures are loaded before they are shown, so that they do not flicker.
-    this.kept = sheets.map(({ url, images }) => picture(url, `Samples after ${plural(images, "image")}`));
+    this.kept = sheets.map((sheet) => this.picture(sheet.url, `Samples ${after(sheet)}`));
     this.showSheet();
   }
 
   showSheet() {
-    const text = `after ${plural(this.sheets[this.place].images, "image")}`;
+    const text = after(this.sheets[this.place]);
     this.show(this.kept[this.place], `Samples of the same seeds ${text}`);
     this.range.setAttribute("aria-valuetext", text);
   }
@@ -54,7 +60,7 @@ export class SheetSlider {
   toggleReal() {
     this.stop();
     if (this.realShown) this.showSheet();
-    else this.show(picture(this.real, "Real images"), "Real images, for comparison", true);
+    else this.show(this.picture(this.real, "Real images"), "Real images, for comparison", true);
   }
 
   show(image, text, real = false) {
@@ -80,6 +86,8 @@ export class SheetSlider {
     this.timer = null;
     setText(this.playButton, "Play");
   }
-}
 
-const picture = (src, alt) => h("img.sheet.pixels", { src, alt });
+  picture(src, alt) {
+    return h("img.sheet.pixels", { src, alt, onload: ({ target }) => hideGaps(target, this.size) });
+  }
+}
