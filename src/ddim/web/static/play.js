@@ -55,10 +55,10 @@ class Bench {
     });
     this.uploads = detail.can_edit ? new Uploads(this.gallery, limits.upload_bytes) : null;
     this.guide = h("p.note.guide", detail.can_edit ? GUIDE : GUIDE_OF_STUDENT);
-    for (const part of [this.form, this.panel]) {
-      part.fill(recall(this.key)?.[part === this.form ? "form" : "panel"] ?? {});
-      part.element.addEventListener("input", () => this.keep());
-    }
+    const kept = recall(this.key);
+    if (kept) this.form.fill(kept.form);
+    if (kept) this.panel.fill(kept.panel);
+    for (const { element } of [this.form, this.panel]) element.addEventListener("input", () => this.keep());
   }
 
   draw(run) {
