@@ -4,14 +4,12 @@ import { upload } from "./api.js";
 import { button, fault, field, h, menu, setText, show } from "./dom.js";
 import { GuidanceFields, STEPS, boxOf, evenly, fillFields, readFields, slider } from "./fields.js";
 import { MASK, MaskDialog } from "./mask.js";
-import { clean } from "./requests.js";
-import { countFrom } from "./seeds.js";
 
 /** A panel at the foot of the window, shown while a tile is chosen; `update(tiles)` gives it the tiles. */
 export class EditPanel {
-  /** `onedit(kind, body)` starts an edit, `onopen(tile)` enlarges an image, and `onclear` ends the choice. */
-  constructor(detail, { images: most, steps: longest }, { onedit, onopen, onclear }) {
-    Object.assign(this, { detail, onedit });
+  /** `gallery` gets the results; `onclear` ends the choice. */
+  constructor(detail, { images: most, steps: longest }, gallery, onclear) {
+    Object.assign(this, { detail, gallery });
     this.controls = {
       strength: slider("Strength", evenly(0.05, 1, 0.05), { value: 0.5, step: "any" }),
       n: slider("Images", evenly(1, most), { value: Math.min(4, most) }),
@@ -25,7 +23,7 @@ export class EditPanel {
     this.guidance.allow(detail.can_guide && detail.draws_labels);
     this.title = h("p", { role: "status" });
     this.save = h("a.button.quiet", { download: "" });
-    const enlarge = button("Enlarge", () => onopen(this.tiles[0]), { class: "quiet" });
+    const enlarge = button("Enlarge", () => gallery.open(this.tiles[0]), { class: "quiet" });
     const clear = button("✕", onclear, { class: "quiet", "aria-label": "Clear the choice" });
     const vary = button("Vary", () => this.vary());
     const inpaint = button("Inpaint …", () => this.inpaint());
@@ -73,13 +71,13 @@ export class EditPanel {
 
   vary() {
     const { n, strength } = readFields(this.controls);
-    return this.begin("vary", { seeds: countFrom(0, n), strength, ...this.guidance.body() });
+    return this.begin("vary", { seeds: evenly(0, n - 1), strength, ...this.guidance.body() });
   }
 
   async inpaint() {
     const { n } = readFields(this.controls);
     const drawn = await new MaskDialog(this.tiles[0], this.detail.size).ask();
-    if (drawn) await this.begin("inpaint", { seeds: countFrom(0, n), ...this.guidance.body(), ...drawn });
+    if (drawn) await this.begin("inpaint", { seeds: evenly(0, n - 1), ...this.guidance.body(), ...drawn });
   }
 
   /**
@@ -91,7 +89,7 @@ export class EditPanel {
     if (!this.seeded) return this.begin("interpolate", { frames });
     const { steps = this.detail.steps, ...settings } = sampling(this.tiles[0]);
     const seeds = this.tiles.map(({ seed }) => seed);
-    return this.onedit("interpolate", clean({ seeds, frames, steps, ...settings }));
+    return this.gallery.start("interpolate", { seeds, frames, steps, ...settings });
   }
 
   /** Upload the mask if there is one, and start an edit of the chosen tiles. */
@@ -102,7 +100,7 @@ export class EditPanel {
     show(this.message);
     try {
       if (blob) body.mask = (await upload(blob, MASK)).upload;
-      this.onedit(kind, clean({ ...body, steps, sources, fields: grid && { grid } }));
+      this.gallery.start(kind, { ...body, steps, sources, fields: grid && { grid } });
     } catch (error) {
       show(this.message, fault(error.message));
     }
@@ -122,12 +120,9 @@ export class EditPanel {
 }
 
 /** Return the settings on which the sample of a seed depends. */
-const sampling = ({ request: { steps, guidance, guide_with, guidance_interval } }) => ({
-  steps,
-  guidance,
-  guide_with,
-  guidance_interval,
-});
+const sampling = ({ request: { steps, guidance, guide_with, guidance_interval } }) => {
+  return { steps, guidance, guide_with, guidance_interval };
+};
 
 /** Return whether an interpolation between the seeds of two tiles ends at their images. */
 const shareSeeds = (one, other) =>

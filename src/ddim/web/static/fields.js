@@ -1,7 +1,6 @@
 // Fields that the forms of samples and of edits share: numbers with sliders, and guidance.
 
 import { field, h, menu } from "./dom.js";
-import { clean } from "./requests.js";
 
 /** Numbers of sampling steps at which a slider stops. */
 export const STEPS = [1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 300, 500, 1000];
@@ -41,13 +40,13 @@ export function slider(label, stops, { max = stops.at(-1), ...props }) {
   return input;
 }
 
-/** Return the values of controls, keyed by name; empty fields are left out. */
+/** Return the values of controls, keyed by name; those of empty fields are undefined. */
 export function readFields(controls) {
-  const read = ({ type, value, checked, valueAsNumber }) => {
-    if (type === "checkbox") return checked || undefined;
-    return type === "number" ? valueAsNumber : value || undefined;
+  const read = ({ type, value, checked }) => {
+    if (type === "checkbox" || value === "") return checked || undefined;
+    return type === "number" ? Number(value) : value;
   };
-  return clean(Object.fromEntries(Object.entries(controls).map(([name, control]) => [name, read(control)])));
+  return Object.fromEntries(Object.entries(controls).map(([name, control]) => [name, read(control)]));
 }
 
 /** Show values in controls; a control without a value becomes empty, or a menu its first choice. */
@@ -90,7 +89,7 @@ export class GuidanceFields {
     if (this.main.hidden || guidance === undefined) return {};
     const { low = null, high = null } = readFields(this.ends);
     const interval = low === null && high === null ? undefined : [low, high];
-    return clean({ guidance, guide_with, guidance_interval: interval });
+    return { guidance, guide_with, guidance_interval: interval };
   }
 
   fill(body) {

@@ -45,7 +45,8 @@ export class Gallery {
   }
 
   /** Start a request, unless the same one is in progress. */
-  start(kind, body) {
+  start(kind, given) {
+    const body = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
     const address = toAddress(this.run, kind, body);
     const same = this.entries.find((entry) => entry.job && entry.address === address);
     const entry = same ?? this.add(new Entry(this, kind, body));
@@ -131,18 +132,9 @@ class Entry {
     this.bar.max = step.of;
     this.bar.value = step.k;
     setText(this.state, `${Math.round((100 * step.k) / step.of)} % of the network evaluations`);
-    // If the browser is slower than the server, only the newest sheet is drawn.
-    this.newest = step;
-    this.drawing ??= this.drawNewest();
-  }
-
-  async drawNewest() {
-    while (this.newest) {
-      const step = this.newest;
-      this.newest = null;
-      await drawSheet(this.tiles, step, this.gallery.size).catch(() => {}); // the next step draws all anew
-    }
-    this.drawing = null;
+    if (this.drawing) return; // the browser is slower than the server; the next step draws all anew
+    const done = () => (this.drawing = null);
+    this.drawing = drawSheet(this.tiles, step, this.gallery.size).then(done, done);
   }
 
   finish(result) {

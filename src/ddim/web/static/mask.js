@@ -127,10 +127,9 @@ export class MaskDialog {
     this.undoButton.disabled = !this.before.length;
   }
 
-  position({ clientX, clientY }) {
-    const { left, top, width, height } = this.canvas.getBoundingClientRect();
-    const shares = [(clientX - left) / width, (clientY - top) / height];
-    return [Math.floor(shares[0] * this.width), Math.floor(shares[1] * this.height)];
+  position({ offsetX, offsetY }) {
+    const zoom = this.width / this.canvas.clientWidth;
+    return [Math.floor(zoom * offsetX), Math.floor(zoom * offsetY)];
   }
 
   listen() {
@@ -147,9 +146,7 @@ export class MaskDialog {
       this.draw();
     });
     listen(["pointermove"], (event) => {
-      // Pens and fast mice report several positions between two frames.
-      const events = event.getCoalescedEvents?.() ?? [];
-      for (const one of events.length ? events : [event]) this.moveTo(this.position(one), this.on);
+      this.moveTo(this.position(event), this.on);
       this.draw();
     });
     // While a button or a key is held, movements paint.

@@ -48,11 +48,7 @@ class Bench {
     const dropped = (tiles) => this.choose(this.chosen.filter((tile) => !tiles.includes(tile)));
     this.gallery = new Gallery(detail.id, detail.size, (tile) => this.pick(tile), dropped);
     this.form = new PlayForm(detail, limits, (event) => this.sample(event));
-    this.panel = new EditPanel(detail, limits, {
-      onedit: (kind, body) => this.gallery.start(kind, body),
-      onopen: (tile) => this.gallery.open(tile),
-      onclear: () => this.choose([]),
-    });
+    this.panel = new EditPanel(detail, limits, this.gallery, () => this.choose([]));
     this.uploads = detail.can_edit ? new Uploads(this.gallery, limits.upload_bytes) : null;
     this.guide = h("p.note.guide", detail.can_edit ? GUIDE : GUIDE_OF_STUDENT);
     const kept = recall(this.key);

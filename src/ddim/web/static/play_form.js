@@ -3,8 +3,7 @@
 import { button, field, h, menu, tick } from "./dom.js";
 import { GuidanceFields, STEPS, boxOf, evenly, fillFields, numeric, readFields, slider } from "./fields.js";
 import { number } from "./format.js";
-import { clean } from "./requests.js";
-import { countFrom, parseSeeds, rollSeeds, writeSeeds } from "./seeds.js";
+import { parseSeeds, writeSeeds } from "./seeds.js";
 
 /** A form; `body()` returns the request, `fill(body)` shows one, and `onsubmit` is called by its button. */
 export class PlayForm {
@@ -15,7 +14,7 @@ export class PlayForm {
     const steps = slider("Steps", STEPS, { max: longest, placeholder: detail.steps });
     const film = tick("Make a film from noise to the samples");
     this.count = slider("Images", evenly(1, most), { value: start });
-    this.seeds = h("input", { value: writeSeeds(countFrom(0, start)), autocomplete: "off", required: true });
+    this.seeds = h("input", { value: `0-${start - 1}`, autocomplete: "off", required: true });
     this.controls = {
       label: menu(labels(detail)),
       steps,
@@ -51,7 +50,7 @@ export class PlayForm {
       ),
       h("div.main-row", h("button.main", { type: "submit" }, "Make samples")),
     );
-    this.count.addEventListener("input", () => this.setCount());
+    this.count.addEventListener("input", () => this.writeSeeds(Number(/\d+/.exec(this.seeds.value) ?? 0)));
     this.seeds.addEventListener("input", () => this.showCount());
     this.update();
   }
@@ -64,15 +63,14 @@ export class PlayForm {
   }
 
   roll() {
-    this.seeds.value = writeSeeds(rollSeeds(this.count.valueAsNumber || 1));
-    this.seeds.dispatchEvent(new Event("input", { bubbles: true }));
+    this.writeSeeds(Math.floor(Math.random() * 100_000));
+    this.element.dispatchEvent(new Event("input"));
   }
 
-  /** Write so many seeds, from the first of the present ones on. */
-  setCount() {
-    const [first = 0] = /\d+/.exec(this.seeds.value) ?? [];
-    if (this.count.value && this.count.validity.valid)
-      this.seeds.value = writeSeeds(countFrom(Number(first), this.count.valueAsNumber));
+  /** Write as many seeds as the user wants, from a first one on. */
+  writeSeeds(first) {
+    const { valueAsNumber: n, validity } = this.count;
+    if (n && validity.valid) this.seeds.value = writeSeeds(evenly(first, first + n - 1));
   }
 
   showCount() {
@@ -91,7 +89,7 @@ export class PlayForm {
     if (vector.length && vector.length < this.vector.length)
       throw new Error("Give all numbers of the vector, or none.");
     const given = { fields, vector: vector.length ? vector : undefined };
-    return clean({ seeds, ...readFields(this.controls), ...given, ...this.guidance.body() });
+    return { seeds, ...readFields(this.controls), ...given, ...this.guidance.body() };
   }
 
   fill(body) {

@@ -3,10 +3,6 @@
 import { plural } from "./format.js";
 import { parseSeeds, writeSeeds } from "./seeds.js";
 
-/** Return an object without the entries that are undefined or not a number. */
-export const clean = (body) =>
-  Object.fromEntries(Object.entries(body).filter(([, value]) => value !== undefined && !Number.isNaN(value)));
-
 /** Return the title of a result; `sources` are the names of the images from which an edit starts. */
 export function title(kind, { seeds = [], label }, sources) {
   if (kind === "vary") return `${plural(seeds.length, "variation")} of ${sources[0]}`;

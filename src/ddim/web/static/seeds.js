@@ -31,9 +31,3 @@ export function writeSeeds(seeds) {
   }
   return ranges.map(([first, last]) => (first === last ? `${first}` : `${first}-${last}`)).join(",");
 }
-
-/** Return so many consecutive seeds. */
-export const countFrom = (first, n) => Array.from({ length: n }, (_, k) => first + k);
-
-/** Return so many consecutive seeds that begin at a random one. */
-export const rollSeeds = (n) => countFrom(Math.floor(Math.random() * 100_000), n);

@@ -7,12 +7,7 @@ import { plural } from "./format.js";
 
 const MILLISECONDS = 450;
 
-const after = ({ images }) => `after ${plural(images, "image")}`;
-
-/**
- * A slider through sheets; `update(sheets, real, size)` keeps its position, and follows the newest sheet.
- * `size` is [height, width] of an image.
- */
+/** A slider through sheets; `update` keeps its position, and follows the newest sheet. */
 export class SheetSlider {
   constructor(signal) {
     this.sheets = [];
@@ -21,53 +16,50 @@ export class SheetSlider {
     const slide = () => this.stop() ?? this.showSheet();
     this.range = h("input", { type: "range", min: 0, max: 0, oninput: slide });
     this.playButton = button("Play", () => (this.timer ? this.stop() : this.play()), { class: "quiet" });
-    this.realButton = button("Show real images", () => this.toggleReal(), { class: "quiet" });
+    this.realButton = button("Show real images", () => this.showReal(), { class: "quiet" });
     const place = field("Position in the training", this.range);
     this.controls = h("div.row", this.playButton, place, this.realButton);
-    this.empty = h("p.note", "The run draws its first samples at its first validation.");
-    this.element = h("figure.sheets", this.frame, this.caption, this.controls, this.empty);
+    this.element = h("figure.sheets", this.frame, this.caption, this.controls);
+    this.controls.hidden = true;
+    setText(this.caption, "The run draws its first samples at its first validation.");
     signal.addEventListener("abort", () => this.stop());
   }
 
-  get place() {
-    return Number(this.range.value);
-  }
-
   get atEnd() {
-    return this.place >= this.sheets.length - 1;
+    return Number(this.range.value) >= this.sheets.length - 1;
   }
 
+  /** Show sheets {url, images}, and `real` images at an address; `size` is [height, width] of an image. */
   update(sheets, real, size) {
-    const [following, same] = [this.atEnd, sheets.length === this.sheets.length];
-    Object.assign(this, { sheets, real, size });
-    for (const element of [this.frame, this.caption, this.controls]) element.hidden = !sheets.length;
-    this.empty.hidden = sheets.length > 0;
+    const following = this.atEnd;
+    const onload = ({ target }) => hideGaps(target, size);
+    const load = (src, alt) => h("img.sheet.pixels", { src, alt, onload });
+    this.controls.hidden = !sheets.length;
     this.realButton.hidden = !real;
-    if (!sheets.length || (same && this.kept)) return;
+    if (sheets.length === this.sheets.length) return;
+    this.real = real && load(real, "Real images, for comparison");
+    // All pictures are loaded before they are shown, so that they do not flicker.
+    const text = (images) => `Samples of the same seeds after ${plural(images, "image")}`;
+    this.sheets = sheets.map(({ url, images }) => load(url, text(images)));
     this.range.max = sheets.length - 1;
     if (following) this.range.value = sheets.length - 1;
-    // All pictures are loaded before they are shown, so that they do not flicker.
-    this.kept = sheets.map((sheet) => this.picture(sheet.url, `Samples ${after(sheet)}`));
     this.showSheet();
   }
 
   showSheet() {
-    const text = after(this.sheets[this.place]);
-    this.show(this.kept[this.place], `Samples of the same seeds ${text}`);
-    this.range.setAttribute("aria-valuetext", text);
+    this.show(this.sheets[this.range.value]);
   }
 
-  toggleReal() {
+  showReal() {
     this.stop();
-    if (this.realShown) this.showSheet();
-    else this.show(this.picture(this.real, "Real images"), "Real images, for comparison", true);
+    this.show(this.frame.contains(this.real) ? this.sheets[this.range.value] : this.real);
   }
 
-  show(image, text, real = false) {
-    this.realShown = real;
+  show(image) {
     show(this.frame, image);
-    setText(this.caption, text);
-    this.realButton.setAttribute("aria-pressed", String(real));
+    setText(this.caption, image.alt);
+    this.range.setAttribute("aria-valuetext", image.alt);
+    this.realButton.setAttribute("aria-pressed", String(image === this.real));
   }
 
   play() {
@@ -76,7 +68,7 @@ export class SheetSlider {
     this.showSheet();
     this.timer = setInterval(() => {
       if (this.atEnd) return this.stop();
-      this.range.value = this.place + 1;
+      this.range.value = Number(this.range.value) + 1;
       return this.showSheet();
     }, MILLISECONDS);
   }
@@ -85,9 +77,5 @@ export class SheetSlider {
     clearInterval(this.timer);
     this.timer = null;
     setText(this.playButton, "Play");
-  }
-
-  picture(src, alt) {
-    return h("img.sheet.pixels", { src, alt, onload: ({ target }) => hideGaps(target, this.size) });
   }
 }

@@ -2,6 +2,8 @@
 
 import { button, h, setText } from "./dom.js";
 
+const ARROWS = { ArrowLeft: -1, ArrowRight: 1 };
+
 /** The dialog; `open(tiles, tile)` shows it. */
 export class Viewer {
   constructor() {
@@ -14,7 +16,7 @@ export class Viewer {
     this.next = button("→", () => this.move(1), { "aria-label": "Next image" });
     this.element = h(
       "dialog.viewer",
-      { "aria-label": "Enlarged image", onkeydown: ({ key }) => this.onKey(key) },
+      { "aria-label": "Enlarged image", onkeydown: ({ key }) => key in ARROWS && this.move(ARROWS[key]) },
       h("div.title-row", this.caption, this.save, close),
       this.image,
       h("div.row", this.back, this.before, this.next),
@@ -44,10 +46,5 @@ export class Viewer {
     this.image.alt = old ? `${tile.name}, before the edit` : tile.name;
     setText(this.caption, `${this.image.alt} (${this.place + 1} of ${this.tiles.length})`);
     setText(this.before, old ? "Show after" : "Show before");
-  }
-
-  onKey(key) {
-    if (key === "ArrowLeft") this.move(-1);
-    if (key === "ArrowRight") this.move(1);
   }
 }
