@@ -5,21 +5,32 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from ddim.errors import UserError
+from ddim.evaluation.compare import compare
+from ddim.experiments.report import report
 from ddim.files import is_locked, shorten_paths, write_atomic
 from ddim.metrics.catalogue import METRICS
 from ddim.runs.folder import CHECKPOINTS
-from ddim.web.answers import Refused, reply
-from ddim.web.details import Curves, Details, describe_details, find_picture, read_curves, read_log
-from ddim.web.image_routes import EVENTS, stream_events
+from ddim.web.answers import EVENT_STREAM, Refused, reply, stream_events
+from ddim.web.data_sets import list_data
+from ddim.web.details import (
+    Curves,
+    Details,
+    describe_details,
+    describe_repetition,
+    list_pictures,
+    read_curves,
+    read_log,
+)
 from ddim.web.runs import NOTE, ListedRun, Row, Sweep, name_id
 from ddim.web.state import Here, Server
 
@@ -43,13 +54,11 @@ class Runs:
 
 
 @dataclass(frozen=True)
-class Shown(Details):
-    """The details of a run, and what this server may do with it."""
+class Changes:
+    """The rows of the list that have changed, and the ids of the runs that are gone."""
 
-    doing: str = ""
-    can_stop: bool = False
-    can_resume: bool = False
-    can_change: bool = False
+    changed: list[Row]
+    gone: list[str]
 
 
 @dataclass(frozen=True)
@@ -74,12 +83,18 @@ Chosen = Annotated[list[str], Query(alias="run", max_length=64)]
 class Ranking:
     """Runs ranked by a metric, as `ddim compare --json` does; `runs` are the ids of the rows.
 
-    `excluded` has the ids of runs without an evaluation.
+    `excluded` has the ids of runs that do not exist, or have no evaluation.
     """
 
     comparison: dict[str, Any] | None
     runs: list[str]
     excluded: list[str]
+
+
+class EventStream(StreamingResponse):
+    """A stream of events."""
+
+    media_type = EVENT_STREAM
 
 
 router = APIRouter()
@@ -88,17 +103,11 @@ router = APIRouter()
 @router.get("/runs", response_model=Runs)
 def show_runs(here: Here) -> Response:
     """List the runs and the sweeps."""
-    rows = [show_row(here, known) for known in here.runs.read().values()]
+    rows = [known.row for known in here.runs.read().values()]
     return reply(Runs(rows, [sweep for _, sweep in here.runs.sweeps().values()]))
 
 
-def show_row(here: Server, known: ListedRun) -> Row:
-    """Return the row of a run; if the last command of this server on the run failed, it says why."""
-    failure = here.processes.failure(known.run.path)
-    return replace(known.row, why=known.row.why or failure) if failure else known.row
-
-
-@router.get("/events", response_class=Response, responses=EVENTS)
+@router.get("/events", response_class=EventStream, responses={200: {"model": Changes}})
 async def stream_runs(here: Here) -> Response:
     """Stream the rows that change: all rows first."""
     return stream_events(watch_runs(here))
@@ -108,33 +117,38 @@ async def watch_runs(here: Server) -> AsyncGenerator[tuple[str, Any]]:
     """Yield the rows that changed and the ids of the runs that are gone, at most every two seconds."""
     sent: dict[str, Row] | None = None
     while True:
-        known = await asyncio.to_thread(here.runs.read)
-        rows = {key: show_row(here, each) for key, each in known.items()}
-        before = sent or {}
-        changed = [row for key, row in rows.items() if before.get(key) != row]
-        gone = [key for key in before if key not in rows]
-        if changed or gone or sent is None:
-            yield "runs", {"changed": changed, "gone": gone}
-        sent = rows
+        try:
+            known = await asyncio.to_thread(here.runs.read)
+        except (OSError, UserError) as error:
+            yield "failed", {"error": f"the folder of the runs cannot be read: {error}"}
+        else:
+            rows, before = {key: each.row for key, each in known.items()}, sent or {}
+            changes = Changes(
+                [row for key, row in rows.items() if before.get(key) != row], [*before.keys() - rows]
+            )
+            if changes.changed or changes.gone or sent is None:
+                yield "runs", changes
+            sent = rows
         await asyncio.sleep(EVERY)
 
 
-@router.get("/runs/{run}", response_model=Shown)
+@router.get("/runs/{run}", response_model=Details)
 def show_run(run: str, here: Here) -> Response:
     """Describe a run."""
-    known = here.runs.find(run)
-    details = _read(known, lambda: describe_details(known, here.runs.read()))
-    path, state, alone = known.run.path, known.run.state, known.run.sweep is None
+    known, may = here.runs.find(run), here.settings.may_train
+    details, path = _read(known, lambda: describe_details(known, here.runs.read())), known.run.path
     doing = [child.name for child in here.processes.running if child.folder == path]
-    saved, may = (path / CHECKPOINTS).is_dir(), here.settings.may_train
-    facts = vars(details) | {
-        "why": show_row(here, known).why,
+    mine = may and known.run.sweep is None
+    source = known.run.recipe.get("data", {}).get("source") if details else None
+    sets = [entry.id for entry, place in list_data(here.settings.data).values() if place == source]
+    details |= {
         "doing": ", ".join(doing),
-        "can_stop": may and state == "running" and bool(doing),
-        "can_resume": may and alone and saved and state in ("stopped", "finished"),
-        "can_change": may and alone and path != here.settings.folder,
+        "can_stop": may and bool(doing),
+        "can_resume": mine and known.run.state in ("stopped", "finished") and (path / CHECKPOINTS).is_dir(),
+        "can_change": mine and path != here.settings.folder,
+        "again": describe_repetition(known.run.recipe, sets[0]) if sets else None,
     }
-    return reply(Shown(**facts))
+    return reply(Details(**vars(known.row), **details))
 
 
 @router.get("/runs/{run}/curves", response_model=Curves)
@@ -151,13 +165,13 @@ def show_log(run: str, here: Here) -> Response:
     return reply(Log(_read(known, lambda: read_log(known.run.path))))
 
 
-@router.get("/runs/{run}/{kind}", response_class=Response)
-@router.get("/runs/{run}/{kind}/{name}", response_class=Response)
-def show_picture(run: str, kind: str, here: Here, name: str = "") -> Response:
-    """Return a picture of a run; see `find_picture`."""
-    known = here.runs.find(run)
-    content = _read(known, lambda: find_picture(known.run.path, kind, name).read_bytes())
-    return Response(content, media_type="image/webp" if kind == "films" else "image/png")
+@router.get("/runs/{run}/pictures/{name}", response_class=Response)
+def show_picture(run: str, name: str, here: Here) -> Response:
+    """Return a picture of a run; see `list_pictures`."""
+    path = list_pictures(here.runs.find(run).run.path).get(name)
+    if path is None:
+        raise Refused(404, "there is no such picture")
+    return Response(path.read_bytes(), media_type=f"image/{path.suffix[1:]}")
 
 
 @router.patch("/runs/{run}", response_model=Row)
@@ -170,6 +184,7 @@ def change_run(run: str, here: Here, change: Change) -> Response:
         new = path.parent / change.name
         if Path(change.name).name != change.name or change.name.startswith(".") or new.exists():
             raise Refused(422, f"{change.name[:80]} is taken, or is not the name of a folder")
+        here.processes.forget(path)
         path = path.rename(new)
     return reply(here.runs.read(now=True)[name_id(path, here.runs.folder)].row)
 
@@ -177,7 +192,10 @@ def change_run(run: str, here: Here, change: Change) -> Response:
 @router.delete("/runs/{run}", status_code=204)
 def delete_run(run: str, here: Here) -> Response:
     """Delete a run with all its files."""
-    shutil.rmtree(find_unused(here, run).run.path)
+    path = find_unused(here, run).run.path
+    here.processes.forget(path)
+    if path.exists():  # a training that failed at its start has left nothing
+        shutil.rmtree(path)
     here.runs.read(now=True)
     return Response(None, 204)
 
@@ -188,51 +206,45 @@ def find_unused(here: Server, run: str) -> ListedRun:
     Raises:
         Refused: if the page may not change it, or it is in use.
     """
-    here.check_allowed()
-    known = here.runs.find(run)
-    if known.run.sweep is not None or known.run.path == here.settings.folder:
-        raise Refused(409, "this run belongs to a sweep, or is the folder of the page")
-    if is_locked(known.run.path) or any(c.folder == known.run.path for c in here.processes.running):
+    known = here.find_changeable(run)
+    path = known.run.path
+    if path == here.settings.folder:
+        raise Refused(409, "this run is the folder of the page")
+    if is_locked(path) or any(child.folder == path for child in here.processes.running):
         raise Refused(409, "this run is in use: stop it first")
     return known
 
 
 @router.get("/compare", response_model=Ranking)
-async def rank_runs(here: Here, chosen: Chosen, metric: str = "kid") -> Response:
+async def rank_runs(request: Request, here: Here, chosen: Chosen, metric: str = "kid") -> Response:
     """Rank the newest evaluations of runs by a metric."""
     if metric not in METRICS:
         raise Refused(422, f"metric must be one of {', '.join(METRICS)}")
-    known = [await asyncio.to_thread(here.runs.find, key) for key in dict.fromkeys(chosen)]
-    judged = {each.run.evaluations[-1].folder: each.row.id for each in known if each.run.evaluations}
-    excluded = [each.row.id for each in known if not each.run.evaluations]
+    known, keys = await asyncio.to_thread(here.runs.read), [*dict.fromkeys(chosen)]
+    evaluations = {key: known[key].run.evaluations for key in keys if key in known}
+    judged = {listed[-1].folder: key for key, listed in evaluations.items() if listed}
+    excluded = [key for key in keys if not evaluations.get(key)]
     if len(judged) < 2:
         return reply(Ranking(None, [], excluded))
-
-    def work(_job: object) -> dict[str, Any]:
-        from ddim.evaluation.compare import compare
-
-        return compare(*judged, metric=metric).to_json()
-
-    found = await here.models.finish(here.models.submit(work))
+    job = here.models.submit(lambda _: compare(*judged, metric=metric).to_json())
+    found = await here.models.finish(job, request)
     return reply(Ranking(found, [judged[Path(row["folder"])] for row in found["rows"]], excluded))
 
 
 @router.get("/sweeps/{sweep}/report", response_class=Response)
-async def show_report(sweep: str, here: Here) -> Response:
+async def show_report(sweep: str, request: Request, here: Here) -> Response:
     """Return the report on a sweep."""
     places = await asyncio.to_thread(here.runs.sweeps)
     if sweep not in places:
         raise Refused(404, "there is no sweep of this name")
 
     def work(_job: object) -> str:
-        from ddim.experiments.report import report
-
         with TemporaryDirectory() as folder:
             file = Path(folder) / "report.html"
             report(places[sweep][0], out=file)
             return file.read_text(encoding="utf-8")
 
-    content = await here.models.finish(here.models.submit(work))
+    content = await here.models.finish(here.models.submit(work), request)
     return Response(content, headers={"Content-Security-Policy": REPORT_POLICY}, media_type="text/html")
 
 

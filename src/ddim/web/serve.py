@@ -13,6 +13,9 @@ from ddim.errors import UserError
 from ddim.machine.startup import keep_freed_memory
 from ddim.web.settings import Settings, check_token
 
+REQUESTS = 256
+"""The largest number of connections; more requests get the status 503."""
+
 
 @dataclass(frozen=True)
 class Page:
@@ -84,7 +87,7 @@ def serve(  # noqa: PLR0913 (the choices of a user)
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=1000,
+        limit_concurrency=REQUESTS,
         timeout_graceful_shutdown=2,
     )
     page = Page(settings.folder, address)

@@ -11,7 +11,7 @@ from ddim.web.answers import Refused
 from ddim.web.jobs import Job, ModelThread
 from ddim.web.processes import Processes
 from ddim.web.results import ResultStore
-from ddim.web.runs import RunList
+from ddim.web.runs import ListedRun, RunList
 from ddim.web.settings import Settings
 
 
@@ -37,6 +37,18 @@ class Server:
         """
         if not self.settings.may_train:
             raise Refused(403, "this server may not train or change runs: start it with --data FOLDER")
+
+    def find_changeable(self, run: str) -> ListedRun:
+        """Return a run that the page may change.
+
+        Raises:
+            Refused: if it may not, or the run is part of a sweep.
+        """
+        self.check_allowed()
+        known = self.runs.find(run)
+        if known.run.sweep is not None:
+            raise Refused(409, "this is a trial of a sweep: change the sweep with `ddim sweep`")
+        return known
 
 
 def _find_server(request: Request) -> Server:
