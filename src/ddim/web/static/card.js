@@ -29,6 +29,7 @@ export function progressBar(row) {
 }
 
 const describe = (row) => [row.recipe, row.data, size(row.size)].filter(Boolean).join(" · ");
+const progress = (row) => count(row.images) + (row.state !== "finished" && row.total ? ` of ${count(row.total)}` : "");
 const age = (row) => (row.changed ? since(row.changed) : "");
 const kid = (row) => interval(row.metrics.kid) + (row.comparable ? "" : " (other conditions)");
 const error = (key) => ({
@@ -46,7 +47,7 @@ const error = (key) => ({
 export const COLUMNS = [
   { key: "name", title: "Name", value: (row) => row.name },
   { key: "state", title: "State", value: (row) => row.state, cell: (row) => badge(row.state) },
-  { key: "images", title: "Progress", value: (row) => row.images, cell: progressText, down: true },
+  { key: "images", title: "Images", value: (row) => row.images, cell: progress, down: true },
   { key: "kid", title: "KID", value: (row) => (row.comparable ? row.metrics.kid?.value : null), cell: kid },
   error("image_mae"),
   error("noise_mae"),

@@ -1,6 +1,7 @@
 // A set of training images: a sheet, the classes, the files that were left out, and the duplicates.
 
 import { get } from "./api.js";
+import { hideGaps } from "./card.js";
 import { fault, field, h, menu, section, show, svg } from "./dom.js";
 import { count } from "./format.js";
 import { table } from "./run_parts.js";
@@ -47,13 +48,14 @@ function describe({ id, name }, size, about, { verdict, sheet, classes, rejects,
   );
   const left = rejects.map((one) => [one.name, one.reason]);
   const same = duplicates.map(([first, ...others]) => [first, others.join(", ")]);
+  const box = [Number(size), Number(size)];
   const train = h("a.button", { href: `#/new?data=${encodeURIComponent(id)}` }, "Train on these images");
   return [
     section(
       name,
       h("p", verdict),
       h("div.row", field("Crop and resize to", sizes), about.may_train && train),
-      h("img.pixels.sheet", { src: sheet, alt: `Images of ${name}` }),
+      h("img.pixels.sheet", { src: sheet, alt: `Images of ${name}`, onload: ({ target }) => hideGaps(target, box) }),
     ),
     h(
       "div",

@@ -22,7 +22,12 @@ class RunList {
     this.items = new Map();
     this.found = h("p.note", { role: "status" });
     this.groups = h("div.groups");
-    this.bar = h("div.bar", { role: "region", "aria-label": "Chosen runs" });
+    this.number = h("span", { role: "status" });
+    this.link = h("a.button.main");
+    this.more = button("", null, { class: "quiet" });
+    const clear = button("Clear", () => this.setChosen([]), { class: "quiet" });
+    const bar = { role: "region", "aria-label": "Chosen runs" };
+    this.bar = h("div.bar", bar, this.number, this.link, this.more, clear);
     this.tools = this.makeTools();
     const start = about.may_train && h("a.button", { href: "#/new" }, "New run");
     root.append(h("div.title-row", h("h1", "Runs"), start), this.tools, this.found, this.groups, this.bar);
@@ -151,22 +156,16 @@ class RunList {
   /** Show what can be done with the chosen runs. */
   showBar() {
     const chosen = this.kept.chosen.filter(findRun);
-    const others = this.rows.filter((row) => !chosen.includes(row.id));
-    const address = `#/compare?runs=${chosen.map(encodeURIComponent).join(",")}`;
-    const all = () => this.setChosen([...chosen, ...others.map((row) => row.id)]);
+    const shown = this.rows.map((row) => row.id);
+    const runs = plural(chosen.length, "run");
     this.bar.hidden = !chosen.length;
-    const key = JSON.stringify([chosen, others.length]);
-    if (this.barKey === key) return;
-    this.barKey = key;
-    show(
-      this.bar,
-      h("span", { role: "status" }, `${plural(chosen.length, "run")} chosen`),
-      chosen.length > 1
-        ? h("a.button.main", { href: address }, `Compare ${plural(chosen.length, "run")}`)
-        : h("span.note", "Choose another one to compare them."),
-      others.length ? button(`Choose ${others.length} more that are shown`, all, { class: "quiet" }) : null,
-      button("Clear", () => this.setChosen([]), { class: "quiet" }),
-    );
+    setText(this.number, chosen.length > 1 ? `${runs} chosen` : "1 run chosen; choose another one to compare them.");
+    this.link.hidden = chosen.length < 2;
+    this.link.href = `#/compare?runs=${chosen.map(encodeURIComponent).join(",")}`;
+    setText(this.link, `Compare ${runs}`);
+    this.more.hidden = shown.every((id) => chosen.includes(id));
+    setText(this.more, `Choose all ${shown.length} shown`);
+    this.more.onclick = () => this.setChosen([...chosen, ...shown]);
   }
 }
 
