@@ -35,13 +35,13 @@ export class EditPanel {
       h("div.row", this.guidance.main, this.guidance.interval, field("Sampling times (grid)", grid)),
     );
     // Which controls can succeed, or have an effect, for the chosen images.
-    const { can_edit: edits, unlabelled } = detail;
+    const can = (kind) => detail.edits.includes(kind);
     this.shown = [
       [[enlarge, this.save], ({ pair }) => !pair],
-      [[vary, inpaint, strength, n], ({ pair }) => edits && !pair],
-      [[invert], ({ pair }) => edits && unlabelled && !pair],
-      [[interpolate, frames], ({ pair }) => edits && unlabelled && pair],
-      [[steps, more], ({ seeded }) => edits && !seeded],
+      [[vary, inpaint, strength, n], ({ pair }) => can("vary") && !pair],
+      [[invert], ({ pair }) => can("invert") && !pair],
+      [[interpolate, frames], ({ pair }) => can("interpolate") && pair],
+      [[steps, more], ({ pair, seeded }) => can(pair ? "interpolate" : "vary") && !seeded],
     ];
     this.message = h("div");
     this.form = h("form.fields", strength, n, frames, steps, more);

@@ -49,8 +49,8 @@ class Bench {
     this.gallery = new Gallery(detail.id, detail.size, (tile) => this.pick(tile), dropped);
     this.form = new PlayForm(detail, limits, (event) => this.sample(event));
     this.panel = new EditPanel(detail, limits, this.gallery, () => this.choose([]));
-    this.uploads = detail.can_edit ? new Uploads(this.gallery, limits.upload_bytes) : null;
-    this.guide = h("p.note.guide", detail.can_edit ? GUIDE : GUIDE_OF_STUDENT);
+    this.uploads = detail.edits.length ? new Uploads(this.gallery, limits.upload_bytes) : null;
+    this.guide = h("p.note.guide", detail.edits.length ? GUIDE : GUIDE_OF_STUDENT);
     const kept = recall(this.key);
     if (kept) this.form.fill(kept.form);
     if (kept) this.panel.fill(kept.panel);

@@ -42,8 +42,8 @@ export class PlayForm {
       h(
         "details",
         h("summary", "More choices"),
-        detail.student ? null : field("Sampler", this.controls.sampler),
-        detail.student ? null : field("Sampling times (grid)", this.controls.grid),
+        field("Sampler", this.controls.sampler),
+        field("Sampling times (grid)", this.controls.grid),
         this.etaField,
         this.guidance.interval,
         film.element,
