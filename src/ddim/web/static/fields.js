@@ -21,7 +21,8 @@ export const boxOf = (input) => input.closest(".slider");
  */
 export function slider(label, stops, { max = stops.at(-1), ...props }) {
   const kept = stops.filter((stop) => stop <= max);
-  const input = numeric({ min: stops[0], max, step: 1, ...props });
+  const required = props.value !== undefined;
+  const input = numeric({ min: stops[0], max, step: 1, required, ...props });
   const choose = () => {
     input.value = kept[range.value];
     input.dispatchEvent(new Event("input", { bubbles: true }));

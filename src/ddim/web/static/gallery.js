@@ -6,24 +6,26 @@ import { announce, button, code, fault, h, newId, setText, show } from "./dom.js
 import { duration, plural } from "./format.js";
 import { captions, describe, title, toAddress } from "./requests.js";
 import { Tile, drawSheet, tileGrid } from "./tiles.js";
-import { Viewer } from "./viewer.js";
+import { openViewer } from "./viewer.js";
 
 /** The results of a run, the newest first. */
 export class Gallery {
-  /**
-   * `size` is [height, width] of an image, `onpick(tile)` is called when the user clicks a tile, and
-   * `ondrop(tiles)` when tiles are removed.
-   */
-  constructor(run, size, onpick, ondrop) {
-    Object.assign(this, { run, size, onpick, ondrop, entries: [], uploads: [], viewer: new Viewer() });
+  /** `onpick(tile)` is called when the user clicks a tile, and `ondrop(tiles)` when tiles are removed. */
+  constructor({ id, size }, onpick, ondrop) {
+    Object.assign(this, { run: id, size, onpick, ondrop, entries: [], uploads: [] });
     this.element = h("div.entries");
     addEventListener("beforeunload", (event) => {
-      if (this.entries.some((entry) => entry.job)) event.preventDefault(); // the browser asks the user
+      if (this.busy) event.preventDefault(); // the browser asks the user
     });
+  }
+
+  get busy() {
+    return this.entries.some((entry) => entry.job);
   }
 
   /** Show the results that the server keeps, for example after a reload or work in another tab. */
   update(results) {
+    if (this.busy) return; // the result of a request in progress comes with its answer
     const kept = results.filter((result) => result.run === this.run);
     const ids = new Set(kept.map(({ id }) => id));
     for (const entry of this.entries.filter(({ id }) => id && !ids.has(id))) this.drop(entry);
@@ -54,14 +56,10 @@ export class Gallery {
     entry.element.scrollIntoView({ block: "nearest" });
   }
 
-  newTile(name) {
-    return new Tile(name, this.onpick, (tile) => this.open(tile));
-  }
-
   /** Enlarge a tile; the arrows show the others of its result. */
   open(tile) {
     const entry = this.entries.find(({ tiles }) => tiles.includes(tile));
-    this.viewer.open(entry?.tiles ?? [tile], tile);
+    openViewer(entry?.tiles ?? [tile], tile);
   }
 
   titleOf(kind, body) {
@@ -96,7 +94,7 @@ class Entry {
   }
 
   setTiles(names) {
-    this.tiles = names.map((name) => this.gallery.newTile(name));
+    this.tiles = names.map((name) => new Tile(name, this.gallery.onpick));
     show(this.place, tileGrid(this.tiles, this.title, this.kind !== "sample"));
   }
 

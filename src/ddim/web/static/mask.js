@@ -73,8 +73,8 @@ export class MaskDialog {
     return { blob, resample: this.rounds.valueAsNumber };
   }
 
-  get size() {
-    return Number(this.brush.value);
+  get radius() {
+    return Math.max(this.brush.valueAsNumber / 2, 0.5);
   }
 
   /** Keep the mask as it is, so that the next change can be undone. */
@@ -93,21 +93,19 @@ export class MaskDialog {
     this.draw();
   }
 
-  /** Move the brush; with `on`, set the pixels on its way to 1 (generated) or 0 (kept). */
+  /** Move the brush; with `on`, set the pixels near its way to 1 (generated) or 0 (kept). */
   moveTo(to, on = null) {
     const from = this.at;
     this.at = to;
     if (on === null) return;
+    const [across, down] = [to[0] - from[0], to[1] - from[1]];
+    const length = across ** 2 + down ** 2 || 1;
     // Distances are between centres of pixels, so a brush of one pixel covers exactly one.
-    const radius = Math.max(this.size / 2, 0.5);
-    const length = Math.max(1, Math.ceil(Math.hypot(to[0] - from[0], to[1] - from[1])));
-    for (let k = 0; k <= length; k++) {
-      const [x, y] = [0, 1].map((axis) => Math.round(from[axis] + ((to[axis] - from[axis]) * k) / length));
-      this.mask.forEach((_, pixel) => {
-        const [row, column] = [Math.floor(pixel / this.width), pixel % this.width];
-        if (Math.hypot(column - x, row - y) < radius) this.mask[pixel] = on;
-      });
-    }
+    this.mask.forEach((_, pixel) => {
+      const [x, y] = [(pixel % this.width) - from[0], Math.floor(pixel / this.width) - from[1]];
+      const share = clamp((x * across + y * down) / length, 1);
+      if (Math.hypot(x - share * across, y - share * down) < this.radius) this.mask[pixel] = on;
+    });
   }
 
   draw() {
@@ -118,7 +116,7 @@ export class MaskDialog {
     context.strokeStyle = "#fff";
     context.lineWidth = 0.5;
     context.beginPath();
-    context.arc(this.at[0] + 0.5, this.at[1] + 0.5, Math.max(this.size / 2, 0.5), 0, 2 * Math.PI);
+    context.arc(this.at[0] + 0.5, this.at[1] + 0.5, this.radius, 0, 2 * Math.PI);
     context.stroke();
     const share = this.mask.reduce((sum, on) => sum + on, 0) / this.mask.length;
     const text = `${Math.round(100 * share)} % of the image will be generated anew.`;
@@ -158,15 +156,15 @@ export class MaskDialog {
   onKey(event, chosen) {
     const key = event.key.toLowerCase();
     if (MOVES[key]) {
-      const by = event.shiftKey ? 1 : Math.max(1, Math.floor(this.size / 2));
+      const by = event.shiftKey ? 1 : Math.max(1, Math.floor(this.radius));
       const to = this.at.map((place, axis) => place + by * MOVES[key][axis]);
-      this.moveTo([clamp(to[0], this.width), clamp(to[1], this.height)], this.on);
+      this.moveTo([clamp(to[0], this.width - 1), clamp(to[1], this.height - 1)], this.on);
     } else if (key === "z" && (event.ctrlKey || event.metaKey)) this.undo();
     else if (key === " " || key === "e") {
       if (!event.repeat) this.keep();
       this.on = key === " " ? chosen : 0;
       this.moveTo(this.at, this.on);
-    } else if (key === "[" || key === "]") this.brush.value = this.size + (key === "[" ? -1 : 1);
+    } else if (key === "[" || key === "]") this.brush.valueAsNumber += key === "[" ? -1 : 1;
     else return; // Tab and Escape keep their meaning
     event.preventDefault();
     this.draw();
@@ -174,7 +172,7 @@ export class MaskDialog {
   }
 }
 
-const clamp = (value, size) => Math.min(size - 1, Math.max(0, value));
+const clamp = (value, largest) => Math.min(largest, Math.max(0, value));
 
 /** Give each pixel of a canvas the color (r, g, b, alpha) that `color(value, index)` returns. */
 function paint(canvas, values, color) {

@@ -46,7 +46,7 @@ class Bench {
   constructor(detail, limits, facts) {
     Object.assign(this, { key: `play-${detail.id}`, facts, chosen: [], message: h("div") });
     const dropped = (tiles) => this.choose(this.chosen.filter((tile) => !tiles.includes(tile)));
-    this.gallery = new Gallery(detail.id, detail.size, (tile) => this.pick(tile), dropped);
+    this.gallery = new Gallery(detail, (tile) => this.pick(tile), dropped);
     this.form = new PlayForm(detail, limits, (event) => this.sample(event));
     this.panel = new EditPanel(detail, limits, this.gallery, () => this.choose([]));
     this.uploads = detail.edits.length ? new Uploads(this.gallery, limits.upload_bytes) : null;

@@ -5,13 +5,12 @@ import { h, setText } from "./dom.js";
 const GAP = 2; // pixels between the images of a sheet
 const SHOWN = 16; // images on the sheet of a step
 
-/** A tile; `onpick(tile)` is called by a click, and `onopen(tile)` by a double click. */
+/** A tile; `onpick(tile)` is called by a click. */
 export class Tile {
-  constructor(name, onpick, onopen) {
+  constructor(name, onpick) {
     this.canvas = h("canvas.pixels", { width: 1, height: 1 });
     this.caption = h("span.tile-name");
-    const events = { onclick: () => onpick(this), ondblclick: () => onopen(this) };
-    const props = { type: "button", "aria-pressed": "false", disabled: true, ...events };
+    const props = { type: "button", "aria-pressed": "false", disabled: true, onclick: () => onpick(this) };
     this.element = h("button.tile", props, this.canvas, this.caption);
     this.name = name;
   }
@@ -70,11 +69,10 @@ export async function drawSheet(tiles, { sheet, first = 0, columns }, [height, w
 
 /** Draw an image onto a canvas as a run gets it: cropped at its centre and resized. */
 export function drawCropped(canvas, image) {
-  const { width, height } = canvas;
-  const [across, down] = [image.naturalWidth, image.naturalHeight];
-  const zoom = Math.max(width / across, height / down);
-  const [w, t] = [width / zoom, height / zoom];
+  const { naturalWidth: across, naturalHeight: down } = image;
+  const zoom = Math.max(canvas.width / across, canvas.height / down);
+  const [width, height] = [zoom * across, zoom * down];
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
-  context.drawImage(image, (across - w) / 2, (down - t) / 2, w, t, 0, 0, width, height);
+  context.drawImage(image, (canvas.width - width) / 2, (canvas.height - height) / 2, width, height);
 }

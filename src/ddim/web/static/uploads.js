@@ -3,6 +3,7 @@
 import { upload } from "./api.js";
 import { announce, fault, field, h, show } from "./dom.js";
 import { MASK } from "./mask.js";
+import { Tile } from "./tiles.js";
 
 /** A drop zone and the tiles of the uploaded images, which edits of a gallery can start from. */
 export class Uploads {
@@ -43,7 +44,7 @@ export class Uploads {
   add({ upload: id, name, url }) {
     const { uploads } = this.gallery;
     if (name === MASK || uploads.some(({ source }) => source.upload === id)) return;
-    const tile = this.gallery.newTile(name);
+    const tile = new Tile(name, this.gallery.onpick);
     tile.finish({ url, source: { upload: id } });
     uploads.push(tile);
     this.tiles.append(tile.element);
