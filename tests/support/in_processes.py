@@ -107,7 +107,7 @@ def train(name, updates):
     with patch.object(batches.Batch, "micro_batch", part), run.runtime:
         for _ in range(updates):
             losses.append(run.advance()["loss"])
-    everything = [line for lines in current_processes().gather(drawn) for line in lines]
+    everything = [line for lines in current_processes().interleave([drawn]) for line in lines]
     return run, losses, sorted(everything)
 
 
@@ -117,7 +117,7 @@ def main(out, updates, *names):
     with join_processes() as processes:
         for name in names or CASES:
             run, losses, drawn = train(name, updates)
-            ends = processes.gather(digest(tiny.bits(run).values()))
+            ends = processes.interleave([digest(tiny.bits(run).values())])
             found = {"losses": losses, "drawn": drawn, "equal": len({*ends}) == 1}
             if processes.leads:
                 (out / f"{name}.json").write_text(json.dumps(found))

@@ -14,8 +14,7 @@ from ddim.errors import UserError
 from ddim.recipe.codec import override
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load
-from ddim.sampling.samples import write_samples
-from ddim.sampling.sampling_setup import SamplingSetup
+from ddim.sampling.samples import sample_to_folder
 from deep_files import noise16
 
 SMOOTH = noise16(20, 4, 4, 8).repeat(4, 1).repeat(4, 2)
@@ -47,7 +46,7 @@ def test_images_come_back_exactly_and_samples_are_saved_without_loss(name, runs,
     assert np.array_equal(images.pixels[:].reshape(array.shape), array)
     ends = (float(array.min()), float(array.max())) if name == "floats" else (0, 65535)
     assert pipeline.values == images.values == Values(str(array.dtype), *ends)
-    written = write_samples(SamplingSetup(pipeline, 2), range(3), tmp_path / "out")
+    written = sample_to_folder(pipeline, 3, 2, out=tmp_path / "out")
     wanted = pipeline.values.from_unit(ddim.sample(pipeline, 3, 2, progress=False))
     stack = np.load(written.folder / "samples.npy")
     assert (stack.dtype, stack.shape[1:]) == (array.dtype, array.shape[1:])
