@@ -77,18 +77,6 @@ def test_an_ambiguous_axis_and_the_array_of_images_can_be_named(tmp_path):
     assert np.array_equal(opened(path, tmp_path / "cache", array="after").pixels, DEEP[::-1])
 
 
-def test_the_range_of_floats_is_0_to_1_or_that_of_the_values_or_the_users(tmp_path):
-    unit = (DEEP / 65536).astype(np.float32)
-    values = opened(saved(tmp_path, unit), tmp_path / "a").values
-    assert (values.low, values.high) == (0, 1)
-    path = saved(tmp_path, unit * 5 - 2)
-    values = opened(path, tmp_path / "b").values
-    assert (values.low, values.high) == ((unit * 5 - 2).min(), (unit * 5 - 2).max())
-    assert opened(path, tmp_path / "b", range=(-2, 4)).values.high == 4
-    with pytest.raises(UserError, match="must hold all values"):
-        opened(path, tmp_path / "b", range=(-1, 4))
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ddim.data import open_images
 from ddim.data.arrays import give_images
-from ddim.data.parquet import find_parquet
+from ddim.data.sources import find_parquet
 from refusals import check_refused
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)

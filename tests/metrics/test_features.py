@@ -1,5 +1,4 @@
 import hashlib
-import re
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +53,7 @@ def test_inception_2015_equals_torch_fidelity(weights_2015, known):
     assert (ours - theirs).abs().max() <= 1e-6 * theirs.abs().max()
 
 
-@pytest.mark.parametrize("size", [(7, 9), (32, 32), (64, 100), (299, 299), (400, 301)])
+@pytest.mark.parametrize("size", [(7, 9), (64, 100), (299, 299), (400, 301)])
 def test_the_tf1_resize_equals_torch_fidelity(size):
     pictures = images(2, size).float()
     theirs = interpolate_bilinear_2d_like_tensorflow1x(pictures, size=(299, 299), align_corners=False)
@@ -81,16 +80,6 @@ def test_each_extractor_has_the_facts_in_the_catalogue(lite0):
     for extractor in (lite0, load_extractor("scattering")):
         assert (extractor.resize, extractor.dimensions) == EXTRACTORS[extractor.name]
         assert extractor(images(2)).shape == (2, extractor.dimensions)
-
-
-def test_images_are_moved_to_the_device_of_the_extractor_and_features_back():
-    seen = []
-    extractor = Extractor(
-        "stub", "0", "none", 6, lambda x: seen.append(x.device.type) or torch.ones(len(x), 6)
-    )
-    extractor(images(2))
-    assert extractor.to("meta")(images(2)).tolist() == [[1] * 6] * 2
-    assert seen == ["cpu", "meta"]
 
 
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "scattering"])
@@ -139,12 +128,9 @@ def test_features_do_not_depend_on_the_batch_and_progress_is_reported(lite0):
 
 def test_a_metric_is_named_by_its_key_or_its_title():
     assert [metric_name(metric.title.upper()) for metric in METRICS.values()] == [*METRICS]
-
-
-@pytest.mark.parametrize("find", [load_extractor, metric_name])
-def test_unknown_names_are_refused(find):
-    with pytest.raises(UserError, match="must be one of"):
-        find("inception-keras")
+    for find in (load_extractor, metric_name):
+        with pytest.raises(UserError, match="must be one of"):
+            find("inception-keras")
 
 
 @pytest.fixture
@@ -153,12 +139,6 @@ def places(tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     return tmp_path
-
-
-def test_missing_weights_are_reported_with_address_and_folder(places):
-    with pytest.raises(UserError, match=re.escape(WEIGHTS["inception-2015"][0])) as caught:
-        load_extractor("inception-2015")
-    assert str(places / "cache" / "weights") in str(caught.value)
 
 
 @pytest.mark.parametrize("place", ["cache/weights", "torch/hub/checkpoints"])
@@ -173,7 +153,9 @@ def test_weights_are_downloaded_once_and_a_wrong_file_is_discarded(places, monke
     served, sha = places / "a.pth", hashlib.sha256(b"weights").hexdigest()
     monkeypatch.setitem(WEIGHTS, "inception-2015", (served.as_uri(), sha[:8]))
     served.write_bytes(b"weig")
-    with pytest.raises(UserError, match="cannot be downloaded"):
+    with pytest.raises(
+        UserError, match=rf"cannot be downloaded .*{served.as_uri()} and put it into .*weights"
+    ):
         locate_weights("inception-2015")
     assert list((places / "cache" / "weights").iterdir()) == []
     served.write_bytes(b"weights")

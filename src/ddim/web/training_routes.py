@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request, Response
 
-from ddim.data import arrays, parquet
+from ddim.data import arrays, sources
 from ddim.data.decode import is_image_name
 from ddim.runs.folder import make_numbered_folder
 from ddim.web.answers import Refused, reply
@@ -27,7 +27,7 @@ BUILT_IN = "blossoms"
 FILES = {
     "archive": (".zip", ".tar", ".tgz", ".txz", ".tar.gz", ".tar.xz"),
     "array": arrays.SUFFIXES,
-    "parquet": (parquet.SUFFIX,),
+    "parquet": (sources.SUFFIX,),
 }
 """The ends of the names of files that hold many images, keyed by the kind of the set."""
 MOST = 1000
