@@ -81,8 +81,7 @@ def check_unconditional(recipe: Recipe, what: str) -> None:
         UserError: if the run was trained with a class or a vector for every image.
     """
     if not recipe.data.unconditional:
-        why = "but this run was trained with a label for every image (data.unlabelled 0)"
-        raise UserError(f"{what} evaluates the network without a label, {why}")
+        raise UserError(f"{what} evaluates the network without a label: this run has data.unlabelled 0")
 
 
 def check_diffusion_model(recipe: Recipe, demand: str, run: str = "this run") -> None:

@@ -319,8 +319,6 @@ def read_recipe(path: str | Path) -> Recipe:
     Raises:
         UserError: if the file is missing, cannot be read or is not a recipe.
     """
-    if not Path(path).exists():
-        raise UserError(f"recipe {path} does not exist")
     try:
         # This loader reads all values as text and ignores tags. `load_recipe` converts text, as it does for
         # options. So YAML's own rules, which read the field `on` as true, do not apply.

@@ -149,14 +149,12 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
         # A class name may be a number or a word: names come before indices, and "all" before names.
         known |= {str(k): k for k in range(count)} | {k: k for k in range(count)}
         known |= {name: k for k, name in enumerate(classes)} | {"all": "all"}
-    hint = '; "all" gives the classes in turn'
-    asked = label if isinstance(label, str | None) else to_int("label", label, hint)
+    asked = label if isinstance(label, str | None) else to_int("label", label)
     if asked not in known:
-        trained = "without labels" if data.vectors is None else "with vectors: give vector (--vector)"
-        one = f'one of the run\'s {count} classes or "all"'
-        allowed = one if data.labels else f"left out, since this run was trained {trained}"
-        hint = suggest(str(label), classes) if data.labels else ""
-        raise UserError(f"label must be {allowed}, got {label!r}{hint}")
+        allowed = "left out, since this run was trained without labels"
+        if data.labels:
+            allowed = f'one of the run\'s {count} classes or "all"'
+        raise UserError(f"label must be {allowed}, got {label!r}{suggest(str(label), classes)}")
     if known[asked] is None and not data.unconditional:
         raise UserError("samples need a label: this run was trained with data.unlabelled 0")
     return known[asked]

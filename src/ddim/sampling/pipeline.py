@@ -90,11 +90,10 @@ class Pipeline:
         # A name leaves a part of this kind as it is.
         known = {name: kind_name(getattr(self.recipe, name)) for name in SAMPLING_FIELDS}
         chosen = {name: part for name, part in fields.items() if known.get(name) != part}
-        recipe = replace(self.recipe, **chosen)
-        allowed = (*SAMPLING_FIELDS, "steps")
-        for name in chosen:
-            if name not in allowed and getattr(recipe, name) != getattr(self.recipe, name):
-                raise UserError(f"{name} cannot be changed after training; only {', '.join(allowed)} can")
+        recipe, allowed = replace(self.recipe, **chosen), (*SAMPLING_FIELDS, "steps")
+        if replace(recipe, **{name: getattr(self.recipe, name) for name in allowed}) != self.recipe:
+            changed, free = ", ".join(chosen), ", ".join(allowed)
+            raise UserError(f"{changed} cannot be changed after training; only {free} can")
         return replace(self, recipe=recipe)
 
     def to_images(self, x: Tensor) -> Tensor:
