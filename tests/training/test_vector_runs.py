@@ -12,7 +12,7 @@ from ddim.cli import main
 from ddim.errors import UserError
 from ddim.evaluation.likelihood import likelihood
 from ddim.sampling.images import open_run_images
-from ddim.sampling.labels import draw_rows_of_training, find_vectors
+from ddim.sampling.labels import draw_vectors, find_vectors
 from ddim.sampling.pipeline import load
 from ddim.sampling.samples import sample_to_folder
 
@@ -85,7 +85,7 @@ def test_samples_depend_on_seed_and_vector_alone(run):
 
 def test_by_default_vectors_are_those_of_training_images(run):
     pipeline = load(run)
-    drawn = draw_rows_of_training(range(2000), pipeline.vectors).numpy()
+    drawn = draw_vectors(range(2000), pipeline.vectors).numpy()
     known = pipeline.vectors.standardise(VECTORS[pipeline.vectors.train])
     counts = [(drawn == row).all(1).sum() for row in known]
     assert (sum(counts), max(counts) - min(counts) < 200 / len(known)) == (2000, True)

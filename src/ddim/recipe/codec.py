@@ -385,10 +385,9 @@ def _parse(data: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911
         raise TypeError(data)
     if wanted is str:
         return str(data)
-    if wanted is int and float(data) != int(float(data)):
-        raise ValueError(data)
-    if wanted in (int, float) and math.isfinite(float(data)):
-        return wanted(float(data))
+    number = float(data)
+    if math.isfinite(number) and wanted(number) == number:
+        return wanted(number)
     raise ValueError(data)
 
 

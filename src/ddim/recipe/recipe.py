@@ -86,8 +86,6 @@ class Data:
         check_size(self.size)
         if isinstance(self.labels, str):
             object.__setattr__(self, "labels", Clusters.parse(self.labels))
-        if not 0 <= self.unlabelled < 1:
-            raise UserError(f"data.unlabelled must be at least 0 and less than 1, got {self.unlabelled}")
 
     @property
     def conditional(self) -> bool:
@@ -298,8 +296,6 @@ class Recipe:
         for name, numbers in self.shared_numbers.items():
             object.__setattr__(self, name, complete(getattr(self, name), **numbers))
         check_count("steps", self.steps)
-        if self.clip not in (True, False, "x0"):
-            raise UserError(f"clip must be true, false or x0, got {self.clip!r}")
         for name, value in (("minutes", self.minutes), ("images", self.images)):
             if value is not None and not to_float(name, value) > 0:
                 raise UserError(f"{name} (--{name}) must be above 0, got {value}")

@@ -22,7 +22,7 @@ from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, open_progress
 from ddim.plots.pictures import to_uint8
 from ddim.sampling.image_features import BATCH
-from ddim.sampling.labels import GivenVectors, Label, assign_labels
+from ddim.sampling.labels import GivenVectors, Label
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, open_pipeline
 from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling, collect_guidance
 
@@ -164,10 +164,10 @@ def fill_micro_batches(
 
     The zeros and the labels are on the device of the network.
     """
-    size, classes = pipeline.runtime.micro_batch, pipeline.model.classes
+    size = pipeline.runtime.micro_batch
     for wanted in split_into_parts(pipeline, seeds):
         filled = [*wanted] + [0] * (size - len(wanted))
-        labels = assign_labels(label, filled, classes, pipeline.class_counts, pipeline.vectors)
+        labels = pipeline.assign_labels(label, filled)
         sent = None if labels is None else pipeline.runtime.move(labels)
         yield wanted, filled, pipeline.runtime.images(pipeline.model.blank(size)), sent
 

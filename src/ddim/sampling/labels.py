@@ -195,8 +195,8 @@ def find_vectors(given: GivenVectors, seeds: Sequence[int], vectors: ImageVector
     else:
         rows = torch.as_tensor(given, dtype=torch.float64).cpu().numpy()
     if rows.shape not in ((count,), (len(seeds), count)) or not np.isfinite(rows).all():
-        need, got = ", ".join(vectors.columns[:10]), rows.tolist() if rows.ndim == 1 else rows.shape
-        raise UserError(f"vector must hold {count} finite numbers ({need}), or a row a sample, got {got}")
+        need = ", ".join(vectors.columns[:10])
+        raise UserError(f"vector must hold {count} finite numbers ({need}), or a row each, got {rows.shape}")
     if rows.ndim == 1:
         return VectorLabel((tuple(rows.tolist()),))
     if len(set(seeds)) < len(seeds):
@@ -219,32 +219,6 @@ def _read_table(path: str | Path, vectors: ImageVectors) -> np.ndarray:
     return table.rows[:, [table.columns.index(name) for name in vectors.columns]]
 
 
-def assign_labels(
-    label: Label,
-    seeds: Sequence[int],
-    classes: int,
-    counts: Sequence[int],
-    vectors: ImageVectors | None = None,
-) -> Tensor | None:
-    """Return the class labels (B,) or vectors (B, d) of samples with these seeds; None for no label.
-
-    Args:
-        label: the label of the samples.
-        seeds: the seed of each sample.
-        classes: number of classes.
-        counts: number of training images of each class, for the label "natural".
-        vectors: the vectors of all images, if the run was trained with vectors.
-    """
-    if label is None:
-        return None
-    if vectors is not None:
-        known = isinstance(label, VectorLabel)
-        return label.assign(seeds, vectors) if known else draw_rows_of_training(seeds, vectors)
-    if label == "natural":
-        return torch.tensor([draw_class(seed, counts) for seed in seeds])
-    return torch.tensor([seed % classes if label == "all" else label for seed in seeds])
-
-
 def draw_class(seed: int, counts: Sequence[int]) -> int:
     """Return the class of the sample with this seed, so that classes are about as frequent as in `counts`.
 
@@ -257,7 +231,7 @@ def draw_class(seed: int, counts: Sequence[int]) -> int:
     return bisect_right(list(accumulate(counts)), spread_evenly(seed, sum(counts)))
 
 
-def draw_rows_of_training(seeds: Sequence[int], vectors: ImageVectors) -> Tensor:
+def draw_vectors(seeds: Sequence[int], vectors: ImageVectors) -> Tensor:
     """Return the standardised vectors (B, d) of evenly drawn training images, one image for each seed.
 
     See `spread_evenly` for the order in which the images are drawn.
