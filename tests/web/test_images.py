@@ -170,7 +170,7 @@ class Late:
 
 
 def test_a_request_that_is_stopped_or_takes_too_long_has_the_images_that_are_ready(trained, tmp_path):
-    found = Result("result", RUN, "sample", {})
+    found = Result(RUN, "sample", {})
     fill_result(found, Late(tmp_path), trained / RUN, tmp_path, {"seeds": range(200), "steps": 2})
     assert 0 < len(found.images) < 200
     assert f"only {len(found.images)} of 200 images" in found.notes[0]

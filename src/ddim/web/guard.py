@@ -35,7 +35,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
 """The headers that every answer gets, unless the answer sets them itself."""
 
@@ -54,9 +53,6 @@ class Guard:
         """Answer a request; the arguments are those of an ASGI application."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1008})
             return
         request, limits = Request(scope), self.settings.limits
         path, start, status, size = scope["path"], time.monotonic(), 0, 0
