@@ -119,9 +119,10 @@ def test_a_damaged_memorisation_test_is_named(copy_client, runs, text):
 def test_clusters_are_counted_and_drawn_by_default(copy_client, runs, labels, classes, drawn):
     document = read_sealed(runs / RUN / "run.json")
     document["recipe"]["data"]["labels"] = labels
+    document["recipe"]["net"]["classes"] = classes
     write_sealed(runs / RUN / "run.json", document)
     found = copy_client.get(f"/api/runs/{RUN}").json()
-    assert (found["classes"], found["draws_labels"]) == (classes, drawn)
+    assert (found["classes"], len(found["class_names"]), found["draws_labels"]) == (classes, classes, drawn)
 
 
 def test_a_memorisation_test_names_the_weights_that_it_tested(copy_client, runs):

@@ -25,7 +25,7 @@ from ddim.recipe.options import ERRORS, flatten_as_text, labels_by_default
 from ddim.runs.folder import REAL_IMAGES, list_checkpoints, list_numbered_folders, list_sheets
 from ddim.runs.log import PAUSE, read_metrics
 from ddim.web.answers import Refused
-from ddim.web.runs import Interval, ListedRun, Row, api_address, list_intervals
+from ddim.web.runs import Interval, ListedRun, Row, RunList, api_address, list_intervals
 
 POINTS = 2000
 """The largest number of points of a curve; longer curves are thinned."""
@@ -198,6 +198,9 @@ def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[
     drawn, conditional = labels_by_default(data), bool(data.get("labels") or data.get("vectors"))
     trained_without = not conditional or bool(data.get("unlabelled"))
     edits = ["vary", "inpaint"] * (drawn or trained_without) + ["interpolate", "invert"] * trained_without
+    # Clusters have numbers, even if the images have class folders.
+    named = data.get("labels") is True
+    names = run.facts["data"]["classes"] if named and run.facts else [*map(str, range(row.classes))]
     checkpoints = [Checkpoint(step, step * batch, path.name) for step, path in list_checkpoints(run.path)]
     return {
         "fields": explain_recipe(recipe),
@@ -217,7 +220,7 @@ def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[
             for each in run.evaluations
         ],
         "memorisation": describe_memorisation(run.path, pictures.get(PAIRS)),
-        "class_names": run.facts.get("data", {}).get("classes") or [] if row.classes else [],
+        "class_names": names,
         "vector": list_columns(run.facts),
         "draws_labels": drawn,
         "unlabelled": drawn or trained_without,
@@ -356,12 +359,13 @@ def list_guides(known: ListedRun, others: Mapping[str, ListedRun]) -> list[Guide
     return own + [Guide(other.row.id, f"run {other.row.name}") for other in fitting[:GUIDES]]
 
 
-def find_guide(given: str, known: ListedRun, others: Mapping[str, ListedRun]) -> str:
+def find_guide(given: str, known: ListedRun, runs: RunList) -> str:
     """Return a guide, given by its id, as `ddim sample --guide-with` takes it.
 
     Raises:
         Refused: if this guide cannot guide the run.
     """
+    others = runs.read()
     if given not in {guide.id for guide in list_guides(known, others)}:
         need = "with the same images, split, size, pixels and labels and with a checkpoint, and no student"
         raise Refused(422, f"guide_with must be @guide, or the id of a run {need}, got {given!r}")

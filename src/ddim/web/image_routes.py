@@ -159,7 +159,8 @@ async def begin(  # noqa: PLR0913 (what a command takes)
     Raises:
         Refused: if the run cannot be sampled, or the request is for too much.
     """
-    limits, steps, known = here.settings.limits, result.request.get("steps", 1), here.runs.find(result.run)
+    limits, steps = here.settings.limits, result.request.get("steps", 1)
+    known = await asyncio.to_thread(here.runs.find, result.run)
     if not 1 <= images <= limits.images:
         raise Refused(422, f"1 to {limits.images} images can be made at a time, got {images}")
     if not 1 <= steps <= limits.steps:
@@ -168,7 +169,7 @@ async def begin(  # noqa: PLR0913 (what a command takes)
         raise Refused(409, f"this run cannot be sampled: {known.row.why or 'it has not begun'}")
     options = {name: value for name, value in result.request.items() if name != "sources"}
     if "guide_with" in options:
-        options["guide_with"] = find_guide(options["guide_with"], known, here.runs.read())
+        options["guide_with"] = await asyncio.to_thread(find_guide, options["guide_with"], known, here.runs)
 
     def work(job: Job) -> Result:
         folder = here.store.make(result.id)
