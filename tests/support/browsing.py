@@ -1,11 +1,13 @@
 """A browser for the tests of the page.
 
-It checks logged errors, requests to other hosts, fields that the server does not send, and contrasts.
+It checks logged errors, requests to other hosts, and fields that the server does not send.
 """
 
+import inspect
 import json
 import re
 import shutil
+import time
 from contextlib import contextmanager
 from functools import cache
 from urllib.parse import urlsplit
@@ -16,8 +18,8 @@ WIDTHS = (390, 1440)
 """A telephone and a desk, in pixels."""
 HEIGHTS = {390: 844, 1440: 900}
 
-REFUSED = re.compile(r"the server responded with a status of 4\d\d")
-"""What Chromium logs by itself for an answer that is an error; only tests of errors allow it."""
+REFUSED = re.compile(r"the server responded with a status of 4\d\d|net::ERR_")
+"""What Chromium logs by itself for an answer that is an error, or for none; only tests of errors allow it."""
 
 WATCH_FIELDS = """(schemas) => {
   const known = new Map(Object.entries(schemas).map(([name, keys]) => [keys.sort().join(), name]));
@@ -78,7 +80,7 @@ def open_page(browser, address, width=1440, refused=False, **options):
         browser: see `open_browser`.
         address: the address of the server; `page.go("#/data")` shows a view.
         width: width of the window in pixels.
-        refused: whether the server may refuse a request.
+        refused: whether the server may refuse a request, or stop.
         options: of the browser context, such as `color_scheme`.
     """
     context = browser.new_context(viewport={"width": width, "height": HEIGHTS[width]}, **options)
@@ -111,65 +113,14 @@ def _told(message):
     return f"{message.text}: {message.location.get('url')}"
 
 
-CONTRASTS = """() => {
-  const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  // The canvas knows every way to write a colour, such as oklch(), and turns it into sRGB.
-  const parse = (color) => {
-    context.clearRect(0, 0, 1, 1);
-    context.fillStyle = color;
-    context.fillRect(0, 0, 1, 1);
-    const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data;
-    return [r, g, b, a / 255];
-  };
-  const found = [];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
-    const element = node.parentElement;
-    if (!node.data.trim() || !element.checkVisibility({ visibilityProperty: true })) continue;
-    if (element.closest(".hidden, noscript, .skip, option")) continue;
-    const layers = [];
-    for (let one = element; one; one = one.parentElement) {
-      const color = parse(getComputedStyle(one).backgroundColor);
-      layers.push(color);
-      if (color[3] === 1) break;
-    }
-    const style = getComputedStyle(element);
-    const text = element instanceof SVGElement ? style.fill : style.color;
-    found.push({ text: node.data.trim().slice(0, 40), color: parse(text), layers });
-  }
-  return found;
-}"""
+def wait_until(check, seconds=30):
+    """Wait until something is true: a page answers a click when it has the time."""
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, f"this never came true: {inspect.getsource(check).strip()}"
+        time.sleep(0.05)
 
 
-def contrasts(page):
-    """The WCAG contrast of each visible text against what is below it, keyed by the text."""
-    return {
-        found["text"]: contrast(blend(found["color"], below), below)
-        for found in page.evaluate(CONTRASTS)
-        for below in [_stack(found["layers"])]
-    }
-
-
-def blend(color, below):
-    """A colour (r, g, b, alpha) on an opaque one, as (r, g, b)."""
-    *over, alpha = color
-    return [alpha * one + (1 - alpha) * other for one, other in zip(over, below, strict=True)]
-
-
-def _stack(layers):
-    below = [255.0, 255.0, 255.0]
-    for color in reversed(layers):
-        below = blend(color, below)
-    return below
-
-
-def contrast(one, other):
-    """The contrast of two sRGB colours (0 to 255) by WCAG 2.2: (L1 + 0.05) / (L2 + 0.05)."""
-    dark, light = sorted(_luminance(color) for color in (one, other))
-    return (light + 0.05) / (dark + 0.05)
-
-
-def _luminance(color):
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in color)]
-    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+def is_loaded(image):
+    """Whether an image is decoded, and not a broken one."""
+    return image.evaluate("image => image.complete && image.naturalWidth > 0")

@@ -7,12 +7,26 @@ import pytest
 from fastapi.testclient import TestClient
 
 import tiny
+from browsing import WIDTHS, open_browser
 from ddim.web.application import build_application
 from ddim.web.settings import Settings
 from deep_files import noise16
 from serving import running_server
 
 RUN = "photos-tiny-1"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, for all tests of the page."""
+    with open_browser() as found:
+        yield found
+
+
+@pytest.fixture(params=WIDTHS)
+def width(request):
+    """The width of the window in pixels."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -79,10 +79,10 @@ async def make_edits(run: str, kind: Kind, request: Request, here: Here, given: 
     if strange := body.keys() - read_signature(COMMANDS[kind]).names - {"sources"}:
         raise Refused(422, f"{min(strange)} is not an option of {kind}")
     sources = body.get("sources", [])
-    files = [find_source(here.store, source) for source in sources]
+    files = [find_given(here.store, source) for source in sources]
     if len(files) not in {"interpolate": (0, 2), "invert": range(1, 65)}.get(kind, (1,)):
         raise Refused(422, f"{kind} needs another number of images than {len(files)}")
-    masks = [find_source(here.store, {"upload": body["mask"]})] if "mask" in body else []
+    masks = [find_given(here.store, {"upload": body["mask"]})] if "mask" in body else []
     count = body.get("frames", 9) if kind == "interpolate" else len(body.get("seeds", files))
     made = {source.get("result") for source in sources}
     commands = [f"{each.command} --out .\n" for each in here.store.select(Result) if each.id in made]
@@ -191,7 +191,7 @@ async def begin(  # noqa: PLR0913 (what a command takes)
     return reply(await here.models.finish(job, request))
 
 
-def find_source(store: ResultStore, source: dict[str, str]) -> Path:
+def find_given(store: ResultStore, source: dict[str, str]) -> Path:
     """Return the file of {"upload": ID} or {"result": ID, "name": NAME}.
 
     Raises:

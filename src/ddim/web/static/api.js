@@ -2,52 +2,52 @@
 
 const ABSENT = "The server does not answer. Look whether `ddim serve` still runs, then try again.";
 
-async function request(path, options = {}) {
-  let response;
+/** Return what `act` returns. A lost connection becomes one sentence; each browser has other words for it. */
+async function reach(act) {
   try {
-    response = await fetch(path, { credentials: "same-origin", ...options });
+    return await act();
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error(ABSENT);
+    throw error instanceof TypeError ? new Error(ABSENT) : error;
   }
+}
+
+async function request(method, path, { body, signal, ...headers } = {}) {
+  const response = await reach(() => fetch(path, { method, headers, body, signal }));
   if (!response.ok) throw new Error(await sentence(response));
   return response;
 }
 
 async function sentence(response) {
-  try {
-    const { error, detail } = await response.json();
-    if (typeof error === "string") return error;
-    if (typeof detail === "string") return detail;
-  } catch {
-    /* the answer is not JSON */
-  }
-  return `The server answered ${response.status} ${response.statusText}`.trim() + ".";
+  const { error } = await response.json().catch(() => ({}));
+  return error ?? `The server answered ${response.status} ${response.statusText}`.trim() + ".";
 }
 
-const json = (body) => ({
-  method: "POST",
-  headers: { "Content-Type": "application/json" },
-  body: JSON.stringify(body),
-});
+const asJson = (body) => ({ "Content-Type": "application/json", body: JSON.stringify(body) });
 
-/** Return the JSON of an address. */
-export const get = async (path, signal) => (await request(path, { signal })).json();
-
-/** Return the bytes at an address. */
-export const getBlob = async (path, signal) => (await request(path, { signal })).blob();
+/** Send JSON with any method; returns the JSON of the answer, {} if it is empty. */
+export async function send(method, path, body = {}, signal) {
+  const response = await request(method, path, { ...asJson(body), signal });
+  const text = await reach(() => response.text());
+  return text ? JSON.parse(text) : {};
+}
 
 /** Send JSON and return the JSON of the answer. */
-export async function post(path, body = {}, signal) {
-  const text = await (await request(path, { ...json(body), signal })).text();
-  return text ? JSON.parse(text) : {};
+export const post = (path, body, signal) => send("POST", path, body, signal);
+
+/** Delete what is at an address. */
+export const remove = (path, signal) => request("DELETE", path, { signal });
+
+/** Return the JSON of an address. */
+export async function get(path, signal) {
+  const response = await request("GET", path, { signal });
+  return reach(() => response.json());
 }
 
 /** Upload the bytes of an image under a name; returns {upload, width, height}. */
 export async function upload(blob, name, signal) {
-  const headers = { "Content-Type": blob.type || "application/octet-stream" };
-  const address = `/api/uploads?name=${encodeURIComponent(name)}`;
-  return (await request(address, { method: "POST", headers, body: blob, signal })).json();
+  const body = { "Content-Type": blob.type || "application/octet-stream", body: blob, signal };
+  const response = await request("POST", `/api/uploads?name=${encodeURIComponent(name)}`, body);
+  return reach(() => response.json());
 }
 
 /**
@@ -56,9 +56,7 @@ export async function upload(blob, name, signal) {
  * cancels the work.
  */
 export async function stream(path, body, on, signal) {
-  const options = json(body);
-  options.headers.Accept = "text/event-stream";
-  const response = await request(path, { ...options, signal });
+  const response = await request("POST", path, { ...asJson(body), Accept: "text/event-stream", signal });
   for await (const { event, data } of readEvents(response.body)) {
     if (event === "failed") throw new Error(data.error);
     if (event === "done") return data;
@@ -72,15 +70,11 @@ async function* readEvents(body) {
   let text = "";
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await reach(() => reader.read());
       if (done) return;
-      text += value.replaceAll("\r", "");
-      let end;
-      while ((end = text.indexOf("\n\n")) >= 0) {
-        const event = parseEvent(text.slice(0, end));
-        text = text.slice(end + 2);
-        if (event) yield event;
-      }
+      const blocks = (text + value.replaceAll("\r", "")).split("\n\n");
+      text = blocks.pop();
+      yield* blocks.map(parseEvent).filter(({ data }) => data !== undefined);
     }
   } finally {
     reader.cancel().catch(() => {});
@@ -88,13 +82,10 @@ async function* readEvents(body) {
 }
 
 function parseEvent(block) {
-  let event = "message";
-  const data = [];
-  for (const line of block.split("\n")) {
-    if (line.startsWith("event:")) event = line.slice(6).trim();
-    if (line.startsWith("data:")) data.push(line.slice(5).trimStart());
-  }
-  return data.length ? { event, data: JSON.parse(data.join("\n")) } : null;
+  const texts = { event: ["message"], data: [] };
+  for (const [, name, text] of block.matchAll(/^(event|data): ?(.*)$/gm)) texts[name].push(text);
+  const data = texts.data.length ? JSON.parse(texts.data.join("\n")) : undefined;
+  return { event: texts.event.at(-1), data };
 }
 
 /** Return the address of a run below /api; the id comes from the server's list. */

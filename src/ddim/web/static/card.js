@@ -1,21 +1,15 @@
-// The card of a run: its newest samples, its state, its progress and its numbers.
+// A run in the list of runs: a card with its newest samples, or a row of a table.
 
-import { h, setText, show, tick } from "./dom.js";
-import { ago, count, duration, interval, number, plural, size, title } from "./format.js";
+import { h, setText, show, since } from "./dom.js";
+import { count, duration, interval, number, plural, size, title } from "./format.js";
 
 const SIGNS = { waiting: "…", running: "▶", stopped: "❚❚", finished: "✓", failed: "✕", damaged: "!" };
+const GAP = 2; // pixels between the images of a sheet, before the sheet is enlarged
+const LARGEST = 64; // the largest enlargement of a sheet that is looked for
 
-/**
- * Return the state of a run as a badge with a sign and a word, because not everybody can tell the colours
- * apart.
- */
+/** Return the state as a badge with a sign and a word, because not everybody can tell the colours apart. */
 export function badge(state) {
-  return h(
-    "span",
-    { class: `badge ${state}` },
-    h("span", { "aria-hidden": "true" }, SIGNS[state] ?? ""),
-    ` ${state}`,
-  );
+  return h(`span.badge.${state}`, h("span", { "aria-hidden": "true" }, SIGNS[state] ?? ""), ` ${state}`);
 }
 
 /** Return the address of a run's view. */
@@ -23,87 +17,118 @@ export const runAddress = (id) => `#/run/${encodeURIComponent(id)}`;
 
 /** Return "12,800 of 40,000 images" and the time that is left. */
 export function progressText(row) {
-  const seen = row.total
-    ? `${count(row.images)} of ${plural(row.total, "image")}`
-    : plural(row.images, "image");
-  const left =
-    row.state === "running" && row.seconds_left !== null ? `, about ${duration(row.seconds_left)} left` : "";
-  return seen + left;
+  const seen = (row.total ? `${count(row.images)} of ` : "") + plural(row.total ?? row.images, "image");
+  const left = row.state === "running" && row.seconds_left !== null;
+  return seen + (left ? `, about ${duration(row.seconds_left)} left` : "");
 }
 
 /** Return a progress bar of a run that trains. */
 export function progressBar(row) {
-  const props = { "aria-label": `Progress of ${row.name}` };
-  return row.total ? h("progress", { ...props, max: row.total, value: row.images }) : h("progress", props);
+  const known = row.total ? { max: row.total, value: row.images } : {};
+  return h("progress", { "aria-label": `Progress of ${row.name}`, ...known });
 }
 
-/**
- * The card of a run; `update(row)` changes only the parts that differ, so that the focus and the picture stay.
- */
-export class Card {
-  constructor(row, onpick) {
-    this.image = h("img", { class: "pixels", alt: "", loading: "lazy" });
-    this.blank = h("span", { class: "blank" });
-    this.picture = h(
-      "a",
-      { class: "picture", href: runAddress(row.id), tabindex: -1, "aria-hidden": "true" },
-      this.image,
-      this.blank,
-    );
-    this.link = h("a", { href: runAddress(row.id) });
-    this.body = h("div", { class: "card-body" });
-    const { box, element } = tick("Compare", {
-      onchange: () => onpick(row.id, box.checked),
-      "aria-label": `Compare ${row.name}`,
-    });
-    this.box = box;
-    this.state = h("span", {});
-    this.element = h(
-      "article",
-      { class: "card" },
-      this.picture,
-      h("header", {}, h("h3", {}, this.link), this.state),
-      this.body,
-      h("footer", {}, element),
-    );
-    this.update(row);
-  }
+const describe = (row) => [row.recipe, row.data, size(row.size)].filter(Boolean).join(" · ");
+const progress = (row) =>
+  count(row.images) + (row.state !== "finished" && row.total ? ` of ${count(row.total)}` : "");
+const kid = (row) => interval(row.metrics.kid) + (row.comparable ? "" : " (other conditions)");
+const age = (row) => (row.changed ? since(row.changed) : "");
+const error = (key) => ({ key, title: title(key), value: (row) => row.errors[key], class: "number" });
 
-  update(row) {
-    this.row = row;
-    setText(this.link, row.name);
-    show(this.state, badge(row.state));
-    this.image.hidden = !row.sheet;
-    this.blank.hidden = Boolean(row.sheet);
-    setText(
-      this.blank,
-      row.sheet ? "" : row.state === "running" ? "Samples appear at the first validation" : "No samples",
-    );
-    if (row.sheet && this.image.getAttribute("src") !== row.sheet) this.image.src = row.sheet;
+/**
+ * The columns of the table, which are also the ways to sort: `value` is what to sort by, `cell` what is shown,
+ * and with `down` the largest comes first. Runs that train come first, because they change all the time.
+ */
+export const COLUMNS = [
+  { key: "name", title: "Name", value: (row) => row.name },
+  { key: "state", title: "State", value: (row) => row.state, cell: (row) => badge(row.state) },
+  { key: "images", title: "Images", value: (row) => row.images, cell: progress, down: true },
+  { key: "kid", title: "KID", value: (row) => (row.comparable ? row.metrics.kid?.value : null), cell: kid },
+  error("image_mae"),
+  error("noise_mae"),
+  { key: "data", title: "Recipe and data", value: describe },
+  { key: "changed", title: "Last change", value: lastChange, cell: age, down: true },
+];
+
+function lastChange(row) {
+  return row.state === "running" ? Infinity : row.changed;
+}
+
+/** Return what a column shows of a row. */
+function cellOf({ cell, value }, row) {
+  if (cell) return cell(row);
+  return typeof value(row) === "number" ? number(value(row)) : (value(row) ?? "");
+}
+
+/** Return a card of a run, {element, update}: `update` keeps the parts that are the same, and so the focus. */
+export function makeCard(row, choice) {
+  const image = h("img.pixels", { alt: "", loading: "lazy", onload: () => hideGaps(image, row.size) });
+  const blank = h("span.blank");
+  const address = runAddress(row.id);
+  const link = h("a", { href: address });
+  const state = h("span");
+  const body = h("div.card-body");
+  const element = h(
+    "article.card",
+    h("a.picture", { href: address, tabindex: -1, "aria-hidden": "true" }, image, blank),
+    h("header", h("h3", link), state),
+    body,
+    h("footer", choice),
+  );
+  function update(row) {
+    setText(link, row.name);
+    show(state, badge(row.state));
+    image.hidden = !row.sheet;
+    if (row.sheet && image.getAttribute("src") !== row.sheet) image.src = row.sheet;
+    const waiting = row.state === "running" ? "Samples appear at the first validation" : "No samples";
+    setText(blank, row.sheet ? "" : waiting);
     show(
-      this.body,
-      h("p", { class: "note" }, [row.recipe, row.data, size(row.size)].filter(Boolean).join(" · ")),
-      row.state === "running" ? progressBar(row) : null,
-      h("p", { class: "progress-text" }, progressText(row)),
+      body,
+      row.state === "running" && progressBar(row),
+      h("p.progress-text", progressText(row)),
       facts(row),
-      row.why ? h("p", { class: "why" }, row.why) : null,
-      h("p", { class: "note" }, row.changed ? `Changed ${ago(row.changed)}` : ""),
+      row.why && h("p.why", row.why),
+      row.note && h("p", row.note),
+      h("p.note", describe(row), row.changed && [" · ", age(row)]),
     );
   }
+  update(row);
+  return { element, update };
 }
 
 function facts(row) {
-  const entries = Object.entries(row.errors)
-    .filter(([, value]) => value !== null)
-    .map(([name, value]) => [title(name), number(value)]);
-  if (row.metrics.kid) {
-    const mark = row.comparable ? "" : " (other conditions)";
-    entries.unshift(["KID", interval(row.metrics.kid) + mark]);
+  const known = COLUMNS.filter(({ key }) => key in row.metrics || key in row.errors);
+  if (!known.length) return null;
+  return h("dl.facts", known.map((one) => h("div", h("dt", one.title), h("dd", cellOf(one, row)))));
+}
+
+/** Return a row of the table of runs with some of the `COLUMNS`, {element, update}. */
+export function makeRow(row, choice, columns) {
+  const link = h("a", { href: runAddress(row.id) });
+  const cells = columns.slice(1).map((column) => h("td", { class: column.class }));
+  const element = h("tr", h("td", choice), h("th", { scope: "row" }, link), cells);
+  function update(row) {
+    setText(link, row.name);
+    element.title = row.note || row.why;
+    columns.slice(1).forEach((column, k) => show(cells[k], cellOf(column, row)));
   }
-  if (!entries.length) return null;
-  return h(
-    "dl",
-    { class: "facts" },
-    entries.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
-  );
+  update(row);
+  return { element, update };
+}
+
+/** Make the gaps between the images of a sheet transparent: they are white, which glares on a dark page. */
+export function hideGaps(image, [height, width]) {
+  const { naturalWidth, naturalHeight } = image;
+  const fits = (whole, side, zoom) => (whole / zoom + GAP) % (side + GAP) === 0;
+  for (let zoom = 1; zoom <= LARGEST; zoom++) {
+    if (!fits(naturalWidth, width, zoom) || !fits(naturalHeight, height, zoom)) continue;
+    const across = stripes("90deg", width, naturalWidth / zoom);
+    image.style.mask = `${across} intersect, ${stripes("180deg", height, naturalHeight / zoom)}`;
+    return;
+  }
+}
+
+function stripes(angle, side, whole) {
+  const [end, next] = [side, side + GAP].map((pixels) => `${(100 * pixels) / whole}%`);
+  return `repeating-linear-gradient(${angle}, #000 0 ${end}, transparent ${end} ${next})`;
 }

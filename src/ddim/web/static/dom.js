@@ -1,33 +1,49 @@
 // Small helpers that build elements. Text always becomes a text node, so HTML in a name has no effect.
 
+import { ago } from "./format.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 let ids = 0;
+let store = {};
+try {
+  store = sessionStorage;
+} catch {
+  /* the user forbids it */
+}
 
 /** Return a new id, which connects a label or a description with its control. */
 export const newId = (word) => `${word}-${++ids}`;
 
-/** Return an element with properties and children; properties such as `onclick` become event listeners. */
-export function h(tag, props = {}, ...children) {
-  return fill(document.createElement(tag), props, children);
+/**
+ * Return an element, such as `h("p.note", { title: "…" }, "text")`; the properties may be left out, and
+ * properties such as `onclick` become event listeners.
+ */
+export function h(tag, ...parts) {
+  const [name, ...classes] = tag.split(".");
+  const element = fill(document.createElement(name), parts);
+  element.classList.add(...classes);
+  return element;
 }
 
 /** Return an SVG element; see `h`. */
-export function svg(tag, props = {}, ...children) {
-  return fill(document.createElementNS(SVG, tag), props, children);
-}
+export const svg = (tag, ...parts) => fill(document.createElementNS(SVG, tag), parts);
 
-function fill(element, props, children) {
-  for (const [name, value] of Object.entries(props)) {
+function fill(element, parts) {
+  const plain = parts[0] && Object.getPrototypeOf(parts[0]) === Object.prototype;
+  for (const [name, value] of Object.entries(plain ? parts.shift() : {})) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     // The content security policy forbids style attributes, but scripts may set styles.
-    else if (name === "style")
-      for (const [key, text] of Object.entries(value)) element.style.setProperty(key, text);
+    else if (name === "style") setStyles(element, value);
     else if (name === "value" || name === "checked") element[name] = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...flatten(children));
+  element.append(...flatten(parts));
   return element;
+}
+
+function setStyles(element, styles) {
+  for (const [name, text] of Object.entries(styles)) element.style.setProperty(name, text);
 }
 
 const flatten = (children) =>
@@ -48,45 +64,35 @@ export function setText(element, text) {
 }
 
 /** Tell screen readers about a change that other users see. */
-export function announce(text) {
-  setText(document.getElementById("announcer"), text);
-}
+export const announce = (text) => setText(document.getElementById("announcer"), text);
 
 /** Return a control with its label above it, and a hint below if there is one. */
 export function field(label, control, hint = "") {
   control.id ||= newId("field");
-  const note = hint && h("small", { id: newId("hint"), class: "note" }, hint);
+  const note = hint && h("small.note", { id: newId("hint") }, hint);
   if (note) control.setAttribute("aria-describedby", note.id);
-  return h("div", { class: "field" }, h("label", { for: control.id }, label), control, note);
+  return h("div.field", h("label", { for: control.id }, label), control, note);
 }
 
 /** Return a check box with its label beside it. */
 export function tick(label, props = {}) {
   const box = h("input", { type: "checkbox", ...props });
-  return { box, element: h("label", { class: "tick" }, box, h("span", {}, label)) };
+  return { box, element: h("label.tick", box, h("span", label)) };
 }
 
 /** Return a menu; each option is a text, or a pair of a value and a text. */
 export function menu(options, props = {}) {
   const pairs = options.map((option) => (Array.isArray(option) ? option : [option, option]));
-  const element = h(
-    "select",
-    props,
-    pairs.map(([value, text]) => h("option", { value }, text)),
-  );
+  const element = h("select", props, pairs.map(([value, text]) => h("option", { value }, text)));
   if (props.value !== undefined) element.value = props.value;
   return element;
 }
 
 /** Return a button. */
-export function button(text, onclick, props = {}) {
-  return h("button", { type: "button", onclick, ...props }, text);
-}
+export const button = (text, onclick, props = {}) => h("button", { type: "button", onclick, ...props }, text);
 
 /** Return a box with a sentence about what went wrong. */
-export function fault(text) {
-  return h("p", { class: "fault", role: "alert" }, text);
-}
+export const fault = (text) => h("p.fault", { role: "alert" }, text);
 
 /** Return a section with its heading; screen readers use the heading as its name. */
 export function section(title, ...children) {
@@ -94,35 +100,32 @@ export function section(title, ...children) {
   return h("section", { "aria-labelledby": heading.id }, heading, ...children);
 }
 
-/** Return a box with code and a button that copies it. */
-export function code(title, text) {
-  const copy = button(
-    "Copy",
-    async () => {
-      const copied = await copyText(text);
-      setText(copy, copied ? "Copied" : "Select and copy");
-      announce(copied ? `${title} copied` : "The browser did not copy; select the text");
-      setTimeout(() => setText(copy, "Copy"), 1800);
-    },
-    { class: "quiet", "aria-label": `Copy: ${title}` },
-  );
-  const head = h("div", { class: "code-head" }, h("span", { class: "note" }, title), copy);
-  return h("div", { class: "code" }, head, h("pre", { tabindex: 0, "aria-label": title }, text));
+/** Return how long ago a time in seconds since 1970 was; `renewTimes` keeps the text true. */
+export const since = (time) => h("time", { "data-since": time }, ago(time));
+
+/** Renew the texts of all elements of `since`. */
+export function renewTimes() {
+  for (const one of document.querySelectorAll("[data-since]")) setText(one, ago(Number(one.dataset.since)));
 }
 
-async function copyText(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch {
-    // Browsers allow the clipboard only over https and on this machine. Elsewhere the text is selected and
-    // copied.
-    const area = h("textarea", { class: "hidden" });
-    area.value = text;
-    document.body.append(area);
-    area.select();
-    const copied = document.execCommand("copy");
-    area.remove();
-    return copied;
+/** Keep a value for this tab, so that it outlives a view and a reload; see `recall`. */
+export const remember = (name, value) => void (store[`ddim-${name}`] = JSON.stringify(value));
+
+/** Return the value that `remember` kept, or undefined. */
+export const recall = (name) => JSON.parse(store[`ddim-${name}`] ?? "null") ?? undefined;
+
+/** Return a box with code and a button that copies it. */
+export function code(title, text) {
+  const pre = h("pre", { tabindex: 0, "aria-label": title }, text);
+  const copy = button("Copy", copyText, { class: "quiet", "aria-label": `Copy: ${title}` });
+  async function copyText() {
+    getSelection().selectAllChildren(pre);
+    // Browsers allow the clipboard only over https and on this machine, but copy what is selected.
+    const writing = navigator.clipboard?.writeText(text) ?? Promise.reject();
+    const copied = await writing.then(() => true, () => document.execCommand("copy"));
+    setText(copy, copied ? "Copied" : "Copy what is selected");
+    announce(copied ? `${title} copied` : "The browser did not copy; the text is selected");
+    setTimeout(() => setText(copy, "Copy"), 1800);
   }
+  return h("div.code", h("div.code-head", h("span.note", title), copy), pre);
 }

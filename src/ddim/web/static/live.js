@@ -2,16 +2,24 @@
 
 import { get } from "./api.js";
 
+const LOST = "The connection to the server is lost. The page tries again by itself.";
+
 const rows = new Map();
 const readers = new Set();
+const banner = document.getElementById("connection");
 let sweeps = [];
 let source = null;
 let loaded = null;
+let whole = false; // whether the next event lists all runs, as the first one of a connection does
 
-/** Start to listen; returns a promise of the first list of runs. */
-export function start() {
+/** Start to listen; returns a promise of the first list of runs. `back` is called at each connection. */
+export function start(back) {
   loaded ??= read();
-  if (!source) listen();
+  if (!source) {
+    listen(back);
+    // Nobody looks at a hidden tab, and a browser has few connections to one server for all its tabs.
+    document.addEventListener("visibilitychange", () => (document.hidden ? source.close() : listen(back)));
+  }
   return loaded;
 }
 
@@ -34,7 +42,6 @@ async function read() {
   try {
     const answer = await get("/api/runs");
     sweeps = answer.sweeps;
-    rows.clear();
     for (const row of answer.runs) rows.set(row.id, row);
   } catch (error) {
     loaded = null; // the next view tries again
@@ -42,34 +49,39 @@ async function read() {
   }
 }
 
-function listen() {
-  source = new EventSource("/api/events");
-  const banner = document.getElementById("connection");
-  source.addEventListener("open", () => {
-    banner.hidden = true;
+function listen(back) {
+  source?.close();
+  const own = new EventSource("/api/events");
+  source = own;
+  own.addEventListener("open", () => {
+    whole = true;
+    back();
   });
-  source.addEventListener("error", () => {
-    banner.textContent = "The connection to the server is lost. The page tries again by itself.";
-    banner.hidden = false;
-    // The browser gives up after an answer other than 200, such as 401, or 503 during a restart.
-    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
+  own.addEventListener("error", () => {
+    warn(LOST);
+    // The browser gives up after an answer other than 200, such as 503 during a restart.
+    if (own.readyState === EventSource.CLOSED) setTimeout(() => own === source && listen(back), 5000);
   });
-  source.addEventListener("runs", (event) => take(JSON.parse(event.data)));
+  own.addEventListener("failed", (event) => warn(JSON.parse(event.data).error));
+  own.addEventListener("runs", (event) => take(JSON.parse(event.data)));
+}
+
+function warn(text) {
+  banner.textContent = text;
+  banner.hidden = !text;
 }
 
 async function take({ changed, gone }) {
-  // The events contain no sweeps. If a run belongs to an unknown sweep, the list of sweeps is loaded again.
-  const known = new Set(sweeps.map((sweep) => sweep.id));
-  const strange = changed.some((row) => row.sweep && !known.has(row.sweep));
+  warn("");
+  const present = new Set(changed.map((row) => row.id));
+  const lost = whole ? [...rows.keys()].filter((id) => !present.has(id)) : gone;
+  whole = false;
   const differing = changed.filter((row) => JSON.stringify(rows.get(row.id)) !== JSON.stringify(row));
   for (const row of changed) rows.set(row.id, row);
-  for (const id of gone) rows.delete(id);
-  if (strange)
-    await get("/api/runs")
-      .then((answer) => {
-        sweeps = answer.sweeps;
-      })
-      .catch(() => {});
-  const ids = [...differing.map((row) => row.id), ...gone];
-  if (ids.length) for (const act of [...readers]) act(new Set(ids));
+  for (const id of lost) rows.delete(id);
+  // The events contain no sweeps.
+  const unknown = ({ sweep }) => sweep && !sweeps.some((one) => one.id === sweep);
+  if (changed.some(unknown)) await read().catch(() => {});
+  const ids = new Set([...differing.map((row) => row.id), ...lost]);
+  if (ids.size) for (const act of [...readers]) act(ids);
 }

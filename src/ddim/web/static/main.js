@@ -1,38 +1,39 @@
 // Show the view named in the address, and move the focus to it.
 
 import { get } from "./api.js";
-import { fault, h, show } from "./dom.js";
+import * as compare from "./compare.js";
+import * as data from "./data.js";
+import { fault, h, renewTimes, show } from "./dom.js";
 import { start } from "./live.js";
+import * as play from "./play.js";
+import * as run from "./run.js";
+import * as runs from "./runs.js";
+import * as train from "./train.js";
 
-// Views are loaded when they are first shown.
+// All views are loaded at once, so that none is missing when the server stops.
 const VIEWS = {
-  "": () => import("./runs.js"),
-  run: () => import("./run.js"),
-  play: () => import("./play.js"),
-  compare: () => import("./compare.js"),
-  data: () => import("./data.js"),
-  new: () => import("./train.js"),
+  "": { ...runs, title: "Runs" },
+  run: { ...run, title: "Run" },
+  play: { ...play, title: "Playground" },
+  compare: { ...compare, title: "Compare" },
+  data: { ...data, title: "Data" },
+  new: { ...train, title: "New run" },
 };
-const TITLES = {
-  "": "Runs",
-  run: "Run",
-  play: "Playground",
-  compare: "Compare",
-  data: "Data",
-  new: "New run",
-};
+const RENEWED = 20_000; // milliseconds between two renewals of texts such as "3 min ago"
 
 const main = document.getElementById("main");
 let leave = new AbortController();
 let first = true;
+let failed = false;
+let about = null;
 
 /** Return the view, the id and the query of an address such as #/run/a~b or #/compare?runs=a,b. */
 export function parseAddress(hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split("?");
   const [view = "", ...rest] = path.split("/");
   // Each id of a list is encoded separately, because a name may contain a comma.
-  const runs = (/(?:^|&)runs=([^&]*)/.exec(query)?.[1] ?? "").split(",").filter(Boolean).map(decode);
-  return { view, id: decode(rest.join("/")), query: new URLSearchParams(query), runs };
+  const ids = (/(?:^|&)runs=([^&]*)/.exec(query)?.[1] ?? "").split(",").filter(Boolean).map(decode);
+  return { view, id: decode(rest.join("/")), query: new URLSearchParams(query), runs: ids };
 }
 
 function decode(text) {
@@ -43,11 +44,9 @@ function decode(text) {
   }
 }
 
-let about = null;
 async function readAbout() {
   about ??= await get("/api/about");
   document.getElementById("folder").textContent = about.folder;
-  return about;
 }
 
 async function route() {
@@ -55,27 +54,36 @@ async function route() {
   leave.abort();
   leave = new AbortController();
   const { signal } = leave;
-  const { view, id, query, runs } = parseAddress(location.hash);
-  const name = view in VIEWS ? view : "";
+  const { view: asked, ...address } = parseAddress(location.hash);
+  const name = asked in VIEWS ? asked : "";
+  const { draw, title } = VIEWS[name];
+  const { scroll = 0 } = history.state ?? {}; // before the new view moves the page
+  document.title = `${title} · ddim`;
   mark(name);
-  document.title = `${id || TITLES[name]} · ddim`;
   const root = h("div", { class: `view view-${name || "runs"}` });
+  failed = false;
   try {
-    const [module, facts] = await Promise.all([VIEWS[name](), readAbout(), start()]);
+    await Promise.all([readAbout(), start(back)]);
     if (signal.aborted) return;
     show(main, root);
-    await module.draw(root, { id, query, runs, about: facts, signal });
+    await draw(root, { ...address, about, signal });
   } catch (error) {
     if (signal.aborted || error.name === "AbortError") return;
+    failed = true;
     show(main, root);
-    if (!root.querySelector("h1")) root.prepend(h("h1", {}, id || TITLES[name]));
+    if (!root.querySelector("h1")) root.prepend(h("h1", title));
     root.append(fault(error.message));
   }
-  // After a click on a link, screen readers begin at the new view. The first page keeps the browser's own
-  // focus.
-  if (!first && !signal.aborted) main.focus({ preventScroll: true });
-  if (!first) scrollTo(0, 0);
+  if (signal.aborted) return;
+  document.title = `${root.querySelector("h1")?.textContent || title} · ddim`;
+  if (!first) main.focus({ preventScroll: true }); // screen readers begin at the new view
   first = false;
+  scrollTo(0, scroll);
+}
+
+/** Draw a view again that failed, as soon as the server is back. */
+function back() {
+  if (failed) route();
 }
 
 function mark(name) {
@@ -91,5 +99,8 @@ document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault(); // the address after # names the view
   main.focus();
 });
+history.scrollRestoration = "manual"; // the browser would scroll before the view is drawn
+addEventListener("scrollend", () => history.replaceState({ scroll: scrollY }, ""));
 addEventListener("hashchange", route);
+setInterval(renewTimes, RENEWED);
 route();

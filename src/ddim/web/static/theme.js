@@ -1,31 +1,24 @@
 // Set the colours before the page is drawn, so that a dark page does not flash white. This is a plain script,
 // because modules run only after the whole document is read.
 (() => {
-  const root = document.documentElement;
-  const kept = () => {
+  const { dataset } = document.documentElement;
+  const set = (theme) => (["light", "dark"].includes(theme) ? (dataset.theme = theme) : delete dataset.theme);
+  const store = (act) => {
     try {
-      return localStorage.getItem("ddim-theme");
+      return act(localStorage);
     } catch {
-      return null;
-    } // storage can be forbidden
+      return null; // storage can be forbidden
+    }
   };
-  const choose = (theme) => {
-    if (theme === "light" || theme === "dark") root.dataset.theme = theme;
-    else delete root.dataset.theme;
-  };
-  choose(kept());
+  set(store((storage) => storage.getItem("ddim-theme")));
   document.addEventListener("DOMContentLoaded", () => {
     document.getElementById("theme").addEventListener("click", () => {
       const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-      const next = (root.dataset.theme ?? system) === "dark" ? "light" : "dark";
-      // If the user chooses the system's theme, the stored choice is emptied: the page follows the system again.
+      const next = (dataset.theme ?? system) === "dark" ? "light" : "dark";
+      // With the theme of the system, the page follows the system again.
       const entry = next === system ? "" : next;
-      choose(entry);
-      try {
-        localStorage.setItem("ddim-theme", entry);
-      } catch {
-        /* the choice lasts as long as the page */
-      }
+      set(entry);
+      store((storage) => storage.setItem("ddim-theme", entry));
     });
   });
 })();

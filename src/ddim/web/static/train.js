@@ -1,141 +1,158 @@
-// The form that starts a run.
+// The form that starts a run. Below it stands what `ddim plan` expects of the training.
 
-import { get, post } from "./api.js";
+import { get, post, runPath } from "./api.js";
 import { runAddress } from "./card.js";
-import { button, fault, field, h, menu, newId, show } from "./dom.js";
+import { fault, field, h, menu, recall, remember, setText, show } from "./dom.js";
 
-/** Draw the form of a new run. */
-export async function draw(root, { about, signal }) {
-  root.append(h("h1", {}, "New run"));
-  if (!about.may_train)
-    return root.append(
-      h("p", {}, "This server does not start trainings. Begin one with `ddim train`; it appears under Runs."),
-    );
-  const { data: entries, recipes, fields } = await get("/api/choices", signal);
-  const data = menu(entries.map((one) => [one.id, `${one.name} (${one.kind})`]));
-  const recipe = menu(recipes.map((one) => [one.name, one.name]));
-  const about_recipe = h("p", { class: "note" });
-  const describe = () => show(about_recipe, recipes.find((one) => one.name === recipe.value)?.text ?? "");
-  recipe.addEventListener("change", describe);
-  describe();
-  const size = h("input", {
-    type: "number",
-    min: 8,
-    step: 8,
-    inputmode: "numeric",
-    placeholder: "the recipe's",
-  });
-  const unit = menu([
-    ["minutes", "minutes"],
-    ["images", "training images"],
-  ]);
-  const amount = h("input", {
-    type: "number",
-    min: 0,
-    step: "any",
-    value: 10,
-    inputmode: "decimal",
-    required: true,
-  });
-  const changes = new Changes(fields);
-  const message = h("div", {});
-  const start = h("button", { type: "submit" }, "Start training");
-  const form = h(
-    "form",
-    {
-      class: "sheet-form",
-      onsubmit: async (event) => {
-        event.preventDefault();
-        start.disabled = true;
-        show(message);
-        try {
-          const body = {
-            data: data.value,
-            recipe: recipe.value,
-            [unit.value]: Number(amount.value),
-            fields: changes.values(),
-          };
-          if (size.value) body.size = Number(size.value);
-          const { id } = await post("/api/runs", body, signal);
-          location.hash = runAddress(id);
-        } catch (error) {
-          if (error.name !== "AbortError") show(message, fault(error.message));
-          start.disabled = false;
-        }
-      },
-    },
-    field(
-      "Training images",
-      data,
-      about.data_folder
-        ? `Images below ${about.data_folder}, and built-in sets`
-        : "Built-in sets; more with the option --data",
-    ),
-    h("div", {}, field("Recipe", recipe), about_recipe),
-    field("Size of the samples in pixels", size),
-    h(
-      "fieldset",
-      {},
-      h("legend", {}, "Length"),
-      h("div", { class: "row" }, field("Train for", amount), field("Unit", unit)),
-    ),
-    changes.element,
-    message,
-    h("div", { class: "row" }, start),
-  );
-  if (!entries.length)
-    show(
-      message,
-      h("p", { class: "why" }, "There are no training images. Start the server with --data FOLDER."),
-    );
-  return root.append(form);
+const CLASSES = { false: "none", true: "one for each folder", clusters: "clusters of similar images" };
+const UNITS = { minutes: "minutes", images: "training images" };
+// The fields of a recipe that have controls of their own, or follow from the images.
+const OWN = ["name", "data.source", "data.size", "data.labels", "net.classes", "net.vector", "minutes", "images"];
+const PAUSE = 800; // milliseconds after the last change until the plan is made
+
+/** Draw the form of a new run; `like` in the address names a run whose settings fill it. */
+export async function draw(root, { query, about, signal }) {
+  root.append(h("h1", "New run"));
+  const why = "This server does not start trainings. Begin one with `ddim train`; it appears under Runs.";
+  if (!about.may_train) return root.append(h("p", why));
+  const choices = await get("/api/choices", signal);
+  const like = query.get("like");
+  const values = like ? readSettings(await get(runPath(like), signal), choices) : recall("new-run");
+  const form = new TrainForm(choices, about, signal);
+  form.fill({ ...values, ...(query.has("data") && { data: query.get("data") }) });
+  return root.append(form.element);
 }
 
-/** The fields of the recipe that the user changes, one row each. */
-class Changes {
-  constructor(fields) {
-    this.help = new Map(fields.map((one) => [one.field, one.help]));
-    this.list = newId("fields");
-    this.rows = h("div", {});
-    this.element = h(
-      "details",
-      {},
-      h("summary", {}, "Change fields of the recipe"),
-      this.rows,
-      h(
-        "datalist",
-        { id: this.list },
-        fields.map((one) => h("option", { value: one.field })),
-      ),
-      button("Add a field", () => this.add().focus(), { class: "quiet" }),
-    );
-    this.add();
+/** Return the values of the form that train like a run. */
+function readSettings({ name, data, recipe, fields }, choices) {
+  const texts = Object.fromEntries(fields.map(({ field, value }) => [field, value]));
+  const [height, width] = texts["data.size"].split(",");
+  const [classes, clusters] = texts["data.labels"].split(":");
+  const unit = texts.images === "none" ? "minutes" : "images";
+  const differs = ({ field, value, named }) => (named ?? value) !== value && !OWN.includes(field);
+  return {
+    data: choices.data.find((one) => one.name === data)?.id,
+    recipe: choices.recipes.find((one) => one.name === recipe)?.name,
+    name: name.replace(/-\d+$/, ""),
+    ...{ height, width, classes, clusters, unit, amount: texts[unit] },
+    changes: fields.filter(differs).map(({ field, value }) => `${field}=${value}`).join("\n"),
+  };
+}
+
+class TrainForm {
+  constructor({ data, recipes, fields }, about, signal) {
+    Object.assign(this, { recipes, signal });
+    const number = (props) => h("input", { type: "number", inputmode: "numeric", ...props });
+    this.controls = {
+      data: menu(data.map((one) => [one.id, `${one.name} (${one.kind})`])),
+      name: h("input", { maxlength: 80, placeholder: "from the data and the recipe", autocomplete: "off" }),
+      recipe: menu(recipes.map((one) => one.name)),
+      height: number({ min: 8 }),
+      width: number({ min: 8 }),
+      classes: menu(Object.entries(CLASSES)),
+      clusters: number({ min: 2, value: 16 }),
+      amount: number({ min: 0, step: "any", value: 10, inputmode: "decimal", required: true }),
+      unit: menu(Object.entries(UNITS)),
+      changes: h("textarea", { rows: 3, spellcheck: "false", placeholder: "optim.lr=0.002" }),
+    };
+    this.recipeText = h("p.note");
+    this.clusters = field("Number of clusters", this.controls.clusters);
+    this.changes = this.makeChanges(fields);
+    this.plan = h("p.plan", { role: "status" });
+    this.message = h("div");
+    this.start = h("button", { type: "submit" }, "Start training");
+    const act = { oninput: () => this.update(), onsubmit: (event) => this.submit(event) };
+    const launch = h("div.launch", this.plan, this.message, this.start);
+    this.element = h("form.sheet-form", act, this.rows(about), this.changes, launch);
+    signal.addEventListener("abort", () => clearTimeout(this.timer));
   }
 
-  add() {
-    const note = h("small", { class: "note" });
-    const name = h("input", {
-      list: this.list,
-      autocomplete: "off",
-      oninput: () => show(note, this.help.get(name.value) ?? ""),
-    });
-    const value = h("input", {});
-    const row = h(
-      "div",
-      { class: "row change" },
-      field("Field", name),
-      field("Value", value),
-      button("Remove", () => row.remove(), { class: "quiet" }),
-      note,
-    );
-    this.rows.append(row);
-    return name;
+  rows({ data_folder: folder }) {
+    const { data, name, recipe, height, width, classes, amount, unit } = this.controls;
+    return [
+      field("Training images", data, folder && `Images below ${folder}, and built-in sets`),
+      field("Name", name),
+      h("div", field("Recipe", recipe), this.recipeText),
+      h("div.row", field("Height in pixels", height), field("Width in pixels", width)),
+      h("div.row", field("Classes", classes), this.clusters),
+      h("div.row", field("Train for", amount), field("Unit", unit)),
+    ];
+  }
+
+  /** Return the fields of the recipe that the user changes, and a menu of all of them. */
+  makeChanges(fields) {
+    const { changes } = this.controls;
+    const help = h("small.note");
+    const add = ({ target: { value: name } }) => {
+      changes.value = `${changes.value.trim()}\n${name}=`.trim();
+      setText(help, fields.find((one) => one.field === name).help);
+      changes.focus();
+    };
+    const known = menu([["", ""], ...fields.map((one) => one.field)], { onchange: add });
+    const inputs = [field("Add a field", known), help, field("Changed fields, one a line", changes)];
+    return h("details", h("summary", "Change fields of the recipe"), inputs);
+  }
+
+  fill(values) {
+    for (const [name, value] of Object.entries(values)) if (value) this.controls[name].value = value;
+    this.changes.open = Boolean(values.changes);
+    this.update();
   }
 
   values() {
-    const pairs = [...this.rows.children].map((row) =>
-      [...row.querySelectorAll("input")].map((input) => input.value.trim()),
-    );
-    return Object.fromEntries(pairs.filter(([name]) => name));
+    const texts = Object.entries(this.controls).map(([name, control]) => [name, control.value.trim()]);
+    return Object.fromEntries(texts);
+  }
+
+  /** Return the body of the request. */
+  body() {
+    const { data, recipe, height, width, classes, clusters, unit, amount, changes } = this.values();
+    const size = height || width ? `${height || width}x${width || height}` : undefined;
+    const labels = classes === "clusters" ? `clusters:${clusters}` : classes;
+    const lines = changes.split("\n").filter(Boolean);
+    const pairs = lines.map((line) => line.split(/\s*=\s*(.*)/).slice(0, 2));
+    const fields = { "data.labels": labels, ...Object.fromEntries(pairs) };
+    return { data, recipe, size, [unit]: Number(amount), fields };
+  }
+
+  /** Show what belongs to the values, keep them, and plan the training when the user pauses. */
+  update() {
+    const { recipe, height, width, classes } = this.controls;
+    const { text, size } = this.recipes.find((one) => one.name === recipe.value);
+    setText(this.recipeText, text);
+    [height.placeholder, width.placeholder] = size ?? ["", ""];
+    this.clusters.hidden = classes.value !== "clusters";
+    remember("new-run", this.values());
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.makePlan(), PAUSE);
+  }
+
+  async makePlan() {
+    this.planning?.abort();
+    show(this.plan);
+    if (!this.element.checkValidity()) return;
+    this.planning = new AbortController();
+    const signal = AbortSignal.any([this.planning.signal, this.signal]);
+    show(this.plan, "Planning: a large set of images takes a while the first time …");
+    try {
+      const { verdict } = await post("/api/plans", this.body(), signal);
+      show(this.plan, h("strong", "Plan: "), verdict);
+    } catch (error) {
+      if (error.name !== "AbortError") show(this.plan, h("span.why", error.message));
+    }
+  }
+
+  async submit(event) {
+    event.preventDefault();
+    this.start.disabled = true;
+    show(this.message, h("p", { role: "status" }, "Starting …"));
+    try {
+      const name = encodeURIComponent(this.controls.name.value.trim());
+      const { id } = await post(`/api/runs?name=${name}`, this.body(), this.signal);
+      location.hash = runAddress(id);
+    } catch (error) {
+      if (error.name !== "AbortError") show(this.message, fault(error.message));
+      this.start.disabled = false;
+    }
   }
 }
