@@ -215,7 +215,7 @@ def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[
                 each.conditions,
                 each.nfe,
                 list_intervals(each),
-                each is known.chosen,
+                each is known.shown and row.comparable,
             )
             for each in run.evaluations
         ],

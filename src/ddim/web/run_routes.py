@@ -181,13 +181,12 @@ def delete_run(run: str, here: Here) -> Response:
 
 @router.get("/compare", response_model=Ranking)
 async def rank_runs(request: Request, here: Here, chosen: Chosen, metric: str = "kid") -> Response:
-    """Rank the newest evaluations of runs by a metric."""
+    """Rank the evaluations of runs that their rows show, by a metric."""
     if metric not in METRICS:
         raise Refused(422, f"metric must be one of {', '.join(METRICS)}")
     known, keys = await asyncio.to_thread(here.runs.read), [*dict.fromkeys(chosen)]
-    evaluations = {key: known[key].run.evaluations for key in keys if key in known}
-    judged = {listed[-1].folder: key for key, listed in evaluations.items() if listed}
-    excluded = [key for key in keys if not evaluations.get(key)]
+    judged = {known[key].shown.folder: key for key in keys if key in known and known[key].shown}
+    excluded = [key for key in keys if key not in judged.values()]
     if len(judged) < 2:
         return reply(Ranking(None, [], excluded))
     job = here.models.submit(lambda _: compare(*judged, metric=metric).to_json())

@@ -102,13 +102,13 @@ class ListedRun:
         run: the run, with all its evaluations.
         row: the row of the run.
         stamp: the stamp of its files when they were read.
-        chosen: the evaluation that the row shows, None if there is none.
+        shown: the evaluation whose metrics the row shows, None if there is none.
     """
 
     run: Run
     row: Row
     stamp: tuple[object, ...]
-    chosen: Evaluation | None = None
+    shown: Evaluation | None = None
 
 
 class RunList:
@@ -181,7 +181,7 @@ class RunList:
             return  # a record has unexpected values; its row is shown without the mark "comparable"
         for known, run in zip(judged, marked, strict=True):
             known.row = make_row(run, self.folder)
-            known.chosen = run.evaluations[-1] if run.evaluations and run.comparable else None
+            known.shown = run.evaluations[-1]
 
 
 def describe_start(child: Child) -> Run:
