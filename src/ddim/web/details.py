@@ -198,6 +198,13 @@ def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[
     drawn, conditional = labels_by_default(data), bool(data.get("labels") or data.get("vectors"))
     trained_without = not conditional or bool(data.get("unlabelled"))
     edits = ["vary", "inpaint"] * (drawn or trained_without) + ["interpolate", "invert"] * trained_without
+    shown = known.shown if row.comparable else None
+    evaluations = [
+        Evaluated(
+            each.name, each.record["time"], each.conditions, each.nfe, list_intervals(each), each is shown
+        )
+        for each in run.evaluations
+    ]
     # Clusters have numbers, even if the images have class folders.
     named = data.get("labels") is True
     names = run.facts["data"]["classes"] if named and run.facts else [*map(str, range(row.classes))]
@@ -208,17 +215,7 @@ def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[
         "sheets": [Picture(f"step {k}", k * batch, pictures[path.name]) for k, path in list_sheets(run.path)],
         "films": [Picture(name, 0, url) for name, url in pictures.items() if name.endswith(".webp")],
         "real_sheet": pictures.get(Path(REAL_IMAGES).name),
-        "evaluations": [
-            Evaluated(
-                each.name,
-                each.record["time"],
-                each.conditions,
-                each.nfe,
-                list_intervals(each),
-                each is known.shown and row.comparable,
-            )
-            for each in run.evaluations
-        ],
+        "evaluations": evaluations,
         "memorisation": describe_memorisation(run.path, pictures.get(PAIRS)),
         "class_names": names,
         "vector": list_columns(run.facts),
@@ -256,20 +253,17 @@ def list_columns(facts: Mapping[str, Any]) -> list[Column]:
 
 def describe_memorisation(run: Path, pairs_url: str | None) -> Memorised | None:
     """Return the newest memorisation test of a run, or None if the run has no test."""
-    tests = list_numbered_folders(run / "memorisation")
-    if not tests:
-        return None
-    newest = tests[-1]
-    try:
-        record = read_sealed(newest / "record.json")
-        verdict = str(record["verdict"])
-        if guidance := name_recorded_guidance(record["sampling"]):
-            verdict += f" Samples: {guidance}."
+    for newest in list_numbered_folders(run / "memorisation")[-1:]:
+        try:
+            record = read_sealed(newest / "record.json")
+        except UserError:
+            return Memorised(f"the record of memorisation test {newest.name} is damaged")
+        guidance, verdict = name_recorded_guidance(record["sampling"]), record["verdict"]
+        verdict += f" Samples: {guidance}." if guidance else ""
         if record.get("checkpoint"):
-            verdict += f" Tested: the {record['weights']} weights at step {int(record['step']):,}."
-    except (UserError, TypeError, ValueError, LookupError, OverflowError):
-        return Memorised(f"the record of memorisation test {newest.name} is damaged")
-    return Memorised(verdict, pairs_url)
+            verdict += f" Tested: the {record['weights']} weights at step {record['step']:,}."
+        return Memorised(verdict, pairs_url)
+    return None
 
 
 def explain_recipe(recipe: Mapping[str, Any]) -> list[Field]:
@@ -329,14 +323,10 @@ def list_seconds(times: Sequence[float]) -> list[float]:
 
 
 def _thin(lines: Sequence[Mapping[str, Any]], judged: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return at most `POINTS` lines, evenly spread; lines with validations are preferred."""
-    if len(lines) <= POINTS:
-        return list(lines)
-    judged = judged[:: math.ceil(len(judged) / (POINTS // 2))] if judged else []
-    wanted = {id(line) for line in judged}
-    others = [line for line in lines if id(line) not in wanted]
-    wanted |= {id(line) for line in others[:: math.ceil(len(others) / (POINTS - len(judged)))]}
-    return [line for line in lines if id(line) in wanted]
+    """Return at most `POINTS` lines, evenly spread; half of them are validations if there are so many."""
+    parts = [part[:: math.ceil(2 * len(part) / POINTS) or 1] for part in (lines, judged)]
+    wanted = {id(line) for part in parts for line in part}
+    return [line for line in lines if id(line) in wanted or len(lines) <= POINTS]
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:

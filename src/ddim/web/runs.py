@@ -146,12 +146,12 @@ class RunList:
 
     def sweeps(self) -> dict[str, tuple[Path, Sweep]]:
         """Return all sweeps with their folders, keyed by id."""
-        trials: dict[Path, list[str]] = {}
+        found: dict[str, tuple[Path, Sweep]] = {}
         for key, known in self.read().items():
-            if known.run.sweep is not None:
-                trials.setdefault(known.run.sweep, []).append(key)
-        ids = {path: name_id(path, self.folder) for path in trials}
-        return {ids[path]: (path, Sweep(ids[path], path.name, runs)) for path, runs in trials.items()}
+            if path := known.run.sweep:
+                own = name_id(path, self.folder)
+                found.setdefault(own, (path, Sweep(own, path.name, [])))[1].runs.append(key)
+        return found
 
     def _reread(self, paths: Mapping[str, Path]) -> dict[str, ListedRun]:
         fresh, changed = {}, self._known.keys() != paths.keys()
