@@ -7,7 +7,7 @@ import { fault, field, h, menu, recall, remember, setText, show } from "./dom.js
 const CLASSES = { false: "none", true: "one for each folder", clusters: "clusters of similar images" };
 const UNITS = { minutes: "minutes", images: "training images" };
 // The fields of a recipe that have controls of their own, or follow from the images.
-const OWN = ["name", "data.source", "data.size", "data.labels", "net.classes", "net.vector", "minutes", "images"];
+const OWN = /^(name|data\.(source|size|labels)|net\.(classes|vector)|minutes|images)$/;
 const PAUSE = 800; // milliseconds after the last change until the plan is made
 
 /** Draw the form of a new run; `like` in the address names a run whose settings fill it. */
@@ -29,7 +29,7 @@ function readSettings({ name, data, recipe, fields }, choices) {
   const [height, width] = texts["data.size"].split(",");
   const [classes, clusters] = texts["data.labels"].split(":");
   const unit = texts.images === "none" ? "minutes" : "images";
-  const differs = ({ field, value, named }) => (named ?? value) !== value && !OWN.includes(field);
+  const differs = ({ field, value, named }) => (named ?? value) !== value && !OWN.test(field);
   return {
     data: choices.data.find((one) => one.name === data)?.id,
     recipe: choices.recipes.find((one) => one.name === recipe)?.name,
@@ -99,9 +99,9 @@ class TrainForm {
     this.update();
   }
 
+  /** Return the text of each control. */
   values() {
-    const texts = Object.entries(this.controls).map(([name, control]) => [name, control.value.trim()]);
-    return Object.fromEntries(texts);
+    return Object.fromEntries(Object.entries(this.controls).map(([name, { value }]) => [name, value.trim()]));
   }
 
   /** Return the body of the request. */
