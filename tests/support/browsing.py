@@ -1,11 +1,17 @@
-"""A browser for the tests of the page; it checks logged errors and requests to other hosts."""
+"""A browser for the tests of the page.
+
+It checks logged errors, requests to other hosts, and fields that the server does not send.
+"""
 
 import inspect
+import json
 import re
 import shutil
 import time
 from contextlib import contextmanager
+from functools import cache
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTHS = (390, 1440)
@@ -14,6 +20,42 @@ HEIGHTS = {390: 844, 1440: 900}
 
 REFUSED = re.compile(r"the server responded with a status of 4\d\d|net::ERR_")
 """What Chromium logs by itself for an answer that is an error, or for none; only tests of errors allow it."""
+
+WATCH_FIELDS = """(schemas) => {
+  const known = new Map(Object.entries(schemas).map(([name, keys]) => [keys.sort().join(), name]));
+  const watch = (value) => {
+    if (value === null || typeof value !== "object") return value;
+    for (const key of Object.keys(value)) value[key] = watch(value[key]);
+    const name = known.get(Object.keys(value).sort().join());
+    if (!name) return value;
+    const get = (target, key) => {
+      // Promises and JSON.stringify look for methods of these names.
+      const strange = typeof key === "string" && !(key in target) && !["then", "toJSON"].includes(key);
+      if (strange) console.error(`the page reads ${name}.${key}, which the server does not send`);
+      return target[key];
+    };
+    return new Proxy(value, { get });
+  };
+  const { parse } = JSON;
+  const { json } = Response.prototype;
+  JSON.parse = (...given) => watch(parse(...given));
+  Response.prototype.json = async function () {
+    return watch(await json.call(this));
+  };
+}"""
+"""Logs an error if the page reads a field that an object of the server does not have.
+
+An object is one of the interface if its fields are those of a schema; others, such as texts by name, may have
+any fields.
+"""
+
+
+@cache
+def list_fields(address):
+    """The fields of each schema that a server describes, keyed by the name of the schema."""
+    with urlopen(f"{address}/api/openapi.json") as answer:
+        schemas = json.load(answer)["components"]["schemas"]
+    return {name: list(schema["properties"]) for name, schema in schemas.items() if "properties" in schema}
 
 
 @contextmanager
@@ -43,6 +85,7 @@ def open_page(browser, address, width=1440, refused=False, **options):
     """
     context = browser.new_context(viewport={"width": width, "height": HEIGHTS[width]}, **options)
     context.set_default_timeout(30_000)
+    context.add_init_script(f"({WATCH_FIELDS})({json.dumps(list_fields(address))})")
     page, faults, hosts = context.new_page(), [], set()
     page.on("console", lambda message: faults.append(_told(message)) if message.type == "error" else None)
     page.on("pageerror", lambda error: faults.append(str(error)))

@@ -7,6 +7,7 @@ import pytest
 
 import sweeping
 from ddim.web.details import list_guides
+from ddim.web.processes import Processes
 from ddim.web.runs import RunList
 
 RUN = "photos-tiny-1"
@@ -14,7 +15,7 @@ RUN = "photos-tiny-1"
 
 def guides(folder, own=RUN):
     """The ids of the guides of a run in a folder."""
-    known = RunList(folder).read()
+    known = RunList(folder, Processes()).read()
     return [guide.id for guide in list_guides(known[own], known)]
 
 

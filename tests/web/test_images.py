@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ import tiny
 from cases import mark_slow
 from ddim.cli import main
 from ddim.sampling.searched import save_grid
+from ddim.web import images
 from ddim.web.answers import Refused
 from ddim.web.application import build_application
-from ddim.web.images import sample_run
+from ddim.web.images import Preview, Result, fill_result
 from ddim.web.jobs import Enough
 from ddim.web.results import ResultStore
 from ddim.web.settings import Limits, Settings
@@ -154,6 +156,8 @@ def test_a_stream_shows_each_step_and_ends_with_the_result(client):
 class Late:
     """A job that shall end as soon as an image is ready."""
 
+    until = math.inf
+
     def __init__(self, folder):
         self.folder = folder
 
@@ -166,7 +170,8 @@ class Late:
 
 
 def test_a_request_that_is_stopped_or_takes_too_long_has_the_images_that_are_ready(trained, tmp_path):
-    found = sample_run(Late(tmp_path), trained / RUN, tmp_path, range(200), {"steps": 2})
+    found = Result("result", RUN, "sample", {})
+    fill_result(found, Late(tmp_path), trained / RUN, tmp_path, {"seeds": range(200), "steps": 2})
     assert 0 < len(found.images) < 200
     assert f"only {len(found.images)} of 200 images" in found.notes[0]
     whole = ddim.sample(trained / RUN, seeds=[0], steps=2)
@@ -202,15 +207,25 @@ def test_a_body_that_is_no_request_is_refused(client, text):
     assert answer.json()["error"]
 
 
-def test_the_images_and_the_work_of_a_request_are_limited(client, trained):
+@pytest.mark.parametrize(("part", "refused"), [(16, True), (0, True), (1, False)])
+def test_a_request_of_which_nothing_can_be_ready_in_time_ends_at_its_first_steps(part, refused, monkeypatch):
+    """64 images take 19,200 s, and 16 of them, which are ready together, 4,800 s."""
+    job = SimpleNamespace(until=600.0, seconds=600.0, check=lambda: None)
+    preview = Preview(job, None, range(64), part)
+    told = []
+    for now, done in ((0.0, 0.0), (3.0, 0.01)):
+        monkeypatch.setattr(images.time, "monotonic", lambda now=now: now)
+        try:
+            preview.progress("samples", done, 64)
+        except Refused as refusal:
+            told.append(refusal.sentence)
+    text = "this takes about 5:20:00 here, and a request may take 10:00; ask for less"
+    assert told == [text] * refused
+
+
+def test_the_number_of_images_of_a_request_is_limited(client):
     answer = client.post(SAMPLES, json={"seeds": list(range(65))})
     assert (answer.status_code, "64" in answer.json()["error"]) == (422, True)
-    limits = Limits(work=2 * 3 * 32 * 32)
-    with TestClient(
-        build_application(Settings(trained, limits=limits)), base_url="http://localhost"
-    ) as other:
-        answer = other.post(SAMPLES, json={"seeds": [0, 1, 2], "steps": 3})
-    assert (answer.status_code, "at most 2 images" in answer.json()["error"]) == (422, True)
 
 
 def test_results_are_listed_and_found_by_their_ids_only(client):
@@ -225,11 +240,11 @@ def test_results_are_listed_and_found_by_their_ids_only(client):
 def test_old_results_make_room():
     store, made = ResultStore(2), []
     for _ in range(3):
-        key, folder = store.make()
+        folder = store.make()
         (folder / "grid.png").write_bytes(b"picture")
-        store.keep(key)
-        made.append(key)
-    with pytest.raises(Refused, match="newer ones took its place"):
+        store.keep(folder)
+        made.append(folder.name)
+    with pytest.raises(Refused, match="newer images took its place"):
         store.find(made[0], "grid.png")
     assert [store.find(key, "grid.png").is_file() for key in made[1:]] == [True, True]
     store.close()
@@ -342,7 +357,7 @@ def test_only_uploads_and_results_of_this_server_are_edited(client):
     sources = [{"upload": key} for key in ("nothing", "../../etc/passwd", made["id"])]
     for source in [*sources, {"result": made["id"], "name": "../x"}, {"result": "x", "name": "00000.png"}]:
         assert client.post(f"{EDITS}/invert", json={"sources": [source]}).status_code == 404
-    assert client.post(f"{EDITS}/nothing", json={}).status_code == 404
+    assert client.post(f"{EDITS}/nothing", json={}).status_code == 422
 
 
 # Images of 8 channels of 16 bits: pictures of them are shown, and exact arrays are saved

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from contextlib import asynccontextmanager
 
 import pytest
 
@@ -12,14 +11,28 @@ from ddim.web.jobs import Enough, ModelThread
 from ddim.web.settings import Limits
 
 
-@asynccontextmanager
-async def started(**limits):
-    models = ModelThread(Limits(**limits))
-    await models.start()
-    try:
-        yield models
-    finally:
-        await models.stop()
+class Client:
+    """A client that leaves after it was asked `most` times whether it is there."""
+
+    def __init__(self, most=10**9):
+        self.most = most
+
+    async def is_disconnected(self):
+        self.most -= 1
+        return self.most < 0
+
+
+def run_jobs(work, **limits):
+    """Run a coroutine function with a thread of models."""
+
+    async def run():
+        models = ModelThread(Limits(**limits))
+        try:
+            await work(models)
+        finally:
+            await models.stop()
+
+    asyncio.run(run())
 
 
 def wait_for_cancel(job):
@@ -27,89 +40,71 @@ def wait_for_cancel(job):
     step = 0
     while True:
         step += 1
-        job.show(step, 10**9, "steps")
+        job.show("steps", step, 10**9)
 
 
-def test_a_full_queue_refuses_and_a_cancelled_job_makes_room():
-    async def run():
-        async with started(waiting=1) as models:
-            first = models.submit(wait_for_cancel)
-            second = models.submit(lambda job: "done")
-            assert (first.ahead, second.ahead) == (0, 1)
-            with pytest.raises(Refused, match="1 requests wait already"):
-                models.submit(lambda job: None)
-            first.cancelled = True
-            assert await models.finish(second) == "done"
-            assert (second.ahead, first.failure.status_code) == (0, 409)
+def test_a_full_queue_refuses_and_a_client_that_leaves_makes_room():
+    async def work(models):
+        first, second = models.submit(wait_for_cancel), models.submit(lambda job: "done")
+        assert (models.count_ahead(first), models.count_ahead(second)) == (0, 1)
+        with pytest.raises(Refused, match="1 requests wait already"):
+            models.submit(lambda job: None)
+        with pytest.raises(Refused, match="left"):
+            await models.finish(first, Client(2))
+        assert await models.finish(second, Client()) == "done"
+        assert first.ended.exception().status_code == 409
 
-    asyncio.run(run())
-
-
-def test_the_caller_that_is_cancelled_cancels_its_job():
-    async def run():
-        async with started() as models:
-            job = models.submit(wait_for_cancel)
-            caller = asyncio.create_task(models.finish(job))
-            await asyncio.sleep(0.1)
-            caller.cancel()
-            await job.ended.wait()
-            assert job.failure.status_code == 409
-
-    asyncio.run(run())
+    run_jobs(work, waiting=1)
 
 
 def test_steps_are_events_and_the_last_event_is_the_result():
-    async def run():
-        go = threading.Event()
+    go = threading.Event()
 
-        def work(job):
-            job.show(1, 2, "samples", lambda: (b"png", 0, 4))
-            assert go.wait(10)
-            job.progress("samples", 2, 2)
-            return 7
+    def show(job):
+        job.show("samples", 1, 2, lambda: (b"png", 0, 4))
+        assert go.wait(10)
+        job.show("samples", 2, 2)
+        return 7
 
-        async with started() as models:
-            events = []
-            async for name, data in models.submit(work).events():
-                events.append((name, data))
-                if name == "step":
-                    go.set()
-        assert [name for name, _ in events if name != "queued"] == ["step", "step", "done"]
-        steps = [data for name, data in events if name == "step"]
-        assert (steps[0]["k"], steps[0]["sheet"], steps[0]["columns"]) == (1, "data:image/png;base64,cG5n", 4)
-        assert events[-1] == ("done", 7)
+    async def work(models):
+        events = []
+        async for name, data in models.follow(models.submit(show), "a"):
+            events.append((name, data))
+            if name == "step":
+                go.set()
+        assert [name for name, _ in events if name != "queued"] == ["begun", "step", "step", "done"]
+        step = next(data for name, data in events if name == "step")
+        assert (step.k, step.sheet, step.columns) == (1, "data:image/png;base64,cG5n", 4)
+        assert (events[0], events[-1]) == (("begun", {"job": "a"}), ("done", 7))
 
-    asyncio.run(run())
+    run_jobs(work)
 
 
 def test_work_that_takes_too_long_may_deliver_what_is_ready():
-    def work(job):
+    def deliver(job):
         try:
             wait_for_cancel(job)
         except Enough:
             return "a part"
 
-    async def run():
-        async with started(seconds=0.2) as models:
-            assert await models.finish(models.submit(work)) == "a part"
-            with pytest.raises(Refused, match="nothing was ready"):
-                await models.finish(models.submit(wait_for_cancel))
+    async def work(models):
+        assert await models.finish(models.submit(deliver), Client()) == "a part"
+        with pytest.raises(Refused, match="nothing was ready"):
+            await models.finish(models.submit(wait_for_cancel), Client())
 
-    asyncio.run(run())
+    run_jobs(work, seconds=0.2)
 
 
 @pytest.mark.parametrize(
     ("error", "status"), [(UserError("no"), 422), (Refused(404, "no"), 404), (MemoryError(), 503)], ids=str
 )
 def test_a_fault_is_a_sentence_and_the_thread_goes_on(error, status):
-    def work(job):
+    def fail(job):
         raise error
 
-    async def run():
-        async with started() as models:
-            with pytest.raises(Refused) as refused:
-                await models.finish(models.submit(work))
-            assert refused.value.status_code == status
-            assert await models.finish(models.submit(lambda job: "right")) == "right"
+    async def work(models):
+        failed = [event async for event in models.follow(models.submit(fail), "a")][-1]
+        assert (failed[0], failed[1]["status"]) == ("failed", status)
+        assert await models.finish(models.submit(lambda job: "right"), Client()) == "right"
 
-    asyncio.run(run())
+    run_jobs(work)

@@ -30,11 +30,10 @@ def test_the_example_samples_through_the_server(server, tmp_path, monkeypatch, c
     [
         f"images in one request | {Limits().images} |",
         f"sampling steps of one request | {Limits().steps:,} |",
-        f"images × steps × pixels | {Limits().work:,},",
         f"wait for their turn | {Limits().waiting} |",
         f"time of one request | {Limits().seconds:g} s;",
         f"body of a request | {Limits().json_bytes >> 10} KiB; an upload {Limits().upload_bytes >> 20} MiB |",
-        f"the newest {Limits().results},",
+        f"the newest {Limits().results} |",
         f"at the same time | {MOST} |",
         f"at least {TOKEN_LETTERS} random",
     ],

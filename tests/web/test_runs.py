@@ -74,13 +74,13 @@ def test_long_curves_are_thinned_and_keep_validations(copy_client, runs):
 
 @pytest.mark.parametrize("run", ["..", "..%2f..%2fetc", "photos-tiny-1~..", "a" * 3000])
 def test_only_listed_runs_are_shown(client, run):
-    for path in ("", "/log", "/curves", "/real", "/sheets/5"):
+    for path in ("", "/log", "/curves", "/pictures/real.png"):
         assert client.get(f"/api/runs/{run}{path}").status_code == 404
 
 
 @pytest.mark.parametrize("name", ["../run.json", "..%2frun.json", "05"])
 def test_only_listed_pictures_are_shown(client, name):
-    assert client.get(f"/api/runs/{RUN}/sheets/{name}").status_code == 404
+    assert client.get(f"/api/runs/{RUN}/pictures/{name}").status_code == 404
 
 
 DAMAGES = {
@@ -167,17 +167,21 @@ def test_the_trials_of_a_sweep_name_their_sweep(copy_client, runs):
     ]
 
 
-def test_changes_are_streamed_once(runs):
+def test_changes_are_streamed_once_and_faults_are_told(runs, monkeypatch):
     """The first event has all rows, and each further one those that changed."""
 
     async def listen():
-        settings, parts = Settings(runs), dict.fromkeys(["models", "store", "jobs"])
-        events = watch_runs(Server(settings, RunList(runs), processes=Processes(), **parts))
+        parts = dict.fromkeys(["models", "store", "jobs"])
+        listed = RunList(runs, Processes())
+        events = watch_runs(Server(Settings(runs), listed, processes=listed.processes, **parts))
         name, change = await anext(events)
-        assert (name, [row.id for row in change["changed"]]) == ("runs", [RUN])
+        assert (name, [row.id for row in change.changed]) == ("runs", [RUN])
         (runs / RUN).rename(runs / "moved")
         _, change = await anext(events)
-        assert ([row.id for row in change["changed"]], change["gone"]) == (["moved"], [RUN])
+        assert ([row.id for row in change.changed], change.gone) == (["moved"], [RUN])
+        monkeypatch.setattr(listed, "read", lambda: runs.joinpath("none").stat())
+        name, failure = await anext(events)
+        assert (name, "cannot be read" in failure["error"]) == ("failed", True)
         await events.aclose()
 
     asyncio.run(listen())
@@ -187,7 +191,7 @@ def test_only_running_or_changed_runs_are_read_again(runs, monkeypatch):
     read = []
     monkeypatch.setattr("ddim.web.runs.FRESH", 0)
     monkeypatch.setattr("ddim.web.runs.read_run", lambda path: (read.append(1), read_run(path))[1])
-    known = RunList(runs)
+    known = RunList(runs, Processes())
     known.read()
     known.read(now=True)
     assert len(read) == 1

@@ -14,11 +14,11 @@ from PIL import Image
 
 import sweeping
 import tiny
-from ddim.files import is_locked, lock_folder
+from ddim.files import is_locked
 from ddim.web import processes
 from ddim.web.application import build_application
+from ddim.web.data_sets import list_data
 from ddim.web.settings import Settings
-from ddim.web.training_routes import list_data
 from evaluated_runs import record
 
 RUN = "photos-tiny-1"
@@ -147,10 +147,8 @@ def test_a_trial_is_stopped_with_its_worker_and_resumed_with_its_sweep(trained, 
         assert answer.status_code == 409
         return answer.json()["error"]
 
-    assert refusal("stop").endswith("it is stopped")
-    assert refusal("resume").endswith("a trial of a sweep: resume the sweep with `ddim sweep`")
-    with lock_folder(folder):
-        assert "another program trains this run" in refusal("stop")
+    assert "stop a training where it was started" in refusal("stop")
+    assert "belongs to a sweep" in refusal("resume")
 
 
 def wait_for(question, seconds=120):
@@ -230,8 +228,8 @@ def test_runs_are_compared_and_those_without_an_evaluation_are_named(client, tra
     assert [row["kid"] for row in found["comparison"]["rows"]] == [0.2, 0.3]
     assert found["excluded"] == ["c"]
     assert client.get("/api/compare?run=a").json()["comparison"] is None
-    for query, status in (("a&run=none", 404), ("a&run=b&metric=beauty", 422), ("a&run=..", 404)):
-        assert client.get(f"/api/compare?run={query}").status_code == status
+    assert client.get("/api/compare?run=a&run=none,b").json()["excluded"] == ["none,b"]
+    assert client.get("/api/compare?run=a&metric=beauty").status_code == 422
     details = client.get("/api/runs/a").json()
     assert details["evaluations"][0]["metrics"]["kid"] == {"value": 0.3, "low": 0.29, "high": 0.31}
     assert details["evaluations"][0]["comparable"]

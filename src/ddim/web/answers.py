@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException, Response
+from fastapi.responses import StreamingResponse
 
+EVENT_STREAM = "text/event-stream"
+QUIET = 15.0
+"""Seconds without an event after which a comment is sent, so that no proxy closes the connection."""
 RETRY_SECONDS = 2
 """Seconds after which a client may repeat a request that was refused because the server was busy."""
 
@@ -30,34 +34,56 @@ class Problem:
     error: str
 
 
+@dataclass(frozen=True)
+class Started:
+    """The id of the run or the result on which the server works now."""
+
+    id: str
+
+
 def reply(content: object, status: int = 200) -> Response:
-    """Return an answer with a dataclass, mapping, list or plain value as JSON.
-
-    Numbers that are not finite become null. Text may contain any character, even the unpaired surrogates that
-    Python puts into undecodable file names.
-    """
-    text = json.dumps(as_plain(content), allow_nan=False, separators=(",", ":"))
+    """Return an answer with a dataclass, mapping, list or plain value as JSON; see `to_json`."""
     headers = {"Retry-After": str(RETRY_SECONDS)} if status in (429, 503) else None
-    return Response(text.encode(), status, headers, "application/json")
-
-
-def as_plain(value: Any) -> Any:  # noqa: ANN401 (any answer)
-    """Return a copy that JSON can express: dataclasses become mappings, and numbers that are not finite
-    become None.
-    """
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: as_plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(name): as_plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Path):
-        return str(value)
-    return value
+    return Response(to_json(content), status, headers, "application/json")
 
 
 def refuse(refused: Refused) -> Response:
     """Return the error answer to a request, with the status and the sentence of `refused`."""
     return reply(Problem(refused.sentence), refused.status_code)
+
+
+def to_json(content: object) -> str:
+    """Return JSON in which dataclasses are objects, and numbers that are not finite are null.
+
+    Text may contain any character, even the unpaired surrogates that Python puts into undecodable file names.
+    """
+
+    def describe(value: object) -> Any:  # noqa: ANN401 (JSON)
+        return str(value) if isinstance(value, Path) else vars(value)
+
+    # The constants NaN and Infinity, which are no JSON, are read as null.
+    plain = json.loads(json.dumps(content, default=describe), parse_constant=lambda _: None)
+    return json.dumps(plain, separators=(",", ":"))
+
+
+def stream_events(events: AsyncGenerator[tuple[str, Any]]) -> StreamingResponse:
+    """Return an answer that sends events as they come, and ends the generator when the client leaves."""
+
+    async def encode() -> AsyncGenerator[bytes]:
+        coming = asyncio.ensure_future(anext(events, None))
+        try:
+            while True:
+                done, _ = await asyncio.wait({coming}, timeout=QUIET)
+                if not done:
+                    yield b":\n\n"
+                    continue
+                if (event := coming.result()) is None:
+                    return
+                yield f"event: {event[0]}\ndata: {to_json(event[1])}\n\n".encode()
+                coming = asyncio.ensure_future(anext(events, None))
+        finally:
+            coming.cancel()
+            await asyncio.wait({coming})
+            await events.aclose()
+
+    return StreamingResponse(encode(), headers={"X-Accel-Buffering": "no"}, media_type=EVENT_STREAM)

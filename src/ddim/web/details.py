@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from ddim.diffusion.grids import GRIDS
+from ddim.diffusion.samplers import SAMPLERS
 from ddim.errors import UserError
 from ddim.evaluation.record import name_recorded_guidance
 from ddim.experiments.index import Run
 from ddim.files import read_sealed
+from ddim.recipe.codec import dump
+from ddim.recipe.help import explain_fields
+from ddim.recipe.named import find_recipe
 from ddim.recipe.options import ERRORS, flatten_as_text, labels_by_default
-from ddim.runs.folder import CHECKPOINTS, REAL_IMAGES, list_checkpoints, list_numbered_folders, list_sheets
-from ddim.runs.log import METRICS, read_metrics
+from ddim.runs.folder import REAL_IMAGES, list_checkpoints, list_numbered_folders, list_sheets
+from ddim.runs.log import METRICS, PAUSE, read_metrics
 from ddim.web.answers import Refused
-from ddim.web.runs import Interval, ListedRun, Row, api_address, list_intervals, show_text
+from ddim.web.runs import Interval, ListedRun, Row, api_address, list_intervals
 
 POINTS = 2000
 """The largest number of points of a curve; longer curves are thinned."""
 LINES, VALIDATIONS, GUIDES = 200, 50, 50
 """The largest numbers of lines of the log, of validations by noise level, and of guides that are shown."""
+LONGEST = 60.0
+"""Seconds between two lines of a log that are never taken for a pause of the training."""
 PAIRS = "pairs.png"
 """The picture of a memorisation test: the samples that are closest to training images."""
 GUIDE = "@guide"
@@ -104,7 +113,34 @@ class Guide:
 
 @dataclass(frozen=True)
 class Details(Row):
-    """Everything that the page of one run shows, in addition to its row."""
+    """Everything that the page of one run shows, in addition to its row.
+
+    Attributes:
+        fields: the fields of its recipe.
+        checkpoints: its checkpoints.
+        sheets: its sheets of samples.
+        films: its films.
+        real_sheet: the address of its sheet of real images.
+        evaluations: its evaluations.
+        memorisation: its newest memorisation test.
+        class_names: the names of its classes.
+        vector: the numbers of its vectors.
+        draws_labels: whether samples have a class or a vector of the training if none is given.
+        unlabelled: whether it can be sampled without a class or vector.
+        guides: the models that can guide it.
+        samplers: the names of all samplers.
+        grids: the names of all grids.
+        sampler: the sampler of the recipe.
+        grid: the grid of the recipe.
+        steps: the sampling steps of the recipe.
+        edits: the names of the edits that it can make.
+        can_sample: whether it has a checkpoint.
+        can_guide: whether a class or vector can guide its samples.
+        can_stop: whether this server can stop the command that works on it.
+        can_resume: whether this server can train it on.
+        can_change: whether this server can rename and delete it.
+        doing: the names of the commands that work on it.
+    """
 
     fields: list[Field] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
@@ -116,14 +152,20 @@ class Details(Row):
     class_names: list[str] = field(default_factory=list)
     vector: list[Column] = field(default_factory=list)
     draws_labels: bool = False
+    unlabelled: bool = True
     guides: list[Guide] = field(default_factory=list)
     samplers: list[str] = field(default_factory=list)
     grids: list[str] = field(default_factory=list)
     sampler: str | None = None
     grid: str | None = None
-    student: bool = False
     steps: int | None = None
+    edits: list[str] = field(default_factory=list)
     can_sample: bool = False
+    can_guide: bool = False
+    can_stop: bool = False
+    can_resume: bool = False
+    can_change: bool = False
+    doing: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,11 +173,12 @@ class Curves:
     """The curves of a training.
 
     `seconds`, `loss` and the lists in `errors` and `more` have an entry for each of `images`; null means no
-    value. `noise` has the errors of the latest validations, after `noise_images`, keyed by log-SNR.
+    value. `seconds` leaves out the pauses of the training. `noise` has the errors of the latest validations,
+    after `noise_images`, keyed by log-SNR.
     """
 
     images: list[int]
-    seconds: list[float | None]
+    seconds: list[float]
     loss: list[float | None]
     errors: dict[str, list[float | None]]
     more: dict[str, list[float | None]]
@@ -145,69 +188,70 @@ class Curves:
     kid: list[Interval]
 
 
-def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> Details:
-    """Return the details of a run; `others` are all runs, keyed by id."""
+def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[str, Any]:
+    """Return the details that the files of a run have; `others` are all runs, keyed by id."""
     row, run = known.row, known.run
     if row.state == "damaged" or not run.recipe:
-        return Details(**vars(row))
-    batch, recipe = int(run.recipe["optim"]["batch"]), run.recipe
+        return {}
+    recipe, data, batch = run.recipe, run.recipe["data"], int(run.recipe["optim"]["batch"])
+    pictures = {name: api_address("runs", row.id, "pictures", name) for name in list_pictures(run.path)}
+    drawn, conditional = labels_by_default(data), bool(data.get("labels") or data.get("vectors"))
+    trained_without = not conditional or bool(data.get("unlabelled"))
+    edits = ["vary", "inpaint"] * (drawn or trained_without) + ["interpolate", "invert"] * trained_without
     checkpoints = [Checkpoint(step, step * batch, path.name) for step, path in list_checkpoints(run.path)]
-    sheets = [
-        Picture(f"step {step}", step * batch, api_address("runs", row.id, "sheets", step))
-        for step, _ in list_sheets(run.path)
-    ]
-    names = (run.facts.get("data") or {}).get("classes") or []
-    pictures = {name: api_address("runs", row.id, name) for name in ("real", "pairs")}
-    return Details(
-        **vars(row),
-        fields=explain_recipe(recipe),
-        checkpoints=checkpoints,
-        sheets=sheets,
-        films=[Picture(name, 0, api_address("runs", row.id, "films", name)) for name in list_films(run.path)],
-        real_sheet=pictures["real"] if (run.path / REAL_IMAGES).is_file() else None,
-        evaluations=list(_describe_evaluations(known)),
-        memorisation=describe_memorisation(run.path, pictures["pairs"]),
-        class_names=[show_text(str(name)) for name in names] if row.classes else [],
-        vector=list_columns(run.facts),
-        draws_labels=labels_by_default(recipe["data"]),
-        guides=list_guides(known, others),
-        **_describe_sampling(recipe),
-        student=recipe["objective"]["kind"] == "consistency",
-        steps=int(recipe["steps"]),
-        can_sample=bool(checkpoints),
-    )
+    return {
+        "fields": explain_recipe(recipe),
+        "checkpoints": checkpoints,
+        "sheets": [Picture(f"step {k}", k * batch, pictures[path.name]) for k, path in list_sheets(run.path)],
+        "films": [Picture(name, 0, url) for name, url in pictures.items() if name.endswith(".webp")],
+        "real_sheet": pictures.get(Path(REAL_IMAGES).name),
+        "evaluations": [
+            Evaluated(
+                each.name,
+                each.record["time"],
+                each.conditions,
+                each.nfe,
+                list_intervals(each),
+                each is known.chosen,
+            )
+            for each in run.evaluations
+        ],
+        "memorisation": describe_memorisation(run.path, pictures.get(PAIRS)),
+        "class_names": run.facts.get("data", {}).get("classes") or [] if row.classes else [],
+        "vector": list_columns(run.facts),
+        "draws_labels": drawn,
+        "unlabelled": drawn or trained_without,
+        "guides": list_guides(known, others),
+        "samplers": [*SAMPLERS],
+        "grids": [name for name in GRIDS if name not in ("spaced", "sections", "listed")],
+        "sampler": recipe["sampler"]["kind"],
+        "grid": recipe["grid"]["kind"],
+        "steps": recipe["steps"],
+        "edits": [] if recipe["objective"]["kind"] == "consistency" else edits,
+        "can_sample": bool(checkpoints),
+        "can_guide": conditional and trained_without,
+    }
 
 
-def _describe_sampling(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    from ddim.diffusion.grids import GRIDS
-    from ddim.diffusion.samplers import SAMPLERS
+def list_pictures(run: Path) -> dict[str, Path]:
+    """Return the pictures of a run, keyed by the names of their files.
 
-    grids = [name for name in GRIDS if name not in ("spaced", "sections", "listed")]
-    facts = {name: str(recipe[name]["kind"]) for name in ("sampler", "grid")}
-    return {"samplers": [*SAMPLERS], "grids": grids, **facts}
-
-
-def list_films(run: Path) -> dict[str, Path]:
-    """Return the films of a run, keyed by the names of their files."""
-    films = sorted((run / "samples").glob("*.webp"))
-    return {path.name: path for path in films if re.fullmatch(r"[\w.-]+", path.name)}
-
-
-def _describe_evaluations(known: ListedRun) -> Iterator[Evaluated]:
-    for each in known.run.evaluations:
-        name, conditions, time = show_text(each.name), show_text(each.conditions), each.record["time"]
-        yield Evaluated(name, time, conditions, each.nfe, list_intervals(each), each is known.chosen)
+    These are sheets, films, real images, and the pairs of the newest memorisation test.
+    """
+    tests = list_numbered_folders(run / "memorisation")[-1:]
+    files = [path for folder in (run / "samples", *tests) for path in sorted(folder.glob("*"))]
+    return {path.name: path for path in files if re.fullmatch(r"[\w.-]+\.(png|webp)", path.name)}
 
 
 def list_columns(facts: Mapping[str, Any]) -> list[Column]:
     """Return the columns of the vectors of a run, from its run.json; [] for a run without vectors."""
     vectors = (facts.get("data") or {}).get("vectors") or {}
-    names = [show_text(str(name)) for name in vectors.get("columns") or ()]
+    names = [str(name) for name in vectors.get("columns") or ()]
     ends = [vectors.get(end) or [None] * len(names) for end in ("low", "high")]
     return [Column(*each) for each in zip(names, *ends, strict=True)]
 
 
-def describe_memorisation(run: Path, pairs_url: str) -> Memorised | None:
+def describe_memorisation(run: Path, pairs_url: str | None) -> Memorised | None:
     """Return the newest memorisation test of a run, or None if the run has no test."""
     tests = list_numbered_folders(run / "memorisation")
     if not tests:
@@ -222,53 +266,22 @@ def describe_memorisation(run: Path, pairs_url: str) -> Memorised | None:
             verdict += f" Tested: the {record['weights']} weights at step {int(record['step']):,}."
     except (UserError, TypeError, ValueError, LookupError, OverflowError):
         return Memorised(f"the record of memorisation test {newest.name} is damaged")
-    return Memorised(show_text(verdict), pairs_url if (newest / PAIRS).is_file() else None)
-
-
-def find_picture(run: Path, kind: str, name: str) -> Path:
-    """Return the path of a picture of a run.
-
-    Args:
-        run: the run folder.
-        kind: "sheets", "films", "real" (real images) or "pairs" (samples and their nearest training images).
-        name: the step of a sheet or the name of a film; "" for the other kinds.
-
-    Raises:
-        Refused: if there is no such picture.
-    """
-    path: Path | None = None
-    if kind == "sheets":
-        path = {str(step): path for step, path in list_sheets(run)}.get(name)
-    elif kind == "films":
-        path = list_films(run).get(name)
-    elif kind == "real":
-        path = run / REAL_IMAGES
-    elif kind == "pairs" and (tests := list_numbered_folders(run / "memorisation")):
-        path = tests[-1] / PAIRS
-    if path is None or not path.is_file():
-        raise Refused(404, "there is no such picture")
-    return path
+    return Memorised(verdict, pairs_url)
 
 
 def explain_recipe(recipe: Mapping[str, Any]) -> list[Field]:
     """Return the fields of a recipe; without help if it cannot be loaded, as with components of the user."""
-    values = flatten_as_text(recipe)
     try:
         named, texts = _explain_named(str(recipe.get("name")), *map(int, recipe["data"]["size"]))
     except UserError:
         named, texts = {}, {}
-    return [
-        Field(path, show_text(value), named.get(path), texts.get(path, "")) for path, value in values.items()
-    ]
+    values = flatten_as_text(recipe).items()
+    return [Field(path, value, named.get(path), texts.get(path, "")) for path, value in values]
 
 
 @lru_cache(64)
 def _explain_named(name: str, height: int, width: int) -> tuple[dict[str, str], dict[str, str]]:
     """Return the fields of a built-in recipe as text, and a sentence about each."""
-    from ddim.recipe.codec import dump
-    from ddim.recipe.help import explain_fields
-    from ddim.recipe.named import find_recipe
-
     recipe = find_recipe(name, (height, width))
     return flatten_as_text(dump(recipe)), {path: text for path, _, _, text in explain_fields(recipe)}
 
@@ -278,7 +291,10 @@ def _explain_named(name: str, height: int, width: int) -> tuple[dict[str, str], 
 
 def read_curves(run: Path) -> Curves:
     """Return the curves of a training; they have at most `POINTS` points."""
-    lines = [line for line in _read_lines(run) if isinstance(line.get("images"), int)]
+    lines: list[dict[str, Any]] = [line for line in _read_lines(run) if isinstance(line.get("images"), int)]
+    seconds = list_seconds([_value(line, "time") or 0.0 for line in lines])
+    for line, passed in zip(lines, seconds, strict=True):
+        line["seconds"] = passed
     judged = [line for line in lines if any(_value(line, name) is not None for name in ERRORS)]
     measured = [line for line in lines if _value(line, "kid") is not None]
     kept, late = _thin(lines, judged), judged[-VALIDATIONS:]
@@ -287,13 +303,12 @@ def read_curves(run: Path) -> Curves:
         return [_value(line, name) for line in of]
 
     levels = [name for name in (late[-1] if late else {}) if name.startswith("noise_mae/log_snr_")]
-    more = {name for line in kept for name in line} & {"lr", "gradient_norm", "images_per_second"}
     return Curves(
         [line["images"] for line in kept],
-        column("time"),
+        [line["seconds"] for line in kept],
         column("loss"),
         {name: column(name) for name in ERRORS},
-        {name: column(name) for name in sorted(more)},
+        {"lr": column("lr"), "gradient_norm": column("gradient_norm"), "images_per_second": list_rates(kept)},
         [line["images"] for line in late],
         {name.removeprefix("noise_mae/log_snr_"): column(name, late) for name in levels},
         [line["images"] for line in measured],
@@ -301,7 +316,23 @@ def read_curves(run: Path) -> Curves:
     )
 
 
-def _read_lines(run: Path) -> Sequence[Mapping[str, Any]]:
+def list_seconds(times: Sequence[float]) -> list[float]:
+    """Return the seconds of training until each time, without the pauses between a stop and a resume."""
+    gaps, seconds = [later - earlier for earlier, later in pairwise(times)], [0.0] * len(times[:1])
+    longest = max(LONGEST, PAUSE * median(gaps)) if gaps else LONGEST
+    for gap in gaps:
+        seconds.append(seconds[-1] + (gap if 0 < gap <= longest else 0.0))
+    return seconds
+
+
+def list_rates(lines: Sequence[Mapping[str, Any]]) -> list[float | None]:
+    """Return the images a second before each line of a log; None if no image was trained, or time passed."""
+    steps = [(b["images"] - a["images"], b["seconds"] - a["seconds"]) for a, b in pairwise(lines)]
+    rates = [images / seconds if images > 0 < seconds else None for images, seconds in steps]
+    return [None, *rates] if lines else []
+
+
+def _read_lines(run: Path) -> list[dict[str, Any]]:
     return read_metrics(run) if (run / METRICS).is_file() else []
 
 
@@ -323,7 +354,7 @@ def _value(line: Mapping[str, Any], name: str) -> float | None:
 
 def read_log(run: Path) -> list[dict[str, Any]]:
     """Return the last lines of the log of a run."""
-    return [dict(line) for line in _read_lines(run)[-LINES:]]
+    return _read_lines(run)[-LINES:]
 
 
 # Guides
@@ -331,13 +362,14 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 def list_guides(known: ListedRun, others: Mapping[str, ListedRun]) -> list[Guide]:
     """Return the models that can guide a run: its own early checkpoint, then the newest runs that fit."""
-    guides = [Guide(GUIDE, "its early checkpoint")] if _has_steps(known.run.path / "guide") else []
-    # Runs that wait have no run.json yet, and that of a damaged run can hold anything.
-    begun = [other for other in others.values() if other.row.size is not None and other.run.facts]
-    fitting = [other for other in begun if other.row.id != known.row.id and can_guide(known.run, other.run)]
+    fitting = [
+        other
+        for other in others.values()
+        if other is not known and can_guide(known.run, other.run) and list_checkpoints(other.run.path)
+    ]
     fitting.sort(key=lambda other: other.row.changed or 0, reverse=True)
-    saved = [other for other in fitting if _has_steps(other.run.path / CHECKPOINTS)]
-    return guides + [Guide(other.row.id, f"run {other.row.name}") for other in saved[:GUIDES]]
+    own = [Guide(GUIDE, "its early checkpoint")] if any(known.run.path.glob("guide/step-*")) else []
+    return own + [Guide(other.row.id, f"run {other.row.name}") for other in fitting[:GUIDES]]
 
 
 def find_guide(given: str, known: ListedRun, others: Mapping[str, ListedRun]) -> str:
@@ -347,11 +379,8 @@ def find_guide(given: str, known: ListedRun, others: Mapping[str, ListedRun]) ->
         Refused: if this guide cannot guide the run.
     """
     if given not in {guide.id for guide in list_guides(known, others)}:
-        raise Refused(
-            422,
-            "guide_with must be @guide, or the id of a run with the same images, split, size, pixels and "
-            f"labels and with a checkpoint, and no student, got {given!r}",
-        )
+        need = "with the same images, split, size, pixels and labels and with a checkpoint, and no student"
+        raise Refused(422, f"guide_with must be @guide, or the id of a run {need}, got {given!r}")
     return given if given == GUIDE else str(others[given].run.path)
 
 
@@ -361,29 +390,19 @@ def can_guide(run: Run, other: Run) -> bool:
     Both runs must have the same images, split in the same way, because the map from pixels to model units is
     measured on the training images.
     """
-    if _traits(run) != _traits(other) or other.recipe.get("objective", {}).get("kind") == "consistency":
+    # Runs that wait have no run.json yet, and that of a damaged run can hold anything.
+    if other.state == "damaged" or not other.facts or other.recipe["objective"]["kind"] == "consistency":
         return False
-    data = other.recipe["data"]
-    if not (data.get("labels") or data.get("vectors")):
-        return True
-    if _condition(run) == (None, None, None):
-        return bool(data.get("unlabelled"))
-    return _condition(run) == _condition(other)
+    (images, condition), (others, condition_of_other) = _list_traits(run), _list_traits(other)
+    free = not any(condition) and other.recipe["data"].get("unlabelled")
+    return images == others and (not any(condition_of_other) or free or condition == condition_of_other)
 
 
-def _traits(run: Run) -> tuple[Any, ...]:
+def _list_traits(run: Run) -> tuple[list[Any], list[Any]]:
+    """Return what decides the training images of a run, and the classes or vectors of its network."""
     data, images = run.recipe["data"], run.facts.get("data") or {}
     names = ("size", "channels", "validation", "dequantise", "values", "range")
     seed = run.recipe.get("seed") if data.get("split_seed") is None else data["split_seed"]
-    return (*map(data.get, names), images.get("fingerprint"), run.recipe.get("pixels"), seed)
-
-
-def _condition(run: Run) -> tuple[Any, ...]:
-    """Return what the network is conditioned on: the kind of labels, the classes, the hash of vectors."""
-    labels, images = run.recipe["data"].get("labels"), run.facts.get("data") or {}
-    vectors = images.get("vectors") or {}
-    return labels or None, images.get("classes") if labels else None, vectors.get("sha256")
-
-
-def _has_steps(folder: Path) -> bool:
-    return any(folder.glob("step-*"))
+    labels, vectors = data.get("labels"), images.get("vectors") or {}
+    condition = [labels, images.get("classes") if labels else None, vectors.get("sha256")]
+    return [*map(data.get, names), images.get("fingerprint"), run.recipe.get("pixels"), seed], condition

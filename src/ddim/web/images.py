@@ -4,37 +4,42 @@ from __future__ import annotations
 
 import time
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from ddim.data.decode import PICTURE_CHANNELS, UnusableError, decode_image, hide_warnings, read_header
 from ddim.diffusion.samplers import State
 from ddim.files import read_sealed, shorten_paths
 from ddim.plots.pictures import count_columns, make_sheet, render_png, save_png
 from ddim.recipe.codec import dump
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.sampling import edits
+from ddim.sampling.labels import assign_labels
 from ddim.sampling.pictures import is_picture, read_saved_image, show_image
 from ddim.sampling.pipeline import LoadedRun, load
 from ddim.sampling.samples import FILM, RECORD, SHEET, find_sample, sample_to_folder
+from ddim.training.progress import format_duration
+from ddim.web.answers import Refused
 from ddim.web.jobs import Enough, Job
 from ddim.web.options import write_call, write_command
+from ddim.web.runs import api_address
 
-KEPT = 4
-"""Number of loaded runs that are kept in memory."""
 SHOWN, SIDE = 16, 512
-"""The largest number of images in a preview, and its largest height and width in pixels."""
-ARCHIVE = "all.zip"
-
-EDITS = ("vary", "interpolate", "inpaint", "invert")
+"""The largest number of images in a preview, and the largest height and width of a picture in pixels."""
+PATIENCE = 2.0
+"""Seconds of work after which its duration is estimated."""
+SEEDED = ("vary", "inpaint")
+"""The edits whose results have seeds."""
+ARCHIVE, MASK, VIEW = "all.zip", "mask.png", "view-"
+"""The archive of a result, its mask, and the start of the names of pictures for the page alone."""
 
 
 @dataclass(frozen=True)
 class MadeImage:
-    """An image of a result: its picture, the name and the address of its file, and its seed.
+    """An image of a result: its picture, its file, the seed and the class of a sample.
 
     The picture is the file itself, unless a browser cannot show it, such as an array of 8 channels.
     """
@@ -43,153 +48,166 @@ class MadeImage:
     name: str
     file: str
     seed: int | None = None
+    label: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Result:
-    """New images, the files about them, and the command and Python code that make the same images.
+    """New images, the addresses of the files about them, and how to make the same images.
 
-    `seeded` says whether an interpolation between the seeds, which uses their latents alone, ends at these
-    images if it has the same steps and the same guidance. `options` are those of the request.
+    Attributes:
+        id: the id of the result.
+        run: the id of the run.
+        kind: "sample" or the name of the edit.
+        request: the body of the request, with its seeds.
+        when: when the images were asked for, in seconds since 1970.
+        images: the images.
+        before: the picture of the image that was edited, at the size of the run.
+        sheet: the picture of all images.
+        film: the animation, if there is one.
+        record: the record.
+        archive: all files.
+        nfe: network evaluations of an image; of an edit, all network evaluations.
+        seconds: how long the work took.
+        command: the commands that make the same images.
+        python: the code that makes the same images.
+        notes: sentences about the images.
+        seeded: whether an interpolation between the seeds, which uses their latents alone, ends at these
+            images if it has the same steps and the same guidance.
     """
 
     id: str
     run: str
     kind: str
-    images: list[MadeImage]
-    sheet: str
-    film: str | None
-    record: str
-    archive: str
-    nfe: int | None
-    seconds: float
-    command: str
-    python: str
+    request: Mapping[str, Any]
+    when: float = field(default_factory=time.time)
+    images: list[MadeImage] = field(default_factory=list)
+    before: str | None = None
+    sheet: str = ""
+    film: str | None = None
+    record: str = ""
+    archive: str = ""
+    nfe: int = 0
+    seconds: float = 0.0
+    command: str = ""
+    python: str = ""
     notes: list[str] = field(default_factory=list)
     seeded: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
 
 
-class Pipelines:
-    """Keeps the runs that were loaded last. If a run has a newer checkpoint, it is loaded again."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[Any, ...], LoadedRun] = OrderedDict()
-
-    def open(self, run: Path) -> LoadedRun:
-        """Return the run in a folder, loaded now or kept from an earlier call."""
-        checkpoints = sorted(path.name for path in (run / CHECKPOINTS).glob("step-*"))
-        key = run, (run / RUN).stat().st_mtime_ns, *checkpoints
-        if key not in self._kept:
-            self._kept[key] = load(run)
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+@lru_cache(4)
+def load_stamped(run: Path, stamp: tuple[object, ...]) -> LoadedRun:  # noqa: ARG001 (a key of the cache)
+    """Return the run in a folder; the runs of the last calls stay in memory."""
+    return load(run)
 
 
-PIPELINES = Pipelines()
+def open_run(run: Path) -> LoadedRun:
+    """Return the run in a folder; if it has a newer checkpoint, it is loaded again."""
+    checkpoints = sorted(path.name for path in (run / CHECKPOINTS).glob("step-*"))
+    return load_stamped(run, ((run / RUN).stat().st_mtime_ns, *checkpoints))
 
 
-def sample_run(job: Job, run: Path, folder: Path, seeds: Sequence[int], options: Mapping[str, Any]) -> Result:
-    """Sample a run into a folder as `ddim sample` does.
+def fill_result(  # noqa: PLR0913 (what a command takes)
+    result: Result, job: Job, run: Path, folder: Path, options: dict[str, Any], files: Sequence[Path] = ()
+) -> None:
+    """Make the images of a result in its folder, as the command of its kind does.
 
-    If the time is over, the images that are ready are the result.
+    Args:
+        result: gets the images, and everything about them.
+        job: the job that makes them.
+        run: the folder of the run.
+        folder: the folder of the result.
+        options: the arguments of the function of this kind.
+        files: the images to edit, in the folder.
     """
-    pipeline, start, notes = PIPELINES.open(run), time.monotonic(), []
-    preview = Preview(job, pipeline, seeds)
-    make = partial(sample_to_folder, pipeline, out=folder, progress=preview.progress, **options)
-    try:
-        written = make(seeds=seeds, watch=preview.watch)
-    except Enough:
-        ready = [seed for seed in seeds if find_sample(folder, seed, pipeline).exists()]
-        if not ready:
-            raise
-        notes = [f"only {len(ready)} of {len(seeds)} images were ready in time"]
-        seeds, job.check = ready, lambda: None
-        written = make(seeds=seeds)
-    record = read_sealed(folder / RECORD)
-    plain = not options.keys() - {"steps", "guidance", "guidance_interval", "guide_with", "film"}
-    usual = record["grid"] == dump(pipeline.recipe.grid, named=True) and record.get("label") is None
-    expected = options.get("guidance", 1.0)
-    seeded = plain and usual and not pipeline.recipe.sampler.stochastic and record["guidance"] == expected
-    paths = [find_sample(folder, seed, pipeline) for seed in seeds]
-    facts = {"seeds": [*seeds], **options}
-    values = {name: value for name, value in facts.items() if name != "film"}
-    return Result(
-        folder.name,
-        str(run),
-        "sample",
-        list_images(folder, paths, pipeline, seeds),
-        SHEET,
-        FILM if options.get("film") else None,
-        RECORD,
-        pack(folder),
-        written.nfe,
-        round(time.monotonic() - start, 2),
-        write_command("sample", [str(run)], facts),
-        write_call("sample", [str(run)], values),
-        [*notes, *describe_pictures(pipeline)],
-        seeded,
-        facts,
-    )
-
-
-def edit_run(
-    job: Job,
-    kind: str,
-    run: Path,
-    folder: Path,
-    files: Sequence[Path],
-    options: Mapping[str, Any],
-    before: str,
-) -> Result:
-    """Edit images in a folder as the command `kind` does; `before` has the commands that made them."""
-    pipeline, start = PIPELINES.open(run), time.monotonic()
-    make: Callable[..., edits.Edit] = getattr(edits, kind)
-    seeds = options.get("seeds") or ()
-    preview = Preview(job, pipeline, () if kind == "interpolate" else seeds)
-    edit = make(pipeline, *files, progress=preview.progress, watch=preview.watch, **options)
-    edit.save(folder)
-    # For an inversion, the inputs come first, resized to the run's size.
-    rows = ["input", "restored"] if kind == "invert" else list(edit.rows)[-1:]
-    paths = [folder / name for row in rows for name in edit.name_files(row)]
+    start, pipeline = time.monotonic(), open_run(run)
+    if result.kind == "sample":
+        sample_run(result, job, pipeline, folder, options)
+    else:
+        edit_run(result, job, pipeline, folder, options, files)
     words = [str(run), *(file.name for file in files)]
     facts = {name: value.name if isinstance(value, Path) else value for name, value in options.items()}
-    return Result(
-        folder.name,
-        str(run),
-        kind,
-        list_images(folder, paths, pipeline, () if kind in ("interpolate", "invert") else seeds),
-        edits.STRIP,
-        edits.FILM if kind == "interpolate" else None,
-        edits.RECORD,
-        pack(folder),
-        edit.calls,
-        round(time.monotonic() - start, 2),
-        before + write_command(kind, words, facts),
-        write_call(kind, words, facts),
-        [*(shorten_paths(note, folder) for note in edit.notes), *describe_pictures(pipeline)],
-        options=facts,
-    )
+    result.command += write_command(result.kind, words, facts)
+    result.python = write_call(result.kind, words, {name: facts[name] for name in facts if name != "film"})
+    result.notes += describe_pictures(pipeline)
+    result.record, result.archive = find_address(folder / RECORD), find_address(pack(folder))
+    result.film = find_address(folder / FILM) if (folder / FILM).exists() else None
+    result.seconds = round(time.monotonic() - start, 2)
+
+
+def sample_run(result: Result, job: Job, pipeline: LoadedRun, folder: Path, options: dict[str, Any]) -> None:
+    """Sample a run into a folder; if the time is over, the images that are ready are the result."""
+    preview = Preview(job, pipeline, options["seeds"], pipeline.runtime.micro_batch)
+    make = partial(sample_to_folder, pipeline, out=folder)
+    try:
+        written = make(**options, watch=preview.watch, progress=preview.progress)
+    except Enough:
+        ready = [seed for seed in options["seeds"] if find_sample(folder, seed, pipeline).exists()]
+        if not ready:
+            raise
+        result.notes = [f"only {len(ready)} of {len(options['seeds'])} images were ready in time"]
+        options["seeds"] = ready
+        written = make(**options)
+    result.nfe, result.sheet = written.nfe, find_address(folder / SHEET)
+    for seed, label in zip(options["seeds"], list_labels(pipeline, options), strict=True):
+        result.images.append(show_file(find_sample(folder, seed, pipeline), pipeline, seed, label))
+    record, sampler = read_sealed(folder / RECORD), pipeline.recipe.sampler
+    plain = not options.keys() - {"seeds", "steps", "film", "guidance", "guidance_interval", "guide_with"}
+    usual = record["grid"] == dump(pipeline.recipe.grid, named=True) and record.get("label") is None
+    same = options.get("guidance", 1.0) == record["guidance"]
+    result.seeded = plain and usual and same and not sampler.stochastic
+
+
+def list_labels(pipeline: LoadedRun, options: Mapping[str, Any]) -> Sequence[str | None]:
+    """Return the class of each sample, None for no class."""
+    seeds, names = options["seeds"], pipeline.classes
+    label = pipeline.find_label(options.get("label"), options.get("vector"), seeds)
+    numbers = assign_labels(label, seeds, pipeline.model.classes, pipeline.class_counts, pipeline.vectors)
+    if numbers is None or pipeline.vectors is not None:
+        return [None] * len(seeds)
+    return [names[k] if k < len(names) else f"class {k}" for k in numbers.tolist()]
+
+
+def edit_run(  # noqa: PLR0913 (what a command takes)
+    result: Result,
+    job: Job,
+    pipeline: LoadedRun,
+    folder: Path,
+    options: Mapping[str, Any],
+    files: Sequence[Path],
+) -> None:
+    """Edit images in a folder."""
+    seeds = options.get("seeds", ()) if result.kind in SEEDED else ()
+    preview, make = Preview(job, pipeline, seeds), getattr(edits, result.kind)
+    edit: edits.Edit = make(pipeline, *files, progress=preview.progress, watch=preview.watch, **options)
+    edit.save(folder)
+    # For an inversion, the inputs come first, resized to the run's size.
+    rows = ["input", "restored"] if result.kind == "invert" else list(edit.rows)[-1:]
+    paths = [folder / name for row in rows for name in edit.name_files(row)]
+    result.images = [show_file(path, pipeline, *seeds[k : k + 1]) for k, path in enumerate(paths)]
+    result.nfe, result.sheet = edit.calls, find_address(folder / edits.STRIP)
+    result.notes = [shorten_paths(note, folder) for note in edit.notes]
+    if "input" in edit.rows:
+        result.before = show_file(folder / edit.name_files("input")[0], pipeline).url
 
 
 # Files
 
 
-def list_images(
-    folder: Path, paths: Sequence[Path], pipeline: LoadedRun, seeds: Sequence[int]
-) -> list[MadeImage]:
-    """Return the images of a result; one that a browser cannot show gets a picture view-*.png beside it."""
-    shown = is_picture(pipeline.values, pipeline.model.shape.channels)
-    images = []
-    for k, path in enumerate(paths):
-        view = path
-        if not shown:
-            view = folder / f"view-{path.stem}.png"
-            save_png(view, show_image(read_saved_image(path), pipeline.values))
-        images.append(MadeImage(view.name, path.name, path.name, seeds[k] if k < len(seeds) else None))
-    return images
+def find_address(path: Path) -> str:
+    """Return the address of a file of a result."""
+    return api_address("results", path.parent.name, path.name)
+
+
+def show_file(
+    path: Path, pipeline: LoadedRun, seed: int | None = None, label: str | None = None
+) -> MadeImage:
+    """Return an image of a result; one that a browser cannot show gets a picture view-*.png beside it."""
+    view = path
+    if not is_picture(pipeline.values, pipeline.model.shape.channels):
+        view = path.with_name(f"{VIEW}{path.stem}.png")
+        save_png(view, show_image(read_saved_image(path), pipeline.values))
+    return MadeImage(find_address(view), path.name, find_address(path), seed, label)
 
 
 def describe_pictures(pipeline: LoadedRun) -> list[str]:
@@ -201,14 +219,33 @@ def describe_pictures(pipeline: LoadedRun) -> list[str]:
     return [f"The pictures show {part} in 8 bits; the files hold the exact values ({values.type})."]
 
 
-def pack(folder: Path) -> str:
-    """Write the files of a folder, but for pictures of the page, into a .zip file; return its name."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+def pack(folder: Path) -> Path:
+    """Write the files of a folder, but for pictures of the page, into a .zip file; return its path."""
     with zipfile.ZipFile(folder / ARCHIVE, "w", zipfile.ZIP_STORED) as file:
-        for name in names:
-            if name != ARCHIVE and not name.startswith((".", "view-")):
-                file.write(folder / name, name)
-    return ARCHIVE
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and not path.name.startswith((".", VIEW, ARCHIVE)):
+                file.write(path, path.name)
+    return folder / ARCHIVE
+
+
+def preview_upload(path: Path) -> tuple[Path, int, int]:
+    """Write a small picture of an uploaded image beside it; return its path, and the size of the image.
+
+    Raises:
+        Refused: if the image cannot be decoded.
+    """
+    data, view = path.read_bytes(), path.with_name(f"{VIEW}{path.stem}.png")
+    try:
+        with hide_warnings():
+            header = read_header(data)
+            channels = 3 if header.channels in PICTURE_CHANNELS else header.channels
+            shrink = max(1.0, max(header.width, header.height) / SIDE)
+            size = [max(1, round(side / shrink)) for side in (header.height, header.width)]
+            pixels = decode_image(data, (size[0], size[1]), channels, "uint8").pixels
+    except UnusableError as error:
+        raise Refused(422, f"this image cannot be used: {error}") from None
+    save_png(view, pixels[..., : 3 if channels >= 3 else 1])
+    return view, header.width, header.height
 
 
 # Previews
@@ -222,26 +259,40 @@ class Preview:
         job: the job.
         pipeline: the model.
         seeds: the seeds of the result, in its order; () if the result's images are numbered.
+        part: the number of images that are delivered together; 0 if all are.
         done: how much of the work is done, and how much there is.
+        start: when the first progress was made, and how much was done then.
     """
 
     job: Job
     pipeline: LoadedRun
     seeds: Sequence[int]
+    part: int = 0
     done: tuple[float, int] = (0, 1)
+    start: tuple[float, float] | None = None
 
     def progress(self, what: str, done: float, total: int) -> None:
-        """Keep how much is done; show it, unless the states of samples say it."""
-        self.done = done, total
+        """Keep how much is done; show it, unless the states of samples say it.
+
+        Raises:
+            Refused: if nothing would be ready in time.
+        """
+        now = time.monotonic()
+        self.done, self.start = (done, total), self.start or (now, done)
+        spent, made = now - self.start[0], done - self.start[1]
+        rest = min(total, self.part or total) - done
+        if spent > PATIENCE and rest > 0 < made and now + rest * spent / made > self.job.until:
+            most, whole = (format_duration(seconds) for seconds in (self.job.seconds, spent * total / made))
+            raise Refused(422, f"this takes about {whole} here, and a request may take {most}; ask for less")
         if what == "samples":
             self.job.check()
         else:
-            self.job.show(done, total, what)
+            self.job.show(what, done, total)
 
     def watch(self, seeds: Sequence[int], state: State) -> None:
         """Show a state; see `ddim.sampling.generate.Watch`."""
         first = list(self.seeds).index(seeds[0]) if self.seeds else seeds[0]
-        self.job.show(*self.done, "samples", partial(self._draw, first, state))
+        self.job.show("samples", *self.done, partial(self._draw, first, state))
 
     def _draw(self, first: int, state: State) -> tuple[bytes, int, int]:
         images = self.pipeline.pixels.leave(state.x[:SHOWN].float()).cpu()

@@ -7,16 +7,18 @@ import base64
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
+
+from fastapi import Request
 
 from ddim.errors import UserError
 from ddim.web.answers import Refused
 from ddim.web.settings import Limits
 
-PREVIEW_SECONDS = 0.05
-"""The least time between two previews; more would only fill the connection."""
+PAUSE = 0.05
+"""The least time in seconds between two previews, and between two looks at a job."""
 
 log = logging.getLogger("ddim.web")
 
@@ -29,110 +31,95 @@ class Enough(Exception):  # noqa: N818 (an event)
     """Raised in the work of a job that shall end now and deliver what is ready."""
 
 
+@dataclass(frozen=True)
+class Step:
+    """How much of a job is done, and a sheet of its images at this moment.
+
+    Attributes:
+        k: how much is done.
+        of: how much there is.
+        what: the name of the counted things.
+        sheet: the sheet as a data URL, None without images.
+        first: the place of its first image in the result.
+        columns: the number of its columns.
+    """
+
+    k: float
+    of: int
+    what: str
+    sheet: str | None = None
+    first: int = 0
+    columns: int = 1
+
+
 class Job:
     """One piece of work, which waits, runs, and ends with a result or a failure.
 
     Attributes:
-        ahead: number of jobs before this one, the running job included.
-        result: what the work returned.
-        failure: why there is no result, None if there is one.
         cancelled: set to True if nobody needs the result any more.
         enough: set to True if the job shall end and deliver what is ready.
+        until: when the job shall end, by `time.monotonic`.
+        ended: holds the result or the failure, a `Refused`.
     """
 
     def __init__(self, work: Callable[[Job], Any], seconds: float) -> None:
         self.work, self.seconds = work, seconds
-        self.ahead, self.result = 0, None
-        self.failure: Refused | None = None
         self.cancelled = self.enough = False
-        self.ended, self._news = asyncio.Event(), asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        self._step: dict[str, Any] = {}
-        self._until, self._next = float("inf"), 0.0
+        self.until, self._next = float("inf"), 0.0
+        self.step: Step | None = None
+        self.ended: Future[Any]
 
-    # These methods are called by the work, in the thread of the models.
+    # These methods are called in the thread of the models.
 
     def check(self) -> None:
         """Raise `Cancelled` or `Enough` if the job shall end."""
         if self.cancelled:
             raise Cancelled
-        if self.enough or time.monotonic() > self._until:
+        if self.enough or time.monotonic() > self.until:
             raise Enough
 
-    def progress(self, what: str, done: float, total: int) -> None:
-        """Show how much is done; see `ddim.machine.progress.Progress`."""
-        self.show(done, total, what)
-
     def show(
-        self, done: float, total: int, what: str, draw: Callable[[], tuple[bytes, int, int]] | None = None
+        self, what: str, done: float, total: int, draw: Callable[[], tuple[bytes, int, int]] | None = None
     ) -> None:
-        """Show a step, with a sheet: its PNG, the place of its first image in the result, its columns."""
+        """Show how much is done; see `ddim.machine.progress.Progress`.
+
+        Args:
+            what: the name of the counted things.
+            done: how much is done.
+            total: how much there is.
+            draw: returns the PNG of a sheet, the place of its first image in the result, and its columns.
+        """
         self.check()
         if time.monotonic() < self._next and done < total:
             return
-        self._next = time.monotonic() + PREVIEW_SECONDS
-        step: dict[str, Any] = {"k": done, "of": total, "what": what}
+        self._next = time.monotonic() + PAUSE
+        sheet, first, columns = None, 0, 1
         if draw:
             png, first, columns = draw()
             sheet = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-            step |= {"sheet": sheet, "first": first, "columns": columns}
-        self._loop.call_soon_threadsafe(self._tell, step)
+        self.step = Step(done, total, what, sheet, first, columns)
 
-    def run(self) -> None:
-        """Do the work, and keep its result or its failure."""
-        self._until = time.monotonic() + self.seconds
+    def run(self) -> Any:  # noqa: ANN401 (the result of any work)
+        """Do the work, and return its result.
+
+        Raises:
+            Refused: if the work fails.
+        """
+        self.until = time.monotonic() + self.seconds
         try:
             self.check()
-            self.result = self.work(self)
+            return self.work(self)
         except Cancelled:
-            self.failure = Refused(409, "the request was cancelled")
+            raise Refused(409, "the request was cancelled") from None
         except Enough:
-            self.failure = Refused(504, f"nothing was ready after {self.seconds:g} s; ask for less")
+            raise Refused(504, f"nothing was ready after {self.seconds:g} s; ask for less") from None
         except UserError as error:
-            self.failure = Refused(422, str(error))
-        except Refused as refused:
-            self.failure = refused
+            raise Refused(422, str(error)) from None
+        except Refused:
+            raise
         except Exception as error:
             log.exception("a job failed")
-            self.failure = Refused(503, f"the work failed: {type(error).__name__}; the log has more")
-
-    # These methods are called in the event loop.
-
-    def _tell(self, step: dict[str, Any]) -> None:
-        self._step = step
-        self._news.set()
-
-    async def events(self) -> AsyncGenerator[tuple[str, Any]]:
-        """Yield the name and the data of each event: "queued", "step", and "done" or "failed".
-
-        If steps come faster than the client reads, some are left out.
-        """
-        told = None
-        while not self.ended.is_set():
-            if not self._step and told != self.ahead:
-                told = self.ahead
-                yield "queued", {"ahead": told}
-            elif self._step:
-                step, self._step = self._step, {}
-                yield "step", step
-            await self._news.wait()
-            self._news.clear()
-        if self._step:
-            yield "step", self._step
-        if self.failure:
-            yield "failed", {"error": self.failure.sentence, "status": self.failure.status_code}
-        else:
-            yield "done", self.result
-
-    def end(self) -> None:
-        """Tell all who wait that the job has ended."""
-        self.ended.set()
-        self._news.set()
-
-    def move(self, ahead: int) -> None:
-        """Set the number of jobs before this one."""
-        self.ahead = ahead
-        self._news.set()
+            raise Refused(503, f"the work failed: {type(error).__name__}; the log has more") from None
 
 
 class ModelThread:
@@ -141,23 +128,14 @@ class ModelThread:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._jobs: list[Job] = []
-        self._coming = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "models")
-        self._running: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Begin to do jobs, and import torch, so that the first job does not wait for it."""
-        self._running = asyncio.create_task(self._run())
+        # The first job does not wait for the import of torch.
         self._thread.submit(__import__, "ddim.sampling.samples")
 
     async def stop(self) -> None:
         """End all jobs."""
         for job in self._jobs:
             job.cancelled = True
-        if self._running:
-            self._running.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._running
         await asyncio.to_thread(self._thread.shutdown)
 
     def submit(self, work: Callable[[Job], Any], seconds: float | None = None) -> Job:
@@ -166,36 +144,55 @@ class ModelThread:
         Raises:
             Refused: if the queue is full.
         """
+        self._jobs = [job for job in self._jobs if not job.ended.done()]
         if sum(not job.cancelled for job in self._jobs) > self._limits.waiting:
             raise Refused(429, f"{self._limits.waiting} requests wait already; try again in a while")
         job = Job(work, self._limits.seconds if seconds is None else seconds)
+        job.ended = self._thread.submit(job.run)
         self._jobs.append(job)
-        job.ahead = len(self._jobs) - 1
-        self._coming.set()
         return job
 
-    async def finish(self, job: Job) -> Any:  # noqa: ANN401 (the result of any work)
-        """Return the result of a job; cancel it if the caller is cancelled.
+    def count_ahead(self, job: Job) -> int:
+        """Return the number of jobs before this one, the running job included."""
+        return sum(not other.ended.done() for other in self._jobs[: self._jobs.index(job)])
+
+    async def finish(self, job: Job, request: Request) -> Any:  # noqa: ANN401 (the result of any work)
+        """Return the result of a job; cancel it if the client leaves.
 
         Raises:
-            Refused: if the job failed.
+            Refused: if the job fails, or the client leaves.
         """
         try:
-            await job.ended.wait()
+            while not job.ended.done():
+                if await request.is_disconnected():
+                    raise Refused(499, "the client left")
+                await asyncio.sleep(PAUSE)
+            return job.ended.result()
         finally:
-            job.cancelled = not job.ended.is_set()
-        if job.failure:
-            raise job.failure
-        return job.result
+            job.cancelled = not job.ended.done()
 
-    async def _run(self) -> None:
-        while True:
-            await self._coming.wait()
-            self._coming.clear()
-            while self._jobs:
-                job = self._jobs[0]
-                await asyncio.get_running_loop().run_in_executor(self._thread, job.run)
-                self._jobs.remove(job)
-                job.end()
-                for ahead, waiting in enumerate(self._jobs):
-                    waiting.move(ahead)
+    async def follow(self, job: Job, name: str) -> AsyncGenerator[tuple[str, Any]]:
+        """Yield the name and the data of each event: "begun", "queued", "step", and "done" or "failed".
+
+        If steps come faster than the client reads, some are left out. If the generator is closed before the
+        job has ended, the job is cancelled.
+        """
+        told: object = None
+        try:
+            yield "begun", {"job": name}
+            while True:
+                ended = job.ended.done()
+                news = job.step or (told if ended else self.count_ahead(job))
+                if news != told:
+                    yield ("step", news) if isinstance(news, Step) else ("queued", {"ahead": news})
+                if ended:
+                    break
+                told = news
+                await asyncio.sleep(PAUSE)
+            error = job.ended.exception()
+            if isinstance(error, Refused):
+                yield "failed", {"error": error.sentence, "status": error.status_code}
+            else:
+                yield "done", job.ended.result()
+        finally:
+            job.cancelled = not job.ended.done()

@@ -1,137 +1,123 @@
-"""The options of a request are those of a public function: its signature checks them."""
+"""The options of a request are those of a public function: its signature checks and describes them."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from ddim.cli.commands import COMMANDS
-from ddim.cli.signatures import Parameter, Type, read_signature
+from ddim.cli.signatures import Type, read_signature
 from ddim.errors import quote
-from ddim.web.answers import Refused
 
-JSON_TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "string"}
-"""The names of types in a JSON schema."""
+HIDDEN = {"n", "seed", "zoom", "find_lr", "track", "resume", "more"}
+"""The parameters that a request cannot set, besides those that are files."""
 
-HIDDEN = ("n", "seed", "out", "zoom", "mask", "data", "device", "threads", "machine", "callbacks")
-"""The parameters that a request cannot set: it gives seeds, and files are those of the server."""
-
-FIELD = re.compile(r"[a-z_0-9]+(\.[a-z_0-9]+)*")
+FILES = ("data.source", "data.vectors", "objective.guide")
+"""The fields of a recipe that name files."""
 
 
-def list_options(command: str, hidden: Collection[str] = HIDDEN) -> dict[str, Parameter]:
-    """Return the options of a command that a request may set, keyed by name."""
-    parameters = read_signature(COMMANDS[command]).parameters
-    return {p.name: p for p in parameters if p.place == "option" and p.owner == "" and p.name not in hidden}
-
-
-def read_options(command: str, given: Mapping[str, Any], hidden: Collection[str] = HIDDEN) -> dict[str, Any]:
-    """Return the options of a request as arguments of the function of a command.
+def check_text(text: str) -> str:
+    """Return a text that is no component in a Python file, because the page runs no code from files.
 
     Raises:
-        Refused: if the command has no such option, or a value has another type.
+        ValueError: if it is one, or has unprintable characters.
     """
-    known, options = list_options(command, hidden), {}
-    for name, value in given.items():
-        if name == "fields":
-            options[name] = read_fields(value)
-        elif name not in known:
-            raise Refused(422, f"{name[:80]} is not an option of {command}")
-        elif value is not None:
-            if not any(fits(kind, value) for kind in known[name].types):
-                raise Refused(422, f"{name} must be {describe_types(known[name])}, got {str(value)[:80]}")
-            options[name] = value
-    return options
+    if ".py" in text or not text.isprintable():
+        raise ValueError("it must be one line, and name nothing in a Python file")
+    return text
 
 
-def read_fields(given: object) -> dict[str, str]:
-    """Return fields of a recipe, as text keyed by path.
+def check_field(path: str) -> str:
+    """Return the path of a field of a recipe.
 
     Raises:
-        Refused: if a name is not a path, or a value names a component in a Python file, which would run it.
+        ValueError: if it is no path, or the field names a file.
     """
-    if not isinstance(given, dict) or len(given) > 64:
-        raise Refused(422, "fields must be an object of at most 64 fields")
-    for name, value in given.items():
-        if not FIELD.fullmatch(name) or not isinstance(value, str) or len(value) > 200:
-            raise Refused(422, f"fields must have a text for each path, got {str(name)[:80]}")
-        if re.search(r"\.py\s*:", value):
-            raise Refused(422, f"{name} names a component in a Python file; the page runs no code from files")
-    return given
+    if not re.fullmatch(r"[a-z_0-9]+(\.[a-z_0-9]+)*", path) or path in FILES:
+        raise ValueError(f"the page cannot set the field {path[:80]}")
+    return path
 
 
-def fits(kind: Type, value: Any) -> bool:  # noqa: ANN401 (JSON)
-    """Return whether a JSON value is of a type of a parameter."""
+Text = Annotated[str, Field(max_length=200), AfterValidator(check_text)]
+Count = Annotated[int, Field(ge=-(2**53), le=2**53)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Fields = Annotated[dict[Annotated[str, AfterValidator(check_field)], Text], Field(max_length=64)]
 
-    def fits_one(kinds: Sequence[Type], each: Any) -> bool:  # noqa: ANN401
-        return any(fits(inner, each) for inner in kinds)
-
-    if kind.name == "Literal":
-        return value in kind.inner
-    if kind.name == "str":
-        text = isinstance(value, str) and len(value) <= 200
-        return text and value.isprintable() and ".py" not in value
-    if kind.name in ("bool", "int", "float"):
-        types = {"bool": (bool,), "int": (int,), "float": (int, float)}[kind.name]
-        return type(value) in types and abs(value) < 2**53
-    if not isinstance(value, list) or len(value) > 1024:
-        return False
-    if kind.name == "tuple" and len(kind.inner) == len(value):
-        return all(
-            each is None or fits_one(kinds, each) for kinds, each in zip(kind.inner, value, strict=True)
-        )
-    return kind.name == "Sequence" and all(fits_one(kind.inner, each) for each in value)
+JSON_TYPES: dict[str, Any] = {"int": Count, "float": Number, "bool": bool, "str": Text}
 
 
-def describe_types(parameter: Parameter) -> str:
-    """Return what a parameter may be, in words."""
-    return " or ".join(dict.fromkeys(JSON_TYPES.get(kind.name, "a list") for kind in parameter.types))
+def make_model(name: str, *commands: str, **more: Any) -> type[BaseModel]:  # noqa: ANN401 (types)
+    """Return a model of the bodies of requests: the options of commands, which may all be left out.
+
+    Args:
+        name: the name of the model.
+        commands: the names of the commands.
+        more: the types of further fields of the body, keyed by name.
+    """
+    found = [p for command in commands for p in read_signature(COMMANDS[command]).parameters]
+    options: dict[str, Any] = {
+        p.name: (kind | None, Field(None, description=p.help))
+        for p in found
+        if p.place == "option" and p.owner == "" and p.name not in HIDDEN and (kind := annotate(p.types))
+    }
+    options |= {field: (kind | None, None) for field, kind in {"fields": Fields, **more}.items()}
+    return create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **options)
 
 
-def make_schema(command: str, hidden: Collection[str] = HIDDEN) -> dict[str, Any]:
-    """Return the JSON schema of the options of a command, with their help; forms are made of it."""
-    entries: dict[str, Any] = {"fields": {"type": "object", "additionalProperties": {"type": "string"}}}
-    for name, parameter in list_options(command, hidden).items():
-        kinds = [{"type": JSON_TYPES.get(kind.name, "array")} for kind in parameter.types]
-        entries[name] = {"anyOf": [*kinds, {"type": "null"}], "description": parameter.help}
-    return {"type": "object", "properties": entries, "additionalProperties": False}
+def annotate(kinds: Sequence[Type]) -> Any:  # noqa: ANN401 (a type)
+    """Return the type of the JSON values that a parameter may have; None for files and values of Python."""
+    named = [kind for kind in kinds if kind.name != "str" or not any(other.name == "Path" for other in kinds)]
+    types = [each for kind in named for each in _annotate(kind)]
+    return reduce(or_, types) if types else None
+
+
+def _annotate(kind: Type) -> Iterator[Any]:
+    if kind.name in JSON_TYPES:
+        yield JSON_TYPES[kind.name]
+    elif kind.name == "tuple":
+        item = reduce(or_, map(annotate, kind.inner)) | None
+        yield Annotated[list[item], Field(min_length=len(kind.inner), max_length=len(kind.inner))]
+    elif kind.name == "Sequence":
+        item = annotate(kind.inner)
+        yield Annotated[list[item], Field(max_length=1024)]
 
 
 def write_command(command: str, words: Collection[str], options: Mapping[str, Any]) -> str:
     """Return the line for a shell that does the same: `ddim COMMAND WORDS --OPTION VALUE ...`."""
-    known, line = read_signature(COMMANDS[command]).parameters, ["ddim", *command.split(), *words]
-    texts = {p.name: p.option for p in known}
+    return quote("ddim", *command.split(), *words, *write_options(command, options))
+
+
+def write_options(command: str, options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the words of a command line that set options; fields of the recipe are options too."""
+    known = {p.name: p for p in read_signature(COMMANDS[command]).parameters}
     for name, value in {**options, **options.get("fields", {})}.items():
-        if name == "fields" or value is False:
-            continue
-        option, text = texts.get(name, f"--{name}"), _write_value(name, value)
-        if value is True:
-            line.append(option)
-        else:
+        option = known[name].option if name in known else f"--{name}"
+        if name in known and known[name].is_flag:
+            yield from [option] * value
+        elif name != "fields":
             # A value such as -2,5 looks like an option, so "=" joins it to its option.
-            line += [f"{option}={text}"] if text.startswith("-") else [option, text]
-    return quote(*line)
+            text = _write_value(name, value)
+            yield from [f"{option}={text}"] if text.startswith("-") else [option, text]
 
 
 def _write_value(name: str, value: Any) -> str:  # noqa: ANN401 (any value of an option)
-    if name == "seeds":
-        return ",".join(_join_range(value))
     if isinstance(value, list | tuple):
-        return ",".join("" if each is None else str(each) for each in value)
-    return str(value)
+        texts = _join_ranges(value) if name == "seeds" else ["" if each is None else each for each in value]
+        return ",".join(map(str, texts))
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _join_range(seeds: list[int]) -> list[str]:
+def _join_ranges(seeds: Sequence[int]) -> list[str]:
     """Return seeds as texts; consecutive seeds become one range, such as 0-15."""
-    ranges: list[list[int]] = []
-    for seed in seeds:
-        if ranges and seed == ranges[-1][-1] + 1:
-            ranges[-1].append(seed)
-        else:
-            ranges.append([seed])
-    return [str(each[0]) if len(each) == 1 else f"{each[0]}-{each[-1]}" for each in ranges]
+    starts = [k for k, seed in enumerate(seeds) if k == 0 or seed != seeds[k - 1] + 1]
+    ends = [*starts[1:], len(seeds)]
+    ranges = [(seeds[start], seeds[end - 1]) for start, end in zip(starts, ends, strict=True)]
+    return [str(first) if first == last else f"{first}-{last}" for first, last in ranges]
 
 
 def write_call(function: str, words: Collection[str], options: Mapping[str, Any]) -> str:
@@ -139,33 +125,3 @@ def write_call(function: str, words: Collection[str], options: Mapping[str, Any]
     given = [*map(repr, words), *(f"{name}={value!r}" for name, value in options.items())]
     name = "images" if function == "sample" else "result"
     return f"import ddim\n\n{name} = ddim.{function}({', '.join(given)})"
-
-
-def check_work(
-    recipe: Mapping[str, Any],
-    images: int,
-    steps: int,
-    passes: int,
-    limits: Any,  # noqa: ANN401
-) -> None:
-    """Check that a request is not too much work.
-
-    Args:
-        recipe: the recipe of the run, as JSON.
-        images: number of images.
-        steps: sampling steps.
-        passes: roughly the number of network evaluations for each image and step.
-        limits: the limits of the server.
-
-    Raises:
-        Refused: if the request is too much work; the sentence says how many images are not.
-    """
-    if not 1 <= images <= limits.images:
-        raise Refused(422, f"1 to {limits.images} images can be made at a time, got {images}")
-    if not 1 <= steps <= limits.steps:
-        raise Refused(422, f"1 to {limits.steps:,} steps can be made, got {steps:,}")
-    each = steps * passes * math.prod(map(int, recipe["data"]["size"]))
-    if images * each > limits.work:
-        most = limits.work // each
-        hint = f"at most {most} images with these steps" if most else "fewer steps"
-        raise Refused(422, f"{images} images in {steps:,} steps are too much work: {hint}")

@@ -16,7 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
-from ddim.errors import quote
 from ddim.web.answers import Refused
 
 MOST = 8
@@ -46,7 +45,13 @@ class Child:
     def state(self) -> str:
         """Whether it is "running", "finished" or "failed"."""
         code = self.process.poll()
-        return "running" if code is None else "failed" if code > 0 else "finished"
+        stopped = (0, 128 + signal.SIGTERM, 128 + signal.SIGINT)
+        return "running" if code is None else "finished" if code in stopped else "failed"
+
+    @property
+    def failure(self) -> str:
+        """Why the command failed, "" if it did not."""
+        return f"`ddim {self.name}`: {self.last_line}" if self.state == "failed" else ""
 
     @property
     def last_line(self) -> str:
@@ -85,29 +90,33 @@ class Processes:
             raise Refused(503, f"the command cannot be started: {error.strerror}") from None
         child = Child(name, folder, process, said, time.time())
         # Of the commands that have ended, the last one of each run is kept for what it said.
-        for old in [each for each in self.children if each.state != "running" and each.folder == folder]:
-            old.said.close()
-            self.children.remove(old)
+        self.forget(folder)
         self.children.append(child)
         return child
 
     def stop(self, folder: Path) -> None:
-        """Ask the training in a run folder to save a checkpoint and stop.
+        """Ask the command that works on a run folder to stop; a training saves a checkpoint first.
 
         Raises:
-            Refused: if it was not started here.
+            Refused: if there is none that was started here.
         """
         for child in self.running:
             if child.folder == folder:
                 child.process.send_signal(signal.SIGTERM)
                 return
-        advice = f"press Ctrl-C in its terminal, or send SIGTERM to its process in {quote(folder)}"
-        raise Refused(409, f"another program trains this run: {advice}")
+        raise Refused(409, "this server works on no such run; stop a training where it was started")
 
-    def failure(self, folder: Path) -> str:
-        """Return why the last command on a folder failed, "" if it did not."""
-        last = [child for child in self.children if child.folder == folder][-1:]
-        return "".join(f"`ddim {child.name}`: {child.last_line}" for child in last if child.state == "failed")
+    def find(self, folder: Path) -> Child | None:
+        """Return the last command on a folder, None if there is none."""
+        return next((child for child in reversed(self.children) if child.folder == folder), None)
+
+    def forget(self, folder: Path) -> None:
+        """Remove the commands on a folder that have ended."""
+        for child in [
+            child for child in self.children if child.folder == folder and child.state != "running"
+        ]:
+            child.said.close()
+            self.children.remove(child)
 
     @property
     def running(self) -> list[Child]:

@@ -5,53 +5,44 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
-from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ddim.web.answers import Refused
 
-MOST_BYTES = 4 * 2**30
-"""The largest total size of the folders, in bytes; the oldest folders are removed first."""
 
-
-@dataclass(frozen=True)
-class Kept:
-    """A folder, the names and the total size in bytes of its files, and its description."""
-
-    folder: Path
-    names: frozenset[str]
-    size: int
-    content: Any
-
-
+@dataclass
 class ResultStore:
-    """Keeps the newest folders. Each has an id that cannot be guessed."""
+    """Keeps the newest folders, at most `most`, and a description of each, keyed by an id.
 
-    def __init__(self, most: int) -> None:
-        self._root, self._most = Path(tempfile.mkdtemp(prefix="ddim-serve-")), most
-        self.kept: OrderedDict[str, Kept] = OrderedDict()
+    Nobody can guess an id.
+    """
 
-    def make(self) -> tuple[str, Path]:
-        """Create a folder, and return its id and path; call `keep` or `discard` later."""
-        key = secrets.token_urlsafe(12)
-        folder = self._root / key
+    most: int
+    root: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="ddim-serve-")))
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    def make(self) -> Path:
+        """Create a folder, and return its path; its name is its id. Call `keep` or `discard` later."""
+        folder = self.root / secrets.token_urlsafe(12)
         folder.mkdir(parents=True)
-        return key, folder
+        return folder
 
-    def keep(self, key: str, content: Any = None) -> None:  # noqa: ANN401 (any description)
-        """Keep the current files of a folder; remove the oldest folders if there are too many."""
-        folder = self._root / key
-        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
-        self.kept[key] = Kept(folder, frozenset(sizes), sum(sizes.values()), content)
-        while len(self.kept) > self._most or (len(self.kept) > 1 and self._total() > MOST_BYTES):
+    def keep(self, folder: Path, content: Any = None) -> None:  # noqa: ANN401 (any description)
+        """Keep a folder with its description; remove the oldest folder if there are too many."""
+        self.kept[folder.name] = content
+        if len(self.kept) > self.most:
             self.discard(next(iter(self.kept)))
 
     def discard(self, key: str) -> None:
         """Remove a folder."""
         self.kept.pop(key, None)
-        shutil.rmtree(self._root / key, ignore_errors=True)
+        shutil.rmtree(self.root / key, ignore_errors=True)
+
+    def select(self, kind: type) -> list[Any]:
+        """Return the descriptions of a type, the oldest first."""
+        return [content for content in [*self.kept.values()] if isinstance(content, kind)]
 
     def find(self, key: str, name: str) -> Path:
         """Return the path of a file.
@@ -59,14 +50,11 @@ class ResultStore:
         Raises:
             Refused: if there is no such file, or it has been removed.
         """
-        kept = self.kept.get(key)
-        if kept is None or name not in kept.names:
-            raise Refused(404, "this result does not exist, or was removed because newer ones took its place")
-        return kept.folder / name
+        files = {path.name: path for path in (self.root / key).glob("*")} if key in self.kept else {}
+        if name not in files:
+            raise Refused(404, "this does not exist, or was removed because newer images took its place")
+        return files[name]
 
     def close(self) -> None:
         """Remove all folders."""
-        shutil.rmtree(self._root, ignore_errors=True)
-
-    def _total(self) -> int:
-        return sum(kept.size for kept in self.kept.values())
+        shutil.rmtree(self.root, ignore_errors=True)

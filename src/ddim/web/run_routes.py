@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from ddim.errors import UserError
-from ddim.files import is_locked, shorten_paths, write_atomic
+from ddim.evaluation.compare import compare
+from ddim.experiments.report import report
+from ddim.files import write_atomic
 from ddim.metrics.catalogue import METRICS
-from ddim.runs.folder import CHECKPOINTS
-from ddim.web.answers import Refused, reply
-from ddim.web.details import Curves, Details, describe_details, find_picture, read_curves, read_log
-from ddim.web.image_routes import EVENTS, stream_events
-from ddim.web.runs import NOTE, ListedRun, Row, Sweep, name_id
+from ddim.web.answers import EVENT_STREAM, Refused, reply, stream_events
+from ddim.web.details import Curves, Details, describe_details, list_pictures, read_curves, read_log
+from ddim.web.runs import NOTE, Row, Sweep, name_id
 from ddim.web.state import Here, Server
-
-T = TypeVar("T")
 
 EVERY = 2.0
 """Seconds between two looks at the runs for the stream of changes."""
@@ -43,13 +42,11 @@ class Runs:
 
 
 @dataclass(frozen=True)
-class Shown(Details):
-    """The details of a run, and what this server may do with it."""
+class Changes:
+    """The rows of the list that have changed, and the ids of the runs that are gone."""
 
-    doing: str = ""
-    can_stop: bool = False
-    can_resume: bool = False
-    can_change: bool = False
+    changed: list[Row]
+    gone: list[str]
 
 
 @dataclass(frozen=True)
@@ -74,12 +71,18 @@ Chosen = Annotated[list[str], Query(alias="run", max_length=64)]
 class Ranking:
     """Runs ranked by a metric, as `ddim compare --json` does; `runs` are the ids of the rows.
 
-    `excluded` has the ids of runs without an evaluation.
+    `excluded` has the ids of runs that do not exist, or have no evaluation.
     """
 
     comparison: dict[str, Any] | None
     runs: list[str]
     excluded: list[str]
+
+
+class EventStream(StreamingResponse):
+    """A stream of events."""
+
+    media_type = EVENT_STREAM
 
 
 router = APIRouter()
@@ -88,17 +91,11 @@ router = APIRouter()
 @router.get("/runs", response_model=Runs)
 def show_runs(here: Here) -> Response:
     """List the runs and the sweeps."""
-    rows = [show_row(here, known) for known in here.runs.read().values()]
+    rows = [known.row for known in here.runs.read().values()]
     return reply(Runs(rows, [sweep for _, sweep in here.runs.sweeps().values()]))
 
 
-def show_row(here: Server, known: ListedRun) -> Row:
-    """Return the row of a run; if the last command of this server on the run failed, it says why."""
-    failure = here.processes.failure(known.run.path)
-    return replace(known.row, why=known.row.why or failure) if failure else known.row
-
-
-@router.get("/events", response_class=Response, responses=EVENTS)
+@router.get("/events", response_class=EventStream, responses={200: {"model": Changes}})
 async def stream_runs(here: Here) -> Response:
     """Stream the rows that change: all rows first."""
     return stream_events(watch_runs(here))
@@ -108,68 +105,72 @@ async def watch_runs(here: Server) -> AsyncGenerator[tuple[str, Any]]:
     """Yield the rows that changed and the ids of the runs that are gone, at most every two seconds."""
     sent: dict[str, Row] | None = None
     while True:
-        known = await asyncio.to_thread(here.runs.read)
-        rows = {key: show_row(here, each) for key, each in known.items()}
-        before = sent or {}
-        changed = [row for key, row in rows.items() if before.get(key) != row]
-        gone = [key for key in before if key not in rows]
-        if changed or gone or sent is None:
-            yield "runs", {"changed": changed, "gone": gone}
-        sent = rows
+        try:
+            known = await asyncio.to_thread(here.runs.read)
+        except (OSError, UserError) as error:
+            yield "failed", {"error": f"the folder of the runs cannot be read: {error}"}
+        else:
+            rows, before = {key: each.row for key, each in known.items()}, sent or {}
+            changes = Changes(
+                [row for key, row in rows.items() if before.get(key) != row], [*before.keys() - rows]
+            )
+            if changes.changed or changes.gone or sent is None:
+                yield "runs", changes
+            sent = rows
         await asyncio.sleep(EVERY)
 
 
-@router.get("/runs/{run}", response_model=Shown)
+@router.get("/runs/{run}", response_model=Details)
 def show_run(run: str, here: Here) -> Response:
     """Describe a run."""
-    known = here.runs.find(run)
-    details = _read(known, lambda: describe_details(known, here.runs.read()))
-    path, state, alone = known.run.path, known.run.state, known.run.sweep is None
+    known, may = here.runs.find(run), here.settings.may_train
+    path, details = known.run.path, describe_details(known, here.runs.read())
     doing = [child.name for child in here.processes.running if child.folder == path]
-    saved, may = (path / CHECKPOINTS).is_dir(), here.settings.may_train
-    facts = vars(details) | {
-        "why": show_row(here, known).why,
-        "doing": ", ".join(doing),
-        "can_stop": may and state == "running" and bool(doing),
-        "can_resume": may and alone and saved and state in ("stopped", "finished"),
-        "can_change": may and alone and path != here.settings.folder,
-    }
-    return reply(Shown(**facts))
+    change = may and known.run.sweep is None and path != here.settings.folder
+    return reply(
+        Details(
+            **vars(known.row),
+            **details,
+            doing=", ".join(doing),
+            can_stop=may and bool(doing),
+            can_resume=change and known.run.state in ("stopped", "finished") and details["can_sample"],
+            can_change=change,
+        )
+    )
 
 
 @router.get("/runs/{run}/curves", response_model=Curves)
 def show_curves(run: str, here: Here) -> Response:
     """Return the curves of a run."""
-    known = here.runs.find(run)
-    return reply(_read(known, lambda: read_curves(known.run.path)))
+    return reply(read_curves(here.runs.find(run).run.path))
 
 
 @router.get("/runs/{run}/log", response_model=Log)
 def show_log(run: str, here: Here) -> Response:
     """Return the end of the log of a run."""
-    known = here.runs.find(run)
-    return reply(Log(_read(known, lambda: read_log(known.run.path))))
+    return reply(Log(read_log(here.runs.find(run).run.path)))
 
 
-@router.get("/runs/{run}/{kind}", response_class=Response)
-@router.get("/runs/{run}/{kind}/{name}", response_class=Response)
-def show_picture(run: str, kind: str, here: Here, name: str = "") -> Response:
-    """Return a picture of a run; see `find_picture`."""
-    known = here.runs.find(run)
-    content = _read(known, lambda: find_picture(known.run.path, kind, name).read_bytes())
-    return Response(content, media_type="image/webp" if kind == "films" else "image/png")
+@router.get("/runs/{run}/pictures/{name}", response_class=Response)
+def show_picture(run: str, name: str, here: Here) -> Response:
+    """Return a picture of a run; see `list_pictures`."""
+    path = list_pictures(here.runs.find(run).run.path).get(name)
+    if path is None:
+        raise Refused(404, "there is no such picture")
+    return Response(path.read_bytes(), media_type=f"image/{path.suffix[1:]}")
 
 
 @router.patch("/runs/{run}", response_model=Row)
 def change_run(run: str, here: Here, change: Change) -> Response:
     """Rename a run, or write a note about it."""
-    path = find_unused(here, run).run.path
+    path = here.find_changeable(run).run.path
     if change.note is not None:
         write_atomic(path / NOTE, change.note[:2000].encode())
     if change.name:
         new = path.parent / change.name
         if Path(change.name).name != change.name or change.name.startswith(".") or new.exists():
             raise Refused(422, f"{change.name[:80]} is taken, or is not the name of a folder")
+        here.processes.forget(path)
         path = path.rename(new)
     return reply(here.runs.read(now=True)[name_id(path, here.runs.folder)].row)
 
@@ -177,74 +178,42 @@ def change_run(run: str, here: Here, change: Change) -> Response:
 @router.delete("/runs/{run}", status_code=204)
 def delete_run(run: str, here: Here) -> Response:
     """Delete a run with all its files."""
-    shutil.rmtree(find_unused(here, run).run.path)
+    path = here.find_changeable(run).run.path
+    here.processes.forget(path)
+    if path.exists():  # a training that failed at its start has left nothing
+        shutil.rmtree(path)
     here.runs.read(now=True)
     return Response(None, 204)
 
 
-def find_unused(here: Server, run: str) -> ListedRun:
-    """Return a run that may be changed.
-
-    Raises:
-        Refused: if the page may not change it, or it is in use.
-    """
-    here.check_allowed()
-    known = here.runs.find(run)
-    if known.run.sweep is not None or known.run.path == here.settings.folder:
-        raise Refused(409, "this run belongs to a sweep, or is the folder of the page")
-    if is_locked(known.run.path) or any(c.folder == known.run.path for c in here.processes.running):
-        raise Refused(409, "this run is in use: stop it first")
-    return known
-
-
 @router.get("/compare", response_model=Ranking)
-async def rank_runs(here: Here, chosen: Chosen, metric: str = "kid") -> Response:
+async def rank_runs(request: Request, here: Here, chosen: Chosen, metric: str = "kid") -> Response:
     """Rank the newest evaluations of runs by a metric."""
     if metric not in METRICS:
         raise Refused(422, f"metric must be one of {', '.join(METRICS)}")
-    known = [await asyncio.to_thread(here.runs.find, key) for key in dict.fromkeys(chosen)]
-    judged = {each.run.evaluations[-1].folder: each.row.id for each in known if each.run.evaluations}
-    excluded = [each.row.id for each in known if not each.run.evaluations]
+    known, keys = await asyncio.to_thread(here.runs.read), [*dict.fromkeys(chosen)]
+    evaluations = {key: known[key].run.evaluations for key in keys if key in known}
+    judged = {listed[-1].folder: key for key, listed in evaluations.items() if listed}
+    excluded = [key for key in keys if not evaluations.get(key)]
     if len(judged) < 2:
         return reply(Ranking(None, [], excluded))
-
-    def work(_job: object) -> dict[str, Any]:
-        from ddim.evaluation.compare import compare
-
-        return compare(*judged, metric=metric).to_json()
-
-    found = await here.models.finish(here.models.submit(work))
+    job = here.models.submit(lambda _: compare(*judged, metric=metric).to_json())
+    found = await here.models.finish(job, request)
     return reply(Ranking(found, [judged[Path(row["folder"])] for row in found["rows"]], excluded))
 
 
 @router.get("/sweeps/{sweep}/report", response_class=Response)
-async def show_report(sweep: str, here: Here) -> Response:
+async def show_report(sweep: str, request: Request, here: Here) -> Response:
     """Return the report on a sweep."""
     places = await asyncio.to_thread(here.runs.sweeps)
     if sweep not in places:
         raise Refused(404, "there is no sweep of this name")
 
     def work(_job: object) -> str:
-        from ddim.experiments.report import report
-
         with TemporaryDirectory() as folder:
             file = Path(folder) / "report.html"
             report(places[sweep][0], out=file)
             return file.read_text(encoding="utf-8")
 
-    content = await here.models.finish(here.models.submit(work))
+    content = await here.models.finish(here.models.submit(work), request)
     return Response(content, headers={"Content-Security-Policy": REPORT_POLICY}, media_type="text/html")
-
-
-def _read(known: ListedRun, work: Callable[[], T]) -> T:
-    """Return the result of `work`, which reads files of a run.
-
-    Raises:
-        Refused: if a file is damaged.
-    """
-    try:
-        return work()
-    except UserError as error:
-        raise Refused(409, shorten_paths(str(error), known.run.path)) from None
-    except (TypeError, ValueError, KeyError, LookupError, AttributeError, OSError, RecursionError) as error:
-        raise Refused(409, f"a file of this run is damaged: {type(error).__name__}") from None

@@ -5,22 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from ddim.data.clusters import Clusters
-from ddim.errors import UserError
 from ddim.evaluation.record import Evaluation
 from ddim.experiments.index import OUTCOME, Run, beside, list_run_folders, mark_comparable, read_run
 from ddim.files import shorten_paths
-from ddim.runs.folder import CHECKPOINTS, RUN, list_sheets
+from ddim.runs.folder import CHECKPOINTS, RUN, is_unused, list_sheets
 from ddim.runs.log import METRICS
 from ddim.web.answers import Refused
+from ddim.web.processes import Child, Processes
 
 FRESH = 1.0
 """Seconds for which the rows are used without a look at the files."""
@@ -107,15 +108,18 @@ class ListedRun:
 
     run: Run
     row: Row
-    stamp: tuple[int, ...]
+    stamp: tuple[object, ...]
     chosen: Evaluation | None = None
 
 
 class RunList:
-    """The runs in a folder. Their files are read again at most once a second, and only if they changed."""
+    """The runs in a folder. Their files are read again at most once a second, and only if they changed.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    A training that this server has started is in the list before it has written its first file.
+    """
+
+    def __init__(self, folder: Path, processes: Processes) -> None:
+        self.folder, self.processes = folder, processes
         self._known: dict[str, ListedRun] = {}
         self._lock = threading.Lock()
         self._looked = float("-inf")
@@ -125,7 +129,8 @@ class RunList:
         with self._lock:
             if now or time.monotonic() - self._looked > FRESH:
                 folders = list_run_folders(self.folder) if self.folder.is_dir() else []
-                self._known = self._reread({name_id(path, self.folder): path for path in folders})
+                begun = {child.folder for child in self.processes.children if child.state != "finished"}
+                self._known = self._reread({name_id(path, self.folder): path for path in {*folders, *begun}})
                 self._looked = time.monotonic()
             return self._known
 
@@ -152,13 +157,18 @@ class RunList:
     def _reread(self, paths: Mapping[str, Path]) -> dict[str, ListedRun]:
         fresh, changed = {}, self._known.keys() != paths.keys()
         for key, path in sorted(paths.items()):
-            known, stamp = self._known.get(key), stamp_run(path)
+            child = self.processes.find(path)
+            known, stamp = self._known.get(key), (*stamp_run(path), child and child.state)
             # If a process is killed, its lock ends but no file changes, so running runs are always read.
             if known and known.stamp == stamp and known.run.state != "running":
                 fresh[key] = known
                 continue
             changed = True
-            run = read_bounded(path)
+            run = read_run(path)
+            if child and not (path / RUN).exists() and run.sweep is None:
+                run = describe_start(child)
+            elif child:
+                run = replace(run, why=run.why or child.failure)
             fresh[key] = ListedRun(run, make_row(run, self.folder), stamp)
         if changed:
             self._mark([known for known in fresh.values() if known.run.evaluations])
@@ -175,6 +185,15 @@ class RunList:
             known.chosen = run.evaluations[-1] if run.evaluations and run.comparable else None
 
 
+def describe_start(child: Child) -> Run:
+    """Return the run of a command that has written no file yet; if it failed, its empty folder is removed."""
+    if child.state == "running":
+        return Run(child.folder, "waiting", why="it reads the images", changed=child.began)
+    if child.folder.is_dir() and is_unused(child.folder):
+        shutil.rmtree(child.folder)
+    return Run(child.folder, "failed", why=child.failure, changed=child.began)
+
+
 def stamp_run(path: Path) -> tuple[int, ...]:
     """Return numbers that change if the files of a run change."""
     names = (RUN, METRICS, CHECKPOINTS, NOTE, "evaluations", "memorisation", "samples")
@@ -189,15 +208,6 @@ def stamp_run(path: Path) -> tuple[int, ...]:
     return tuple(stamps)
 
 
-def read_bounded(path: Path) -> Run:
-    """Return the run in a folder. If its files cannot be read, the run has the state "damaged"."""
-    try:
-        return read_run(path)
-    # A file from somebody else can contain any JSON, so any error here means a damaged run.
-    except (UserError, ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError) as error:
-        return Run(path, "damaged", why=f"it cannot be read: {type(error).__name__}")
-
-
 # Rows
 
 
@@ -205,7 +215,7 @@ def make_row(run: Run, folder: Path) -> Row:
     """Return the row of a run; if its files contain unexpected values, the run is damaged."""
     key = name_id(run.path, folder)
     path = run.path.relative_to(folder)
-    name = show_text(str(path) if path.parts else folder.resolve().name)
+    name = str(path) if path.parts else folder.resolve().name
     sweep = None if run.sweep is None else name_id(run.sweep, folder)
     try:
         return Row(key, name, run.state, sweep, **_describe_run(key, run))
@@ -217,7 +227,7 @@ def make_row(run: Run, folder: Path) -> Row:
 def _describe_run(key: str, run: Run) -> dict[str, Any]:
     note = run.path / NOTE
     facts: dict[str, Any] = {
-        "why": show_text(shorten_paths(run.why, run.path))[:2000],
+        "why": shorten_paths(run.why, run.path)[:2000],
         "changed": run.changed,
     }
     if note.is_file():
@@ -227,8 +237,8 @@ def _describe_run(key: str, run: Run) -> dict[str, Any]:
     data: Mapping[str, Any] = run.recipe["data"]
     sheets, parameters = list_sheets(run.path), run.facts.get("parameters")
     return facts | {
-        "recipe": show_text(str(run.recipe.get("name"))),
-        "data": show_text(Path(str(data["source"])).name),
+        "recipe": str(run.recipe.get("name")),
+        "data": Path(str(data["source"])).name,
         "size": [int(side) for side in data["size"]][:2],
         "classes": _count_classes(run),
         "parameters": None if parameters is None else int(parameters),
@@ -238,7 +248,7 @@ def _describe_run(key: str, run: Run) -> dict[str, Any]:
         "errors": {name: float(value) for name, value in run.errors.items()},
         "metrics": list_intervals(run.evaluations[-1]) if run.evaluations else {},
         "comparable": run.comparable,
-        "sheet": api_address("runs", key, "sheets", sheets[-1][0]) if sheets else None,
+        "sheet": api_address("runs", key, "pictures", sheets[-1][1].name) if sheets else None,
     }
 
 
@@ -263,11 +273,6 @@ def name_id(path: Path, folder: Path) -> str:
     if all(re.fullmatch(r"[\w.=+@ -]+", part) and part.isprintable() and part.isascii() for part in parts):
         return "~".join(parts)
     return f"run-{hashlib.sha256(os.fsencode(os.sep.join(parts))).hexdigest()[:16]}"
-
-
-def show_text(text: str) -> str:
-    """Return a text in which characters that UTF-8 cannot encode are replaced."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def api_address(*parts: str | int) -> str:

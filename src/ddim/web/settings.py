@@ -22,24 +22,20 @@ class Limits:
     Attributes:
         images: number of images of one request.
         steps: sampling steps of one request.
-        work: product of images, steps, network evaluations per step and pixels per image, of one request.
         waiting: requests that wait for the thread of the models.
         seconds: time after which a request ends with the images that are ready.
         json_bytes: bytes of a JSON body.
         upload_bytes: bytes of an uploaded image.
-        requests: requests that are answered at the same time, event streams included.
         results: number of results and uploads that are kept.
     """
 
     images: int = 64
     steps: int = 1000
-    work: int = 2**26
     waiting: int = 32
     seconds: float = 600.0
     json_bytes: int = 64 * 2**10
     upload_bytes: int = 16 * 2**20
-    requests: int = 256
-    results: int = 256
+    results: int = 128
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from ddim.files import is_locked
 from ddim.web.answers import Refused
 from ddim.web.jobs import Job, ModelThread
 from ddim.web.processes import Processes
 from ddim.web.results import ResultStore
-from ddim.web.runs import RunList
+from ddim.web.runs import ListedRun, RunList
 from ddim.web.settings import Settings
 
 
@@ -37,6 +38,21 @@ class Server:
         """
         if not self.settings.may_train:
             raise Refused(403, "this server may not train or change runs: start it with --data FOLDER")
+
+    def find_changeable(self, run: str) -> ListedRun:
+        """Return a run that the page may change.
+
+        Raises:
+            Refused: if it may not, or the run is in use, or is part of a sweep or the folder of the page.
+        """
+        self.check_allowed()
+        known = self.runs.find(run)
+        path = known.run.path
+        if known.run.sweep is not None or path == self.settings.folder:
+            raise Refused(409, "this run belongs to a sweep, or is the folder of the page")
+        if is_locked(path) or any(child.folder == path for child in self.processes.running):
+            raise Refused(409, "this run is in use: stop it first")
+        return known
 
 
 def _find_server(request: Request) -> Server:

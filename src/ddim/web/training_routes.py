@@ -3,77 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request, Response
 
-from ddim.data import arrays, parquet
-from ddim.data.decode import is_image_name
+from ddim.evaluation.image_summary import inspect_data
+from ddim.experiments.plan import plan
+from ddim.recipe.codec import dump
+from ddim.recipe.named import RECIPES, find_recipe
 from ddim.runs.folder import make_numbered_folder
-from ddim.web.answers import Refused, reply
-from ddim.web.image_routes import Given, finish
+from ddim.training.request import choose_recipe
+from ddim.web.answers import Refused, Started, reply
+from ddim.web.data_sets import DataSet, find_data, list_data
+from ddim.web.details import Field, explain_recipe
+from ddim.web.images import find_address
 from ddim.web.jobs import Job
-from ddim.web.options import make_schema, read_options
-from ddim.web.runs import api_address, name_id, show_text
+from ddim.web.options import make_model, write_options
+from ddim.web.runs import name_id
 from ddim.web.state import Here, Server
 
-BUILT_IN = "blossoms"
-"""The built-in set that needs no download."""
-FILES = {
-    "archive": (".zip", ".tar", ".tgz", ".txz", ".tar.gz", ".tar.xz"),
-    "array": arrays.SUFFIXES,
-    "parquet": (parquet.SUFFIX,),
-}
-"""The ends of the names of files that hold many images, keyed by the kind of the set."""
-MOST = 1000
-"""The largest number of entries of the folder, of rejected files and of duplicates that are listed."""
-SHEET = "sheet.png"
-HIDDEN = (
-    "out",
-    "data",
-    "recipe",
-    "resume",
-    "find_lr",
-    "callbacks",
-    "machine",
-    "source",
-    "track",
-    "own",
-    "run",
-)
-"""The options of `ddim train` that a request cannot set."""
-FIELDS = ("data.source", "data.vectors", "objective.guide")
-"""The fields of a recipe that a request cannot set: they name files."""
+LISTED = 1000
+"""The largest number of rejected files and of duplicates that are listed."""
+
+
+class TrainOptions(make_model("TrainOptions", "train", data=str)):
+    """The options of `ddim train`, and the id of the images."""
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """A set of images: its id, its name, and its kind: "folder", "built-in" or a key of `FILES`."""
-
-    id: str
-    name: str
-    kind: str
-
-
-@dataclass(frozen=True)
-class RecipeText:
-    """A named recipe, and a sentence about it."""
+class NamedRecipe:
+    """A named recipe, a sentence about it, its size of images, and its budget in minutes or images."""
 
     name: str
     text: str
-
-
-@dataclass(frozen=True)
-class FieldText:
-    """A field of a recipe, and a sentence about it."""
-
-    field: str
-    help: str
+    size: tuple[int, int]
+    minutes: float | None
+    images: int | None
 
 
 @dataclass(frozen=True)
@@ -81,8 +51,8 @@ class Choices:
     """What a new training can use: image sets, recipes and the fields that can be changed."""
 
     data: list[DataSet]
-    recipes: list[RecipeText]
-    fields: list[FieldText]
+    recipes: list[NamedRecipe]
+    fields: list[Field]
 
 
 @dataclass(frozen=True)
@@ -98,13 +68,6 @@ class DataDetails:
 
 
 @dataclass(frozen=True)
-class Started:
-    """The id of the run on which a command has begun to work."""
-
-    id: str
-
-
-@dataclass(frozen=True)
 class Planned:
     """What `ddim plan` says of a training."""
 
@@ -115,90 +78,82 @@ Minutes = Annotated[float | None, Body(embed=True, gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Body(embed=True, ge=20, le=50_000)]
 Size = Annotated[int, Query(ge=8, le=256)]
 
-_TRAINING = {"requestBody": {"content": {"application/json": {"schema": make_schema("train", HIDDEN)}}}}
-
 router = APIRouter()
-
-
-def read_training(here: Server, given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """Return the name and the source of the images of a new training, and its options.
-
-    Raises:
-        Refused: if the page may not train, or an option is wrong.
-    """
-    here.check_allowed()
-    entry, source = find_data(here.settings.data, str(given.pop("data", "")))
-    recipe, options = str(given.pop("recipe", "fast")), read_options("train", given, HIDDEN)
-    if recipe not in [each.name for each in list_recipes()]:
-        raise Refused(422, "recipe must be the name of a built-in recipe")
-    if wrong := [name for name in options.get("fields", {}) if name in FIELDS]:
-        raise Refused(422, f"{wrong[0]} names a file or folder; the page trains without it")
-    return entry.name, source, {"recipe": recipe, **options}
 
 
 @router.get("/choices", response_model=Choices)
 def show_choices(here: Here) -> Response:
     """List what a new training can use."""
-    from ddim.recipe.help import explain_fields
-    from ddim.recipe.named import find_recipe
-
+    texts = {name: (inspect.getdoc(make) or "").partition("\n")[0] for name, make in RECIPES.items()}
+    found = {name: find_recipe(name) for name in RECIPES}
+    recipes = [
+        NamedRecipe(name, texts[name].removesuffix("."), each.data.size, each.minutes, each.images)
+        for name, each in found.items()
+    ]
     data = [entry for entry, _ in list_data(here.settings.data).values()]
-    fields = [FieldText(path, text) for path, _, _, text in explain_fields(find_recipe("fast"))]
-    return reply(Choices(data, list_recipes(), fields))
+    return reply(Choices(data, recipes, explain_recipe(dump(found["fast"], named=True))))
 
 
-@router.post("/plans", response_model=Planned, openapi_extra=_TRAINING)
-async def plan_training(request: Request, here: Here, given: Given) -> Response:
+def read_training(here: Server, given: TrainOptions) -> tuple[str, str, dict[str, Any]]:
+    """Return the name and the source of the images of a new training, and its options.
+
+    Raises:
+        Refused: if the page may not train, or there are no such images.
+        UserError: if the recipe is not possible.
+    """
+    here.check_allowed()
+    options: dict[str, Any] = {"recipe": "fast", **given.model_dump(exclude_none=True)}
+    entry, source = find_data(here.settings.data, options.pop("data", ""))
+    if options["recipe"] not in RECIPES:
+        raise Refused(422, f"recipe must be one of {', '.join(RECIPES)}")
+    names = {"size": "data.size", "labels": "data.labels", "minutes": "minutes", "images": "images"}
+    plain = {field: options[name] for name, field in names.items() if name in options}
+    # An error now, and not in the process.
+    choose_recipe(options["recipe"], source, {**options.get("fields", {}), **plain})
+    return entry.name, source, options
+
+
+@router.post("/plans", response_model=Planned)
+async def plan_training(request: Request, here: Here, given: TrainOptions) -> Response:
     """Say what a training will do; see `ddim plan`."""
     _, source, options = await asyncio.to_thread(read_training, here, given)
-
-    def work(job: Job) -> str:
-        from ddim.experiments.plan import plan
-
-        return plan(source, progress=job.progress, **options).verdict
-
-    return reply(Planned(await finish(here.models, here.models.submit(work), request)))
+    job = here.models.submit(lambda job: plan(source, progress=job.show, **options))
+    return reply(Planned((await here.models.finish(job, request)).verdict))
 
 
-@router.post("/runs", response_model=Started, status_code=202, openapi_extra=_TRAINING)
-def begin_training(here: Here, given: Given, name: str = "") -> Response:
+@router.post("/runs", response_model=Started, status_code=202)
+def begin_training(here: Here, given: TrainOptions, name: str = "") -> Response:
     """Start a training in a new folder."""
-    from ddim.training.request import choose_recipe
-
     data, source, options = read_training(here, given)
-    fields = fields_of(options)
-    choose_recipe(options["recipe"], source, fields)  # an error now, and not in the process
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", name or f"{Path(data).stem}-{options['recipe']}").strip("-.")
     folder = make_numbered_folder(here.settings.folder, f"{stem[:80] or 'run'}-")
-    words = [f"--{field}={value}" for field, value in {**fields, "recipe": options["recipe"]}.items()]
-    here.processes.start("train", folder, [source, "--out", str(folder), *words])
+    return start(here, "train", folder, [source, "--out", str(folder), *write_options("train", options)])
+
+
+def start(here: Server, command: str, folder: Path, words: Sequence[str]) -> Response:
+    """Start a command on a run folder."""
+    here.processes.start(command, folder, words)
+    here.runs.read(now=True)
     return reply(Started(name_id(folder, here.settings.folder)), 202)
 
 
 @router.post("/runs/{run}/resume", response_model=Started, status_code=202)
 def resume_training(run: str, here: Here, minutes: Minutes = None) -> Response:
     """Resume a run; `minutes` train it longer than planned."""
-    here.check_allowed()
-    known = here.runs.find(run)
-    if known.run.sweep is not None:
-        raise Refused(409, "this is a trial of a sweep: resume the sweep with `ddim sweep`")
-    if known.run.state not in ("stopped", "finished"):
-        raise Refused(409, f"this run cannot be resumed: it is {known.row.state}")
-    if known.run.state == "finished" and minutes is None:
+    known = here.find_changeable(run).run
+    if known.state not in ("stopped", "finished"):
+        raise Refused(409, f"this run cannot be resumed: it is {known.state}")
+    if known.state == "finished" and minutes is None:
         raise Refused(409, "this run is finished; give minutes to train it longer")
     more = [] if minutes is None else [f"--more={minutes:g}"]
-    here.processes.start("train", known.run.path, ["--resume", "--out", str(known.run.path), *more])
-    return reply(Started(run), 202)
+    return start(here, "train", known.path, ["--resume", "--out", str(known.path), *more])
 
 
 @router.post("/runs/{run}/stop", response_model=Started, status_code=202)
 def stop_training(run: str, here: Here) -> Response:
-    """Ask a training to save a checkpoint and stop."""
+    """Ask a command that works on a run to stop; a training saves a checkpoint first."""
     here.check_allowed()
-    known = here.runs.find(run)
-    if known.run.state != "running":
-        raise Refused(409, f"this run cannot be stopped: it is {known.row.state}")
-    here.processes.stop(known.run.path)
+    here.processes.stop(here.runs.find(run).run.path)
     return reply(Started(run), 202)
 
 
@@ -207,8 +162,7 @@ def evaluate_run(run: str, here: Here, n: Count = 500) -> Response:
     """Evaluate a run with n samples."""
     here.check_allowed()
     path = here.runs.find(run).run.path
-    here.processes.start("evaluate", path, [str(path), "-n", str(n)])
-    return reply(Started(run), 202)
+    return start(here, "evaluate", path, [str(path), "-n", str(n)])
 
 
 @router.post("/runs/{run}/distill", response_model=Started, status_code=202)
@@ -217,92 +171,30 @@ def distill_run(run: str, here: Here, minutes: Minutes = 60.0) -> Response:
     here.check_allowed()
     teacher = here.runs.find(run).run.path
     folder = make_numbered_folder(here.settings.folder, f"{teacher.name}-distilled-")
-    words = [str(teacher), "--out", str(folder), f"--minutes={minutes or 60:g}"]
-    here.processes.start("distill", folder, words)
-    return reply(Started(name_id(folder, here.settings.folder)), 202)
+    return start(
+        here, "distill", folder, [str(teacher), "--out", str(folder), f"--minutes={minutes or 60:g}"]
+    )
 
 
 @router.get("/data/{data}", response_model=DataDetails)
 async def show_data(data: str, request: Request, here: Here, size: Size = 64) -> Response:
     """Describe a set of images; see `ddim data`."""
     _, source = await asyncio.to_thread(find_data, here.settings.data, data)
-    key, folder = here.store.make()
+    folder = here.store.make()
+    sheet = folder / "sheet.png"
 
     def work(job: Job) -> DataDetails:
-        from ddim.evaluation.image_summary import inspect_data
-
-        summary = inspect_data(source, size=size, out=folder / SHEET, progress=job.progress)
-        facts, address = summary.facts, api_address("results", key, SHEET)
-        rejects, duplicates = facts["rejected"][:MOST], facts["duplicates"][:MOST]
-        classes = dict(facts["classes"] or {})
-        return DataDetails(
-            facts["images"], summary.verdict.partition(": ")[2], classes, rejects, duplicates, address
-        )
+        summary = inspect_data(source, size=size, out=sheet, progress=job.show)
+        facts, verdict = summary.facts, summary.verdict.partition(": ")[2]
+        rejects, duplicates = facts["rejected"][:LISTED], facts["duplicates"][:LISTED]
+        classes, address = dict(facts["classes"] or {}), find_address(sheet)
+        return DataDetails(facts["images"], verdict, classes, rejects, duplicates, address)
 
     try:
         # Reading a large set takes as long as it takes; its client may leave.
-        details = await finish(here.models, here.models.submit(work, float("inf")), request)
+        details = await here.models.finish(here.models.submit(work, float("inf")), request)
     except BaseException:
-        here.store.discard(key)
+        here.store.discard(folder.name)
         raise
-    here.store.keep(key)
+    here.store.keep(folder)
     return reply(details)
-
-
-def list_recipes() -> list[RecipeText]:
-    """Return the named recipes, each with the first sentence about it."""
-    import inspect
-
-    from ddim.recipe.named import RECIPES
-
-    texts = {name: (inspect.getdoc(make) or "").partition("\n")[0] for name, make in RECIPES.items()}
-    return [RecipeText(name, text.removesuffix(".")) for name, text in texts.items()]
-
-
-def list_data(folder: Path | None) -> dict[str, tuple[DataSet, str]]:
-    """Return the image sets, each with its source for `ddim train`, keyed by id.
-
-    These are the built-in set, and the subfolders, archives, arrays and parquet files of the folder; the
-    folder itself too if it has images. Links are left out. Without a folder the page may not train, and there
-    are none.
-    """
-    if folder is None:
-        return {}
-    sets = [(DataSet(f"built-in~{BUILT_IN}", BUILT_IN, "built-in"), BUILT_IN)]
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)[:MOST]
-    # A link could lead out of the folder.
-    entries = [entry for entry in entries if not entry.is_symlink() and not entry.name.startswith(".")]
-    kinds = {entry.path: _find_kind(entry) for entry in entries}
-    if {"folder", "parquet"} & {*kinds.values()} or any(is_image_name(entry.name, b"") for entry in entries):
-        sets.append((DataSet("folder", show_text(folder.resolve().name), "folder"), str(folder)))
-    for path, kind in kinds.items():
-        if kind:
-            key = f"{kind}~{name_id(Path(path), folder)}"
-            sets.append((DataSet(key, show_text(Path(path).name), kind), path))
-    return {entry.id: (entry, source) for entry, source in sets}
-
-
-def _find_kind(entry: os.DirEntry[str]) -> str | None:
-    name = entry.name.lower()
-    kinds = (kind for kind, ends in FILES.items() if name.endswith(ends))
-    return "folder" if entry.is_dir() else next(kinds, None)
-
-
-def find_data(folder: Path | None, key: str) -> tuple[DataSet, str]:
-    """Return the image set with an id, and its source for `ddim train`.
-
-    Raises:
-        Refused: if the server has no folder of images, or no image set has this id.
-    """
-    if folder is None:
-        raise Refused(403, "this server shows no images: start it with --data FOLDER")
-    if key not in (known := list_data(folder)):
-        raise Refused(404, "there are no images of this name")
-    return known[key]
-
-
-def fields_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a training as fields of a recipe, as text keyed by path."""
-    names = {"size": "data.size", "minutes": "minutes", "images": "images"}
-    plain = {path: str(options[name]) for name, path in names.items() if name in options}
-    return {**options.get("fields", {}), **plain}
