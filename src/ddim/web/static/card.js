@@ -126,5 +126,5 @@ export function hideGaps(image, [height, width]) {
 
 function stripes(angle, side, whole) {
   const [end, next] = [side, side + GAP].map((pixels) => `${(100 * pixels) / whole}%`);
-  return `repeating-linear-gradient(${angle}, #000 0 ${end}, transparent ${end} ${next})`;
+  return `repeating-linear-gradient(${angle}, #000 0 ${end}, transparent ${end} ${next}) content-box`;
 }

@@ -83,9 +83,11 @@ class TrainForm {
   makeChanges(fields) {
     const { changes } = this.controls;
     const help = h("small.note");
-    const add = ({ target: { value: name } }) => {
-      changes.value = `${changes.value.trim()}\n${name}=`.trim();
-      setText(help, fields.find((one) => one.field === name).help);
+    const add = ({ target }) => {
+      const chosen = fields.find((one) => one.field === target.value);
+      changes.value = `${changes.value.trim()}\n${chosen.field}=${chosen.value}`.trim();
+      setText(help, chosen.help);
+      target.value = "";
       changes.focus();
     };
     const known = menu([["", ""], ...fields.map((one) => one.field)], { onchange: add });
