@@ -20,6 +20,8 @@ export async function draw(root, { query, about, signal }) {
   const values = like ? readSettings(await get(runPath(like), signal), choices) : recall("new-run");
   const form = new TrainForm(choices, about, signal);
   form.fill({ ...values, ...(query.has("data") && { data: query.get("data") }) });
+  const lost = "The images of this run are not among those above; choose others.";
+  if (like && !values.data) show(form.message, h("p.why", lost));
   return root.append(form.element);
 }
 
