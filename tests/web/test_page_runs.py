@@ -127,6 +127,7 @@ def test_the_view_of_a_run_follows_its_training(visit, served, width):
         page.go()
         page.get_by_role("link", name=COMMA, exact=True).first.click()
         expect(page.locator("h1")).to_have_text(COMMA)
+        expect(page).to_have_title(f"{COMMA} · ddim")
         expect(page.get_by_text("after 80 images")).to_be_visible()
         page.evaluate("window.same = true")
         page.locator("summary", has_text="The other").click()
