@@ -1,159 +1,129 @@
 // Edit the chosen images: vary one, interpolate between two, inpaint a masked part, or invert.
 
 import { upload } from "./api.js";
-import { button, fault, field, h, setText, show } from "./dom.js";
-import { GuidanceFields } from "./guidance.js";
-import { MaskDialog } from "./mask.js";
+import { button, fault, field, h, menu, setText, show } from "./dom.js";
+import { GuidanceFields, STEPS, boxOf, evenly, fillFields, readFields, slider } from "./fields.js";
+import { MASK, MaskDialog } from "./mask.js";
 
-const whole = (label, value, min, max) => {
-  const input = h("input", { type: "number", min, max, step: 1, value, inputmode: "numeric" });
-  return { input, element: field(label, input) };
-};
-
-/** A panel at the foot of the window, shown while a tile is chosen. */
+/** A panel at the foot of the window, shown while a tile is chosen; `update(tiles)` gives it the tiles. */
 export class EditPanel {
-  constructor({ detail, limits, onedit, onclear, signal }) {
-    Object.assign(this, { detail, onedit, signal, tiles: [] });
-    this.guidance = new GuidanceFields(detail, detail.draws_labels ? "this run without its label" : "nothing");
-    this.title = h("p", { class: "chosen", role: "status" });
-    this.strength = h("input", {
-      type: "range",
-      min: 0.05,
-      max: 1,
-      step: 0.05,
-      value: 0.5,
-      oninput: () => this.showStrength(),
-    });
-    this.strengthText = h("output", { class: "note" });
-    this.showStrength();
-    this.n = whole("Variations", Math.min(8, limits.images), 1, limits.images);
-    this.frames = whole("Frames", Math.min(9, limits.images), 2, limits.images);
-    this.steps = whole("Steps", Math.min(50, limits.steps), 1, limits.steps);
-    this.varyButton = button("Vary", () => this.vary());
-    this.maskButton = button("Draw a mask", () => this.mask(limits));
-    this.invertButton = button("Invert", () => this.invert());
-    this.betweenButton = button("Interpolate", () => this.between());
-    this.save = h("a", { class: "button quiet", download: "" }, "Save PNG");
-    this.one = h(
-      "div",
-      { class: "row" },
-      h("div", { class: "row joined" }, field("Strength", this.strength), this.strengthText),
-      this.n.element,
-      this.varyButton,
-      this.maskButton,
-      this.invertButton,
+  /** `gallery` gets the results; `onclear` ends the choice. */
+  constructor(detail, { images: most, steps: longest }, gallery, onclear) {
+    Object.assign(this, { detail, gallery });
+    this.controls = {
+      strength: slider("Strength", evenly(0.05, 1, 0.05), { value: 0.5, step: "any" }),
+      n: slider("Images", evenly(1, most), { value: Math.min(4, most) }),
+      frames: slider("Frames", evenly(2, most), { value: Math.min(9, most) }),
+      steps: slider("Steps", STEPS.slice(1), { value: 50, max: longest }),
+      grid: menu([["", "the edit's own"], ...detail.grids]),
+    };
+    const { grid, ...sliders } = this.controls;
+    const [strength, n, frames, steps] = Object.values(sliders).map(boxOf);
+    this.guidance = new GuidanceFields(detail.guides, "this run without its label");
+    this.guidance.allow(detail.can_guide && detail.draws_labels);
+    this.title = h("p", { role: "status" });
+    this.save = h("a.button.quiet", { download: "" });
+    const enlarge = button("Enlarge", () => gallery.open(this.tiles[0]), { class: "quiet" });
+    const clear = button("✕", onclear, { class: "quiet", "aria-label": "Clear the choice" });
+    const vary = button("Vary", () => this.vary());
+    const inpaint = button("Inpaint …", () => this.inpaint());
+    const invert = button("Invert", () => this.begin("invert", {}));
+    const interpolate = button("Interpolate", () => this.interpolate(), { class: "main" });
+    const more = h(
+      "details",
+      h("summary", "More choices"),
+      h("div.row", this.guidance.main, this.guidance.interval, field("Sampling times (grid)", grid)),
     );
-    this.two = h("div", { class: "row" }, this.frames.element, this.betweenButton);
-    this.message = h("div", {});
+    // Which controls can succeed, or have an effect, for the chosen images.
+    const can = (kind) => detail.edits.includes(kind);
+    this.shown = [
+      [[enlarge, this.save], ({ pair }) => !pair],
+      [[vary, inpaint, strength, n], ({ pair }) => can("vary") && !pair],
+      [[invert], ({ pair }) => can("invert") && !pair],
+      [[interpolate, frames], ({ pair }) => can("interpolate") && pair],
+      [[steps, more], ({ pair, seeded }) => can(pair ? "interpolate" : "vary") && !seeded],
+    ];
+    this.message = h("div");
+    this.form = h("form.fields", strength, n, frames, steps, more);
     this.element = h(
-      "section",
-      { class: "panel", "aria-label": "Chosen images", hidden: true },
-      h(
-        "div",
-        { class: "title-row" },
-        this.title,
-        button("Clear", onclear, { class: "quiet", "aria-label": "Clear the choice" }),
-      ),
-      h("div", { class: "row" }, this.one, this.two, this.steps.element, this.save),
-      h(
-        "details",
-        {},
-        h("summary", {}, "Guidance"),
-        h("div", { class: "row guidance" }, this.guidance.scale, this.guidance.guide, this.guidance.interval),
-      ),
+      "section.panel",
+      { "aria-label": "Chosen images", hidden: true },
+      h("div.title-row", this.title, enlarge, this.save, clear),
+      h("div.row.acts", vary, inpaint, invert, interpolate),
       this.message,
+      this.form,
     );
-  }
-
-  showStrength() {
-    const value = Number(this.strength.value);
-    const word = value < 0.35 ? "details" : value < 0.7 ? "shapes" : "nearly everything";
-    setText(this.strengthText, `${value.toFixed(2)}: changes ${word}`);
-    this.strength.setAttribute("aria-valuetext", this.strengthText.textContent);
   }
 
   update(tiles) {
-    this.tiles = tiles;
-    this.element.hidden = !tiles.length;
-    document.body.classList.toggle("with-panel", tiles.length > 0);
-    this.one.hidden = tiles.length !== 1;
-    this.two.hidden = tiles.length !== 2;
-    this.save.hidden = tiles.length !== 1;
-    setText(
-      this.title,
-      tiles.length === 2
-        ? `Chosen: ${tiles[0].name} and ${tiles[1].name}`
-        : tiles.length
-          ? `Chosen: ${tiles[0].name}`
-          : "",
-    );
-    if (tiles.length === 1) {
-      this.save.href = tiles[0].file;
-      setText(this.save, tiles[0].file.endsWith(".npy") ? "Save array" : "Save PNG");
-    }
+    const [one, other] = (this.tiles = tiles);
+    this.element.hidden = !one;
     show(this.message);
+    if (!one) return;
+    this.seeded = Boolean(other) && shareSeeds(one, other);
+    const now = { pair: Boolean(other), seeded: this.seeded };
+    for (const [elements, possible] of this.shown)
+      for (const element of elements) element.hidden = !possible(now);
+    setText(this.title, other ? `${one.name} and ${other.name}` : one.name);
+    setText(this.save, one.file.endsWith(".npy") ? "Save array" : "Save PNG");
+    this.save.href = one.file;
   }
 
-  setBusy(busy) {
-    for (const one of [this.varyButton, this.maskButton, this.invertButton, this.betweenButton])
-      one.disabled = busy;
+  vary() {
+    const { n, strength } = readFields(this.controls);
+    return this.begin("vary", { seeds: evenly(0, n - 1), strength, ...this.guidance.body() });
   }
 
-  async vary() {
-    const [tile] = this.tiles;
-    const n = Number(this.n.input.value);
-    const body = { seeds: seeds(n), strength: Number(this.strength.value) };
-    await this.begin("vary", `${n} variations of ${tile.name}`, names(n), body);
+  async inpaint() {
+    const { n } = readFields(this.controls);
+    const drawn = await new MaskDialog(this.tiles[0], this.detail.size).ask();
+    if (drawn) await this.begin("inpaint", { seeds: evenly(0, n - 1), ...this.guidance.body(), ...drawn });
   }
 
-  async between() {
-    const [one, other] = this.tiles;
-    const frames = Number(this.frames.input.value);
-    const list = Array.from({ length: frames }, (_, k) => `frame ${k + 1}`);
-    await this.begin("interpolate", `From ${one.name} to ${other.name}`, list, { frames });
+  /**
+   * Interpolate between the latents of two samples with the same settings, which their seeds give exactly.
+   * Other images are inverted first, and cannot be guided.
+   */
+  interpolate() {
+    const { frames } = readFields(this.controls);
+    if (!this.seeded) return this.begin("interpolate", { frames });
+    const { steps = this.detail.steps, ...settings } = sampling(this.tiles[0]);
+    const seeds = this.tiles.map(({ seed }) => seed);
+    return this.gallery.start("interpolate", { seeds, frames, steps, ...settings });
   }
 
-  async invert() {
-    const [tile] = this.tiles;
-    await this.begin("invert", `Inversion of ${tile.name}`, ["image", "restored from its latent"], {});
-  }
-
-  async mask(limits) {
-    const [tile] = this.tiles;
-    const drawn = await new MaskDialog(tile, this.detail.size, limits.images).ask();
-    if (!drawn) return;
-    const { blob, n, resample } = drawn;
-    const title = `Inpainting of ${tile.name}`;
-    await this.begin("inpaint", title, names(n), { seeds: seeds(n), resample }, blob);
-  }
-
-  /** Upload the images that the server does not have yet, and start the edit. */
-  async begin(kind, title, list, body, mask) {
-    const tiles = this.tiles;
-    Object.assign(body, { steps: Number(this.steps.input.value) }, this.guidance.body());
+  /** Upload the mask if there is one, and start an edit of the chosen tiles. */
+  async begin(kind, { blob, ...body }) {
+    if (!this.form.reportValidity()) return;
+    const sources = this.tiles.map(({ source }) => source);
+    const { steps, grid } = readFields(this.controls);
     show(this.message);
     try {
-      // Two samples are interpolated between their latents, which their seeds give exactly; other images are
-      // inverted first. An interpolation uses no class and no vector, but it can be guided. Steps and guidance
-      // that a sample was given must be those of the interpolation: else its seed leads to another image.
-      const agrees = ({ options }) =>
-        (options.steps === undefined || options.steps === body.steps) &&
-        (options.guidance === undefined || guidanceOf(options) === guidanceOf(body));
-      const seeded =
-        tiles.length === 2 &&
-        !this.detail.draws_labels &&
-        tiles.every((tile) => tile.seed !== undefined && agrees(tile));
-      if (seeded) body.seeds = tiles.map(({ seed }) => seed);
-      else body.sources = tiles.map(({ source }) => source);
-      if (mask) body.mask = (await upload(mask, "mask.png", this.signal)).upload;
-      this.onedit(kind, title, list, body);
+      if (blob) body.mask = (await upload(blob, MASK)).upload;
+      this.gallery.start(kind, { ...body, steps, sources, fields: grid && { grid } });
     } catch (error) {
-      if (error.name !== "AbortError") show(this.message, fault(error.message));
+      show(this.message, fault(error.message));
     }
+  }
+
+  /** Show the settings of an edit. */
+  fill({ seeds, fields, ...body }) {
+    const present = readFields(this.controls);
+    fillFields(this.controls, { ...present, n: seeds?.length ?? present.n, grid: fields?.grid, ...body });
+    this.guidance.fill(body);
+  }
+
+  /** Return all settings, as `fill` takes them. */
+  body() {
+    return { ...readFields(this.controls), ...this.guidance.body() };
   }
 }
 
-const guidanceOf = ({ guidance, guide_with, guidance_interval: interval }) =>
-  JSON.stringify([guidance, guide_with, interval]);
-const seeds = (n) => Array.from({ length: n }, (_, k) => k);
-const names = (n) => seeds(n).map((seed) => `seed ${seed}`);
+/** Return the settings on which the sample of a seed depends. */
+const sampling = ({ request: { steps, guidance, guide_with, guidance_interval } }) => {
+  return { steps, guidance, guide_with, guidance_interval };
+};
+
+/** Return whether an interpolation between the seeds of two tiles ends at their images. */
+const shareSeeds = (one, other) =>
+  one.seeded && other.seeded && JSON.stringify(sampling(one)) === JSON.stringify(sampling(other));

@@ -1,93 +1,57 @@
 // A dialog in which the user paints the part of an image to generate anew, with mouse, pen, finger or keys.
 
 import { announce, button, field, h, menu, newId, setText } from "./dom.js";
+import { boxOf, evenly, slider } from "./fields.js";
+import { drawCropped } from "./tiles.js";
 
-const KEYS =
-  "Arrow keys move the brush, the space bar paints, E erases, [ and ] change the size of the brush. With the mouse, the right button erases.";
-const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+/** The name of the uploads that are masks. */
+export const MASK = "mask.png";
+
+const KEYS = `Arrow keys move the brush, the space bar paints, E erases, [ and ] change the size of the brush,
+  and Control+Z undoes. With the mouse, the right button erases.`;
+const MOVES = { arrowleft: [-1, 0], arrowright: [1, 0], arrowup: [0, -1], arrowdown: [0, 1] };
 
 /**
- * A dialog; `ask()` returns {blob, n, resample}, or null if the user cancels. White pixels of the PNG `blob`
- * are generated.
+ * A dialog; `ask()` returns {blob, resample}, or null if the user cancels. White pixels of the PNG `blob` are
+ * generated. The tile keeps its mask, so that it is there again after a failure.
  */
 export class MaskDialog {
-  constructor(tile, size, most) {
-    this.tile = tile;
-    const [height, width] = size ?? [64, 64];
-    Object.assign(this, { width, height, filled: 0, at: [Math.floor(width / 2), Math.floor(height / 2)] });
-    this.mask = new Uint8Array(width * height);
-    // The picture and the mask are two canvases of the model's image size; the style sheet enlarges both
-    // equally.
-    this.picture = h("canvas", { width, height, class: "pixels" });
-    const hint = newId("hint");
-    this.canvas = h("canvas", {
-      width,
-      height,
-      class: "pixels paint",
-      tabindex: 0,
-      role: "application",
-      "aria-label": "Mask",
-      "aria-describedby": hint,
-    });
-    this.brush = h("input", {
-      type: "range",
-      min: 1,
-      max: Math.ceil(Math.max(width, height) / 2),
-      step: 1,
-      value: Math.ceil(Math.max(width, height) / 8),
-      oninput: () => this.draw(),
-    });
-    this.mode = menu([
-      ["1", "paint"],
-      ["0", "erase"],
-    ]);
-    this.n = h("input", {
-      type: "number",
-      min: 1,
-      max: most,
-      step: 1,
-      value: Math.min(4, most),
-      inputmode: "numeric",
-    });
-    this.resample = h("input", { type: "number", min: 1, max: 20, step: 1, value: 5, inputmode: "numeric" });
-    this.state = h("p", { class: "note", role: "status" }, "Nothing is painted yet.");
-    this.make = h(
-      "button",
-      { type: "submit", value: "make", class: "main", disabled: true },
-      "Generate this part",
-    );
-    const title = h("h2", { id: newId("title") }, "Which part should be generated anew?");
+  constructor(tile, [height, width]) {
+    Object.assign(this, { tile, width, height, at: [Math.floor(width / 2), Math.floor(height / 2)] });
+    this.mask = tile.mask ?? new Uint8Array(width * height);
+    this.before = [];
+    const [hint, title] = [newId("hint"), newId("title")];
+    // The picture and the mask are two canvases of the model's image size; the style sheet enlarges both.
+    this.picture = h("canvas.pixels", { width, height });
+    const name = { role: "application", "aria-label": "Mask", "aria-describedby": hint };
+    this.canvas = h("canvas.pixels.paint", { width, height, tabindex: 0, ...name });
+    const widest = Math.ceil(Math.max(width, height) / 2);
+    this.brush = h("input", { type: "range", min: 1, max: widest, value: Math.ceil(widest / 4) });
+    this.mode = menu(["paint", "erase"]);
+    this.rounds = slider("Rounds a step: more join the parts better", evenly(1, 20), { value: 5 });
+    this.state = h("p.note", { role: "status" });
+    this.make = h("button.main", { type: "submit", value: "make" }, "Generate this part");
+    this.undoButton = button("Undo", () => this.undo(), { class: "quiet" });
+    const style = { "aspect-ratio": `${width} / ${height}` };
     this.element = h(
-      "dialog",
-      { class: "mask", "aria-labelledby": title.id },
+      "dialog.mask",
+      { "aria-labelledby": title },
       h(
         "form",
         { method: "dialog" },
-        title,
+        h("h2", { id: title }, "Which part should be generated anew?"),
+        h("div.easel", { style }, this.picture, this.canvas),
+        h("small.note.keys", { id: hint }, KEYS),
         h(
-          "div",
-          { class: "easel", style: { "aspect-ratio": `${width} / ${height}` } },
-          this.picture,
-          this.canvas,
-        ),
-        h("small", { id: hint, class: "note" }, KEYS),
-        h(
-          "div",
-          { class: "row" },
+          "div.row",
           field("Brush size in pixels", this.brush),
           field("Brush", this.mode),
+          this.undoButton,
           button("Clear", () => this.fill(() => 0), { class: "quiet" }),
           button("Swap", () => this.fill((on) => 1 - on), { class: "quiet" }),
         ),
-        h("div", { class: "row" }, field("Images", this.n), field("Rounds a step", this.resample)),
-        h("small", { class: "note" }, "More rounds a step join the two parts better, and take longer."),
-        this.state,
-        h(
-          "div",
-          { class: "row" },
-          this.make,
-          h("button", { type: "submit", value: "", formnovalidate: true }, "Cancel"),
-        ),
+        boxOf(this.rounds),
+        h("div.main-row", this.state, button("Cancel", () => this.element.close()), this.make),
       ),
     );
     this.listen();
@@ -95,150 +59,125 @@ export class MaskDialog {
 
   async ask() {
     document.body.append(this.element);
-    const picture = this.tile.image ?? this.tile.canvas;
-    if (this.tile.image) await picture.decode().catch(() => {});
-    this.picture.getContext("2d").drawImage(picture, 0, 0, this.width, this.height);
+    await this.tile.image.decode().catch(() => {});
+    drawCropped(this.picture, this.tile.image);
     this.element.showModal();
     this.canvas.focus();
     this.draw();
     await new Promise((resolve) => this.element.addEventListener("close", resolve, { once: true }));
     this.element.remove();
+    this.tile.mask = this.mask;
     if (this.element.returnValue !== "make") return null;
-    return { blob: await this.toPng(), n: Number(this.n.value), resample: Number(this.resample.value) };
+    paint(this.canvas, this.mask, (on) => [255 * on, 255 * on, 255 * on, 255]);
+    const blob = await new Promise((resolve) => this.canvas.toBlob(resolve, "image/png"));
+    return { blob, resample: this.rounds.valueAsNumber };
   }
 
-  toPng() {
-    const canvas = h("canvas", { width: this.width, height: this.height });
-    const context = canvas.getContext("2d");
-    const pixels = context.createImageData(this.width, this.height);
-    this.mask.forEach((on, k) => pixels.data.set([255 * on, 255 * on, 255 * on, 255], 4 * k));
-    context.putImageData(pixels, 0, 0);
-    return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  get radius() {
+    return Math.max(this.brush.valueAsNumber / 2, 0.5);
   }
 
-  /** Set the pixels below the brush at a position to 1 (generated) or 0 (kept). */
-  stamp([x, y], on) {
-    const radius = Number(this.brush.value) / 2;
-    for (let row = 0; row < this.height; row++)
-      for (let column = 0; column < this.width; column++) {
-        // Distances are between centres of pixels, so a brush of one pixel covers exactly one.
-        if (Math.hypot(column - x, row - y) < Math.max(radius, 0.5))
-          this.mask[row * this.width + column] = on;
-      }
+  /** Keep the mask as it is, so that the next change can be undone. */
+  keep() {
+    this.before.push(this.mask.slice());
   }
 
-  /** Set the pixels along a line, because a fast pointer reports few positions. */
-  stroke(from, to, on) {
-    const steps = Math.max(1, Math.ceil(Math.hypot(to[0] - from[0], to[1] - from[1])));
-    for (let k = 0; k <= steps; k++)
-      this.stamp(
-        [from[0] + ((to[0] - from[0]) * k) / steps, from[1] + ((to[1] - from[1]) * k) / steps].map(
-          Math.round,
-        ),
-        on,
-      );
+  undo() {
+    this.mask = this.before.pop() ?? this.mask;
     this.draw();
   }
 
   fill(value) {
+    this.keep();
     this.mask = this.mask.map(value);
     this.draw();
   }
 
-  draw() {
-    const context = this.canvas.getContext("2d");
-    const pixels = context.createImageData(this.width, this.height);
-    let filled = 0;
-    this.mask.forEach((on, k) => {
-      if (!on) return;
-      filled++;
-      // A chequered pattern is visible on pictures of any colour.
-      const light = ((k % this.width) + Math.floor(k / this.width)) % 2 ? 255 : 215;
-      pixels.data.set([light, 60, 130, 175], 4 * k);
+  /** Move the brush; with `on`, set the pixels near its way to 1 (generated) or 0 (kept). */
+  moveTo(to, on = null) {
+    const from = this.at;
+    this.at = to;
+    if (on === null) return;
+    const [across, down] = [to[0] - from[0], to[1] - from[1]];
+    const length = across ** 2 + down ** 2 || 1;
+    // Distances are between centres of pixels, so a brush of one pixel covers exactly one.
+    this.mask.forEach((_, pixel) => {
+      const [x, y] = [(pixel % this.width) - from[0], Math.floor(pixel / this.width) - from[1]];
+      const share = clamp((x * across + y * down) / length, 1);
+      if (Math.hypot(x - share * across, y - share * down) < this.radius) this.mask[pixel] = on;
     });
-    context.putImageData(pixels, 0, 0);
+  }
+
+  draw() {
+    // A chequered pattern is visible on pictures of any colour.
+    const light = (k) => (((k % this.width) + Math.floor(k / this.width)) % 2 ? 255 : 215);
+    paint(this.canvas, this.mask, (on, k) => [light(k), 60, 130, 175 * on]);
+    const context = this.canvas.getContext("2d");
     context.strokeStyle = "#fff";
     context.lineWidth = 0.5;
     context.beginPath();
-    context.arc(
-      this.at[0] + 0.5,
-      this.at[1] + 0.5,
-      Math.max(Number(this.brush.value) / 2, 0.5),
-      0,
-      2 * Math.PI,
-    );
+    context.arc(this.at[0] + 0.5, this.at[1] + 0.5, this.radius, 0, 2 * Math.PI);
     context.stroke();
-    this.make.disabled = filled === 0;
-    const share = Math.round((100 * filled) / this.mask.length);
-    setText(
-      this.state,
-      filled ? `${share} % of the image will be generated anew.` : "Nothing is painted yet.",
-    );
+    const share = this.mask.reduce((sum, on) => sum + on, 0) / this.mask.length;
+    const text = `${Math.round(100 * share)} % of the image will be generated anew.`;
+    setText(this.state, share ? text : "Nothing is painted yet.");
+    this.make.disabled = !share;
+    this.undoButton.disabled = !this.before.length;
   }
 
-  position(event) {
-    const box = this.canvas.getBoundingClientRect();
-    return [
-      ((event.clientX - box.left) / box.width) * this.width,
-      ((event.clientY - box.top) / box.height) * this.height,
-    ].map(Math.floor);
+  position({ offsetX, offsetY }) {
+    const zoom = this.width / this.canvas.clientWidth;
+    return [Math.floor(zoom * offsetX), Math.floor(zoom * offsetY)];
   }
 
   listen() {
-    let last = null,
-      on = 1;
     const { canvas } = this;
-    canvas.addEventListener("pointerdown", (event) => {
+    const listen = (names, act) => names.forEach((name) => canvas.addEventListener(name, act));
+    const chosen = () => Number(this.mode.value === "paint");
+    this.brush.addEventListener("input", () => this.draw());
+    listen(["pointerdown"], (event) => {
       canvas.setPointerCapture(event.pointerId);
-      on = event.button === 2 ? 0 : Number(this.mode.value);
-      this.at = last = this.position(event);
-      this.stroke(last, last, on);
-    });
-    canvas.addEventListener("pointermove", (event) => {
-      // Pens and fast mice report several positions between two frames.
-      const events = event.getCoalescedEvents?.() ?? [];
-      for (const one of events.length ? events : [event]) {
-        this.at = this.position(one);
-        if (last) {
-          this.stroke(last, this.at, on);
-          last = this.at;
-        }
-      }
+      this.keep();
+      this.on = event.button === 2 ? 0 : chosen();
+      this.at = this.position(event);
+      this.moveTo(this.at, this.on);
       this.draw();
     });
-    for (const name of ["pointerup", "pointercancel"])
-      canvas.addEventListener(name, () => {
-        last = null;
-      });
-    canvas.addEventListener("contextmenu", (event) => event.preventDefault());
-    canvas.addEventListener("keydown", (event) => this.onKey(event));
+    listen(["pointermove"], (event) => {
+      this.moveTo(this.position(event), this.on);
+      this.draw();
+    });
+    // While a button or a key is held, movements paint.
+    listen(["pointerup", "pointercancel", "keyup", "blur"], () => (this.on = null));
+    listen(["contextmenu"], (event) => event.preventDefault());
+    listen(["keydown"], (event) => this.onKey(event, chosen()));
   }
 
-  onKey(event) {
-    const move = MOVES[event.key];
-    const size = Number(this.brush.value);
-    if (move) {
-      const by = event.shiftKey ? 1 : Math.max(1, Math.floor(size / 2));
-      const from = this.at;
-      this.at = [clamp(from[0] + move[0] * by, this.width), clamp(from[1] + move[1] * by, this.height)];
-      if (this.held) this.stroke(from, this.at, this.held.on);
-    } else if (event.key === " " || event.key.toLowerCase() === "e") {
-      // While the key is held, arrows draw lines.
-      this.held = { on: event.key === " " ? Number(this.mode.value) : 0 };
-      this.canvas.addEventListener(
-        "keyup",
-        () => {
-          this.held = null;
-        },
-        { once: true },
-      );
-      this.stroke(this.at, this.at, this.held.on);
-      announce(this.state.textContent);
-    } else if (event.key === "[" || event.key === "]") this.brush.value = size + (event.key === "[" ? -1 : 1);
+  onKey(event, chosen) {
+    const key = event.key.toLowerCase();
+    if (MOVES[key]) {
+      const by = event.shiftKey ? 1 : Math.max(1, Math.floor(this.radius));
+      const to = this.at.map((place, axis) => place + by * MOVES[key][axis]);
+      this.moveTo([clamp(to[0], this.width - 1), clamp(to[1], this.height - 1)], this.on);
+    } else if (key === "z" && (event.ctrlKey || event.metaKey)) this.undo();
+    else if (key === " " || key === "e") {
+      if (!event.repeat) this.keep();
+      this.on = key === " " ? chosen : 0;
+      this.moveTo(this.at, this.on);
+    } else if (key === "[" || key === "]") this.brush.valueAsNumber += key === "[" ? -1 : 1;
     else return; // Tab and Escape keep their meaning
     event.preventDefault();
     this.draw();
+    announce(this.state.textContent);
   }
 }
 
-const clamp = (value, size) => Math.min(size - 1, Math.max(0, value));
+const clamp = (value, largest) => Math.min(largest, Math.max(0, value));
+
+/** Give each pixel of a canvas the color (r, g, b, alpha) that `color(value, index)` returns. */
+function paint(canvas, values, color) {
+  const context = canvas.getContext("2d");
+  const pixels = context.createImageData(canvas.width, canvas.height);
+  values.forEach((value, k) => pixels.data.set(color(value, k), 4 * k));
+  context.putImageData(pixels, 0, 0);
+}

@@ -1,123 +1,111 @@
 // The playground: draws samples step by step, and edits them.
 
 import { get, runPath } from "./api.js";
-import { fault, field, h, menu, show } from "./dom.js";
+import { button, fault, field, h, menu, recall, remember, show } from "./dom.js";
 import { EditPanel } from "./edit.js";
-import { Entry } from "./entry.js";
-import { plural } from "./format.js";
+import { Gallery } from "./gallery.js";
 import { allRuns } from "./live.js";
 import { PlayForm } from "./play_form.js";
+import { fromQuery } from "./requests.js";
 import { Uploads } from "./uploads.js";
 
-/** Draw the playground of a run, by default the run that changed last. */
-export async function draw(root, { id: asked, about, signal }) {
-  const rows = allRuns()
-    .filter((row) => row.sheet || row.id === asked)
-    .sort((a, b) => (b.changed ?? 0) - (a.changed ?? 0));
-  root.append(h("h1", {}, "Playground"));
-  const id = asked || rows[0]?.id;
-  if (!id)
-    return root.append(
-      h("p", {}, "There is no run to sample from yet. A run can be sampled once it has saved a checkpoint."),
-    );
+const GUIDE = "Samples appear here. Choose one to enlarge or edit it, or two to interpolate between them.";
+const GUIDE_OF_STUDENT = "Samples appear here. This run can only be sampled: its samples cannot be edited.";
+
+/** The playgrounds of the runs that were shown, keyed by run. */
+const benches = new Map();
+
+/** Draw the playground of a run, by default the last one, or the run that changed last. */
+export async function draw(root, { id: asked, query, about, signal }) {
+  const rows = allRuns().filter((row) => row.sheet || row.id === asked);
+  rows.sort((a, b) => (b.changed ?? 0) - (a.changed ?? 0));
+  root.append(h("h1", "Playground"));
+  const last = rows.find((row) => row.id === recall("play")) ?? rows[0];
+  const id = asked || last?.id;
+  if (!id) return root.append(h("p", "There is no run to sample yet: a run first needs a checkpoint."));
+  remember("play", id);
   const detail = await get(runPath(id), signal);
-  const choice = menu(
-    rows.map((row) => [row.id, row.name]),
-    {
-      value: id,
-      onchange: () => {
-        location.hash = `#/play/${encodeURIComponent(choice.value)}`;
-      },
-    },
-  );
-  const side = h("div", { class: "side" }, field("Run", choice));
-  if (!detail.can_sample) {
-    root.append(side, h("p", {}, "This run has no checkpoint yet, so it cannot be sampled."));
-    return root;
-  }
-  const bench = new Bench(id, detail, about, signal);
-  side.append(bench.form.element, bench.message, bench.uploads.element);
-  root.append(
-    h("div", { class: "play" }, side, h("div", { class: "notebook" }, bench.guide, bench.list)),
-    bench.panel.element,
-  );
-  return root;
+  const choice = menu(rows.map((row) => [row.id, row.name]), { value: id });
+  choice.addEventListener("change", () => {
+    location.hash = `#/play/${encodeURIComponent(choice.value)}`;
+  });
+  const run = field("Run", choice);
+  if (!detail.can_sample)
+    return root.append(run, h("p", "This run has no checkpoint yet, so it cannot be sampled."));
+  const facts = JSON.stringify([detail.guides, detail.class_names, detail.size, detail.steps]);
+  if (benches.get(id)?.facts !== facts) benches.set(id, new Bench(detail, about.limits, facts));
+  const bench = benches.get(id);
+  root.append(bench.draw(run));
+  addEventListener("keydown", (event) => bench.onKey(event), { signal });
+  addEventListener("focus", () => bench.refresh(), { signal });
+  return bench.refresh(fromQuery(query));
 }
 
-/** The state of the playground: the chosen tiles, the entries, and the request in progress. */
+/** The playground of one run: the form, the gallery, the user's images and the edits. */
 class Bench {
-  constructor(id, detail, about, signal) {
-    Object.assign(this, { id, signal, size: detail.size ?? [64, 64], chosen: [], job: null });
-    this.message = h("div", {});
-    this.list = h("div", { class: "entries" });
-    this.guide = h(
-      "p",
-      { class: "note guide" },
-      "Samples appear here. Choose one to vary, inpaint or invert it; choose two to interpolate between them.",
-    );
-    this.form = new PlayForm(detail, about.limits, {
-      onsubmit: () => this.sample(),
-      oncancel: () => this.job?.abort(),
-    });
-    this.panel = new EditPanel({
-      detail,
-      limits: about.limits,
-      onedit: (...edit) => this.edit(...edit),
-      onclear: () => this.choose([]),
-      signal,
-    });
-    this.uploads = new Uploads(about.limits.upload_bytes, detail.size, (tile) => this.pick(tile), signal);
-    signal.addEventListener("abort", () => this.job?.abort());
+  constructor(detail, limits, facts) {
+    Object.assign(this, { key: `play-${detail.id}`, facts, chosen: [], message: h("div") });
+    const dropped = (tiles) => this.choose(this.chosen.filter((tile) => !tiles.includes(tile)));
+    this.gallery = new Gallery(detail, (tile) => this.pick(tile), dropped);
+    this.form = new PlayForm(detail, limits, (event) => this.sample(event));
+    this.panel = new EditPanel(detail, limits, this.gallery, () => this.choose([]));
+    this.uploads = detail.edits.length ? new Uploads(this.gallery, limits.upload_bytes) : null;
+    this.guide = h("p.note.guide", detail.edits.length ? GUIDE : GUIDE_OF_STUDENT);
+    const kept = recall(this.key);
+    if (kept) this.form.fill(kept.form);
+    if (kept) this.panel.fill(kept.panel);
+    for (const { element } of [this.form, this.panel]) element.addEventListener("input", () => this.keep());
   }
 
-  sample() {
-    let body;
+  draw(run) {
+    const side = h("div.side", run, this.form.element, this.message, this.uploads?.element);
+    return h("div.play", side, h("div", this.guide, this.gallery.element, this.panel.element));
+  }
+
+  /** Keep the settings for a reload. */
+  keep() {
     try {
-      body = this.form.body();
-    } catch (error) {
-      return show(this.message, fault(error.message));
+      remember(this.key, { form: this.form.body(), panel: this.panel.body() });
+    } catch {
+      // The form is not finished.
     }
-    return this.start(
-      plural(body.seeds.length, "sample"),
-      body.seeds.map((seed) => `seed ${seed}`),
-      "/samples",
-      body,
-    );
   }
 
-  /** Start an edit with the grid of the form. */
-  edit(kind, title, names, body) {
-    const grid = this.form.chosenGrid();
-    return this.start(title, names, `/edits/${kind}`, grid ? { ...body, fields: { grid } } : body);
+  /** Show what the server keeps, and the settings of a request if there is one. */
+  async refresh(asked = null) {
+    const { results, uploads } = await get("/api/results");
+    for (const upload of uploads) this.uploads?.add(upload);
+    this.gallery.update(results);
+    if (asked?.kind === "sample") this.form.fill(asked.body);
+    else if (asked) this.offer(asked);
+    this.keep();
   }
 
-  /** Start a request. While it is in progress, further clicks are ignored. */
-  async start(title, names, path, body) {
-    if (this.job) return;
+  /** Show the settings and the images of an edit, and offer to repeat it. */
+  offer({ kind, body }) {
+    const repeat = () => {
+      show(this.message);
+      this.gallery.start(kind, body);
+    };
+    this.panel.fill(body);
+    this.choose((body.sources ?? []).map((source) => this.gallery.find(source)).filter(Boolean));
+    show(this.message, button(`Repeat: ${this.gallery.titleOf(kind, body)}`, repeat));
+  }
+
+  sample(event) {
+    event.preventDefault();
     show(this.message);
-    this.guide.hidden = true;
-    this.job = new AbortController();
-    this.setBusy(true);
-    const entry = new Entry(title, names, this.size, path.startsWith("/edits"), (tile) => this.pick(tile));
-    this.list.prepend(entry.element);
-    entry.element.scrollIntoView({ block: "nearest" });
-    await entry.run(runPath(this.id, path), body, this.job.signal);
-    this.job = null;
-    this.setBusy(false);
-  }
-
-  setBusy(busy) {
-    this.form.setBusy(busy);
-    this.panel.setBusy(busy);
+    try {
+      this.gallery.start("sample", this.form.body());
+    } catch (error) {
+      show(this.message, fault(error.message));
+    }
   }
 
   /** Choose a tile, or deselect it. At most two are chosen; a third replaces the first. */
   pick(tile) {
-    this.choose(
-      this.chosen.includes(tile)
-        ? this.chosen.filter((one) => one !== tile)
-        : [...this.chosen, tile].slice(-2),
-    );
+    const others = this.chosen.filter((one) => one !== tile);
+    this.choose(others.length < this.chosen.length ? others : [...others, tile].slice(-2));
   }
 
   choose(tiles) {
@@ -125,5 +113,9 @@ class Bench {
     for (const tile of tiles) tile.chosen = true;
     this.chosen = tiles;
     this.panel.update(tiles);
+  }
+
+  onKey(event) {
+    if (event.key === "Escape" && !document.querySelector("dialog[open]")) this.choose([]);
   }
 }

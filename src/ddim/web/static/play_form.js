@@ -1,151 +1,127 @@
-// The form of the playground: seeds, steps, sampler, class and guidance.
+// The form of the playground: class, seeds, steps, guidance, and the sampler.
 
 import { button, field, h, menu, tick } from "./dom.js";
+import { GuidanceFields, STEPS, boxOf, evenly, fillFields, numeric, readFields, slider } from "./fields.js";
 import { number } from "./format.js";
-import { GuidanceFields, clean, numeric, optional } from "./guidance.js";
-import { nextSeeds, parseSeeds } from "./seeds.js";
+import { parseSeeds, writeSeeds } from "./seeds.js";
 
-/** A form; `body()` returns the request, `onsubmit` and `oncancel` are called by its buttons. */
+/** A form; `body()` returns the request, `fill(body)` shows one, and `onsubmit` is called by its button. */
 export class PlayForm {
-  constructor(detail, limits, { onsubmit, oncancel }) {
-    this.most = limits.images;
-    this.seeds = h("input", {
-      value: `0-${Math.min(16, limits.images) - 1}`,
-      autocomplete: "off",
-      spellcheck: "false",
-      required: true,
-    });
-    const others = button(
-      "Next",
-      () => {
-        this.seeds.value = nextSeeds(this.seeds.value, this.most);
-      },
-      { class: "quiet", "aria-label": "Next seeds" },
-    );
-    this.steps = numeric({
-      min: 1,
-      max: limits.steps,
-      step: 1,
-      inputmode: "numeric",
-      placeholder: detail.steps,
-    });
-    this.guidance = new GuidanceFields(detail, unguided(detail));
-    this.vector = detail.vector.map(() => numeric({ placeholder: "–" }));
-    this.sampler = menu([["", `the recipe's${named(detail.sampler)}`], ...detail.samplers]);
-    this.grid = menu([["", `the recipe's${named(detail.grid)}`], ...detail.grids]);
+  constructor(detail, { images: most, steps: longest }, onsubmit) {
+    Object.assign(this, { detail, most });
+    const start = Math.min(16, most);
+    const recipes = (name) => [["", `the recipe's (${name})`]];
+    const steps = slider("Steps", STEPS, { max: longest, placeholder: detail.steps });
+    const film = tick("Make a film from noise to the samples");
+    this.count = slider("Images", evenly(1, most), { value: start });
+    this.seeds = h("input", { value: `0-${start - 1}`, autocomplete: "off", required: true });
+    this.controls = {
+      label: menu(labels(detail)),
+      steps,
+      sampler: menu([...recipes(detail.sampler), ...detail.samplers]),
+      grid: menu([...recipes(detail.grid), ...detail.grids]),
+      film: film.box,
+    };
     this.eta = numeric({ min: 0, max: 1, placeholder: "the recipe's" });
-    this.label = menu(labels(detail.class_names));
-    this.film = tick("Make a film from noise to the samples");
-    this.make = h("button", { type: "submit", class: "main" }, "Make samples");
-    this.cancel = button("Cancel", oncancel, { disabled: true });
+    this.etaField = field("Eta", this.eta, "0 is deterministic, 1 as stochastic as DDPM");
+    this.vector = detail.vector.map(() => numeric({ placeholder: "–" }));
+    this.guidance = new GuidanceFields(detail.guides, `this run without its ${condition(detail)}`);
     this.element = h(
-      "form",
-      {
-        class: "play-form",
-        "aria-label": "Samples",
-        onsubmit: (event) => {
-          event.preventDefault();
-          onsubmit();
-        },
-      },
-      h("div", { class: "row joined" }, field("Seeds", this.seeds, "such as 0-15,40"), others),
-      detail.class_names.length ? field("Class", this.label) : null,
+      "form.play-form",
+      { "aria-label": "Samples", oninput: () => this.update(), onsubmit },
+      detail.class_names.length ? field("Class", this.controls.label) : null,
       vectorFields(detail.vector, this.vector),
-      h("div", { class: "row" }, field("Steps", this.steps), this.guidance.scale),
-      this.guidance.guide,
+      boxOf(this.count),
+      h(
+        "div.row.joined",
+        field("Seeds, such as 0-15,40", this.seeds),
+        button("⚄", () => this.roll(), { "aria-label": "Other seeds", title: "Other seeds" }),
+      ),
+      boxOf(steps),
+      this.guidance.main,
       h(
         "details",
-        {},
-        h("summary", {}, "More choices"),
-        field("Sampler", this.sampler),
-        field("Sampling times (grid)", this.grid),
-        field("Eta", this.eta, "0 deterministic, 1 as stochastic as DDPM; for ddim and dpm_solver"),
+        h("summary", "More choices"),
+        field("Sampler", this.controls.sampler),
+        field("Sampling times (grid)", this.controls.grid),
+        this.etaField,
         this.guidance.interval,
-        this.film.element,
+        film.element,
       ),
-      h("div", { class: "row" }, this.make, this.cancel),
+      h("div.main-row", h("button.main", { type: "submit" }, "Make samples")),
     );
+    this.count.addEventListener("input", () => this.writeSeeds(Number(/\d+/.exec(this.seeds.value) ?? 0)));
+    this.seeds.addEventListener("input", () => this.showCount());
+    this.update();
+  }
+
+  /** Show only the fields that have an effect. */
+  update() {
+    const { draws_labels: drawn, can_guide: alone, sampler } = this.detail;
+    this.guidance.allow(alone && (drawn || this.controls.label.value !== ""));
+    this.etaField.hidden = !["ddim", "dpm_solver"].includes(this.controls.sampler.value || sampler);
+  }
+
+  roll() {
+    this.writeSeeds(Math.floor(Math.random() * 100_000));
+    this.element.dispatchEvent(new Event("input"));
+  }
+
+  /** Write as many seeds as the user wants, from a first one on. */
+  writeSeeds(first) {
+    const { valueAsNumber: n, validity } = this.count;
+    if (n && validity.valid) this.seeds.value = writeSeeds(evenly(first, first + n - 1));
+  }
+
+  showCount() {
+    try {
+      this.count.value = parseSeeds(this.seeds.value, this.most).length;
+    } catch {
+      // The user has not finished typing; `body` complains.
+    }
   }
 
   /** Return the body of a request; throws an Error with a sentence if a field is wrong. */
   body() {
-    return clean({
-      seeds: parseSeeds(this.seeds.value, this.most),
-      steps: optional(this.steps),
-      sampler: this.sampler.value || undefined,
-      grid: this.chosenGrid(),
-      fields: this.chosenFields(),
-      label: this.label.value || undefined,
-      vector: this.readVector(),
-      ...this.guidance.body(),
-      film: this.film.box.checked || undefined,
-    });
+    const seeds = parseSeeds(this.seeds.value, this.most);
+    const fields = this.eta.value && !this.etaField.hidden ? { "sampler.eta": this.eta.value } : undefined;
+    const vector = this.vector.filter((input) => input.value).map((input) => input.valueAsNumber);
+    if (vector.length && vector.length < this.vector.length)
+      throw new Error("Give all numbers of the vector, or none.");
+    const given = { fields, vector: vector.length ? vector : undefined };
+    return { seeds, ...readFields(this.controls), ...given, ...this.guidance.body() };
   }
 
-  /** Return the chosen grid, which edits use too; undefined for the default. */
-  chosenGrid() {
-    return this.grid.value || undefined;
-  }
-
-  /** Return the fields of the recipe that the form changes, as text; undefined if there are none. */
-  chosenFields() {
-    const eta = optional(this.eta);
-    return eta === undefined ? undefined : { "sampler.eta": String(eta) };
-  }
-
-  /** Return the vector, undefined if its fields are empty; throws an Error if only some are filled. */
-  readVector() {
-    const numbers = this.vector.map(optional);
-    const missing = numbers.filter((number) => number === undefined).length;
-    if (missing === numbers.length) return undefined;
-    if (missing) throw new Error("Give all numbers of the vector, or none.");
-    return numbers;
-  }
-
-  /** Enable the right buttons while a request is in progress, or while none is. */
-  setBusy(busy) {
-    // A disabled button loses the focus, so the focus is moved first.
-    const moved = busy && document.activeElement === this.make;
-    this.make.disabled = busy;
-    this.cancel.disabled = !busy;
-    if (moved) this.cancel.focus();
-    else if (!busy && document.activeElement === document.body) this.make.focus({ preventScroll: true });
+  fill(body) {
+    if (body.seeds) this.seeds.value = writeSeeds(body.seeds);
+    this.showCount();
+    fillFields(this.controls, body);
+    fillFields({ eta: this.eta }, { eta: body.fields?.["sampler.eta"] });
+    fillFields({ ...this.vector }, body.vector ?? []);
+    this.guidance.fill(body);
+    this.update();
   }
 }
 
-const named = (name) => (name ? ` (${name})` : "");
-
-/** Return the text for samples without a weaker model: what guides them instead. */
-function unguided({ class_names: names, vector }) {
-  if (vector.length) return "this run without its vector";
-  return names.length ? "this run without its class" : "nothing";
-}
+const condition = ({ class_names: names, vector }) =>
+  vector.length ? "vector" : names.length ? "class" : "label";
 
 /** Return the fields of the vector of all images, each with its range among the training images. */
 function vectorFields(columns, inputs) {
   if (!columns.length) return null;
   const range = ({ low, high }) => (low === null ? "" : `${number(low)} to ${number(high)}`);
+  const legend = h("legend", "Vector of all images; if it is empty, each gets one of a training image");
   return h(
     "fieldset",
-    { class: "vector" },
-    h("legend", {}, "Vector of all images"),
-    h(
-      "div",
-      { class: "numbers" },
-      columns.map((column, k) => field(column.name, inputs[k], range(column))),
-    ),
-    h(
-      "small",
-      { class: "note" },
-      "The ranges are those of the training images. If all are empty, each sample gets a training image's vector.",
-    ),
+    legend,
+    h("div.numbers", columns.map((column, k) => field(column.name, inputs[k], range(column)))),
   );
 }
 
-function labels(names) {
-  return [
-    ["", "the run's default"],
-    ["all", "all classes in turn"],
-    ...names.map((name) => [name, name]),
-  ];
+/** Return the classes of a menu, the default first. */
+function labels({ class_names: names, draws_labels: drawn, unlabelled }) {
+  if (!names.length) return [""];
+  const classes = [["all", "all classes in turn"], ...names.map((name) => [name, name])];
+  if (drawn) return [["", "as often as in training"], ...classes];
+  return unlabelled ? [...classes, ["", "no class"]] : classes;
 }

@@ -4,38 +4,30 @@ const LARGEST = 2 ** 32 - 1;
 
 /** Return the seeds in a text such as "0-15,40"; throws an Error with a sentence if the text is wrong. */
 export function parseSeeds(text, most) {
-  const seeds = [];
-  for (const part of text
-    .split(",")
-    .map((one) => one.trim())
-    .filter(Boolean)) {
+  const seeds = new Set();
+  const limit = `This server makes at most ${most} images at once.`;
+  for (const part of text.split(",").map((one) => one.trim())) {
+    if (!part) continue;
     const match = /^(\d+)(?:\s*-\s*(\d+))?$/.exec(part);
     if (!match) throw new Error(`Seeds are numbers and ranges such as 0-15,40, not “${part}”.`);
     const [first, last] = [Number(match[1]), Number(match[2] ?? match[1])];
     if (last > LARGEST) throw new Error(`Seeds are at most ${LARGEST}.`);
     if (last < first) throw new Error(`The range ${part} ends before it begins.`);
-    if (last - first >= most) throw new Error(`This server makes at most ${most} images at once.`);
-    for (let seed = first; seed <= last; seed++) seeds.push(seed);
+    if (last - first >= most) throw new Error(limit);
+    for (let seed = first; seed <= last; seed++) seeds.add(seed);
   }
-  const found = [...new Set(seeds)];
-  if (!found.length) throw new Error("Give at least one seed, such as 0-15.");
-  if (found.length > most)
-    throw new Error(`This server makes at most ${most} images at once; these are ${found.length} seeds.`);
-  return found;
+  if (!seeds.size) throw new Error("Give at least one seed, such as 0-15.");
+  if (seeds.size > most) throw new Error(limit);
+  return [...seeds];
 }
 
-/** Return a text for the same number of seeds, all larger than the present ones. */
-export function nextSeeds(text, most) {
-  let seeds;
-  try {
-    seeds = parseSeeds(text, most);
-  } catch {
-    return "0-15";
+/** Return seeds as text; consecutive seeds become a range. */
+export function writeSeeds(seeds) {
+  const ranges = [];
+  for (const seed of seeds) {
+    const last = ranges.at(-1);
+    if (last && seed === last[1] + 1) last[1] = seed;
+    else ranges.push([seed, seed]);
   }
-  const first = Math.max(...seeds) + 1;
-  return first + seeds.length - 1 > LARGEST
-    ? `0-${seeds.length - 1}`
-    : seeds.length > 1
-      ? `${first}-${first + seeds.length - 1}`
-      : String(first);
+  return ranges.map(([first, last]) => (first === last ? `${first}` : `${first}-${last}`)).join(",");
 }

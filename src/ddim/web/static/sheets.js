@@ -1,97 +1,73 @@
 // Samples of the same seeds at each validation of a training: a slider, a button that plays them, and the
 // real images.
 
+import { hideGaps } from "./card.js";
 import { button, field, h, setText, show } from "./dom.js";
 import { plural } from "./format.js";
 
 const MILLISECONDS = 450;
 
-/**
- * A slider through sheets. `update(sheets, real)` keeps the position; at the newest sheet it moves on to the
- * next newest.
- */
+/** A slider through sheets; `update` keeps its position, and follows the newest sheet. */
 export class SheetSlider {
   constructor(signal) {
     this.sheets = [];
-    this.frame = h("div", { class: "sheet-frame" });
-    this.caption = h("figcaption", { class: "note" });
-    this.range = h("input", {
-      type: "range",
-      min: 0,
-      max: 0,
-      step: 1,
-      oninput: () => {
-        this.stop();
-        this.showSheet();
-      },
-    });
+    this.frame = h("div.sheet-frame");
+    this.caption = h("figcaption.note");
+    const slide = () => this.stop() ?? this.showSheet();
+    this.range = h("input", { type: "range", min: 0, max: 0, oninput: slide });
     this.playButton = button("Play", () => (this.timer ? this.stop() : this.play()), { class: "quiet" });
-    this.realButton = button("Show real images", () => this.toggleReal(), {
-      class: "quiet",
-      "aria-pressed": "false",
-    });
-    this.controls = h(
-      "div",
-      { class: "row" },
-      this.playButton,
-      field("Position in the training", this.range),
-      this.realButton,
-    );
-    this.empty = h(
-      "p",
-      { class: "note" },
-      "No samples yet. The run draws its first sheet at its first validation.",
-    );
-    this.element = h("figure", { class: "sheets" }, this.frame, this.caption, this.controls, this.empty);
+    this.realButton = button("Show real images", () => this.showReal(), { class: "quiet" });
+    const place = field("Position in the training", this.range);
+    this.controls = h("div.row", this.playButton, place, this.realButton);
+    this.element = h("figure.sheets", this.frame, this.caption, this.controls);
+    this.controls.hidden = true;
+    setText(this.caption, "The run draws its first samples at its first validation.");
     signal.addEventListener("abort", () => this.stop());
   }
 
-  update(sheets, real) {
-    // If the newest sheet is shown, later sheets replace it while the run trains.
-    const following = Number(this.range.value) >= this.sheets.length - 1;
-    const same = sheets.length === this.sheets.length;
-    Object.assign(this, { sheets, real });
-    for (const element of [this.frame, this.caption, this.controls]) element.hidden = !sheets.length;
-    this.empty.hidden = sheets.length > 0;
+  get atEnd() {
+    return Number(this.range.value) >= this.sheets.length - 1;
+  }
+
+  /** Show sheets {url, images}, and `real` images at an address; `size` is [height, width] of an image. */
+  update(sheets, real, size) {
+    const following = this.atEnd;
+    const onload = ({ target }) => hideGaps(target, size);
+    const load = (src, alt) => h("img.sheet.pixels", { src, alt, onload });
+    this.controls.hidden = !sheets.length;
     this.realButton.hidden = !real;
-    if (!sheets.length || (same && this.kept)) return;
+    if (sheets.length === this.sheets.length) return;
+    this.real = real && load(real, "Real images, for comparison");
+    // All pictures are loaded before they are shown, so that they do not flicker.
+    const text = (images) => `Samples of the same seeds after ${plural(images, "image")}`;
+    this.sheets = sheets.map(({ url, images }) => load(url, text(images)));
     this.range.max = sheets.length - 1;
     if (following) this.range.value = sheets.length - 1;
-    // All pictures are loaded before they are shown, so that they do not flicker.
-    this.kept = sheets.map(({ url, images }) =>
-      h("img", { class: "sheet pixels", src: url, alt: `Samples after ${plural(images, "image")}` }),
-    );
     this.showSheet();
   }
 
   showSheet() {
-    const sheet = this.sheets[Number(this.range.value)];
-    if (!sheet) return;
-    const text = `after ${plural(sheet.images, "image")}`;
-    this.setReal(false);
-    show(this.frame, this.kept[Number(this.range.value)]);
-    this.range.setAttribute("aria-valuetext", text);
-    setText(this.caption, `Samples of the same seeds ${text}`);
+    this.show(this.sheets[this.range.value]);
   }
 
-  toggleReal() {
-    if (this.realButton.getAttribute("aria-pressed") === "true") return this.showSheet();
+  showReal() {
     this.stop();
-    this.setReal(true);
-    show(this.frame, h("img", { class: "sheet pixels", src: this.real, alt: "Real images" }));
-    return setText(this.caption, "Real images, for comparison");
+    this.show(this.frame.contains(this.real) ? this.sheets[this.range.value] : this.real);
   }
 
-  setReal(on) {
-    this.realButton.setAttribute("aria-pressed", String(on));
+  show(image) {
+    show(this.frame, image);
+    setText(this.caption, image.alt);
+    this.range.setAttribute("aria-valuetext", image.alt);
+    this.realButton.setAttribute("aria-pressed", String(image === this.real));
   }
 
   play() {
-    if (Number(this.range.value) >= this.sheets.length - 1) this.range.value = 0;
+    if (this.atEnd) this.range.value = 0;
     setText(this.playButton, "Pause");
     this.showSheet();
     this.timer = setInterval(() => {
-      if (Number(this.range.value) >= this.sheets.length - 1) return this.stop();
+      if (this.atEnd) return this.stop();
       this.range.value = Number(this.range.value) + 1;
       return this.showSheet();
     }, MILLISECONDS);

@@ -1,84 +1,78 @@
-// Tiles: images that the user can choose. They show each step on a canvas, and then the PNG file of the
-// result.
+// Tiles: images that the user can choose. They show each sampling step on a canvas, then the saved picture.
 
-import { h } from "./dom.js";
+import { h, setText } from "./dom.js";
 
 const GAP = 2; // pixels between the images of a sheet
 const SHOWN = 16; // images on the sheet of a step
 
-/**
- * A tile. `source` tells the server which image it is: {upload}, or {result, name} for a file of a result.
- */
+/** A tile; `onpick(tile)` is called by a click. */
 export class Tile {
   constructor(name, onpick) {
+    this.canvas = h("canvas.pixels", { width: 1, height: 1 });
+    this.caption = h("span.tile-name");
+    const props = { type: "button", "aria-pressed": "false", disabled: true, onclick: () => onpick(this) };
+    this.element = h("button.tile", props, this.canvas, this.caption);
     this.name = name;
-    this.canvas = h("canvas", { class: "pixels", width: 1, height: 1 });
-    this.caption = h("span", { class: "tile-name" }, name);
-    this.element = h(
-      "button",
-      {
-        type: "button",
-        class: "tile",
-        "aria-pressed": "false",
-        "aria-label": name,
-        disabled: true,
-        onclick: () => onpick(this),
-      },
-      this.canvas,
-      this.caption,
-    );
   }
 
-  /** Draw cell k of a sheet; see `drawSheet`. */
-  drawCell(sheet, k, columns, [height, width]) {
-    if (this.canvas.width !== width) Object.assign(this.canvas, { width, height });
-    // The server shrinks large sheets, so positions are scaled.
-    const zoom = sheet.width / (columns * (width + GAP) - GAP);
-    const [left, top] = [(k % columns) * (width + GAP), Math.floor(k / columns) * (height + GAP)];
-    const context = this.canvas.getContext("2d");
-    context.drawImage(sheet, zoom * left, zoom * top, zoom * width, zoom * height, 0, 0, width, height);
+  get name() {
+    return this.caption.textContent;
   }
 
-  /** Show the finished image at `url`. `file` is its exact file, which may be an array. */
-  finish(url, source, file = url) {
-    Object.assign(this, { file, source });
-    this.image = h("img", { class: "pixels", src: url, alt: "", draggable: "false" });
-    // The canvas stays until the file is loaded, so that nothing flickers.
-    this.image.decode().then(
-      () => this.canvas.replaceWith(this.image),
-      () => this.canvas.replaceWith(this.image),
-    );
-    this.element.disabled = false;
+  set name(name) {
+    setText(this.caption, name);
+    this.element.title = name;
   }
 
   set chosen(on) {
     this.element.setAttribute("aria-pressed", String(on));
   }
 
-  get chosen() {
-    return this.element.getAttribute("aria-pressed") === "true";
+  /**
+   * Show a finished image, and enable the tile. `url` is its picture, `file` its exact file, which may be an
+   * array, and `source` tells the server which image it is: {upload}, or {result, name}.
+   */
+  finish({ url, file = url, source }) {
+    Object.assign(this, { url, file, source });
+    this.image = h("img.pixels", { src: url, alt: "", draggable: "false" });
+    // The canvas stays until the picture is loaded, so that nothing flickers.
+    const replace = () => this.canvas.replaceWith(this.image);
+    this.image.decode().then(replace, replace);
+    this.element.disabled = false;
   }
 }
 
-/** Return the tiles as a group with a label for screen readers. */
+/** Return tiles as a group with a name for screen readers; `row` puts up to nine beside each other. */
 export function tileGrid(tiles, label, row = false) {
-  const columns = Math.min(row ? 9 : 8, row ? tiles.length : Math.ceil(Math.sqrt(tiles.length)));
-  return h(
-    "div",
-    { class: "tiles", role: "group", "aria-label": label, style: { "--columns": String(columns) } },
-    tiles.map((tile) => tile.element),
-  );
+  const columns = row ? Math.min(9, tiles.length) : Math.min(8, Math.ceil(Math.sqrt(tiles.length)));
+  const props = { role: "group", "aria-label": label, style: { "--columns": String(columns) } };
+  return h("div.tiles", props, tiles.map((tile) => tile.element));
 }
 
 /**
- * Draw the sheet of a step into tiles. The sheet has at most 16 cells; `first` is the index of the tile of
- * the first cell. `size` is [height, width] of one image.
+ * Draw the sheet of a step on the canvases of tiles. `first` is the index of the tile of its first image, and
+ * `size` is [height, width] of one image.
  */
-export async function drawSheet(tiles, { sheet, first = 0, columns }, size) {
+export async function drawSheet(tiles, { sheet, first = 0, columns }, [height, width]) {
   if (!sheet) return;
-  const image = new Image();
-  image.src = sheet;
+  const image = h("img", { src: sheet });
   await image.decode();
-  const shown = tiles.slice(first, first + SHOWN);
-  shown.forEach((tile, k) => tile.drawCell(image, k, columns ?? Math.ceil(Math.sqrt(shown.length)), size));
+  // The server shrinks large sheets, so positions are scaled.
+  const zoom = image.width / (columns * (width + GAP) - GAP);
+  const [w, t] = [zoom * width, zoom * height];
+  tiles.slice(first, first + SHOWN).forEach(({ canvas }, k) => {
+    if (canvas.width !== width) Object.assign(canvas, { width, height });
+    const [left, top] = [(k % columns) * (width + GAP), Math.floor(k / columns) * (height + GAP)];
+    canvas.getContext("2d").drawImage(image, zoom * left, zoom * top, w, t, 0, 0, width, height);
+  });
+}
+
+/** Draw an image onto a canvas as a run gets it: cropped at its centre and resized. */
+export function drawCropped(canvas, image) {
+  const { naturalWidth: across, naturalHeight: down } = image;
+  const zoom = Math.max(canvas.width / across, canvas.height / down);
+  const [width, height] = [zoom * across, zoom * down];
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(image, (canvas.width - width) / 2, (canvas.height - height) / 2, width, height);
 }

@@ -6,8 +6,8 @@ import { fault, field, h, menu, recall, remember, setText, show } from "./dom.js
 
 const CLASSES = { false: "none", true: "one for each folder", clusters: "clusters of similar images" };
 const UNITS = { minutes: "minutes", images: "training images" };
-// The fields of a recipe that have controls of their own.
-const OWN = ["name", "data.source", "data.size", "data.labels", "minutes", "images"];
+// The fields of a recipe that have controls of their own, or follow from the images.
+const OWN = ["name", "data.source", "data.size", "data.labels", "net.classes", "net.vector", "minutes", "images"];
 const PAUSE = 800; // milliseconds after the last change until the plan is made
 
 /** Draw the form of a new run; `like` in the address names a run whose settings fill it. */
