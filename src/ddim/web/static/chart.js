@@ -75,7 +75,7 @@ export class Chart {
         sync: { key: group.key, filters: { pub: (type) => /mousemove|mouseleave/.test(type) } },
       },
       scales: {
-        x: { time: false, range: () => group.range },
+        x: { time: false, range: () => group.zoomed ?? group.whole },
         y: log ? { distr: 3 } : { range: rangeY },
       },
       axes: [

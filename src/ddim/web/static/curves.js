@@ -21,10 +21,10 @@ export class Curves {
       max: 0.98,
       step: 0.02,
       value: settings.smooth,
-      oninput: () => this.draw({ smooth: Number(smooth.value) }),
+      oninput: () => this.set({ smooth: Number(smooth.value) }),
     });
     const choice = (label, name) => {
-      const onchange = ({ target }) => this.draw({ [name]: target.checked });
+      const onchange = ({ target }) => this.set({ [name]: target.checked });
       return tick(label, { checked: settings[name], onchange }).element;
     };
     this.tools = h(
@@ -41,22 +41,19 @@ export class Curves {
     this.element = section("Curves", this.tools, this.hint, this.place, this.empty);
     // The canvas does not know when the colours of the page change.
     const paint = () => this.charts.forEach(({ plot }) => plot.redraw());
-    const watcher = new MutationObserver(paint);
-    watcher.observe(document.documentElement, { attributeFilter: ["data-theme"] });
-    signal.addEventListener("abort", () => watcher.disconnect());
+    document.getElementById("theme").addEventListener("click", paint, { signal });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint, { signal });
+  }
+
+  /** Keep a change of the settings, and draw anew. */
+  set(changed) {
+    if ("time" in changed) this.zoomed = null;
+    Object.assign(settings, changed);
+    this.update(this.runs);
   }
 
   update(runs) {
     this.runs = runs;
-    this.draw();
-  }
-
-  /** Draw the charts, after a change of the settings. */
-  draw(changed = {}) {
-    if ("time" in changed) this.zoomed = null;
-    Object.assign(settings, changed);
-    const { runs } = this;
     const axis = settings.time ? "seconds" : "images";
     const end = Math.max(1, ...runs.map(({ curves }) => curves[axis].at(-1) ?? 0));
     const [unit, length] = end > 5400 ? ["hours", 3600] : ["minutes", 60];
@@ -85,11 +82,6 @@ export class Curves {
     this.tools.hidden = this.hint.hidden = !shown.size;
   }
 
-  /** The shown part of the x axis. */
-  get range() {
-    return this.zoomed ?? this.whole;
-  }
-
   /** Show a part of the x axis in all charts. */
   zoom([low, high]) {
     const end = this.whole[1];
@@ -101,7 +93,7 @@ export class Curves {
 
   /** Make the shown part so many times as long, around the last position that a key or the pointer showed. */
   zoomBy(factor) {
-    const [from, to] = this.range;
+    const [from, to] = this.zoomed ?? this.whole;
     const at = Math.min(to, Math.max(from, this.at ?? to));
     this.zoom([at - (at - from) * factor, at + (to - at) * factor]);
   }
