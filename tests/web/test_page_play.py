@@ -144,6 +144,9 @@ def test_samples_are_shown_step_by_step_and_kept_through_views_and_reloads(visit
         page.locator("h1", has_text="Runs").wait_for()
         page.go_back()
         page.get_by_text(re.compile("% of the network evaluations")).wait_for()
+        with page.expect_event("dialog") as asked:  # whether the work shall be lost
+            page.evaluate("setTimeout(() => location.reload())")
+        asked.value.dismiss()
         page.get_by_role("button", name="Cancel").click()
         page.get_by_text("Cancelled.").wait_for()
 

@@ -19,7 +19,7 @@ export class EditPanel {
     };
     const { grid, ...sliders } = this.controls;
     const [strength, n, frames, steps] = Object.values(sliders).map(boxOf);
-    this.guidance = new GuidanceFields(detail.guides, "this run without its label");
+    this.guidance = new GuidanceFields(detail.guides);
     this.guidance.allow(detail.can_guide && detail.draws_labels);
     this.title = h("p", { role: "status" });
     this.save = h("a.button.quiet", { download: "" });

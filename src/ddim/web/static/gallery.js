@@ -165,8 +165,8 @@ class Entry {
     );
   }
 
-  async remove() {
-    if (this.id) await remove(`/api/results/${this.id}`).catch(() => {}); // the server has removed it already
+  remove() {
+    if (this.id) remove(`/api/results/${this.id}`).catch(() => {}); // the server has removed it already
     this.gallery.drop(this);
     announce(`${this.title}: removed`);
   }
