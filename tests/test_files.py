@@ -5,7 +5,6 @@ import math
 import os
 import subprocess
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import pytest
 from ddim.errors import Locked, UserError
 from ddim.files import (
     SEAL,
-    atomic_file,
     cache_folder,
     is_locked,
     lock_folder,
@@ -31,17 +29,6 @@ from ddim.files import (
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
-
-
-def test_two_writers_of_one_file_do_not_mix_their_bytes(tmp_path):
-    path = tmp_path / "page"
-    with atomic_file(path) as last:
-        last.write(b"the last")
-        with atomic_file(path) as first:
-            first.write(b"the first")
-        assert path.read_bytes() == b"the first"
-    assert path.read_bytes() == b"the last"
-    assert names(tmp_path) == ["page"]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -122,44 +109,21 @@ def test_a_lock_excludes_other_processes_until_its_process_ends(tmp_path):
         other.kill()
         other.wait()
     assert not is_locked(tmp_path)
-    with lock_folder(tmp_path):
-        pass
-
-
-def test_a_lock_ends_with_its_block_even_after_an_error(tmp_path):
-    with pytest.raises(ZeroDivisionError), lock_folder(tmp_path):
+    with suppress(ZeroDivisionError), lock_folder(tmp_path):
         1 / 0  # noqa: B018
     with lock_folder(tmp_path), pytest.raises(Locked), lock_folder(tmp_path):
         pass
 
 
-def test_those_who_wait_for_a_lock_take_turns(tmp_path):
-    inside = []
-
-    def work():
-        with lock_folder(tmp_path, wait=-1):
-            inside.append(1)
-            assert len(inside) == 1
-            inside.pop()
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not inside
-
-
 # Documents
 
 DOCUMENT = {
-    "kind": "samples",
     "seeds": [0, 1, 20],
-    "metrics": {"kid": {"value": 0.1 + 0.2, "low": -1e-300}},
-    "versions": {"python": "3.11", "name": "Ünï \u202e"},
     "none": None,
     "yes": True,
+    "metrics": {"kid": {"value": 0.1 + 0.2, "low": -1e-300}},
 }
+DOCUMENT |= {"versions": {"python": "3.11", "name": "Ünï \u202e"}}
 
 
 def test_a_sealed_document_is_returned_without_its_seal(tmp_path):
@@ -192,15 +156,16 @@ def test_a_changed_byte_of_a_sealed_document_is_refused_or_changes_nothing(tmp_p
             read_sealed(path)
 
 
-@pytest.mark.parametrize("change", [{"seeds": [0, 1]}, {"yes": 1}, {"none": 0}, {"more": 1}, {"seeds": None}])
-def test_a_changed_value_breaks_the_seal_and_removing_the_seal_mends_it(change, tmp_path):
+def test_a_changed_value_breaks_the_seal_and_removing_the_seal_mends_it(tmp_path):
     path = tmp_path / "record.json"
     write_sealed(path, DOCUMENT)
-    path.write_text(json.dumps(read_json(path) | change))
-    with pytest.raises(UserError, match=SEAL):
-        read_sealed(path)
-    path.write_text(json.dumps(DOCUMENT | change))
-    assert read_sealed(path) == DOCUMENT | change
+    sealed = read_json(path)
+    for change in ({"seeds": [0, 1]}, {"yes": 1}, {"none": 0}, {"more": 1}, {"seeds": None}):
+        path.write_text(json.dumps(sealed | change))
+        with pytest.raises(UserError, match=SEAL):
+            read_sealed(path)
+        path.write_text(json.dumps(DOCUMENT | change))
+        assert read_sealed(path) == DOCUMENT | change
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '"seal"', "null", "[" * 100_000, "\xff", ""])
@@ -214,9 +179,7 @@ def test_files_that_are_not_documents_are_named(text, tmp_path):
 @pytest.mark.parametrize("wrong, error", [(math.nan, ValueError), (Path(), TypeError)])
 def test_a_value_that_json_cannot_express_is_refused_before_the_file_changes(wrong, error, tmp_path):
     for write in (write_json, write_sealed):
-        path = tmp_path / "record.json"
-        write(path, DOCUMENT)
-        before = path.read_bytes()
+        write(tmp_path / "record.json", DOCUMENT)
         with pytest.raises(error):
-            write(path, {"kid": wrong})
-        assert path.read_bytes() == before
+            write(tmp_path / "record.json", {"kid": wrong})
+        assert read_sealed(tmp_path / "record.json") == DOCUMENT

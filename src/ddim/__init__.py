@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         sampling,
         training,
     )
+    from ddim.data.cache_contents import inspect_cache
     from ddim.diffusion import editing, grids, oracles, samplers, schedules  # noqa: F401
     from ddim.diffusion.denoiser import Model
     from ddim.diffusion.grids import Grid
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
     from ddim.experiments.plan import plan
     from ddim.experiments.report import report
     from ddim.experiments.sweep import sweep
-    from ddim.files import inspect_cache
     from ddim.plots.pictures import sheet
     from ddim.recipe import parts  # noqa: F401
     from ddim.recipe.named import find_recipe
@@ -91,7 +91,7 @@ _HOMES = {
     "evaluation.search": "search",
     "evaluation.averages": "ema",
     "evaluation.image_summary": "inspect_data",
-    "files": "inspect_cache",
+    "data.cache_contents": "inspect_cache",
     "sampling.edits": "invert interpolate inpaint vary",
     "evaluation.figures": "plot plot_forward plot_reverse plot_samplers plot_losses plot_schedules",
     "errors": "UserError",

@@ -12,7 +12,6 @@ import sys
 import warnings
 from collections.abc import Iterable
 from operator import index
-from pathlib import Path
 from typing import Literal, SupportsFloat, get_args, get_origin, get_type_hints
 
 
@@ -57,7 +56,7 @@ class Interrupted(KeyboardInterrupt):  # noqa: N818
     components that the user wrote, such as " --own mine.py".
     """
 
-    def __init__(self, signal_number: int, folder: Path, own: str = "") -> None:
+    def __init__(self, signal_number: int, folder: os.PathLike[str], own: str = "") -> None:
         super().__init__(f"stopped and saved; continue with `ddim train --resume --out {quote(folder)}{own}`")
         self.signal_number, self.exit_code, self.folder = signal_number, 128 + signal_number, folder
 
@@ -77,18 +76,12 @@ def warn_user(text: str) -> None:
 # Errors of the system
 
 
-def is_full_disk(error: BaseException) -> bool:
-    """Return whether an error means that the disk or the quota is full."""
-    return isinstance(error, NoSpace) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-
-
 def is_full_memory(error: BaseException) -> bool:
     """Return whether an error means that the memory, of the machine or of a GPU, is full."""
-    # torch.OutOfMemoryError is known by its name, because this module does not import torch. For the memory
-    # of the machine, torch raises a RuntimeError, which names the reason only in its message.
+    # For the memory of the machine, torch raises a RuntimeError, which names the reason only in its message.
     signs = ("DefaultCPUAllocator", "not enough memory", "out of memory", "std::bad_alloc")
     said = isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
-    return said or isinstance(error, MemoryError | OutOfMemory) or type(error).__name__ == "OutOfMemoryError"
+    return said or isinstance(error, MemoryError | OutOfMemory)
 
 
 def explain_error(error: BaseException, what: str = "", advice: str = "") -> BaseException:
@@ -106,7 +99,7 @@ def explain_error(error: BaseException, what: str = "", advice: str = "") -> Bas
         return OutOfMemory("the memory is full: end other programs, or use a smaller --size or --optim.batch")
     if not isinstance(error, OSError) or isinstance(error, NoSpace):
         return error
-    path, full = error.filename2 or error.filename, is_full_disk(error)
+    path, full = error.filename2 or error.filename, error.errno in (errno.ENOSPC, errno.EDQUOT)
     what = what or ("" if path is None else f"{os.fsdecode(path)} cannot be used")
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
     advice = advice or ("make room, then repeat the command, a training with --resume" if full else "")
@@ -137,13 +130,22 @@ def check_part_values(owner: str, part: object) -> None:
     # The types in a class of the user may have names that cannot be found here.
     base = next(base for base in type(part).__mro__ if base.__module__.startswith("ddim."))
     for name, kind in get_type_hints(base).items():
-        value, allowed = getattr(part, name), get_args(kind)
         if kind in (int, float):
-            to_float(f"{owner}.{name}", value)
-        elif get_origin(kind) is Literal and value not in allowed:
-            words = [*map(str, allowed)]
-            hint = suggest(str(value), words)
-            raise UserError(f"{owner}.{name} must be one of {', '.join(words)}, got {value!r}{hint}")
+            to_float(f"{owner}.{name}", getattr(part, name))
+        elif get_origin(kind) is Literal:
+            check_choice(f"{owner}.{name}", getattr(part, name), get_args(kind))
+
+
+def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
+    """Check that a value is one of those that are allowed; `name` is its name in the message.
+
+    Raises:
+        UserError: if it is another one; the message suggests a similar one.
+    """
+    if value not in allowed:
+        words = [*map(str, allowed)]
+        hint = suggest(str(value), words)
+        raise UserError(f"{name} must be one of {', '.join(words)}, got {value!r:.100}{hint}")
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
@@ -204,15 +206,10 @@ def to_int(name: str, value: object, hint: str = "") -> int:
 
 
 def describe_given(value: object) -> str:
-    """Return a short description of a value: "a tensor (200, 3, 32, 32)", or a text or number as it is."""
-    if value is None or isinstance(value, str | Path | int | float):
-        return repr(value)
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    name = type(value).__name__
-    if name in ("Tensor", "ndarray"):
-        return f"{'a tensor' if name == 'Tensor' else 'an array'} {tuple(value.shape)}"  # pyrefly: ignore
-    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+    """Return a short description of a value: "a tensor (200, 3, 32, 32)", or the start of its `repr`."""
+    if not hasattr(value, "shape"):
+        return f"{value!r:.100}"
+    return f"{'a tensor' if type(value).__name__ == 'Tensor' else 'an array'} {tuple(value.shape)}"
 
 
 def format_count(number: int, noun: str) -> str:
@@ -234,18 +231,9 @@ def quote(*words: object) -> str:
     return (subprocess.list2cmdline if os.name == "nt" else shlex.join)([*map(str, words)])
 
 
-ELSEWHERE = {
-    "dpmpp_2m": "dpm_solver",
-    "dpm++": "dpm_solver",
-    "eps": "noise",
-    "epsilon": "noise",
-    "euler": "ddim",
-    "heun": "edm",
-    "sample": "image",
-    "v": "velocity",
-    "v_prediction": "velocity",
-    "x0": "image",
-}
+ELSEWHERE = {"euler": "ddim", "heun": "edm", "dpmpp_2m": "dpm_solver", "dpm++": "dpm_solver"}
+ELSEWHERE |= {"eps": "noise", "epsilon": "noise", "v": "velocity", "v_prediction": "velocity"}
+ELSEWHERE |= {"sample": "image", "x0": "image"}
 """Names of parts of a recipe in other libraries, with their names here."""
 
 

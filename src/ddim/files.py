@@ -1,4 +1,4 @@
-"""Write files and folders that a kill or a power cut leaves complete or absent; lock, seal, cache.
+"""Write files and folders that a kill or a power cut leaves complete or absent; lock and seal them.
 
 An unfinished file or folder has a name ``.tmp-...`` beside its final name. It is flushed to the disk and then
 renamed. A seal is the SHA-256 of all other entries of a JSON document: it shows that nothing has changed
@@ -11,13 +11,12 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ddim.errors import Locked, UserError, suggest
+from ddim.errors import Locked, UserError
 
 LOCK = ".lock"
 """Name of the file whose lock is the lock of its folder."""
@@ -28,25 +27,23 @@ TEMPORARY = ".tmp-"
 SEAL = "seal"
 """The entry of a document with the SHA-256 of its other entries."""
 
-_HEX = "[0-9a-f]"
-
 
 def make_folder(folder: Path) -> None:
     """Create `folder` and its missing parents, and flush their directory entries to the disk."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
+        flush(folder.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush the directory entries of `folder` to the disk; do nothing on Windows, which needs none."""
-    if hasattr(os, "O_DIRECTORY"):
-        file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def flush(path: Path) -> None:
+    """Flush a file or the directory entries of a folder to the disk; Windows needs no flush of a folder."""
+    if os.name != "nt" or path.is_file():
+        number = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
         try:
-            os.fsync(file)
+            os.fsync(number)
         finally:
-            os.close(file)
+            os.close(number)
 
 
 def hash_file(path: Path) -> str:
@@ -82,7 +79,7 @@ def atomic_file(path: Path) -> Generator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        flush(path.parent)
     except OSError as error:
         if error.filename in (None, str(temporary), temporary):
             error.filename = str(path)
@@ -115,15 +112,11 @@ def publish_folder(temporary: Path, path: Path) -> None:
         OSError: if `path` is a file, or a folder that is not empty.
     """
     for place in (*temporary.rglob("*"), temporary):
-        if place.is_dir():
-            sync_folder(place)
-        else:
-            with place.open("r+b") as file:
-                os.fsync(file.fileno())
+        flush(place)
     if os.name == "nt" and path.exists():  # Windows does not rename a folder to the name of another.
         path.rmdir()
     os.rename(temporary, path)
-    sync_folder(path.parent)
+    flush(path.parent)
 
 
 def temporary_name(path: Path) -> Path:
@@ -138,7 +131,7 @@ def remove_leftovers(folder: Path, older_than: float = 0.0) -> None:
         folder: the folder; without `older_than`, no other process may be writing into it.
         older_than: the age in seconds that they must have.
     """
-    for left in folder.glob(TEMPORARY + _HEX * 32 + "-*"):
+    for left in folder.glob(TEMPORARY + "[0-9a-f]" * 32 + "-*"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime >= older_than:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -174,12 +167,10 @@ def is_locked(folder: Path) -> bool:
     if not (folder / LOCK).exists():
         return False
     try:
-        # Nobody can tell in a folder that cannot be written.
-        with suppress(OSError), lock_folder(folder, wait=0):
-            pass
-    except Locked:
-        return True
-    return False
+        with lock_folder(folder, wait=0):
+            return False
+    except (Locked, OSError) as error:  # nobody can tell in a folder that cannot be written
+        return isinstance(error, Locked)
 
 
 # Documents
@@ -257,79 +248,3 @@ def cache_folder(folder: str | Path | None = None) -> Path:
     import platformdirs
 
     return Path(folder or os.environ.get("DDIM_CACHE") or platformdirs.user_cache_path("ddim")).expanduser()
-
-
-CACHE_PARTS = {
-    "images": [f"images/{_HEX * 32}"],
-    "stamps": [f"stamps/{_HEX * 64}"],
-    "features": [f"features/*{_HEX * 64}*"],
-    "compiler": ["compiler"],
-    "downloads": ["downloads/flowers-102", "downloads/oxford-iiit-pet", "downloads/cifar-10-*"],
-    "hub": ["hub/*--*"],
-    "weights": [f"weights/*-{_HEX * 8}.pth"],
-}
-"""Patterns of the paths of the entries of each part of the cache.
-
-Other files are never removed, because the user may keep some in the cache folder.
-"""
-
-
-@dataclass(frozen=True)
-class CacheContents:
-    """The cache folder, the bytes in each of its parts, and the bytes that were freed."""
-
-    folder: Path
-    parts: dict[str, int]
-    freed: int
-
-    def __str__(self) -> str:
-        """Return the sizes of the cache and of its parts, or what was freed."""
-        if self.freed:
-            return f"{self.freed / 1e6:,.1f} MB freed in {self.folder}"
-        sizes = [f"  {name:<9} {size / 1e6:>8,.1f} MB" for name, size in self.parts.items()]
-        return "\n".join([f"{self.folder}: {sum(self.parts.values()) / 1e6:,.1f} MB", *sizes])
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the folder and the bytes."""
-        return asdict(self)
-
-
-def inspect_cache(*, clear: Sequence[str] = ()) -> CacheContents:
-    """Show the contents of the cache, or clear parts of it.
-
-    The cache folder is $DDIM_CACHE, or else the user's cache folder. Everything in it can be computed or
-    downloaded again. Do not clear it while other commands of ddim run. Its parts:
-
-      images      decoded data sets
-      stamps      notes which files the decoded data sets belong to
-      features    samples, and features of samples and images
-      compiler    compiled networks
-      downloads   built-in data sets
-      hub         files of the Hugging Face Hub
-      weights     weights of feature networks
-
-    Args:
-        clear: parts to remove, or all.
-
-    Commands:
-        ddim cache
-        ddim cache --clear images,features
-    """
-    names = CACHE_PARTS if "all" in clear else [clear] if isinstance(clear, str) else clear
-    for name in names:
-        if name not in CACHE_PARTS:
-            known = ", ".join(CACHE_PARTS)
-            raise UserError(f"the parts of the cache are {known}, got {name!r}{suggest(name, CACHE_PARTS)}")
-    freed = sum(_measure_part(name) for name in names)
-    for path in (path for name in names for path in _list_entries(name)):
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    return CacheContents(cache_folder(), {name: _measure_part(name) for name in CACHE_PARTS}, freed)
-
-
-def _list_entries(name: str) -> list[Path]:
-    return [path for pattern in CACHE_PARTS[name] for path in sorted(cache_folder().glob(pattern))]
-
-
-def _measure_part(name: str) -> int:
-    files = (file for path in _list_entries(name) for file in (path, *path.rglob("*")) if not file.is_dir())
-    return sum(file.lstat().st_size for file in files)

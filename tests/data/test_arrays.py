@@ -51,25 +51,16 @@ def test_the_values_of_arrays_are_kept_to_the_last_bit(tmp_path, first, order, d
         assert np.array_equal(images.pixels, values.astype(images.pixels.dtype))
 
 
-@pytest.mark.parametrize(
-    ("shape", "axis"),
-    [
-        ((3, 32, 32), "first"),
-        ((32, 32, 3), "last"),
-        ((1, 32, 3), "first"),
-        ((8, 9, 10), "first"),
-        ((8, 8, 8), None),
-        ((64, 8, 64), None),
-    ],
-)
-def test_the_channel_axis_has_a_usual_length_or_is_shorter_than_both_others(shape, axis):
-    image = np.random.default_rng(0).random(shape)
-    if axis is None:
+def test_the_channel_axis_has_a_usual_length_or_is_shorter_than_both_others():
+    draw = np.random.default_rng(0).random
+    for shape in ((3, 32, 32), (1, 32, 3), (8, 9, 10)):
+        image = draw(shape, np.float32)
+        assert np.array_equal(arrange_pixels(image, "it"), image.transpose(1, 2, 0))
+    image = draw((32, 32, 3), np.float32)
+    assert np.array_equal(arrange_pixels(image, "it"), image)
+    for shape in ((8, 8, 8), (64, 8, 64)):
         with pytest.raises(UserError, match="first or last axis, got"):
-            arrange_pixels(image, "it")
-    else:
-        wanted = image.transpose(1, 2, 0) if axis == "first" else image
-        assert np.array_equal(arrange_pixels(image, "it"), wanted.astype(np.float32))
+            arrange_pixels(draw(shape), "it")
 
 
 def test_an_ambiguous_axis_and_the_array_of_images_can_be_named(tmp_path):
@@ -105,7 +96,6 @@ def test_the_range_of_floats_is_0_to_1_or_that_of_the_values_or_the_users(tmp_pa
         (np.zeros((8, 8), np.uint8), r"shape .*, got \(8,\)"),
         (np.zeros((0, 8, 8), np.uint8), "contains no image"),
         (np.array([{"a": 1}] * 3), "cannot be read"),
-        (b"\x93NUMPY\1\0\xe8\x03" + b"(" * 900 + b")" * 100, "cannot be read"),
         (b"", "cannot be read"),
     ],
 )
@@ -122,6 +112,13 @@ def test_labels_must_be_class_indices_for_all_images(tmp_path, labels):
         opened(saved(tmp_path, DEEP, labels=labels), tmp_path / "cache")
 
 
+class Stream(IterableDataset):
+    """A data set without an index."""
+
+    def __iter__(self):
+        return iter(PIXELS)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -131,9 +128,10 @@ def test_labels_must_be_class_indices_for_all_images(tmp_path, labels):
         torch.from_numpy(PIXELS).permute(0, 3, 1, 2).float() / 255,
         PIXELS / 255,
         TensorDataset(torch.from_numpy(PIXELS)),
+        Stream(),
         [Image.fromarray(image) for image in PIXELS],
     ],
-    ids=["NHWC", "NCHW", "tensor", "floats", "doubles", "data set", "Pillow"],
+    ids=lambda data: type(data).__name__,
 )
 def test_the_pixels_are_those_that_were_given(data, tmp_path):
     images = given(data, tmp_path)
@@ -145,9 +143,8 @@ def test_the_pixels_are_those_that_were_given(data, tmp_path):
 def test_given_arrays_and_tensors_keep_16_bits_any_channels_and_floats_if_asked(tmp_path):
     for data in (DEEP, torch.from_numpy(DEEP.astype(np.int32)).to(torch.uint16), list(DEEP)):
         assert np.array_equal(given(data, tmp_path).pixels, DEEP)
-    assert np.array_equal(given(PIXELS[..., :1], tmp_path).pixels, PIXELS[..., :1])
-    clear = np.concatenate([PIXELS, PIXELS[..., :1]], 3)
-    assert np.array_equal(given(clear, tmp_path).pixels, clear)
+    for data in (PIXELS[..., :1], PIXELS[..., [0, 1, 2, 0]]):
+        assert np.array_equal(given(data, tmp_path).pixels, data)
     floats = (DEEP[..., :3] / 50).astype(np.float32)
     assert np.array_equal(given(floats, tmp_path, "float32").pixels, floats)
     unit = give_images(PIXELS / 255)
@@ -166,13 +163,10 @@ def test_images_of_pillow_are_read_as_files_of_their_mode_are(mode, tmp_path):
     assert np.array_equal(pixels, np.asarray(wanted).reshape(pixels.shape))
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-def test_images_of_pillow_are_turned_by_their_orientation_as_files_are(mode, tmp_path):
-    upright = np.asarray(Image.fromarray(PIXELS[0]).convert(mode))
-    with Image.open(io.BytesIO(with_orientation(upright, 6, "PNG"))) as photo:
+def test_images_of_pillow_are_turned_by_their_orientation_as_files_are(tmp_path):
+    with Image.open(io.BytesIO(with_orientation(PIXELS[0], 6, "PNG"))) as photo:
         assert photo.size == (16, 24)
-        pixels = given([photo], tmp_path).pixels[0]
-    assert np.array_equal(pixels, upright.reshape(16, 24, -1))
+        assert np.array_equal(given([photo], tmp_path).pixels[0], PIXELS[0])
 
 
 class Pairs(Dataset):
@@ -199,14 +193,6 @@ def test_labels_keep_their_numbers_and_names(tmp_path):
     assert (named.classes, named.labels.tolist()) == (("aster", "rose"), [1, 0, 1, 1, 0])
 
 
-def test_images_without_an_index_are_read_as_they_come(tmp_path):
-    class Stream(IterableDataset):
-        def __iter__(self):
-            return iter(PIXELS)
-
-    assert np.array_equal(given(Stream(), tmp_path).pixels, PIXELS)
-
-
 def test_different_sizes_need_a_size(tmp_path):
     several = [PIXELS[0], PIXELS[1, :8]]
     with pytest.raises(UserError, match="have 2 sizes"):
@@ -223,7 +209,6 @@ def test_different_sizes_need_a_size(tmp_path):
         (PIXELS[0], r"gray images are images\[:, None\]"),
         ((PIXELS, np.zeros(5, int)), "image 0 must have the shape"),
         ({"train": list(PIXELS)}, r"one split .* data\['train'\]"),
-        ([{"photo": PIXELS[0]}], "must have the shape"),
         (torch.zeros(0, 3, 16, 16), "the images have 0 sizes"),
         ([(PIXELS[0], -1)], "class index"),
         ([(PIXELS[0], 0), PIXELS[1]], "every image needs a label"),

@@ -23,9 +23,7 @@ def folder(tmp_path):
     return path
 
 
-def test_good_images_are_used_and_bad_ones_are_listed_with_their_reason(
-    folder, tmp_path, capsys, monkeypatch
-):
+def test_good_images_are_used_and_bad_ones_are_listed_with_reasons(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     used, reasons = fill(folder)
     images = open_images(str(folder), (16, 16), 3)
@@ -34,9 +32,8 @@ def test_good_images_are_used_and_bad_ones_are_listed_with_their_reason(
     assert listed.keys() == reasons.keys()
     for name, reason in reasons.items():
         assert re.search(reason, listed[name]), name
-    assert (
-        main(["data", str(folder), "--size", "16", "--channels", "3", "--out", str(tmp_path / "g.png")]) == 0
-    )
+    words = ["--size", "16", "--channels", "3", "--out", str(tmp_path / "g.png")]
+    assert main(["data", str(folder), *words]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert all(line.isprintable() for line in lines)
     for name in reasons:
@@ -48,9 +45,7 @@ def test_good_images_are_used_and_bad_ones_are_listed_with_their_reason(
 def test_a_folder_without_usable_images_is_refused_with_a_reason(files, folder, tmp_path):
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    with pytest.raises(
-        UserError, match=r"contains no image that can be used.*empty" if files else "no image"
-    ):
+    with pytest.raises(UserError, match="contains no image that can be used.*empty" if files else "no image"):
         open_images(str(folder), (16, 16), cache=tmp_path / "cache")
     assert os.listdir(tmp_path / "cache" / "images") == []
 

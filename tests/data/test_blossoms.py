@@ -1,37 +1,22 @@
 """The embedded flowers: the same everywhere, different from each other, and visible."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from ddim.data import open_images
-from ddim.data.blossoms.kinds import KINDS
-from ddim.data.blossoms.source import draw_blossom, name_kind
+from ddim.data.blossoms import KINDS, draw_blossom, name_kind
 
 
-def test_a_flower_is_the_same_in_another_process_and_after_others():
-    program = (
-        "import sys; from ddim.data.blossoms.source import draw_blossom;"
-        "sys.stdout.buffer.write(b''.join(draw_blossom(k, (32, 48)).tobytes() for k in (5, 0, 99)))"
-    )
-    drawn = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
-    ours = {k: draw_blossom(k, (32, 48)).tobytes() for k in (0, 17, 99, 5)}
-    assert drawn == b"".join(ours[k] for k in (5, 0, 99))
+def test_a_flower_is_the_same_after_others_and_has_any_size():
+    first = {k: draw_blossom(k, (33, 47)) for k in (0, 17, 99, 5)}
+    assert {pixels.shape for pixels in first.values()} == {(33, 47, 3)}
+    assert all(np.array_equal(draw_blossom(k, (33, 47)), first[k]) for k in (5, 0, 99))
 
 
 def test_all_flowers_differ():
     drawn = [draw_blossom(index, (32, 32)).astype(int) for index in [*range(60), 10**9]]
     distances = [np.abs(a - b).mean() for n, a in enumerate(drawn) for b in drawn[:n]]
     assert min(distances) > 5
-
-
-@pytest.mark.parametrize("size", [(8, 8), (33, 47), (128, 128), (64, 96), (96, 64)])
-def test_every_size_is_drawn(size):
-    pixels = draw_blossom(3, size)
-    assert pixels.shape == (*size, 3)
-    assert pixels.dtype == np.uint8
 
 
 @pytest.mark.parametrize("index", range(12))
@@ -42,10 +27,8 @@ def test_a_flower_at_twice_the_size_is_the_same_image(index):
 
 
 def test_all_kinds_are_about_equally_frequent():
-    counts = {name: sum(name_kind(index) == name for index in range(1200)) for name in KINDS}
-    assert len(counts) == 12
-    assert min(counts.values()) > 60
-    assert max(counts.values()) < 140
+    counts = [sum(name_kind(index) == name for index in range(1200)) for name in KINDS]
+    assert 60 < min(counts) <= max(counts) < 140
 
 
 def test_the_flower_stands_out_in_the_middle():

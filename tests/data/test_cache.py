@@ -15,11 +15,11 @@ from ddim.cli import main
 from ddim.data import cache as cache_module
 from ddim.data import open_images
 from ddim.data.cache import open_decoded, read_headers
+from ddim.data.cache_contents import CACHE_PARTS, inspect_cache
 from ddim.data.images import gather_batch, to_unit
 from ddim.data.values import Reading, Values
 from ddim.errors import NoSpace, UserError
 from ddim.evaluation.image_summary import find_enlarged
-from ddim.files import CACHE_PARTS, inspect_cache
 from deep_files import noise16, png16, tiff
 from race import race
 
@@ -61,18 +61,28 @@ def opened(folder, tmp_path, monkeypatch):
 
 
 def test_images_are_decoded_once(opened):
-    first = opened()
+    seen = []
+    first = opened(progress=lambda *done: seen.append(done))
+    assert seen == [(n, 6) for n in range(1, 7)]
     assert opened.decoded == 6
     again = opened()
     assert opened.decoded == 0
     np.testing.assert_array_equal(again.pixels, first.pixels)
-    assert (again.names, again.classes, again.labels.tolist()) == (
-        first.names,
-        first.classes,
-        [0, 0, 0, 1, 1, 1],
-    )
-    assert again.fingerprint == first.fingerprint
-    assert not np.array_equal(opened((10, 8)).pixels.shape, first.pixels.shape)
+    assert (again.names, again.fingerprint, again.classes) == (first.names, first.fingerprint, first.classes)
+    assert again.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert opened((10, 8)).pixels.shape == (6, 10, 8, 3)
+    assert opened.decoded == 6
+
+
+def test_files_written_a_moment_ago_are_read_again_and_a_damaged_note_is_not_believed(
+    opened, tmp_path, monkeypatch
+):
+    first = opened()
+    (note,) = (tmp_path / "cache" / "stamps").glob("*/note.json")
+    damage_file(note, lambda data: data.replace(first.folder.name[:8].encode(), b"00000000"))
+    assert opened().fingerprint == first.fingerprint
+    monkeypatch.setattr("ddim.data.sources._CLOCK_TICK", 3600.0)
+    assert opened().fingerprint == first.fingerprint
     assert opened.decoded == 6
 
 
@@ -90,13 +100,6 @@ def test_any_change_of_the_files_changes_the_fingerprint(change, opened, folder)
     again = opened()
     assert opened.decoded == len(again)
     assert again.fingerprint != first.fingerprint
-
-
-def test_files_written_a_moment_ago_are_read_again(opened, monkeypatch):
-    monkeypatch.setattr("ddim.data.sources._CLOCK_TICK", 3600.0)
-    first = opened()
-    assert opened().fingerprint == first.fingerprint
-    assert opened.decoded == 6
 
 
 def test_images_are_used_after_their_files_are_gone_and_under_other_paths(
@@ -126,11 +129,8 @@ DAMAGE = {
     "truncated pixels": ("pixels", lambda data: data[:-1]),
     "a bit of the pixels": ("pixels", lambda data: flip_bit(data, len(data) - 100)),
     "no pixels": ("pixels", None),
-    "no index": ("index.json", None),
     "half an index": ("index.json", lambda data: data[:40]),
-    "another index": ("index.json", lambda data: b"[1, 2]"),
     "another class": ("index.json", lambda data: data.replace(b'"rose"', b'"lily"')),
-    "an index that is not UTF-8": ("index.json", lambda data: b"\xff\xfe\x00"),
 }
 
 
@@ -147,13 +147,6 @@ def test_a_damaged_cache_is_built_again(damage, opened):
     assert (again.classes, again.labels.tolist()) == (("aster", "rose"), [0, 0, 0, 1, 1, 1])
     opened()
     assert opened.decoded == 0
-
-
-def test_a_damaged_note_is_not_believed(opened, tmp_path):
-    first = opened()
-    (note,) = (tmp_path / "cache" / "stamps").glob("*/note.json")
-    damage_file(note, lambda data: data.replace(first.folder.name[:8].encode(), b"00000000"))
-    assert opened().fingerprint == first.fingerprint
 
 
 def test_an_interrupted_build_leaves_no_cache(opened, tmp_path):
@@ -175,17 +168,6 @@ def test_several_builders_decode_once(opened, tmp_path):
     race(lambda k: found.append(open_images(str(tmp_path / "photos"), (8, 8), cache=tmp_path / "cache")), 4)
     assert [images.fingerprint for images in found] == [found[0].fingerprint] * 4
     assert opened.decoded == 6
-
-
-def test_progress_counts_the_files(opened):
-    seen = []
-    opened(progress=lambda *done: seen.append(done))
-    assert seen == [(n, 6) for n in range(1, 7)]
-
-
-def test_the_environment_variable_sets_the_cache_folder(folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "mine"))
-    assert open_images(str(folder), (8, 8)).folder.parent == tmp_path / "mine" / "images"
 
 
 def test_the_error_for_an_unwritable_cache_names_the_environment_variable(folder, tmp_path):
@@ -252,11 +234,7 @@ def test_most_files_decide_and_others_are_widened_or_refused(tmp_path):
 
 def test_floats_keep_their_range_and_integers_become_floats_from_0_to_1_if_asked(tmp_path):
     gray, floats = noise16(8, 8), np.linspace(-7, 9, 64, dtype=np.float32).reshape(8, 8)
-    files = {
-        "0.tif": tiff(floats),
-        "1.tif": tiff(floats[::-1]),
-        "8.png": encoded(picture(8, 8)[..., 0].copy(), "PNG"),
-    }
+    files = {"0.tif": tiff(floats), "1.tif": tiff(floats[::-1]), "8.png": EIGHT}
     folder = write(tmp_path / "floats", files)
     images = open_images(folder, (8, 8), cache=tmp_path / "cache")
     assert (images.names, images.values) == (("0.tif", "1.tif"), Values("float32", -7, 9))
@@ -264,10 +242,7 @@ def test_floats_keep_their_range_and_integers_become_floats_from_0_to_1_if_asked
     assert open_images(folder, (8, 8), reading=wide, cache=tmp_path / "cache").values.low == -10
     with pytest.raises(UserError, match="-7 to 9"):
         open_images(folder, (8, 8), reading=Reading(range=(0, 10)), cache=tmp_path / "cache")
-    deep = write(
-        tmp_path / "deep",
-        {"0.png": png16(gray[..., None]), "1.png": encoded(picture(8, 8)[..., 0].copy(), "PNG")},
-    )
+    deep = write(tmp_path / "deep", {"0.png": png16(gray[..., None]), "1.png": EIGHT})
     unit = open_images(deep, (8, 8), reading=Reading("float32"), cache=tmp_path / "cache")
     assert unit.values == Values("float32", 0, 1)
     np.testing.assert_allclose(unit.pixels[0, ..., 0], gray / 65535, rtol=1e-6)
@@ -311,17 +286,10 @@ def filled(tmp_path, monkeypatch):
     return folder
 
 
-def test_every_part_is_listed_with_its_size(filled):
-    found = inspect_cache()
-    assert found.parts["images"] > 0 < found.parts["stamps"]
-    assert found.parts["features"] == 3000
-    assert {found.parts[name] for name in ("compiler", "downloads", "hub", "weights")} == {1000}
-    assert str(found).startswith(f"{filled}: ")
-
-
 @pytest.mark.parametrize("part", CACHE_PARTS)
 def test_one_part_is_cleared(filled, part):
     before = inspect_cache().parts
+    assert before["features"] == 3000
     assert inspect_cache(clear=[part]).freed == before[part] > 0
     assert inspect_cache().parts == before | {part: 0}
 
@@ -333,8 +301,3 @@ def test_clearing_everything_leaves_the_files_of_the_user(filled, capsys):
     left.remove("images/.lock")
     assert left == ["downloads/mine.zip", "features/mine.npy", "notes.txt", "weights/mine.pth"]
     assert set(json.loads(capsys.readouterr().out)["parts"].values()) == {0}
-
-
-def test_an_empty_cache_is_shown(tmp_path, monkeypatch):
-    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "none"))
-    assert set(inspect_cache().parts.values()) == {0}

@@ -22,68 +22,39 @@ def test_a_size_is_a_side_or_height_by_width():
     assert parse_size(" 96X64 ") == (96, 64)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "x", "64x", "x64", "64x64x3", "-64", "6.4", "64 x 64", "7", "1025", "1" * 30, "٦٤"]
-)
-def test_any_other_size_is_refused_in_one_sentence(text):
-    with pytest.raises(UserError, match=r"data\.size") as error:
+@pytest.mark.parametrize("text", ["", "64x", "64x64x3", "-64", "6.4", "64 x 64", "7", "1025", "1" * 30, "٦٤"])
+def test_any_other_size_is_refused(text):
+    with pytest.raises(UserError, match=r"data\.size"):
         parse_size(text)
-    assert "\n" not in str(error.value)
 
 
-def test_an_official_split_wins_over_the_seed():
+def test_a_split_is_the_official_one_or_has_the_share_that_is_asked_for():
     official = np.array([0, 3]), np.array([1, 2])
     parts = split_images(of(4, official), 0.5, 7)
     assert (parts.train is official[0], parts.validation is official[1]) == (True, True)
-
-
-def test_a_validation_share_of_zero_keeps_no_image():
     parts = split_images(of(3), 0.0, 0)
     assert (parts.train.tolist(), parts.validation.tolist()) == ([0, 1, 2], [])
-
-
-def test_two_images_are_split_one_and_one():
     parts = split_images(of(2), 0.1, 0)
     assert (len(parts.train), len(parts.validation)) == (1, 1)
 
 
-@pytest.mark.parametrize("fraction", [1.0, -0.1, float("nan")])
-def test_a_share_outside_0_to_1_is_refused(fraction):
-    with pytest.raises(UserError, match=r"data\.validation must be at least 0 and less than 1"):
-        split_images(of(10), fraction, 0)
-
-
-@pytest.mark.parametrize(("n", "fraction"), [(1, 0.2), (5, 0.9)])
-def test_a_split_without_training_images_is_refused(n, fraction):
-    with pytest.raises(
-        UserError, match=rf"data\.validation {fraction} of {n} images leaves no training image"
-    ):
+@pytest.mark.parametrize(("n", "fraction"), [(10, 1.0), (10, -0.1), (10, float("nan")), (1, 0.2), (5, 0.9)])
+def test_a_share_outside_0_to_1_or_without_training_images_is_refused(n, fraction):
+    with pytest.raises(UserError, match=r"data\.validation"):
         split_images(of(n), fraction, 0)
 
 
-def test_a_misspelt_name_suggests_the_nearest_one():
-    with pytest.raises(UserError, match="perhaps you meant blossoms"):
-        open_images("blosoms", (32, 32))
-    with pytest.raises(UserError, match="perhaps you meant cifar10"):
-        open_images("cifar", (32, 32))
-
-
-@pytest.mark.parametrize(
-    "text", ["", "no/such/folder", "~nobody-of-this-name/x", "blossoms:0", "blossoms:-3", "pets:"]
-)
+@pytest.mark.parametrize("text", ["", "no/such/folder", "~nobody-of-this-name/x", "blossoms:0", "pets:"])
 def test_a_missing_source_is_refused(text):
     with pytest.raises(UserError, match="is (missing|neither).* no data set"):
         open_images(text, (32, 32))
 
 
-def test_a_file_that_is_not_an_archive_is_refused(tmp_path):
+def test_a_file_that_is_not_an_archive_and_two_channels_are_refused(tmp_path):
     path = tmp_path / "one.png"
     path.write_bytes(encoded(picture(), "PNG"))
     with pytest.raises(UserError, match="is neither a folder nor a .zip"):
         open_images(str(path), (32, 32))
-
-
-def test_two_channels_are_refused():
     with pytest.raises(UserError, match=r"data\.channels"):
         open_images("blossoms", (32, 32), 2)
 
@@ -101,15 +72,14 @@ def test_images_and_their_split_print_in_a_line():
     assert repr(split_images(images, 0.25, 0)) == f"SplitImages({images!r}, 30 train, 10 validation)"
 
 
-def test_a_mistyped_folder_gets_the_folder_beside_it_as_a_suggestion(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("text", "meant"), [("photos/", "my photos"), ("flower:copy", "flowers"), ("cifar", "cifar10")]
+)
+def test_a_mistyped_name_gets_a_folder_or_a_data_set_as_a_suggestion(text, meant, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my photos").mkdir()
-    (tmp_path / "photos.txt").touch()
-    for text in ("photos", "photos/", str(tmp_path / "photos")):
-        with pytest.raises(UserError, match="perhaps you meant my photos$"):
-            open_images(text, (32, 32))
-    with pytest.raises(UserError, match="perhaps you meant flowers$"):
-        open_images("flower:copy", (32, 32))
+    with pytest.raises(UserError, match=f"perhaps you meant {meant}$"):
+        open_images(text, (32, 32))
 
 
 # Batches
@@ -141,20 +111,15 @@ def test_only_selected_images_are_mirrored_left_to_right(images):
     assert not torch.equal(flipped[0], plain[0])
 
 
-def test_a_batch_is_a_copy(images):
-    before = images.pixels.copy()
-    gather_batch(images, np.arange(5)).zero_()
-    np.testing.assert_array_equal(images.pixels, before)
-
-
-def test_a_batch_is_copied_once():
-    images = Images(np.zeros((64, 32, 32, 3), np.uint8), None, (), ("",) * 64, "")
+def test_a_batch_is_a_copy_and_copied_once():
+    images = Images(np.ones((64, 32, 32, 3), np.uint8), None, (), ("",) * 64, "")
     gather_batch(images, np.arange(2))
     tracemalloc.start()
-    gather_batch(images, np.arange(64))
+    gather_batch(images, np.arange(64)).zero_()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.2 * images.pixels.nbytes
+    assert images.pixels.all()
 
 
 def test_black_is_0_and_white_is_1():

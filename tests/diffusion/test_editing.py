@@ -90,8 +90,6 @@ def test_slerp_keeps_the_distribution_of_noise_and_goes_evenly_along_the_circle(
     assert slerp(a, b, 0.5).std().item() == pytest.approx(1, abs=0.02)
     assert torch.allclose(slerp(a, b, 0.3), slerp(b, a, 0.7))
     assert torch.allclose(slerp(a, a, 0.4), a)
-    with pytest.raises(UserError, match="opposite"):
-        slerp(a, -a, 0.5)
     frames = interpolate_latents(a[0], b[0], 5)
     assert torch.allclose(frames[[0, -1]], torch.stack([a[0], b[0]]))
     norms = frames.flatten(1).norm(dim=1)
@@ -157,5 +155,5 @@ def test_a_stronger_variation_is_farther_from_its_image():
 def test_a_variation_visits_the_levels_below_its_strength():
     states = list(sample_from_image(LAW, normal(1, 1, 2, 2), 0.5, times(10), DDIM(), Noise([0])))
     assert [state.t for state in states] == pytest.approx([0.5, 0.4, 0.3, 0.2, 0.1])
-    with pytest.raises(UserError, match="strength"):
+    with pytest.raises(UserError, match="times must lie in"):
         sample_from_image(LAW, normal(1, 1, 2, 2), 1.1, times(10), DDIM(), Noise([0]))

@@ -3,9 +3,8 @@ import math
 import pytest
 import torch
 
-from ddim.diffusion.grids import Karras, Listed, Quadratic, Sections, Spaced, Uniform, UniformLogSNR
+from ddim.diffusion.grids import Karras, Quadratic, Sections, Spaced, Uniform, UniformLogSNR
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearPath
-from ddim.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -25,14 +24,6 @@ def test_times_fall_from_one_and_never_reach_zero(grid, schedule):
         assert (times.diff() < 0).all()
         assert times[-1] > 0
         assert schedule(times).log_snr.isfinite().all()
-
-
-@pytest.mark.parametrize("steps", [1, 3, 20, 1000])
-def test_uniform_times_are_those_of_the_originals(steps):
-    """Béres evaluates at t = 1 - k/N, k = 0 ... N - 1."""
-    exact = [1 - k / steps for k in range(steps)]
-    assert Uniform()(steps, Cosine()).tolist() == pytest.approx(exact, rel=1e-12)
-    assert Listed(tuple(exact))(steps, Cosine()).tolist() == exact
 
 
 @pytest.mark.parametrize("shift", [0.5, 3.0])
@@ -117,5 +108,3 @@ def test_sections_are_the_respacing_of_improved_ddpm():
     assert entries(Sections(4000), 2) == [0, 3999]
     assert entries(Sections(10, (1, 1, 1)), 3) == [0, 4, 7]
     assert entries(Sections(10, (1, 1, 1)), 9) == [0, 2, 3, 4, 5, 6, 7, 8, 9]
-    with pytest.raises(UserError, match="steps must be a multiple of 3"):
-        Sections(10, (1, 1, 1))(4, LinearBeta())

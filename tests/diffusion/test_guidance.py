@@ -5,11 +5,10 @@ import torch
 
 from ddim.diffusion.denoiser import Counted, Labelled, Model
 from ddim.diffusion.grids import UniformLogSNR
-from ddim.diffusion.guidance import Clipped, Guided, Rescheduled, check_reach
+from ddim.diffusion.guidance import Clipped, Guided, Rescheduled
 from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn, LinearPath
-from ddim.errors import UserError
 from oracles import Gaussian, normal
 
 SCHEDULE = Cosine(0.014, 0.999)
@@ -125,12 +124,6 @@ def test_image_and_noise_add_up_at_the_requested_level_of_a_table():
     schedule = Cosine(0.1, 0.9)
     p = Rescheduled(Gaussian(Linear(entries=9, last=0.9)), schedule)(X, 0.4)
     assert adds_up(p, X, 0.4, schedule)
-
-
-@pytest.mark.parametrize("t", [0.0, 1.0])
-def test_levels_that_a_model_was_not_trained_on_are_refused(t):
-    with pytest.raises(UserError, match="is trained"):
-        check_reach(Cosine(0.1, 0.9), Cosine(0.02, 0.95)(t))
 
 
 def test_guidance_and_other_schedules_keep_the_predicted_variance():

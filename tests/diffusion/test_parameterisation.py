@@ -3,7 +3,6 @@ import torch
 
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.parameterisation import (
-    CNoise,
     LogSNR,
     NoiseVariance,
     Prediction,
@@ -134,29 +133,6 @@ def test_a_timestep_is_the_index_of_the_entry_whose_level_it_is():
     condition = Timestep(50)(t, table(t))
     assert torch.allclose(condition, index, rtol=0, atol=1e-9)
     assert torch.allclose(table(t).alpha ** 2, table.powers[condition.round().long()], rtol=1e-9)
-
-
-def test_c_noise_is_a_logarithm_of_the_noise_on_a_clean_image_of_weight_one():
-    """Karras et al. 2022, table 1: log(sigma) / 4 for EDM, log(sigma / 2) for VE, at any alpha."""
-    sigma = torch.tensor([0.002, 0.5, 2.0, 80.0], dtype=torch.float64)
-    for alpha in (1.0, 0.3):
-        at = Level(torch.full_like(sigma, alpha), alpha * sigma)
-        assert torch.allclose((4 * CNoise()(torch.zeros(4), at)).exp(), sigma)
-        assert torch.allclose(2 * CNoise(1.0, 2.0)(torch.zeros(4), at).exp(), sigma)
-
-
-def test_edm_sees_only_the_ratio_of_noise_to_signal():
-    vp = Cosine()(T)
-    ve = Level(torch.ones_like(vp.alpha), vp.sigma / vp.alpha)
-    a, b = PredictsEDM(0.5)(vp), PredictsEDM(0.5)(ve)
-    for ours, theirs in ((a.inp * vp.alpha, b.inp), (a.skip * vp.alpha, b.skip), (a.out, b.out)):
-        assert torch.allclose(ours, theirs)
-
-
-def test_edm_and_velocity_are_one_for_data_of_unit_variance():
-    edm, v = PredictsEDM(1.0)(Cosine()(T)), PredictsVelocity()(Cosine()(T))
-    for ours, theirs in ((edm.skip, v.skip), (edm.out.abs(), v.out.abs()), (edm.inp, v.inp)):
-        assert torch.allclose(ours, theirs)
 
 
 # --- the four preconditionings of Karras et al. 2022, table 1, as recipes -----------------------------------

@@ -17,19 +17,19 @@ BUGS = [
     ),
     bug(
         "samples are compared with the training images",
-        "evaluation/reference.py",
+        "evaluation/image_sets.py",
         '{"valid": split.validation, "train": split.train => {"valid": split.train, "train": split.validation',
-        "evaluation/test_reference.py::test_the_parts_of_a_reference_are_those_of_a_run_with_the_same_seed",
+        "evaluation/test_image_sets.py::test_the_parts_of_a_reference_are_those_of_a_run_with_the_same_seed",
     ),
     bug(
         "the jackknife of a comparison lacks its factor",
-        "evaluation/compare.py",
+        "evaluation/measure.py",
         "math.sqrt((GROUPS - 1) * float(np.var(without))) => math.sqrt(float(np.var(without)))",
         "evaluation/test_compare.py::test_the_interval_of_a_difference_holds_the_truth_in_95_percent_of_cases",
     ),
     bug(
         "a record is compared by the features of another evaluation",
-        "evaluation/compare.py",
+        "evaluation/measure.py",
         'or evaluation.record["generated"]["sha256"] != hash_file(path): => or False:',
         "evaluation/test_evaluate.py::test_features_of_another_evaluation_are_not_reused",
     ),

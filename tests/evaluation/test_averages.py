@@ -143,7 +143,6 @@ def test_the_best_average_is_kept_and_never_worse_than_the_default(run):
     default, *others = found.rows
     logged = [line["image_mae"] for line in tiny.metrics(run) if "image_mae" in line]
     assert default["validation_error"] == pytest.approx(logged[-1], rel=1e-6)
-    assert (default["difference"], default["low"], default["high"]) == (0, 0, 0)
     assert len({row["width"] for row in found.rows}) == len(found.rows) > 4
     assert all(row["reconstruction_error"] <= LARGEST_ERROR for row in others)
     values = [row["validation_error"] for row in found.rows]

@@ -18,11 +18,10 @@ import tiny
 from ddim.cli import main
 from ddim.data import open_images, split_images
 from ddim.errors import UserError
-from ddim.evaluation import sample_features
-from ddim.evaluation.compare import Difference, measure_difference
-from ddim.evaluation.measure import measure_metrics
+from ddim.evaluation import image_sets
+from ddim.evaluation.image_sets import Reference, open_reference
+from ddim.evaluation.measure import Difference, measure_difference, measure_metrics
 from ddim.evaluation.record import read_evaluation
-from ddim.evaluation.reference import Reference, open_reference
 from ddim.files import read_sealed
 from ddim.metrics.features import Extractor, extract_features
 from ddim.metrics.fid import fid
@@ -161,35 +160,16 @@ def test_other_features_of_the_same_samples_need_no_sampling(run, cache, monkeyp
     shutil.rmtree(cache)
     ddim.evaluate(run, **FEW, features=stub())
     with monkeypatch.context() as patch:
-        patch.setattr(sample_features, "sample_uint8", None)
+        patch.setattr(image_sets, "sample_uint8", None)
         second = ddim.evaluate(run, **FEW, features=other)
         ddim.memorisation(run, 40, 2)
     assert (second.record["generated"]["kept"], second.record["seconds"]["sampling"]) == (40, 0)
     assert second.record["metrics"] == alone.record["metrics"]
     # Samples of large evaluations are not kept: only their features, and the 36 samples that are shown.
     shutil.rmtree(cache)
-    monkeypatch.setattr(sample_features, "LARGEST_KEPT", 40 * 3 * 16 * 16 - 1)
+    monkeypatch.setattr(image_sets, "LARGEST_KEPT", 40 * 3 * 16 * 16 - 1)
     ddim.evaluate(run, n=70, steps=2, features=stub())
     assert ddim.evaluate(run, n=70, steps=2, features=other).record["generated"]["kept"] == 64
-
-
-def test_two_evaluations_at_once_do_not_interfere(run, cache):
-    """Both have the same process id, as in containers that share a drive."""
-
-    class Other(list):
-        def append(self, count):
-            super().append(count)
-            # The first batch of samples comes after the 30 reference images.
-            if sum(self) > 30 and not (run / "evaluations" / "1").exists():
-                ddim.evaluate(run, **FEW, seed=40, features=stub())
-
-    found = ddim.evaluate(run, **FEW, features=stub(Other()))
-    assert sorted(path.name for path in (run / "evaluations").iterdir()) == ["1", "2"]
-    assert found.folder.name == "2"
-    assert found.record["sampling"]["seeds"] == list(range(40))
-    assert isinstance(
-        measure_difference(read_evaluation(run / "evaluations" / "1"), found, "kid"), Difference
-    )
 
 
 KILLED = """
@@ -227,17 +207,16 @@ def test_a_killed_evaluation_leaves_no_record(run, batches, tmp_path, monkeypatc
 
 
 def test_values_of_more_than_8_bits_have_one_scale(tmp_path, monkeypatch):
-    """The samples, the run's own images and images named with --data are scaled by the same range."""
+    """Samples, also in files, the run's own images and named ones are scaled by the same range."""
     monkeypatch.chdir(tmp_path)
     floats = tiny.images(60, channels=2).pixels / np.float32(64) - 1
     np.save("floats.npy", floats)
     np.save("darker.npy", floats[floats.mean((1, 2, 3)).argsort()[:40]].clip(-1, 1))
-    recipe = tiny.recipe(data__range=(-2, 4), images="8")
-    run = tiny.train(recipe, tmp_path / "run", "floats.npy")
+    run = tiny.train(tiny.recipe(data__range=(-2, 4), images="8"), tmp_path / "run", "floats.npy")
     own = ddim.evaluate(run, **FEW, part="all", features=stub()).record
-    named = ddim.evaluate(run, "floats.npy", **FEW, features=stub()).record
-    assert own["metrics"] == named["metrics"]
-    assert own["reference"]["sha256"] == named["reference"]["sha256"]
+    named = ddim.evaluate(run, "floats.npy", **FEW, features=stub())
+    assert own["metrics"] == named.record["metrics"]
+    assert own["reference"]["sha256"] == named.record["reference"]["sha256"]
     other = open_reference(load(run), Reference("darker.npy")).images
     assert (other.values.low, other.values.high) == (-2, 4)
 
@@ -247,11 +226,8 @@ def test_samples_in_arrays_are_evaluated_with_the_range_of_the_reference(tmp_pat
     np.save("floats.npy", tiny.images(60, channels=2).pixels / np.float32(64) - 1)
     tiny.train(tiny.recipe(images="8"), tmp_path / "run", "floats.npy")
     assert main(["sample", "run", "-n", "40", "--steps", "2", "--out", "made"]) == 0
-    of_run, of_files = (
-        ddim.evaluate(source, "floats.npy", 40, steps, features=stub())
-        for source, steps in (("run", 2), ("made", None))
-    )
-    assert of_files.record["generated"]["images"] == 40
+    of_run = ddim.evaluate("run", "floats.npy", **FEW, features=stub())
+    of_files = ddim.evaluate("made", "floats.npy", 40, features=stub())
     assert of_files.record["sampling"] == of_run.record["sampling"]
     one, other = (np.load(found.folder / "features.npy") for found in (of_run, of_files))
     np.testing.assert_allclose(one, other, atol=1 / 255)
@@ -279,32 +255,6 @@ def test_fid_is_extrapolated_only_if_every_part_has_two_images_for_each_dimensio
         metrics, _ = measure_metrics(normal(n, 8, 1), reference)
         assert (metrics["fid"]["infinity"] is not None) == enough
     assert metrics["fid"]["low"] < metrics["fid"]["infinity"] < metrics["fid"]["high"]
-
-
-@pytest.mark.slow
-def test_fifty_thousand_samples_do_not_fill_the_memory(run):
-    """All samples together would take 2.4 GB."""
-    code = """
-import resource, sys, torch
-import ddim
-from ddim.evaluation import evaluate as evaluation
-from ddim.sampling import generate as sampling
-from stubs import stub
-def generate(setup, seeds, **options):
-    values = torch.tensor(seeds).reshape(-1, 1, 1, 1) / 5e4
-    return torch.zeros(len(seeds), 3, 64, 64).add_(values), setup.steps
-sampling.generate = generate
-evaluation.measure_metrics = lambda generated, reference: ({}, [])
-ddim.evaluate(sys.argv[1], n=40, steps=2, features=stub())
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-ddim.evaluate(sys.argv[1], n=50_000, steps=2, features=stub())
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
-"""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    said = subprocess.run(
-        [sys.executable, "-c", code, str(run)], env=environment, check=True, capture_output=True, text=True
-    )
-    assert float(said.stdout) < 500
 
 
 # In a notebook
@@ -337,18 +287,6 @@ def test_a_pipeline_is_evaluated_like_its_run_and_a_tensor_like_its_samples(run,
         ddim.evaluate(torch.full((24, 3, 16, 16), torch.nan), "blossoms:60")
 
 
-def test_n_takes_the_first_given_images(here):
-    images = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    folder = here / "images"
-    folder.mkdir()
-    for k, image in enumerate(images):
-        ddim.sheet(image, zoom=1).save(folder / f"{k:02}.png")
-    for given in (images, folder):
-        first = ddim.evaluate(given, "blossoms:60", n=24)
-        assert first.record["metrics"] == ddim.evaluate(images[:24], "blossoms:60").record["metrics"]
-        assert ddim.evaluate(given, "blossoms:60").record["generated"]["images"] == 40
-
-
 def test_arrays_are_measured_in_one_call_that_writes_nothing(here):
     draw = torch.Generator().manual_seed(0)
     images, other = (torch.rand(count, 3, 32, 32, generator=draw) for count in (40, 30))
@@ -378,17 +316,3 @@ def test_a_model_of_your_own_is_evaluated_without_a_cache(here):
     assert one.folder.resolve() == here / "evaluations" / "model-1"
     with pytest.raises(UserError, match="only a run has images of its own: name the reference"):
         ddim.evaluate(model)
-
-
-def test_an_evaluation_is_read_as_a_table(run, here):
-    found = ddim.evaluate(run, n=24, steps=3)
-    lines = repr(found).splitlines()
-    assert lines[0] == "24 images are too few to say whether these images differ from real ones"
-    assert "dpm_solver, 3 steps, 3 NFE: 24 samples against 30 held-out images" in repr(found)
-    real = found.yardstick.value("kid")
-    assert ["KID", f"{found.value('kid'):.4g}", f"{real:.4g}"] in [line.split()[:3] for line in lines]
-    # 24 images are too few for FID; a reader of the number must learn this.
-    details = " ".join(found.details.split())
-    assert all(f"note: {note}" in details for note in found.record["notes"])
-    assert any("FID" in note for note in found.record["notes"])
-    assert f'<p class="note">note: {found.record["notes"][0]}</p>' in found._repr_html_()

@@ -18,12 +18,12 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DPMSolver, last_state
 from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
-from ddim.evaluation.sample_features import ImageFeatures, SampledParts
+from ddim.evaluation.image_sets import ImageFeatures, SampledParts
 from ddim.evaluation.sampler_errors import TimeRange, sample_in_model_units, search_times
 from ddim.evaluation.search import FACTOR, SCALES, TRIED, list_guided_intervals
 from ddim.recipe.codec import override
 from ddim.sampling.generate import generate
-from ddim.sampling.pipeline import load, read_run_recipe
+from ddim.sampling.pipeline import load
 from ddim.sampling.sampling_setup import (
     Guidance,
     SamplingSetup,
@@ -74,14 +74,6 @@ def test_a_search_ends_if_nothing_lowers_the_error():
     assert search_times(4, ENDS, lambda times: 0.0)[1] == 0
 
 
-@pytest.mark.parametrize("start", [1.0, 0.8])
-def test_named_grids_have_the_same_ends(start):
-    """A recipe's own grid may begin later: at sigma 80 of a cosine schedule that goes on to infinity, say."""
-    for times in TimeRange(SCHEDULE, 0.1, start).lay_grids(7).values():
-        assert (times.shape, times[0], times[-1].item()) == ((7,), start, pytest.approx(0.1))
-        assert (times.diff() < 0).all()
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with a finished run, which has a guide and 20 images held out, and its student."""
@@ -107,7 +99,7 @@ def student(run):
 def quality(monkeypatch):
     """A function that sets how far samples are from the validation images, by their setup and first seed."""
     held_out = np.random.default_rng(0).standard_normal((N, 12)).astype(np.float32)
-    monkeypatch.setattr("ddim.evaluation.reference.compute_features", lambda *_: held_out)
+    monkeypatch.setattr("ddim.evaluation.image_sets.compute_features", lambda *_: held_out)
 
     def give(distance):
         def compute(self, _):
@@ -142,13 +134,6 @@ def test_times_are_found_saved_and_then_used(run):
     others += [(own.with_recipe(grid=Karras()), 4), (own.with_recipe(sampler="unipc"), 4)]
     assert choose_sampling(own, 4, None).searched
     assert not any(choose_sampling(model, steps, None).searched for model, steps in others)
-
-
-def test_times_lie_between_the_ends_of_the_grid(run):
-    fields = {"grid": "karras", "grid.sigma_min": 0.5, "grid.sigma_max": 4.0}
-    found = ddim.search(run, 3, n=1, fields=fields, save=False)
-    levels = read_run_recipe(run).sampling_schedule(torch.tensor(found.options["grid"])).noise_to_signal
-    assert (levels[0].item(), levels[-1].item()) == pytest.approx((4.0, 0.5), rel=1e-4)
 
 
 def test_a_search_samples_as_the_recipe_does(run):

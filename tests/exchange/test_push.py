@@ -98,21 +98,6 @@ def test_the_card_says_how_to_use_the_run_and_keeps_the_licence_of_its_owner(hub
     assert ddim.load("hub:ada/flowers").checkpoint.weights == "raw"
 
 
-def test_the_card_samples_classes_if_the_run_needs_one(hub, tmp_path):
-    chosen = recipe(data__labels="true", data__unlabelled="0", net__classes="2")
-    ddim.push(run_of(chosen, tmp_path / "run", classes=("a", "b")), "ada/classes")
-    card = newest(hub, "ada/classes")["README.md"].decode()
-    assert "ddim sample hub:ada/classes -n 16 --label all" in card
-    assert 'ddim.sample("hub:ada/classes", n=16, label="all")' in card
-
-
-def test_an_own_public_repository_stays_public(hub, run):
-    hub.repository("ada/flowers")
-    pushed = ddim.push(run, "hub:ada/flowers")
-    assert not pushed.private
-    assert "(public)" in str(pushed)
-
-
 def test_guidance_by_another_checkpoint_is_left_out(hub, run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "flowers")
     for steps, found in ((2, Guidance(2.0)), (3, Guidance(1.5, guide="@guide"))):

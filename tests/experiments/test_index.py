@@ -139,11 +139,9 @@ def runs(tmp_path):
     [
         ({"sort": "kid"}, "dbac"),
         ({"sort": "age"}, "dcba"),
-        ({"where": {"state": "finished"}}, "abd"),
         ({"where": {"seed": "1.0"}}, "b"),
         ({"where": {"kid": "0.02", "schedule": "cosine", "recipe": "smoke"}}, "b"),
         ({"where": {"name": "c", "images": "160", "data.size": "32,32"}}, "c"),
-        ({"where": {"schedule": "linear"}}, ""),
     ],
 )
 def test_runs_are_filtered_and_sorted_by_columns_metrics_and_fields(runs, options, names):

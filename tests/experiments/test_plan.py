@@ -14,7 +14,7 @@ import ddim.training.memory
 import tiny
 from ddim.data import split_images
 from ddim.errors import UserError
-from ddim.experiments.plan import RECOGNISABLE, Speed, TrainingPlan, forecast_run, measure_speed
+from ddim.experiments.plan import RECOGNISABLE, Speed, forecast_run, measure_speed
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import override
 from ddim.recipe.named import fast
@@ -37,17 +37,12 @@ def test_a_plan_has_a_row_for_each_budget_and_writes_nothing(tmp_path, monkeypat
     assert [long["minutes"], short["minutes"]] == pytest.approx([1, 0.2])
     assert long["images"] > 3 * short["images"] > 0
     document = json.loads(json.dumps(found.to_json()))
-    speed = document["speed"]
     for row in (long, short):
-        assert row["images"] % 16 == 0
         assert row["passes"] == row["images"] / 32
         # Validations and the warm-up take their part.
-        assert row["images"] < speed["images_per_second"] * row["minutes"] * 60
+        assert row["images"] < document["speed"]["images_per_second"] * row["minutes"] * 60
     assert (document["train"], document["held_out"], document["size"]) == (32, 8, [32, 32])
-    assert speed["memory"] > 4 * speed["parameters"]
     assert any("few training images (32)" in caution for caution in document["cautions"])
-    assert found.verdict.startswith("each training image is seen ")
-    assert "<table>" in found._repr_html_()
     assert list(tmp_path.iterdir()) == []
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -75,12 +70,6 @@ def test_recognisable_images_come_sooner_if_they_are_smaller(monkeypatch):
     seconds = RECOGNISABLE / found.speed.images_per_second
     assert 60 * found.recognisable[64] == pytest.approx(seconds, rel=0.1)
     assert 60 * found.recognisable[32] == pytest.approx(seconds / 4, rel=0.1)
-
-
-def test_the_verdict_is_one_plain_sentence():
-    recipe = override(fast(), {"data.size": 64})
-    said = TrainingPlan([], recipe, speed_of(recipe), 10, 1, {64: 24.1, 32: 0.1}, ()).verdict
-    assert said == "recognisable images here after about 25 minutes at 64 px, 1 minute at 32 px"
 
 
 def speed_of(recipe, first=3.0, update=0.2, aside=0.5):

@@ -35,7 +35,7 @@ def run(tmp_path):
 def test_one_process_exchanges_with_itself():
     with join_processes() as alone:
         assert alone == Processes() == current_processes()
-        assert (alone.broadcast(3), alone.gather(3), alone.highest(3, 1)) == (3, [3], [3, 1])
+        assert (alone.broadcast(3), alone.interleave([3]), alone.highest(3, 1)) == (3, [3], [3, 1])
         assert alone.interleave(alone.share([1, 2, 3])) == [1, 2, 3]
         assert alone.local_first(lambda: 3) == 3
         assert alone.assign_device("cuda:1") == "cuda:1"
@@ -51,11 +51,11 @@ for turn in range(2):
     before = torch.get_num_threads()
     with join_processes() as group:
         assert join_processes().__enter__() is group
-        values = [group.broadcast("lead" if group.leads else None), group.gather(rank)]
+        values = [group.broadcast("lead" if group.leads else None), group.interleave([rank])]
         values += [group.highest(rank, -rank), group.add(torch.tensor([1.0, rank])).tolist()]
         values += [group.interleave(group.share(range(5)))]
         with act_as(Processes()):
-            values += [current_processes().gather(rank) == [rank]]
+            values += [current_processes().interleave([rank]) == [rank]]
         with Runtime(threads=5):
             cores = count_cores()
         values += [cores == torch.get_num_threads(), before == torch.get_num_threads() or cores > 1]
@@ -80,10 +80,10 @@ def test_processes_exchange_values_and_join_twice(run, tmp_path):
 FAILURES = """
 try:
     with join_processes() as group:
-        group.gather(0)
+        group.highest(0)
         if rank == {rank}:
             raise {error}
-        group.gather(0)
+        group.highest(0)
 except BaseException as error:
     if rank == 0:
         print(f"{{type(error).__name__}}: {{error}} {{getattr(error, 'exit_code', '')}}", flush=True)
@@ -111,8 +111,8 @@ LOST = """
 with join_processes() as group:
     if rank == {rank}:
         os.kill(os.getpid(), signal.{signal})
-    group.gather(0)
-    group.gather(0)
+    group.highest(0)
+    group.highest(0)
 """
 
 
@@ -131,10 +131,10 @@ def test_a_process_that_is_lost_ends_the_command(number, rank, run, tmp_path):
 
 RESTARTED = """
 with join_processes() as group:
-    group.gather(0)
+    group.highest(0)
     if rank == {rank} and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
-    group.gather(0)
+    group.highest(0)
     (folder / f"done-{{rank}}").touch()
 """
 

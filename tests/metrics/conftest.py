@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.models import Inception3
 
-from ddim.metrics.networks import WEIGHTS
+from ddim.metrics.features import WEIGHTS
 
 
 def random_inception(path, classes, seed, **options):

@@ -14,8 +14,14 @@ from torchvision.transforms.functional import normalize, resize
 
 from ddim.errors import UserError
 from ddim.metrics.catalogue import DEFAULT, EXTRACTORS, METRICS, metric_name
-from ddim.metrics.features import Extractor, extract_features, load_extractor
-from ddim.metrics.networks import WEIGHTS, locate_weights, resize_tf1
+from ddim.metrics.features import (
+    WEIGHTS,
+    Extractor,
+    extract_features,
+    load_extractor,
+    locate_weights,
+    resize_tf1,
+)
 
 
 def images(count, size=(40, 56), channels=3, seed=0):

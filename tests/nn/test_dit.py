@@ -14,13 +14,9 @@ SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152
 """Width, depth and heads of the paper's models (Peebles & Xie 2023, table 1)."""
 
 
+# Peebles & Xie 2023, table 4, for latents of 4 channels with 1000 classes and a learned variance.
 @pytest.mark.parametrize(
-    "name, millions",
-    # Peebles & Xie 2023, table 4, for latents of 4 channels with 1000 classes and a learned variance.
-    [
-        *(("S/8", 33), ("S/4", 33), ("S/2", 33), ("B/8", 131), ("B/4", 130), ("B/2", 130)),
-        *(("L/8", 459), ("L/4", 458), ("L/2", 458), ("XL/8", 676), ("XL/4", 675), ("XL/2", 675)),
-    ],
+    "name, millions", [("S/2", 33), ("B/8", 131), ("B/2", 130), ("L/8", 459), ("XL/2", 675)]
 )
 def test_the_parameters_are_as_many_as_in_the_paper(name, millions):
     size, patch = name.split("/")

@@ -45,19 +45,6 @@ def test_fields_that_contradict_each_other_are_named_before_anything_begins(name
     assert load_recipe(dump(recipe)) == recipe
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("iddpm", "schedule=linear_beta objective.times.entries=100 conditioning.entries=50"),
-        ("ddpm", "grid.entries=50 sampled_on=linear sampled_on.entries=50"),
-        ("edm", "pixels=fixed"),
-        ("edm-vp", "predicts=edm"),
-    ],
-)
-def test_parts_of_other_recipes_can_be_combined(name, words):
-    check_training(changed(name, words))
-
-
 def test_edm_targets_have_unit_variance_and_weight_by_default():
     """Karras et al. 2022, appendix B.6: weight * c_out^2 = 1, with images of the deviation 1 of `fast`."""
     recipe = changed(

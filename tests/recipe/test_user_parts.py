@@ -2,7 +2,6 @@
 
 import json
 import linecache
-import math
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -167,20 +166,3 @@ def test_own_parts_train_sample_resume_and_load_elsewhere(tmp_path, elsewhere):
     elsewhere()
     again = ddim.load(folder, own=mine.OWN)
     assert torch.equal(ddim.sample(again, n=2, steps=3), ddim.sample(pipeline, n=2, steps=3))
-
-
-@dataclass(frozen=True)
-class Steep(Loss):
-    """The squared error of the noise, and the squared norm of its gradient in the noisy image."""
-
-    def __call__(self, denoise, x0, t, eps, pixels):
-        """See `Loss`."""
-        x = denoise.schedule(t).noisy(x0, eps).requires_grad_()
-        error = (denoise(x, t).eps - eps).square().mean((1, 2, 3))
-        (slope,) = torch.autograd.grad(error.sum(), x, create_graph=True)
-        return error + slope.square().sum((1, 2, 3))
-
-
-def test_an_own_loss_may_contain_a_gradient(tmp_path):
-    run = tiny.train(replace(mine.RECIPE, objective=Steep()), tmp_path / "run")
-    assert all(math.isfinite(line["loss"]) for line in tiny.metrics(run) if "loss" in line)

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -35,27 +33,6 @@ def test_a_number_is_one_more_than_the_largest(tmp_path):
     (tmp_path / "a-12").write_text("a file has a name too")
     assert make_numbered_folder(tmp_path, "a-").name == "a-13"
     assert make_output_folder(None, str(tmp_path / "new" / "b[1]"), "c") == tmp_path / "new" / "b[1]" / "c-1"
-
-
-RACING = """
-import pathlib, time
-from ddim.runs.folder import make_numbered_folder
-go = pathlib.Path("go")
-print("ready", flush=True)
-while not go.exists():
-    time.sleep(1e-4)
-for k in range(25):
-    print(make_numbered_folder(pathlib.Path("there"), "a-"))
-"""
-
-
-def test_racing_processes_get_different_folders(tmp_path):
-    options = {"cwd": tmp_path, "stdout": subprocess.PIPE, "text": True}
-    racers = [subprocess.Popen([sys.executable, "-c", RACING], **options) for k in range(3)]
-    assert [racer.stdout.readline() for racer in racers] == ["ready\n"] * 3
-    (tmp_path / "go").touch()
-    folders = [racer.communicate()[0].split() for racer in racers]
-    assert sorted(sum(folders, [])) == sorted(f"there/a-{n}" for n in range(1, 76))
 
 
 def test_a_filled_folder_gets_the_given_or_the_next_name(tmp_path):

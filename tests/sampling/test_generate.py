@@ -1,7 +1,6 @@
 """From a run to samples: each depends on its seed alone."""
 
 import itertools
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,22 +14,18 @@ import tiny
 from cases import mark_slow
 from ddim.diffusion.grids import Karras, Listed
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.samplers import DDIM, DDPM, EDM, SAMPLERS, AdamsBashforth, DPMSolver, Multistep, UniPC
+from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, Multistep, UniPC
 from ddim.errors import UserError
-from ddim.machine.runtime import Runtime
-from ddim.recipe.codec import dump, override
 from ddim.runs import checkpoint
 from ddim.sampling.generate import (
     SamplesNotFinite,
-    fill_micro_batches,
     generate,
     list_seeds,
     sample,
-    sample_states,
     sample_uint8,
 )
 from ddim.sampling.pipeline import load, open_pipeline, read_run_recipe
-from ddim.sampling.sampling_setup import Guidance, SamplingSetup, choose_sampling
+from ddim.sampling.sampling_setup import SamplingSetup
 
 SIZE = 4
 """Images in a micro-batch of these tests, so that few images fill several."""
@@ -80,38 +75,6 @@ def test_an_image_depends_on_its_own_seed_only(trained, sampler):
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(twelve, 2))
 
 
-class Tinted(torch.nn.Module):
-    """A network without autocast, which the device "meta" does not have."""
-
-    classes = 2
-
-    def __init__(self):
-        super().__init__()
-        self.tint = torch.nn.Parameter(torch.zeros(3))
-
-    def forward(self, x, condition, label):
-        tint = self.tint[-1] if label is None else self.tint[label][:, None, None, None]
-        return x * condition[:, None, None, None] + tint
-
-
-@pytest.mark.parametrize("guide", [None, "@raw"])
-@pytest.mark.parametrize("kind", SAMPLERS)
-def test_sampling_never_waits_for_the_device(kind, guide):
-    """A tensor on the device "meta" has no values: nothing can read them before the samples are fetched."""
-    sampler = SAMPLERS[kind](variance="large") if kind == "ddpm" else SAMPLERS[kind]()
-    one, other = (ddim.Model(Tinted(), ddim.Cosine(0.05, 0.95), shape=(3, 8, 8)).to("meta") for _ in "12")
-    pipeline = replace(open_pipeline(one), runtime=Runtime("meta", micro_batch=2))
-    pipeline = pipeline.with_recipe(sampler=sampler, clip=True, sampled_on=ddim.Cosine(0.1, 0.9))
-    guidance = Guidance(2.0, (-2, 2), guide, guide and replace(pipeline, model=other))
-    ((_, filled, blank, labels),) = fill_micro_batches(pipeline, range(2), "all")
-    denoise = pipeline.denoiser(guidance.apply(one, labels)[0])
-    times = SamplingSetup(pipeline, 4).times
-    with torch.no_grad():
-        *_, last = sample_states(denoise, blank, filled, times, sampler)
-    assert (last.x0.device.type, last.x0.shape) == ("meta", (2, 3, 8, 8))
-    assert labels.device.type == "meta"
-
-
 def test_images_lie_between_0_and_1_and_each_step_evaluates_a_micro_batch_of_one_size(trained):
     asked = []
     hook = trained.model.net.register_forward_pre_hook(lambda _, args: asked.append(len(args[0])))
@@ -120,16 +83,6 @@ def test_images_lie_between_0_and_1_and_each_step_evaluates_a_micro_batch_of_one
     assert (nfe, asked) == (7, [SIZE] * 7 * 2)
     assert (images.shape, images.dtype) == ((6, 3, 32, 32), torch.float32)
     assert 0 <= images.min() < images.max() <= 1
-
-
-def test_watch_gets_each_state_with_its_seeds(trained):
-    seen = []
-    images = made(trained, [5, 6, 7, 8, 9], 3, watch=lambda seeds, state: seen.append((seeds, state)))
-    assert [seeds for seeds, _ in seen] == [[5, 6, 7, 8]] * 4 + [[9]] * 4
-    assert [state.t for _, state in seen[:4]] == [*SamplingSetup(trained, 3).times.tolist(), 0.0]
-    assert all(len(state.x) == len(state.x0) == len(seeds) for seeds, state in seen)
-    ends = [trained.pixels.leave(state.x) for _, state in seen if state.t == 0]
-    assert torch.equal(torch.cat(ends), images)
 
 
 def test_samples_that_are_not_finite_are_refused():
@@ -171,12 +124,6 @@ def test_the_steps_on_the_page_about_sampling_give_the_images_of_sample(tmp_path
     assert not torch.equal(names["images"], sample(tmp_path, 16, 20, sampler=DDIM()))
 
 
-def test_the_recipe_says_how_many_steps_there_are_by_default(trained):
-    pipeline = trained.with_recipe(steps=3)
-    assert torch.equal(sample(pipeline, n=2), sample(pipeline, n=2, steps=3))
-    assert choose_sampling(pipeline, None, None) == SamplingSetup(pipeline, 3)
-
-
 def test_a_pipeline_refuses_another_recipe_of_training(trained):
     own = trained.recipe
     assert trained.with_recipe(schedule=own.schedule, predicts=own.predicts, net=own.net) == trained
@@ -204,16 +151,6 @@ def test_a_sampler_and_a_grid_can_be_named(trained):
     walked = trained.with_recipe(grid=Listed((0.9, 0.2)))
     made(walked, [0], 2, watch=lambda _, state: times.append(state.t))
     assert times == [0.9, 0.2, 0.0]
-
-
-def test_clipping_keeps_predicted_images_within_the_pixel_range(trained):
-    """Of a network that is far out of bounds: what the sampler is told of is not."""
-    wild, largest = replace(trained, pixels=Pixels.fixed(0.5, 2.0)), {}
-    for clip in (False, True, "x0"):
-        seen = []
-        made(wild.with_recipe(clip=clip), range(2), 4, watch=lambda _, state, to=seen: to.append(state.x0))
-        largest[clip] = torch.stack(seen[1:]).abs().max()
-    assert max(largest[True], largest["x0"]) <= 0.25 < largest[False]
 
 
 def test_with_consistent_x0_and_eps_add_up_to_x_t(trained):
@@ -281,11 +218,3 @@ def test_a_run_of_a_missing_accelerator_uses_the_runtime_of_this_machine(trained
     assert (here.device, here.micro_batch) == ("cpu", 16)
     assert here.threads < 96
     assert load(trained.checkpoint.path).runtime.micro_batch == SIZE
-
-
-def test_weights_of_another_network_are_named(trained, tmp_path):
-    other = json.loads(json.dumps(dump(override(trained.recipe, {"predicts": "noise"}))))
-    run = tiny.training(tiny.recipe("keras"))
-    checkpoint.save(tmp_path / "checkpoints", 1, run.tensors(), {**run.documents(), "recipe": other})
-    with pytest.raises(UserError, match=r"does not fit its recipe: \S+ is missing or of another shape"):
-        load(tmp_path)

@@ -3,27 +3,24 @@
 import json
 import math
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import pad
 
 import tiny
 from ddim.diffusion.denoiser import Model, Shape
 from ddim.diffusion.grids import UniformLogSNR
 from ddim.diffusion.parameterisation import PredictsImage
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.samplers import DDIM, EDM, SAMPLERS, Sampler, State
+from ddim.diffusion.samplers import DDIM, EDM, SAMPLERS
 from ddim.diffusion.schedules import Cosine, KarrasSigma
 from ddim.errors import UserError
-from ddim.evaluation.record import name_guide, name_recorded_guidance
 from ddim.machine.runtime import Runtime
-from ddim.sampling.generate import generate, sample
-from ddim.sampling.pipeline import LoadedCheckpoint, LoadedRun, open_pipeline
+from ddim.sampling.generate import generate
+from ddim.sampling.pipeline import LoadedCheckpoint, LoadedRun
 from ddim.sampling.sampling_setup import OFF, Guidance, SamplingSetup, open_guidance
 from oracles import Answers, Gaussian, TellsTime
 
@@ -131,27 +128,6 @@ def test_the_last_step_of_a_grid_is_guided_if_it_is_the_end_of_the_interval():
         open_guidance(one, None, 13, guided(2.0, 2.9, 3.0, schedule=Cosine(0.014, 0.8)))
 
 
-class Midpoint(Sampler):
-    """A sampler of second order that does not define `evaluations`."""
-
-    def walk(self, denoise, x, times, noise):
-        for t, s in pairwise(times):
-            for begin, end in pairwise((t, (t + s) / 2, s)):
-                p = denoise(x, begin)
-                if begin == t:
-                    yield State(x, t.item(), p.x0)
-                # A sampler may need an image of more than one pixel.
-                x = pad(denoise.schedule(end).noisy(p.x0, p.eps), (1, 1, 1, 1), "reflect")[..., 1:-1, 1:-1]
-        return x
-
-
-@pytest.mark.parametrize("guidance", [OFF, guided(2.0)], ids=["not guided", "guided"])
-def test_the_evaluations_of_a_sampler_of_your_own_are_counted(guidance):
-    one = replace(run(STRONG), recipe=replace(run(STRONG).recipe, sampler=Midpoint()))
-    _, nfe = generate(SamplingSetup(one, 4, guidance=guidance), range(2))
-    assert SamplingSetup(one, 4, guidance=guidance).count_evaluations() == nfe == (14 if guidance.on else 7)
-
-
 @pytest.mark.parametrize("labels", [True, False])
 def test_the_label_goes_to_both_models_if_the_guide_has_labels(labels):
     strong, weak = run(STRONG, labels=True), run(WEAK, sha="b", labels=labels)
@@ -176,31 +152,6 @@ def test_guidance_needs_two_evaluations_and_guidance_zero_is_the_sample_of_no_cl
         assert (count, len(seen)) == (nfe, 5)
     none = generate(SamplingSetup(labelled[0.25], 5), range(3))[0]
     assert torch.allclose(plain[0.0], none, atol=1e-4)
-
-
-class Gray(torch.nn.Module):
-    """A network sure of one gray image for each class, and of another for none."""
-
-    classes = 2
-
-    def __init__(self):
-        super().__init__()
-        self.gray = torch.nn.Parameter(torch.tensor([0.4, 0.45, 0.5]))  # the last is that of no class
-
-    def forward(self, x, conditioning, label=None):
-        label = torch.full((len(x),), -1) if label is None else label
-        return self.gray[label][:, None, None, None].expand_as(x)
-
-
-@pytest.mark.parametrize("clip", [False, True])
-@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0, 3.0, 12.0])
-def test_guidance_scales_the_distance_from_the_sample_of_no_class(guidance, clip):
-    model = Model(Gray(), SCHEDULE, PredictsImage(), shape=Shape(1, 8, 8)).requires_grad_(False)
-    pipeline = replace(open_pipeline(model), pixels=Pixels((0.0,), (1.0,)))
-    images = sample(pipeline.with_recipe(clip=clip), 4, 3, label="all", guidance=guidance)
-    for k, strong in enumerate((0.4, 0.45, 0.4, 0.45)):
-        wanted = torch.tensor(0.5 + guidance * (strong - 0.5)).clamp(0, 1)
-        assert torch.allclose(images[k], wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -246,28 +197,3 @@ def test_equal_guidance_is_equal_as_text_however_it_is_given():
         one = Guidance(scale, [np.float64(-1), math.inf])
         assert one == Guidance(2.0, (-1, None))
         assert json.dumps(one.describe()) == json.dumps(Guidance(2.0, (-1.0, None)).describe())
-
-
-def test_a_name_says_scale_interval_and_guide():
-    record = guided(2.0, -2.0).describe()
-    assert name_recorded_guidance(record) == "guidance 2, log-SNR above -2, guide weak"
-    assert record["guide"] == {"name": "weak", "path": "b", "sha256": "b", "step": 3, "weights": "ema"}
-    both = guided(2.0, -2.0, 5.0).describe()
-    assert name_recorded_guidance(both) == "guidance 2, log-SNR -2 to 5, guide weak"
-    below = Guidance(1.5, (None, 3)).describe()
-    assert name_recorded_guidance(below) == "guidance 1.5, log-SNR below 3"
-    assert name_recorded_guidance(guided(1.0).describe()) == name_recorded_guidance({}) == ""
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        ("/home/ada/small-1/best", "small-1/best"),
-        ("/home/ada/small-1/guide@raw", "small-1/guide@raw"),
-        ("C:\\runs\\small-1\\checkpoints\\step-000000012", "small-1/checkpoints/step-000000012"),
-        ("@guide", "@guide"),
-        ("hub:ada/small", "hub:ada/small"),
-    ],
-)
-def test_the_name_of_a_guide_is_that_of_its_run_without_other_folders(name, shown):
-    assert name_guide(name) == shown

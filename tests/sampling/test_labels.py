@@ -225,13 +225,6 @@ def test_classes_of_samples_are_as_frequent_as_in_training(first):
     assert first is None or np.abs(seen - expected).max() < 8
 
 
-def test_a_class_depends_on_its_seed_alone_and_empty_classes_do_not_occur():
-    seeds = [7, 3, 2**32 - 1, 0]
-    labels = assign_labels("natural", seeds, 5, COUNTS)
-    assert labels.tolist() == assign_labels("natural", seeds[::-1], 5, COUNTS).tolist()[::-1]
-    assert {draw_class(seed, (0, 3, 0, 1, 0)) for seed in range(100)} == {1, 3}
-
-
 def test_samples_of_a_run_with_clusters_have_the_frequencies_of_training_by_default():
     names = tuple(f"cluster-0{k}" for k in range(5))
     wanted = {None: "natural", "natural": "natural", "none": None, "all": "all", "cluster-03": 3, "2": 2}

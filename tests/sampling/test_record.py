@@ -8,15 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-import ddim
 import tiny
 from ddim.plots.pictures import make_sheet
-from ddim.recipe.codec import describe_kind, override
+from ddim.recipe.codec import override
 from ddim.runs import checkpoint
 from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import load
 from ddim.sampling.record import sample_conditions, sampling_record
-from ddim.sampling.samples import write_samples
+from ddim.sampling.samples import sample_to_folder
 from ddim.sampling.sampling_setup import SamplingSetup
 
 
@@ -47,13 +46,6 @@ def test_a_record_holds_everything_that_samples_depend_on(folder):
     assert record["versions"]["torch"] == torch.__version__
 
 
-def test_a_kind_is_described_by_its_fields_that_are_not_default():
-    assert describe_kind(ddim.DDIM()) == "ddim"
-    assert describe_kind(ddim.DDIM(eta=0.2)) == "ddim eta 0.2"
-    assert describe_kind(ddim.DDPM("large")) == "ddpm variance large"
-    assert describe_kind(ddim.EDM(order=1, s_churn=2.0)) == "edm order 1 s_churn 2"
-
-
 def test_a_record_says_whether_samples_are_bit_identical(folder, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda net: net)
     trained = load(folder, compiling=True)
@@ -64,7 +56,7 @@ def test_a_record_says_whether_samples_are_bit_identical(folder, monkeypatch):
 def test_a_film_has_one_sheet_for_each_state_and_ends_with_the_samples(folder, tmp_path):
     setup = SamplingSetup(load(folder), 3)
     images, _ = generate(setup, range(18))
-    write_samples(setup, range(18), tmp_path / "out", film=True, zoom=1)
+    sample_to_folder(setup.pipeline, 18, 3, out=tmp_path / "out", film=True, zoom=1)
     with Image.open(tmp_path / "out" / "film.webp") as film:
         assert film.n_frames == 4
         film.seek(3)

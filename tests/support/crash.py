@@ -1,47 +1,34 @@
 """Kill a process before each change that it makes to a folder, and replay power cuts.
 
-`python tests/support/crash.py kills|replay FOLDER` prints a report as JSON. This is a script because it
-forks, and because an audit hook cannot be removed: neither belongs in the process of the tests.
+`python tests/support/crash.py FOLDER` fails if a reader then finds something else than the old or the new.
+This is a script because it forks, and because an audit hook cannot be removed: neither belongs in the
+process of the tests.
 """
 
 import itertools
-import json
 import os
 import shutil
 import signal
 import stat
-import subprocess
 import sys
 import warnings
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
+import pytest
 import torch
 
 from ddim.errors import Notice
 from ddim.files import atomic_file, publish_folder, temporary_folder
 from ddim.runs import checkpoint
-from ddim.runs.averages import StoredAverage, find_stored, list_stored, store_average
+from programmes import run_as_command
 
 CHANGES = {"open": 0, "os.rename": 0, "os.remove": 0, "os.rmdir": 0, "os.mkdir": 0, "os.link": 1}
 """The audit events of changes of a folder, with the index of the argument that is the changed path."""
 
 MAY_FAIL = ((os, "fsync"), (os, "mkdir"), (os, "rename"), (os, "replace"), (Path, "open"))
 """The calls that `failing` counts."""
-
-
-@contextmanager
-def replaced_calls(calls, wrap):
-    """Replace each (owner, name) in `calls` by `wrap(name, call)` inside the block."""
-    originals = [(owner, name, getattr(owner, name)) for owner, name in calls]
-    for owner, name, call in originals:
-        setattr(owner, name, wrap(name, call))
-    try:
-        yield
-    finally:
-        for owner, name, call in originals:
-            setattr(owner, name, call)
 
 
 @contextmanager
@@ -59,16 +46,10 @@ def failing(n, code):
 
         return hooked
 
-    with replaced_calls(MAY_FAIL, wrap):
+    with pytest.MonkeyPatch.context() as replaced:
+        for owner, name in MAY_FAIL:
+            replaced.setattr(owner, name, wrap(name, getattr(owner, name)))
         yield failed
-
-
-def crashed(mode, folder):
-    """Run this script in a mode and return its report; fail if one of its checks fails."""
-    command = [sys.executable, __file__, mode, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 class Watch:
@@ -82,15 +63,12 @@ class Watch:
     def changes(self, act, after_flush=lambda file: None):
         """Call `act()` before each change of a file or folder in this block, and before each flush."""
 
-        def wrap(name, flush):
-            def hooked(file):
-                act()
-                after_flush(file)
-
-            return hooked
+        def flush(file):
+            act()
+            after_flush(file)
 
         # A kill loses nothing that was written, and power cuts are played in memory: do not wait for disks.
-        with replaced_calls([(os, "fsync")], wrap):
+        with patch.object(os, "fsync", flush):
             self.act = act
             try:
                 yield
@@ -104,7 +82,7 @@ class Watch:
             self.act = act
 
 
-# Checkpoints, averages, files and folders whose content is known
+# Checkpoints, files and folders whose content is known
 
 
 def content(step, version=0):
@@ -152,21 +130,6 @@ def label(path):
     return found
 
 
-def keep(run, width):
-    """Store an average of this width."""
-    store_average(run, "mine", {"weight": torch.full((4,), width)}, StoredAverage(width, 1.0, 0.0, 1, "sha"))
-
-
-def kept(run):
-    """Return the width of the stored average, if a whole one is there; check that its other parts fit."""
-    for name, facts in list_stored(run).items():
-        with suppress(checkpoint.Damaged):
-            weight = checkpoint.read_tensors(find_stored(run)[name], "average")["weight"]
-            assert weight.tolist() == [facts.width] * 4
-            return facts.width
-    return None
-
-
 def write_file(run, text):
     """Write the file `page`."""
     with atomic_file(run / "page") as file:
@@ -198,24 +161,13 @@ def begin(run):
     put(run / PLACE, 20)
 
 
-PLACE = "checkpoints"
+PLACE, OLD, NEW = "checkpoints", [(20, 0), (10, 0)], [(20, 1), (10, 0)]
 WRITERS = {
     # What is there before, what is written, what is read, and what may be read at any instant of it.
     "first": (lambda run: None, lambda run: put(run / PLACE, 10), newest, [[None, None], [(10, 0), None]]),
-    "next": (
-        begin,
-        lambda run: put(run / PLACE, 30, keep=1, best=True),
-        newest,
-        [[(20, 0), (10, 0)], [(30, 0), (30, 0)]],
-    ),
-    "again": (
-        begin,
-        lambda run: put(run / PLACE, 20, 1, keep=1),
-        newest,
-        # The old checkpoint of a step is removed before the new one gets its name.
-        [[(20, 0), (10, 0)], [(10, 0), (10, 0)], [(20, 1), (10, 0)]],
-    ),
-    "average": (lambda run: keep(run, 1), lambda run: keep(run, 2), kept, [1, None, 2]),
+    "next": (begin, lambda run: put(run / PLACE, 30, keep=1, best=True), newest, [OLD, [(30, 0), (30, 0)]]),
+    # The old checkpoint of a step is removed before the new one gets its name.
+    "again": (begin, lambda run: put(run / PLACE, 20, 1, keep=1), newest, [OLD, [(10, 0), (10, 0)], NEW]),
     "file": (
         lambda run: write_file(run, b"old"),
         lambda run: write_file(run, b"new"),
@@ -251,27 +203,23 @@ def killed_before(n, work):
     return status != 0
 
 
-def kills(folder):
-    """Kill each writer before each of its changes; return {writer: what is read after each kill}."""
-    report = {}
-    for name, (before, write, read, possible) in WRITERS.items():
-        start = folder / f"{name}-start"
-        start.mkdir()
-        before(start)
-        report[name] = []
-        for n in itertools.count(1):
-            run = folder / f"{name}-{n}"
-            shutil.copytree(start, run)
-            if not killed_before(n, lambda run=run, write=write: write(run)):
-                break
-            report[name].append(possible.index(read(run)))
-            # The next call works and finishes what was begun.
-            write(run)
-            assert read(run) == possible[-1], (name, n)
-            if read is newest:
-                left = {path.name[:5] for path in (run / PLACE).iterdir()}
-                assert left == {"step-"}, (name, n, left)
-    return report
+def kill(folder, before, write, read, possible):
+    """Kill a writer before each of its changes; return the index in `possible` of what is read each time."""
+    found, start = [], folder / "start"
+    start.mkdir()
+    before(start)
+    for n in itertools.count(1):
+        run = folder / f"killed-{n}"
+        shutil.copytree(start, run)
+        if not killed_before(n, lambda run=run: write(run)):
+            break
+        found.append(possible.index(read(run)))
+        # The next call works and finishes what was begun.
+        write(run)
+        assert read(run) == possible[-1], n
+        if read is newest:
+            assert {path.name[:5] for path in (run / PLACE).iterdir()} == {"step-"}, n
+    return found
 
 
 # Power cuts
@@ -287,25 +235,13 @@ LEFT = (
 NAMES = (
     *(lambda depth, place, k=k: depth <= k for k in range(-1, 4)),
     *(lambda depth, place, k=k: depth > k for k in range(4)),
-    *(lambda depth, place, k=k: place % 2 == k for k in range(2)),
+    *(lambda depth, place, k=k, n=n: place % n == k for n in (2, 3, 4) for k in range(n)),
 )
 """Functions (depth, place) that choose what is left of a name in a folder.
 
 `depth` is that of the folder, and `place` that of the name in it. True chooses the present entry of the name,
 and False the flushed one.
 """
-
-
-@dataclass
-class Entry:
-    """A file or folder: its descriptor and its flushed content.
-
-    The descriptor stays open, so that no other file gets the same inode number.
-    """
-
-    file: int
-    is_folder: bool
-    synced: bytes | dict
 
 
 class Disk:
@@ -315,24 +251,18 @@ class Disk:
     """
 
     def __init__(self, root):
-        self.entries = {}
+        # The descriptor and the flushed content of each file and folder, keyed by device and inode number.
+        # The descriptors stay open, so that no other file gets the same number.
+        self.files, self.synced = {}, {}
         self.root = self._find(root)
         for key in self._walk(self.root):
-            self.entries[key].synced = self._now(key)
-
-    def close(self):
-        """Close all descriptors."""
-        for entry in self.entries.values():
-            os.close(entry.file)
+            self.synced[key] = self._now(key)
 
     def fsync(self, file):
         """Take the flush of an open file into account."""
-        status = os.fstat(file)
-        key = status.st_dev, status.st_ino
-        if key not in self.entries:
-            list(self._walk(self.root))
-        if key in self.entries:  # else it is elsewhere
-            self.entries[key].synced = self._now(key)
+        key, _ = read_key(file), [*self._walk(self.root)]
+        if key in self.files:  # else it is elsewhere
+            self.synced[key] = self._now(key)
 
     def states(self):
         """Yield what a power cut may leave now, as {path: bytes, or None for a folder}."""
@@ -341,71 +271,69 @@ class Disk:
             yield dict(self._left(self.root, data, names))
 
     def _left(self, key, data, names, depth=0, place=""):  # noqa: PLR0913
-        entry = self.entries[key]
-        if not entry.is_folder:
-            yield place, data(self._now(key), entry.synced)
+        now, synced = self._now(key), self.synced[key]
+        if isinstance(now, bytes):
+            yield place, data(now, synced)
             return
         if place:
             yield place, None
-        now = self._now(key)
         # File systems keep the order of renames and removals, but new names may come in any order.
-        grown = entry.synced.items() <= now.items()
-        for k, name in enumerate(sorted(now.keys() | entry.synced)):
-            inner = (now if names(depth, k if grown else 0) else entry.synced).get(name)
+        grown = synced.items() <= now.items()
+        for k, name in enumerate(sorted(now.keys() | synced)):
+            inner = (now if names(depth, k if grown else 0) else synced).get(name)
             if inner:
                 yield from self._left(inner, data, names, depth + 1, f"{place}/{name}" if place else name)
 
     def _walk(self, key):
         """Yield the keys of all entries, and open what is new."""
         yield key
-        if self.entries[key].is_folder:
+        if isinstance(self.synced[key], dict):
             for inner in self._now(key).values():
                 yield from self._walk(inner)
 
     def _now(self, key):
         """Return the bytes of a file, or the names of a folder with the keys of their entries."""
-        file = self.entries[key].file
-        if self.entries[key].is_folder:
+        file = self.files[key]
+        if isinstance(self.synced[key], dict):
             return {name: self._find(name, file) for name in sorted(os.listdir(file))}
         return os.pread(file, os.fstat(file).st_size, 0)
 
     def _find(self, name, folder=None):
         """Return the key of the entry of a name; it is added if it is new."""
         file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
-        status = os.fstat(file)
-        key = status.st_dev, status.st_ino
-        if key in self.entries:
-            os.close(file)
+        key = read_key(file)
+        if self.files.setdefault(key, file) == file:
+            self.synced[key] = {} if stat.S_ISDIR(os.fstat(file).st_mode) else b""
         else:
-            is_folder = stat.S_ISDIR(status.st_mode)
-            self.entries[key] = Entry(file, is_folder, {} if is_folder else b"")
+            os.close(file)
         return key
 
 
-def replay(folder):
-    """Cut the power before each change of each writer; return {writer: number of different states tried}."""
-    report = {}
-    for name, (before, write, read, possible) in WRITERS.items():
-        run = folder / f"{name}-run"
-        run.mkdir()
-        before(run)
-        disk, states = Disk(run), {}
+def read_key(file):
+    """The device and inode number of an open file."""
+    status = os.fstat(file)
+    return status.st_dev, status.st_ino
 
-        def note(disk=disk, states=states):
-            states.update((repr(sorted(state.items())), state) for state in disk.states())
 
-        with WATCH.changes(note, disk.fsync):
-            write(run)
-        note()
-        after = [*disk.states()]
-        disk.close()
-        for k, state in enumerate(states.values()):
-            assert recovered(folder / f"{name}-{k}", state, read) in possible, (name, k)
-        # Once the writer has returned, nothing can take away what it wrote.
-        for k, state in enumerate(after):
-            assert recovered(folder / f"{name}-after-{k}", state, read) == possible[-1], (name, k)
-        report[name] = len(states)
-    return report
+def replay(folder, before, write, read, possible):
+    """Cut the power before each change of a writer; return the number of different states that were read."""
+    run = folder / "run"
+    run.mkdir()
+    before(run)
+    disk, states = Disk(run), {}
+
+    def note():
+        states.update((repr(sorted(state.items())), state) for state in disk.states())
+
+    with WATCH.changes(note, disk.fsync):
+        write(run)
+    note()
+    for k, state in enumerate(states.values()):
+        assert recovered(folder / f"cut-{k}", state, read) in possible, k
+    # Once the writer has returned, nothing can take away what it wrote.
+    for k, state in enumerate([*disk.states()]):
+        assert recovered(folder / f"after-{k}", state, read) == possible[-1], k
+    return len(states)
 
 
 def recovered(place, state, read):
@@ -420,8 +348,17 @@ def recovered(place, state, read):
         return read(place)
 
 
+def crash_writers(folder):
+    """Kill each writer and cut its power; return {writer: [reads after kills, number of states]}."""
+    os.chdir(folder)
+    report = {"faults": []}
+    for name, writer in WRITERS.items():
+        (folder / name).mkdir()
+        report[name] = kill(folder / name, *writer), replay(folder / name, *writer)
+    return report
+
+
 if __name__ == "__main__":
     warnings.simplefilter("error")
     WATCH = Watch()
-    os.chdir(sys.argv[2])
-    print(json.dumps({"kills": kills, "replay": replay}[sys.argv[1]](Path(sys.argv[2]))))
+    run_as_command(crash_writers)

@@ -115,7 +115,7 @@ def train(name, updates):
                 losses.append(run.advance()["loss"])
     finally:
         batches.Batch.micro_batch = original
-    everything = [line for lines in current_processes().gather(drawn) for line in lines]
+    everything = [line for lines in current_processes().interleave([drawn]) for line in lines]
     return run, losses, sorted(everything)
 
 
@@ -126,7 +126,7 @@ def main(out, updates, *names):
         for name in names or CASES:
             run, losses, drawn = train(name, updates)
             mine = hashlib.sha256(b"".join(t.numpy().tobytes() for t in tiny.bits(run).values())).hexdigest()
-            found = {"losses": losses, "drawn": drawn, "equal": len({*processes.gather(mine)}) == 1}
+            found = {"losses": losses, "drawn": drawn, "equal": len({*processes.interleave([mine])}) == 1}
             if processes.leads:
                 (out / f"{name}.json").write_text(json.dumps(found))
                 tensors = {key: value.contiguous() for key, value in tiny.bits(run).items()}

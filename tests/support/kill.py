@@ -1,15 +1,11 @@
 """Kill `ddim train` with SIGKILL again and again, and resume it each time.
 
-`python tests/support/kill.py FOLDER [--kills 20] [--saving 5] [--seed 0] -- OPTIONS OF ddim train ...`
-trains once undisturbed and once with kills, both in FOLDER, and prints a report as JSON. It exits with 1
-unless both trainings ended with the same bits and at least as many kills hit a save as were aimed at one.
-This is a script because it forks: each life costs no import.
-
-With `--recipes`, or `--recipes NAMES`, in place of the options, this is done with named recipes on small
-networks and photos that each life decodes anew, and with a network that each life compiles ("compiled").
+`python tests/support/kill.py FOLDER [--kills 200] [--saving 3] [--recipes fast,ddpm,...]` trains each recipe
+once undisturbed and once with kills: named recipes on small networks, and a network that each life compiles
+("compiled"), on photos that each life decodes anew. It is a fault if both do not end with the same bits, or
+if fewer kills of a run than `saving` hit a save. It forks, so that a life costs no import.
 """
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -20,9 +16,7 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import ddim.cli.progress
 import ddim.training  # noqa: F401  (imported before the forks)
@@ -31,68 +25,12 @@ from ddim.recipe.codec import override, write_recipe
 from ddim.recipe.named import RECIPES
 from ddim.runs import checkpoint
 from distinct_images import draw_photos
+from programmes import run_as_command
 from small_recipes import make_small
 
 COMPILED = "compiled"
-
-
-@dataclass
-class Report:
-    """The kills of a run, and the differences at its end.
-
-    `aimed` kills were aimed at a save, and `saving` hit one. `starting` kills came while the run started.
-    `resumed_at` has the step of the newest checkpoint after each kill.
-    """
-
-    kills: int = 0
-    aimed: int = 0
-    saving: int = 0
-    starting: int = 0
-    resumed_at: list[int] = field(default_factory=list)
-    different: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-
-def torture(folder, options, kills, saving, seed=0, longest=1.0, cache=None):  # noqa: PLR0913
-    """Kill a run `kills` times: `saving` of them in a save, the others within `longest` seconds.
-
-    `options` are those of `ddim train` without --out. The folder `cache` is removed before each life.
-
-    Raises:
-        RuntimeError: if the run ends too soon or fails.
-    """
-    began, draw, report = time.monotonic(), random.Random(seed), Report(aimed=saving)
-    whole, killed = folder / "whole", folder / "killed"
-
-    def live(run, dying=None):
-        if cache:
-            shutil.rmtree(cache, ignore_errors=True)
-        return Life(training(run, options), dying)
-
-    live(whole).ends(0)
-    while report.kills < kills:
-        left = _unfinished(killed)
-        # A save flushes about ten files and folders: some die in their first save, some in their second.
-        aim = report.kills < saving
-        dying = partial(_die_in_a_save, killed, draw.randint(1, 16)) if aim else None
-        life = live(killed, dying)
-        if not aim:
-            _wait_and_kill(life, killed, draw, longest, report)
-        life.ends(-signal.SIGKILL)
-        report.kills += 1
-        # What the dead process left half-written is the proof that it died in a save.
-        report.saving += _unfinished(killed) != left
-        newest = checkpoint.find_newest(killed / "checkpoints")
-        report.resumed_at.append(int(newest.name[5:]) if newest else 0)
-    live(killed).ends(0)
-    report.different = different(whole, killed)
-    report.seconds = round(time.monotonic() - began, 1)
-    return report
-
-
-def training(run, options):
-    """The words of the `ddim train` that starts a run or continues it."""
-    return ["train", *options, "--out", str(run), *(["--resume"] if run.exists() else [])]
+QUICK = {"net.widths": "8", "net.down": "0", "net.up": "0", "net.attention": "no", "net.embedding": 8}
+"""Fields of a network of one stage, which is compiled in a few kernels."""
 
 
 class Life:
@@ -137,11 +75,43 @@ class Life:
                 self.reader.join()
         return self.code is not None
 
-    def ends(self, code):
+    def ends(self, code=0):
         """Wait for the end; RuntimeError unless it is this one."""
         self.over(wait=True)
         if self.code != code:
             raise RuntimeError(f"the run ended with {self.code}: {''.join(self.said[-3:])}")
+
+    def wait_for(self, condition):
+        """Wait until the condition holds or the process has ended."""
+        while not condition() and not self.over():
+            time.sleep(0.001)
+
+
+def torture(folder, options, kills, saving, longest, draw):  # noqa: PLR0913
+    """Kill a run `kills` times: `saving` of them in a save, the others within `longest` seconds.
+
+    `options` are those of `ddim train` without --out. Returns what is wrong.
+    """
+    whole, killed, hits = folder / "whole", folder / "killed", 0
+
+    def live(run, dying=None):
+        shutil.rmtree(os.environ["DDIM_CACHE"], ignore_errors=True)
+        again = ["--resume"] if run.exists() else []
+        return Life(["train", *options, "--out", str(run), *again], dying)
+
+    live(whole).ends()
+    for k in range(kills):
+        left = _unfinished(killed)
+        # A save flushes about ten files and folders: some die in their first save, some in their second.
+        dying = partial(_die_in_a_save, killed, draw.randint(1, 16)) if k < saving else None
+        life = live(killed, dying)
+        if not dying:
+            _wait_and_kill(life, k % 8, killed / "metrics.jsonl", draw.uniform(0, longest))
+        life.ends(-signal.SIGKILL)
+        # What the dead process left half-written is the proof that it died in a save.
+        hits += _unfinished(killed) != left
+    live(killed).ends()
+    return different(whole, killed) + [f"{hits} kills in a save"] * (hits < saving)
 
 
 def _die_in_a_save(run, flushes):
@@ -156,22 +126,17 @@ def _die_in_a_save(run, flushes):
     os.fsync = die_or_flush
 
 
-def _wait_and_kill(life, run, draw, longest, report):
-    # Some die while they start: before they have a run folder, or before their first step, perhaps compiling.
-    if report.kills % 8 == 0:
-        report.starting += 1
-        life.marked.wait(draw.uniform(0, longest))
-    elif report.kills % 8 == 4:
-        report.starting += 1
-        wait_for(life, life.marked.is_set)
-        time.sleep(draw.uniform(0, longest))
+def _wait_and_kill(life, when, log, seconds):
+    """Kill a process, if `when` is 0 before it has a run folder, if it is 4 before it makes steps."""
+    if when == 0:
+        life.marked.wait(seconds)
     else:
-        wait_for(life, life.marked.is_set)
-        # The first line that this process logs says that it has compiled, and makes steps.
-        log = run / "metrics.jsonl"
-        before = log.stat().st_size
-        wait_for(life, lambda: log.stat().st_size > before)
-        time.sleep(draw.uniform(0, longest))
+        life.wait_for(life.marked.is_set)
+        if when != 4:
+            # The first line that this process logs says that it has compiled, and makes steps.
+            before = log.stat().st_size
+            life.wait_for(lambda: log.stat().st_size > before)
+        time.sleep(seconds)
     if not life.over():
         os.kill(life.pid, signal.SIGKILL)
 
@@ -179,12 +144,6 @@ def _wait_and_kill(life, run, draw, longest, report):
 def _unfinished(run):
     folders = (run / "checkpoints", run / "averages" / "snapshots")
     return {path.name for folder in folders for path in folder.glob(".tmp-*")}
-
-
-def wait_for(life, condition):
-    """Wait until the condition holds or the process has ended."""
-    while not condition() and not life.over():
-        time.sleep(0.001)
 
 
 def different(whole, killed):
@@ -208,54 +167,28 @@ def _contents(run):
     return {**found, "metrics.jsonl": log, "step": path.name}
 
 
-def torture_recipes(folder, names, kills, saving, seed=0, longest=1.0):  # noqa: PLR0913
-    """Kill a run of each of these recipes, `kills` times in all; return {name: report}."""
-    cache = folder / "cache"
-    os.environ["DDIM_CACHE"] = str(cache)
+def torture_recipes(folder, kills=200, saving=3, longest=1.0, seed=0, recipes=""):  # noqa: PLR0913
+    """Kill a run of each of the recipes, all by default, `kills` times together; see `torture`."""
+    os.environ["DDIM_CACHE"] = str(folder / "cache")
     (folder / "photos").mkdir()
     draw_photos(folder / "photos", 300)
-    found = {}
+    names, draw, faults = recipes.split(",") if recipes else [*RECIPES, COMPILED], random.Random(seed), {}
     for k, name in enumerate(names):
-        share = len(range(k, kills, len(names)))
-        compiling = name == COMPILED
-        recipe = make_small("luz" if compiling else name)
+        share, compiling = len(range(k, kills, len(names))), name == COMPILED
         # A compiled network is fast, and has much to do before its first step.
         images = (4000 if compiling else 400) * (share + 2)
         fields = {"data.source": str(folder / "photos"), "images": images, "report.events": 8}
         fields |= {"report.checkpoint": 0.2, "report.snapshots": 4, "optim.warmup": 80}
-        (folder / name).mkdir()
-        (folder / name / "recipe.yaml").write_text(write_recipe(override(recipe, fields)))
-        options = ["--recipe", str(folder / name / "recipe.yaml"), "--threads", "1"]
-        options.append("--compile" if compiling else "--no-compile")
+        fields |= QUICK if compiling else {}
+        recipe, file = make_small("fast" if compiling else name), folder / name / "recipe.yaml"
+        file.parent.mkdir()
+        file.write_text(write_recipe(override(recipe, fields)))
+        options = ["--recipe", str(file), "--threads", "1", "--compile" if compiling else "--no-compile"]
         longer = 5 * longest if compiling else longest
-        found[name] = torture(folder / name, options, share, min(saving, share // 3), seed + k, longer, cache)
-        print(name, vars(found[name]), file=sys.stderr, flush=True)
-    return found
-
-
-def report():
-    """Parse, torture, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--saving", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--longest", type=float, default=1.0)
-    parser.add_argument("--recipes", nargs="*", choices=[*RECIPES, COMPILED])
-    words = sys.argv[1:]
-    split = words.index("--") if "--" in words else len(words)
-    args, options = parser.parse_args(words[:split]), words[split + 1 :]
-    shutil.rmtree(args.folder, ignore_errors=True)
-    args.folder.mkdir(parents=True)
-    shared = args.kills, args.saving, args.seed, args.longest
-    names = [*RECIPES, COMPILED] if args.recipes == [] else args.recipes
-    if names:
-        found = torture_recipes(args.folder, names, *shared)
-    else:
-        found = {"run": torture(args.folder, options, *shared)}
-    print(json.dumps({name: vars(report) for name, report in found.items()}, indent=1))
-    return any(report.different or report.saving < report.aimed for report in found.values())
+        faults[name] = torture(file.parent, options, share, min(saving, share), longer, draw)
+        print(name, faults[name], file=sys.stderr, flush=True)
+    return {"kills": kills, "faults": [f"{name}: {fault}" for name in names for fault in faults[name]]}
 
 
 if __name__ == "__main__":
-    sys.exit(report())
+    run_as_command(torture_recipes)

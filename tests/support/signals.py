@@ -1,14 +1,12 @@
 """Stop commands of `ddim` with SIGINT, SIGTERM, SIGHUP and SIGUSR1 at random moments, and run them again.
 
-`python tests/support/signals.py FOLDER [--signals 80] [--phases compile,decode,...] [--seed 0]` runs each
-command once undisturbed, and once stopped again and again. It prints a report as JSON, and exits with 1
-unless every stop had the right exit code, left no unfinished file and no process behind, and the stopped
-command ended with the results of the undisturbed one. A command that ends by itself as the
-signal arrives is not stopped; then its results must be complete. It is a script because it forks, as kill.py
-does.
+`python tests/support/signals.py FOLDER [--signals 80] [--phases compile,decode,...]` runs each command once
+undisturbed, and once stopped again and again. It is a fault if a stop has not the right exit code and one
+sentence, leaves an unfinished file or a process behind, or if the stopped command does not end with the
+results of the undisturbed one. A command that ends by itself as the signal arrives is not stopped; then its
+results must be complete. It forks, as kill.py does.
 """
 
-import argparse
 import json
 import os
 import random
@@ -19,8 +17,6 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from types import SimpleNamespace
 
 import ddim.evaluation.evaluate
 import ddim.evaluation.search
@@ -30,9 +26,10 @@ import stubs
 from ddim.machine.signals import stop_on_signals
 from ddim.runs import checkpoint
 from distinct_images import draw_photos
-from kill import Life, different, wait_for
+from ending import KINDS
+from kill import Life, different
+from programmes import run_as_command
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 SLOWEST = 180
 """Seconds that a stop may take: a training first ends its step; compiling the network takes over a minute."""
 LAST_MOMENT = 1
@@ -51,87 +48,78 @@ UNFINISHED = (".tmp-*", ".building-*", ".running*")
 class Phase:
     """A command, stopped up to `longest` seconds after a line with `mark`; by default half of its duration.
 
-    With `fresh` it starts each time with an empty cache, and without what the stopped one saved. With
-    `alone` false, two processes share it, and the signal is sent to one of them. A command without --out has
-    `out` false.
+    With `fresh` it starts each time with an empty cache, and without what the stopped one saved. With `two`,
+    two processes share it, and the signal is sent to one of them.
     """
 
-    name: str
     words: list[str]
     mark: str = READY
     longest: float | None = None
     fresh: bool = False
-    alone: bool = True
-    out: bool = True
+    two: bool = False
 
 
 def _phases(folder):
-    run, events = str(folder / "run"), ["--report.events", "15", "--steps", "20"]
-    return [
-        Phase("compile", ["train", "blossoms:60", *TRAIN, "--compile"], "validation images", 15),
-        Phase("decode", ["train", str(folder / "photos"), *TRAIN, "--no-compile"], longest=1, fresh=True),
-        Phase("first step", ["train", *PLAIN], "validation images", 0.4, fresh=True),
-        Phase("events", ["train", *LONGER, *events], "validation images"),
-        Phase("lr finder", ["train", *PLAIN, "--find-lr"], longest=4, fresh=True),
-        Phase("two processes", ["train", *LONGER, *events], "validation images", alone=False),
-        Phase("distill", ["distill", run, "--images", "960", "--no-compile"], "validation images"),
-        Phase("sample", ["sample", run, "-n", "300"]),
-        Phase("sample in two", ["sample", run, "-n", "300"], alone=False),
-        Phase("evaluate", ["evaluate", run, "-n", "200", "--part", "train"]),
-        Phase("evaluate in two", ["evaluate", run, "-n", "200", "--part", "train"], alone=False),
-        Phase("edit", ["vary", run, str(folder / "photos" / "0.png"), "-n", "8", "--steps", "100"]),
-        Phase("diagnose", ["diagnose", run]),
-        Phase("likelihood", ["likelihood", run, "-n", "24", "--part", "train"]),
-        Phase("memorisation", ["memorisation", run, "-n", "40"]),
-        Phase("plan", ["plan", "blossoms:60", "--recipe", "smoke"], out=False),
-        Phase("data", ["data", str(folder / "photos"), "--size", "32"], out=False, fresh=True),
-        Phase("search", ["search", run, "--steps", "3", "-n", "2"]),
-        Phase(
-            "sweep",
-            ["sweep", "blossoms:60", "--optim.lr", "1e-3,2e-3", *SMOKE, "480", "--jobs", "2"],
-            longest=8,
-        ),
-    ]
+    run, photos, steps = str(folder / "run"), str(folder / "photos"), "validation images"
+    events, sample = (
+        ["train", *LONGER, "--report.events", "15", "--steps", "20"],
+        ["sample", run, "-n", "300"],
+    )
+    evaluate = ["evaluate", run, "-n", "200", "--part", "train"]
+    sweep = ["sweep", "blossoms:60", "--optim.lr", "1e-3,2e-3", *SMOKE, "480", "--jobs", "2"]
+    return {
+        "compile": Phase(["train", "blossoms:60", *TRAIN, "--compile"], steps, 15),
+        "decode": Phase(["train", photos, *TRAIN, "--no-compile"], longest=1, fresh=True),
+        "first step": Phase(["train", *PLAIN], steps, 0.4, fresh=True),
+        "events": Phase(events, steps),
+        "lr finder": Phase(["train", *PLAIN, "--find-lr"], longest=4, fresh=True),
+        "two processes": Phase(events, steps, two=True),
+        "distill": Phase(["distill", run, "--images", "960", "--no-compile"], steps),
+        "sample": Phase(sample),
+        "sample in two": Phase(sample, two=True),
+        "evaluate": Phase(evaluate),
+        "evaluate in two": Phase(evaluate, two=True),
+        "edit": Phase(["vary", run, f"{photos}/0.png", "-n", "8", "--steps", "100"]),
+        "diagnose": Phase(["diagnose", run]),
+        "likelihood": Phase(["likelihood", run, "-n", "24", "--part", "train"]),
+        "memorisation": Phase(["memorisation", run, "-n", "40"]),
+        "plan": Phase(["plan", "blossoms:60", "--recipe", "smoke"]),
+        "data": Phase(["data", photos, "--size", "32"], fresh=True),
+        "search": Phase(["search", run, "--steps", "3", "-n", "2"]),
+        "sweep": Phase(sweep, longest=8),
+    }
 
 
-def _stop_phase(folder, phase, count, draw):
-    """Run the command of a phase undisturbed, stop it `count` times, and let it end; return what was seen."""
-    result = SimpleNamespace(signals=0, right_code=0, slowest=0.0, completed=0, litter=[], wrong=[])
-    began = time.monotonic()
-    whole, stopped = (folder / f"{phase.name} {name}" for name in ("whole", "stopped"))
-    # Compiling takes a minute, and those runs are only checked to go on.
-    if phase.name != "compile":
-        _live(folder, phase, whole).ends(0)
+def _stop_phase(folder, name, phase, count, draw):
+    """Run the command of a phase undisturbed, stop it `count` times, and let it end; return the faults."""
+    began, life, faults, signals = time.monotonic(), None, [], 0
+    whole, stopped = (folder / f"{name} {end}" for end in ("whole", "stopped"))
+    _live(folder, phase, whole).ends()
     longest = phase.longest or (time.monotonic() - began) / 2
-    life = None
-    while result.signals < count:
+    while signals < count:
         if phase.fresh or (life and life.code == 0):
             for left in (stopped, folder / "cache"):
                 shutil.rmtree(left, ignore_errors=True)
         before, life = _newest(stopped), _live(folder, phase, stopped)
-        wait_for(life, life.marked.is_set)
+        life.wait_for(life.marked.is_set)
         _wait(life, draw.uniform(0, longest))
-        if life.over():
-            life.ends(0)
-            result.completed += 1
-            result.wrong += find_differing(whole, stopped) if whole.exists() else []
+        wrong = [] if life.over() else _stop(life, draw.choice(KINDS), other=signals % 2)
+        if life.code == 0:
+            faults += wrong + find_differing(whole, stopped)
             continue
-        _stop(life, draw.choice(STOPS), result, lambda: whole.exists() and not find_differing(whole, stopped))
-        _inspect(folder, life, result)
+        signals, faults = signals + 1, faults + wrong + _inspect(folder, life)
         if _newest(stopped) < before:
-            result.wrong.append(f"the newest checkpoint was step {before}, and is lost")
-    if stopped.exists() and whole.exists() and not find_differing(whole, stopped):
+            faults.append(f"the newest checkpoint was step {before}, and is lost")
+    if stopped.exists() and not find_differing(whole, stopped):
         shutil.rmtree(stopped)  # the last signal came when all was written
     life = _live(folder, phase, stopped)
-    life.ends(0)
-    _inspect(folder, life, result)
-    result.wrong += find_differing(whole, stopped) if whole.exists() else []
-    return result
+    life.ends()
+    return faults + _inspect(folder, life) + find_differing(whole, stopped)
 
 
 def _wait(life, seconds):
     end = time.monotonic() + seconds
-    wait_for(life, lambda: time.monotonic() > end)
+    life.wait_for(lambda: time.monotonic() > end)
 
 
 def _live(folder, phase, out):
@@ -139,17 +127,19 @@ def _live(folder, phase, out):
 
     def prepare():
         os.setsid()
-        for kind in STOPS:
+        for kind in KINDS:
             signal.signal(kind, signal.default_int_handler if kind == signal.SIGINT else signal.SIG_DFL)
         ddim.cli.stop_on_signals = _tell_when_ready
         ddim.metrics.features.load_extractor = lambda *_: stubs.stub()
-        if not phase.alone:
+        if phase.two:
             _become_two(port)
 
     words, port = phase.words, find_port()
     if words[0] in ("train", "distill") and (out / "run.json").exists():
         words = [*words, "--resume"] if words[0] == "train" else ["train", "--resume"]
-    return Life([*words, *(["--out", str(out)] if phase.out else [])], prepare, phase.mark)
+    return Life(
+        [*words, *(["--out", str(out)] if words[0] not in ("plan", "data") else [])], prepare, phase.mark
+    )
 
 
 def _become_two(port):
@@ -176,15 +166,12 @@ def _tell_when_ready():
         yield
 
 
-def _stop(life, number, result, complete):
-    """Send a signal as `kill` does, or as a terminal does to all processes; time the end.
-
-    `complete` says whether the command has all the results of the undisturbed one.
-    """
+def _stop(life, number, other):
+    """Send a signal as `kill` does, or as a terminal does to all processes; return what is wrong."""
     said, began = len(life.said), time.monotonic()
     others = [int(line.removeprefix(OTHER)) for line in life.said if line.startswith(OTHER)]
     if others:
-        os.kill(others[0] if result.signals % 2 else life.pid, number)
+        os.kill(others[0] if other else life.pid, number)
     else:
         (os.kill if number in (signal.SIGTERM, signal.SIGUSR1) else os.killpg)(life.pid, number)
     _wait(life, SLOWEST)
@@ -192,34 +179,29 @@ def _stop(life, number, result, complete):
     if not life.over():
         os.killpg(life.pid, signal.SIGKILL)
         life.over(wait=True)
-    if life.code == 0 and took < LAST_MOMENT and complete():
-        result.completed += 1
-        return
-    right, lines = life.code == 128 + number, life.said[said:]
+    lines = life.said[said:]
     sentences = [line for line in lines if line.startswith("ddim: ")]
     # Process 0 says it alone, and torch may log a lost connection after that.
     plain = len(sentences) == 1 and bool(others or lines[-1:] == sentences)
     plain &= "Traceback" not in "".join(life.said)
-    result.signals, result.right_code = result.signals + 1, result.right_code + right
-    result.slowest = round(max(result.slowest, took), 2)
-    if not (right and plain and took <= SLOWEST):
-        what = f"signal {number}, exit code {life.code} after {took:.1f} s"
-        result.wrong.append(f"{what}: {''.join(life.said[-4:])}")
+    if (life.code == 128 + number and plain) or (life.code == 0 and took < LAST_MOMENT):
+        return []
+    return [f"signal {number}, exit code {life.code} after {took:.1f} s: {''.join(life.said[-4:])}"]
 
 
-def _inspect(folder, life, result):
-    """Note unfinished files, temporary files, and processes that live on."""
+def _inspect(folder, life):
+    """Remove unfinished files, temporary files, and processes that live on; return what there was."""
+    faults = []
     with suppress(ProcessLookupError):
         # A worker of torch's compiler ends when it sees that its parent has ended.
         for left in range(1000, -1, -1):
             os.killpg(life.pid, 0 if left else signal.SIGKILL)
             time.sleep(0.01)
-        result.wrong.append("processes were left")
-    found = [path for pattern in UNFINISHED for path in folder.rglob(pattern)]
-    found += (folder / "tmp").iterdir()
-    for path in found:
-        result.litter.append(str(path.relative_to(folder)))
+        faults.append("processes were left")
+    for path in [*(folder / "tmp").iterdir(), *(path for name in UNFINISHED for path in folder.rglob(name))]:
+        faults.append(f"left {path.relative_to(folder)}")
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return faults
 
 
 def _newest(run):
@@ -245,33 +227,25 @@ def _contents(out):
     return found
 
 
-def report():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--signals", type=int, default=80)
-    parser.add_argument("--phases", help="names, with commas between them (default: all)")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    folder, draw, began = args.folder.resolve(), random.Random(args.seed), time.monotonic()
-    shutil.rmtree(folder, ignore_errors=True)
+def stop_commands(folder, signals=80, seed=0, phases=""):
+    """Stop the commands of some phases, all by default, with `signals` signals; return a report."""
     for name in ("photos", "tmp"):
-        (folder / name).mkdir(parents=True)
+        (folder / name).mkdir()
     os.chdir(folder)  # for the sheet of `ddim data`
     os.environ |= {"TMPDIR": str(folder / "tmp"), "DDIM_CACHE": str(folder / "cache")}
     # Else torch makes a folder in TMPDIR when it is imported.
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "cache" / "compiler")
-    chosen = [p for p in _phases(folder) if not args.phases or p.name in args.phases.split(",")]
+    everything, draw, faults = _phases(folder), random.Random(seed), []
+    names = phases.split(",") if phases else [*everything]
     draw_photos(folder / "photos", 600)
-    if any(str(folder / "run") in phase.words for phase in chosen):
-        _live(folder, Phase("run", ["train", *PLAIN]), folder / "run").ends(0)
-    found = {}
-    for k, phase in enumerate(chosen):
-        count = args.signals // len(chosen) + (k < args.signals % len(chosen))
-        found[phase.name] = vars(_stop_phase(folder, phase, count, draw))
-        print(phase.name, found[phase.name], file=sys.stderr, flush=True)
-    print(json.dumps({"seconds": round(time.monotonic() - began, 1), "phases": found}))
-    return any(r["wrong"] or r["litter"] or r["right_code"] < r["signals"] for r in found.values())
+    if any(str(folder / "run") in everything[name].words for name in names):
+        _live(folder, Phase(["train", *PLAIN]), folder / "run").ends()
+    for k, name in enumerate(names):
+        found = _stop_phase(folder, name, everything[name], len(range(k, signals, len(names))), draw)
+        faults += [f"{name}: {fault}" for fault in found]
+        print(name, found, file=sys.stderr, flush=True)
+    return {"signals": signals, "faults": faults}
 
 
 if __name__ == "__main__":
-    sys.exit(report())
+    run_as_command(stop_commands)

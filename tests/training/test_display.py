@@ -7,7 +7,7 @@ import pytest
 
 import tiny
 from ddim.experiments.index import read_run
-from ddim.sampling.pipeline import load, read_run_recipe
+from ddim.sampling.pipeline import load
 from ddim.training import resume
 
 
@@ -67,10 +67,3 @@ def test_a_callback_stops_a_run_which_is_saved_recorded_and_resumed_exactly(step
     assert read_run(folder).state == "finished"
     assert load(folder).checkpoint.state.stopped is None
     tiny.check_same_run(folder, whole)
-
-
-def test_plain_values_of_train_change_its_recipe(tmp_path):
-    given = {"size": (16, 24), "images": 8, "seed": 4, "labels": False, "progress": False}
-    recipe = read_run_recipe(tiny.train(tiny.recipe(), tmp_path / "run", data="blossoms:41", **given))
-    assert (recipe.data.size, recipe.images, recipe.seed) == ((16, 24), 8, 4)
-    assert recipe.data.source == "blossoms:41"

@@ -17,7 +17,6 @@ from ddim.recipe.checks import check_training
 from ddim.recipe.codec import override
 from ddim.recipe.named import RECIPES, find_recipe
 from ddim.runs import checkpoint
-from ddim.runs.state import Plan
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.sampling.sampling_setup import Guidance, save_guidance
 from ddim.training import distill, resume
@@ -61,23 +60,6 @@ def average(run):
     return checkpoint.read_tensors(checkpoint.find_newest(run / "checkpoints"), "ema/default")
 
 
-class Start(ddim.Callback):
-    """Keeps the weights and the loss of a training before its first step, and ends it."""
-
-    def on_start(self, training, folder):
-        self.weights = {name: value.clone() for name, value in training.average.items()}
-        self.loss = training.recipe.objective
-        raise tiny.PowerCutError
-
-
-def begin(teacher, folder, **options):
-    """Begin a distillation; returns the weights and the loss at its start."""
-    start = Start()
-    with pytest.raises(tiny.PowerCutError):
-        distil(teacher, folder, callbacks=[start], **options)
-    return start
-
-
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("ddpm", "iddpm")])
 def test_every_recipe_with_a_continuous_schedule_has_a_student_that_starts_where_it_samples(name):
     recipe = find_recipe(name)
@@ -98,13 +80,14 @@ def test_a_student_is_no_teacher_and_no_guide(teacher, student):
         distill(student)
     with pytest.raises(UserError, match="no table of noise levels"):
         make_student(find_recipe("ddpm"))
-    for strong, guide in ((load(teacher), str(student)), (load(student), "@raw")):
-        with pytest.raises(UserError, match="a guide must be a diffusion model"):
-            ddim.sample(strong, n=1, guidance=2, guide_with=guide, progress=False)
+    with pytest.raises(UserError, match="a guide must be a diffusion model"):
+        ddim.sample(teacher, n=1, guidance=2, guide_with=str(student), progress=False)
 
 
 def test_a_student_starts_from_the_ema_weights_and_learns(teacher, student, tmp_path):
-    assert tiny.different(average(teacher), begin(teacher, tmp_path / "run").weights) == []
+    checkpoints = distil(teacher, tmp_path / "run", images=8) / "checkpoints"
+    start = checkpoint.read_tensors(checkpoints / "step-000000000", "ema/default")
+    assert tiny.different(average(teacher), start) == []
     assert tiny.different(average(teacher), average(student)) != []
 
 
@@ -113,9 +96,8 @@ def test_a_student_samples_in_two_steps_by_default_and_in_any_number(student):
     assert isinstance(pipeline.recipe.sampler, Multistep)
     by_default = ddim.sample(pipeline, n=2, progress=False)
     assert torch.equal(by_default, ddim.sample(pipeline, n=2, steps=2, progress=False))
-    others = [ddim.sample(pipeline, n=2, steps=steps, label=3, progress=False) for steps in (1, 4)]
-    assert all(images.shape == by_default.shape for images in others)
-    assert not any(torch.equal(images, by_default) for images in others)
+    for steps in (1, 4):
+        assert not torch.equal(ddim.sample(pipeline, n=2, steps=steps, progress=False), by_default)
     # The denoising error rises while a student learns, so no checkpoint is the best by it.
     with pytest.raises(UserError, match="has no best checkpoint"):
         load(student / "best")
@@ -133,23 +115,18 @@ def test_a_student_that_crashed_and_is_resumed_is_one_that_did_not(options, requ
 
 
 def test_a_guided_student_needs_its_teacher_and_names_it(early, tmp_path):
-    shutil.copytree(early, tmp_path / "teacher")
-    begin(tmp_path / "teacher", tmp_path / "run", **GUIDED)
+    distil(shutil.copytree(early, tmp_path / "teacher"), tmp_path / "run", images=8, **GUIDED)
     shutil.rmtree(tmp_path / "teacher")
     with pytest.raises(UserError, match="teacher/checkpoints/step-000000010"):
         resume(tmp_path / "run")
 
 
 def test_the_gap_follows_the_part_of_the_budget_that_is_used(monkeypatch):
-    """It is the whole path while the budget is unknown, and shrinks evenly on a logarithmic scale."""
+    """It shrinks evenly on a logarithmic scale."""
     seen, at = [], Consistency.at
     monkeypatch.setattr(Consistency, "at", lambda loss, *now: seen.append(now[0]) or at(loss, *now))
-    run = tiny.training(override(tiny.BASE, {"objective": "consistency"}), updates=10)
+    tiny.training(override(tiny.BASE, {"objective": "consistency"}), updates=10)
     assert np.allclose(seen, np.arange(10) / 10)
-    run.plan = Plan(None)
-    seen.clear()
-    run.advance()
-    assert seen == [0.0]
 
 
 def test_guidance_changes_the_student_and_an_interval_that_is_never_entered_does_not(early, tmp_path):
@@ -158,7 +135,6 @@ def test_guidance_changes_the_student_and_an_interval_that_is_never_entered_does
 
     plain = learn("plain")
     assert tiny.different(plain, learn("never", **{**GUIDED, "guidance_interval": (40.0, None)})) == []
-    assert tiny.different(plain, learn("off", guidance=1.0)) == []
     assert tiny.different(plain, learn("guided", **GUIDED)) != []
 
 
@@ -178,20 +154,21 @@ def test_the_guidance_that_a_search_saved_is_learned_by_default(early, tmp_path)
     recipe = read_run_recipe(run)
     saved = Guidance(2.0, (-2.0, None), "@guide")
     save_guidance(run, recipe.sampler, recipe.steps, "ema", saved, labelled=False)
-    loss = begin(run, tmp_path / "student").loss
+    loss = read_run_recipe(distil(run, tmp_path / "student", images=8)).objective
     assert (loss.guidance, loss.interval, loss.guide) == (2.0, (-2.0, None), "@guide")
 
 
 def test_the_paths_of_teacher_and_guide_do_not_depend_on_the_working_folder(early, tmp_path, monkeypatch):
     shutil.copytree(early, tmp_path / "small")
     monkeypatch.chdir(tmp_path)
-    fields = {"optim.lr": "1e-4", "steps": 1, "images": 8, "grid.sigma_min": 3.0}
-    options = {"guidance": 2.0, "guide_with": "small@raw", "fields": fields, "images": None}
-    recipe = read_run_recipe(distil(early, "student", **options))
+    fields = {"optim.lr": "1e-4", "grid.sigma_min": 3.0}
+    recipe = read_run_recipe(
+        distil(early, "student", guidance=2.0, guide_with="small@raw", fields=fields, images=8)
+    )
     assert recipe.objective.guide == str(tmp_path / "small@raw")
     assert recipe.objective.teacher == str(checkpoint.find_newest(early / "checkpoints"))
     # Fields of the student are set by path.
-    assert (recipe.optim.lr, recipe.steps, recipe.images, recipe.grid.sigma_min) == (1e-4, 1, 8, 3.0)
+    assert (recipe.optim.lr, recipe.grid.sigma_min) == (1e-4, 3.0)
     # A published recipe names no folder.
     shown = hide_folders(recipe).objective
     assert (shown.guide, shown.teacher) == ("small@raw", None)

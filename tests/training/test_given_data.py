@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 import ddim
 import mine
@@ -14,8 +14,6 @@ from ddim.errors import UserError
 from ddim.recipe.recipe import Data
 from ddim.sampling.images import open_run_images
 from ddim.training import resume
-from ddim.training.machine import time_image
-from ddim.training.memory import estimate_memory
 
 PIXELS = torch.from_numpy(tiny.images(size=(16, 16)).pixels).permute(0, 3, 1, 2)
 PAIRS = TensorDataset(PIXELS, torch.arange(40) % 4)
@@ -49,23 +47,6 @@ def test_a_run_on_pairs_is_conditioned_on_their_labels(tmp_path):
     assert ddim.sample(pipeline, n=2, steps=2, label="3").shape == (2, 3, 8, 8)
     plain = ddim.load(tiny.train(RECIPE, tmp_path / "plain", PAIRS, labels=False))
     assert not plain.recipe.data.labels
-
-
-def test_a_run_on_a_random_data_set_cannot_be_resumed_exactly(tmp_path):
-    class Noisy(Dataset):
-        def __init__(self):
-            self.random = np.random.default_rng(0)
-
-        def __len__(self):
-            return 8
-
-        def __getitem__(self, k):
-            return self.random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-
-    noisy = Noisy()
-    run = tiny.train(replace(RECIPE, images=16), tmp_path / "run", noisy)
-    with pytest.raises(UserError, match="does not hold the images on which"):
-        resume(run, data=noisy)
 
 
 class OfVectors(mine.Net):
@@ -103,10 +84,3 @@ def test_an_own_network_takes_the_labels_that_it_has_classes_for(tmp_path):
     assert not torch.equal(one, other)
     plain = tiny.train(replace(RECIPE, net=mine.Net, images=8), tmp_path / "plain", PAIRS)
     assert not ddim.load(plain).recipe.data.labels
-
-
-@pytest.mark.parametrize("net", [OfVectors, OfClasses])
-def test_time_and_memory_of_an_own_network_are_estimated(net):
-    recipe = replace(RECIPE, net=net)
-    assert time_image(recipe, 3) > 0
-    assert estimate_memory(tiny.training(recipe)) > 0

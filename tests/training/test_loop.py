@@ -96,24 +96,10 @@ def test_each_image_of_an_epoch_is_seen_once_and_no_other(monkeypatch):
 
 @pytest.mark.parametrize("net", tiny.NETS)
 def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(net):
-    one, same, other = (
-        tiny.bits(tiny.training(tiny.recipe(net, seed=seed), updates=3)) for seed in (3, 3, 4)
-    )
+    runs = (tiny.training(tiny.recipe(net, seed=seed), updates=3) for seed in (3, 3, 4))
+    one, same, other = map(tiny.bits, runs)
     assert tiny.different(one, same) == []
     assert set(tiny.different(one, other)) >= {name for name in one if name.endswith("exp_avg")}
-
-
-def test_dropout_is_a_function_of_seed_and_step():
-    """It draws from the global generator alone, which the caller has wherever it may be, and keeps there."""
-    chosen = tiny.recipe("group norm")
-    ends = []
-    for k, recipe in enumerate([chosen, chosen, replace(chosen, net=replace(chosen.net, dropout=0.0))]):
-        with torch.random.fork_rng(devices=[]):
-            torch.rand(7 + k)
-            # In the first update the branches with dropout are still zero.
-            ends.append(tiny.bits(tiny.training(recipe, updates=2)))
-    assert tiny.different(ends[0], ends[1]) == []
-    assert tiny.different(ends[0], ends[2]) != []
 
 
 @pytest.mark.parametrize(("layer", "shared"), [(blocks.Dropout, True), (nn.Dropout, False)])
@@ -176,11 +162,8 @@ def test_each_profile_is_the_weighted_mean_of_the_weights_seen(rule):
     for _ in range(n):
         run.advance()
         seen.append({name: value.double().clone() for name, value in ema.select_averaged(run.model).items()})
-    alone = {"default": replace(rule, more=())}
-    main = fields(rule)[0].name
-    alone |= {
-        name: replace(rule, **{main: float(name)}, more=()) for name in run.averages if name != "default"
-    }
+    main, more = fields(rule)[0].name, run.averages.keys() - {"default"}
+    alone = {name: replace(rule, **{main: float(name)}, more=()) for name in more} | {"default": rule}
     assert len(alone) == 1 + len(rule.more)
     for profile, average in run.averages.items():
         newest = torch.tensor([alone[profile](k, 8) for k in range(1, n + 1)], dtype=torch.float64)
@@ -192,17 +175,6 @@ def test_each_profile_is_the_weighted_mean_of_the_weights_seen(rule):
             torch.testing.assert_close(value.double(), mean, rtol=1e-5, atol=1e-6)
     assert any("running_var" in name for name in run.average)
     assert all(tiny.different(run.average, run.averages[name]) for name in run.averages if name != "default")
-
-
-def test_further_averages_change_nothing_else_of_a_run():
-    """Weights, the default average, the optimiser and the validation are, to the bit, those without."""
-    one, several = tiny.training(), tiny.training(replace(tiny.BASE, ema=Power(6.94, (1.0, 2.0))))
-    for _ in range(4):
-        assert one.advance() == several.advance()
-    assert validate(one) == validate(several)
-    plain, more = tiny.bits(one), tiny.bits(several)
-    assert tiny.different(plain, {name: more[name] for name in plain}) == []
-    assert {name.rpartition("/")[0] for name in more if name not in plain} >= {"ema/1", "ema/2"}
 
 
 @pytest.mark.parametrize("net", ["batch norm", "group norm"])
@@ -250,25 +222,9 @@ def test_the_errors_by_log_snr_add_up_to_the_whole():
     for name in ("noise_mae", "image_mae"):
         parts = {int(b): found[f"{name}/log_snr_{int(b)}"] for b in bins.unique()}
         assert sum(parts[int(b)] for b in bins) / 100 == pytest.approx(found[name], rel=1e-5)
-        assert sum(key.startswith(f"{name}/") for key in found) == len(parts)
-        for b, part in parts.items():
-            if f"{name}_low/log_snr_{b}" in found:
-                assert found[f"{name}_low/log_snr_{b}"] < part < found[f"{name}_high/log_snr_{b}"]
     # Noise hides the image and not itself.
     assert found["image_mae/log_snr_-6"] > found["image_mae/log_snr_0"]
     assert found["noise_mae/log_snr_-6"] < found["noise_mae/log_snr_0"]
-
-
-def test_a_training_from_another_run_starts_all_emas_with_its_weights():
-    parent = tiny.training(tiny.recipe(seed=5), updates=1)
-    child = tiny.training(replace(tiny.BASE, ema=Power(6.94, (1.0,))))
-    child.start_from(parent.model.state_dict())
-    state = parent.model.state_dict()
-    assert tiny.different(state, child.model.state_dict()) == []
-    for average in (child.average, child.averages["1"]):
-        assert tiny.different({name: state[name] for name in average}, average) == []
-    assert child.step == 0
-    assert child.optimizer.state_dict()["state"] == {}
 
 
 def test_a_budget_is_spent_in_whole_batches_and_ends_with_a_validation():

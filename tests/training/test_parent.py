@@ -3,19 +3,14 @@
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
-import torch
-from torch.utils.data import TensorDataset
 
-import ddim
 import tiny
 from ddim.cli import main
 from ddim.errors import Notice, UserError
 from ddim.sampling.images import open_run_images
-from ddim.sampling.pipeline import load, read_run_recipe
+from ddim.sampling.pipeline import load
 from ddim.training import distill, resume
-from ddim.training.run import hold_out_alike
 
 
 def short(**changes):
@@ -46,13 +41,6 @@ def test_a_student_has_the_images_of_its_teacher_wherever_they_are(parent, tmp_p
     assert load(student(parent, "second")).checkpoint.state.images == wanted
     main(["train", "--from", str(parent), "--out", "third", "--images", "8", "--no-compile"])
     assert load("third").checkpoint.state.images == wanted
-
-
-def test_a_run_from_weights_has_the_recipe_of_these_weights_by_default(tmp_path):
-    chosen = short(schedule="linear_path", predicts="flow")
-    parent = tiny.train(chosen, tmp_path / "one")
-    child = ddim.train(source=parent, images=16, out=tmp_path / "two", machine=tiny.MACHINE, progress=False)
-    assert read_run_recipe(child) == replace(hold_out_alike(chosen, chosen), images=16)
 
 
 def test_weights_that_get_another_meaning_are_named(parent, tmp_path):
@@ -90,34 +78,3 @@ def test_students_with_other_seeds_hold_out_the_same_images(parent):
     free = load(tiny.train(short(seed=5), parent.parent / "free", "photos"))
     held_out = [open_run_images(run).validation.tolist() for run in (load(parent), second, third, free)]
     assert held_out[0] == held_out[1] == held_out[2] != held_out[3]
-
-
-def test_images_given_from_python_are_given_again_to_the_student(tmp_path):
-    """They may have labels now."""
-    pixels = tiny.images().pixels
-    first = tiny.train(short(), tmp_path / "first", pixels)
-    pairs = TensorDataset(torch.from_numpy(pixels), torch.arange(40) % 4)
-    for name, given in (("plain", pixels.copy()), ("labelled", pairs)):
-        found = load(distill(first, given, images=8, out=tmp_path / name, machine=tiny.MACHINE))
-        assert found.checkpoint.state.images.train == load(first).checkpoint.state.images.train
-        assert not found.recipe.data.labels
-
-
-@pytest.mark.parametrize(("columns", "scale", "shift"), [("a,b", 1, 0), ("a,c", 9, 5)])
-def test_vectors_of_the_same_columns_are_scaled_as_in_the_run_whose_weights_are_used(
-    columns, scale, shift, tmp_path
-):
-    rows = np.random.default_rng(0).normal(size=(24, 2))
-    np.save(tmp_path / "grays.npy", np.full((24, 8, 8, 1), 99, np.uint8))
-
-    def train(name, columns, rows, source=None):
-        text = "".join(f"{a!r},{b!r}\n" for a, b in rows.tolist())
-        (tmp_path / f"{name}.csv").write_text(f"{columns}\n{text}")
-        recipe = short(data__vectors=str(tmp_path / f"{name}.csv"))
-        return tiny.train(recipe, tmp_path / name, str(tmp_path / "grays.npy"), source=source)
-
-    first = train("one", "a,b", rows)
-    known, found = load(first).vectors, load(train("two", columns, 5 + 9 * rows, first)).vectors
-    assert np.allclose(found.deviation, scale * known.deviation)
-    assert np.allclose(found.mean, scale * known.mean + shift)
-    assert np.allclose(found.standardise(5 + 9 * rows) * found.deviation + found.mean, 5 + 9 * rows)

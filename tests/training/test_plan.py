@@ -1,5 +1,7 @@
 """The learning rate and the length of a run."""
 
+import math
+
 import pytest
 
 import clocks
@@ -15,26 +17,14 @@ def rates(optim, plan, images):
     return [plan.rate(optim, seen) for seen in range(0, images, optim.batch)]
 
 
-def test_the_rate_rises_linearly_and_reaches_its_height_with_the_warm_up():
+def test_the_rate_warms_up_linearly_and_decays_as_a_cosine_from_where_the_length_was_fixed():
     found = rates(Optim(lr=0.5, batch=10, warmup=100), Plan(1000), 300)
-    assert found[:10] == pytest.approx([0.05 * k for k in range(1, 11)])
-    assert found[9:] == pytest.approx([0.5] * 21)
-    assert rates(Optim(lr=0.5, batch=10), Plan(1000), 100) == [0.5] * 10
-
-
-def test_the_cosine_is_half_way_down_half_way_through_and_almost_zero_at_the_end():
-    found = rates(Optim(lr=1.0, batch=1, decay="cosine"), Plan(1000), 1000)
-    assert found == sorted(found, reverse=True)
-    assert (found[0], found[500]) == (1.0, pytest.approx(0.5))
-    assert 0 < found[999] < 1e-5
-    # Odd about its middle, as a cosine is.
-    assert [a + b for a, b in zip(found[1:], reversed(found[1:]), strict=True)] == pytest.approx([1.0] * 999)
-
-
-def test_the_cosine_decay_starts_where_the_length_was_fixed():
-    optim = Optim(lr=1.0, batch=10, decay="cosine")
-    assert Plan(None).rate(optim, 500) == 1.0
-    found = [Plan(1500, settled=500).rate(optim, seen) for seen in (500, 1000, 1500)]
+    assert found == pytest.approx([0.05 * min(k, 10) for k in range(1, 31)])
+    cosine = Optim(lr=1.0, batch=1, decay="cosine")
+    wanted = [0.5 + 0.5 * math.cos(math.pi * k / 1000) for k in range(1000)]
+    assert rates(cosine, Plan(1000), 1000) == pytest.approx(wanted, abs=1e-12)
+    assert Plan(None).rate(cosine, 500) == 1.0
+    found = [Plan(1500, settled=500).rate(cosine, seen) for seen in (500, 1000, 1500)]
     assert found == pytest.approx([1.0, 0.5, 0.0], abs=1e-12)
 
 

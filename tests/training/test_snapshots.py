@@ -1,21 +1,18 @@
 """Snapshots of averages in training: which, when, and that they change nothing else."""
 
-import hashlib
 from dataclasses import replace
 
 import pytest
-import torch
 
+import kill
 import tiny
 from cases import mark_slow
 from ddim.nn.ema import Power
 from ddim.nn.power_averages import GAMMAS, is_snapshot_step
-from ddim.recipe.codec import write_recipe
 from ddim.runs import checkpoint
 from ddim.runs.averages import list_snapshots
 from ddim.training import resume
 from ddim.training.run import open_split
-from in_processes import launch
 
 COUNT = 3
 KEPT = [3, 4, 7]
@@ -32,13 +29,6 @@ def early():
 
 def recipe(**changes):
     return tiny.recipe(**{"report__snapshots": COUNT, **changes})
-
-
-def stored(folder):
-    """SHA-256 of each file of the snapshots of a run, by path."""
-    there = folder / "averages"
-    paths = [path for path in sorted(there.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(there)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def steps(folder):
@@ -80,23 +70,4 @@ def test_a_run_that_crashed_at_any_step_has_the_same_snapshots(stop, run, tmp_pa
     start.on_start = lambda training, folder: left.extend(steps(folder))
     resume(folder, callbacks=[start])
     assert all(step <= (5 if stop > 5 else 0) for step in left)
-    tiny.check_same_run(folder, run, files=4)
-    assert stored(folder) == stored(run)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_two_processes_keep_the_snapshots_of_one(tmp_path):
-    """Up to rounding, as their weights are; only one process writes them."""
-    file = tmp_path / "tiny.yaml"
-    file.write_text(write_recipe(tiny.recipe(images=8 * 66, report__snapshots=2, data__size=8)))
-    for count in (1, 2):
-        words = ["-m", "ddim", "train", "--recipe", file, "--no-compile", "--precision", "fp32"]
-        done = launch(count, *words, "--out", tmp_path / str(count))
-        assert done.returncode == 0, done.stderr
-    one, two = (list_snapshots(tmp_path / str(count), 10**9) for count in (1, 2))
-    assert [each.step for each in one] == [each.step for each in two] == [64]
-    for gamma in GAMMAS:
-        alone, shared = (checkpoint.read_tensors(each[0].path, str(gamma)) for each in (one, two))
-        for name, value in alone.items():
-            assert torch.allclose(value, shared[name], rtol=1e-3, atol=1e-5)
+    assert kill.different(folder, run) == []

@@ -6,38 +6,34 @@ import time
 import pytest
 
 import tiny
-from ddim.errors import UserError
 from ddim.runs.log import read_metrics
 from ddim.training import MLflow, WandB, resume
 from ddim.training.callbacks import Tracker
 
 
 class Book(Tracker):
-    """A tracker in memory; it fails at the calls that `fails` names."""
+    """A tracker in memory; its method `send` fails if `fails`."""
 
     package = "json"
 
-    def __init__(self, fails=()):
+    def __init__(self, fails=False):
         super().__init__()
         self.fails, self.calls = fails, []
 
-    def _call(self, name, *values):
-        self.calls.append((name, *values))
-        if name in self.fails:
-            raise OSError(f"no network in {name}")
-
     def open(self, folder, fields, known):
-        self._call("open", folder.name, fields["optim.batch"], known)
+        self.calls.append(("open", folder.name, fields["optim.batch"], known))
         return "id-1"
 
     def send(self, step, line):
-        self._call("log", {"step": step, **line})
+        self.calls.append(("log", {"step": step, **line}))
+        if self.fails:
+            raise OSError("no network")
 
     def show(self, step, sheet):
-        self._call("sheet", step)
+        self.calls.append(("sheet", step))
 
     def close(self, complete):
-        self._call("end", complete)
+        self.calls.append(("end", complete))
 
 
 def logged(folder):
@@ -59,17 +55,12 @@ def test_a_tracker_gets_each_line_of_the_log_also_of_a_resumed_run(tmp_path):
 
 
 def test_a_tracker_that_fails_warns_once_and_changes_nothing(whole, tmp_path):
-    broken = Book(fails=("log",))
-    with pytest.warns(UserWarning, match="no network in log") as warned:
+    broken = Book(fails=True)
+    with pytest.warns(UserWarning, match="no network") as warned:
         tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[broken])
     assert len(warned) == 1
     assert [call[0] for call in broken.calls] == ["open", "log"]
     tiny.check_same_run(tmp_path / "run", whole)
-
-
-def test_a_tracker_that_cannot_start_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no network in open"):
-        tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[Book(fails=("open",))])
 
 
 @pytest.mark.slow

@@ -12,10 +12,7 @@ from ddim.cli import main
 from ddim.errors import UserError
 from ddim.evaluation.likelihood import likelihood
 from ddim.sampling.images import open_run_images
-from ddim.sampling.labels import VectorLabel, draw_rows_of_training, find_vectors
 from ddim.sampling.pipeline import load
-from ddim.sampling.samples import write_samples
-from ddim.sampling.sampling_setup import SamplingSetup
 
 RNG = np.random.default_rng(5)
 VECTORS = np.stack([RNG.uniform(40, 220, 24), RNG.normal(size=24)], axis=1)
@@ -27,9 +24,13 @@ def given(tmp_path_factory):
     """A file of gray images, and a CSV file with their gray level and a number without meaning."""
     folder = tmp_path_factory.mktemp("given")
     np.save(folder / "grays.npy", GRAYS)
-    lines = "\n".join(f"{level!r},{other!r}" for level, other in VECTORS.tolist())
-    (folder / "grays.csv").write_text(f"level,other\n{lines}\n")
+    write_rows(folder / "grays.csv", VECTORS)
     return folder
+
+
+def write_rows(file, rows, header="level,other"):
+    file.write_text("\n".join([header, *(f"{one!r},{other!r}" for one, other in rows.tolist())]))
+    return str(file)
 
 
 def recipe(given, **changes):
@@ -42,27 +43,18 @@ def run(given):
     return tiny.train(recipe(given, optim__lr=1e-2), given / "run", str(given / "grays.npy"))
 
 
-def test_the_run_knows_its_vectors(run):
-    pipeline = load(run)
-    assert pipeline.vectors.columns == ("level", "other")
-    assert np.array_equal(pipeline.vectors.rows, VECTORS)
-    assert pipeline.model.vector == pipeline.recipe.net.vector == 2
-    train = VECTORS[pipeline.vectors.train]
-    assert np.allclose(pipeline.vectors.mean, train.mean(0))
-    assert json.loads((run / "run.json").read_text())["data"]["vectors"]["columns"] == ["level", "other"]
-
-
 def test_a_guided_student_with_other_columns_than_its_teacher_is_refused(given, run, tmp_path):
-    text = (given / "grays.csv").read_text()
-    (tmp_path / "other.csv").write_text(text.replace("level,other", "other,level"))
-    fields = {"optim.warmup": 0, "data.vectors": str(tmp_path / "other.csv")}
+    fields = {"data.vectors": write_rows(tmp_path / "other.csv", VECTORS, "other,level")}
     with pytest.raises(UserError, match="vectors of the run of --from"):
         ddim.distill(run, images=16, guidance=2.0, fields=fields, out=tmp_path / "run", machine=tiny.MACHINE)
 
 
-def test_a_run_with_vectors_resumes_exactly_without_its_file(given, run, tmp_path):
-    chosen = recipe(given, optim__lr=1e-2, data__vectors=str(tmp_path / "moved.csv"))
-    (tmp_path / "moved.csv").write_text((given / "grays.csv").read_text())
+def test_a_run_knows_its_vectors_and_resumes_exactly_without_their_file(given, run, tmp_path):
+    vectors = load(run).vectors
+    assert (vectors.columns, load(run).model.vector) == (("level", "other"), 2)
+    assert np.array_equal(vectors.rows, VECTORS)
+    assert np.allclose(vectors.mean, VECTORS[vectors.train].mean(0))
+    chosen = recipe(given, optim__lr=1e-2, data__vectors=write_rows(tmp_path / "moved.csv", VECTORS))
     cut = tiny.train_until_crash(chosen, tmp_path / "cut", tiny.CrashAtSave(1), data=str(given / "grays.npy"))
     (tmp_path / "moved.csv").unlink()
     ddim.resume(cut, progress=False)
@@ -70,42 +62,25 @@ def test_a_run_with_vectors_resumes_exactly_without_its_file(given, run, tmp_pat
 
 
 def test_samples_depend_on_seed_and_vector_alone(run):
-    pipeline = load(run)
-    rows = np.array([[60.0, 0.1], [200.0, -0.4], [90.0, 0.0]])
+    pipeline, rows = load(run), np.array([[60.0, 0.1], [200.0, -0.4], [90.0, 0.0]])
     together = ddim.sample(pipeline, seeds=[4, 9, 2], vector=rows, progress=False)
     for k, seed in enumerate([4, 9, 2]):
         alone = ddim.sample(pipeline, seeds=[seed], vector=rows[k], progress=False)
         assert torch.equal(alone[0], together[k])
-    other = ddim.sample(pipeline, seeds=[4], vector=rows[1], progress=False)
-    assert not torch.equal(other[0], together[0])
-    guided = ddim.sample(pipeline, seeds=[4], vector=rows[0], guidance=3, progress=False)
-    assert not torch.equal(guided[0], together[0])
-    none = ddim.sample(pipeline, seeds=[4], label="none", progress=False)
-    assert not torch.equal(none[0], together[0])
+    for options in ({"vector": rows[1]}, {"vector": rows[0], "guidance": 3}, {"label": "none"}):
+        other = ddim.sample(pipeline, seeds=[4], progress=False, **options)
+        assert not torch.equal(other[0], together[0])
 
 
-def test_by_default_vectors_are_those_of_training_images(run):
-    pipeline = load(run)
-    drawn = draw_rows_of_training(range(2000), pipeline.vectors).numpy()
-    known = pipeline.vectors.standardise(VECTORS[pipeline.vectors.train])
-    counts = [(drawn == row).all(1).sum() for row in known]
-    assert (sum(counts), max(counts) - min(counts) < 200 / len(known)) == (2000, True)
-    default = ddim.sample(pipeline, seeds=[7], progress=False)
-    row = drawn[7] * pipeline.vectors.deviation + pipeline.vectors.mean
-    assert torch.allclose(ddim.sample(pipeline, seeds=[7], vector=row, progress=False), default, atol=1e-4)
-
-
-def test_folders_of_samples_record_their_vectors(run, given, tmp_path):
-    pipeline = load(run)
-    label = find_vectors(str(given / "grays.csv"), range(24), pipeline.vectors)
-    assert np.allclose(label.rows, VECTORS)
-    few = VectorLabel(label.rows[:3], (0, 1, 2))
-    written = write_samples(SamplingSetup(pipeline, 2, few), range(3), tmp_path / "out")
-    assert json.loads((written.folder / "record.json").read_text())["label"]["1"] == list(few.rows[1])
-    assert write_samples(SamplingSetup(pipeline, 2, few), range(3), tmp_path / "out").made == 0
-    other = VectorLabel((few.rows[0],))
-    with pytest.raises(UserError, match="holds samples with other label"):
-        write_samples(SamplingSetup(pipeline, 2, other), range(3), tmp_path / "out")
+@pytest.mark.parametrize(("columns", "scale"), [("level,other", 1), ("level,more", 9)])
+def test_vectors_of_the_same_columns_are_scaled_as_in_the_run_whose_weights_are_used(
+    columns, scale, given, run, tmp_path
+):
+    chosen = recipe(given, images=8, data__vectors=write_rows(tmp_path / "v.csv", 9 * VECTORS, columns))
+    found = load(tiny.train(chosen, tmp_path / "run", str(given / "grays.npy"), source=run)).vectors
+    known = load(run).vectors
+    assert np.allclose(found.deviation, scale * known.deviation)
+    assert np.allclose(found.mean, scale * known.mean)
 
 
 def test_likelihoods_condition_only_the_images_of_the_run_on_vectors(given, tmp_path):
@@ -118,8 +93,13 @@ def test_likelihoods_condition_only_the_images_of_the_run_on_vectors(given, tmp_
     assert found["labels"] is None
 
 
-def test_the_command_takes_a_vector_that_begins_with_a_minus(run, tmp_path, monkeypatch):
+def test_the_command_takes_vectors_and_records_them(run, given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["sample", str(run), "-n", "1", "--steps", "2", "--out", "out"]
-    assert main([*words, "--vector", "-3.5,1"]) == 0
+    words = ["sample", str(run), "-n", "24", "--steps", "2", "--out"]
+    # A vector may begin with a minus.
+    assert main([*words, "out", "--vector", "-3.5,1"]) == 0
     assert json.loads((tmp_path / "out" / "record.json").read_text())["label"] == [-3.5, 1.0]
+    assert main([*words, "rows", "--vector", str(given / "grays.csv")]) == 0
+    assert json.loads((tmp_path / "rows" / "record.json").read_text())["label"]["1"] == VECTORS[1].tolist()
+    # The folder already holds samples with other vectors.
+    assert main([*words, "rows", "--vector", "-3.5,1"]) == 2

@@ -21,7 +21,7 @@ from ddim.sampling.searched import save_grid
 from ddim.web import images
 from ddim.web.answers import Refused
 from ddim.web.application import build_application
-from ddim.web.images import Preview, Task, sample_run
+from ddim.web.images import Preview, Result, fill_result
 from ddim.web.jobs import Enough
 from ddim.web.results import ResultStore
 from ddim.web.settings import Limits, Settings
@@ -170,8 +170,8 @@ class Late:
 
 
 def test_a_request_that_is_stopped_or_takes_too_long_has_the_images_that_are_ready(trained, tmp_path):
-    task = Task("sample", RUN, trained / RUN, tmp_path, {"seeds": range(200), "steps": 2}, {})
-    found = sample_run(Late(tmp_path), task)
+    found = Result("result", RUN, "sample", {})
+    fill_result(found, Late(tmp_path), trained / RUN, tmp_path, {"seeds": range(200), "steps": 2})
     assert 0 < len(found.images) < 200
     assert f"only {len(found.images)} of 200 images" in found.notes[0]
     whole = ddim.sample(trained / RUN, seeds=[0], steps=2)

@@ -40,7 +40,7 @@ def wait_for_cancel(job):
     step = 0
     while True:
         step += 1
-        job.show(step, 10**9, "steps")
+        job.show("steps", step, 10**9)
 
 
 def test_a_full_queue_refuses_and_a_client_that_leaves_makes_room():
@@ -61,9 +61,9 @@ def test_steps_are_events_and_the_last_event_is_the_result():
     go = threading.Event()
 
     def show(job):
-        job.show(1, 2, "samples", lambda: (b"png", 0, 4))
+        job.show("samples", 1, 2, lambda: (b"png", 0, 4))
         assert go.wait(10)
-        job.progress("samples", 2, 2)
+        job.show("samples", 2, 2)
         return 7
 
     async def work(models):

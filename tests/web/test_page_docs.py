@@ -33,7 +33,7 @@ def test_the_example_samples_through_the_server(server, tmp_path, monkeypatch, c
         f"wait for their turn | {Limits().waiting} |",
         f"time of one request | {Limits().seconds:g} s;",
         f"body of a request | {Limits().json_bytes >> 10} KiB; an upload {Limits().upload_bytes >> 20} MiB |",
-        f"the newest {Limits().results},",
+        f"the newest {Limits().results} |",
         f"at the same time | {MOST} |",
         f"at least {TOKEN_LETTERS} random",
     ],

@@ -6,7 +6,7 @@ import pytest
 
 from ddim.web.application import STATIC
 
-FILES = sorted(STATIC.iterdir())
+FILES = sorted(path for path in STATIC.iterdir() if path.is_file())
 NAMESPACE = "http://www.w3.org/2000/svg"
 
 

@@ -148,7 +148,7 @@ def test_a_trial_is_stopped_with_its_worker_and_resumed_with_its_sweep(trained, 
         return answer.json()["error"]
 
     assert "stop a training where it was started" in refusal("stop")
-    assert "a trial of a sweep" in refusal("resume")
+    assert "belongs to a sweep" in refusal("resume")
 
 
 def wait_for(question, seconds=120):

@@ -45,7 +45,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "import": "exchange.diffusers:import_model",
     },
     "Set up": {
-        "cache": "files:inspect_cache",
+        "cache": "data.cache_contents:inspect_cache",
         "completion": "cli.parser:write_completion",
     },
 }

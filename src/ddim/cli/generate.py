@@ -145,20 +145,11 @@ def _read_value(parameter: Parameter, text: str) -> Any:  # noqa: ANN401
         return callback() if isinstance(callback, type) else callback
     if find_file(text):
         return load_own(text) if any(kind.name == "object" for kind in types) else name_own_part(text)
-    return text if parameter.place == "words" else read_text(parameter.option, types, text)
-
-
-def read_text(option: str, types: Sequence[Type], text: str) -> Any:  # noqa: ANN401
-    """Return the value of an option.
-
-    Raises:
-        UserError: if the text is of none of the types.
-    """
     try:
-        return read_value(types, text)
+        return text if parameter.place == "words" else read_value(types, text)
     except ValueError:
         wanted = " or ".join(dict.fromkeys(NAMES[kind.name] for kind in types))
-        raise UserError(f"{option} must be {wanted}, got {text!r}") from None
+        raise UserError(f"{parameter.option} must be {wanted}, got {text!r}") from None
 
 
 def read_value(types: Sequence[Type], text: str) -> Any:  # noqa: ANN401

@@ -67,10 +67,8 @@ def show_recipe(name: str | None = None, *, fields: Mapping[str, Any] | None = N
     above = name.rpartition(".")[0]
     rows = rows or [row for _, _, kind in explain_kinds(above) for row in kind if row[0] == name][:1]
     if not rows:
-        hint = suggest(name, [*RECIPES, *list_paths()])
-        raise UserError(
-            f"name must be a recipe ({', '.join(RECIPES)}), a file or a field, got {name!r}{hint}"
-        )
+        known = f"a recipe ({', '.join(RECIPES)}), a file or a field"
+        raise UserError(f"name must be {known}, got {name!r}{suggest(name, [*RECIPES, *list_paths()])}")
     return Explanation([(f"field {name}, with its value in recipe fast, or its default:", rows)])
 
 

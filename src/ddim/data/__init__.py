@@ -3,7 +3,7 @@
 Images are uint8, or floats in [0, 1]; normalisation is not part of this package.
 """
 
+from ddim.data.cache import open_images
 from ddim.data.images import Images, SplitImages, parse_size, split_images
-from ddim.data.open import open_images
 
 __all__ = ["Images", "SplitImages", "open_images", "parse_size", "split_images"]

@@ -24,28 +24,20 @@ from typing import TypeAlias
 
 import numpy as np
 
+from ddim import files
 from ddim.data.decode import FORMATS, VERSION, Header, UnusableError, decode_image, hide_warnings, read_header
-from ddim.data.images import Images
+from ddim.data.images import Images, check_size
 from ddim.data.labels import find_classes
+from ddim.data.open import find_source
 from ddim.data.sources import OTHER, Member, Reject, Source
 from ddim.data.values import AS_FILES_SAY, LARGEST, Reading, Values, ValueType, choose_range
 from ddim.errors import UserError, explain_error, warn_user
-from ddim.files import (
-    cache_folder,
-    hash_file,
-    lock_folder,
-    publish_folder,
-    read_sealed,
-    temporary_folder,
-    write_sealed,
-)
 
 _INDEX, _PIXELS, _NOTE = "index.json", "pixels", "note.json"
 
 
-def load_images(
-    source: Source,
-    text: str,
+def open_images(
+    source: str | Path | Source,
     size: tuple[int, int],
     channels: int | None = None,
     *,
@@ -53,22 +45,37 @@ def load_images(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Images:
-    """Return the images of a source from the cache; decode them first if they are not there, or damaged.
+    """Return the images of a source at one size; they are decoded once and stored in a cache.
+
+    Each image is cropped at the centre to the aspect ratio of `size`, then resized. 16-bit and float values
+    are kept, see `Images.values`.
 
     Args:
-        source: the source.
-        text: the name of the source that the user gave, for messages.
-        size: as in `open_images`, and so are the other arguments.
-        channels: as in `open_images`.
-        reading: as in `open_images`.
-        cache: as in `open_images`.
-        progress: as in `open_images`.
+        source: a folder, a .zip, a .tar[.gz|.xz], a .npy, a .npz, a .parquet, or the name of a built-in data
+            set: "blossoms", "blossoms:COUNT", "flowers", "pets" or "cifar10". The last three are downloaded
+            by torchvision; "pets:FOLDER" names the folder that torchvision calls root.
+            "hub:OWNER/NAME[@REVISION]" is a data set on the Hugging Face Hub. If a path with such a name
+            exists, the path takes precedence. The text of a source that `give_images` returned is accepted
+            too, and so is a `Source`.
+        size: (height, width) in pixels.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA); if None, the most frequent number in the files is used.
+        reading: how pixel values are read; by default the files determine it.
+        cache: folder of the cache; None means $DDIM_CACHE, or else the user's cache folder.
+        progress: called with (done, total) while images are decoded; for an archive, whose number of files is
+            unknown, the total is the number done.
 
     Raises:
-        UserError: if no image can be used, or the cache folder cannot be written.
+        UserError: if there is no such source, no usable image in it, or `size`, `channels` or `reading` has a
+            value that is not possible for these images. Also if the cache folder cannot be written.
         NoSpace: if the disk is full.
     """
-    root, stamp = cache_folder(cache), source.stamp()
+    if channels not in (None, 1, 3, 4):
+        raise UserError(f"data.channels must be 1 (gray), 3 (RGB) or 4 (RGBA), got {channels}")
+    text, root = str(source), files.cache_folder(cache)
+    if isinstance(source, str | Path):
+        check_size(size)
+        source = find_source(text, reading)
+    stamp = source.stamp()
     # Which formats can be read depends on packages too.
     packages = [bool(find_spec(name)) for name in ("pillow_heif", "imagecodecs")]
     place = root / "stamps" / _hash([VERSION, packages, stamp, size, channels, reading.values])
@@ -77,7 +84,7 @@ def load_images(
         try:
             place.mkdir(parents=True, exist_ok=True)
             # The lock lets a second process wait for the first one, in place of decoding the images too.
-            with lock_folder(place, wait=-1):
+            with files.lock_folder(place, wait=-1):
                 images = _follow_note(root, place)
                 if images is None:
                     images = _build(source, text, root / "images", size, channels, reading, progress)
@@ -85,7 +92,7 @@ def load_images(
                     if stamp and source.stamp() == stamp:
                         rejects = [astuple(reject) for reject in images.rejects]
                         note = {"folder": images.folder and images.folder.name, "rejects": rejects}
-                        write_sealed(place / _NOTE, note | {"skipped": images.skipped})
+                        files.write_sealed(place / _NOTE, note | {"skipped": images.skipped})
         except OSError as error:
             what = f"the cache folder {str(root)!r} cannot be written"
             raise explain_error(error, what, "set DDIM_CACHE to a folder that can be written") from None
@@ -95,7 +102,7 @@ def load_images(
 def _follow_note(root: Path, place: Path) -> Images | None:
     """Return the images that a note names; None if there is no note, or its folder is missing or damaged."""
     with suppress(OSError, ValueError):  # UserError is a ValueError
-        note = read_sealed(place / _NOTE)
+        note = files.read_sealed(place / _NOTE)
         rejects = tuple(Reject(*entry) for entry in note["rejects"])
         return replace(_read(root / "images" / note["folder"]), rejects=rejects, skipped=note["skipped"])
     return None
@@ -147,7 +154,7 @@ def _build(
     total, forms, results = source.count_files(), list[_Form](), list[_Result]()
     members = source.members(size)
     first = list(islice(members, 16))
-    with temporary_folder(place / "new") as folder, hide_warnings():
+    with files.temporary_folder(place / "new") as folder, hide_warnings():
         headers, members = _read_headers(first), chain(first, members)
         while (form := _choose_form(headers, size, channels, reading)) not in forms:
             forms, results = [*forms, form], []
@@ -244,17 +251,17 @@ def _publish(source: Source, place: Path, folder: Path, images: Sequence[_Result
         "values": asdict(Values(kind, *range_)),
         "ends": _sort_pixels(np.memmap(folder / _PIXELS, kind, "r", shape=shape), order, folder / _PIXELS),
         "originals": [astuple(image.header) for image in images if image.header],
-        "sha256": hash_file(folder / _PIXELS),
+        "sha256": files.hash_file(folder / _PIXELS),
     }
-    write_sealed(folder / _INDEX, index)
+    files.write_sealed(folder / _INDEX, index)
     final = place / fingerprint[:32]
-    with lock_folder(place, wait=-1):  # another source may have the same images
+    with files.lock_folder(place, wait=-1):  # another source may have the same images
         with suppress(OSError, ValueError):
             return _read(final)
         if final.exists():
             warn_user(f"the cache folder {final} was damaged, so the images were decoded again")
             shutil.rmtree(final)
-        publish_folder(folder, final)
+        files.publish_folder(folder, final)
     return _read(final)
 
 
@@ -272,7 +279,7 @@ def _sort_pixels(pixels: np.ndarray, order: Sequence[int], path: Path) -> tuple[
 def open_decoded(fingerprint: str) -> Images | None:
     """Return the images with this fingerprint if they are cached, else None; their source may be gone."""
     with suppress(OSError, ValueError):
-        return _read(cache_folder() / "images" / fingerprint[:32])
+        return _read(files.cache_folder() / "images" / fingerprint[:32])
     return None
 
 
@@ -283,7 +290,7 @@ def _read(folder: Path) -> Images:
         UserError: if the folder is missing or damaged.
         OSError: if it cannot be read.
     """
-    index = read_sealed(folder / _INDEX)
+    index = files.read_sealed(folder / _INDEX)
     state = (folder / _PIXELS).stat()
     if _hash_once(folder / _PIXELS, state.st_mtime_ns, state.st_ino) != index["sha256"]:
         raise UserError(f"{folder / _PIXELS} is damaged")
@@ -304,14 +311,14 @@ def _read(folder: Path) -> Images:
 
 def read_headers(images: Images) -> list[Header]:
     """Return the headers (N,) of the original images; [] if the images are not cached."""
-    entries = read_sealed(images.folder / _INDEX)["originals"] if images.folder else []
+    entries = files.read_sealed(images.folder / _INDEX)["originals"] if images.folder else []
     return [Header(*entry) for entry in entries]
 
 
 @lru_cache(maxsize=64)
 def _hash_once(path: Path, time: int, inode: int) -> str:
     """Return the SHA-256 of a file; a process reads it once, unless it is written again."""
-    return hash_file(path)
+    return files.hash_file(path)
 
 
 def _hash(value: object) -> str:

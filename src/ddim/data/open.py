@@ -1,16 +1,13 @@
-"""Open the images of a source that the user names: a path or the name of a data set."""
+"""Find the source of images that the user names: a path or the name of a data set."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from ddim.data.arrays import GIVEN, PREFIX, SUFFIXES, Arrays
-from ddim.data.blossoms.source import Blossoms
-from ddim.data.cache import load_images
-from ddim.data.images import Images, check_size
+from ddim.data.blossoms import Blossoms
 from ddim.data.parquet import Parquet, find_parquet
 from ddim.data.remote import NAMED, fetch_data, names_repository, open_named, parse_repository
 from ddim.data.sources import Archive, Folder, Source, is_archive
@@ -18,45 +15,6 @@ from ddim.data.values import AS_FILES_SAY, Reading
 from ddim.errors import UserError, suggest
 
 NAMES = ("blossoms", *NAMED)
-
-
-def open_images(
-    source: str | Path,
-    size: tuple[int, int],
-    channels: int | None = None,
-    *,
-    reading: Reading = AS_FILES_SAY,
-    cache: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Images:
-    """Return the images of a source at one size; they are decoded once and stored in a cache.
-
-    Each image is cropped at the centre to the aspect ratio of `size`, then resized. 16-bit and float values
-    are kept, see `Images.values`.
-
-    Args:
-        source: a folder, a .zip, a .tar[.gz|.xz], a .npy, a .npz, a .parquet, or the name of a built-in data
-            set: "blossoms", "blossoms:COUNT", "flowers", "pets" or "cifar10". The last three are downloaded
-            by torchvision; "pets:FOLDER" names the folder that torchvision calls root.
-            "hub:OWNER/NAME[@REVISION]" is a data set on the Hugging Face Hub. If a path with such a name
-            exists, the path takes precedence. The text of a source that `give_images` returned is accepted
-            too.
-        size: (height, width) in pixels.
-        channels: 1 (gray), 3 (RGB) or 4 (RGBA); if None, the most frequent number in the files is used.
-        reading: how pixel values are read; by default the files determine it.
-        cache: folder of the cache; None means $DDIM_CACHE, or else the user's cache folder.
-        progress: called with (done, total) while images are decoded; for an archive, whose number of files is
-            unknown, the total is the number done.
-
-    Raises:
-        UserError: if there is no such source, no usable image in it, or `size`, `channels` or `reading` has a
-            value that is not possible for these images.
-    """
-    check_size(size)
-    if channels not in (None, 1, 3, 4):
-        raise UserError(f"data.channels must be 1 (gray), 3 (RGB) or 4 (RGBA), got {channels}")
-    opened = find_source(str(source), reading)
-    return load_images(opened, str(source), size, channels, reading=reading, cache=cache, progress=progress)
 
 
 def source_exists(text: str) -> bool:

@@ -6,7 +6,6 @@ Such a file has a column of images and, optionally, a column of labels. This nee
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,14 +27,10 @@ _IMAGES, _LABELS = ("image", "img", "bytes"), ("label", "labels", "class", "cls"
 
 def find_parquet(path: Path) -> tuple[Path, ...]:
     """Return the parquet files of a source: the file itself, or all below a folder that holds no images."""
-    if path.is_file():
-        return (path,) if path.name.lower().endswith(SUFFIX) else ()
-    files = []
-    for folder, _, names in os.walk(path):
-        if any(is_image_name(name, b"") for name in names):
-            return ()
-        files += [Path(folder, name) for name in names if name.lower().endswith(SUFFIX)]
-    return tuple(sorted(files))
+    files = [path] if path.is_file() else path.rglob("*")
+    if path.is_dir() and any(is_image_name(file.name, b"") for file in path.rglob("*")):
+        return ()
+    return tuple(sorted(file for file in files if file.name.lower().endswith(SUFFIX)))
 
 
 @dataclass(frozen=True)

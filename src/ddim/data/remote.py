@@ -21,7 +21,7 @@ from ddim.data.arrays import SUFFIXES
 from ddim.data.decode import is_image_name
 from ddim.data.parquet import SUFFIX
 from ddim.data.sources import Member, Source, stamp_paths
-from ddim.errors import UserError, is_full_disk
+from ddim.errors import NoSpace, UserError, explain_error
 from ddim.files import cache_folder, publish_folder, temporary_folder
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def explain_errors(fault: str, advice: str) -> Generator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, UserError) or is_full_disk(error):
+        if isinstance(error, UserError) or isinstance(explain_error(error), NoSpace):
             raise
         # Without a connection, huggingface_hub says that a file is not found; the cause says why.
         cause = error.__cause__ if isinstance(error, FileNotFoundError) else None

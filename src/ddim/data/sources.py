@@ -91,7 +91,7 @@ class Folder(Source):
 
     def stamp(self) -> str:
         """Return the paths, sizes and timestamps of all files; see `Source`."""
-        return stamp_paths(*(self.path / name for name in self.list_names()))
+        return stamp_paths(*(self.path / name for name in sorted(self._list_files())))
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
         """Yield the files, sorted by path; a file that cannot be read becomes a `Reject`."""
@@ -109,10 +109,6 @@ class Folder(Source):
     def count_files(self) -> int:
         """Return the number of files; see `Source`."""
         return len(self._list_files())
-
-    def list_names(self) -> list[str]:
-        """Return the names of all files, sorted."""
-        return sorted(self._list_files())
 
     def _list_files(self) -> dict[str, str]:
         """Return "" keyed by the name of each file, and reasons keyed by the folders that are not read."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,13 @@ from ddim.diffusion.schedules import (
     SCHEDULES,
     Number,
     Schedule,
+    as_double,
     as_times,
     check_schedule,
     spread_over,
     time_of_ratio,
 )
-from ddim.errors import UserError, suggest
+from ddim.errors import UserError, check_choice
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -53,14 +54,6 @@ class Shape:
     channels: int
     height: int
     width: int
-
-
-class Function(nn.Module):
-    """A network without weights that calls a plain function."""
-
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.forward = function
 
 
 class Model(nn.Module):
@@ -99,7 +92,7 @@ class Model(nn.Module):
         shape: Shape | tuple[int, int, int] = (3, 32, 32),
     ) -> None:
         super().__init__()
-        self.net: nn.Module = net if isinstance(net, nn.Module) else Function(net)
+        self.net: Any = net
         # The number of classes, the length of vectors and the number of augmentation labels that it takes.
         self.classes = int(getattr(net, "classes", 0))
         self.vector = int(getattr(net, "vector", 0))
@@ -107,9 +100,8 @@ class Model(nn.Module):
         self.schedule = choose_part("schedule", schedule, SCHEDULES)
         check_schedule(self.schedule)
         self.predicts = choose_part("predicts", predicts, PARAMETERISATIONS)
-        entries = getattr(self.schedule, "entries", None)
         conditioning = choose_part("conditioning", conditioning, CONDITIONINGS)
-        self.conditioning = complete(conditioning, entries=entries)
+        self.conditioning = complete(conditioning, entries=self.schedule.entries)
         self.shape = shape if isinstance(shape, Shape) else Shape(*shape)
         self.pixels = Pixels.fixed(0.5, 0.5, self.shape.channels)
 
@@ -158,7 +150,7 @@ class Model(nn.Module):
             sigma: the noise rate, a number or (B,): sigma / alpha of this model's schedule.
             label: see `forward`.
         """
-        t = time_of_ratio(self.schedule, torch.as_tensor(sigma, dtype=torch.float64))
+        t = time_of_ratio(self.schedule, as_double(sigma))
         return self(self.schedule(t).over(x).alpha * x, t, label).x0
 
     def __repr__(self) -> str:
@@ -257,9 +249,7 @@ def choose_part(name: str, value: T | type[T] | str | Sequence[float], registry:
         UserError: if the name is unknown.
     """
     if isinstance(value, str):
-        if value not in registry:
-            hint = suggest(value, registry)
-            raise UserError(f"{name} must be one of {', '.join(registry)}, got {value!r}{hint}")
+        check_choice(name, value, registry)
         value = registry[value]
     if isinstance(value, list | tuple | Tensor):
         return registry["listed"](tuple(map(float, value)))  # pyrefly: ignore[bad-argument-count]

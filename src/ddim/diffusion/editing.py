@@ -14,7 +14,6 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.sampler import Sampler, State, Steps, Times, move
 from ddim.diffusion.samplers import DDIM
 from ddim.diffusion.schedules import Level, as_double, spread_over
-from ddim.errors import UserError
 
 # Inversion
 
@@ -109,9 +108,7 @@ def slerp(a: Tensor, b: Tensor, u: float) -> Tensor:
     The direction follows the great circle (Shoemake 1985), and the norm changes linearly. Linear
     interpolation would give latents whose norm is too small, by a factor sqrt(1/2) in the middle. Their
     samples have little detail (Song et al. 2021, appendix D.5).
-
-    Raises:
-        UserError: if two latents are opposite: the great circle between them is then not unique.
+    Between opposite latents, the great circle is not unique.
     """
     # The CPU is used, because not every device has float64.
     flat_a, flat_b = (latent.cpu().double().flatten(1) for latent in (a, b))
@@ -120,14 +117,10 @@ def slerp(a: Tensor, b: Tensor, u: float) -> Tensor:
     q = flat_b / norm_b.clamp(min=1e-300)
     # The angle is computed from chords, because the arc cosine loses half the digits for close latents.
     angle = 2 * torch.atan2(_norm(p - q), _norm(p + q))
-    if (torch.pi - angle < 1e-6).any():
-        raise UserError("slerp needs two latents that are not opposite, got b = -a: choose another latent")
-    # Between equal latents the weights are linear; the angle 1 avoids a division by 0.
-    equal = angle < 1e-6
-    safe = torch.where(equal, 1.0, angle)
-    weight_p = torch.where(equal, 1 - u, ((1 - u) * safe).sin() / safe.sin())
-    weight_q = torch.where(equal, u, (u * safe).sin() / safe.sin())
-    direction = weight_p * p + weight_q * q
+    # Between equal latents the weights are 1 - u and u; the clamp avoids a division by 0.
+    angle = angle.clamp(min=1e-6)
+    near, far = ((part * angle).sin() / angle.sin() for part in (1 - u, u))
+    direction = near * p + far * q
     length = (1 - u) * norm_a + u * norm_b
     return (direction * length).reshape(a.shape).to(a)
 
@@ -226,12 +219,7 @@ def sample_from_image(
 
     Returns:
         The states of the run.
-
-    Raises:
-        UserError: if the strength does not lie in (0, 1].
     """
-    if not 0 < strength <= 1:
-        raise UserError(f"strength must lie in (0, 1], got {strength}")
     first, times = as_double([strength]), as_double(times)
     x = denoise.schedule(first[0]).noisy(x0, noise.like(x0))
     return sampler(denoise, x, torch.cat([first, times[times < strength]]), noise)

@@ -12,8 +12,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ddim.diffusion.schedules import Schedule, time_of_ratio
-from ddim.errors import UserError, check_part_values
+from ddim.diffusion.schedules import Schedule, as_double, time_of_ratio
+from ddim.errors import check_part_values
 
 
 class Grid(Protocol):
@@ -148,7 +148,7 @@ class Sections(Grid):
 
     The steps of a section are evenly spaced from its first entry to its last (Nichol & Dhariwal 2021, section
     4). Shares (1,) spread all steps over the whole table. Shares (3, 2, 1) give half of the steps to the
-    cleanest third.
+    cleanest third. The number of steps must be a multiple of the sum of the shares.
 
     Attributes:
         entries: number of entries of the table; None for those of the schedule, or 1000 if it has no table.
@@ -159,14 +159,7 @@ class Sections(Grid):
     shares: tuple[int, ...] = (1,)
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """Return the times; see `Grid`.
-
-        Raises:
-            UserError: if `steps` is not a multiple of the sum of the shares.
-        """
-        each, rest = divmod(steps, total := sum(self.shares))
-        if rest:
-            raise UserError(f"steps must be a multiple of {total}, the sum of grid.shares, got {steps}")
+        each = steps // sum(self.shares)
         entries = self.entries or schedule.entries or 1000
         size, longer = divmod(entries, len(self.shares))
         index, first = [], 1
@@ -177,7 +170,7 @@ class Sections(Grid):
             places = accumulate(repeat(stride, count - 1), initial=0.0)
             index += [first + round(place) for place in places]
             first += length
-        return torch.tensor(index[::-1], dtype=torch.float64) / entries
+        return as_double(index[::-1]) / entries
 
 
 @dataclass(frozen=True)
@@ -191,7 +184,7 @@ class Listed(Grid):
     times: tuple[float, ...]
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        return torch.tensor(self.times, dtype=torch.float64)
+        return as_double(self.times)
 
 
 GRIDS: dict[str, type[Grid]] = {
@@ -208,7 +201,7 @@ GRIDS: dict[str, type[Grid]] = {
 
 def count_down(steps: int) -> Tensor:
     """Return the numbers steps, ..., 2, 1 (steps,), float64."""
-    return torch.arange(steps, 0, -1, dtype=torch.float64)
+    return torch.arange(steps, 0, -1).double()
 
 
 def equal_log_snr_times(schedule: Schedule, first: float, last: float, count: int) -> Tensor:

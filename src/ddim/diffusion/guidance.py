@@ -79,23 +79,20 @@ def predict_both(strong: Denoiser, weak: Denoiser, x_t: Tensor, t: Number) -> tu
     """Return the predictions of two denoisers; one model with and without a label runs on one batch.
 
     Args:
-        strong: a denoiser, such as a model with a class label.
+        strong: a denoiser, such as a model with a class label, but without augmentation labels.
         weak: another denoiser, such as the same model without a label.
         x_t: noisy images (B, C, H, W).
         t: a scalar time.
     """
     counters = [denoise for denoise in (strong, weak) if isinstance(denoise, Counted)]
     one, other = (denoise.inner if isinstance(denoise, Counted) else denoise for denoise in (strong, weak))
-    if not (isinstance(one, Labelled) and one.model is other and one.label is not None):
+    if not isinstance(one, Labelled) or one.model is not other or one.label is None:
         return strong(x_t, t), weak(x_t, t)
     for counter in counters:
         counter.count()
     label = one.label.expand(len(x_t)) if one.label.ndim == 0 else one.label
     none = torch.full_like(label, math.nan if one.model.vector else -1)
-    labels, augment = torch.cat([label, none]), one.augment
-    if augment is not None:
-        augment = torch.cat([augment, torch.zeros_like(augment)])
-    p = one.model(torch.cat([x_t, x_t]), t, labels, augment)
+    p = one.model(torch.cat([x_t, x_t]), t, torch.cat([label, none]), one.augment)
     mixes = (None, None) if p.variance_mix is None else p.variance_mix.chunk(2)
     first, second = map(Prediction, p.x0.chunk(2), p.eps.chunk(2), mixes)
     return first, second

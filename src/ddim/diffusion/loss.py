@@ -40,11 +40,6 @@ class Loss(Protocol):
         """The distribution of the training times, by default uniform."""
         return UniformTimes()
 
-    @property
-    def needs_variance(self) -> bool:
-        """Whether the network must predict a variance, as it does if `net.outputs` is 2."""
-        return False
-
     def at(self, progress: float, seen: int) -> LossFunction:
         """Return the loss at a point of the training; by default this loss.
 
@@ -204,8 +199,6 @@ class Hybrid(Loss):
     times: TimeSampling = TableTimes()
     vlb: float = 0.001
 
-    needs_variance = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.times, TableTimes):
@@ -218,7 +211,7 @@ class Hybrid(Loss):
         x_t = at.noisy(x0, eps)
         p = denoise(x_t, t)
         simple = mean_error(p, Prediction(x0, eps), at, self.on, self.error)
-        p = Prediction(p.x0.detach(), p.eps.detach(), p.variance_mix)
+        p = replace(p, x0=p.x0.detach())
         # The shape of both times is (1,): a table that is read at a scalar waits for an accelerator.
         first, second = torch.arange(1, 3, dtype=torch.float64, device=t.device)[:, None] / entries
         least = posterior(schedule(second), schedule(first)).small[0]
@@ -232,9 +225,8 @@ class Hybrid(Loss):
 
 def mean_error(p: Prediction, truth: Prediction, at: Level, on: Quantity, error: Error) -> Tensor:
     """Return the mean error (B,) of a predicted quantity over the pixels and channels of each image."""
-    errors = {"l1": F.l1_loss, "mse": F.mse_loss, "huber": F.huber_loss}
-    predicted, true = quantity(p, at, on), quantity(truth, at, on)
-    return errors[error](predicted, true, reduction="none").flatten(1).mean(1)
+    compare = getattr(F, f"{error}_loss")
+    return compare(quantity(p, at, on), quantity(truth, at, on), reduction="none").flatten(1).mean(1)
 
 
 # Consistency tuning

@@ -29,15 +29,47 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
+from ddim.diffusion.parameterisation import Prediction
 from ddim.diffusion.sampler import Sampler, State, Steps, move
 from ddim.diffusion.schedules import Level, spread_over
 
 Known = tuple[Level, Tensor]
 """A scalar noise level, and the eps or x0 (B, C, H, W) predicted at it."""
+History = Sequence[tuple[Level, Prediction]]
+"""Scalar noise levels, and the predictions at them, the newest last."""
+
+
+class UsesHistory(Sampler):
+    """A sampler that makes each step with the last `order` predictions; a subclass needs only `advance`."""
+
+    order: int
+
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
+        """Keep the last predictions, and make the steps between different noise levels."""
+        known: deque[tuple[Level, Prediction]] = deque(maxlen=int(self.order))
+        for t, s in pairwise(times):
+            now, then = denoise.schedule(t), denoise.schedule(s)
+            p = denoise(x, t)
+            yield State(x, t.item(), p.x0)
+            if now.log_snr != then.log_snr:
+                known.append((now, p))
+                x = self.advance(x, known, then, noise)
+        return x
+
+    def advance(self, x: Tensor, known: History, then: Level, noise: Noise) -> Tensor:
+        """Return the images (B, C, H, W) after a step to the noise level `then`.
+
+        Args:
+            x: noisy images at the last of the known noise levels.
+            known: the last noise levels, and the predictions at them.
+            then: the scalar noise level of the result.
+            noise: the random streams, one for each image.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class AdamsBashforth(Sampler):
+class AdamsBashforth(UsesHistory):
     """Adams-Bashforth method: each step integrates the polynomial through the last `order` slopes.
 
     The variable of the polynomial is sigma / alpha. If `steps` is "unequal", the polynomial goes through the
@@ -57,35 +89,23 @@ class AdamsBashforth(Sampler):
     order: Literal[1, 2, 3, 4, 5] = 2
     steps: Literal["unequal", "equal"] = "unequal"
 
-    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
-        """Make each step with the mean of the polynomial through the last slopes; see `Sampler.walk`."""
-        slopes: deque[Known] = deque(maxlen=int(self.order))
-        for t, s in pairwise(times):
-            now, then = denoise.schedule(t), denoise.schedule(s)
-            p = denoise(x, t)
-            yield State(x, t.item(), p.x0)
-            if now.noise_to_signal != then.noise_to_signal:
-                slopes.append((now, p.eps))
-                x = move(x, self._mean_slope(slopes, then), now, then)
-        return x
-
-    def _mean_slope(self, slopes: Sequence[Known], then: Level) -> Tensor:
-        """Return the mean of the polynomial through the slopes, over the step to noise level `then`.
+    def advance(self, x: Tensor, known: History, then: Level, noise: Noise) -> Tensor:
+        """Make the step with the mean of the polynomial through the last slopes; see `UsesHistory`.
 
         The step begins at the noise level of the last slope, and is mapped to u in [0, 1].
         """
-        count = len(slopes)
-        if self.steps == "equal":
-            nodes = torch.arange(1 - count, 1, dtype=torch.float64)
-        else:
-            ratios = torch.stack([at.noise_to_signal for at, _ in slopes])
+        now, count = known[-1][0], len(known)
+        nodes = torch.arange(1 - count, 1).double()
+        if self.steps == "unequal":
+            ratios = torch.stack([at.noise_to_signal for at, _ in known])
             nodes = (ratios - ratios[-1]) / (then.noise_to_signal - ratios[-1])
-        moments = 1 / torch.arange(1, count + 1, dtype=torch.float64)  # the integrals of 1, u, u^2, ...
-        return weighted_sum(interpolation_weights(nodes, moments), slopes)
+        moments = 1 / torch.arange(1, count + 1).double()  # the integrals of 1, u, u^2, ...
+        slopes = [(at, p.eps) for at, p in known]
+        return move(x, weighted_sum(interpolation_weights(nodes, moments), slopes), now, then)
 
 
 @dataclass(frozen=True)
-class DPMSolver(Sampler):
+class DPMSolver(UsesHistory):
     """DPM-Solver++, the multistep methods 2M and 3M, and their stochastic variants (Lu et al. 2022b).
 
     `eta` is the amount of noise that each step adds. 0 is deterministic, 1 is the paper's SDE variant. Other
@@ -103,25 +123,14 @@ class DPMSolver(Sampler):
     order: Literal[1, 2, 3] = 2
     eta: float = 0.0
 
-    @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
-
-    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
-        """Make exponential steps with the last predicted images, and add noise; see `Sampler.walk`."""
-        images: deque[Known] = deque(maxlen=int(self.order))
-        for t, s in pairwise(times):
-            now, then = denoise.schedule(t), denoise.schedule(s)
-            p = denoise(x, t)
-            yield State(x, t.item(), p.x0)
-            if now.log_snr != then.log_snr:
-                images.append((now, p.x0))
-                x = exponential_step(x, images, then, self.eta)
-                if self.stochastic:
-                    h = (then.log_snr - now.log_snr) / 2
-                    deviation = then.sigma * (-torch.expm1(-2 * self.eta * h)).sqrt()
-                    x = x + spread_over(deviation, x) * noise.like(x)
-        return x
+    def advance(self, x: Tensor, known: History, then: Level, noise: Noise) -> Tensor:
+        """Make an exponential step with the last predicted images, and add noise; see `UsesHistory`."""
+        x = exponential_step(x, [(at, p.x0) for at, p in known], then, self.eta)
+        if not self.stochastic:
+            return x
+        h = (then.log_snr - known[-1][0].log_snr) / 2
+        deviation = then.sigma * (-torch.expm1(-2 * self.eta * h)).sqrt()
+        return x + spread_over(deviation, x) * noise.like(x)
 
 
 @dataclass(frozen=True)

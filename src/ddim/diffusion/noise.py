@@ -15,10 +15,8 @@ def check_seeds(seeds: Iterable[int]) -> list[int]:
     """Return the seeds, each in [0, 2^32), because a CPU generator uses only 32 bits of its seed.
 
     Raises:
-        UserError: if a seed is outside this range, or not a whole number, or `seeds` is no list.
+        UserError: if a seed is outside this range, or not a whole number.
     """
-    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
-        raise UserError(f"seeds must be a list of whole numbers, such as [3, 7] or range(5), got {seeds!r}")
     checked = [to_int("seed", seed) for seed in seeds]
     for seed in checked:
         if not 0 <= seed < 2**32:

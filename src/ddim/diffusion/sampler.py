@@ -57,13 +57,11 @@ class Sampler(Protocol):
 
     @property
     def stochastic(self) -> bool:
-        """Whether steps add noise. If they do, samples depend on this noise and on the initial noise."""
-        return False
+        """Whether steps add noise: by default, if a field `eta` or `s_churn` is above 0.
 
-    @property
-    def needs_variance(self) -> bool:
-        """Whether the network must predict a variance, as it does if `net.outputs` is 2."""
-        return False
+        Samples then depend on this noise and on the initial noise.
+        """
+        return max(getattr(self, "eta", 0), getattr(self, "s_churn", 0)) > 0
 
     def evaluations(self, levels: int) -> int:
         """Return the number of network evaluations of a sampling run.

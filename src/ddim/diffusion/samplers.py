@@ -35,10 +35,6 @@ class DDIM(Sampler):
         if not 0 <= self.eta <= 1:
             raise UserError(f"sampler.eta must lie in [0, 1], got {self.eta}")
 
-    @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
-
     def step(self, x: Tensor, p: Prediction, now: Level, then: Level, noise: Noise) -> Tensor:
         # The rates are float64, because on a fine grid those of both levels are almost equal.
         ratio = (now.alpha * then.sigma) / (then.alpha * now.sigma)
@@ -70,10 +66,6 @@ class DDPM(Sampler):
     variance: Literal["small", "large", "learned"] = "small"
 
     stochastic = True
-
-    @property
-    def needs_variance(self) -> bool:
-        return self.variance == "learned"
 
     def step(self, x: Tensor, p: Prediction, now: Level, then: Level, noise: Noise) -> Tensor:
         q = posterior(now, then)
@@ -117,10 +109,6 @@ class EDM(Sampler):
     s_min: float = 0.0
     s_max: float | None = None
     s_noise: float = 1.0
-
-    @property
-    def stochastic(self) -> bool:
-        return self.s_churn > 0
 
     def evaluations(self, levels: int) -> int:
         return self.order * (levels - 1) + 1

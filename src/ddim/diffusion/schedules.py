@@ -105,9 +105,6 @@ class Schedule(Protocol):
     def __post_init__(self) -> None:
         """Check that names and numbers are what they must be; `check_schedule` checks the noise levels."""
         check_part_values("schedule", self)
-        for name in ("min_signal", "max_signal"):
-            if not 0 <= getattr(self, name, 0) <= 1:
-                raise UserError(f"schedule.{name} must lie in [0, 1], got {getattr(self, name)}")
 
     @property
     def entries(self) -> int | None:
@@ -328,7 +325,7 @@ class LinearIn(Schedule):
     @property
     def ends(self) -> Tensor:
         """The values of the chosen quantity at t = 0 and at t = 1 (2,), float64."""
-        return self._transforms[0](torch.tensor([self.start, self.end], dtype=torch.float64))
+        return self._transforms[0](as_double([self.start, self.end]))
 
 
 @dataclass(frozen=True)
@@ -451,13 +448,13 @@ class BetaTable(Linear):
 
     def fractions(self) -> Tensor:
         """Return beta (entries,); see `Linear`."""
-        t = torch.arange(self.entries + 1, dtype=torch.float64) / self.entries
+        t = torch.arange(self.entries + 1).double() / self.entries
         match self.betas:
             case "cosine":
                 powers = ((t + 0.008) / 1.008 * math.pi / 2).cos() ** 2
             case "signal_sigmoid":
                 # The constants that shift and scale alpha^2 to run from 1 to 0: the scale cancels.
-                powers = (3 - 6 * t).sigmoid() - torch.tensor(-3.0, dtype=torch.float64).sigmoid()
+                powers = (3 - 6 * t).sigmoid() - as_double(-3.0).sigmoid()
             case "quad":
                 return self.line(self.first**0.5, self.last**0.5) ** 2
             case "const":

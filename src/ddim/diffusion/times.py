@@ -169,7 +169,7 @@ BIN = 2
 
 def midpoints(count: int = 100_000) -> Tensor:
     """Return the midpoints (count,) of `count` equal parts of [0, 1], which stand for uniform times."""
-    return (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    return (torch.arange(count).double() + 0.5) / count
 
 
 def log_snr_range(schedule: Schedule) -> tuple[float, float]:

@@ -22,22 +22,10 @@ from ddim.evaluation.search import Search, Trials
 from ddim.files import is_locked
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.statistics import Estimate, estimate_mean
-from ddim.nn.power_averages import (
-    Profile,
-    combine_profiles,
-    list_powers,
-    power_of_width,
-    relative_width,
-    track_averages,
-)
+from ddim.nn import power_averages as powers
+from ddim.nn.power_averages import Profile
+from ddim.runs import averages as stores
 from ddim.runs import checkpoint
-from ddim.runs.averages import (
-    StoredAverage,
-    hash_weights,
-    list_snapshots,
-    list_stored,
-    store_average,
-)
 from ddim.runs.names import find_run_folder
 from ddim.sampling.images import open_run_images
 from ddim.sampling.labels import choose_label
@@ -61,7 +49,7 @@ class Average:
         terms: the coefficient, the folder and the name of each stored average.
     """
 
-    facts: StoredAverage
+    facts: stores.StoredAverage
     terms: Sequence[tuple[float, Path, str]]
 
     def compute(self) -> dict[str, Tensor]:
@@ -98,35 +86,33 @@ class Averages:
         self.loaded = load(run)
         at = self.loaded.checkpoint
         self.folder, self.path, self.step = find_run_folder(at.path), at.path, at.state.step
-        self.names = list_powers(track_averages(at.recipe.ema, at.recipe.report.snapshots))
-        self.snapshots = list_snapshots(self.folder, self.step)
+        self.names = powers.list_powers(powers.track_averages(at.recipe.ema, at.recipe.report.snapshots))
+        self.snapshots = stores.list_snapshots(self.folder, self.step)
         if not self.snapshots:
-            raise UserError(
-                f"run {self.folder} has no snapshots of its averages before step {self.step}: train with "
-                "report.snapshots 8 to keep them, from step 64 on"
-            )
+            advice = "train with report.snapshots 8 to keep them, from step 64 on"
+            raise UserError(f"run {self.folder} has no snapshots before step {self.step}: {advice}")
 
     @property
     def default(self) -> Average:
         """The default average of the run, which may have no width."""
         gamma = next((gamma for gamma, name in self.names.items() if name == "default"), None)
-        width = None if gamma is None else relative_width(gamma)
-        facts = StoredAverage(width, gamma, 0.0, self.step, hash_weights(self.path))
+        width = None if gamma is None else powers.relative_width(gamma)
+        facts = stores.StoredAverage(width, gamma, 0.0, self.step, stores.hash_weights(self.path))
         return Average(facts, [(1.0, self.path, "ema/default")])
 
     def reconstruct(self, width: float) -> Average:
         """Return the average of a width, reconstructed from the others."""
         files = {Profile(s.step, gamma): (s.path, f"{gamma}") for s in self.snapshots for gamma in s.gammas}
         files |= {Profile(self.step, gamma): (self.path, f"ema/{n}") for gamma, n in self.names.items()}
-        gamma = power_of_width(width)
-        coefficients, error = combine_profiles([*files], Profile(self.step, gamma))
+        gamma = powers.power_of_width(width)
+        coefficients, error = powers.combine_profiles([*files], Profile(self.step, gamma))
         steps = tuple(one.step for one in self.snapshots)
-        facts = StoredAverage(width, gamma, error, self.step, hash_weights(self.path), steps)
+        facts = stores.StoredAverage(width, gamma, error, self.step, stores.hash_weights(self.path), steps)
         return Average(facts, [(c, *file) for c, file in zip(coefficients, files.values(), strict=True)])
 
     def list_widths(self) -> list[float]:
         """Return the widths that the run tracks and the other widths in `WIDTHS`, sorted."""
-        tracked = [relative_width(gamma) for gamma in self.names]
+        tracked = [powers.relative_width(gamma) for gamma in self.names]
         others = [w for w in WIDTHS if not any(math.isclose(w, one, rel_tol=0.01) for one in tracked)]
         return sorted([*tracked, *others])
 
@@ -146,7 +132,7 @@ def ema(
     of the profile of the average, as a fraction of the run. A run that was trained with report.snapshots 8
     keeps snapshots of two averages, from which others are reconstructed (Karras et al. 2024, appendix C).
 
-    A run alone lists the widths with the errors of their reconstructions. With a width, this average is
+    A run alone, or with several widths, lists the errors of reconstructions. With one width, this average is
     stored in RUN/averages, and RUN@width-0.05 is the run with the average of width 0.05. With pick, several
     widths are measured, and RUN@picked is the run with the best of them. The default average is among them.
     The lowest of several values is partly low by chance, so evaluate the kept average anew.
@@ -172,31 +158,26 @@ def ema(
     """
     averages = Averages(run.checkpoint.run if isinstance(run, LoadedRun) else run)
     widths = averages.list_widths() if width is None else [float(each) for each in np.atleast_1d(width)]
-    tried = [averages.reconstruct(each) for each in widths]
-    if width is None and pick is None:
+    tried, rows = [averages.reconstruct(each) for each in widths], []
+    if pick is None and (width is None or len(tried) > 1):
         return _list_averages(averages, tried)
     if is_locked(averages.folder):
         # The training would remove the checkpoint and the snapshots.
         raise UserError(f"run {averages.folder} is still training: wait until it ends, or stop it")
-    if pick is None:
-        if len(tried) > 1:
-            raise UserError("several widths need pick, which keeps one of them")
-        chosen, rows = tried[0], []
-        name, verdict = f"width-{width:g}", f"width {width:g} is stored"
-    else:
+    chosen, name, verdict = tried[0], f"width-{widths[0]:g}", f"width {widths[0]:g} is stored"
+    if pick is not None:
         if width is None:
             tried = [average for average in tried if average.facts.error <= LARGEST_ERROR]
         name = "picked"
         verdict, chosen, rows = _pick_average(averages, tried, pick, n, progress)
     facts = replace(chosen.facts, choice=tuple(rows))
-    stored = store_average(averages.folder, name, chosen.compute(), facts)
-    model = f"{averages.loaded.checkpoint.run}@{name}"
+    stored = stores.store_average(averages.folder, name, chosen.compute(), facts)
+    model, shown = f"{averages.loaded.checkpoint.run}@{name}", rows or [_to_row(stored)]
     title = f"to use it: ddim sample {quote(model)}"
-    shown = rows or [_to_row(stored)]
     return Search(verdict, {"model": model}, shown, title, facts={"name": name, **asdict(stored)})
 
 
-def _to_row(facts: StoredAverage) -> dict[str, Any]:
+def _to_row(facts: stores.StoredAverage) -> dict[str, Any]:
     return {"width": facts.width, "gamma": facts.gamma, "reconstruction_error": facts.error}
 
 
@@ -205,7 +186,7 @@ def _list_averages(averages: Averages, known: Sequence[Average]) -> Search:
     rows = [_to_row(average.facts) for average in known]
     run = averages.loaded.checkpoint.run
     verdict = f"{len(rows)} widths can be reconstructed; `ddim ema {quote(run)} --pick kid` chooses one"
-    for name, facts in list_stored(averages.folder).items():
+    for name, facts in stores.list_stored(averages.folder).items():
         rows.append(_to_row(facts) | {"stored": name, "step": facts.step})
     steps = ", ".join(str(one.step) for one in averages.snapshots)
     return Search(verdict, {}, rows, f"{run}: snapshots of steps {steps}")

@@ -1,130 +1,133 @@
-"""Compare evaluations by a metric: differences with intervals, and tables of evaluations with their figure.
+"""Tables of evaluations by a metric, their figure, and the combinations of choices of sampling in them.
 
 `ddim compare` returns such a table, and so does `ddim evaluate` if an option has several values.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-import numpy as np
-from scipy import stats
-
+from ddim.diffusion.grids import GRIDS
+from ddim.diffusion.samplers import SAMPLERS
+from ddim.diffusion.schedules import SCHEDULES
 from ddim.errors import UserError, quote
-from ddim.evaluation.choices import Choice, name_choices
-from ddim.evaluation.measure import STATISTICS
-from ddim.evaluation.record import (
-    FEATURES,
-    FOLDER,
-    Evaluation,
-    format_estimate,
-    list_evaluations,
-    read_evaluation,
-    why_not_comparable,
-)
-from ddim.files import hash_file
+from ddim.evaluation import record as records
+from ddim.evaluation.measure import Difference, measure_difference
+from ddim.evaluation.record import Evaluation, format_estimate, read_evaluation, why_not_comparable
 from ddim.metrics.catalogue import METRICS, metric_name
 from ddim.metrics.estimate import Estimate
-from ddim.metrics.kid import kid_difference
-from ddim.metrics.prdc import prdc
-from ddim.plots.charts import COLOURS, FAINT, new_figure, style_panel
+from ddim.plots import charts
 from ddim.plots.table import Table, Tabular, format_cell
-from ddim.recipe.options import flatten
+from ddim.recipe.codec import dump
+from ddim.recipe.options import flatten, list_varied, option_text
 from ddim.runs.names import is_run_folder
-from ddim.sampling.image_features import find_features
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-GROUPS = 10
-"""Number of parts of each set of images; the jackknife leaves out one part at a time."""
+# Combinations of choices
 
 
-# Differences
+OWN = ("steps", "weights", "label", "guidance", "guidance_interval", "guide_with")
+"""Choices that are arguments of `evaluate`; all other choices are fields of the recipe."""
+
+_KINDS: dict[str, Mapping[str, type]] = {"sampler": SAMPLERS, "grid": GRIDS, "sampled_on": SCHEDULES}
+
+_LISTS = ("grid.times", "grid.shares", "guidance_interval")
+"""Choices whose value is a list of numbers: "1,0.5" is one value, and "[1,0.5],[1,0.2]" are two values."""
+
+Choice = dict[str, Any]
+"""Values keyed by the name of the choice: {"steps": 10, "sampler": "ddim", "sampler.eta": 0.5}."""
 
 
-@dataclass(frozen=True)
-class Difference(Estimate):
-    """The metric of an evaluation minus the metric of the first evaluation, with its 95 % interval.
+def expand_choices(choices: Mapping[str, Any]) -> list[Choice]:
+    """Return every combination of choices; the value of the last choice changes fastest.
 
-    `paired` says whether both evaluations sampled the same seeds.
-    """
-
-    paired: bool
-
-    def __str__(self) -> str:
-        """Return whether the interval excludes 0, the difference, and half the width of its interval."""
-        judged = "larger than chance" if self.distinguishable else "may be chance"
-        kind = "paired" if self.paired else "not paired"
-        return f"{judged}: {format_estimate(self, '+')}, {kind}"
-
-
-def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Difference | str:
-    """Return the metric of `one` minus the metric of `other`, or the reason why the difference is not known.
-
-    The 95 % confidence interval comes from a jackknife. For KID, the jackknife leaves out one image at a
-    time; for the other metrics, it leaves out a tenth of each set. Both evaluations lose the same reference
-    images. If they sampled the same seeds, they also lose the same samples.
-
-    Except for KID, the intervals are conservative, because the jackknife overestimates the variance (Efron &
-    Stein 1981): they contain the true difference in at least 95 % of cases. For precision, recall, density
-    and coverage they are up to about twice as wide as needed.
-    """
-    if metric == "fid_infinity":
-        return f"differences of {METRICS[metric].title} have no reliable confidence interval"
-    reference = find_features(one.reference.sha256, one.reference.images)
-    if reference is None:
-        return "the features of the reference are no longer in the cache: `ddim evaluate` computes them again"
-    mine, theirs = load_features(one), load_features(other)
-    if mine is None or theirs is None:
-        missing = one if mine is None else other
-        return f"{missing.folder / FEATURES} is missing or does not belong to its record"
-    paired = bool(one.sampling and other.sampling and one.sampling["seeds"] == other.sampling["seeds"])
-    if metric == "kid":
-        kid = kid_difference(mine, theirs, reference, paired=paired)
-        return Difference(kid.value, kid.low, kid.high, paired)
-    statistic = STATISTICS.get(metric) or (lambda generated, of: getattr(prdc(generated, of), metric))
-    return Difference(*_jackknife(statistic, mine, theirs, reference), paired)
-
-
-def load_features(evaluation: Evaluation) -> np.ndarray | None:
-    """Return the features of an evaluation, from the file beside its record, as a read-only memory map.
-
-    Return None if the file is missing or belongs to another record.
-    """
-    path = evaluation.folder / FEATURES
-    if not path.is_file() or evaluation.record["generated"]["sha256"] != hash_file(path):
-        return None
-    return np.lib.format.open_memmap(path, mode="r")
-
-
-def _jackknife(statistic: Callable[..., float], *sets: np.ndarray) -> tuple[float, float, float]:
-    """Return (value, low, high) of the statistic of one set minus that of another, by a jackknife.
-
-    Each round leaves out a tenth of each of the three sets together. The variances of independent sets still
-    add up, because their tenths are independent.
+    A field is combined only with the samplers, grids and schedules that have it. For example,
+    {"sampler": ["ddim", "ddpm"], "sampler.eta": [0, 1], "sampler.variance": "large"} gives three
+    combinations: only "ddim" has the field eta, and only "ddpm" has the field variance.
 
     Args:
-        statistic: the metric, as a function of generated and reference features.
-        sets: features (N, d) of the first evaluation, (M, d) of the second one, and (R, d) of the reference.
+        choices: a value or a list of values, keyed by the name of the choice. Names are "steps", "weights",
+            "label", "guidance", "guidance_interval", "guide_with", and fields of sampler, grid, sampled_on
+            and clip. A text may be a list too: "0,0.5,1". A sampler, grid or schedule may be a name or an
+            object such as `DDIM(eta=0.5)`.
     """
-    one, other, reference = sets
-    value = statistic(one, reference) - statistic(other, reference)
-    # The ten parts are drawn at random. If each were every tenth sample, one part could contain all samples
-    # of a class, because seed s may have class s % classes.
-    # Sets of equal size are divided in the same way, so samples of equal seeds are left out together.
-    tenths = [np.random.default_rng(0).permutation(len(features)) % GROUPS for features in sets]
-    without = []
-    for k in range(GROUPS):
-        a, b, truth = (features[tenth != k] for features, tenth in zip(sets, tenths, strict=True))
-        without.append(statistic(a, truth) - statistic(b, truth))
-    quantile = float(stats.t.ppf(0.975, GROUPS - 1))
-    radius = quantile * math.sqrt((GROUPS - 1) * float(np.var(without)))
-    return value, value - radius, value + radius
+    listed = {name: _list_values(name, given) for name, given in choices.items()}
+    # The fields of a part follow the part, so that combinations with one sampler stand together.
+    parts = list(dict.fromkeys(name.partition(".")[0] for name in listed))
+    names = sorted(listed, key=lambda name: (parts.index(name.partition(".")[0]), "." in name))
+    found: list[Choice] = []
+    for values in itertools.product(*(listed[name] for name in names)):
+        choice = _combine(dict(zip(names, values, strict=True)), listed)
+        if choice not in found:
+            found.append(choice)
+    return found
+
+
+def _combine(values: Choice, listed: Mapping[str, list[Any]]) -> Choice:
+    """Return one combination of values, without the fields that only other samplers or grids have."""
+    combined: Choice = {}
+    for name, value in values.items():
+        part, dot, field = name.partition(".")
+        kinds = listed.get(part, []) if dot else []
+        # A field that no sampler has is kept, so that the recipe reports the error.
+        known = any(_has_field(part, kind, field) for kind in kinds)
+        if not known or _has_field(part, values[part], field):
+            combined |= _name_value(name, value)
+    return combined
+
+
+def _has_field(part: str, kind: Any, field: str) -> bool:  # noqa: ANN401 (any value of a choice)
+    """Return whether a sampler, grid or schedule has a field; `kind` is its name or an object."""
+    known = _KINDS.get(part, {}).get(kind) if isinstance(kind, str) else type(kind)
+    return not is_dataclass(known) or field in [each.name for each in fields(known)]
+
+
+def _name_value(name: str, value: Any) -> Choice:  # noqa: ANN401
+    """Return the choices for a value: DDIM(eta=0.5) becomes {"sampler": "ddim", "sampler.eta": 0.5}."""
+    if not is_dataclass(value):
+        return {name: value}
+    tree = dump(value, named=True)
+    # The hash of a part that the user wrote is no field. The newest part with this name is `value`.
+    tree.pop("sha256", None)
+    return {name: tree.pop("kind")} | {f"{name}.{field}": inner for field, inner in tree.items()}
+
+
+def _list_values(name: str, given: Any) -> list[Any]:  # noqa: ANN401
+    """Return the values of a choice, which are a list, or a text such as "0,0.5,1", or one value."""
+    if isinstance(given, str):
+        if name in _LISTS:
+            return re.findall(r"\[(.+?)\]", given) or [given]
+        return [word.strip() for word in given.split(",")]
+    if not isinstance(given, list | tuple | range):
+        return [given]
+    if name in _LISTS and not any(isinstance(each, list | tuple | str) for each in given):
+        return [given]
+    return list(given)
+
+
+def name_choices(combinations: Sequence[Choice]) -> list[str]:
+    """Return a short name of each combination, such as "ddim eta 0.5 guidance 2", without the steps.
+
+    It is made of the choices that differ, see `list_varied`.
+    """
+    differing = [name for name in list_varied(combinations) if name != "steps"]
+    return [
+        " ".join(_name_choice(name, choice[name]) for name in differing if name in choice)
+        for choice in combinations
+    ]
+
+
+def _name_choice(name: str, value: Any) -> str:  # noqa: ANN401
+    """Return the name of a value, such as "ddim", "eta 0.5" or "guidance 2"."""
+    text = f"{value:g}" if isinstance(value, float) else option_text(value)
+    if name in _KINDS:
+        return text
+    return f"{name.rpartition('.')[2].replace('_', ' ')} {text}"
 
 
 # Tables
@@ -305,16 +308,22 @@ def arrange_cells(choices: Sequence[Choice], every: Sequence[Evaluation], metric
     first: dict[str, Evaluation] = {}
     cells = []
     for choice, row, column, each in zip(choices, rows, columns, every, strict=True):
-        base = first.setdefault(column, each)
-        difference = None if each is base else measure_difference(each, base, metric)
-        unranked = None if each is base else why_not_comparable(base, each, metric)
-        cells.append(Cell(row, column, each, difference, unranked, choice))
+        cells.append(make_cell(row, column, each, first.setdefault(column, each), metric, choice))
     return sorted(cells, key=lambda cell: rows.index(cell.row))
 
 
-def plot_table(table: EvaluationTable) -> Figure:
+def make_cell(
+    row: str, column: str, each: Evaluation, first: Evaluation, metric: str, choice: Choice | None = None
+) -> Cell:
+    """Return the cell of an evaluation, with its difference from the first one, if they may be ranked."""
+    unranked = None if each is first else why_not_comparable(first, each, metric)
+    difference = None if unranked or each is first else measure_difference(each, first, metric)
+    return Cell(row, column, each, difference, unranked, choice or {})
+
+
+def plot_table(table: EvaluationTable) -> charts.Figure:
     """Return a figure of a table: a line with 95 % intervals for each row, over the NFE of a sample."""
-    figure = new_figure(7.2, 4.2)
+    figure = charts.new_figure(7.2, 4.2)
     axes = figure.add_subplot()
     for k, row in enumerate(table.rows):
         cells = [cell for cell in table.cells if cell.row == row]
@@ -322,16 +331,16 @@ def plot_table(table: EvaluationTable) -> Figure:
         halves = [0.0 if each.low is None else (each.high - each.low) / 2 for each in estimates]
         # Lines are moved apart a little, so that intervals at equal x do not hide each other.
         x = [(cell.evaluation.nfe or 0) * 1.015 ** (k - (len(table.rows) - 1) / 2) for cell in cells]
-        style = {"marker": "o", "capsize": 2, "markersize": 4, "color": COLOURS[k % len(COLOURS)]}
+        style = {"marker": "o", "capsize": 2, "markersize": 4, "linewidth": 1.6}
         values = [math.nan if each.value is None else each.value for each in estimates]
-        axes.errorbar(x, values, halves, label=row, linewidth=1.6, **style)
-    if table.yardstick:
-        axes.axhline(table.yardstick.value, color=FAINT, linestyle="--", linewidth=1, label="real images")
+        axes.errorbar(x, values, halves, label=row, color=charts.COLOURS[k % len(charts.COLOURS)], **style)
+    if real := table.yardstick:
+        axes.axhline(real.value, color=charts.FAINT, linestyle="--", linewidth=1, label="real images")
     ticks = sorted({cell.evaluation.nfe or 0 for cell in table.cells})
     axes.set_xscale("log")
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    style_panel(axes, "network evaluations per sample", METRICS[table.metric].title)
+    charts.style_panel(axes, "network evaluations per sample", METRICS[table.metric].title)
     axes.grid(color="#e6e6e6", linewidth=0.7)
     axes.legend(frameon=False, fontsize=9)
     return figure
@@ -371,7 +380,7 @@ def compare(*evaluations: Compared | Iterable[Compared], metric: str = "kid") ->
         ddim compare runs/photos-fast-1 runs/photos-fast-2
         ddim compare runs/ --metric coverage
     """
-    metric, reasons = metric_name(metric), []
+    metric, title, reasons = metric_name(metric), METRICS[metric_name(metric)].title, []
     opened = [each for named in evaluations for each in _open(named)]
     missing = [each for each in opened if isinstance(each, Path)]
     every = [each for each in opened if isinstance(each, Evaluation)]
@@ -383,11 +392,9 @@ def compare(*evaluations: Compared | Iterable[Compared], metric: str = "kid") ->
         if reasons.count(None) > 1:
             break
     else:
-        raise UserError(f"nothing can be compared by {METRICS[metric].title}: {reasons[0]}")
-    cells = []
-    for name, each, why in zip(_name_evaluations(every), every, reasons, strict=True):
-        difference = None if why or each is first else measure_difference(each, first, metric)
-        cells.append(Cell(name, METRICS[metric].title, each, difference, why))
+        raise UserError(f"nothing can be compared by {title}: {reasons[0]}")
+    named = zip(_name_evaluations(every), every, strict=True)
+    cells = [make_cell(name, title, each, first, metric) for name, each in named]
     cells = [*rank_cells(cells, metric), *(cell for cell in cells if cell.unranked)]
     choices = list_differing_choices([cell.evaluation for cell in cells])
     return EvaluationTable(metric, cells, None, choices, missing)
@@ -402,14 +409,14 @@ def _open(named: Compared | Iterable[Compared]) -> list[Evaluation | Path]:
     path, runs = Path(named), []
     if path.is_dir() and not is_run_folder(path):
         runs = sorted(filter(is_run_folder, path.iterdir()))
-    opened = [read_evaluation(run) if list_evaluations(run) else run for run in runs]
+    opened = [read_evaluation(run) if records.list_evaluations(run) else run for run in runs]
     return opened or [read_evaluation(path)]
 
 
 def _name_evaluations(evaluations: Sequence[Evaluation]) -> list[str]:
     """Return a name for each evaluation: of its run, or else how it was sampled, or else its folder."""
     homes = [each.folder.parent for each in evaluations]
-    runs = [home.parent.name if home.name == FOLDER else "" for home in homes]
+    runs = [home.parent.name if home.name == records.FOLDER else "" for home in homes]
     for names in (runs, [each.name for each in evaluations]):
         if all(names) and len(set(names)) == len(names):
             return names

@@ -13,7 +13,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.schedules import Schedule, variance_preserving
 from ddim.diffusion.times import BIN, log_snr_bins, log_snr_range, midpoints, plateaus
 from ddim.errors import check_count
-from ddim.evaluation.run_folder import Recorded, open_run_folder, write_result
+from ddim.evaluation.run_folder import Recorded, open_run_folder
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.statistics import Estimate, estimate_difference, estimate_mean, estimate_ratio
 from ddim.plots import charts
@@ -37,11 +37,7 @@ from ddim.runs import checkpoint
 from ddim.sampling.images import open_run_images
 from ddim.sampling.labels import label_images
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating
-from ddim.sampling.record import make_record
 from ddim.training.batches import draw_times
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 IMAGES, LEVELS = 128, 12
 """The default number of images of each part (training, held out), and the default number of noise levels."""
@@ -97,17 +93,12 @@ class Diagnosis(Recorded):
         """
         errors, gap = self.record["held_out"] or self.record["train"], self.record["gap"]
         columns = {"log_snr": errors["log_snr"], "noise_mse": errors["noise_mse"]["value"]}
-        for end in ("low", "high"):
-            columns[f"noise_mse_{end}"] = errors["noise_mse"][end]
-        for name in ("image_mse", "slope"):
-            columns[name] = errors[name]["value"]
+        columns |= {f"noise_mse_{end}": errors["noise_mse"][end] for end in ("low", "high")}
+        columns |= {name: errors[name]["value"] for name in ("image_mse", "slope")}
         if gap:
             columns["gap_to_training"] = gap["by_level"]["value"]
         rows = zip(*columns.values(), strict=True)
         return [dict(zip(columns, row, strict=True)) for row in rows]
-
-    def _shown_rows(self) -> Sequence[Mapping[str, Any]]:
-        return self.to_records()
 
 
 @with_bar
@@ -159,15 +150,14 @@ def diagnose(
         batches = to_model_batches(run, split.images, draw_subset(split.train, SPECTRUM))
         some = torch.cat([x0 for _, x0 in batches]).float().cpu()
         content = {
-            **measure_parts(run, split, n, levels, progress),
+            **measure_parts(run, split, progress, n, levels),
             "times": {name: log_snr_shares(schedule, drawn) for name, drawn in times.items()},
             "plateaus": [{"log_snr": level, "share": share} for level, share in plateaus(schedule).items()],
             "schedule": dict(zip(("cleanest", "noisiest"), log_snr_range(schedule), strict=True)),
             "noise_range": find_noise_range(some, run.pixels.std, run.values),
         }
-    record = make_record("diagnosis", content, run)
-    pictures = {"figure.png": charts.rasterise(draw_diagnosis(record))}
-    return Diagnosis(record, write_result(run, "diagnostics", out, record, pictures))
+    figure = charts.rasterise(draw_diagnosis(content))
+    return Diagnosis.write(run, "diagnostics", out, content, figure=figure)
 
 
 # Errors
@@ -227,11 +217,7 @@ def summarise_errors(errors: Errors) -> dict[str, Any]:
 
 
 def measure_parts(
-    run: LoadedRun,
-    split: SplitImages,
-    n: int = IMAGES,
-    levels: int = LEVELS,
-    progress: Progress = ignore_progress,
+    run: LoadedRun, split: SplitImages, progress: Progress, n: int = IMAGES, levels: int = LEVELS
 ) -> dict[str, Any]:
     """Return the errors of a run on its training images and its held-out images, and the gap, as JSON.
 
@@ -241,9 +227,9 @@ def measure_parts(
     Args:
         run: the run.
         split: its images.
+        progress: called with "denoised images" after each batch.
         n: largest number of images of each part.
         levels: number of noise levels, in equal steps of log-SNR.
-        progress: called with "denoised images" after each batch.
     """
     schedule = run.model.schedule
     times = equal_log_snr_times(schedule, *log_snr_range(schedule), levels)
@@ -333,10 +319,8 @@ def find_noise_range(images: Tensor, stds: Sequence[float], values: Values) -> d
     """Return the log-SNRs at the ends of the range of noise levels that images need, as JSON.
 
     A network learns nothing at noise levels outside this range. "noisiest" is the log-SNR below which no test
-    distinguishes noisy images from pure noise. "distance" is the log-SNR at which sigma / alpha is the
-    largest distance between two images, a cautious alternative (Song & Ermon 2020, technique 1). "cleanest"
-    is the log-SNR above which the noise is finer than the rounding of pixel values; None for floats, which
-    are not rounded.
+    distinguishes noisy images from pure noise. "cleanest" is the log-SNR above which the noise is finer than
+    the rounding of pixel values; None for floats, which are not rounded.
 
     Args:
         images: (N, C, H, W) in model units.
@@ -345,17 +329,14 @@ def find_noise_range(images: Tensor, stds: Sequence[float], values: Values) -> d
     """
     from scipy.optimize import root_scalar
 
-    rows = images.flatten(1).double()
-    divergence = divergence_from_noise(rows)
-    farthest = torch.cdist(rows, rows).max().item()
+    divergence = divergence_from_noise(images.flatten(1).double())
     # Rounding to steps of size q adds noise with standard deviation q / sqrt(12). Model units divide this by
     # the standard deviation of the channel, so the channel with the largest one has the finest noise.
     step = 1 / (values.high - values.low)
     rounding = step / math.sqrt(12) / max(stds)
     cleanest = None if values.type == "float32" else -2 * math.log(rounding)
     noisiest = root_scalar(lambda log_snr: divergence(log_snr) - DISTINGUISHABLE, bracket=(-40, 40)).root
-    distance = -2 * math.log(max(farthest, 1e-12))
-    return {"noisiest": noisiest, "distance": distance, "cleanest": cleanest}
+    return {"noisiest": noisiest, "cleanest": cleanest}
 
 
 def divergence_from_noise(rows: Tensor) -> Callable[[float], float]:
@@ -390,7 +371,7 @@ PANELS: dict[str, tuple[str, float | None]] = {
 """The title of each panel of the figure, and the value of an optimal denoiser, which is drawn dotted."""
 
 
-def draw_diagnosis(record: Mapping[str, Any]) -> Figure:
+def draw_diagnosis(record: Mapping[str, Any]) -> charts.Figure:
     """Return a figure of the errors over the log-SNR, clean images on the left, with 95 % intervals.
 
     Its panels are those in `PANELS`, and the distribution of the times.

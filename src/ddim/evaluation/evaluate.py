@@ -7,11 +7,9 @@ no record.
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -21,12 +19,11 @@ import numpy as np
 from torch import Tensor
 
 from ddim.data.arrays import give_images, hold_images
-from ddim.data.cache import load_images
-from ddim.data.decode import UnusableError, hide_warnings, read_header
+from ddim.data.cache import open_images
+from ddim.data.decode import read_header
 from ddim.data.images import gather_batch
 from ddim.data.open import find_source
 from ddim.data.remote import Files, names_repository
-from ddim.data.sources import Member, Reject
 from ddim.data.sources import Source as ImageSource
 from ddim.data.values import choose_channels
 from ddim.diffusion.denoiser import Model
@@ -34,45 +31,44 @@ from ddim.diffusion.grids import Grid
 from ddim.diffusion.guidance import Interval
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError
+from ddim.evaluation import image_sets
 from ddim.evaluation import record as records
-from ddim.evaluation.choices import OWN, Choice, expand_choices
-from ddim.evaluation.compare import EvaluationTable, arrange_cells, load_features, plot_table
+from ddim.evaluation.compare import OWN, Choice, EvaluationTable, arrange_cells, expand_choices, plot_table
+from ddim.evaluation.image_sets import ImageFeatures, Part, Reference, SampledParts
 from ddim.evaluation.measure import measure_metrics
 from ddim.evaluation.record import Evaluation, read_evaluation
-from ddim.evaluation.reference import Part, Reference, open_other_images, open_reference, share_range
 from ddim.evaluation.run_folder import find_home
-from ddim.evaluation.sample_features import ImageFeatures, SampledParts
 from ddim.files import atomic_file, hash_file, read_sealed, temporary_folder, write_atomic, write_sealed
 from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.progress import Progress, continue_progress, open_progress, watch_reading
-from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS, metric_name
+from ddim.metrics.catalogue import DEFAULT, LEAST, metric_name
 from ddim.metrics.features import Extractor, open_extractor
 from ddim.plots.charts import save_figure
 from ddim.plots.pictures import enlarge, make_sheet, save_png, to_pictures
 from ddim.recipe.recipe import Data
-from ddim.runs.folder import check_unused, list_numbered_folders, parse_out, publish_output
+from ddim.runs.folder import check_unused, parse_out, publish_output
 from ddim.runs.names import is_run_folder, parse_place
 from ddim.sampling.image_features import ImageSet, compute_features
 from ddim.sampling.pipeline import LoadedRun, Pipeline, load, open_pipeline
-from ddim.sampling.record import make_record, sample_conditions
-from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling, collect_guidance
+from ddim.sampling.record import make_record
+from ddim.sampling.sampling_setup import choose_sampling, collect_guidance
 
 SHOWN = 36
 """Number of samples in the sheet of an evaluation."""
 
-SAMPLES = 1000
-"""The default number of samples."""
-
 SAMPLE = re.compile(r"\d{5,}\.(png|npy)")
 """The names of the samples in a folder; a name begins with the seed."""
 
-Source = str | Path | Tensor | np.ndarray | Pipeline | Model
-"""The images to evaluate: a path, images (N, C, H, W), or a model in memory, which is sampled."""
+Given = str | Path | Tensor | np.ndarray
+"""Images that a user gives: a path, or images (N, C, H, W)."""
+
+Source = Given | Pipeline | Model
+"""The images to evaluate: images that are given, a run, or a model in memory, which is sampled."""
 
 
 def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     images: Source,
-    reference: str | Path | Tensor | np.ndarray | None = None,
+    reference: Given | None = None,
     n: int | None = None,
     steps: int | Sequence[int] | None = None,
     *,
@@ -159,38 +155,26 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
             evaluator = _open_given_images(images, n, asked, extractor, shown)
         else:
             loading = {"device": device, "threads": threads}
-            seeds = range(seed, seed + (SAMPLES if n is None else n))
+            seeds = range(seed, seed + (1000 if n is None else n))
             evaluator = _open_samples(images, asked, choices, seeds, extractor, shown, loading)
         if len(choices) == 1:
             return evaluator.evaluate(evaluator.images[0], out)
-        # The weights of a model in memory may have changed since an earlier evaluation.
-        reusable = processes.leads and isinstance(images, str | Path)
-        found = []
-        for each in evaluator.images:
-            earlier = evaluator.find_earlier(each) if reusable else None
-            # Another process may not see the files of process 0, or may look for them later.
-            found.append(processes.broadcast(earlier) or evaluator.evaluate(each))
+        found = [evaluator.evaluate(each) for each in evaluator.images]
+        if not processes.leads:
+            return processes.broadcast(None)
+        table = EvaluationTable(metric, arrange_cells(choices, found, metric))
         home = evaluator.home.parent / "tables"
-        table = _write_table(choices, found, metric, out, home) if processes.leads else None
+        with temporary_folder((out or home / "table").resolve()) as folder:
+            write_atomic(folder / "table.csv", table.to_csv().encode())
+            save_figure(folder / "table.png", plot_table(table))
+            table = replace(table, folder=publish_output(folder, out, home))
         return processes.broadcast(table)
 
 
 def _names_images(source: Source) -> TypeGuard[str | Path]:
     """Return whether a source is the path or the name of images, and not of a run or a checkpoint."""
-    if not isinstance(source, str | Path) or names_repository(source):
-        return False
-    return not is_run_folder(parse_place(str(source))[0])
-
-
-def _write_table(
-    choices: Sequence[Choice], found: Sequence[Evaluation], metric: str, out: Path | None, home: Path
-) -> EvaluationTable:
-    """Return the table of evaluations, and write table.csv and table.png into its folder."""
-    table = EvaluationTable(metric, arrange_cells(choices, found, metric))
-    with temporary_folder((out or home / "table").resolve()) as folder:
-        write_atomic(folder / "table.csv", table.to_csv().encode())
-        save_figure(folder / "table.png", plot_table(table))
-        return replace(table, folder=publish_output(folder, out, home))
+    named = isinstance(source, str | Path) and not names_repository(source)
+    return named and not is_run_folder(parse_place(str(source))[0])
 
 
 # Evaluations
@@ -259,30 +243,7 @@ class _Evaluator:
         return {"images": len(chosen), "part": part, "sha256": identity, "metrics": metrics}
 
     def _features_of(self, images: ImageSet) -> np.ndarray:
-        watch = partial(self.progress, "features of real images")
-        return compute_features(images, self.extractor, watch)
-
-    @cached_property
-    def conditions(self) -> dict[str, Any]:
-        """The entries of a record about the features and the reference."""
-        used, of = self.extractor, self.reference
-        features = records.Features(used.name, used.weights, used.resize, used.dimensions)
-        size, count, identity = of.images.pixels.shape[1:3], len(of.which), of.identity(used)
-        reference = records.ReferenceSet(of.source, of.images.fingerprint, of.part, size, count, identity)
-        return {"features": asdict(features), "reference": asdict(reference)}
-
-    def find_earlier(self, images: _EvaluatedImages) -> Evaluation | None:
-        """Return the newest evaluation of the same samples with the same reference, or None."""
-        wanted = _identify({**self.conditions, "sampling": images.sampling})
-        for folder in reversed(list_numbered_folders(self.home, self.stem)):
-            with suppress(UserError):  # damaged, of another version, or without a record
-                found = read_evaluation(folder)
-                same = found.sampling and _identify(found.record) == wanted
-                # An earlier version may have measured fewer metrics; FID-infinity needs many samples.
-                whole = METRICS.keys() - {"fid_infinity"} <= found.metrics.keys()
-                if same and whole and load_features(found) is not None:
-                    return found
-        return None
+        return compute_features(images, self.extractor, partial(self.progress, "features of real images"))
 
     def evaluate(self, images: _EvaluatedImages, out: Path | None = None) -> Evaluation:
         """Evaluate images, write the record, and return the evaluation.
@@ -293,7 +254,7 @@ class _Evaluator:
         if not processes.leads:
             images.compute(self.extractor, SHOWN)
             return processes.broadcast(None)
-        if (count := min(images.count, len(self.reference.which))) < LEAST:
+        if (count := min(images.count, len(self.reference))) < LEAST:
             raise UserError(f"{count} images are too few to measure, at least {LEAST} are needed")
         with temporary_folder((out or self.home / "evaluation").resolve()) as folder:
             began = time.monotonic()
@@ -307,12 +268,17 @@ class _Evaluator:
                 np.lib.format.write_array_header_1_0(file, header)
                 file.write(found.features.data)
             save_png(folder / records.GRID, enlarge(make_sheet(found.images)))
+            used, of = self.extractor, self.reference
+            features = records.Features(used.name, used.weights, used.resize, used.dimensions)
+            size, sha256 = of.images.pixels.shape[1:3], of.identity(used)
+            reference = records.ReferenceSet(of.source, of.images.fingerprint, of.part, size, len(of), sha256)
             content = {
                 "schema": records.SCHEMA,
                 "metrics": metrics,
                 "notes": [*self.remarks, *notes],
                 "yardstick": self.yardstick,
-                **self.conditions,
+                "features": asdict(features),
+                "reference": asdict(reference),
                 "generated": {
                     "images": images.count,
                     "source": self.source,
@@ -328,15 +294,8 @@ class _Evaluator:
                 },
             }
             write_sealed(folder / records.RECORD, make_record("evaluation", content))
-            written = read_evaluation(publish_output(folder, out, self.home, self.stem))
-        return processes.broadcast(written)
-
-
-def _identify(record: Mapping[str, Any]) -> str:
-    """Return a text that is equal for evaluations with the same samples, features and reference images."""
-    sampling, reference = record["sampling"], record["reference"]["sha256"]
-    facts = [sample_conditions(sampling), sampling["seeds"], record["features"], reference]
-    return json.dumps(facts, sort_keys=True)
+            written = publish_output(folder, out, self.home, self.stem)
+            return processes.broadcast(read_evaluation(written))
 
 
 # Samples of a run or a model
@@ -368,19 +327,22 @@ def _open_samples(
     if not named and "weights" in choices[0]:
         raise UserError("weights can be chosen for a run folder, but a model in memory has its own")
     model = open_weights("ema")
-    reference, remarks = open_reference(model, asked, progress), []
+    reference, remarks = image_sets.open_reference(model, asked, progress), []
     if asked == Reference() and (count := len(reference.which)) < LEAST:
         reference = replace(reference, which=np.arange(len(reference.images)), part="all")
         remarks.append(f"the reference is all images of the run, because only {count} are held out")
     if asked.data is None and reference.part != "valid":
         remarks.append("the run was trained on images of the reference, so copies of them look good here")
     if isinstance(source, Model):
-        remarks.append(
-            "the model is sampled as one of images in [-1, 1]; what ddim.load returns knows its range"
-        )
+        known = "what ddim.load returns knows its range"
+        remarks.append(f"the model is sampled as one of images in [-1, 1]; {known}")
     images = []
     for choice in choices:
-        setup = _choose_setup(open_weights(choice.get("weights", "ema")), choice)
+        pipeline, fields = open_weights(choice.get("weights", "ema")), dict(choice)
+        own = {name: fields.pop(name, None) for name in OWN}
+        label = pipeline.find_label(own["label"])
+        guidance = collect_guidance(own["guidance"], own["guidance_interval"], own["guide_with"])
+        setup = choose_sampling(pipeline, own["steps"], label, fields, guidance=guidance)
         watch = continue_progress(progress, len(images) * len(seeds), len(choices) * len(seeds))
         samples = SampledParts(setup, seeds, watch, cached=named)
         images.append(_EvaluatedImages(len(seeds), samples.compute_features, samples.record))
@@ -390,24 +352,11 @@ def _open_samples(
     return _Evaluator(name, images, reference, remarks, home, stem, extractor, progress)
 
 
-def _choose_setup(pipeline: Pipeline, choice: Choice) -> SamplingSetup:
-    """Return how a model is sampled with one combination of choices."""
-    label = pipeline.find_label(choice.get("label"))
-    guided = (choice.get(name) for name in ("guidance", "guidance_interval", "guide_with"))
-    fields = {name: value for name, value in choice.items() if name not in OWN}
-    guidance = collect_guidance(*guided)
-    return choose_sampling(pipeline, choice.get("steps"), label, fields, guidance=guidance)
-
-
 # Images that are given
 
 
 def _open_given_images(
-    source: str | Path | Tensor | np.ndarray,
-    n: int | None,
-    asked: Reference,
-    extractor: Extractor,
-    progress: Progress,
+    source: Given, n: int | None, asked: Reference, extractor: Extractor, progress: Progress
 ) -> _Evaluator:
     """Open the first `n` of the images that a user gives, by default all.
 
@@ -420,16 +369,19 @@ def _open_given_images(
     else:
         name, stem = f"tensor {' x '.join(map(str, source[:n].shape))}", "tensor"
         found, sampling = give_images(source[:n]), None
-    size = _first_size(found.members((64, 64)), name)
-    images = load_images(found, name, size, progress=watch_reading(progress))
+    header = image_sets.read_first(found.members((64, 64)), read_header)
+    if header is None:
+        raise UserError(f"{name} is neither a run nor a folder or archive of images")
+    size = header.height, header.width
+    images = open_images(found, size, progress=watch_reading(progress))
     # Otherwise, there are more or fewer samples than the record has seeds.
     if sampling and sampling["seeds"] == [int(name) for name in images.names]:
         sampling["seeds"] = sampling["seeds"][:n]
     else:
         sampling = None
     which, channels = np.arange(len(images))[:n], choose_channels(images.pixels.shape[3])
-    reference = open_other_images(asked, Data(size=size, channels=channels), progress=progress)
-    given = ImageSet(share_range(images, reference.images.values), which, name, "all")
+    reference = image_sets.open_other_images(asked, Data(size=size, channels=channels), progress)
+    given = ImageSet(image_sets.share_range(images, reference.images.values), which, name, "all")
 
     def compute(extractor: Extractor, shown: int) -> ImageFeatures:
         features = compute_features(given, extractor, partial(progress, "images"))
@@ -453,13 +405,3 @@ def _find_images(path: Path) -> tuple[ImageSource, dict[str, Any] | None]:
     outside = {"schema", "kind", "time", "seconds", "film"}
     sampling = {name: value for name, value in record.items() if name not in outside}
     return Files([(f"{int(file.stem):010d}", file, None) for file in samples]), sampling
-
-
-def _first_size(members: Iterator[Member | Reject], source: str) -> tuple[int, int]:
-    """Return (height, width) of the first readable image of a source."""
-    for item in members:
-        if isinstance(item, Member):
-            with suppress(UnusableError), hide_warnings():
-                header = read_header(item.data)
-                return header.height, header.width
-    raise UserError(f"{source} is neither a run nor a folder or archive of images")

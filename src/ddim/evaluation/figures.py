@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.data.decode import UnusableError, decode_image, hide_warnings, is_image_name
+from ddim.data.decode import decode_image, is_image_name
 from ddim.data.images import to_unit
 from ddim.data.open import find_source
 from ddim.data.sources import Member
@@ -21,8 +20,9 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Schedule, check_schedule
 from ddim.diffusion.times import plateaus
-from ddim.errors import UserError, check_count
+from ddim.errors import UserError
 from ddim.evaluation import sampler_errors
+from ddim.evaluation.image_sets import read_first
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.nn.conditioning import Sinusoidal
 from ddim.plots import charts
@@ -33,9 +33,6 @@ from ddim.sampling.generate import generate
 from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import Pipeline, open_pipeline
 from ddim.sampling.sampling_setup import choose_sampling
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 What = Literal["schedules", "embedding", "forward", "reverse", "samplers", "losses"]
 """The names of the figures."""
@@ -95,7 +92,7 @@ def plot(  # noqa: PLR0913 (the options of a command)
     path = find_unused_path(f"{what}.png") if out is None else Path(out)
     check_picture_path(path, charts.ENDINGS, replace=True)
     # The parameters of each function say which names and options its figure uses.
-    figures: dict[str, Callable[..., Figure]] = {
+    figures: dict[str, Callable[..., charts.Figure]] = {
         "schedules": lambda *names, fields=None: plot_schedules(names or DEFAULT, fields),
         "embedding": plot_embedding,
         "forward": lambda image="blossoms", *names, seed=0, size=64, fields=None: plot_forward(
@@ -136,11 +133,9 @@ def name_schedules(shown: Shown, fields: Mapping[str, Any] | None = None) -> Map
     """
     if isinstance(shown, Mapping) and not fields:
         return shown
-    changes = {}
-    for path, value in (fields or {}).items():
-        if not path.startswith("schedule."):
-            raise UserError(f"{path} is not used here: only fields of the named schedules are")
-        changes[path.removeprefix("schedule.")] = value
+    if other := [path for path in fields or () if not path.startswith("schedule.")]:
+        raise UserError(f"{other[0]} is not used here: only fields of the named schedules are")
+    changes = {path.removeprefix("schedule."): value for path, value in (fields or {}).items()}
     named = {}
     for item in [shown] if isinstance(shown, str) else shown:
         if isinstance(item, str | Path):
@@ -150,7 +145,7 @@ def name_schedules(shown: Shown, fields: Mapping[str, Any] | None = None) -> Map
     return named
 
 
-def plot_schedules(schedules: Shown = DEFAULT, fields: Mapping[str, Any] | None = None) -> Figure:
+def plot_schedules(schedules: Shown = DEFAULT, fields: Mapping[str, Any] | None = None) -> charts.Figure:
     """Return a figure of alpha, sigma and log-SNR of schedules against t.
 
     Schedules can be names and objects: `plot_schedules(["cosine", ddim.Linear(clip="powers")])`. Notes state
@@ -184,7 +179,7 @@ def plot_schedules(schedules: Shown = DEFAULT, fields: Mapping[str, Any] | None 
     return figure
 
 
-def plot_embedding() -> Figure:
+def plot_embedding() -> charts.Figure:
     """Return a figure with two heat maps of the sinusoidal embedding of noise variances, in 32 channels.
 
     The left panel has variances from 0 to 1, the right panel from 0 to 0.02. In the left panel many channels
@@ -228,12 +223,10 @@ def read_image(source: str, size: tuple[int, int]) -> Tensor:
         members = iter([Member(path.name, path.read_bytes())])
     else:
         members = find_source(source).members(size)
-    for member in members:
-        if isinstance(member, Member):
-            with hide_warnings(), suppress(UnusableError):
-                pixels = decode_image(member.data, size, 3).pixels
-                return to_unit(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])
-    raise UserError(f"{source!r} has no usable image")
+    found = read_first(members, lambda data: decode_image(data, size, 3))
+    if found is None:
+        raise UserError(f"{source!r} has no usable image")
+    return to_unit(torch.from_numpy(found.pixels.copy()).permute(2, 0, 1)[None])
 
 
 def plot_forward(
@@ -243,7 +236,7 @@ def plot_forward(
     *,
     size: int | str | tuple[int, int] = 64,
     fields: Mapping[str, Any] | None = None,
-) -> Figure:
+) -> charts.Figure:
     """Return a figure of an image with the same noise at evenly spaced times, with a row for each schedule.
 
     Args:
@@ -277,7 +270,7 @@ def plot_reverse(
     steps: int | None = None,
     seed: int = 0,
     fields: Mapping[str, Any] | None = None,
-) -> Figure:
+) -> charts.Figure:
     """Return a figure of the reverse diffusion of a sample, and forward diffusion of the finished sample.
 
     The three rows show the states x_t from noise to the sample, the clean image predicted from each state,
@@ -326,7 +319,7 @@ def plot_samplers(
     n: int = 16,
     *,
     progress: Progress = ignore_progress,
-) -> Figure:
+) -> charts.Figure:
     """Return a figure of the error of every sampler on every named grid, against network evaluations.
 
     Args:
@@ -339,7 +332,6 @@ def plot_samplers(
     Raises:
         UserError: if the schedule is a table with too few different noise levels.
     """
-    check_count("n", n)
     if model is None:
         title, (error, ends) = "mixture of Gaussians", sampler_errors.prepare_oracle(n)
     else:
@@ -349,7 +341,7 @@ def plot_samplers(
     return plot_sampler_errors(sampler_errors.compare_samplers(error, ends, evaluations, progress), title)
 
 
-def plot_sampler_errors(table: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], title: str) -> Figure:
+def plot_sampler_errors(table: sampler_errors.ErrorTable, title: str) -> charts.Figure:
     """Return a figure of errors against network evaluations, with a panel per grid and a line per sampler.
 
     Args:
@@ -388,7 +380,7 @@ def _curve(log: Log, field: str) -> charts.Curve:
     return [line["images"] for line in logged], [line[field] for line in logged]
 
 
-def plot_losses(runs: str | Path | Sequence[str | Path]) -> Figure:
+def plot_losses(runs: str | Path | Sequence[str | Path]) -> charts.Figure:
     """Return a figure of the losses of a run, or of several runs, against the training images seen.
 
     Training losses are comparable only between runs with the same objective.
@@ -400,7 +392,7 @@ def plot_losses(runs: str | Path | Sequence[str | Path]) -> Figure:
     return plot_logs({str(run): read_metrics(Path(run)) for run in given})
 
 
-def plot_logs(runs: Mapping[str, Log], tails: Mapping[str, Sequence[Log]] | None = None) -> Figure:
+def plot_logs(runs: Mapping[str, Log], tails: Mapping[str, Sequence[Log]] | None = None) -> charts.Figure:
     """Return a figure of the losses in the logs of runs.
 
     Args:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,9 +25,6 @@ from ddim.plots import charts
 from ddim.plots.pictures import check_picture_path, enlarge, find_unused_path, make_sheet, save_png, to_uint8
 from ddim.recipe.named import find_recipe
 from ddim.runs.folder import check_outside
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SHOWN, TYPICAL = 64, 12
 """The largest number of images in a sheet, and of the images of each cluster in a sheet."""
@@ -121,9 +118,7 @@ def inspect_data(  # noqa: PLR0913 (the choices of a notebook)
         ddim data photos/ --clusters 16
     """
     source, reading = str(data), Reading(axis=axis or "auto", array=array)
-    shape = find_array_size(source, reading) or (64, 64)
-    if size is not None:
-        shape = parse_size(str(size))
+    shape = parse_size(str(size)) if size is not None else find_array_size(source, reading) or (64, 64)
     file = Path(out or find_unused_path("data-clusters.png" if clusters else "data-grid.png"))
     check_outside(file, source)
     check_picture_path(file)
@@ -137,7 +132,7 @@ def inspect_data(  # noqa: PLR0913 (the choices of a notebook)
     return DataSummary(images, facts, file)
 
 
-def _find_clusters(images: Images, count: int) -> tuple[dict[str, int], Figure]:
+def _find_clusters(images: Images, count: int) -> tuple[dict[str, int], charts.Figure]:
     """Return the sizes of the clusters that a training with the default recipe would find, and a figure."""
     recipe = find_recipe("fast")
     split = split_images(images, recipe.data.validation, recipe.split_seed)
@@ -161,8 +156,7 @@ def summarise_images(source: str, images: Images) -> dict[str, Any]:
     if images.labels is not None:
         classes = Counter(images.classes[label] for label in images.labels.tolist())
     if images.official is not None:
-        train, valid = images.official
-        split = {"train": len(train), "valid": len(valid)}
+        split = dict(zip(("train", "valid"), map(len, images.official), strict=True))
     return {
         "source": source,
         "images": len(images),
@@ -186,9 +180,8 @@ def describe_pixels(images: Images) -> str:
     """Return channels and values in words: "RGB", "8 channels of float32 from 0 to 1"."""
     channels, values = images.pixels.shape[3], images.values
     colours = {1: "gray", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels} channels")
-    if values.eight_bits:
-        return colours
-    return f"{colours} of {values.type} from {values.low:g} to {values.high:g}"
+    kind = "" if values.eight_bits else f" of {values.type} from {values.low:g} to {values.high:g}"
+    return colours + kind
 
 
 def find_enlarged(images: Images) -> list[Header]:

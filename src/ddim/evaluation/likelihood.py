@@ -18,19 +18,19 @@ from ddim.data.order import shuffle_epoch
 from ddim.diffusion.denoiser import Counted, Denoiser
 from ddim.diffusion.guidance import Clipped
 from ddim.diffusion.likelihood import Variance, bound_bits, bound_times, flow_bits
+from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.schedules import Schedule
 from ddim.diffusion.times import midpoints
-from ddim.errors import UserError, check_count
+from ddim.errors import UserError
+from ddim.evaluation.image_sets import Part, Reference, open_reference
 from ddim.evaluation.record import describe_part
-from ddim.evaluation.reference import Part, Reference, open_reference
-from ddim.evaluation.run_folder import Recorded, open_run_folder, write_result
+from ddim.evaluation.run_folder import Recorded, open_run_folder
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.recipe.checks import check_diffusion_model, check_unconditional
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.labels import NULL, label_images
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating
-from ddim.sampling.record import make_record
 from ddim.training.batches import draw_times
 
 Method = Literal["vlb", "ode"]
@@ -65,6 +65,9 @@ class Likelihood(Recorded):
     def to_records(self) -> list[dict[str, Any]]:
         """Return one dictionary for each image, with its bits per dimension."""
         return [{"image": k, "bits_per_dim": bits} for k, bits in enumerate(self.record["bits"]["each"])]
+
+    def _shown_rows(self) -> list[dict[str, Any]]:
+        return []
 
 
 @with_bar
@@ -112,7 +115,6 @@ def likelihood(  # noqa: PLR0913 (the options of a command)
         ddim likelihood runs/photos-fast-1
         ddim likelihood runs/cifar10-iddpm-1 --method ode -n 256
     """
-    check_count("n", n)
     run = open_run_folder(run, out)
     check_diffusion_model(run.recipe, "bits per dimension need")
     check_reaches_images(run.model.schedule, earliest_time(run.recipe))
@@ -125,8 +127,7 @@ def likelihood(  # noqa: PLR0913 (the options of a command)
     if not len(which):
         raise UserError(f"part {chosen.part} of {chosen.source} has no images")
     count, labels = len(which), label_any_images(run, chosen.images, which)
-    if steps is None:
-        steps = {"vlb": min(1000, run.model.schedule.entries or 1000), "ode": 50}[method]
+    steps = steps or {"vlb": min(1000, run.model.schedule.entries or 1000), "ode": 50}[method]
     nfe = {"vlb": steps, "ode": 4 * steps}[method]
 
     def measure_from(first: int) -> Tensor:
@@ -158,8 +159,7 @@ def likelihood(  # noqa: PLR0913 (the options of a command)
         "seeds": [int(seed), int(seed + count - 1)],
         "seconds": round(time.monotonic() - began, 2),
     }
-    record = make_record("likelihood", content, run)
-    return Likelihood(record, write_result(run, "likelihoods", out, record))
+    return Likelihood.write(run, "likelihoods", out, content)
 
 
 def measure_bits(
@@ -188,7 +188,7 @@ def measure_bits(
 
 def variance_of(pipeline: Pipeline) -> Variance:
     """Return the variance of the reverse steps: "learned" only if a loss has trained it, else "large"."""
-    return "learned" if pipeline.recipe.objective.needs_variance else "large"
+    return "learned" if isinstance(pipeline.recipe.objective, Hybrid) else "large"
 
 
 def label_any_images(run: Pipeline, images: Images, which: np.ndarray) -> Tensor | None:
@@ -225,10 +225,8 @@ def check_reaches_images(schedule: Schedule, earliest: float = 0.0) -> None:
     """
     ratio = schedule(earliest).noise_to_signal.item()
     if ratio > CLEAN:
-        raise UserError(
-            f"likelihood needs a least noise sigma / alpha in training of at most {CLEAN}, so that "
-            f"8-bit values can be distinguished, got {ratio:.3g}"
-        )
+        needed = f"a least noise sigma / alpha in training of at most {CLEAN}, got {ratio:.3g}"
+        raise UserError(f"likelihood needs 8-bit values that can be distinguished, so {needed}")
 
 
 def earliest_time(recipe: Recipe) -> float:

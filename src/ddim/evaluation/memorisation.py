@@ -21,17 +21,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from ddim.diffusion.guidance import Interval
-from ddim.errors import UserError, check_count, format_count
+from ddim.errors import UserError, format_count
 from ddim.evaluation.diagnose import describe_gap, draw_subset, measure_parts
+from ddim.evaluation.image_sets import SampledParts
 from ddim.evaluation.record import name_recorded_guidance
-from ddim.evaluation.run_folder import Recorded, open_run_folder, write_result
-from ddim.evaluation.sample_features import SampledParts
+from ddim.evaluation.run_folder import Recorded, open_run_folder
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.features import Extractor, extract_features, open_extractor
 from ddim.metrics.neighbours import Neighbours, References, flatten_features, nearest_neighbours, standardise
@@ -41,11 +41,7 @@ from ddim.sampling.image_features import ImageSet, compute_features
 from ddim.sampling.images import open_run_images
 from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun
-from ddim.sampling.record import make_record
 from ddim.sampling.sampling_setup import choose_sampling, collect_guidance
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PIXELS = "pixels"
 PAIRS = 12
@@ -165,7 +161,6 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
         ddim memorisation runs/photos-fast-1
         ddim memorisation runs/photos-fast-1 -n 1000 --features efficientnet-lite0
     """
-    check_count("n", n)
     run = open_run_folder(run, out)
     device = run.runtime.exact_device
     extractor = None if features == PIXELS else open_extractor(features).to(device)
@@ -181,22 +176,16 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
     views = [train, mirrored] if run.recipe.data.flip else [train]
     copies = find_copies(samples, views, valid, extractor, progress)
     pairs = charts.rasterise(draw_pairs(copies, samples, train))
-    parts = measure_parts(run, split, progress=progress)
-    gap = parts["gap"] and {
-        **parts["gap"]["overall"],
-        "images": {"train": parts["train"]["images"], "valid": parts["held_out"]["images"]},
-        "levels": len(parts["train"]["log_snr"]),
-    }
+    gap = measure_parts(run, split, progress)["gap"]
     content = {
         **copies,
         "samples": [{**row, "nearest": train.name(row["nearest"])} for row in copies["samples"]],
-        "gap": gap,
+        "gap": gap and gap["overall"],
         "duplicates": {**find_duplicates(views, valid, progress), "of": len(split.validation)},
         "features": extractor and {"extractor": extractor.name, "weights": extractor.weights},
         "sampling": sampled.record,
     }
-    record = make_record("memorisation", content, run)
-    return Memorisation(record, write_result(run, "memorisation", out, record, {"pairs.png": pairs}))
+    return Memorisation.write(run, "memorisation", out, content, pairs=pairs)
 
 
 # Copies
@@ -347,7 +336,7 @@ def _sort_closest(copies: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(copies["samples"], key=lambda row: row["closeness"])[:PAIRS]
 
 
-def draw_pairs(copies: Mapping[str, Any], samples: np.ndarray, train: ImageSet) -> Figure:
+def draw_pairs(copies: Mapping[str, Any], samples: np.ndarray, train: ImageSet) -> charts.Figure:
     """Return a figure of the samples closest to training images, each above its nearest training image.
 
     The samples are (N, H, W, C) uint8, and `copies` is what `find_copies` returned.

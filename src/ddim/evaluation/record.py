@@ -103,27 +103,16 @@ def _list_choices(sampling: Mapping[str, Any], recipe: Mapping[str, Any]) -> Ite
         yield guidance
 
 
-def name_guidance(scale: float, interval: Sequence[float | None] | None, guide: str | None) -> str:
+def name_recorded_guidance(record: Mapping[str, Any]) -> str:
     """Return guidance in words, such as "guidance 2, log-SNR -2 to 5, guide @guide"; "" for scale 1.
 
-    Args:
-        scale: the guidance scale.
-        interval: the log-SNRs with guidance; None for all.
-        guide: the name of the guide; None if the model without its label guides.
+    The entries "guidance", "guidance_interval" and "guide" of the record may be missing.
     """
-    if scale == 1:
+    scale, interval, guide = (record.get(name) for name in ("guidance", "guidance_interval", "guide"))
+    if scale in (None, 1):
         return ""
     limits = f", log-SNR {name_interval(interval)}" if interval else ""
-    return f"guidance {scale:g}{limits}" + (f", guide {name_guide(guide)}" if guide else "")
-
-
-def name_recorded_guidance(record: Mapping[str, Any]) -> str:
-    """Return the guidance of a record in words, from its entries "guidance", "guidance_interval" and "guide".
-
-    Any of these entries may be missing.
-    """
-    guide = record.get("guide") or {"name": None}
-    return name_guidance(record.get("guidance", 1.0), record.get("guidance_interval"), guide["name"])
+    return f"guidance {scale:g}{limits}" + (f", guide {name_guide(guide['name'])}" if guide else "")
 
 
 def name_guide(name: str) -> str:

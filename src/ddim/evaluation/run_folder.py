@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -16,11 +15,12 @@ from ddim.plots.table import Tabular
 from ddim.runs.folder import check_unused, parse_out, publish_output
 from ddim.runs.names import find_run_folder, is_checkpoint
 from ddim.sampling.pipeline import LoadedRun, load_given_run
+from ddim.sampling.record import make_record
 
 
 @dataclass(frozen=True, repr=False)
 class Recorded(Tabular):
-    """A result that is kept in a folder; its text is the verdict and the title, without a table.
+    """A result that is kept in a folder.
 
     Attributes:
         record: the content of record.json in this folder.
@@ -30,12 +30,32 @@ class Recorded(Tabular):
     record: Mapping[str, Any]
     folder: Path
 
+    @classmethod
+    def write(
+        cls, run: LoadedRun, home: str, out: str | Path | None, content: dict[str, Any], **images: np.ndarray
+    ) -> Self:
+        """Write record.json and pictures into a new folder, and return the result.
+
+        The folder gets its name when it is complete, so a command that is stopped leaves no folder.
+
+        Args:
+            run: the run.
+            home: the name of the folder of such results in the run folder, such as "diagnostics".
+            out: the folder; None for the next RUN/<home>/N, see `find_home`.
+            content: the content of the record, as JSON; its kind is the name of the class.
+            images: pictures (H, W, C) uint8, keyed by the names of their files, without .png.
+        """
+        out, (parent, stem) = parse_out(out), find_home(run.checkpoint.run, home)
+        record = make_record(cls.__name__.lower(), content, run)
+        with temporary_folder((out or parent / home).resolve()) as folder:
+            write_sealed(folder / "record.json", record)
+            for name, pixels in images.items():
+                save_png(folder / f"{name}.png", pixels)
+            return cls(record, publish_output(folder, out, parent, stem))
+
     def to_json(self) -> dict[str, Any]:
         """Return the folder, the verdict and the record."""
         return {"folder": self.folder, "verdict": self.verdict, **self.record}
-
-    def _shown_rows(self) -> Sequence[Mapping[str, Any]]:
-        return []
 
     def _picture(self) -> bytes | None:
         return next((path.read_bytes() for path in self.folder.glob("*.png")), None)
@@ -66,29 +86,3 @@ def find_home(run: Path, kind: str) -> tuple[Path, str]:
     if is_checkpoint(folder):
         return Path(kind), f"{folder.resolve().name}-"
     return folder / kind, ""
-
-
-def write_result(
-    run: LoadedRun,
-    kind: str,
-    out: str | Path | None,
-    record: Mapping[str, Any],
-    pictures: Mapping[str, np.ndarray] = MappingProxyType({}),
-) -> Path:
-    """Write record.json and pictures into a new folder, and return its path.
-
-    The folder gets its name when it is complete, so a command that is stopped leaves no folder.
-
-    Args:
-        run: the run.
-        kind: the name of the folder in the run folder, such as "diagnostics".
-        out: the folder; None for the next RUN/<kind>/N, see `find_home`.
-        record: the content of record.json.
-        pictures: images (H, W, C) uint8, keyed by the names of their files.
-    """
-    out, (home, stem) = parse_out(out), find_home(run.checkpoint.run, kind)
-    with temporary_folder((out or home / kind).resolve()) as folder:
-        write_sealed(folder / "record.json", record)
-        for name, pixels in pictures.items():
-            save_png(folder / name, pixels)
-        return publish_output(folder, out, home, stem)

@@ -35,6 +35,8 @@ from ddim.sampling.sampling_setup import SamplingSetup
 SamplingError = Callable[[Sampler, Tensor], float]
 """Maps a sampler and decreasing times (N,) to the mean squared error of its samples."""
 
+ErrorTable = dict[str, dict[str, list[tuple[int, float]]]]
+"""Pairs (network evaluations, error), keyed by the name of the grid and that of the sampler."""
 
 FIRST_MOVE, LAST_MOVE = 0.35, 0.03
 """Size of a move of a time at the start and at the end, as a fraction of the gap to the next log-SNR."""
@@ -189,8 +191,8 @@ def prepare_oracle(count: int) -> tuple[SamplingError, TimeRange]:
 
 def compare_samplers(
     error: SamplingError, ends: TimeRange, budgets: Sequence[int], progress: Progress = ignore_progress
-) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Return pairs (network evaluations, error), keyed by the name of the grid and that of the sampler.
+) -> ErrorTable:
+    """Return the errors of every sampler on every named grid.
 
     Args:
         error: measures the error of a sampler on given times.

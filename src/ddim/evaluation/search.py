@@ -22,9 +22,8 @@ import numpy as np
 from ddim.diffusion.grids import Karras
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError, check_count
-from ddim.evaluation.record import name_guidance
-from ddim.evaluation.reference import compute_validation_features
-from ddim.evaluation.sample_features import SampledParts
+from ddim.evaluation.image_sets import SampledParts, compute_validation_features
+from ddim.evaluation.record import name_recorded_guidance
 from ddim.evaluation.sampler_errors import count_levels, prepare_run, search_times
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, with_bar
 from ddim.metrics.catalogue import LEAST
@@ -35,16 +34,10 @@ from ddim.plots.table import Tabular
 from ddim.recipe.codec import describe_kind, override_sampling
 from ddim.recipe.options import option_text
 from ddim.runs.names import GUIDE, is_checkpoint
+from ddim.sampling import sampling_setup
 from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun, load_given_run
-from ddim.sampling.sampling_setup import (
-    OFF,
-    Guidance,
-    SamplingSetup,
-    choose_sampling,
-    open_guidance,
-    save_guidance,
-)
+from ddim.sampling.sampling_setup import Guidance, SamplingSetup, choose_sampling
 from ddim.sampling.searched import FILE, read_searched, save_grid
 
 FIRST_SEED = 2**31
@@ -169,8 +162,8 @@ def _save(run: LoadedRun, found: Search) -> str:
         save_grid(at.run, sampler, steps, at.weights, options["grid"], found.value)
     else:
         chosen = Guidance(options["guidance"], options["guidance_interval"], options["guide_with"])
-        labelled = choose_label(run.recipe) is not None
-        save_guidance(at.run, sampler, steps, at.weights, chosen if chosen.on else None, labelled=labelled)
+        kept, labelled = chosen if chosen.on else None, choose_label(run.recipe) is not None
+        sampling_setup.save_guidance(at.run, sampler, steps, at.weights, kept, labelled=labelled)
     return f"samples by {describe_kind(sampler)} in {steps} steps use this from now on: {at.run / FILE}"
 
 
@@ -180,9 +173,7 @@ def _save(run: LoadedRun, found: Search) -> str:
 def _search_times(run: LoadedRun, steps: int | None, n: int | None, progress: Progress) -> Search:
     """Return the times whose samples are nearest to samples with many steps, from the same noise."""
     sampler = run.recipe.sampler
-    steps = 10 if steps is None else steps
-    n = 16 if n is None else n
-    check_count("n", n)
+    steps, n = 10 if steps is None else steps, 16 if n is None else n
     check_count("steps", steps, 3)
     if sampler.stochastic:
         raise UserError("the sampler must be deterministic, because fresh noise would change the samples")
@@ -314,7 +305,7 @@ def _search_guidance(
     steps or at about the same NFE, whichever had the lower KID.
     """
     label = choose_label(run.recipe)
-    plain = choose_sampling(run, steps, label, {}, guidance=OFF)
+    plain = choose_sampling(run, steps, label, {}, guidance=Guidance())
     guides = _open_guides(plain, guide_with)
     intervals = list_guided_intervals(plain)
     trials = Trials(run, n, 2 + len(guides) * len(SCALES) + len(intervals) + 2, progress)
@@ -323,12 +314,11 @@ def _search_guidance(
         """Return the largest number of steps without guidance that costs at most `nfe`."""
         for more in range(count_levels(run.recipe.sampler, nfe), 1, -1):
             with suppress(UserError):  # the grid does not allow this number
-                return choose_sampling(run, more, label, {}, guidance=OFF)
+                return choose_sampling(run, more, label, {}, guidance=Guidance())
         return plain
 
     def try_guidance(guided: Guidance) -> Trial:
-        name = name_guidance(guided.scale, guided.interval, guided.guide)
-        return trials.measure(name, replace(plain, guidance=guided))
+        return trials.measure(name_recorded_guidance(guided.describe()), replace(plain, guidance=guided))
 
     most = spend(replace(plain, guidance=guides[0]).count_evaluations())
     few, many = (trials.measure("no guidance", each) for each in (plain, most))
@@ -338,7 +328,7 @@ def _search_guidance(
     best = min(tried, key=attrgetter("kid"))
     # Searched times can make few steps without guidance better than more steps.
     usual = plain if few.kid < many.kid else spend(best.setup.count_evaluations())
-    chosen, verdict = OFF, "no guidance is distinguishably better than none at 95 %, so none is used"
+    chosen, verdict = Guidance(), "no guidance is distinguishably better than none at 95 %, so none is used"
     if trials.confirm(best, replace(few, setup=usual)):
         chosen, verdict = best.setup.guidance, f"{best.name} is distinguishably better than none"
     options = {
@@ -358,7 +348,8 @@ def _open_guides(plain: SamplingSetup[LoadedRun], guide_with: str | Sequence[str
         has_guide = (run.checkpoint.run / GUIDE).is_dir()
         guide_with = [f"@{GUIDE}"] if has_guide or not names else []
     names += [guide_with] if isinstance(guide_with, str) else guide_with
-    return [open_guidance(run, plain.label, plain.steps, Guidance(2.0, guide=name)) for name in names]
+    guides = [Guidance(2.0, guide=name) for name in names]
+    return [sampling_setup.open_guidance(run, plain.label, plain.steps, guide) for guide in guides]
 
 
 def list_guided_intervals(setup: SamplingSetup) -> list[tuple[float, float]]:

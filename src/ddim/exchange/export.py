@@ -273,10 +273,8 @@ def write_onnx(model: Model, conditions: Sequence[float], path: Path) -> None:
         difference = (torch.from_numpy(output) - wanted).abs().max().item()
         largest = max(1.0, wanted.abs().max().item())
         if not difference <= 1e-4 * largest:
-            raise UserError(
-                "the program gives other outputs than the network, so nothing was written: the largest "
-                f"difference for {count} images is {difference:.3g}, and the largest output is {largest:.3g}"
-            )
+            found = f"{difference:.3g} apart for {count} images, the largest output is {largest:.3g}"
+            raise UserError(f"ONNX gives other outputs than the network, so nothing was written: {found}")
 
 
 def _draw_inputs(model: Model, count: int, conditions: Sequence[float]) -> dict[str, Tensor]:

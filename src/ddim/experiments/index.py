@@ -18,17 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError, escape, suggest
-from ddim.evaluation.record import (
-    Conditions,
-    Evaluation,
-    evaluation_conditions,
-    list_evaluations,
-    read_evaluation,
-)
+from ddim.evaluation import record as records
+from ddim.evaluation.record import Conditions, Evaluation
 from ddim.files import is_locked, read_sealed, shorten_paths
 from ddim.metrics.catalogue import METRICS as EVALUATED
 from ddim.plots.table import Table, Tabular, format_cell
-from ddim.recipe.options import ERRORS, flatten, flatten_as_text
+from ddim.recipe.options import ERRORS, flatten, flatten_as_text, list_varied
 from ddim.runs.checkpoint import read_document
 from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
 from ddim.runs.log import METRICS, measure_pace, read_metrics
@@ -166,9 +161,9 @@ def _read_run(path: Path) -> Run:
 def _read_evaluations(path: Path) -> tuple[list[Evaluation], str]:
     """Return the evaluations of a run, oldest first, and a text about unreadable records, or ""."""
     evaluations, faults = [], []
-    for folder in list_evaluations(path):
+    for folder in records.list_evaluations(path):
         try:
-            evaluations.append(read_evaluation(folder))
+            evaluations.append(records.read_evaluation(folder))
         except UserError as error:
             faults.append(_describe_fault(path, error))
     return evaluations, "; ".join(faults)
@@ -211,7 +206,7 @@ def _list_conditions(run: Run) -> dict[Conditions, Evaluation]:
     """Return the newest evaluation of a run under each of its conditions; for a finished run, of its end."""
     ended, batch = run.state == "finished", run.recipe.get("optim", {}).get("batch", 0)
     return {
-        evaluation_conditions(each, run.recipe): each
+        records.evaluation_conditions(each, run.recipe): each
         for each in run.evaluations
         if not ended or each.sampling is None or each.sampling["step"] * batch >= run.images
     }
@@ -263,18 +258,6 @@ def run_record(run: Run) -> dict[str, Any]:
         "comparable": run.comparable,
         "note": run.why or None,
     }
-
-
-def list_varied(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of the fields in which recipes differ, from their values keyed by name."""
-    fields = dict.fromkeys(name for recipe in recipes for name in recipe)
-    values = defaultdict[tuple[str, str], set[str]](set)
-    for recipe in recipes:
-        for name in fields:
-            # A field of a part, such as a schedule, is compared only between parts of the same kind.
-            kind = recipe.get(name.rpartition(".")[0])
-            values[name, str(kind)].add(str(recipe.get(name)))
-    return list(dict.fromkeys(name for (name, _), seen in values.items() if len(seen) > 1))
 
 
 def name_runs(runs: Sequence[Run], home: str | Path) -> dict[Path, str]:

@@ -17,7 +17,7 @@ from PIL import Image
 from ddim.errors import UserError, format_count
 from ddim.evaluation.figures import plot_logs
 from ddim.evaluation.record import name_guide
-from ddim.experiments.index import Run, find_runs, list_varied, mark_comparable, name_runs, training_images
+from ddim.experiments.index import Run, find_runs, mark_comparable, name_runs, training_images
 from ddim.files import read_sealed, write_atomic
 from ddim.metrics import catalogue
 from ddim.metrics.catalogue import Metric
@@ -25,7 +25,7 @@ from ddim.metrics.estimate import Estimate
 from ddim.plots import charts
 from ddim.plots.pictures import SHEET, arrange_images, enlarge, render_png, split_sheet
 from ddim.plots.table import Table, Tabular, format_interval, render_template
-from ddim.recipe.options import ERRORS, flatten_as_text
+from ddim.recipe.options import ERRORS, flatten_as_text, list_varied
 from ddim.runs.folder import REAL_IMAGES, list_numbered_folders, list_sheets
 from ddim.runs.log import read_metrics
 

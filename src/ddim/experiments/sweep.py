@@ -34,7 +34,7 @@ from ddim.runs.folder import RUN, check_outside, check_unused, make_run_folder
 
 try:
     import optuna
-    from optuna.distributions import CategoricalDistribution, IntDistribution
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
     from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
     from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
     from optuna.trial import TrialState
@@ -333,16 +333,12 @@ class _Worker:
         sampler = optuna.samplers.TPESampler(seed=int(trial.name))
         study = optuna.load_study(study_name=self.study.study_name, storage=self.storage, sampler=sampler)
         asked, choice = optuna.Trial(study, key), {}
+        kinds = {CategoricalDistribution: "categorical", IntDistribution: "int", FloatDistribution: "float"}
         for name, each in parse_space(self.request["fields"]).items():
-            if name.startswith("data.") and each.single():
-                continue  # the recipe has it, as an absolute path
-            if isinstance(each, CategoricalDistribution):
-                value: Any = asked.suggest_categorical(name, each.choices)
-            elif isinstance(each, IntDistribution):
-                value = asked.suggest_int(name, each.low, each.high, log=each.log)
-            else:
-                value = asked.suggest_float(name, each.low, each.high, log=each.log)
-            choice[name] = value_text(value)
+            # The recipe has the images, as an absolute path.
+            if not (name.startswith("data.") and each.single()):
+                suggest = getattr(asked, f"suggest_{kinds[type(each)]}")
+                choice[name] = value_text(suggest(name, **vars(each)))
         return choice
 
     def _run_trial(self, key: int, trial: Path) -> None:

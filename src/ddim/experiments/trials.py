@@ -18,7 +18,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from ddim.data.open import absolute_source, find_source
 from ddim.errors import UserError
 from ddim.metrics.catalogue import DEFAULT
-from ddim.metrics.networks import load_network
+from ddim.metrics.features import load_network
 from ddim.recipe.checks import check_training
 from ddim.recipe.codec import dump
 from ddim.recipe.options import option_text

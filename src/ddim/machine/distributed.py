@@ -6,10 +6,8 @@ Without torchrun there is one process, and every exchange returns its input.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import time
-import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -35,11 +33,9 @@ One process may work alone for long, for example on the features of a reference.
 
 
 class OtherProcessFailed(RuntimeError):  # noqa: N818 (an event, not a mistake of this process)
-    """Another process of the command failed first; the message and the exit code are those of its error."""
+    """Another process of the command failed first; the message is that of its error."""
 
-    def __init__(self, sentence: str, exit_code: int) -> None:
-        super().__init__(sentence)
-        self.exit_code = exit_code
+    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -74,13 +70,6 @@ class Processes:
             dist.broadcast_object_list(values, 0)
         return values[0]
 
-    def gather(self, value: T) -> list[T]:
-        """Return the values of all processes, by rank."""
-        values: list[Any] = [value] * self.count
-        if self.count > 1:
-            dist.all_gather_object(values, value)
-        return values
-
     def add(self, x: Tensor) -> Tensor:
         """Add the tensors of all processes, in place, and return the sum."""
         if self.count > 1:
@@ -100,7 +89,9 @@ class Processes:
 
     def interleave(self, mine: Sequence[T]) -> list[T]:
         """Return the results of all processes, in the order of the items before `share` divided them."""
-        parts = self.gather(list(mine))
+        parts: list[Any] = [list(mine)] * self.count
+        if self.count > 1:
+            dist.all_gather_object(parts, list(mine))
         return [parts[k % self.count][k // self.count] for k in range(sum(map(len, parts)))]
 
     def local_first(self, work: Callable[[], T]) -> T:
@@ -120,7 +111,6 @@ _joined: list[Processes] = []
 """The processes of each open block of `join_processes` and `act_as`, innermost last."""
 
 _meetings = itertools.count()
-_listening: list[dist.TCPStore] = []
 
 
 def current_processes() -> Processes:
@@ -154,7 +144,7 @@ def join_processes() -> Generator[Processes]:
     rank, count = read_rank(), count_launched()
     local = int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", count))
     processes, gpus = Processes(rank, count, *local), torch.cuda.device_count()
-    store = dist.PrefixStore(str(next(_meetings)), _open_store(rank))
+    store = dist.PrefixStore(str(next(_meetings)), _open_store(rank)[0])
     # gloo exchanges tensors on the CPU, such as the decisions of each step, without waiting for a GPU.
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=LIMIT)
@@ -182,23 +172,25 @@ def join_processes() -> Generator[Processes]:
 
 
 @cache
-def _open_store(rank: int) -> dist.Store:
-    """Return a key-value store that all processes share; it is empty after each start of the processes.
+def _open_store(rank: int) -> tuple[dist.Store, dist.Store | None]:
+    """Return a key-value store that all processes share, and what process 0 must keep open for it.
+
+    The key-value store is empty after each start of the processes.
 
     The store of torchrun outlives a restart, and still has the addresses of killed processes. So all keys get
     a new prefix: the port on which process 0 listens.
     """
     store, _, _ = next(dist.rendezvous("env://", timeout=LIMIT))
     host = os.environ["MASTER_ADDR"]
-    if rank == 0:
-        _listening.append(dist.TCPStore(host, 0, is_master=True, wait_for_workers=False))
-        store.set("ddim", str(_listening[0].port))
+    listening = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False) if rank == 0 else None
+    if listening:
+        store.set("ddim", str(listening.port))
     while True:
         port = store.get("ddim").decode()
         # If nobody listens, this is the port of a killed process.
         with suppress(RuntimeError):
             dist.TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=2))
-            return dist.PrefixStore(port, store)
+            return dist.PrefixStore(port, store), listening
         time.sleep(0.2)
 
 
@@ -207,14 +199,12 @@ def _raise_cause(error: BaseException, store: dist.Store, rank: int) -> None:
 
     If another process has failed, an exchange with it fails here, or torchrun has sent a signal.
     """
-    known = explain_error(error)
-    mine = json.dumps([rank, " ".join(str(known).split()), getattr(known, "exit_code", 1)])
+    known, mine = explain_error(error), f"process {rank}: "
     ended = isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted)
-    effect = ended or not hasattr(known, "exit_code")
     with suppress(dist.DistError):  # the store may have ended with torchrun
-        first, sentence, code = json.loads(store.compare_set("failed", "", mine))
-        if rank == 0 and first and effect:
-            raise OtherProcessFailed(f"process {first}: {sentence}", code) from error
+        first = store.compare_set("failed", "", f"{mine}{known}").decode()
+        if rank == 0 and not first.startswith(mine) and (ended or not hasattr(known, "exit_code")):
+            raise OtherProcessFailed(first) from error
 
 
 class Replica(nn.parallel.DistributedDataParallel):
@@ -231,8 +221,7 @@ class Replica(nn.parallel.DistributedDataParallel):
 def replicate(net: nn.Module, processes: Processes, *, unused: bool) -> nn.Module:
     """Return a network that several processes train together; for one process, `net` itself.
 
-    Gradients are averaged over all processes, and so are the statistics of its layers that have an attribute
-    `processes`, such as `ddim.nn.batch_norm.BatchNorm2d`.
+    Gradients are averaged over all processes. So are the statistics of `ddim.nn.batch_norm.BatchNorm2d`.
 
     Args:
         net: the network.
@@ -241,12 +230,6 @@ def replicate(net: nn.Module, processes: Processes, *, unused: bool) -> nn.Modul
     """
     if processes.count == 1:
         return net
-    for layer in net.modules():
-        if hasattr(layer, "processes"):
-            setattr(layer, "processes", processes.count)  # noqa: B010 (no attribute of every module)
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):
-        # Newer versions of torch warn that `broadcast_buffers` has a new name. Nothing is broadcast, because
-        # the buffers are equal in all processes.
-        return Replica(
-            net, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=unused
-        )
+    replica = Replica(net, gradient_as_bucket_view=True, find_unused_parameters=unused)
+    replica.broadcast_buffers = False  # they are equal in all processes
+    return replica

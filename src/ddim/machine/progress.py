@@ -8,16 +8,14 @@ import inspect
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from pathlib import Path
-from types import FunctionType
-from typing import Any, Literal, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from ddim.errors import UserError, suggest
+from ddim.errors import check_choice
 
-P = ParamSpec("P")
-R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 
 Progress = Callable[[str, float, int], None]
 """Called with the name of the counted things, such as "samples", the number done, and the total number.
@@ -74,7 +72,7 @@ def open_progress(progress: bool | Progress) -> Generator[Progress]:
         cell.clear_bar()
 
 
-def with_bar(function: Callable[P, R]) -> Callable[P, R]:
+def with_bar(function: F) -> F:
     """Return a function that shows a bar in a notebook cell if its caller gives no `progress`.
 
     If the function takes options that a TypedDict lists, its signature names them, and others are refused. A
@@ -83,27 +81,24 @@ def with_bar(function: Callable[P, R]) -> Callable[P, R]:
     Args:
         function: a function with an argument `progress`, which is given by name only.
     """
-    signature = inspect.signature(function)
-    *parameters, last = signature.parameters.values()
-    listed = get_args(last.annotation) if last.kind is last.VAR_KEYWORD else ()
-    if listed:
-        option = last.replace(kind=last.KEYWORD_ONLY, default=None)
-        kinds = listed[0].__annotations__.items()
-        parameters += [option.replace(name=name, annotation=kind) for name, kind in kinds]
-    else:
-        parameters.append(last)
+    signature, parameters = inspect.signature(function), list[inspect.Parameter]()
+    for each in signature.parameters.values():
+        listed = get_args(each.annotation) if each.kind is each.VAR_KEYWORD else ()
+        option = each.replace(kind=each.KEYWORD_ONLY, default=None) if listed else each
+        fields = listed[0].__annotations__ if listed else {each.name: each.annotation}
+        parameters += [option.replace(name=name, annotation=kind) for name, kind in fields.items()]
     bar = {"default": True, "annotation": "bool | Progress"}
-    shown_parameters = [one.replace(**bar) if one.name == "progress" else one for one in parameters]
-    signature = signature.replace(parameters=shown_parameters)
+    parameters = [each.replace(**bar) if each.name == "progress" else each for each in parameters]
+    signature = signature.replace(parameters=parameters)
 
     @wraps(function)
-    def shown(*args: P.args, **options: P.kwargs) -> R:
+    def shown(*args: Any, **options: Any) -> Any:  # noqa: ANN401 (those of the function)
         check_words(function, signature.bind(*args, **options).arguments)
-        with open_progress(options.get("progress", True)) as progress:  # type: ignore[arg-type]
-            return function(*args, **{**options, "progress": progress})  # type: ignore[arg-type]
+        with open_progress(options.get("progress", True)) as progress:
+            return function(*args, **{**options, "progress": progress})
 
     shown.__signature__ = signature  # type: ignore[attr-defined]
-    return shown
+    return shown  # type: ignore[return-value]
 
 
 def check_words(function: Callable[..., object], given: Mapping[str, Any]) -> None:
@@ -112,17 +107,11 @@ def check_words(function: Callable[..., object], given: Mapping[str, Any]) -> No
     Raises:
         UserError: if a word is none of the values of the `Literal`.
     """
-    # The type of the result is not read: it may be imported for type checkers alone.
-    taken = FunctionType(function.__code__, function.__globals__)
-    taken.__annotations__ = {**function.__annotations__}
-    taken.__annotations__.pop("return", None)
-    for name, kind in get_type_hints(taken).items():
-        choices = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
-        allowed = [word for part in choices for word in get_args(part)]
-        word = given.get(name)
-        if allowed and isinstance(word, str) and word not in allowed:
-            hint = suggest(word, allowed)
-            raise UserError(f"{name} must be one of {', '.join(allowed)}, got {word!r}{hint}")
+    with suppress(NameError):  # a type that is imported for type checkers alone
+        for name, kind in get_type_hints(function).items():
+            choices = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
+            if choices and isinstance(given.get(name), str):
+                check_choice(name, given[name], get_args(choices[0]))
 
 
 def in_notebook() -> bool:

@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any, Literal, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ddim.errors import UserError, check_count, format_count, warn_user
+from ddim.errors import UserError, check_choice, check_count, format_count, warn_user
 from ddim.files import cache_folder, make_folder
 
 Precision = Literal["fp32", "bf16"]
@@ -69,8 +69,6 @@ class Runtime:
 
     def __post_init__(self) -> None:
         check_count("threads", self.threads)
-        # JSON and torch refuse numbers of NumPy.
-        object.__setattr__(self, "threads", int(self.threads))
 
     def __enter__(self) -> Self:
         """Set the number of threads and the precision of convolutions."""
@@ -89,15 +87,14 @@ class Runtime:
 
     def describe(self) -> str:
         """Return the runtime of a training in words, such as "cpu, bf16, 2 threads, compiled"."""
-        text = f"{self.device}, {self.precision}, {format_count(self.threads, 'thread')}"
-        text += ", compiled" if self.compile else ""
-        return text + (", activations recomputed" if self.recompute else "")
+        facts = [self.device, self.precision, format_count(self.threads, "thread")]
+        facts += ["compiled"] * self.compile + ["activations recomputed"] * self.recompute
+        return ", ".join(facts)
 
     def place(self, model: M) -> M:
         """Move the model, in place, to the device and memory format of this runtime; return it."""
-        model.to(self.device)
         # pyrefly: ignore[no-matching-overload] torch's annotations leave memory_format out
-        return model.to(memory_format=torch.channels_last) if self.channels_last else model
+        return model.to(self.device, memory_format=torch.channels_last if self.channels_last else None)
 
     @property
     def exact_device(self) -> str:
@@ -235,8 +232,7 @@ def check_runtime(device: str, precision: str, threads: int | None) -> str:
     """
     if threads is not None:
         check_count("threads", threads)
-    if precision not in ("auto", "fp32", "bf16"):
-        raise UserError(f"precision must be auto, fp32 or bf16, got {precision!r}")
+    check_choice("precision", precision, ("auto", "fp32", "bf16"))
     return find_device(device)
 
 
@@ -246,14 +242,10 @@ def find_device(wanted: str) -> str:
     Raises:
         UserError: if this machine has no such device.
     """
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    kind = accelerator.type if accelerator else "cpu"
-    if wanted == "auto":
-        return kind
-    possible = sorted({"cpu", kind, *(f"{kind}:{k}" for k in range(torch.accelerator.device_count()))})
-    if wanted not in possible:
-        raise UserError(f"device must be one of auto, {', '.join(possible)} on this machine, got {wanted!r}")
-    return wanted
+    kind = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    numbered = [f"{kind}:{k}" for k in range(torch.accelerator.device_count())]
+    check_choice("device", wanted, dict.fromkeys(["auto", "cpu", kind, *numbered]))
+    return kind if wanted == "auto" else wanted
 
 
 def _has_bf16(device: str) -> bool:
@@ -289,10 +281,9 @@ def _list_processors() -> set[int]:
 
 def _read_system_file(path: str, default: str) -> str:
     """Return the text of a file in which Linux describes itself, or `default` on other systems."""
-    try:
+    with suppress(OSError):
         return Path(path).read_text(encoding="ascii").strip()
-    except OSError:
-        return default
+    return default
 
 
 class CoreMeter:
@@ -302,16 +293,11 @@ class CoreMeter:
     """
 
     def __init__(self) -> None:
-        self._began, self._before = time.monotonic(), _seconds_of_others()
-
-    @property
-    def seconds(self) -> float:
-        """The time since its creation."""
-        return time.monotonic() - self._began
+        self.began, self._before = time.monotonic(), _seconds_of_others()
 
     def others(self) -> float:
         """Return the mean number of cores that other programs have used."""
-        return max(0.0, (_seconds_of_others() - self._before) / max(1e-3, self.seconds))
+        return max(0.0, (_seconds_of_others() - self._before) / max(1e-3, time.monotonic() - self.began))
 
 
 def _seconds_of_others() -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ddim.errors import UserError, suggest
+from ddim.errors import check_choice
 
 DEFAULT = "efficientnet-lite0"
 """The name of the extractor that is used by default."""
@@ -48,9 +48,7 @@ METRICS = {
     "kid": Metric("KID", "distance, about 0 if real", lower_is_better=True, biased=False, least=LEAST),
     # least=0: with fewer images than features, the covariance is singular and FID is mostly bias.
     "fid": Metric("FID", "distance, biased upwards", lower_is_better=True, least=0),
-    "fid_infinity": Metric(
-        "FID-infinity", "FID of unlimited samples", lower_is_better=True, biased=False, least=0
-    ),
+    "fid_infinity": Metric("FID-infinity", "FID without bias", lower_is_better=True, biased=False, least=0),
     "precision": Metric("precision", "share of samples that look real", lower_is_better=False),
     "recall": Metric("recall", "share of real images that are covered", lower_is_better=False),
     "density": Metric("density", "real images near a sample, about 1 if real", lower_is_better=False),
@@ -65,6 +63,5 @@ def metric_name(text: str) -> str:
         UserError: if there is no such metric; the message suggests a similar name.
     """
     name = str(text).lower().replace("-", "_").replace(" ", "_")
-    if name not in METRICS:
-        raise UserError(f"metric must be one of {', '.join(METRICS)}, got {text!r}{suggest(name, METRICS)}")
+    check_choice("metric", name, METRICS)
     return name

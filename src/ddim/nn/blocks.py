@@ -118,11 +118,9 @@ def draw_mask(seed: Tensor, rows: Tensor, shape: list[int], dropped: int) -> Ten
     return flat.view(b, h, w, c).permute(0, 3, 1, 2)
 
 
-draw_mask.register_fake(
-    lambda seed, rows, shape, dropped: seed.new_empty(shape, dtype=torch.bool).to(
-        memory_format=torch.channels_last
-    )
-)
+@draw_mask.register_fake
+def _imitate_mask(seed: Tensor, rows: Tensor, shape: list[int], dropped: int) -> Tensor:
+    return seed.new_empty(shape, dtype=torch.bool).to(memory_format=torch.channels_last)
 
 
 def hash_mask(seed: Tensor, rows: Tensor, shape: list[int], dropped: int) -> Tensor:

@@ -110,9 +110,8 @@ class DDPMUNetSpec(NetworkSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.width % 2 or (self.group_channels is None and self.width % self.groups):
-            raise UserError(
-                f"net.width must be even and a multiple of net.groups, got {self.width} and {self.groups}"
-            )
+            given = f"got {self.width} and {self.groups}"
+            raise UserError(f"net.width must be even and a multiple of net.groups, {given}")
         # The middle of the network, which has as many channels as the last stage, always has attention.
         attended = [*compress(self.widths, self.attention), self.widths[-1]]
         name, divisor = ("head", self.head) if self.head else ("heads", self.heads)
@@ -145,14 +144,8 @@ class DDPMUNetSpec(NetworkSpec):
     @property
     def block(self) -> Callable[..., Block]:
         """Build a `Block` from its channels and further options."""
-        return partial(
-            Block,
-            embedding=4 * self.width,
-            norm=self.norm,
-            dropout=self.dropout,
-            scale_shift=self.scale_shift,
-            scale=self.scale,
-        )
+        options = {"dropout": self.dropout, "scale_shift": self.scale_shift, "scale": self.scale}
+        return partial(Block, embedding=4 * self.width, norm=self.norm, **options)
 
     def network(self, channels: int) -> nn.Module:
         """Build the network for images with this number of channels."""

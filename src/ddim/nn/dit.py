@@ -59,9 +59,8 @@ class DiTSpec(NetworkSpec):
         super().__post_init__()
         # Half of the channels encode the row of a patch, half its column, with as many sines as cosines.
         if self.width % 4 or self.width % self.heads:
-            raise UserError(
-                f"net.width must be a multiple of 4 and of net.heads, got {self.width} and {self.heads}"
-            )
+            given = f"got {self.width} and {self.heads}"
+            raise UserError(f"net.width must be a multiple of 4 and of net.heads, {given}")
 
     @property
     def multiple(self) -> int:
@@ -87,9 +86,7 @@ class DiTBlock(Recomputable):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
-        )
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
         self.modulation = nn.Linear(width, 6 * width)
         self.apply(glorot_init)
         zero_init(self.modulation)

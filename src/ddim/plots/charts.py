@@ -85,7 +85,7 @@ def save_figure(path: str | Path, figure: Figure) -> None:
 
 
 def draw_curves(axes: Axes, series: Mapping[str, Curve], xlabel: str, ylabel: str, title: str = "") -> None:
-    """Draw named lines into a panel; the name of each line is written at its right end, in its colour.
+    """Draw named lines into a panel; a legend to the right of the panel has each name in its colour.
 
     A line without points is not drawn, but still uses up its colour, so that a name has the same colour in
     all panels. A line with one point is drawn as a dot.
@@ -97,14 +97,20 @@ def draw_curves(axes: Axes, series: Mapping[str, Curve], xlabel: str, ylabel: st
         ylabel: the label of the y axis.
         title: the title of the panel.
     """
+    lines = []
     for k, (name, (x, y)) in enumerate(series.items()):
         if len(x):
             style = {"linewidth": 1.8, "marker": "o" if len(x) == 1 else "", "markersize": 4}
-            axes.plot(x, y, color=COLOURS[k % len(COLOURS)], label=name, **style)
+            label = textwrap.fill(shorten(name, 60), 32)
+            lines += axes.plot(x, y, color=COLOURS[k % len(COLOURS)], label=label, **style)
     style_panel(axes, xlabel, ylabel, title)
     axes.grid(color="#e6e6e6", linewidth=0.7)
     axes.margins(x=0)
-    _name_ends(axes)
+    legend = axes.legend(
+        handles=lines, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, labelcolor="linecolor"
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # A name such as "$1" is no formula.
 
 
 def style_panel(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
@@ -163,34 +169,7 @@ def plot_strip(
     return figure
 
 
-def _name_ends(axes: Axes) -> None:
-    """Write the name of each line to the right of its end; names that would overlap are moved apart."""
-    ends = []
-    for line in axes.get_lines():
-        y = np.asarray(line.get_ydata(), dtype=float)
-        finite = np.flatnonzero(np.isfinite(y))
-        if len(finite):
-            ends.append((y[finite[-1]], line))
-    labels = []
-    for _, line in ends:
-        label = shorten(str(line.get_label()), 60)
-        parts = textwrap.wrap(label, 32, break_long_words=False, break_on_hyphens=False)
-        labels.append("\n".join(map(shorten, parts)))
-    lines = max((label.count("\n") + 1 for label in labels), default=1)
-    apart = 13 * lines / 72 * DPI / axes.bbox.height  # a line of text is 13 points high
-    axes.get_ylim()  # matplotlib computes the limits only when they are asked for
-    # Heights are fractions of the height of the panel, because the y axis may be logarithmic.
-    scale = axes.transScale + axes.transLimits
-    heights = move_apart([scale.transform((1, y))[1] for y, _ in ends], apart)
-    for height, label, (_, line) in zip(heights, labels, ends, strict=True):
-        # y is in data units, so that a name stays at its line if the caller changes the limits of the panel.
-        y, spot = scale.inverted().transform((0.5, height))[1], axes.get_yaxis_transform()
-        style = {"color": line.get_color(), "fontsize": 9.5, "va": "center"}
-        # Without `parse_math=False`, a name such as "$1" could be drawn as a formula.
-        axes.text(1.015, y, label, transform=spot, parse_math=False, **style)
-
-
-def shorten(name: str, most: int = 32, tail: int = 14) -> str:
+def shorten(name: str, most: int, tail: int = 14) -> str:
     """Return a name with at most `most` characters, of which `tail` are its end; long ones fill a figure."""
     return name if len(name) <= most else f"{name[: most - 1 - tail]}…{name[len(name) - tail :]}"
 
@@ -207,25 +186,3 @@ def shorten_apart(names: Sequence[str], most: int) -> list[str]:
             if len(set(short)) == len(set(names)):
                 return short
         most += 1
-
-
-def move_apart(places: Sequence[float], apart: float) -> list[float]:
-    """Return positions moved so that neighbours are at least `apart` from each other.
-
-    The result has the order of `places`. Positions that are too close form a group, which is spaced evenly
-    around its mean.
-    """
-    order = sorted(range(len(places)), key=places.__getitem__)
-    groups: list[tuple[list[int], float]] = []
-    for index in order:
-        members, centre = [index], places[index]
-        while groups and centre - groups[-1][1] < apart * (len(members) + len(groups[-1][0])) / 2:
-            before, _ = groups.pop()
-            members = before + members
-            centre = sum(places[k] for k in members) / len(members)
-        groups.append((members, centre))
-    moved = list(places)
-    for members, centre in groups:
-        for k, index in enumerate(members):
-            moved[index] = centre + apart * (k - (len(members) - 1) / 2)
-    return moved

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import IO
 
@@ -38,19 +37,23 @@ def render_preview(pixels: np.ndarray) -> str:
     """Return an image (H, W, 3) uint8 as text with W characters per line.
 
     Each character shows two pixels: a half block in the colour of the upper pixel, on a background in the
-    colour of the lower pixel. Colours are exact if COLORTERM or WT_SESSION says that the terminal supports
-    this; otherwise the nearest of 216 colours is used.
+    colour of the lower pixel. Colours are exact if COLORTERM says that the terminal supports this; otherwise
+    rich takes the nearest of 256 colours.
     """
-    exact = _has_exact_colours()
-    lines = []
+    from rich.color import Color
+    from rich.console import Console
+    from rich.style import Style
+    from rich.text import Text
+
+    console, text = Console(force_terminal=True, width=pixels.shape[1]), Text()
     for y in range(0, len(pixels), 2):
-        upper, *lower = pixels[y : y + 2].tolist()
-        text = [_colour_code(38, pixel, exact) for pixel in upper]
         # An odd last row has no lower pixels; the background of the terminal is kept there.
-        for k, pixel in enumerate(lower[0] if lower else []):
-            text[k] += _colour_code(48, pixel, exact)
-        lines.append("".join(f"{code}▀" for code in text) + "\x1b[0m")
-    return "\n".join(lines)
+        for column in pixels[y : y + 2].transpose(1, 0, 2).tolist():
+            text.append("▀", Style.from_color(*(Color.from_rgb(*pixel) for pixel in column)))
+        text.append("\n")
+    with console.capture() as capture:
+        console.print(text, end="")
+    return capture.get().rstrip("\n")
 
 
 def can_preview(stream: IO[str]) -> bool:
@@ -58,24 +61,8 @@ def can_preview(stream: IO[str]) -> bool:
 
     Such a terminal has at least 256 colours, and an encoding with half blocks.
     """
-    if os.environ.get("NO_COLOR") or not stream.isatty():
-        return False
-    try:
-        "▀".encode(getattr(stream, "encoding", None) or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    name = os.environ.get("TERM", "")
-    return name != "dumb" and (_has_exact_colours() or "256color" in name)
+    from rich.console import Console
 
-
-def _has_exact_colours() -> bool:
-    # Windows Terminal has exact colours, but it sets WT_SESSION in place of COLORTERM.
-    return os.environ.get("COLORTERM") in ("truecolor", "24bit") or "WT_SESSION" in os.environ
-
-
-def _colour_code(ground: int, pixel: Sequence[int], exact: bool) -> str:
-    if exact:
-        return "\x1b[{};2;{};{};{}m".format(ground, *pixel)
-    # xterm's colour cube has the levels 0, 95, 135, 175, 215 and 255; its colours are numbered from 16.
-    red, green, blue = (max(1, round((value - 55) / 40)) if value >= 48 else 0 for value in pixel)
-    return f"\x1b[{ground};5;{16 + 36 * red + 6 * green + blue}m"
+    console = Console(file=stream)
+    colourful = console.color_system in ("256", "truecolor") and not console.no_color
+    return colourful and not console.options.ascii_only

@@ -12,7 +12,7 @@ import torch
 
 from ddim.data.augment import LABELS
 from ddim.diffusion.guidance import check_reach
-from ddim.diffusion.loss import Consistency, Objective, Unweighted
+from ddim.diffusion.loss import Consistency, Hybrid, Objective, Unweighted
 from ddim.diffusion.schedules import check_schedule
 from ddim.errors import UserError
 from ddim.recipe.codec import dump, kind_name, walk_slots
@@ -27,8 +27,16 @@ def check_recipe(recipe: Recipe) -> None:
     """
     check_schedule(recipe.schedule)
     check_schedule(recipe.sampling_schedule)
-    for problem in _find_misfits(recipe):
-        raise UserError(problem)
+    net, data, name = recipe.net, recipe.data, kind_name(recipe.net)
+    if recipe.augment.probability and net.augment != LABELS:
+        raise UserError(f"net.augment must be {LABELS} if augment.probability is above 0, got {net.augment}")
+    if data.labels and not net.takes("classes"):
+        raise UserError(f"data.labels needs a network that takes classes, such as unet, got net {name}")
+    if data.vectors is not None and not net.takes("vector"):
+        raise UserError(f"data.vectors needs a network that takes vectors, such as unet, got net {name}")
+    learned = getattr(recipe.sampler, "variance", "") == "learned"
+    if net.outputs != 2 and (isinstance(recipe.objective, Hybrid) or learned):
+        raise UserError("objective hybrid and sampler.variance learned need --net ddpm_unet --net.outputs 2")
 
 
 def check_training(recipe: Recipe, source: Recipe | None = None) -> None:
@@ -105,18 +113,6 @@ def find_other_meaning(one: Recipe, other: Recipe) -> str | None:
         if parts[0] != parts[1]:
             return name
     return None
-
-
-def _find_misfits(recipe: Recipe) -> Iterator[str]:
-    net, data, name = recipe.net, recipe.data, kind_name(recipe.net)
-    if recipe.augment.probability and net.augment != LABELS:
-        yield f"net.augment must be {LABELS} if augment.probability is above 0, got {net.augment}"
-    if data.labels and not net.takes("classes"):
-        yield f"data.labels needs a network that takes classes, such as unet or dit, got net {name}"
-    if data.vectors is not None and not net.takes("vector"):
-        yield f"data.vectors needs a network that takes vectors, such as unet or dit, got net {name}"
-    if net.outputs != 2 and (recipe.objective.needs_variance or recipe.sampler.needs_variance):
-        yield "objective hybrid and sampler.variance learned need --net ddpm_unet --net.outputs 2"
 
 
 def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]:

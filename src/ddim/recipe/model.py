@@ -72,8 +72,8 @@ def find_misfit(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> s
 
     Return None if there is no such weight.
     """
-    shapes, held = ({name: value.shape for name, value in each.items()} for each in (state, tensors))
-    return next((name for name in shapes | held if shapes.get(name) != held.get(name)), None)
+    shapes, held = ({(name, value.shape) for name, value in each.items()} for each in (state, tensors))
+    return min(name for name, _ in shapes ^ held) if shapes != held else None
 
 
 def _check_fit(source: Path, state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

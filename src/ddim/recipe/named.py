@@ -23,7 +23,6 @@ def luz() -> Recipe:
     return Recipe(
         name="luz",
         data=parts.Data(flip=False),
-        pixels=parts.Measured(),
         net=parts.ResidualUNetSpec(),
         schedule=parts.Cosine(0.02, 0.95),
         predicts=parts.PredictsNoise(),
@@ -299,20 +298,10 @@ def smoke() -> Recipe:
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    "fast": fast,
-    "flow": flow,
-    "dit": dit,
-    "ddpm": ddpm,
-    "iddpm": iddpm,
-    "keras": keras,
-    "clear": clear,
-    "luz": luz,
-    "edm": edm,
-    "edm-vp": edm_vp,
-    "edm-ve": edm_ve,
-    "edm-iddpm": edm_iddpm,
-    "smoke": smoke,
+    recipe.__name__.replace("_", "-"): recipe
+    for recipe in (fast, flow, dit, ddpm, iddpm, keras, clear, luz, edm, edm_vp, edm_ve, edm_iddpm, smoke)
 }
+"""The functions above, keyed by the names of their recipes."""
 
 
 FOR_SIZE: dict[str, Callable[[tuple[int, int]], Recipe]] = {"fast": fast, "flow": flow, "dit": dit}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 ERRORS = ("noise_mae", "image_mae")
@@ -46,3 +47,15 @@ def option_text(value: object) -> str:
 def labels_by_default(data: Mapping[str, Any]) -> bool:
     """Return whether samples have labels by default, from `data` of a recipe (JSON); see `default_label`."""
     return isinstance(data.get("labels"), str) or data.get("vectors") is not None
+
+
+def list_varied(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the fields in which recipes differ, from their values keyed by name."""
+    fields = dict.fromkeys(name for recipe in recipes for name in recipe)
+    values = defaultdict[tuple[str, str], set[str]](set)
+    for recipe in recipes:
+        for name in fields:
+            # A field of a part, such as a schedule, is compared only between parts of the same kind.
+            kind = recipe.get(name.rpartition(".")[0])
+            values[name, str(kind)].add(str(recipe.get(name)))
+    return list(dict.fromkeys(name for (name, _), seen in values.items() if len(seen) > 1))

@@ -167,8 +167,6 @@ class Optim:
         check_positive("optim", lr=self.lr, batch=self.batch, accumulate=self.accumulate)
         if self.batch % self.accumulate:
             raise UserError(f"optim.accumulate must divide optim.batch {self.batch}, got {self.accumulate}")
-        if min(self.weight_decay, self.clip, self.warmup) < 0:
-            raise UserError("optim.weight_decay, optim.clip and optim.warmup must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -309,8 +307,6 @@ class Recipe:
         for name, value in (("minutes", self.minutes), ("images", self.images)):
             if value is not None and not to_float(name, value) > 0:
                 raise UserError(f"{name} (--{name}) must be above 0, got {value}")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed must lie in [0, 2^32), got {self.seed}")
 
     @property
     def shared_numbers(self) -> dict[str, dict[str, float]]:
@@ -318,11 +314,11 @@ class Recipe:
 
         They are 1000 entries for a schedule without a table, and EDM's sigma_data for unknown pixels.
         """
-        table: dict[str, float] = {"entries": getattr(self.schedule, "entries", None) or 1000}
+        table: dict[str, float] = {"entries": self.schedule.entries or 1000}
         known = self.pixels.std if isinstance(self.pixels, Measured) else None
         return {
             "conditioning": table,
-            "grid": {"entries": getattr(self.sampling_schedule, "entries", None) or 1000},
+            "grid": {"entries": self.sampling_schedule.entries or 1000},
             "predicts": {"sigma_data": known or 0.5},
             "objective": table | {"sigma_data": known or getattr(self.predicts, "sigma_data", None) or 0.5},
         }

@@ -39,12 +39,12 @@ def make_run_folder(out: Path | None, data: str, recipe: str) -> Path:
     return make_output_folder(out, "runs", f"{_shorten_name(data)}-{_shorten_name(recipe)}")
 
 
-def make_output_folder(out: Path | None, parent: str, stem: str) -> Path:
+def make_output_folder(out: str | Path | None, parent: str, stem: str) -> Path:
     """Create the folder `out`, which may exist, or ``parent/<stem>-<n>`` if it is None; return its path."""
     if out is None:
         return make_numbered_folder(Path(parent), f"{stem}-")
-    make_folder(out)
-    return out
+    make_folder(Path(out))
+    return Path(out)
 
 
 def make_numbered_folder(parent: Path, stem: str = "") -> Path:

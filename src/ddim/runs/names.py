@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ddim.data.remote import fetch, names_repository, parse_repository
-from ddim.errors import UserError, describe_given, quote, suggest
+from ddim.errors import UserError, quote, suggest
 from ddim.runs import checkpoint
 from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
@@ -55,10 +55,8 @@ def locate_run(run: str | Path) -> Path:
     """Return the path of a run; a run that is named hub:OWNER/NAME is downloaded first.
 
     Raises:
-        UserError: if `run` is not a path, or the run on the Hub cannot be downloaded or is not published.
+        UserError: if the run on the Hub cannot be downloaded or is not published.
     """
-    if not isinstance(run, str | Path):
-        raise UserError(f"this needs a run folder, such as runs/photos-fast-1, got {describe_given(run)}")
     if not names_repository(run):
         return Path(run)
 

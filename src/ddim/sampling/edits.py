@@ -161,8 +161,7 @@ class Edit:
         check_zoom(zoom)
         if out is not None and (Path(out) / RECORD).exists():
             raise UserError(f"folder {out} holds results already; give a new folder")
-        folder = make_output_folder(None if out is None else Path(out), "edits", self.command)
-        self.folder = folder
+        self.folder = folder = make_output_folder(out, "edits", self.command)
         for row, images in self.rows.items():
             write_images([folder / name for name in self.name_files(row)], images, self.setup.pipeline.values)
         save_figure(folder / STRIP, self.figure(zoom))
@@ -351,7 +350,7 @@ def inpaint(  # noqa: PLR0913 (the choices of a notebook)
     samples, calls = _sample(setup, walk, facts["seeds"], options)
     # Kept pixels are taken from the image itself: a conversion to model units and back changes last bits.
     painted = samples * hole + x * (1 - hole)
-    rows = {"input": x, "mask": x * (1 - hole) + _draw_stripes(x) * hole, "painted": painted}
+    rows = {"input": x, "mask": x * (1 - hole) + hole, "painted": painted}
     facts |= {"mask": name_picture(mask), "resample": int(resample)}
     return Edit("inpaint", setup, rows, calls, facts, notes=notes)
 
@@ -403,14 +402,6 @@ def vary(
     used = [float(strength), *times[times < strength].tolist()]
     facts |= {"strength": float(strength), "times": used}
     return Edit("vary", setup, {"input": x, "varied": varied}, calls, facts, notes=notes)
-
-
-def _draw_stripes(image: Tensor) -> Tensor:
-    """Return diagonal stripes of white and dark gray (1, 1, H, W), visible on dark and on light images."""
-    height, width = image.shape[-2:]
-    rows, columns = torch.arange(height)[:, None], torch.arange(width)
-    wide = max(1, height // 16)
-    return torch.where((rows + columns) // wide % 2 == 0, 1.0, 0.25)[None, None]
 
 
 def _open_seeded(

@@ -110,6 +110,7 @@ def list_seeds(n: int | None, seed: int, seeds: Iterable[int] | None) -> Sequenc
         n = 16 if n is None else n
         check_count("n", n)
         first = to_int("seed", seed, "; a list of seeds is given as seeds=[3, 7]")
+        check_seeds((first, first + n - 1))
         return range(first, first + n)
     listed = check_seeds(seeds)
     if seed or n not in (None, len(listed)) or not listed:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddim.data.arrays import arrange_pixels, encode_picture
-from ddim.data.decode import UnusableError, decode_image, find_crop, hide_warnings
+from ddim.data.decode import UnusableError, decode_image, hide_warnings
 from ddim.data.values import EIGHT_BITS, PICTURE_CHANNELS, Values
 from ddim.errors import UserError, check_pixels, describe_given
 from ddim.files import atomic_file, write_atomic
@@ -119,9 +119,8 @@ def _open_image(
         raise UserError(f"{name} cannot be {failed}") from None
     whole = decoded.header.height, decoded.header.width
     if whole != size:
-        left, top, right, bottom = find_crop(whole, size)
-        fitted = f"cropped to {bottom - top:.0f}x{right - left:.0f}, resized to {size[0]}x{size[1]}"
-        notes.append(f"{name}: {whole[0]}x{whole[1]}, {fitted}, the size of the run (height x width)")
+        fitted = f"cropped and resized to {size[0]}x{size[1]}, the size of the run (height x width)"
+        notes.append(f"{name}: {whole[0]}x{whole[1]}, {fitted}")
     pixels = decoded.pixels if unit else values.to_unit(decoded.pixels)
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 

@@ -223,15 +223,15 @@ def load(
 
     def read(path: Path) -> LoadedRun:
         at, tensors = _read_weights(path, run, weights)
-        runtime = _runtime(at, device, precision, threads)
-        runtime = replace(runtime, compile=compiling)
-        model = build_fitting_model(path, at.recipe, at.state.channels, tensors)
-        model.pixels = at.state.pixels
+        recipe, state = at.recipe, at.state
+        runtime = replace(_runtime(at, device, precision, threads), compile=compiling)
+        model = build_fitting_model(path, recipe, state.channels, tensors)
+        model.pixels = state.pixels
         runtime.place(model.eval().requires_grad_(False))
         model.net = runtime.compiled(model.net, frozen=True)
-        labels = {"clusters": read_clusters(path, at.recipe), "vectors": load_vectors(path, at.recipe)}
-        facts = {"classes": at.state.classes, "values": at.state.values, **labels}
-        return LoadedRun(model, at.state.pixels, at.recipe, runtime, at, **facts)
+        labels = {"clusters": read_clusters(path, recipe), "vectors": load_vectors(path, recipe)}
+        facts = {"classes": state.classes, "values": state.values, **labels}
+        return LoadedRun(model, state.pixels, recipe, runtime, at, **facts)
 
     return read_checkpoint(run, read)
 

@@ -24,12 +24,11 @@ from ddim.data.arrays import SUFFIXES
 from ddim.data.vectors import read_vectors
 from ddim.diffusion.grids import Grid
 from ddim.diffusion.guidance import Interval
-from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import Sampler, State
 from ddim.errors import UserError, format_count
 from ddim.files import atomic_file, lock_folder, read_sealed, write_sealed
 from ddim.machine.distributed import current_processes
-from ddim.machine.progress import Progress, continue_progress, ignore_progress, open_progress
+from ddim.machine.progress import Progress, continue_progress, open_progress
 from ddim.plots.pictures import GAP, LARGEST_FILM, check_zoom, enlarge, make_sheet, save_film, save_png
 from ddim.runs.folder import is_unused, make_output_folder
 from ddim.runs.names import find_run_folder
@@ -47,7 +46,7 @@ SHOWN = 256
 
 @dataclass(frozen=True)
 class Written:
-    """The result of `write_samples` and `sample_to_folder`.
+    """The result of `sample_to_folder`.
 
     Attributes:
         folder: the folder of the samples.
@@ -99,7 +98,7 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
 
     Each image depends on its seed alone, not on the number of images. The folder gets 00000.png, ... named by
     seed, grid.png with the first 256 samples, and record.json with everything that the images depend on. The
-    same call with the same `out` generates only missing images.
+    same call with the same `out` generates only missing images; a new film needs all of them.
 
     Args:
         run: a run folder, RUN/best, RUN/guide, a checkpoint or hub:OWNER/NAME[@REVISION].
@@ -140,84 +139,48 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
     asked = pipeline.find_label(label, vector, listed)
     guided = collect_guidance(guidance, guidance_interval, guide_with)
     setup = choose_sampling(pipeline, steps, asked, fields or {}, sampler=sampler, grid=grid, guidance=guided)
-    with open_progress(progress) as shown:
-        return write_samples(setup, listed, out, film=film, zoom=zoom, watch=watch, progress=shown)
-
-
-def write_samples(
-    setup: SamplingSetup[LoadedRun],
-    seeds: Sequence[int],
-    folder: str | Path | None = None,
-    *,
-    film: bool = False,
-    zoom: int | None = None,
-    watch: Watch | None = None,
-    progress: Progress = ignore_progress,
-) -> Written:
-    """Generate samples into a folder: a file for each, a sheet (one image of the first samples) and a record.
-
-    If the folder holds samples of the same run with the same options, only missing samples are generated.
-
-    Args:
-        setup: the loaded run, with steps, label and guidance.
-        seeds: the seeds; image k depends on seeds[k] alone.
-        folder: the output folder, by default a new folder samples/RUN-N.
-        film: whether to write an animation from noise to images; it generates existing samples again.
-        zoom: the integer factor by which the sheet and the film are enlarged, by default to about 800 pixels.
-        watch: called for each state of each micro-batch, as by `generate`, to show the samples on the way.
-        progress: called with "samples" after each sampling step.
-
-    Raises:
-        UserError: if the folder holds other files, or another process is writing into it.
-    """
-    check_seeds(seeds)
     check_zoom(zoom)
-    pipeline, processes = setup.pipeline, current_processes()
-    record = make_record("samples", sampling_record(setup, seeds))
+    processes, record = current_processes(), make_record("samples", sampling_record(setup, listed))
     # Process 0 alone reads and writes the folder.
-    out = _make_folder(None if folder is None else Path(folder), record) if processes.leads else None
-    with nullcontext() if out is None else lock_folder(out):
-        plan = None if out is None else _plan(pipeline, out, seeds, film, record)
+    folder = _make_folder(out, record) if processes.leads else None
+    with open_progress(progress) as bar, lock_folder(folder) if folder else nullcontext():
+        plan = _plan(pipeline, folder, listed, film, record) if folder else None
         before, filmed, missing = processes.broadcast(plan)
         frames: dict[float, list[Tensor]] = {}
 
-        def see(seeds: Sequence[int], state: State) -> None:
-            shown = [k for k, seed in enumerate(seeds) if seed in filmed]
+        def see(part: Sequence[int], state: State) -> None:
+            shown = [k for k, seed in enumerate(part) if seed in filmed]
             if shown:
                 frames.setdefault(state.t, []).append(pipeline.to_images(state.x[shown]))
             if watch is not None:
-                watch(seeds, state)
+                watch(part, state)
 
-        nfe, seconds, done = before["nfe"], 0.0, len(seeds) - len(missing)
+        nfe, seconds, done = before["nfe"], 0.0, len(listed) - len(missing)
         for part in split_into_parts(pipeline, missing, pipeline.runtime.micro_batch * processes.count):
             start = time.monotonic()
-            onward = continue_progress(progress, done, len(seeds))
+            onward = continue_progress(bar, done, len(listed))
             images, nfe = generate_together(setup, part, watch=see, progress=onward)
             check_samples(images, part, pipeline)
             seconds += time.monotonic() - start
             done += len(part)
-            if out is not None:
-                write_images([find_sample(out, seed, pipeline) for seed in part], images, pipeline.values)
+            if folder:
+                write_images([find_sample(folder, each, pipeline) for each in part], images, pipeline.values)
         # Other processes have seen other samples.
         times = processes.broadcast(list(frames))
         frames = {t: processes.interleave(frames.get(t, [])) for t in times}
-        if out is None:
+        if folder is None:
             return processes.broadcast(None)
         if filmed:
             sheets = [make_sheet(torch.cat(frames[t])) for t in sorted(frames, reverse=True)]
-            save_film(out / FILM, sheets, zoom=zoom)
-        every = sorted({*before["seeds"], *seeds})
-        shown = _write_overviews(pipeline, out, every, zoom)
-        record |= {
-            "nfe": nfe,
-            "seeds": every,
-            "seconds": round(before["seconds"] + seconds, 2),
-            "film": filmed or before["film"],
-        }
-        write_sealed(out / RECORD, record)
-        text = f"{_describe(setup, len(seeds), len(missing), seconds, nfe)}: {out / SHEET}"
-        text += f"\nfilm: {out / FILM}" if film else ""
-        return processes.broadcast(Written(out, shown, len(missing), seconds, nfe, text))
+            save_film(folder / FILM, sheets, zoom=zoom)
+        every = sorted({*before["seeds"], *listed})
+        record |= {"nfe": nfe, "seeds": every, "film": filmed or before["film"]}
+        record["seconds"] = round(before["seconds"] + seconds, 2)
+        shown = _write_overviews(pipeline, folder, every, zoom)
+        write_sealed(folder / RECORD, record)
+        text = f"{_describe(setup, len(listed), len(missing), seconds, nfe)}: {folder / SHEET}"
+        text += f"\nfilm: {folder / FILM}" if film else ""
+        return processes.broadcast(Written(folder, shown, len(missing), seconds, nfe, text))
 
 
 def _describe(setup: SamplingSetup, count: int, made: int, seconds: float, nfe: int) -> str:
@@ -239,12 +202,12 @@ def find_sample(folder: Path, seed: int, pipeline: Pipeline) -> Path:
     return folder / name_file(f"{seed:05d}", pipeline.model.shape.channels, pipeline.values)
 
 
-def _make_folder(folder: Path | None, record: dict[str, Any]) -> Path:
+def _make_folder(out: str | Path | None, record: dict[str, Any]) -> Path:
     """Create the output folder, and return its path; a folder of other files is left unchanged."""
-    if folder is not None:
-        _read_earlier(folder, record)
+    if out is not None:
+        _read_earlier(Path(out), record)
     # The folder is named after the run, also for RUN/best and for RUN/checkpoints/N.
-    return make_output_folder(folder, "samples", find_run_folder(record["checkpoint"]["path"]).resolve().name)
+    return make_output_folder(out, "samples", find_run_folder(record["checkpoint"]["path"]).resolve().name)
 
 
 def _plan(

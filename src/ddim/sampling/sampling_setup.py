@@ -95,11 +95,10 @@ class Guidance:
             model: the model that is sampled.
             labels: class labels (B,) or vectors (B, d) on the device of the model, or None for no label.
         """
-        strong = model if labels is None else Labelled(model, labels, None)
-        weak: Denoiser = self.run.model if self.run else model
-        if labels is not None and self.run and self.run.recipe.data.conditional:
-            weak = Labelled(self.run.model, labels, None)
-        return self.combine(Counted(strong), Counted(weak))
+        weak: Denoiser = model
+        if guide := self.run:
+            weak = Labelled(guide.model, labels if guide.recipe.data.conditional else None)
+        return self.combine(Counted(Labelled(model, labels)), Counted(weak))
 
     def combine(self, strong: Counted, weak: Counted) -> tuple[Denoiser, list[Counted]]:
         """Return a denoiser in which `weak` guides `strong`, and the counters of its evaluations."""
@@ -187,7 +186,7 @@ def choose_sampling(
         pipeline: the model.
         steps: number of sampling steps; None for the recipe's.
         label: the label of the samples, see `Pipeline.find_label`.
-        fields: new values of sampling fields keyed by path, see `override_sampling`; None changes nothing.
+        fields: new values of sampling fields keyed by path, see `override_sampling`.
         sampler: the sampler or its name; None for that of the recipe.
         grid: the grid, its name or a list of times; None for that of `ddim search` or of the recipe.
         guidance: see `collect_guidance`; None for that of `ddim search`, or else no guidance.
@@ -199,16 +198,12 @@ def choose_sampling(
     steps = len(grid) if steps is None and isinstance(grid, list | tuple) else steps
     steps = pipeline.recipe.choose_steps(steps)
     parts = {name: part for name, part in {"sampler": sampler, "grid": grid}.items() if part is not None}
-    names = {name: part for name, part in parts.items() if isinstance(part, str)}
-    if fields or names:
-        # A name and the fields of its part, such as "listed" and grid.times, are read together.
-        fields = names | {**(fields or {})}
-    new = {name: part for name, part in parts.items() if name not in (fields or ())}
-    pipeline = pipeline.with_recipe(**new)
-    if fields is not None:
-        # Even without changes, values become those of a file: eta 1 becomes 1.0, in records and cache keys.
-        pipeline = replace(pipeline, recipe=override_sampling(pipeline.recipe, fields))
-    chosen = grid is not None or {"grid", "sampled_on"} & {name.split(".")[0] for name in fields or ()}
+    # A name and the fields of its part, such as "listed" and grid.times, are read together.
+    changes = {name: part for name, part in parts.items() if isinstance(part, str)} | {**(fields or {})}
+    pipeline = pipeline.with_recipe(**{name: parts[name] for name in parts.keys() - changes.keys()})
+    # Even without changes, values become those of a file: eta 1 becomes 1.0, in records and cache keys.
+    pipeline = replace(pipeline, recipe=override_sampling(pipeline.recipe, changes))
+    chosen = grid is not None or {"grid", "sampled_on"} & {name.split(".")[0] for name in changes}
     searched = None if chosen else find_searched_grid(pipeline, pipeline.recipe.sampler, steps)
     pipeline = pipeline.with_recipe(grid=searched) if searched else pipeline
     if isinstance(pipeline, LoadedRun):  # the recipe of a bare model does not describe its network
@@ -241,20 +236,20 @@ def open_edit(
     guidance = collect_guidance(*given) or OFF
     if invert and guidance.on:
         raise UserError(f"{what} cannot be guided, because guidance multiplies the errors of latents")
-    pipeline, real = open_pipeline(run), invert or seeded
-    check_diffusion_model(pipeline.recipe, f"{what} needs")
-    label = default_label(pipeline.recipe) if seeded else None
+    pipeline = open_pipeline(run)
+    recipe, fields = pipeline.recipe, options.get("fields") or {}
+    check_diffusion_model(recipe, f"{what} needs")
+    label, grid, real = default_label(recipe) if seeded else None, recipe.grid, invert or seeded
     if label is None:
-        check_unconditional(pipeline.recipe, what)
-    fields, grid = options.get("fields") or {}, pipeline.recipe.grid
+        check_unconditional(recipe, what)
     if others := [name for name in fields if name.split(".")[0] != "grid"]:
         raise UserError(f"{others[0]} cannot be changed for an edit; only grid can")
     if real:
         # The grid of a recipe may end at a time with much noise, but real images have none. Inversion is most
         # accurate with equal steps of log-SNR.
-        cleanest = pipeline.recipe.sampling_schedule(torch.zeros((), dtype=torch.float64)).log_snr
+        cleanest = recipe.sampling_schedule(0.0).log_snr
         grid = UniformLogSNR() if cleanest > UniformLogSNR.end else Uniform()
-    setup = choose_sampling(pipeline, steps, label, fields or None, grid=grid, guidance=guidance)
+    setup = choose_sampling(pipeline, steps, label, fields, grid=grid, guidance=guidance)
     return replace(setup, consistent=real)
 
 

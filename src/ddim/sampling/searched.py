@@ -45,10 +45,10 @@ def save_searched(run: Path, part: str, name: Mapping[str, Any], values: Mapping
     """
     with filelock.FileLock(run / f".{FILE}.lock"):
         entries = read_searched(run)
-        others = [entry for entry in entries[part] if not name.items() <= entry.items()]
-        if values is not None or len(others) < len(entries[part]):
-            entries[part] = others if values is None else [*others, {**name, **values}]
-            write_sealed(run / FILE, entries)
+        entries[part] = [entry for entry in entries[part] if not name.items() <= entry.items()]
+        if values is not None:
+            entries[part].append({**name, **values})
+        write_sealed(run / FILE, entries)
 
 
 def find_saved_grid(run: Path, sampler: Sampler, steps: int, weights: str) -> Listed | None:

@@ -127,7 +127,8 @@ def _validate(trainer: Trainer, measure_kid: MeasureKID, lead: Lead | None) -> N
 def _adapt_threads(trainer: Trainer, lead: Lead) -> None:
     """Set the number of threads to the cores that other programs have left free since the last choice."""
     # Without a total, the speed is still being measured, and the number of threads must not change.
-    if not lead.may_change_threads or lead.meter.seconds < METER_SECONDS or trainer.plan.total is None:
+    measured = time.monotonic() - lead.meter.began
+    if not lead.may_change_threads or measured < METER_SECONDS or trainer.plan.total is None:
         return
     before, others, cores = trainer.runtime.threads, lead.meter.others(), count_cores()
     threads, lead.meter = choose_threads(cores, others), CoreMeter()

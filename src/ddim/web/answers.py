@@ -34,6 +34,13 @@ class Problem:
     error: str
 
 
+@dataclass(frozen=True)
+class Started:
+    """The id of the run or the result on which the server works now."""
+
+    id: str
+
+
 def reply(content: object, status: int = 200) -> Response:
     """Return an answer with a dataclass, mapping, list or plain value as JSON; see `to_json`."""
     headers = {"Retry-After": str(RETRY_SECONDS)} if status in (429, 503) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -22,10 +22,9 @@ from ddim.recipe.codec import dump
 from ddim.recipe.help import explain_fields
 from ddim.recipe.named import find_recipe
 from ddim.recipe.options import ERRORS, flatten_as_text, labels_by_default
-from ddim.runs.folder import CHECKPOINTS, REAL_IMAGES, list_checkpoints, list_numbered_folders, list_sheets
+from ddim.runs.folder import REAL_IMAGES, list_checkpoints, list_numbered_folders, list_sheets
 from ddim.runs.log import METRICS, PAUSE, read_metrics
 from ddim.web.answers import Refused
-from ddim.web.options import FILES
 from ddim.web.runs import Interval, ListedRun, Row, api_address, list_intervals
 
 POINTS = 2000
@@ -141,7 +140,6 @@ class Details(Row):
         can_resume: whether this server can train it on.
         can_change: whether this server can rename and delete it.
         doing: the names of the commands that work on it.
-        again: the body of a request that trains another run like it.
     """
 
     fields: list[Field] = field(default_factory=list)
@@ -168,7 +166,6 @@ class Details(Row):
     can_resume: bool = False
     can_change: bool = False
     doing: str = ""
-    again: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -196,13 +193,11 @@ def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[
     row, run = known.row, known.run
     if row.state == "damaged" or not run.recipe:
         return {}
-    batch, recipe, data = int(run.recipe["optim"]["batch"]), run.recipe, run.recipe["data"]
+    recipe, data, batch = run.recipe, run.recipe["data"], int(run.recipe["optim"]["batch"])
     pictures = {name: api_address("runs", row.id, "pictures", name) for name in list_pictures(run.path)}
     drawn, conditional = labels_by_default(data), bool(data.get("labels") or data.get("vectors"))
     trained_without = not conditional or bool(data.get("unlabelled"))
-    edits = ["vary", "inpaint"] if drawn else []
-    edits = ["vary", "inpaint", "interpolate", "invert"] if trained_without else edits
-    student, names = recipe["objective"]["kind"] == "consistency", run.facts.get("data", {}).get("classes")
+    edits = ["vary", "inpaint"] * (drawn or trained_without) + ["interpolate", "invert"] * trained_without
     checkpoints = [Checkpoint(step, step * batch, path.name) for step, path in list_checkpoints(run.path)]
     return {
         "fields": explain_recipe(recipe),
@@ -210,19 +205,29 @@ def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[
         "sheets": [Picture(f"step {k}", k * batch, pictures[path.name]) for k, path in list_sheets(run.path)],
         "films": [Picture(name, 0, url) for name, url in pictures.items() if name.endswith(".webp")],
         "real_sheet": pictures.get(Path(REAL_IMAGES).name),
-        "evaluations": list(_describe_evaluations(known)),
+        "evaluations": [
+            Evaluated(
+                each.name,
+                each.record["time"],
+                each.conditions,
+                each.nfe,
+                list_intervals(each),
+                each is known.chosen,
+            )
+            for each in run.evaluations
+        ],
         "memorisation": describe_memorisation(run.path, pictures.get(PAIRS)),
-        "class_names": [*map(str, names or [])] if row.classes else [],
+        "class_names": run.facts.get("data", {}).get("classes") or [] if row.classes else [],
         "vector": list_columns(run.facts),
         "draws_labels": drawn,
         "unlabelled": drawn or trained_without,
         "guides": list_guides(known, others),
         "samplers": [*SAMPLERS],
         "grids": [name for name in GRIDS if name not in ("spaced", "sections", "listed")],
-        "sampler": str(recipe["sampler"]["kind"]),
-        "grid": str(recipe["grid"]["kind"]),
-        "steps": int(recipe["steps"]),
-        "edits": [] if student else edits,
+        "sampler": recipe["sampler"]["kind"],
+        "grid": recipe["grid"]["kind"],
+        "steps": recipe["steps"],
+        "edits": [] if recipe["objective"]["kind"] == "consistency" else edits,
         "can_sample": bool(checkpoints),
         "can_guide": conditional and trained_without,
     }
@@ -236,12 +241,6 @@ def list_pictures(run: Path) -> dict[str, Path]:
     tests = list_numbered_folders(run / "memorisation")[-1:]
     files = [path for folder in (run / "samples", *tests) for path in sorted(folder.glob("*"))]
     return {path.name: path for path in files if re.fullmatch(r"[\w.-]+\.(png|webp)", path.name)}
-
-
-def _describe_evaluations(known: ListedRun) -> Iterator[Evaluated]:
-    for each in known.run.evaluations:
-        chosen, metrics = each is known.chosen, list_intervals(each)
-        yield Evaluated(each.name, each.record["time"], each.conditions, each.nfe, metrics, chosen)
 
 
 def list_columns(facts: Mapping[str, Any]) -> list[Column]:
@@ -285,19 +284,6 @@ def _explain_named(name: str, height: int, width: int) -> tuple[dict[str, str], 
     """Return the fields of a built-in recipe as text, and a sentence about each."""
     recipe = find_recipe(name, (height, width))
     return flatten_as_text(dump(recipe)), {path: text for path, _, _, text in explain_fields(recipe)}
-
-
-def describe_repetition(recipe: Mapping[str, Any], data: str) -> dict[str, Any]:
-    """Return the body of a request that trains another run with this recipe, on the images with an id."""
-    apart = {"data.size", "minutes", "images", *FILES}
-    fields = {
-        each.field: each.value
-        for each in explain_recipe(recipe)
-        if each.value != each.named and each.field not in apart
-    }
-    budget = {name: recipe[name] for name in ("minutes", "images") if recipe.get(name) is not None}
-    size = "x".join(map(str, recipe["data"]["size"]))
-    return {"data": data, "recipe": recipe["name"], "size": size, "fields": fields, **budget}
 
 
 # Curves
@@ -376,13 +362,14 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 def list_guides(known: ListedRun, others: Mapping[str, ListedRun]) -> list[Guide]:
     """Return the models that can guide a run: its own early checkpoint, then the newest runs that fit."""
-    guides = [Guide(GUIDE, "its early checkpoint")] if _has_steps(known.run.path / "guide") else []
-    # Runs that wait have no run.json yet, and that of a damaged run can hold anything.
-    begun = [other for other in others.values() if other.row.size is not None and other.run.facts]
-    fitting = [other for other in begun if other.row.id != known.row.id and can_guide(known.run, other.run)]
+    fitting = [
+        other
+        for other in others.values()
+        if other is not known and can_guide(known.run, other.run) and list_checkpoints(other.run.path)
+    ]
     fitting.sort(key=lambda other: other.row.changed or 0, reverse=True)
-    saved = [other for other in fitting if _has_steps(other.run.path / CHECKPOINTS)]
-    return guides + [Guide(other.row.id, f"run {other.row.name}") for other in saved[:GUIDES]]
+    own = [Guide(GUIDE, "its early checkpoint")] if any(known.run.path.glob("guide/step-*")) else []
+    return own + [Guide(other.row.id, f"run {other.row.name}") for other in fitting[:GUIDES]]
 
 
 def find_guide(given: str, known: ListedRun, others: Mapping[str, ListedRun]) -> str:
@@ -392,11 +379,8 @@ def find_guide(given: str, known: ListedRun, others: Mapping[str, ListedRun]) ->
         Refused: if this guide cannot guide the run.
     """
     if given not in {guide.id for guide in list_guides(known, others)}:
-        raise Refused(
-            422,
-            "guide_with must be @guide, or the id of a run with the same images, split, size, pixels and "
-            f"labels and with a checkpoint, and no student, got {given!r}",
-        )
+        need = "with the same images, split, size, pixels and labels and with a checkpoint, and no student"
+        raise Refused(422, f"guide_with must be @guide, or the id of a run {need}, got {given!r}")
     return given if given == GUIDE else str(others[given].run.path)
 
 
@@ -406,29 +390,19 @@ def can_guide(run: Run, other: Run) -> bool:
     Both runs must have the same images, split in the same way, because the map from pixels to model units is
     measured on the training images.
     """
-    if _traits(run) != _traits(other) or other.recipe.get("objective", {}).get("kind") == "consistency":
+    # Runs that wait have no run.json yet, and that of a damaged run can hold anything.
+    if other.state == "damaged" or not other.facts or other.recipe["objective"]["kind"] == "consistency":
         return False
-    data = other.recipe["data"]
-    if not (data.get("labels") or data.get("vectors")):
-        return True
-    if _condition(run) == (None, None, None):
-        return bool(data.get("unlabelled"))
-    return _condition(run) == _condition(other)
+    (images, condition), (others, condition_of_other) = _list_traits(run), _list_traits(other)
+    free = not any(condition) and other.recipe["data"].get("unlabelled")
+    return images == others and (not any(condition_of_other) or free or condition == condition_of_other)
 
 
-def _traits(run: Run) -> tuple[Any, ...]:
+def _list_traits(run: Run) -> tuple[list[Any], list[Any]]:
+    """Return what decides the training images of a run, and the classes or vectors of its network."""
     data, images = run.recipe["data"], run.facts.get("data") or {}
     names = ("size", "channels", "validation", "dequantise", "values", "range")
     seed = run.recipe.get("seed") if data.get("split_seed") is None else data["split_seed"]
-    return (*map(data.get, names), images.get("fingerprint"), run.recipe.get("pixels"), seed)
-
-
-def _condition(run: Run) -> tuple[Any, ...]:
-    """Return what the network is conditioned on: the kind of labels, the classes, the hash of vectors."""
-    labels, images = run.recipe["data"].get("labels"), run.facts.get("data") or {}
-    vectors = images.get("vectors") or {}
-    return labels or None, images.get("classes") if labels else None, vectors.get("sha256")
-
-
-def _has_steps(folder: Path) -> bool:
-    return any(folder.glob("step-*"))
+    labels, vectors = data.get("labels"), images.get("vectors") or {}
+    condition = [labels, images.get("classes") if labels else None, vectors.get("sha256")]
+    return [*map(data.get, names), images.get("fingerprint"), run.recipe.get("pixels"), seed], condition

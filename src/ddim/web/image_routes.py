@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import mimetypes
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Body, Request, Response
 
 from ddim.cli.commands import COMMANDS
 from ddim.cli.signatures import read_signature
-from ddim.web.answers import EVENT_STREAM, Refused, reply, stream_events
+from ddim.web.answers import EVENT_STREAM, Refused, Started, reply, stream_events
 from ddim.web.details import find_guide
-from ddim.web.images import MASK, SEEDED, Result, Task, edit_run, find_address, preview_upload, sample_run
+from ddim.web.images import MASK, SEEDED, Result, fill_result, find_address, preview_upload
 from ddim.web.jobs import Job, Step
 from ddim.web.options import Text, make_model
 from ddim.web.results import ResultStore
@@ -31,14 +31,11 @@ class SampleOptions(make_model("SampleOptions", "sample", guide_with=Text)):
     """The options of `ddim sample`."""
 
 
+Kind = Literal["vary", "inpaint", "interpolate", "invert"]
+
+
 class EditOptions(
-    make_model(
-        "EditOptions",
-        *("vary", "inpaint", "interpolate", "invert"),
-        guide_with=Text,
-        sources=list[Source],
-        mask=Text,
-    )
+    make_model("EditOptions", *get_args(Kind), guide_with=Text, sources=list[Source], mask=Text)
 ):
     """The options of an edit, the images to edit, and the id of an uploaded mask."""
 
@@ -52,13 +49,6 @@ class Upload:
     url: str
     width: int
     height: int
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """The id of the result of a request that ends now."""
-
-    id: str
 
 
 @dataclass(frozen=True)
@@ -77,47 +67,33 @@ UPLOADED = {"requestBody": {"content": {"application/octet-stream": {"schema": {
 @router.post("/runs/{run}/samples", **MADE)
 async def make_samples(run: str, request: Request, here: Here, given: SampleOptions) -> Response:
     """Sample a run; the options are those of `ddim sample`."""
-    body = given.model_dump(exclude_none=True)
-    body.setdefault("seeds", [*range(16)])
+    body = {"seeds": [*range(16)], **given.model_dump(exclude_none=True)}
     known, options = await asyncio.to_thread(read_request, here, run, body)
     check_work(here, len(body["seeds"]), options.get("steps", 1))
-    task = Task("sample", run, known.run.path, here.store.make(), options, body)
-    return await begin(here, request, task, lambda job: sample_run(job, task))
+    result = Result(here.store.make().name, run, "sample", body)
+    return await begin(here, request, result, known.run.path, options)
 
 
 @router.post("/runs/{run}/edits/{kind}", **MADE)
-async def make_edits(
-    run: str,
-    kind: Literal["vary", "inpaint", "interpolate", "invert"],
-    request: Request,
-    here: Here,
-    given: EditOptions,
-) -> Response:
+async def make_edits(run: str, kind: Kind, request: Request, here: Here, given: EditOptions) -> Response:
     """Edit images; the options are those of the command `kind`."""
-    body = given.model_dump(exclude_none=True)
-    if kind in SEEDED:
-        body.setdefault("seeds", [*range(8 if kind == "vary" else 4)])
+    seeds = {"seeds": [*range(8 if kind == "vary" else 4)]} if kind in SEEDED else {}
+    body = {**seeds, **given.model_dump(exclude_none=True)}
     known, options = await asyncio.to_thread(read_request, here, run, body)
-    sources, mask = options.pop("sources", []), options.pop("mask", None)
+    sources = options.pop("sources", [])
     if strange := options.keys() - read_signature(COMMANDS[kind]).names:
         raise Refused(422, f"{min(strange)} is not an option of {kind}")
     files = [find_source(here.store, source) for source in sources]
     if len(files) not in {"interpolate": (0, 2), "invert": range(1, 65)}.get(kind, (1,)):
         raise Refused(422, f"{kind} needs another number of images than {len(files)}")
+    if "mask" in options:
+        options["mask"] = find_source(here.store, {"upload": options["mask"]})
     count = options.get("frames", 9) if kind == "interpolate" else len(options.get("seeds", files))
     check_work(here, count, options.get("steps", 1))
-    drawn = None if mask is None else find_source(here.store, {"upload": mask})
     made = dict.fromkeys(source["result"] for source in sources if "result" in source)
-    commands = [f"{here.store.kept[key].content.command} --out .\n" for key in made]
-    task = Task(kind, run, known.run.path, here.store.make(), options, body, before="".join(commands))
-
-    def work(job: Job) -> Result:
-        task.files = [copy_into(task.folder, file) for file in files]
-        if drawn:
-            options["mask"] = copy_into(task.folder, drawn, MASK)
-        return edit_run(job, task)
-
-    return await begin(here, request, task, work)
+    before = "".join(f"{here.store.kept[key].command} --out .\n" for key in made)
+    result = Result(here.store.make().name, run, kind, body, command=before)
+    return await begin(here, request, result, known.run.path, options, files)
 
 
 @router.post("/uploads", response_model=Upload, openapi_extra=UPLOADED)
@@ -136,13 +112,13 @@ async def upload_image(request: Request, here: Here, name: str = "image") -> Res
     return reply(upload)
 
 
-@router.post("/jobs/{key}/stop", response_model=Stopped, status_code=202)
+@router.post("/jobs/{key}/stop", response_model=Started, status_code=202)
 async def stop_job(key: str, here: Here) -> Response:
     """End a request now, and deliver the images that are ready."""
     if key not in here.jobs:
         raise Refused(404, "this request has ended")
     here.jobs[key].enough = True
-    return reply(Stopped(key), 202)
+    return reply(Started(key), 202)
 
 
 @router.get("/results", response_model=Results)
@@ -196,13 +172,32 @@ def check_work(here: Server, images: int, steps: int) -> None:
         raise Refused(422, f"1 to {limits.steps:,} steps can be made, got {steps:,}")
 
 
-async def begin(here: Server, request: Request, task: Task, work: Callable[[Job], Result]) -> Response:
-    """Return the answer to a request for images, as one JSON document or as events."""
-    folder = task.folder
+async def begin(  # noqa: PLR0913 (what a command takes)
+    here: Server,
+    request: Request,
+    result: Result,
+    path: Path,
+    options: dict[str, Any],
+    files: Sequence[Path] = (),
+) -> Response:
+    """Return the answer to a request for images, as one JSON document or as events.
+
+    Args:
+        here: the server.
+        request: the request.
+        result: the result to fill.
+        path: the folder of the run.
+        options: the arguments of the function of this kind.
+        files: the images to edit.
+    """
+    folder = here.store.root / result.id
 
     def run(job: Job) -> Result:
         try:
-            result = work(job)
+            copies = [copy_into(folder, file) for file in files]
+            if "mask" in options:
+                options["mask"] = copy_into(folder, options["mask"], MASK)
+            fill_result(result, job, path, folder, options, copies)
         except BaseException:
             here.store.discard(folder.name)
             raise
@@ -229,8 +224,7 @@ def find_source(store: ResultStore, source: dict[str, str]) -> Path:
     if "upload" not in source:
         return store.find(source.get("result", ""), source.get("name", ""))
     kept = store.kept.get(source["upload"])
-    name = kept.content.name if kept and isinstance(kept.content, Upload) else ""
-    return store.find(source["upload"], name)
+    return store.find(source["upload"], kept.name if isinstance(kept, Upload) else "")
 
 
 def copy_into(folder: Path, file: Path, name: str = "") -> Path:

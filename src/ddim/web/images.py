@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -51,7 +51,7 @@ class MadeImage:
     label: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Result:
     """New images, the addresses of the files about them, and how to make the same images.
 
@@ -60,8 +60,9 @@ class Result:
         run: the id of the run.
         kind: "sample" or the name of the edit.
         request: the body of the request, with its seeds.
-        when: when the images were made, in seconds since 1970.
+        when: when the images were asked for, in seconds since 1970.
         images: the images.
+        before: the picture of the image that was edited, at the size of the run.
         sheet: the picture of all images.
         film: the animation, if there is one.
         record: the record.
@@ -73,51 +74,25 @@ class Result:
         notes: sentences about the images.
         seeded: whether an interpolation between the seeds, which uses their latents alone, ends at these
             images if it has the same steps and the same guidance.
-        before: the picture of the image that was edited, at the size of the run.
     """
 
     id: str
     run: str
     kind: str
     request: Mapping[str, Any]
-    when: float
-    images: Sequence[MadeImage]
-    sheet: str
-    film: str | None
-    record: str
-    archive: str
-    nfe: int | None
-    seconds: float
-    command: str
-    python: str
+    when: float = field(default_factory=time.time)
+    images: list[MadeImage] = field(default_factory=list)
+    before: str | None = None
+    sheet: str = ""
+    film: str | None = None
+    record: str = ""
+    archive: str = ""
+    nfe: int = 0
+    seconds: float = 0.0
+    command: str = ""
+    python: str = ""
     notes: list[str] = field(default_factory=list)
     seeded: bool = False
-    before: str | None = None
-
-
-@dataclass
-class Task:
-    """What a request asks for.
-
-    Attributes:
-        kind: "sample" or the name of an edit.
-        id: the id of the run.
-        run: its folder.
-        folder: the folder of the result.
-        options: the arguments of the function of this kind.
-        request: the body of the request.
-        files: the images to edit, in the folder.
-        before: the commands that made these images, "" if all are uploads.
-    """
-
-    kind: str
-    id: str
-    run: Path
-    folder: Path
-    options: dict[str, Any]
-    request: Mapping[str, Any]
-    files: Sequence[Path] = ()
-    before: str = ""
 
 
 @lru_cache(4)
@@ -132,108 +107,88 @@ def open_run(run: Path) -> LoadedRun:
     return load_stamped(run, ((run / RUN).stat().st_mtime_ns, *checkpoints))
 
 
-def sample_run(job: Job, task: Task) -> Result:
-    """Sample a run into a folder as `ddim sample` does.
+def fill_result(  # noqa: PLR0913 (what a command takes)
+    result: Result, job: Job, run: Path, folder: Path, options: dict[str, Any], files: Sequence[Path] = ()
+) -> None:
+    """Make the images of a result in its folder, as the command of its kind does.
 
-    If the time is over, the images that are ready are the result.
+    Args:
+        result: gets the images, and everything about them.
+        job: the job that makes them.
+        run: the folder of the run.
+        folder: the folder of the result.
+        options: the arguments of the function of this kind.
+        files: the images to edit, in the folder.
     """
-    pipeline, start, notes = open_run(task.run), time.monotonic(), []
-    folder, seeds = task.folder, task.options["seeds"]
-    preview = Preview(job, pipeline, seeds, pipeline.runtime.micro_batch)
+    start, pipeline = time.monotonic(), open_run(run)
+    if result.kind == "sample":
+        sample_run(result, job, pipeline, folder, options)
+    else:
+        edit_run(result, job, pipeline, folder, options, files)
+    words = [str(run), *(file.name for file in files)]
+    facts = {name: value.name if isinstance(value, Path) else value for name, value in options.items()}
+    result.command += write_command(result.kind, words, facts)
+    result.python = write_call(result.kind, words, {name: facts[name] for name in facts if name != "film"})
+    result.notes += describe_pictures(pipeline)
+    result.record, result.archive = find_address(folder / RECORD), find_address(pack(folder))
+    result.film = find_address(folder / FILM) if (folder / FILM).exists() else None
+    result.seconds = round(time.monotonic() - start, 2)
+
+
+def sample_run(result: Result, job: Job, pipeline: LoadedRun, folder: Path, options: dict[str, Any]) -> None:
+    """Sample a run into a folder; if the time is over, the images that are ready are the result."""
+    preview = Preview(job, pipeline, options["seeds"], pipeline.runtime.micro_batch)
     make = partial(sample_to_folder, pipeline, out=folder)
     try:
-        written = make(**task.options, watch=preview.watch, progress=preview.progress)
+        written = make(**options, watch=preview.watch, progress=preview.progress)
     except Enough:
-        ready = [seed for seed in seeds if find_sample(folder, seed, pipeline).exists()]
+        ready = [seed for seed in options["seeds"] if find_sample(folder, seed, pipeline).exists()]
         if not ready:
             raise
-        notes = [f"only {len(ready)} of {len(seeds)} images were ready in time"]
-        task.options["seeds"] = seeds = ready
-        written = make(**task.options)
-    record, scale = read_sealed(folder / RECORD), task.options.get("guidance", 1.0)
-    plain = not task.options.keys() - {
-        "seeds",
-        "steps",
-        "film",
-        "guidance",
-        "guidance_interval",
-        "guide_with",
-    }
+        result.notes = [f"only {len(ready)} of {len(options['seeds'])} images were ready in time"]
+        options["seeds"] = ready
+        written = make(**options)
+    result.nfe, result.sheet = written.nfe, find_address(folder / SHEET)
+    for seed, label in zip(options["seeds"], list_labels(pipeline, options), strict=True):
+        result.images.append(show_file(find_sample(folder, seed, pipeline), pipeline, seed, label))
+    record, sampler = read_sealed(folder / RECORD), pipeline.recipe.sampler
+    plain = not options.keys() - {"seeds", "steps", "film", "guidance", "guidance_interval", "guide_with"}
     usual = record["grid"] == dump(pipeline.recipe.grid, named=True) and record.get("label") is None
-    labels = list_labels(pipeline, seeds, task.options)
-    images = [
-        show_file(find_sample(folder, seed, pipeline), pipeline, seed, label)
-        for seed, label in zip(seeds, labels, strict=True)
-    ]
-    seeded = plain and usual and scale == record["guidance"] and not pipeline.recipe.sampler.stochastic
-    return describe_result(task, pipeline, start, SHEET, written.nfe, images, notes, seeded=seeded)
+    same = options.get("guidance", 1.0) == record["guidance"]
+    result.seeded = plain and usual and same and not sampler.stochastic
 
 
-def edit_run(job: Job, task: Task) -> Result:
-    """Edit images in a folder as the command of this kind does."""
-    pipeline, start, kind = open_run(task.run), time.monotonic(), task.kind
-    make: Callable[..., edits.Edit] = getattr(edits, kind)
-    seeds = task.options.get("seeds", ()) if kind in SEEDED else ()
-    preview = Preview(job, pipeline, seeds)
-    edit = make(pipeline, *task.files, progress=preview.progress, watch=preview.watch, **task.options)
-    edit.save(task.folder)
-    # For an inversion, the inputs come first, resized to the run's size.
-    rows = ["input", "restored"] if kind == "invert" else list(edit.rows)[-1:]
-    paths = [task.folder / name for row in rows for name in edit.name_files(row)]
-    images = [show_file(path, pipeline, *seeds[k : k + 1]) for k, path in enumerate(paths)]
-    before = None
-    if "input" in edit.rows:
-        before = show_file(task.folder / edit.name_files("input")[0], pipeline).url
-    notes = [shorten_paths(note, task.folder) for note in edit.notes]
-    return describe_result(task, pipeline, start, edits.STRIP, edit.calls, images, notes, before=before)
-
-
-def describe_result(
-    task: Task,
-    pipeline: LoadedRun,
-    start: float,
-    sheet: str,
-    nfe: int,
-    images: Sequence[MadeImage],
-    notes: Sequence[str],
-    **facts: Any,  # noqa: ANN401 (attributes of a result)
-) -> Result:
-    """Return a result, and write its archive."""
-    folder, film, words = (
-        task.folder,
-        task.folder / FILM,
-        [str(task.run), *(file.name for file in task.files)],
-    )
-    options = {name: value.name if isinstance(value, Path) else value for name, value in task.options.items()}
-    return Result(
-        id=folder.name,
-        run=task.id,
-        kind=task.kind,
-        request=task.request,
-        when=time.time(),
-        images=images,
-        sheet=find_address(folder / sheet),
-        film=find_address(film) if film.exists() else None,
-        record=find_address(folder / RECORD),
-        archive=find_address(pack(folder)),
-        nfe=nfe,
-        seconds=round(time.monotonic() - start, 2),
-        command=task.before + write_command(task.kind, words, options),
-        python=write_call(task.kind, words, {name: options[name] for name in options if name != "film"}),
-        notes=[*notes, *describe_pictures(pipeline)],
-        **facts,
-    )
-
-
-def list_labels(
-    pipeline: LoadedRun, seeds: Sequence[int], options: Mapping[str, Any]
-) -> Sequence[str | None]:
+def list_labels(pipeline: LoadedRun, options: Mapping[str, Any]) -> Sequence[str | None]:
     """Return the class of each sample, None for no class."""
-    label, classes = pipeline.find_label(options.get("label"), options.get("vector"), seeds), pipeline.classes
+    seeds, names = options["seeds"], pipeline.classes
+    label = pipeline.find_label(options.get("label"), options.get("vector"), seeds)
     numbers = assign_labels(label, seeds, pipeline.model.classes, pipeline.class_counts, pipeline.vectors)
     if numbers is None or pipeline.vectors is not None:
         return [None] * len(seeds)
-    return [classes[k] if k < len(classes) else f"class {k}" for k in numbers.tolist()]
+    return [names[k] if k < len(names) else f"class {k}" for k in numbers.tolist()]
+
+
+def edit_run(  # noqa: PLR0913 (what a command takes)
+    result: Result,
+    job: Job,
+    pipeline: LoadedRun,
+    folder: Path,
+    options: Mapping[str, Any],
+    files: Sequence[Path],
+) -> None:
+    """Edit images in a folder."""
+    seeds = options.get("seeds", ()) if result.kind in SEEDED else ()
+    preview, make = Preview(job, pipeline, seeds), getattr(edits, result.kind)
+    edit: edits.Edit = make(pipeline, *files, progress=preview.progress, watch=preview.watch, **options)
+    edit.save(folder)
+    # For an inversion, the inputs come first, resized to the run's size.
+    rows = ["input", "restored"] if result.kind == "invert" else list(edit.rows)[-1:]
+    paths = [folder / name for row in rows for name in edit.name_files(row)]
+    result.images = [show_file(path, pipeline, *seeds[k : k + 1]) for k, path in enumerate(paths)]
+    result.nfe, result.sheet = edit.calls, find_address(folder / edits.STRIP)
+    result.notes = [shorten_paths(note, folder) for note in edit.notes]
+    if "input" in edit.rows:
+        result.before = show_file(folder / edit.name_files("input")[0], pipeline).url
 
 
 # Files
@@ -332,12 +287,12 @@ class Preview:
         if what == "samples":
             self.job.check()
         else:
-            self.job.show(done, total, what)
+            self.job.show(what, done, total)
 
     def watch(self, seeds: Sequence[int], state: State) -> None:
         """Show a state; see `ddim.sampling.generate.Watch`."""
         first = list(self.seeds).index(seeds[0]) if self.seeds else seeds[0]
-        self.job.show(*self.done, "samples", partial(self._draw, first, state))
+        self.job.show("samples", *self.done, partial(self._draw, first, state))
 
     def _draw(self, first: int, state: State) -> tuple[bytes, int, int]:
         images = self.pipeline.pixels.leave(state.x[:SHOWN].float()).cpu()

@@ -78,24 +78,26 @@ class Job:
         if self.enough or time.monotonic() > self.until:
             raise Enough
 
-    def progress(self, what: str, done: float, total: int) -> None:
-        """Show how much is done; see `ddim.machine.progress.Progress`."""
-        self.show(done, total, what)
-
     def show(
-        self, done: float, total: int, what: str, draw: Callable[[], tuple[bytes, int, int]] | None = None
+        self, what: str, done: float, total: int, draw: Callable[[], tuple[bytes, int, int]] | None = None
     ) -> None:
-        """Show a step, with a sheet: its PNG, the place of its first image in the result, its columns."""
+        """Show how much is done; see `ddim.machine.progress.Progress`.
+
+        Args:
+            what: the name of the counted things.
+            done: how much is done.
+            total: how much there is.
+            draw: returns the PNG of a sheet, the place of its first image in the result, and its columns.
+        """
         self.check()
         if time.monotonic() < self._next and done < total:
             return
         self._next = time.monotonic() + PAUSE
-        if draw is None:
-            self.step = Step(done, total, what)
-        else:
+        sheet, first, columns = None, 0, 1
+        if draw:
             png, first, columns = draw()
             sheet = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-            self.step = Step(done, total, what, sheet, first, columns)
+        self.step = Step(done, total, what, sheet, first, columns)
 
     def run(self) -> Any:  # noqa: ANN401 (the result of any work)
         """Do the work, and return its result.

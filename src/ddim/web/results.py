@@ -11,25 +11,17 @@ from typing import Any
 
 from ddim.web.answers import Refused
 
-MOST_BYTES = 4 * 2**30
-"""The largest total size of the folders, in bytes; the oldest folders are removed first."""
-
-
-@dataclass
-class Kept:
-    """The sizes of the files of a folder, keyed by name, and its description."""
-
-    sizes: dict[str, int]
-    content: Any
-
 
 @dataclass
 class ResultStore:
-    """Keeps the newest folders, at most `most`. Each has an id that cannot be guessed."""
+    """Keeps the newest folders, at most `most`, and a description of each, keyed by an id.
+
+    Nobody can guess an id.
+    """
 
     most: int
     root: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="ddim-serve-")))
-    kept: dict[str, Kept] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
 
     def make(self) -> Path:
         """Create a folder, and return its path; its name is its id. Call `keep` or `discard` later."""
@@ -38,10 +30,9 @@ class ResultStore:
         return folder
 
     def keep(self, folder: Path, content: Any = None) -> None:  # noqa: ANN401 (any description)
-        """Keep the current files of a folder; remove the oldest folders if there are too many."""
-        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
-        self.kept[folder.name] = Kept(sizes, content)
-        while len(self.kept) > self.most or (len(self.kept) > 1 and self._total() > MOST_BYTES):
+        """Keep a folder with its description; remove the oldest folder if there are too many."""
+        self.kept[folder.name] = content
+        if len(self.kept) > self.most:
             self.discard(next(iter(self.kept)))
 
     def discard(self, key: str) -> None:
@@ -51,7 +42,7 @@ class ResultStore:
 
     def select(self, kind: type) -> list[Any]:
         """Return the descriptions of a type, the oldest first."""
-        return [kept.content for kept in [*self.kept.values()] if isinstance(kept.content, kind)]
+        return [content for content in [*self.kept.values()] if isinstance(content, kind)]
 
     def find(self, key: str, name: str) -> Path:
         """Return the path of a file.
@@ -59,13 +50,11 @@ class ResultStore:
         Raises:
             Refused: if there is no such file, or it has been removed.
         """
-        if key not in self.kept or name not in self.kept[key].sizes:
+        files = {path.name: path for path in (self.root / key).glob("*")} if key in self.kept else {}
+        if name not in files:
             raise Refused(404, "this does not exist, or was removed because newer images took its place")
-        return self.root / key / name
+        return files[name]
 
     def close(self) -> None:
         """Remove all folders."""
         shutil.rmtree(self.root, ignore_errors=True)
-
-    def _total(self) -> int:
-        return sum(sum(kept.sizes.values()) for kept in self.kept.values())

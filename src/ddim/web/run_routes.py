@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -17,24 +17,12 @@ from pydantic import BaseModel, Field
 from ddim.errors import UserError
 from ddim.evaluation.compare import compare
 from ddim.experiments.report import report
-from ddim.files import is_locked, shorten_paths, write_atomic
+from ddim.files import write_atomic
 from ddim.metrics.catalogue import METRICS
-from ddim.runs.folder import CHECKPOINTS
 from ddim.web.answers import EVENT_STREAM, Refused, reply, stream_events
-from ddim.web.data_sets import list_data
-from ddim.web.details import (
-    Curves,
-    Details,
-    describe_details,
-    describe_repetition,
-    list_pictures,
-    read_curves,
-    read_log,
-)
-from ddim.web.runs import NOTE, ListedRun, Row, Sweep, name_id
+from ddim.web.details import Curves, Details, describe_details, list_pictures, read_curves, read_log
+from ddim.web.runs import NOTE, Row, Sweep, name_id
 from ddim.web.state import Here, Server
-
-T = TypeVar("T")
 
 EVERY = 2.0
 """Seconds between two looks at the runs for the stream of changes."""
@@ -136,33 +124,31 @@ async def watch_runs(here: Server) -> AsyncGenerator[tuple[str, Any]]:
 def show_run(run: str, here: Here) -> Response:
     """Describe a run."""
     known, may = here.runs.find(run), here.settings.may_train
-    details, path = _read(known, lambda: describe_details(known, here.runs.read())), known.run.path
+    path, details = known.run.path, describe_details(known, here.runs.read())
     doing = [child.name for child in here.processes.running if child.folder == path]
-    mine = may and known.run.sweep is None
-    source = known.run.recipe.get("data", {}).get("source") if details else None
-    sets = [entry.id for entry, place in list_data(here.settings.data).values() if place == source]
-    details |= {
-        "doing": ", ".join(doing),
-        "can_stop": may and bool(doing),
-        "can_resume": mine and known.run.state in ("stopped", "finished") and (path / CHECKPOINTS).is_dir(),
-        "can_change": mine and path != here.settings.folder,
-        "again": describe_repetition(known.run.recipe, sets[0]) if sets else None,
-    }
-    return reply(Details(**vars(known.row), **details))
+    change = may and known.run.sweep is None and path != here.settings.folder
+    return reply(
+        Details(
+            **vars(known.row),
+            **details,
+            doing=", ".join(doing),
+            can_stop=may and bool(doing),
+            can_resume=change and known.run.state in ("stopped", "finished") and details["can_sample"],
+            can_change=change,
+        )
+    )
 
 
 @router.get("/runs/{run}/curves", response_model=Curves)
 def show_curves(run: str, here: Here) -> Response:
     """Return the curves of a run."""
-    known = here.runs.find(run)
-    return reply(_read(known, lambda: read_curves(known.run.path)))
+    return reply(read_curves(here.runs.find(run).run.path))
 
 
 @router.get("/runs/{run}/log", response_model=Log)
 def show_log(run: str, here: Here) -> Response:
     """Return the end of the log of a run."""
-    known = here.runs.find(run)
-    return reply(Log(_read(known, lambda: read_log(known.run.path))))
+    return reply(Log(read_log(here.runs.find(run).run.path)))
 
 
 @router.get("/runs/{run}/pictures/{name}", response_class=Response)
@@ -177,7 +163,7 @@ def show_picture(run: str, name: str, here: Here) -> Response:
 @router.patch("/runs/{run}", response_model=Row)
 def change_run(run: str, here: Here, change: Change) -> Response:
     """Rename a run, or write a note about it."""
-    path = find_unused(here, run).run.path
+    path = here.find_changeable(run).run.path
     if change.note is not None:
         write_atomic(path / NOTE, change.note[:2000].encode())
     if change.name:
@@ -192,27 +178,12 @@ def change_run(run: str, here: Here, change: Change) -> Response:
 @router.delete("/runs/{run}", status_code=204)
 def delete_run(run: str, here: Here) -> Response:
     """Delete a run with all its files."""
-    path = find_unused(here, run).run.path
+    path = here.find_changeable(run).run.path
     here.processes.forget(path)
     if path.exists():  # a training that failed at its start has left nothing
         shutil.rmtree(path)
     here.runs.read(now=True)
     return Response(None, 204)
-
-
-def find_unused(here: Server, run: str) -> ListedRun:
-    """Return a run that may be changed.
-
-    Raises:
-        Refused: if the page may not change it, or it is in use.
-    """
-    known = here.find_changeable(run)
-    path = known.run.path
-    if path == here.settings.folder:
-        raise Refused(409, "this run is the folder of the page")
-    if is_locked(path) or any(child.folder == path for child in here.processes.running):
-        raise Refused(409, "this run is in use: stop it first")
-    return known
 
 
 @router.get("/compare", response_model=Ranking)
@@ -246,17 +217,3 @@ async def show_report(sweep: str, request: Request, here: Here) -> Response:
 
     content = await here.models.finish(here.models.submit(work), request)
     return Response(content, headers={"Content-Security-Policy": REPORT_POLICY}, media_type="text/html")
-
-
-def _read(known: ListedRun, work: Callable[[], T]) -> T:
-    """Return the result of `work`, which reads files of a run.
-
-    Raises:
-        Refused: if a file is damaged.
-    """
-    try:
-        return work()
-    except UserError as error:
-        raise Refused(409, shorten_paths(str(error), known.run.path)) from None
-    except (TypeError, ValueError, KeyError, LookupError, AttributeError, OSError, RecursionError) as error:
-        raise Refused(409, f"a file of this run is damaged: {type(error).__name__}") from None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import socket
-import sys
+import threading
+import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddim.cli.output import say
 from ddim.errors import UserError
 from ddim.machine.startup import keep_freed_memory
 from ddim.web.settings import Settings, check_token
@@ -71,14 +73,14 @@ def serve(  # noqa: PLR0913 (the choices of a user)
         import uvicorn
 
         from ddim.web.application import build_application
+        from ddim.web.processes import Processes
     except ImportError as error:
         raise UserError(f'the page needs another package: pip install "ddim[web]" ({error})') from None
-    from ddim.web.processes import Processes
-
     listener = open_socket(host, port)
-    _log_to_stderr()
-    address = page_address(host, listener.getsockname()[1], token)
-    processes = Processes()
+    # One line for each request; other libraries only warn.
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("ddim.web").setLevel(logging.INFO)
+    address, processes = page_address(host, listener.getsockname()[1], token), Processes()
     # The address in a header such as X-Forwarded-For could be forged.
     config = uvicorn.Config(
         build_application(settings, processes),
@@ -91,19 +93,16 @@ def serve(  # noqa: PLR0913 (the choices of a user)
         timeout_graceful_shutdown=2,
     )
     page = Page(settings.folder, address)
-    if ready:
-        ready(page)
-    else:
-        _say(str(page))
+    ready(page) if ready else say(str(page))
     if opening:
-        _open_browser(address)
+        threading.Timer(1.0, webbrowser.open, [address]).start()
     try:
         with keep_freed_memory():
             uvicorn.Server(config).run(sockets=[listener])
     finally:
         listener.close()
         if left := processes.running:
-            _say(f"still working: {', '.join(str(child.folder) for child in left)}")
+            say(f"still working: {', '.join(str(child.folder) for child in left)}")
 
 
 def check_settings(
@@ -146,26 +145,3 @@ def page_address(host: str, port: int, token: str | None) -> str:
     name = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
     name = f"[{name}]" if ":" in name else name
     return f"http://{name}:{port}/{'' if token is None else f'?token={token}'}"
-
-
-def _open_browser(address: str) -> None:
-    import threading
-    import webbrowser
-
-    threading.Timer(1.0, webbrowser.open, [address]).start()
-
-
-def _log_to_stderr() -> None:
-    """Show the log of the server on standard error, one line for each request."""
-    log = logging.getLogger("ddim.web")
-    if not log.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()

@@ -35,7 +35,7 @@ class Limits:
     seconds: float = 600.0
     json_bytes: int = 64 * 2**10
     upload_bytes: int = 16 * 2**20
-    results: int = 256
+    results: int = 128
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from ddim.files import is_locked
 from ddim.web.answers import Refused
 from ddim.web.jobs import Job, ModelThread
 from ddim.web.processes import Processes
@@ -42,12 +43,15 @@ class Server:
         """Return a run that the page may change.
 
         Raises:
-            Refused: if it may not, or the run is part of a sweep.
+            Refused: if it may not, or the run is in use, or is part of a sweep or the folder of the page.
         """
         self.check_allowed()
         known = self.runs.find(run)
-        if known.run.sweep is not None:
-            raise Refused(409, "this is a trial of a sweep: change the sweep with `ddim sweep`")
+        path = known.run.path
+        if known.run.sweep is not None or path == self.settings.folder:
+            raise Refused(409, "this run belongs to a sweep, or is the folder of the page")
+        if is_locked(path) or any(child.folder == path for child in self.processes.running):
+            raise Refused(409, "this run is in use: stop it first")
         return known
 
 

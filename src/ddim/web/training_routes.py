@@ -14,12 +14,13 @@ from fastapi import APIRouter, Body, Query, Request, Response
 
 from ddim.evaluation.image_summary import inspect_data
 from ddim.experiments.plan import plan
-from ddim.recipe.help import explain_fields
+from ddim.recipe.codec import dump
 from ddim.recipe.named import RECIPES, find_recipe
 from ddim.runs.folder import make_numbered_folder
 from ddim.training.request import choose_recipe
-from ddim.web.answers import Refused, reply
+from ddim.web.answers import Refused, Started, reply
 from ddim.web.data_sets import DataSet, find_data, list_data
+from ddim.web.details import Field, explain_recipe
 from ddim.web.images import find_address
 from ddim.web.jobs import Job
 from ddim.web.options import make_model, write_options
@@ -46,20 +47,12 @@ class NamedRecipe:
 
 
 @dataclass(frozen=True)
-class FieldText:
-    """A field of a recipe, and a sentence about it."""
-
-    field: str
-    help: str
-
-
-@dataclass(frozen=True)
 class Choices:
     """What a new training can use: image sets, recipes and the fields that can be changed."""
 
     data: list[DataSet]
     recipes: list[NamedRecipe]
-    fields: list[FieldText]
+    fields: list[Field]
 
 
 @dataclass(frozen=True)
@@ -75,20 +68,10 @@ class DataDetails:
 
 
 @dataclass(frozen=True)
-class Started:
-    """The id of the run on which a command has begun to work."""
-
-    id: str
-
-
-@dataclass(frozen=True)
 class Planned:
-    """What `ddim plan` says of a training; see `ddim.experiments.plan.TrainingPlan`."""
+    """What `ddim plan` says of a training."""
 
     verdict: str
-    title: str
-    cautions: Sequence[str]
-    rows: list[dict[str, float]]
 
 
 Minutes = Annotated[float | None, Body(embed=True, gt=0, allow_inf_nan=False)]
@@ -101,12 +84,14 @@ router = APIRouter()
 @router.get("/choices", response_model=Choices)
 def show_choices(here: Here) -> Response:
     """List what a new training can use."""
-    recipes = []
-    for name, make in RECIPES.items():
-        recipe, text = find_recipe(name), (inspect.getdoc(make) or "").partition("\n")[0].removesuffix(".")
-        recipes.append(NamedRecipe(name, text, recipe.data.size, recipe.minutes, recipe.images))
-    fields = [FieldText(path, text) for path, _, _, text in explain_fields(find_recipe("fast"))]
-    return reply(Choices([entry for entry, _ in list_data(here.settings.data).values()], recipes, fields))
+    texts = {name: (inspect.getdoc(make) or "").partition("\n")[0] for name, make in RECIPES.items()}
+    found = {name: find_recipe(name) for name in RECIPES}
+    recipes = [
+        NamedRecipe(name, texts[name].removesuffix("."), each.data.size, each.minutes, each.images)
+        for name, each in found.items()
+    ]
+    data = [entry for entry, _ in list_data(here.settings.data).values()]
+    return reply(Choices(data, recipes, explain_recipe(dump(found["fast"], named=True))))
 
 
 def read_training(here: Server, given: TrainOptions) -> tuple[str, str, dict[str, Any]]:
@@ -132,9 +117,8 @@ def read_training(here: Server, given: TrainOptions) -> tuple[str, str, dict[str
 async def plan_training(request: Request, here: Here, given: TrainOptions) -> Response:
     """Say what a training will do; see `ddim plan`."""
     _, source, options = await asyncio.to_thread(read_training, here, given)
-    job = here.models.submit(lambda job: plan(source, progress=job.progress, **options))
-    found = await here.models.finish(job, request)
-    return reply(Planned(found.verdict, found.title, found.cautions, found.rows))
+    job = here.models.submit(lambda job: plan(source, progress=job.show, **options))
+    return reply(Planned((await here.models.finish(job, request)).verdict))
 
 
 @router.post("/runs", response_model=Started, status_code=202)
@@ -200,7 +184,7 @@ async def show_data(data: str, request: Request, here: Here, size: Size = 64) ->
     sheet = folder / "sheet.png"
 
     def work(job: Job) -> DataDetails:
-        summary = inspect_data(source, size=size, out=sheet, progress=job.progress)
+        summary = inspect_data(source, size=size, out=sheet, progress=job.show)
         facts, verdict = summary.facts, summary.verdict.partition(": ")[2]
         rejects, duplicates = facts["rejected"][:LISTED], facts["duplicates"][:LISTED]
         classes, address = dict(facts["classes"] or {}), find_address(sheet)

@@ -29,16 +29,11 @@ export function progressBar(row) {
 }
 
 const describe = (row) => [row.recipe, row.data, size(row.size)].filter(Boolean).join(" · ");
-const progress = (row) => count(row.images) + (row.state !== "finished" && row.total ? ` of ${count(row.total)}` : "");
-const age = (row) => (row.changed ? since(row.changed) : "");
+const progress = (row) =>
+  count(row.images) + (row.state !== "finished" && row.total ? ` of ${count(row.total)}` : "");
 const kid = (row) => interval(row.metrics.kid) + (row.comparable ? "" : " (other conditions)");
-const error = (key) => ({
-  key,
-  title: title(key),
-  value: (row) => row.errors[key],
-  cell: (row) => number(row.errors[key]),
-  class: "number",
-});
+const age = (row) => (row.changed ? since(row.changed) : "");
+const error = (key) => ({ key, title: title(key), value: (row) => row.errors[key], class: "number" });
 
 /**
  * The columns of the table, which are also the ways to sort: `value` is what to sort by, `cell` what is shown,
@@ -51,15 +46,19 @@ export const COLUMNS = [
   { key: "kid", title: "KID", value: (row) => (row.comparable ? row.metrics.kid?.value : null), cell: kid },
   error("image_mae"),
   error("noise_mae"),
-  { key: "data", title: "Recipe and data", value: describe, cell: describe },
-  {
-    key: "changed",
-    title: "Last change",
-    value: (row) => (row.state === "running" ? Infinity : row.changed),
-    cell: age,
-    down: true,
-  },
+  { key: "data", title: "Recipe and data", value: describe },
+  { key: "changed", title: "Last change", value: lastChange, cell: age, down: true },
 ];
+
+function lastChange(row) {
+  return row.state === "running" ? Infinity : row.changed;
+}
+
+/** Return what a column shows of a row. */
+function cellOf({ cell, value }, row) {
+  if (cell) return cell(row);
+  return typeof value(row) === "number" ? number(value(row)) : (value(row) ?? "");
+}
 
 /** Return a card of a run, {element, update}: `update` keeps the parts that are the same, and so the focus. */
 export function makeCard(row, choice) {
@@ -100,7 +99,7 @@ export function makeCard(row, choice) {
 function facts(row) {
   const known = COLUMNS.filter(({ key }) => key in row.metrics || key in row.errors);
   if (!known.length) return null;
-  return h("dl.facts", known.map(({ title, cell }) => h("div", h("dt", title), h("dd", cell(row)))));
+  return h("dl.facts", known.map((one) => h("div", h("dt", one.title), h("dd", cellOf(one, row)))));
 }
 
 /** Return a row of the table of runs with some of the `COLUMNS`, {element, update}. */
@@ -111,7 +110,7 @@ export function makeRow(row, choice, columns) {
   function update(row) {
     setText(link, row.name);
     element.title = row.note || row.why;
-    columns.slice(1).forEach(({ cell }, k) => show(cells[k], cell(row)));
+    columns.slice(1).forEach((column, k) => show(cells[k], cellOf(column, row)));
   }
   update(row);
   return { element, update };

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { hideGaps } from "./card.js";
-import { fault, field, h, menu, section, show, svg } from "./dom.js";
+import { fault, field, h, menu, section, show } from "./dom.js";
 import { count } from "./format.js";
 import { table } from "./run_parts.js";
 
@@ -16,14 +16,15 @@ export async function draw(root, { id, query, about, signal }) {
   if (!sets.length) return root.append(empty(about));
   const size = SIZES.includes(query.get("size")) ? query.get("size") : "64";
   const link = ({ id: own, name, kind }) =>
-    h("a", { href: address(own, size), "aria-current": own === id && "true" }, name, h("small", kind));
+    h("a.button", { href: address(own, size), "aria-current": own === id && "true" }, name, h("small", kind));
   const place = h("div.data-set");
   root.append(h("nav.sets", { "aria-label": "Image sets" }, sets.map(link)), place);
   const chosen = sets.find((one) => one.id === id);
   const none = id ? `There are no images named ${id}.` : "Choose a set of images.";
   if (!chosen) return show(place, h("p.note", none));
   const reading = "Reading the images; a large set takes a while the first time …";
-  show(place, h("p.note", { role: "status" }, reading), h("progress", { "aria-label": "Reading" }));
+  const bar = h("progress", { "aria-label": "Reading" });
+  show(place, h("div", h("p.note", { role: "status" }, reading), bar));
   try {
     const found = await get(`/api/data/${encodeURIComponent(id)}?size=${size}`, signal);
     show(place, describe(chosen, size, about, found));
@@ -46,37 +47,27 @@ function describe({ id, name }, size, about, { verdict, sheet, classes, rejects,
     SIZES.map((each) => [each, `${each} × ${each} px`]),
     { value: size, onchange: () => (location.hash = address(id, sizes.value)) },
   );
+  const most = Math.max(...Object.values(classes));
+  const bar = (label, value) => h("progress", { "aria-label": label, max: most, value });
+  const counts = Object.entries(classes).map(([label, number]) => [label, bar(label, number), count(number)]);
   const left = rejects.map((one) => [one.name, one.reason]);
   const same = duplicates.map(([first, ...others]) => [first, others.join(", ")]);
-  const box = [Number(size), Number(size)];
+  const onload = ({ target }) => hideGaps(target, [Number(size), Number(size)]);
   const train = h("a.button", { href: `#/new?data=${encodeURIComponent(id)}` }, "Train on these images");
   return [
     section(
       name,
       h("p", verdict),
       h("div.row", field("Crop and resize to", sizes), about.may_train && train),
-      h("img.pixels.sheet", { src: sheet, alt: `Images of ${name}`, onload: ({ target }) => hideGaps(target, box) }),
+      h("img.pixels.sheet", { src: sheet, alt: `Images of ${name}`, onload }),
     ),
     h(
       "div",
-      classSection(Object.entries(classes)),
+      listed("Classes", "These images have no classes.", ["Class", "Share", "Images"], counts),
       listed("Left out", "Every image can be read.", ["Image", "Why"], left),
       listed("Duplicates", "No two images are equal.", ["Image", "The same as"], same),
     ),
   ];
-}
-
-function classSection(counts) {
-  if (!counts.length) return section("Classes", h("p.note", "These images have no classes."));
-  const most = Math.max(...counts.map(([, number]) => number));
-  const bar = (number) => svg("rect", { width: (100 * number) / most, height: 1 });
-  const box = { viewBox: "0 0 100 1", preserveAspectRatio: "none", "aria-hidden": "true" };
-  const line = ([name, number]) => [
-    h("span", name),
-    svg("svg", box, bar(number)),
-    h("span.number", count(number)),
-  ];
-  return section(`Classes (${counts.length})`, h("div.bars", counts.map(line)));
 }
 
 /** Return a section with a table of at most 100 rows, or with the sentence `none`. */

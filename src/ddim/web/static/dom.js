@@ -4,6 +4,12 @@ import { ago } from "./format.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 let ids = 0;
+let store = {};
+try {
+  store = sessionStorage;
+} catch {
+  /* the user forbids it */
+}
 
 /** Return a new id, which connects a label or a description with its control. */
 export const newId = (word) => `${word}-${++ids}`;
@@ -103,47 +109,23 @@ export function renewTimes() {
 }
 
 /** Keep a value for this tab, so that it outlives a view and a reload; see `recall`. */
-export function remember(name, value) {
-  try {
-    sessionStorage.setItem(`ddim-${name}`, JSON.stringify(value));
-  } catch {
-    /* storage can be full or forbidden */
-  }
-}
+export const remember = (name, value) => void (store[`ddim-${name}`] = JSON.stringify(value));
 
 /** Return the value that `remember` kept, or undefined. */
-export function recall(name) {
-  try {
-    return JSON.parse(sessionStorage.getItem(`ddim-${name}`)) ?? undefined;
-  } catch {
-    return undefined;
-  }
-}
+export const recall = (name) => JSON.parse(store[`ddim-${name}`] ?? "null") ?? undefined;
 
 /** Return a box with code and a button that copies it. */
 export function code(title, text) {
-  const copy = button("Copy", copyCode, { class: "quiet", "aria-label": `Copy: ${title}` });
-  async function copyCode() {
-    const copied = await copyText(text);
-    setText(copy, copied ? "Copied" : "Select and copy");
-    announce(copied ? `${title} copied` : "The browser did not copy; select the text");
+  const pre = h("pre", { tabindex: 0, "aria-label": title }, text);
+  const copy = button("Copy", copyText, { class: "quiet", "aria-label": `Copy: ${title}` });
+  async function copyText() {
+    getSelection().selectAllChildren(pre);
+    // Browsers allow the clipboard only over https and on this machine, but copy what is selected.
+    const writing = navigator.clipboard?.writeText(text) ?? Promise.reject();
+    const copied = await writing.then(() => true, () => document.execCommand("copy"));
+    setText(copy, copied ? "Copied" : "Copy what is selected");
+    announce(copied ? `${title} copied` : "The browser did not copy; the text is selected");
     setTimeout(() => setText(copy, "Copy"), 1800);
   }
-  const head = h("div.code-head", h("span.note", title), copy);
-  return h("div.code", head, h("pre", { tabindex: 0, "aria-label": title }, text));
-}
-
-async function copyText(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch {
-    // Browsers allow the clipboard only over https and on this machine. Elsewhere the text is selected.
-    const area = h("textarea.hidden", { value: text });
-    document.body.append(area);
-    area.select();
-    const copied = document.execCommand("copy");
-    area.remove();
-    return copied;
-  }
+  return h("div.code", h("div.code-head", h("span.note", title), copy), pre);
 }

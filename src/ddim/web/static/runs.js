@@ -29,7 +29,7 @@ class RunList {
     const bar = { role: "region", "aria-label": "Chosen runs" };
     this.bar = h("div.bar", bar, this.number, this.link, this.more, clear);
     this.tools = this.makeTools();
-    const start = about.may_train && h("a.button", { href: "#/new" }, "New run");
+    const start = about.may_train && h("a.button.main", { href: "#/new" }, "New run");
     root.append(h("div.title-row", h("h1", "Runs"), start), this.tools, this.found, this.groups, this.bar);
     this.arrange();
     subscribe((changed) => this.update(changed), signal);
@@ -115,7 +115,7 @@ class RunList {
     const heads = this.columns.map((column) => this.head(column));
     const head = h("thead", h("tr", h("th", h("span.hidden", "Compare")), heads));
     const table = h("table.runs", head, h("tbody", elements));
-    return h("div.wide", { tabindex: 0, role: "region", "aria-label": caption }, table);
+    return h("div.wide", { tabindex: 0, role: "group", "aria-label": caption }, table);
   }
 
   /** Return the card or the row of a run, the same one until the look changes. */

@@ -2,19 +2,13 @@
 
 import { get, post, runPath } from "./api.js";
 import { runAddress } from "./card.js";
-import { button, fault, field, h, menu, newId, recall, remember, setText, show } from "./dom.js";
+import { fault, field, h, menu, recall, remember, setText, show } from "./dom.js";
 
-const CLASSES = [
-  ["false", "none"],
-  ["true", "one for each folder"],
-  ["clusters", "clusters of similar images"],
-];
-const UNITS = [
-  ["minutes", "minutes"],
-  ["images", "training images"],
-];
+const CLASSES = { false: "none", true: "one for each folder", clusters: "clusters of similar images" };
+const UNITS = { minutes: "minutes", images: "training images" };
+// The fields of a recipe that have controls of their own, or follow from the images.
+const OWN = ["name", "data.source", "data.size", "data.labels", "net.classes", "net.vector", "minutes", "images"];
 const PAUSE = 800; // milliseconds after the last change until the plan is made
-const OWN = ["name", "data.source", "data.size", "data.labels", "minutes", "images"]; // not among the changes
 
 /** Draw the form of a new run; `like` in the address names a run whose settings fill it. */
 export async function draw(root, { query, about, signal }) {
@@ -23,9 +17,9 @@ export async function draw(root, { query, about, signal }) {
   if (!about.may_train) return root.append(h("p", why));
   const choices = await get("/api/choices", signal);
   const like = query.get("like");
-  const values = like ? readSettings(await get(runPath(like), signal), choices) : recall("new-run") ?? {};
+  const values = like ? readSettings(await get(runPath(like), signal), choices) : recall("new-run");
   const form = new TrainForm(choices, about, signal);
-  form.fill(query.has("data") ? { ...values, data: query.get("data") } : values);
+  form.fill({ ...values, ...(query.has("data") && { data: query.get("data") }) });
   return root.append(form.element);
 }
 
@@ -33,54 +27,50 @@ export async function draw(root, { query, about, signal }) {
 function readSettings({ name, data, recipe, fields }, choices) {
   const texts = Object.fromEntries(fields.map(({ field, value }) => [field, value]));
   const [height, width] = texts["data.size"].split(",");
-  const unit = texts.images === "none" ? "minutes" : "images";
-  const changed = ({ field, value, named }) => named !== null && value !== named && !OWN.includes(field);
   const [classes, clusters] = texts["data.labels"].split(":");
+  const unit = texts.images === "none" ? "minutes" : "images";
+  const differs = ({ field, value, named }) => (named ?? value) !== value && !OWN.includes(field);
   return {
     data: choices.data.find((one) => one.name === data)?.id,
-    recipe: choices.recipes.some((one) => one.name === recipe) ? recipe : undefined,
+    recipe: choices.recipes.find((one) => one.name === recipe)?.name,
     name: name.replace(/-\d+$/, ""),
     ...{ height, width, classes, clusters, unit, amount: texts[unit] },
-    changes: fields.filter(changed).map(({ field, value }) => [field, value]),
+    changes: fields.filter(differs).map(({ field, value }) => `${field}=${value}`).join("\n"),
   };
 }
 
 class TrainForm {
   constructor({ data, recipes, fields }, about, signal) {
-    const number = (props) => h("input", { type: "number", min: 1, inputmode: "numeric", ...props });
+    Object.assign(this, { recipes, signal });
+    const number = (props) => h("input", { type: "number", inputmode: "numeric", ...props });
     this.controls = {
       data: menu(data.map((one) => [one.id, `${one.name} (${one.kind})`])),
       name: h("input", { maxlength: 80, placeholder: "from the data and the recipe", autocomplete: "off" }),
       recipe: menu(recipes.map((one) => one.name)),
       height: number({ min: 8 }),
       width: number({ min: 8 }),
-      classes: menu(CLASSES),
+      classes: menu(Object.entries(CLASSES)),
       clusters: number({ min: 2, value: 16 }),
       amount: number({ min: 0, step: "any", value: 10, inputmode: "decimal", required: true }),
-      unit: menu(UNITS),
+      unit: menu(Object.entries(UNITS)),
+      changes: h("textarea", { rows: 3, spellcheck: "false", placeholder: "optim.lr=0.002" }),
     };
-    Object.assign(this, { recipes, signal });
-    this.changes = new Changes(fields);
     this.recipeText = h("p.note");
+    this.clusters = field("Number of clusters", this.controls.clusters);
+    this.changes = this.makeChanges(fields);
     this.plan = h("p.plan", { role: "status" });
     this.message = h("div");
     this.start = h("button", { type: "submit" }, "Start training");
-    this.clusters = field("Number of clusters", this.controls.clusters);
-    this.element = h(
-      "form.sheet-form",
-      { oninput: () => this.update(), onsubmit: (event) => this.submit(event) },
-      this.rows(about),
-      this.changes.element,
-      h("div.launch", this.plan, this.message, this.start),
-    );
+    const act = { oninput: () => this.update(), onsubmit: (event) => this.submit(event) };
+    const launch = h("div.launch", this.plan, this.message, this.start);
+    this.element = h("form.sheet-form", act, this.rows(about), this.changes, launch);
     signal.addEventListener("abort", () => clearTimeout(this.timer));
   }
 
   rows({ data_folder: folder }) {
     const { data, name, recipe, height, width, classes, amount, unit } = this.controls;
-    const hint = folder ? `Images below ${folder}, and built-in sets` : "";
     return [
-      field("Training images", data, hint),
+      field("Training images", data, folder && `Images below ${folder}, and built-in sets`),
       field("Name", name),
       h("div", field("Recipe", recipe), this.recipeText),
       h("div.row", field("Height in pixels", height), field("Width in pixels", width)),
@@ -89,25 +79,39 @@ class TrainForm {
     ];
   }
 
-  /** Put values into the form; see `values`. */
-  fill({ changes = [], ...values }) {
-    for (const [name, value] of Object.entries(values))
-      if (value !== undefined && name in this.controls) this.controls[name].value = value;
-    for (const [name, value] of changes) this.changes.add(name, value);
+  /** Return the fields of the recipe that the user changes, and a menu of all of them. */
+  makeChanges(fields) {
+    const { changes } = this.controls;
+    const help = h("small.note");
+    const add = ({ target: { value: name } }) => {
+      changes.value = `${changes.value.trim()}\n${name}=`.trim();
+      setText(help, fields.find((one) => one.field === name).help);
+      changes.focus();
+    };
+    const known = menu([["", ""], ...fields.map((one) => one.field)], { onchange: add });
+    const inputs = [field("Add a field", known), help, field("Changed fields, one a line", changes)];
+    return h("details", h("summary", "Change fields of the recipe"), inputs);
+  }
+
+  fill(values) {
+    for (const [name, value] of Object.entries(values)) if (value) this.controls[name].value = value;
+    this.changes.open = Boolean(values.changes);
     this.update();
   }
 
   values() {
     const texts = Object.entries(this.controls).map(([name, control]) => [name, control.value.trim()]);
-    return { ...Object.fromEntries(texts), changes: this.changes.pairs() };
+    return Object.fromEntries(texts);
   }
 
   /** Return the body of the request. */
   body() {
     const { data, recipe, height, width, classes, clusters, unit, amount, changes } = this.values();
-    const labels = classes === "clusters" ? `clusters:${clusters}` : classes;
     const size = height || width ? `${height || width}x${width || height}` : undefined;
-    const fields = { "data.labels": labels, ...Object.fromEntries(changes) };
+    const labels = classes === "clusters" ? `clusters:${clusters}` : classes;
+    const lines = changes.split("\n").filter(Boolean);
+    const pairs = lines.map((line) => line.split(/\s*=\s*(.*)/).slice(0, 2));
+    const fields = { "data.labels": labels, ...Object.fromEntries(pairs) };
     return { data, recipe, size, [unit]: Number(amount), fields };
   }
 
@@ -125,7 +129,8 @@ class TrainForm {
 
   async makePlan() {
     this.planning?.abort();
-    if (!this.element.checkValidity()) return show(this.plan);
+    show(this.plan);
+    if (!this.element.checkValidity()) return;
     this.planning = new AbortController();
     const signal = AbortSignal.any([this.planning.signal, this.signal]);
     show(this.plan, "Planning: a large set of images takes a while the first time …");
@@ -135,7 +140,6 @@ class TrainForm {
     } catch (error) {
       if (error.name !== "AbortError") show(this.plan, h("span.why", error.message));
     }
-    return this.plan;
   }
 
   async submit(event) {
@@ -150,39 +154,5 @@ class TrainForm {
       if (error.name !== "AbortError") show(this.message, fault(error.message));
       this.start.disabled = false;
     }
-  }
-}
-
-/** The fields of the recipe that the user changes, one row each. */
-class Changes {
-  constructor(fields) {
-    this.help = new Map(fields.map((one) => [one.field, one.help]));
-    this.list = newId("fields");
-    this.rows = h("div");
-    this.element = h(
-      "details",
-      h("summary", "Change fields of the recipe"),
-      this.rows,
-      h("datalist", { id: this.list }, fields.map((one) => h("option", { value: one.field }))),
-      button("Add a field", () => this.add().focus(), { class: "quiet" }),
-    );
-  }
-
-  add(path = "", text = "") {
-    const explain = () => setText(note, this.help.get(name.value) ?? "");
-    const name = h("input", { list: this.list, autocomplete: "off", value: path, oninput: explain });
-    const value = h("input", { value: text });
-    const note = h("small.note");
-    const drop = button("Remove", () => row.remove(), { class: "quiet" });
-    const row = h("div.row.change", field("Field", name), field("Value", value), drop, note);
-    this.rows.append(row);
-    this.element.open = true;
-    explain();
-    return name;
-  }
-
-  pairs() {
-    const inputs = [...this.rows.children].map((row) => [...row.querySelectorAll("input")]);
-    return inputs.map((pair) => pair.map((input) => input.value.trim())).filter(([name]) => name);
   }
 }

@@ -1,9 +1,10 @@
-"""Samples of a run and their features, computed part by part and kept in the cache folder.
+"""The images of an evaluation: real images to compare with, and samples of a run with their features.
 
-A part is a batch of samples of consecutive seeds. Parts are kept under a hash of everything on which they
-depend. Therefore a stopped evaluation continues where it stopped, an evaluation of more samples makes only
-the new samples, and other features of the same samples need no sampling. Samples are divided into the same
-parts whether or not they are in the cache, so the metrics are bit-identical in both cases.
+Features of samples are computed part by part and kept in the cache folder. A part is a batch of samples of
+consecutive seeds. Parts are kept under a hash of everything on which they depend. Therefore a stopped
+evaluation continues where it stopped, an evaluation of more samples makes only the new samples, and other
+features of the same samples need no sampling. Samples are divided into the same parts whether or not they are
+in the cache, so the metrics are bit-identical in both cases.
 """
 
 from __future__ import annotations
@@ -11,25 +12,144 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ddim.data import Images, SplitImages, open_images, split_images
+from ddim.data.arrays import GivenImages
+from ddim.data.decode import UnusableError, hide_warnings
+from ddim.data.sources import Member, Reject
+from ddim.data.values import EIGHT_BITS, Reading, Values, choose_channels
+from ddim.errors import UserError
 from ddim.files import cache_folder
 from ddim.machine.distributed import current_processes
-from ddim.machine.progress import Progress, continue_progress, ignore_progress
+from ddim.machine.progress import Progress, continue_progress, ignore_progress, watch_reading
+from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor
+from ddim.recipe.recipe import Data
+from ddim.runs.names import is_run_folder
 from ddim.sampling.generate import sample_uint8, split_into_parts
-from ddim.sampling.image_features import BATCH, keep_part, name_part, read_part
+from ddim.sampling.image_features import BATCH, ImageSet, compute_features, keep_part, name_part, read_part
+from ddim.sampling.images import open_run_images
+from ddim.sampling.pipeline import LoadedRun, Pipeline
 from ddim.sampling.record import sample_conditions, sampling_record
 from ddim.sampling.sampling_setup import SamplingSetup
+
+Part = Literal["valid", "train", "all"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The images that samples are compared with.
+
+    Args:
+        data: a folder, an archive, the name of a data set or images in memory; None for the run's own.
+        part: "valid", "train" or "all". None means "valid" for the run's own images, and "all" for other
+            images.
+
+    Raises:
+        UserError: if `data` is a run.
+    """
+
+    data: str | Path | GivenImages | None = None
+    part: Part | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, str | Path) and is_run_folder(Path(self.data).expanduser()):
+            raise UserError(f"{self.data} is a run: name images, such as those it was trained on or sampled")
+
+    def select(self, split: SplitImages, source: str) -> ImageSet:
+        """Return the part of the images of a source."""
+        part = self.part or ("all" if self.data else "valid")
+        every = np.arange(len(split.images))
+        which = {"valid": split.validation, "train": split.train, "all": every}[part]
+        return ImageSet(split.images, which, source, part)
+
+
+def open_reference(run: Pipeline, reference: Reference, progress: Progress = ignore_progress) -> ImageSet:
+    """Return the images of a reference, decoded, and split into training and held-out images as in `run`.
+
+    Raises:
+        UserError: if the images cannot be opened. Also if they are the run's own images, and have changed.
+    """
+    data = run.recipe.data
+    if reference.data is not None or not isinstance(run, LoadedRun):
+        data = replace(data, channels=choose_channels(run.model.shape.channels))
+        return open_other_images(reference, data, progress, run.recipe.split_seed, run.values)
+    try:
+        return reference.select(open_run_images(run, progress), data.source)
+    except UserError as error:
+        raise UserError(f"{error}; or name other images as the reference") from None
+
+
+def open_other_images(
+    reference: Reference, data: Data, progress: Progress, seed: int = 0, values: Values = EIGHT_BITS
+) -> ImageSet:
+    """Return the images of a reference that are not a run's own, decoded and split as `data` says.
+
+    Args:
+        reference: the choice of the images.
+        data: the size, the channels and the validation share.
+        progress: called while images are decoded.
+        seed: the seed of the split; see `Recipe.split_seed`.
+        values: the type and range of other values, whose range these images share.
+
+    Raises:
+        UserError: if the images cannot be opened, or `reference` names none.
+    """
+    if reference.data is None:
+        raise UserError("only a run has images of its own: name the reference images")
+    axis, watch = Reading(axis=data.axis), watch_reading(progress)
+    source = reference.data.text if isinstance(reference.data, GivenImages) else str(reference.data)
+    images = open_images(source, data.size, data.channels, reading=axis, progress=watch)
+    split = split_images(share_range(images, values), data.validation, seed)
+    return reference.select(split, source)
+
+
+def share_range(images: Images, values: Values) -> Images:
+    """Return images with the range of `values` if their pixels have its type, so that both have one scale.
+
+    Values outside the range are treated as the nearer end.
+    """
+    return replace(images, values=values) if images.values.type == values.type else images
+
+
+def read_first(members: Iterator[Member | Reject], read: Callable[..., T]) -> T | None:
+    """Return what `read` returns for the first file of a source that it can read; None if there is none."""
+    for member in members:
+        if isinstance(member, Member):
+            with suppress(UnusableError), hide_warnings():
+                return read(member.data)
+    return None
+
+
+def compute_validation_features(run: LoadedRun, extractor: Extractor, progress: Progress) -> np.ndarray:
+    """Return the features (N, dimensions) of a run's validation images, the reference of searches by KID.
+
+    Args:
+        run: the run.
+        extractor: the network of the features.
+        progress: called while images are decoded, and while features are computed.
+
+    Raises:
+        UserError: if the images cannot be opened, or are fewer than `LEAST`, so that their KID says nothing.
+    """
+    images = open_reference(run, Reference(), progress)
+    if (count := len(images.which)) < LEAST:
+        raise UserError(f"KID needs at least {LEAST} held-out images, got {count}")
+    return compute_features(images, extractor, partial(progress, "features of the reference"))
+
+
+# Samples
 
 LARGEST_KEPT = 2**26
 """The largest size of all samples of an evaluation that are kept in the cache, in bytes."""

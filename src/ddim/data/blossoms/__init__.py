@@ -1,1 +1,0 @@
-"""A synthetic data set: flowers that this package draws, without any file."""
