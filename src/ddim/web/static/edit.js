@@ -48,7 +48,7 @@ export class EditPanel {
     this.element = h(
       "section.panel",
       { "aria-label": "Chosen images", hidden: true },
-      h("div.title-row", this.title, enlarge, this.save, clear),
+      h("div.head", this.title, enlarge, this.save, clear),
       h("div.row.acts", vary, inpaint, invert, interpolate),
       this.message,
       this.form,

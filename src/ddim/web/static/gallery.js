@@ -64,7 +64,7 @@ export class Gallery {
 
   titleOf(kind, body) {
     const names = body.sources?.map((source) => this.find(source)?.name ?? "an image");
-    return title(kind, body, names ?? body.seeds.map((seed) => `seed ${seed}`));
+    return title(kind, body, names ?? (body.seeds ?? []).map((seed) => `seed ${seed}`));
   }
 
   /** Return the tile of an image that an edit starts from, or undefined. */
