@@ -28,7 +28,7 @@ export class MaskDialog {
     const events = {
       onpointerdown: (event) => {
         this.canvas.setPointerCapture(event.pointerId);
-        this.press(event.button === 2 ? 0 : this.chosen, this.position(event));
+        this.press(event.button === 2 ? 0 : Number(this.mode.value), this.position(event));
       },
       onpointermove: (event) => this.moveTo(this.position(event)),
       onkeydown: (event) => this.onKey(event),
@@ -40,7 +40,7 @@ export class MaskDialog {
     const widest = Math.ceil(Math.max(width, height) / 2);
     const size = { min: 1, max: widest, value: Math.ceil(widest / 4), oninput: () => this.draw() };
     this.brush = h("input", { type: "range", ...size });
-    this.mode = menu(["paint", "erase"]);
+    this.mode = menu([[1, "paint"], [0, "erase"]]);
     this.rounds = slider("Rounds a step: more join the parts better", evenly(1, 20), { value: 5 });
     this.state = h("p.note", { role: "status" });
     this.make = h("button.main", { type: "submit", value: "make" }, "Generate this part");
@@ -83,11 +83,6 @@ export class MaskDialog {
     paint(this.canvas, this.mask, (on) => [255 * on, 255 * on, 255 * on, 255]);
     const blob = await new Promise((resolve) => this.canvas.toBlob(resolve, "image/png"));
     return { blob, resample: this.rounds.valueAsNumber };
-  }
-
-  /** Whether the brush paints (1) or erases (0). */
-  get chosen() {
-    return Number(this.mode.value === "paint");
   }
 
   get radius() {
@@ -162,7 +157,7 @@ export class MaskDialog {
       this.moveTo([clamp(x, this.width - 1), clamp(y, this.height - 1)]);
     } else if (key === "z" && (event.ctrlKey || event.metaKey)) this.undo();
     else if (key === " " || key === "e") {
-      if (!event.repeat) this.press(key === " " ? this.chosen : 0, this.at);
+      if (!event.repeat) this.press(key === " " ? Number(this.mode.value) : 0, this.at);
     } else if (key === "[" || key === "]") this.brush.valueAsNumber += key === "[" ? -1 : 1;
     else return; // Tab and Escape keep their meaning
     event.preventDefault();

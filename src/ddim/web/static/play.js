@@ -89,6 +89,7 @@ class Bench {
 
   sample(event) {
     event.preventDefault();
+    this.keep();
     show(this.message);
     try {
       this.gallery.start("sample", this.form.body());
@@ -104,8 +105,9 @@ class Bench {
   }
 
   choose(tiles) {
-    for (const tile of this.chosen) tile.chosen = false;
-    for (const tile of tiles) tile.chosen = true;
+    const mark = (tile, on) => tile.element.setAttribute("aria-pressed", String(on));
+    for (const tile of this.chosen) mark(tile, false);
+    for (const tile of tiles) mark(tile, true);
     this.chosen = tiles;
     this.panel.update(tiles);
   }

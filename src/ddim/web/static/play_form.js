@@ -5,6 +5,8 @@ import { GuidanceFields, STEPS, boxOf, evenly, fillFields, numeric, readFields, 
 import { number } from "./format.js";
 import { parseSeeds, writeSeeds } from "./seeds.js";
 
+const random = () => Math.floor(Math.random() * 100_000);
+
 /** A form; `body()` returns the request, `fill(body)` shows one, and `onsubmit` is called by its button. */
 export class PlayForm {
   constructor(detail, { images: most, steps: longest }, onsubmit) {
@@ -35,7 +37,7 @@ export class PlayForm {
       h(
         "div.row.joined",
         field("Seeds, such as 0-15,40", this.seeds),
-        button("⚄", () => this.roll(), { "aria-label": "Other seeds", title: "Other seeds" }),
+        button("⚄", () => this.writeSeeds(random()), { "aria-label": "Other seeds", title: "Other seeds" }),
       ),
       boxOf(steps),
       this.guidance.main,
@@ -60,11 +62,6 @@ export class PlayForm {
     const { draws_labels: drawn, can_guide: alone, sampler } = this.detail;
     this.guidance.allow(alone && (drawn || this.controls.label.value !== ""));
     this.etaField.hidden = !["ddim", "dpm_solver"].includes(this.controls.sampler.value || sampler);
-  }
-
-  roll() {
-    this.writeSeeds(Math.floor(Math.random() * 100_000));
-    this.element.dispatchEvent(new Event("input"));
   }
 
   /** Write as many seeds as the user wants, from a first one on. */
