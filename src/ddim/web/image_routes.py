@@ -83,11 +83,11 @@ async def make_edits(run: str, kind: Kind, request: Request, here: Here, given: 
     sources = options.pop("sources", [])
     if strange := options.keys() - read_signature(COMMANDS[kind]).names:
         raise Refused(422, f"{min(strange)} is not an option of {kind}")
-    files = [find_source(here.store, source) for source in sources]
+    files = [find_given(here.store, source) for source in sources]
     if len(files) not in {"interpolate": (0, 2), "invert": range(1, 65)}.get(kind, (1,)):
         raise Refused(422, f"{kind} needs another number of images than {len(files)}")
     if "mask" in options:
-        options["mask"] = find_source(here.store, {"upload": options["mask"]})
+        options["mask"] = find_given(here.store, {"upload": options["mask"]})
     count = options.get("frames", 9) if kind == "interpolate" else len(options.get("seeds", files))
     check_work(here, count, options.get("steps", 1))
     made = dict.fromkeys(source["result"] for source in sources if "result" in source)
@@ -215,7 +215,7 @@ async def begin(  # noqa: PLR0913 (what a command takes)
     return reply(await here.models.finish(job, request))
 
 
-def find_source(store: ResultStore, source: dict[str, str]) -> Path:
+def find_given(store: ResultStore, source: dict[str, str]) -> Path:
     """Return the file of {"upload": ID} or {"result": ID, "name": NAME}.
 
     Raises:
