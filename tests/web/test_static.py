@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from browsing import CHROMIUM, open_page
 from ddim.web.application import STATIC
 
 FILES = sorted(path for path in STATIC.iterdir() if path.is_file())
@@ -32,3 +33,11 @@ def test_the_first_file_has_no_script_or_style_inside():
     assert re.findall(r"<script(?![^>]*\ssrc=)", text) == []
     for name in re.findall(r'(?:src|href)="/static/([^"]+)"', text):
         assert (STATIC / name).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_a_field_that_the_server_does_not_send_is_an_error_of_the_page(server, browser):
+    with pytest.raises(AssertionError, match=r"About\.nothing"), open_page(browser, server.address) as page:
+        page.go()
+        page.evaluate("fetch('/api/about').then((answer) => answer.json()).then((about) => about.nothing)")
