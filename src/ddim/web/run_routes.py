@@ -86,7 +86,7 @@ def show_runs(here: Here) -> Response:
     return reply(Runs(rows, [sweep for _, sweep in here.runs.sweeps().values()]))
 
 
-@router.get("/events", response_class=EventStream, responses={200: {"model": Changes}})
+@router.get("/events", status_code=200, response_class=EventStream, responses={200: {"model": Changes}})
 async def stream_runs(here: Here) -> Response:
     """Stream the rows that change: all rows first."""
     return EventStream(watch_runs(here))
