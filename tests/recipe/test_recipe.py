@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.loss import Weighting
@@ -83,7 +82,6 @@ def test_a_recipe_survives_json_yaml_and_being_set_field_by_field(recipe):
         {"minutes": "1e999"},
         {"data": {"flip": 1}},
         {"data": {"size": [64, 64, 3]}},
-        {"optim": {"batch": 10, "accumulate": 3}},
         {"net": {"widths": [16, 32]}},
         {"objective": {"on": "noize"}},
         [],

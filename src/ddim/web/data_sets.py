@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddim.data import arrays, parquet
+from ddim.data import arrays, sources
 from ddim.data.decode import is_image_name
 from ddim.web.answers import Refused
 from ddim.web.runs import name_id
 
 BUILT_IN = "blossoms"
 """The built-in set that needs no download."""
-ENDS = (".zip", ".tar", ".tgz", ".txz", ".tar.gz", ".tar.xz", *arrays.SUFFIXES, parquet.SUFFIX)
+ENDS = (".zip", ".tar", ".tgz", ".txz", ".tar.gz", ".tar.xz", *arrays.SUFFIXES, sources.SUFFIX)
 """The ends of the names of files that hold many images."""
 MOST = 1000
 """The largest number of entries of the folder that are listed."""
@@ -41,7 +41,7 @@ def list_data(folder: Path | None) -> dict[str, tuple[DataSet, str]]:
     paths = [
         path for path in sorted(folder.iterdir())[:MOST] if not path.is_symlink() and path.name[0] != "."
     ]
-    if any(is_image_name(path.name, b"") or path.is_dir() or path.suffix == parquet.SUFFIX for path in paths):
+    if any(is_image_name(path.name, b"") or path.is_dir() or path.suffix == sources.SUFFIX for path in paths):
         sets.append((DataSet("folder", folder.resolve().name, "folder"), str(folder)))
     for path in paths:
         kind = "folder" if path.is_dir() else "file"

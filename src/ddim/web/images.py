@@ -18,7 +18,6 @@ from ddim.plots.pictures import count_columns, make_sheet, render_png, save_png
 from ddim.recipe.codec import dump
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.sampling import edits
-from ddim.sampling.labels import assign_labels
 from ddim.sampling.pictures import is_picture, read_saved_image, show_image
 from ddim.sampling.pipeline import LoadedRun, load
 from ddim.sampling.samples import FILM, RECORD, SHEET, find_sample, sample_to_folder
@@ -170,7 +169,7 @@ def list_labels(pipeline: LoadedRun, options: Mapping[str, Any]) -> Sequence[str
     """Return the class of each sample, None for no class."""
     seeds, names = options["seeds"], pipeline.classes
     label = pipeline.find_label(options.get("label"), options.get("vector"), seeds)
-    numbers = assign_labels(label, seeds, pipeline.model.classes, pipeline.class_counts, pipeline.vectors)
+    numbers = pipeline.assign_labels(label, seeds)
     if numbers is None or pipeline.vectors is not None:
         return [None] * len(seeds)
     return [names[k] if k < len(names) else f"class {k}" for k in numbers.tolist()]
