@@ -16,9 +16,9 @@ from serving import running_server
 RUN = "photos-tiny-1"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Chromium, for all tests of the page."""
+    """Chromium, for the tests of a file: while it is open, other tests cannot call asyncio.run."""
     with open_browser() as found:
         yield found
 

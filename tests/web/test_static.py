@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from browsing import CHROMIUM, open_page
 from ddim.web.application import STATIC
 
 FILES = sorted(path for path in STATIC.iterdir() if path.is_file())
@@ -32,3 +33,25 @@ def test_the_first_file_has_no_script_or_style_inside():
     assert re.findall(r"<script(?![^>]*\ssrc=)", text) == []
     for name in re.findall(r'(?:src|href)="/static/([^"]+)"', text):
         assert (STATIC / name).is_file()
+
+
+def test_the_interface_describes_the_objects_that_are_sent(client):
+    schemas = client.get("/api/openapi.json").json()["components"]["schemas"]
+    answers = {"About": "about", "Runs": "runs", "Details": "runs/photos-tiny-1", "Choices": "choices"}
+    for name, path in {**answers, "Curves": "runs/photos-tiny-1/curves", "Results": "results"}.items():
+        assert schemas[name]["properties"].keys() == client.get(f"/api/{path}").json().keys()
+    assert {"Row", "Changes", "Step", "Result", "Upload", "Problem"} <= schemas.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_a_field_that_the_server_does_not_send_is_an_error_of_the_page(server, browser):
+    def ask():
+        with open_page(browser, server.address) as page:
+            page.go()
+            page.evaluate(
+                "fetch('/api/about').then((answer) => answer.json()).then((about) => about.nothing)"
+            )
+
+    with pytest.raises(AssertionError, match=r"About\.nothing"):
+        ask()

@@ -62,8 +62,8 @@ def test_the_choices_are_those_of_the_command_and_the_sets_below_the_folder(clie
         "folder": "folder",
         "folder~one": "folder",
         "folder~two": "folder",
-        "archive~packed.zip": "archive",
-        "array~stack.npy": "array",
+        "file~packed.zip": "file",
+        "file~stack.npy": "file",
     }
     assert all(source == "blossoms" or source.startswith(str(data)) for _, source in list_data(data).values())
     recipes = {recipe["name"]: recipe for recipe in found["recipes"]}

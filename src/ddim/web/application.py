@@ -58,8 +58,7 @@ async def show_health() -> Response:
 async def show_about(here: Here) -> Response:
     """Describe the server."""
     settings = here.settings
-    data = settings.data.resolve().name if settings.data else None
-    folder = settings.folder.resolve().name
+    folder, data = settings.folder.resolve().name, settings.data.resolve().name if settings.data else None
     return reply(About(__version__, folder, data, settings.may_train, settings.limits))
 
 
@@ -89,14 +88,7 @@ def build_application(settings: Settings, processes: Processes | None = None) ->
 
     # FastAPI's own pages of documentation load scripts from another server.
     addresses = {"docs_url": None, "redoc_url": None, "openapi_url": "/api/openapi.json"}
-    app = FastAPI(
-        title="ddim",
-        version=__version__,
-        description="The training runs of ddim: their state, and samples of their models.",
-        lifespan=lifespan,
-        redirect_slashes=False,
-        **addresses,
-    )
+    app = FastAPI(title="ddim", version=__version__, lifespan=lifespan, redirect_slashes=False, **addresses)
     app.state.server = Server(settings, runs, models, commands, store, {})
     for kind in (HTTPException, RequestValidationError, UserError, ClientDisconnect, Exception):
         app.add_exception_handler(kind, answer_error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,19 +12,15 @@ from ddim.web.runs import name_id
 
 BUILT_IN = "blossoms"
 """The built-in set that needs no download."""
-FILES = {
-    "archive": (".zip", ".tar", ".tgz", ".txz", ".tar.gz", ".tar.xz"),
-    "array": arrays.SUFFIXES,
-    "parquet": (sources.SUFFIX,),
-}
-"""The ends of the names of files that hold many images, keyed by the kind of the set."""
+ENDS = (".zip", ".tar", ".tgz", ".txz", ".tar.gz", ".tar.xz", *arrays.SUFFIXES, sources.SUFFIX)
+"""The ends of the names of files that hold many images."""
 MOST = 1000
 """The largest number of entries of the folder that are listed."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A set of images: its id, its name, and its kind: "folder", "built-in" or a key of `FILES`."""
+    """A set of images: its id, its name, and its kind: "folder", "built-in" or "file"."""
 
     id: str
     name: str
@@ -42,21 +37,17 @@ def list_data(folder: Path | None) -> dict[str, tuple[DataSet, str]]:
     if folder is None:
         return {}
     sets = [(DataSet(f"built-in~{BUILT_IN}", BUILT_IN, "built-in"), BUILT_IN)]
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)[:MOST]
     # A link could lead out of the folder.
-    entries = [entry for entry in entries if not entry.is_symlink() and not entry.name.startswith(".")]
-    kinds = [(Path(entry.path), _find_kind(entry)) for entry in entries]
-    if any(kind in ("folder", "parquet") or is_image_name(path.name, b"") for path, kind in kinds):
+    paths = [
+        path for path in sorted(folder.iterdir())[:MOST] if not path.is_symlink() and path.name[0] != "."
+    ]
+    if any(is_image_name(path.name, b"") or path.is_dir() or path.suffix == sources.SUFFIX for path in paths):
         sets.append((DataSet("folder", folder.resolve().name, "folder"), str(folder)))
-    for path, kind in kinds:
-        if kind:
+    for path in paths:
+        kind = "folder" if path.is_dir() else "file"
+        if kind == "folder" or path.name.lower().endswith(ENDS):
             sets.append((DataSet(f"{kind}~{name_id(path, folder)}", path.name, kind), str(path)))
     return {entry.id: (entry, source) for entry, source in sets}
-
-
-def _find_kind(entry: os.DirEntry[str]) -> str | None:
-    kinds = (kind for kind, ends in FILES.items() if entry.name.lower().endswith(ends))
-    return "folder" if entry.is_dir() else next(kinds, None)
 
 
 def find_data(folder: Path | None, key: str) -> tuple[DataSet, str]:

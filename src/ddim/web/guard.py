@@ -70,12 +70,11 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(raw=[*message.get("headers", [])])
+                headers = MutableHeaders(scope=message)
                 # A browser keeps the files of the page, and asks whether they have changed.
                 fresh = "no-cache" if path.startswith("/static/") else "no-store"
                 for name, value in {**HEADERS, "Cache-Control": fresh}.items():
                     headers.setdefault(name, value)
-                message = {**message, "headers": headers.raw}
             await send(message)
 
         try:

@@ -74,8 +74,8 @@ async def make_samples(run: str, request: Request, here: Here, given: SampleOpti
 @router.post("/runs/{run}/edits/{kind}", **MADE)
 async def make_edits(run: str, kind: Kind, request: Request, here: Here, given: EditOptions) -> Response:
     """Edit images; the options are those of the command `kind`."""
-    seeds = {"seeds": [*SEEDS[kind]]} if kind in SEEDS else {}
-    body = {**seeds, **given.model_dump(exclude_none=True)}
+    body: dict[str, Any] = {"seeds": [*SEEDS[kind]]} if kind in SEEDS else {}
+    body |= given.model_dump(exclude_none=True)
     if strange := body.keys() - read_signature(COMMANDS[kind]).names - {"sources"}:
         raise Refused(422, f"{min(strange)} is not an option of {kind}")
     sources = body.get("sources", [])

@@ -185,7 +185,8 @@ def edit_run(
     # For an inversion, the inputs come first, resized to the run's size.
     rows = ["input", "restored"] if result.kind == "invert" else list(edit.rows)[-1:]
     paths = [folder / name for row in rows for name in edit.name_files(row)]
-    result.images = [show_file(path, pipeline, *preview.seeds[k : k + 1]) for k, path in enumerate(paths)]
+    seeds = preview.seeds or [None] * len(paths)
+    result.images = [show_file(path, pipeline, seed) for path, seed in zip(paths, seeds, strict=True)]
     result.nfe, result.sheet = edit.calls, find_address(folder / edits.STRIP)
     result.notes += [shorten_paths(note, folder) for note in edit.notes]
     if "input" in edit.rows:

@@ -26,9 +26,7 @@ from ddim.web.state import Here, Server
 EVERY = 2.0
 """Seconds between two looks at the runs for the stream of changes."""
 
-REPORT_POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
-)
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
 """The content security policy of a report, a file with its style and its pictures, and without scripts."""
 
 
@@ -88,7 +86,7 @@ def show_runs(here: Here) -> Response:
     return reply(Runs(rows, [sweep for _, sweep in here.runs.sweeps().values()]))
 
 
-@router.get("/events", response_class=EventStream, responses={200: {"model": Changes}})
+@router.get("/events", status_code=200, response_class=EventStream, responses={200: {"model": Changes}})
 async def stream_runs(here: Here) -> Response:
     """Stream the rows that change: all rows first."""
     return EventStream(watch_runs(here))
@@ -120,16 +118,13 @@ def show_run(run: str, here: Here) -> Response:
     path, details = known.run.path, describe_details(known, here.runs.read())
     doing = [child.name for child in here.processes.running if child.folder == path]
     change = may and known.run.sweep is None and path != here.settings.folder
-    return reply(
-        Details(
-            **vars(known.row),
-            **details,
-            doing=", ".join(doing),
-            can_stop=may and bool(doing),
-            can_resume=change and known.run.state in ("stopped", "finished") and details["can_sample"],
-            can_change=change,
-        )
-    )
+    facts = {
+        "doing": ", ".join(doing),
+        "can_stop": may and bool(doing),
+        "can_resume": change and known.run.state in ("stopped", "finished") and details["can_sample"],
+        "can_change": change,
+    }
+    return reply(Details(**vars(known.row), **details, **facts))
 
 
 @router.get("/runs/{run}/curves", response_model=Curves)
@@ -185,7 +180,8 @@ async def rank_runs(request: Request, here: Here, chosen: Chosen, metric: str = 
     if metric not in METRICS:
         raise Refused(422, f"metric must be one of {', '.join(METRICS)}")
     known, keys = await asyncio.to_thread(here.runs.read), [*dict.fromkeys(chosen)]
-    judged = {known[key].shown.folder: key for key in keys if key in known and known[key].shown}
+    shown = {key: known[key].shown for key in keys if key in known}
+    judged = {each.folder: key for key, each in shown.items() if each}
     excluded = [key for key in keys if key not in judged.values()]
     if len(judged) < 2:
         return reply(Ranking(None, [], excluded))
@@ -208,4 +204,4 @@ async def show_report(sweep: str, request: Request, here: Here) -> Response:
             return file.read_text(encoding="utf-8")
 
     content = await here.models.finish(here.models.submit(work), request)
-    return Response(content, headers={"Content-Security-Policy": REPORT_POLICY}, media_type="text/html")
+    return Response(content, headers={"Content-Security-Policy": POLICY}, media_type="text/html")

@@ -9,12 +9,15 @@ import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ddim.cli.output import say
 from ddim.errors import UserError
 from ddim.machine.startup import keep_freed_memory
 from ddim.web.settings import Settings, check_token
 
+OFF = ("access_log", "server_header", "proxy_headers")
+"""The parts of uvicorn that the page does not use; it has a log of its own."""
 REQUESTS = 256
 """The largest number of connections; more requests get the status 503."""
 
@@ -84,16 +87,9 @@ def serve(  # noqa: PLR0913 (the choices of a user)
     address = f"http://{name}:{listener.getsockname()[1]}/{'' if token is None else f'?token={token}'}"
     processes = Processes()
     # The address in a header such as X-Forwarded-For could be forged.
-    config = uvicorn.Config(
-        build_application(settings, processes),
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=REQUESTS,
-        timeout_graceful_shutdown=2,
-    )
+    plain: dict[str, Any] = {"ws": "none", "log_config": None, **dict.fromkeys(OFF, False)}
+    application = build_application(settings, processes)
+    config = uvicorn.Config(application, **plain, limit_concurrency=REQUESTS, timeout_graceful_shutdown=2)
     page = Page(settings.folder, address)
     ready(page) if ready else say(str(page))
     if opening:

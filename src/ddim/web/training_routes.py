@@ -179,6 +179,7 @@ async def show_data(data: str, request: Request, here: Here, size: Size = 64) ->
     """Describe a set of images; see `ddim data`."""
     _, source = await asyncio.to_thread(find_data, here.settings.data, data)
     folder = here.store.make()
+    here.store.keep(folder)
     sheet = folder / "sheet.png"
 
     def work(job: Job) -> DataDetails:
@@ -188,11 +189,5 @@ async def show_data(data: str, request: Request, here: Here, size: Size = 64) ->
         classes, address = dict(facts["classes"] or {}), find_address(sheet)
         return DataDetails(facts["images"], verdict, classes, rejects, duplicates, address)
 
-    try:
-        # Reading a large set takes as long as it takes; its client may leave.
-        details = await here.models.finish(here.models.submit(work, float("inf")), request)
-    except BaseException:
-        here.store.discard(folder.name)
-        raise
-    here.store.keep(folder)
-    return reply(details)
+    # Reading a large set takes as long as it takes; its client may leave.
+    return reply(await here.models.finish(here.models.submit(work, float("inf")), request))
