@@ -33,6 +33,7 @@ const progress = (row) =>
   count(row.images) + (row.state !== "finished" && row.total ? ` of ${count(row.total)}` : "");
 const kid = (row) => interval(row.metrics.kid) + (row.comparable ? "" : " (other conditions)");
 const age = (row) => (row.changed ? since(row.changed) : "");
+const lastChange = (row) => (row.state === "running" ? Infinity : row.changed);
 const error = (key) => ({ key, title: title(key), value: (row) => row.errors[key], class: "number" });
 
 /**
@@ -49,10 +50,6 @@ export const COLUMNS = [
   { key: "data", title: "Recipe and data", value: describe },
   { key: "changed", title: "Last change", value: lastChange, cell: age, down: true },
 ];
-
-function lastChange(row) {
-  return row.state === "running" ? Infinity : row.changed;
-}
 
 /** Return what a column shows of a row. */
 function cellOf({ cell, value }, row) {
