@@ -5,7 +5,6 @@ import { count, duration, interval, number, plural, size, title } from "./format
 
 const SIGNS = { waiting: "…", running: "▶", stopped: "❚❚", finished: "✓", failed: "✕", damaged: "!" };
 const GAP = 2; // pixels between the images of a sheet, before the sheet is enlarged
-const LARGEST = 64; // the largest enlargement of a sheet that is looked for
 
 /** Return the state as a badge with a sign and a word, because not everybody can tell the colours apart. */
 export function badge(state) {
@@ -33,6 +32,7 @@ const progress = (row) =>
   count(row.images) + (row.state !== "finished" && row.total ? ` of ${count(row.total)}` : "");
 const kid = (row) => interval(row.metrics.kid) + (row.comparable ? "" : " (other conditions)");
 const age = (row) => (row.changed ? since(row.changed) : "");
+const lastChange = (row) => (row.state === "running" ? Infinity : row.changed);
 const error = (key) => ({ key, title: title(key), value: (row) => row.errors[key], class: "number" });
 
 /**
@@ -49,10 +49,6 @@ export const COLUMNS = [
   { key: "data", title: "Recipe and data", value: describe },
   { key: "changed", title: "Last change", value: lastChange, cell: age, down: true },
 ];
-
-function lastChange(row) {
-  return row.state === "running" ? Infinity : row.changed;
-}
 
 /** Return what a column shows of a row. */
 function cellOf({ cell, value }, row) {
@@ -116,7 +112,7 @@ export function makeRow(row, choice, columns) {
 export function hideGaps(image, [height, width]) {
   const { naturalWidth, naturalHeight } = image;
   const fits = (whole, side, zoom) => (whole / zoom + GAP) % (side + GAP) === 0;
-  for (let zoom = 1; zoom <= LARGEST; zoom++) {
+  for (let zoom = 1; zoom <= 64; zoom++) {
     if (!fits(naturalWidth, width, zoom) || !fits(naturalHeight, height, zoom)) continue;
     const across = stripes("90deg", width, naturalWidth / zoom);
     image.style.mask = `${across} intersect, ${stripes("180deg", height, naturalHeight / zoom)}`;

@@ -22,7 +22,7 @@ export function h(tag, ...parts) {
   const element = document.createElement(name);
   const plain = parts[0] && Object.getPrototypeOf(parts[0]) === Object.prototype;
   for (const [key, value] of Object.entries(plain ? parts.shift() : {})) {
-    if (value === null || value === undefined || value === false) continue;
+    if ((value ?? false) === false) continue;
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
     // The content security policy forbids style attributes, but scripts may set styles.
     else if (key === "style")
@@ -35,11 +35,7 @@ export function h(tag, ...parts) {
   return element;
 }
 
-const flatten = (children) =>
-  children
-    .flat(Infinity)
-    .filter((child) => child !== null && child !== undefined && child !== false)
-    .map((child) => (child instanceof Node ? child : String(child)));
+const flatten = (children) => children.flat(Infinity).filter((child) => (child ?? false) !== false);
 
 /** Replace the children of an element. */
 export function show(element, ...children) {

@@ -14,7 +14,10 @@ let whole = false; // whether the next event lists all runs, as the first one of
 
 /** Start to listen; returns a promise of the first list of runs. `back` is called at each connection. */
 export function start(back) {
-  loaded ??= read();
+  loaded ??= read().catch((error) => {
+    loaded = null; // the next view tries again
+    throw error;
+  });
   if (!source) {
     listen(back);
     // Nobody looks at a hidden tab, and a browser has few connections to one server for all its tabs.
@@ -39,14 +42,9 @@ export function subscribe(act, signal) {
 }
 
 async function read() {
-  try {
-    const answer = await get("/api/runs");
-    sweeps = answer.sweeps;
-    for (const row of answer.runs) rows.set(row.id, row);
-  } catch (error) {
-    loaded = null; // the next view tries again
-    throw error;
-  }
+  const answer = await get("/api/runs");
+  sweeps = answer.sweeps;
+  for (const row of answer.runs) rows.set(row.id, row);
 }
 
 function listen(back) {

@@ -19,7 +19,6 @@ const VIEWS = {
   data: { ...data, title: "Data" },
   new: { ...train, title: "New run" },
 };
-const RENEWED = 20_000; // milliseconds between two renewals of texts such as "3 min ago"
 
 const main = document.getElementById("main");
 let leave = new AbortController();
@@ -91,5 +90,5 @@ document.getElementById("skip").addEventListener("click", (event) => {
 history.scrollRestoration = "manual"; // the browser would scroll before the view is drawn
 addEventListener("scrollend", () => history.replaceState({ scroll: scrollY }, ""));
 addEventListener("hashchange", route);
-setInterval(renewTimes, RENEWED);
+setInterval(renewTimes, 20_000);
 route();
