@@ -19,13 +19,13 @@ export class EditPanel {
     };
     const { grid, ...sliders } = this.controls;
     const [strength, n, frames, steps] = Object.values(sliders).map(boxOf);
-    this.guidance = new GuidanceFields(detail.guides, "this run without its label");
+    this.guidance = new GuidanceFields(detail.guides);
     this.guidance.allow(detail.can_guide && detail.draws_labels);
     this.title = h("p", { role: "status" });
     this.save = h("a.button.quiet", { download: "" });
     const enlarge = button("Enlarge", () => gallery.open(this.tiles[0]), { class: "quiet" });
     const clear = button("✕", onclear, { class: "quiet", "aria-label": "Clear the choice" });
-    const vary = button("Vary", () => this.vary());
+    const vary = button("Vary", () => this.begin("vary", { strength: this.controls.strength.valueAsNumber }));
     const inpaint = button("Inpaint …", () => this.inpaint());
     const invert = button("Invert", () => this.begin("invert", {}));
     const interpolate = button("Interpolate", () => this.interpolate(), { class: "main" });
@@ -48,7 +48,7 @@ export class EditPanel {
     this.element = h(
       "section.panel",
       { "aria-label": "Chosen images", hidden: true },
-      h("div.title-row", this.title, enlarge, this.save, clear),
+      h("div.head", this.title, enlarge, this.save, clear),
       h("div.row.acts", vary, inpaint, invert, interpolate),
       this.message,
       this.form,
@@ -69,15 +69,9 @@ export class EditPanel {
     this.save.href = one.file;
   }
 
-  vary() {
-    const { n, strength } = readFields(this.controls);
-    return this.begin("vary", { seeds: evenly(0, n - 1), strength, ...this.guidance.body() });
-  }
-
   async inpaint() {
-    const { n } = readFields(this.controls);
     const drawn = await new MaskDialog(this.tiles[0], this.detail.size).ask();
-    if (drawn) await this.begin("inpaint", { seeds: evenly(0, n - 1), ...this.guidance.body(), ...drawn });
+    if (drawn) await this.begin("inpaint", drawn);
   }
 
   /**
@@ -95,12 +89,15 @@ export class EditPanel {
   /** Upload the mask if there is one, and start an edit of the chosen tiles. */
   async begin(kind, { blob, ...body }) {
     if (!this.form.reportValidity()) return;
-    const sources = this.tiles.map(({ source }) => source);
-    const { steps, grid } = readFields(this.controls);
+    const { steps, grid, n } = readFields(this.controls);
+    Object.assign(body, { steps, sources: this.tiles.map(({ source }) => source), fields: grid && { grid } });
+    // Other edits have no noise of their own, and an inversion cannot be guided.
+    if (["vary", "inpaint"].includes(kind))
+      Object.assign(body, { seeds: evenly(0, n - 1), ...this.guidance.body() });
     show(this.message);
     try {
       if (blob) body.mask = (await upload(blob, MASK)).upload;
-      this.gallery.start(kind, { ...body, steps, sources, fields: grid && { grid } });
+      this.gallery.start(kind, body);
     } catch (error) {
       show(this.message, fault(error.message));
     }

@@ -62,10 +62,10 @@ export function fillFields(controls, values) {
 
 /** The fields of guidance; the caller places `main` and `interval`. */
 export class GuidanceFields {
-  /** `guides` are the weaker models of the answer about the run; `itself` names guidance without one. */
-  constructor(guides, itself) {
+  /** `guides` are the weaker models of the answer about the run. */
+  constructor(guides) {
     const scale = slider("Guidance scale", evenly(0, 8, 0.25), { max: 100, step: "any", placeholder: 1 });
-    this.weaker = menu([["", itself], ...guides.map(({ id, name }) => [id, name])]);
+    this.weaker = menu([["", "this run without a class"], ...guides.map(({ id, name }) => [id, name])]);
     this.controls = { guidance: scale, guide_with: this.weaker };
     this.ends = { low: numeric({ placeholder: "all" }), high: numeric({ placeholder: "all" }) };
     this.main = h("div", boxOf(scale), guides.length ? field("Guide with", this.weaker) : null);

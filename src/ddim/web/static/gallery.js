@@ -64,15 +64,14 @@ export class Gallery {
 
   titleOf(kind, body) {
     const names = body.sources?.map((source) => this.find(source)?.name ?? "an image");
-    return title(kind, body, names ?? body.seeds.map((seed) => `seed ${seed}`));
+    return title(kind, body, names ?? (body.seeds ?? []).map((seed) => `seed ${seed}`));
   }
 
   /** Return the tile of an image that an edit starts from, or undefined. */
-  find({ upload, result, name }) {
+  find(wanted) {
     const tiles = [...this.uploads, ...this.entries.flatMap((entry) => entry.tiles)];
-    return tiles.find(({ source }) =>
-      upload ? source?.upload === upload : source?.result === result && source.name === name,
-    );
+    const same = ({ source }) => Object.keys(wanted).every((key) => source?.[key] === wanted[key]);
+    return tiles.find(same);
   }
 }
 
@@ -141,8 +140,7 @@ class Entry {
     if (result.images.length !== this.tiles.length) this.setTiles(result.images.map(({ name }) => name));
     result.images.forEach(({ url, file, name, seed, label }, k) => {
       const tile = this.tiles[k];
-      if (seed !== null) tile.name = `seed ${seed}`;
-      if (label) tile.name += ` · ${label}`;
+      tile.rename([seed === null ? tile.name : `seed ${seed}`, label].filter(Boolean).join(" · "));
       Object.assign(tile, { seed, seeded: result.seeded, request: this.body, before: result.before });
       tile.finish({ url, file, source: { result: result.id, name } });
     });
@@ -165,8 +163,8 @@ class Entry {
     );
   }
 
-  async remove() {
-    if (this.id) await remove(`/api/results/${this.id}`).catch(() => {}); // the server has removed it already
+  remove() {
+    if (this.id) remove(`/api/results/${this.id}`).catch(() => {}); // the server has removed it already
     this.gallery.drop(this);
     announce(`${this.title}: removed`);
   }

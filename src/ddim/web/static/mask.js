@@ -17,17 +17,30 @@ const MOVES = { arrowleft: [-1, 0], arrowright: [1, 0], arrowup: [0, -1], arrowd
  */
 export class MaskDialog {
   constructor(tile, [height, width]) {
-    Object.assign(this, { tile, width, height, at: [Math.floor(width / 2), Math.floor(height / 2)] });
+    Object.assign(this, { tile, width, height, at: [width >> 1, height >> 1], before: [], on: null });
     this.mask = tile.mask ?? new Uint8Array(width * height);
-    this.before = [];
     const [hint, title] = [newId("hint"), newId("title")];
     // The picture and the mask are two canvases of the model's image size; the style sheet enlarges both.
     this.picture = h("canvas.pixels", { width, height });
     const name = { role: "application", "aria-label": "Mask", "aria-describedby": hint };
-    this.canvas = h("canvas.pixels.paint", { width, height, tabindex: 0, ...name });
+    // While a button or a key is held, movements paint.
+    const release = () => (this.on = null);
+    const events = {
+      onpointerdown: (event) => {
+        this.canvas.setPointerCapture(event.pointerId);
+        this.press(event.button === 2 ? 0 : Number(this.mode.value), this.position(event));
+      },
+      onpointermove: (event) => this.moveTo(this.position(event)),
+      onkeydown: (event) => this.onKey(event),
+      oncontextmenu: (event) => event.preventDefault(),
+      onkeyup: ({ key }) => key.startsWith("Arrow") || release(),
+      ...{ onpointerup: release, onpointercancel: release, onblur: release },
+    };
+    this.canvas = h("canvas.pixels.paint", { width, height, tabindex: 0, ...name, ...events });
     const widest = Math.ceil(Math.max(width, height) / 2);
-    this.brush = h("input", { type: "range", min: 1, max: widest, value: Math.ceil(widest / 4) });
-    this.mode = menu(["paint", "erase"]);
+    const size = { min: 1, max: widest, value: Math.ceil(widest / 4), oninput: () => this.draw() };
+    this.brush = h("input", { type: "range", ...size });
+    this.mode = menu([[1, "paint"], [0, "erase"]]);
     this.rounds = slider("Rounds a step: more join the parts better", evenly(1, 20), { value: 5 });
     this.state = h("p.note", { role: "status" });
     this.make = h("button.main", { type: "submit", value: "make" }, "Generate this part");
@@ -54,7 +67,6 @@ export class MaskDialog {
         h("div.main-row", this.state, button("Cancel", () => this.element.close()), this.make),
       ),
     );
-    this.listen();
   }
 
   async ask() {
@@ -93,19 +105,26 @@ export class MaskDialog {
     this.draw();
   }
 
-  /** Move the brush; with `on`, set the pixels near its way to 1 (generated) or 0 (kept). */
-  moveTo(to, on = null) {
-    const from = this.at;
+  /** Begin to set pixels to 1 (generated) or 0 (kept). */
+  press(on, at) {
+    this.keep();
+    Object.assign(this, { on, at });
+    this.moveTo(at);
+  }
+
+  /** Move the brush; while something is pressed, set the pixels near its way. */
+  moveTo(to) {
+    const [left, top] = this.at;
+    const [across, down] = [to[0] - left, to[1] - top];
     this.at = to;
-    if (on === null) return;
-    const [across, down] = [to[0] - from[0], to[1] - from[1]];
-    const length = across ** 2 + down ** 2 || 1;
-    // Distances are between centres of pixels, so a brush of one pixel covers exactly one.
-    this.mask.forEach((_, pixel) => {
-      const [x, y] = [(pixel % this.width) - from[0], Math.floor(pixel / this.width) - from[1]];
-      const share = clamp((x * across + y * down) / length, 1);
-      if (Math.hypot(x - share * across, y - share * down) < this.radius) this.mask[pixel] = on;
-    });
+    const set = (_, pixel) => {
+      const [x, y] = [(pixel % this.width) - left, Math.floor(pixel / this.width) - top];
+      const share = clamp((x * across + y * down) / (across ** 2 + down ** 2 || 1), 1);
+      // Distances are between centres of pixels, so a brush of one pixel covers exactly one.
+      if (Math.hypot(x - share * across, y - share * down) < this.radius) this.mask[pixel] = this.on;
+    };
+    if (this.on !== null) this.mask.forEach(set);
+    this.draw();
   }
 
   draw() {
@@ -130,40 +149,15 @@ export class MaskDialog {
     return [Math.floor(zoom * offsetX), Math.floor(zoom * offsetY)];
   }
 
-  listen() {
-    const { canvas } = this;
-    const listen = (names, act) => names.forEach((name) => canvas.addEventListener(name, act));
-    const chosen = () => Number(this.mode.value === "paint");
-    this.brush.addEventListener("input", () => this.draw());
-    listen(["pointerdown"], (event) => {
-      canvas.setPointerCapture(event.pointerId);
-      this.keep();
-      this.on = event.button === 2 ? 0 : chosen();
-      this.at = this.position(event);
-      this.moveTo(this.at, this.on);
-      this.draw();
-    });
-    listen(["pointermove"], (event) => {
-      this.moveTo(this.position(event), this.on);
-      this.draw();
-    });
-    // While a button or a key is held, movements paint.
-    listen(["pointerup", "pointercancel", "keyup", "blur"], () => (this.on = null));
-    listen(["contextmenu"], (event) => event.preventDefault());
-    listen(["keydown"], (event) => this.onKey(event, chosen()));
-  }
-
-  onKey(event, chosen) {
+  onKey(event) {
     const key = event.key.toLowerCase();
     if (MOVES[key]) {
       const by = event.shiftKey ? 1 : Math.max(1, Math.floor(this.radius));
-      const to = this.at.map((place, axis) => place + by * MOVES[key][axis]);
-      this.moveTo([clamp(to[0], this.width - 1), clamp(to[1], this.height - 1)], this.on);
+      const [x, y] = this.at.map((place, axis) => place + by * MOVES[key][axis]);
+      this.moveTo([clamp(x, this.width - 1), clamp(y, this.height - 1)]);
     } else if (key === "z" && (event.ctrlKey || event.metaKey)) this.undo();
     else if (key === " " || key === "e") {
-      if (!event.repeat) this.keep();
-      this.on = key === " " ? chosen : 0;
-      this.moveTo(this.at, this.on);
+      if (!event.repeat) this.press(key === " " ? Number(this.mode.value) : 0, this.at);
     } else if (key === "[" || key === "]") this.brush.valueAsNumber += key === "[" ? -1 : 1;
     else return; // Tab and Escape keep their meaning
     event.preventDefault();

@@ -9,8 +9,7 @@ import { PlayForm } from "./play_form.js";
 import { fromQuery } from "./requests.js";
 import { Uploads } from "./uploads.js";
 
-const GUIDE = "Samples appear here. Choose one to enlarge or edit it, or two to interpolate between them.";
-const GUIDE_OF_STUDENT = "Samples appear here. This run can only be sampled: its samples cannot be edited.";
+const GUIDE = "Samples appear here. Choose one, or two, to see what you can do with them.";
 
 /** The playgrounds of the runs that were shown, keyed by run. */
 const benches = new Map();
@@ -25,11 +24,8 @@ export async function draw(root, { id: asked, query, about, signal }) {
   if (!id) return root.append(h("p", "There is no run to sample yet: a run first needs a checkpoint."));
   remember("play", id);
   const detail = await get(runPath(id), signal);
-  const choice = menu(rows.map((row) => [row.id, row.name]), { value: id });
-  choice.addEventListener("change", () => {
-    location.hash = `#/play/${encodeURIComponent(choice.value)}`;
-  });
-  const run = field("Run", choice);
+  const open = ({ target }) => (location.hash = `#/play/${encodeURIComponent(target.value)}`);
+  const run = field("Run", menu(rows.map((row) => [row.id, row.name]), { value: id, onchange: open }));
   if (!detail.can_sample)
     return root.append(run, h("p", "This run has no checkpoint yet, so it cannot be sampled."));
   const facts = JSON.stringify([detail.guides, detail.class_names, detail.size, detail.steps]);
@@ -37,7 +33,7 @@ export async function draw(root, { id: asked, query, about, signal }) {
   const bench = benches.get(id);
   root.append(bench.draw(run));
   addEventListener("keydown", (event) => bench.onKey(event), { signal });
-  addEventListener("focus", () => bench.refresh(), { signal });
+  addEventListener("focus", () => bench.refresh().catch(() => {}), { signal }); // the banner says why
   return bench.refresh(fromQuery(query));
 }
 
@@ -50,7 +46,6 @@ class Bench {
     this.form = new PlayForm(detail, limits, (event) => this.sample(event));
     this.panel = new EditPanel(detail, limits, this.gallery, () => this.choose([]));
     this.uploads = detail.edits.length ? new Uploads(this.gallery, limits.upload_bytes) : null;
-    this.guide = h("p.note.guide", detail.edits.length ? GUIDE : GUIDE_OF_STUDENT);
     const kept = recall(this.key);
     if (kept) this.form.fill(kept.form);
     if (kept) this.panel.fill(kept.panel);
@@ -59,7 +54,7 @@ class Bench {
 
   draw(run) {
     const side = h("div.side", run, this.form.element, this.message, this.uploads?.element);
-    return h("div.play", side, h("div", this.guide, this.gallery.element, this.panel.element));
+    return h("div.play", side, h("div", h("p.note.guide", GUIDE), this.gallery.element, this.panel.element));
   }
 
   /** Keep the settings for a reload. */
@@ -94,6 +89,7 @@ class Bench {
 
   sample(event) {
     event.preventDefault();
+    this.keep();
     show(this.message);
     try {
       this.gallery.start("sample", this.form.body());
@@ -109,8 +105,9 @@ class Bench {
   }
 
   choose(tiles) {
-    for (const tile of this.chosen) tile.chosen = false;
-    for (const tile of tiles) tile.chosen = true;
+    const mark = (tile, on) => tile.element.setAttribute("aria-pressed", String(on));
+    for (const tile of this.chosen) mark(tile, false);
+    for (const tile of tiles) mark(tile, true);
     this.chosen = tiles;
     this.panel.update(tiles);
   }

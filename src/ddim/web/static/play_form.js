@@ -5,6 +5,8 @@ import { GuidanceFields, STEPS, boxOf, evenly, fillFields, numeric, readFields, 
 import { number } from "./format.js";
 import { parseSeeds, writeSeeds } from "./seeds.js";
 
+const random = () => Math.floor(Math.random() * 100_000);
+
 /** A form; `body()` returns the request, `fill(body)` shows one, and `onsubmit` is called by its button. */
 export class PlayForm {
   constructor(detail, { images: most, steps: longest }, onsubmit) {
@@ -25,17 +27,17 @@ export class PlayForm {
     this.eta = numeric({ min: 0, max: 1, placeholder: "the recipe's" });
     this.etaField = field("Eta", this.eta, "0 is deterministic, 1 as stochastic as DDPM");
     this.vector = detail.vector.map(() => numeric({ placeholder: "–" }));
-    this.guidance = new GuidanceFields(detail.guides, `this run without its ${condition(detail)}`);
+    this.guidance = new GuidanceFields(detail.guides);
     this.element = h(
       "form.play-form",
-      { "aria-label": "Samples", oninput: () => this.update(), onsubmit },
+      { "aria-label": "Samples", oninput: ({ target }) => this.update(target), onsubmit },
       detail.class_names.length ? field("Class", this.controls.label) : null,
       vectorFields(detail.vector, this.vector),
       boxOf(this.count),
       h(
         "div.row.joined",
         field("Seeds, such as 0-15,40", this.seeds),
-        button("⚄", () => this.roll(), { "aria-label": "Other seeds", title: "Other seeds" }),
+        button("⚄", () => this.writeSeeds(random()), { "aria-label": "Other seeds", title: "Other seeds" }),
       ),
       boxOf(steps),
       this.guidance.main,
@@ -50,21 +52,16 @@ export class PlayForm {
       ),
       h("div.main-row", h("button.main", { type: "submit" }, "Make samples")),
     );
-    this.count.addEventListener("input", () => this.writeSeeds(Number(/\d+/.exec(this.seeds.value) ?? 0)));
-    this.seeds.addEventListener("input", () => this.showCount());
     this.update();
   }
 
-  /** Show only the fields that have an effect. */
-  update() {
+  /** Show only the fields that have an effect; `changed` is the one that the user has changed. */
+  update(changed) {
+    if (changed === this.count) this.writeSeeds(Number(/\d+/.exec(this.seeds.value) ?? 0));
+    if (changed === this.seeds) this.showCount();
     const { draws_labels: drawn, can_guide: alone, sampler } = this.detail;
     this.guidance.allow(alone && (drawn || this.controls.label.value !== ""));
     this.etaField.hidden = !["ddim", "dpm_solver"].includes(this.controls.sampler.value || sampler);
-  }
-
-  roll() {
-    this.writeSeeds(Math.floor(Math.random() * 100_000));
-    this.element.dispatchEvent(new Event("input"));
   }
 
   /** Write as many seeds as the user wants, from a first one on. */
@@ -75,7 +72,7 @@ export class PlayForm {
 
   showCount() {
     try {
-      this.count.value = parseSeeds(this.seeds.value, this.most).length;
+      fillFields([this.count], [parseSeeds(this.seeds.value, this.most).length]);
     } catch {
       // The user has not finished typing; `body` complains.
     }
@@ -96,26 +93,20 @@ export class PlayForm {
     if (body.seeds) this.seeds.value = writeSeeds(body.seeds);
     this.showCount();
     fillFields(this.controls, body);
-    fillFields({ eta: this.eta }, { eta: body.fields?.["sampler.eta"] });
-    fillFields({ ...this.vector }, body.vector ?? []);
+    fillFields([this.eta], [body.fields?.["sampler.eta"]]);
+    fillFields(this.vector, body.vector ?? []);
     this.guidance.fill(body);
     this.update();
   }
 }
-
-const condition = ({ class_names: names, vector }) =>
-  vector.length ? "vector" : names.length ? "class" : "label";
 
 /** Return the fields of the vector of all images, each with its range among the training images. */
 function vectorFields(columns, inputs) {
   if (!columns.length) return null;
   const range = ({ low, high }) => (low === null ? "" : `${number(low)} to ${number(high)}`);
   const legend = h("legend", "Vector of all images; if it is empty, each gets one of a training image");
-  return h(
-    "fieldset",
-    legend,
-    h("div.numbers", columns.map((column, k) => field(column.name, inputs[k], range(column)))),
-  );
+  const fields = columns.map((column, k) => field(column.name, inputs[k], range(column)));
+  return h("fieldset", legend, h("div.numbers", fields));
 }
 
 /** Return the classes of a menu, the default first. */

@@ -3,6 +3,8 @@
 import { plural } from "./format.js";
 import { parseSeeds, writeSeeds } from "./seeds.js";
 
+const KINDS = ["sample", "vary", "inpaint", "interpolate", "invert"];
+
 /** Return the title of a result; `sources` are the names of the images from which an edit starts. */
 export function title(kind, { seeds = [], label }, sources) {
   if (kind === "vary") return `${plural(seeds.length, "variation")} of ${sources[0]}`;
@@ -42,7 +44,7 @@ export function fromQuery(query) {
   const { kind, ...rest } = Object.fromEntries(query);
   const read = ([name, text]) => [name, name === "seeds" ? parseSeeds(text, Infinity) : JSON.parse(text)];
   try {
-    return kind ? { kind, body: Object.fromEntries(Object.entries(rest).map(read)) } : null;
+    return KINDS.includes(kind) ? { kind, body: Object.fromEntries(Object.entries(rest).map(read)) } : null;
   } catch {
     return null;
   }

@@ -12,20 +12,12 @@ export class Tile {
     this.caption = h("span.tile-name");
     const props = { type: "button", "aria-pressed": "false", disabled: true, onclick: () => onpick(this) };
     this.element = h("button.tile", props, this.canvas, this.caption);
+    this.rename(name);
+  }
+
+  rename(name) {
     this.name = name;
-  }
-
-  get name() {
-    return this.caption.textContent;
-  }
-
-  set name(name) {
     setText(this.caption, name);
-    this.element.title = name;
-  }
-
-  set chosen(on) {
-    this.element.setAttribute("aria-pressed", String(on));
   }
 
   /**

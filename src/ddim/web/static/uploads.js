@@ -26,12 +26,11 @@ export class Uploads {
   }
 
   async take(files) {
-    const mebibytes = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
-    const limit = `at most ${mebibytes(this.most)} can be uploaded.`;
+    const limit = `is larger than ${Math.round(this.most / 2 ** 20)} MiB, the limit of this server.`;
     show(this.message);
     for (const file of [...files])
       try {
-        if (file.size > this.most) throw new Error(`${file.name} has ${mebibytes(file.size)}; ${limit}`);
+        if (file.size > this.most) throw new Error(`${file.name} ${limit}`);
         this.add(await upload(file, file.name));
         announce(`${file.name} uploaded`);
       } catch (error) {

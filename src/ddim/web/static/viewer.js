@@ -18,7 +18,7 @@ export function openViewer(tiles, tile) {
   const element = h(
     "dialog.viewer",
     { "aria-label": "Enlarged image", onkeydown: ({ key }) => key in ARROWS && move(ARROWS[key]) },
-    h("div.title-row", caption, save, close),
+    h("div.head", caption, save, close),
     image,
     h("div.row", tiles.length > 1 && back, before, tiles.length > 1 && next),
   );
