@@ -214,3 +214,16 @@ def test_runs_are_compared_in_the_same_charts(visit, served, width):
         assert files[0] == files[1] == files[2] != files[3]
         page.reload()
         expect(page.get_by_role("group", name="Runs by Recall")).to_be_visible()
+
+
+def test_an_evaluation_is_begun_and_stopped(visit):
+    with visit(1440) as page:
+        page.go(f"#/run/{RUN}")
+        page.locator("summary", has_text="Evaluate").click()
+        page.get_by_label("Number of samples").fill("5000")
+        page.get_by_role("button", name="Evaluate").click()
+        expect(page.get_by_text("It is being evaluated now.")).to_be_visible(timeout=30_000)
+        page.reload()
+        page.get_by_role("button", name="Stop the evaluation").click()
+        expect(page.locator("summary", has_text="Evaluate")).to_be_visible(timeout=60_000)
+        expect(page.get_by_role("button", name="Stop the evaluation")).to_be_hidden()

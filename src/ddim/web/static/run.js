@@ -76,6 +76,7 @@ export async function draw(root, { id, about, signal }) {
         detail = await get(runPath(id), signal);
         display();
         await readCurves();
+        due ||= Boolean(detail.doing); // the end of a command that changed no file is no event
       } catch (error) {
         if (error.name !== "AbortError") announce(error.message);
       }
@@ -93,6 +94,7 @@ export async function draw(root, { id, about, signal }) {
 
   display();
   await readCurves();
+  if (detail.doing) refresh();
   subscribe((changed) => {
     if (!changed.has(id)) return;
     if (!findRun(id)) return leave();
