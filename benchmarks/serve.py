@@ -65,12 +65,9 @@ def measure_load(runs: Path, run: str, rounds: int, requests: int) -> None:
         for number in range(rounds):
             start = time.monotonic()
             crowd = asyncio.run(send_crowd(server, run, expected, requests=requests))
-            health = [1000 * crowd.percentile(share) for share in (0.5, 0.99, 1)]
             print(
                 f"round {number + 1}, {time.monotonic() - start:.0f} s: statuses {dict(crowd.statuses)}, "
-                f"{crowd.images} right images, {len(crowd.wrong)} wrong; {len(crowd.health)} of /healthz, "
-                f"{crowd.sick} failed, median {health[0]:.0f}, p99 {health[1]:.0f}, most {health[2]:.0f} ms; "
-                f"slow clients cut after {min(crowd.cut):.0f} to {max(crowd.cut):.0f} s; "
+                f"{crowd.images} right images, {len(crowd.wrong)} wrong; "
                 f"memory {server.memory()} MiB",
                 flush=True,
             )

@@ -51,9 +51,8 @@ def smooth(height=48, width=48, centre=(0.0, 0.0), spread=(4.0, 4.0), angle=0.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_zero_labels_keep_every_bit(dtype, layout):
-    x = X.to(dtype).contiguous(memory_format=layout)
+def test_zero_labels_keep_every_bit(dtype):
+    x = X.to(dtype).contiguous(memory_format=torch.channels_last)
     assert torch.equal(apply_augmentation(x, torch.zeros(3, LABELS)), x)
     some = torch.stack([torch.zeros(LABELS).double(), QUARTER + SCALED, torch.zeros(LABELS).double()])
     found = apply_augmentation(x, some)
@@ -61,7 +60,7 @@ def test_zero_labels_keep_every_bit(dtype, layout):
     assert torch.equal(found[[0, 2]], x[[0, 2]])
     assert not torch.equal(found[1], x[1])
     assert found.dtype == dtype
-    assert found.is_contiguous(memory_format=layout)
+    assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 @every_size

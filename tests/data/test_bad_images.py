@@ -16,14 +16,8 @@ from ddim.errors import UserError, escape
 from image_classes import CLASSES, run_classes
 
 
-@pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "photos"
-    path.mkdir()
-    return path
-
-
-def test_good_images_are_used_and_bad_ones_are_listed_with_reasons(folder, tmp_path, capsys, monkeypatch):
+def test_good_images_are_used_and_bad_ones_are_listed_with_reasons(tmp_path, capsys, monkeypatch):
+    (folder := tmp_path / "photos").mkdir()
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     used, reasons = fill(folder)
     images = open_images(str(folder), (16, 16), 3)
@@ -42,7 +36,8 @@ def test_good_images_are_used_and_bad_ones_are_listed_with_reasons(folder, tmp_p
 
 
 @pytest.mark.parametrize("files", [{}, {"empty.png": b""}])
-def test_a_folder_without_usable_images_is_refused_with_a_reason(files, folder, tmp_path):
+def test_a_folder_without_usable_images_is_refused_with_a_reason(files, tmp_path):
+    (folder := tmp_path / "photos").mkdir()
     for name, data in files.items():
         (folder / name).write_bytes(data)
     with pytest.raises(UserError, match="contains no image that can be used.*empty" if files else "no image"):

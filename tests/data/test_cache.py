@@ -249,14 +249,6 @@ def test_floats_keep_their_range_and_integers_become_floats_from_0_to_1_if_asked
     np.testing.assert_allclose(unit.pixels[1, ..., 0], picture(8, 8)[..., 0] / 255, rtol=1e-6)
 
 
-def test_gray_images_are_opaque_among_transparent_ones(tmp_path):
-    gray, others = noise16(8, 8), noise16(2, 8, 8, 4)
-    files = {f"{k}.tif": tiff(each) for k, each in enumerate((gray, *others))}
-    pixels = open_images(write(tmp_path / "deep", files), (8, 8), 4, cache=tmp_path / "cache").pixels[0]
-    assert np.array_equal(pixels[..., 0], gray)
-    assert (pixels[..., 3] == 65535).all()
-
-
 def test_every_16_bit_value_survives_the_way_to_the_unit_interval_and_back():
     import torch
 

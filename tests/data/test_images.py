@@ -94,21 +94,15 @@ def images():
 
 def test_a_batch_contains_the_selected_images_channels_first(images):
     found = gather_batch(images, np.array([3, 0, 3]))
-    assert found.dtype == torch.uint8
-    assert found.shape == (3, 3, 4, 6)
     assert found.is_contiguous(memory_format=torch.channels_last)
-    for row, place in enumerate((3, 0, 3)):
-        for channel in range(3):
-            np.testing.assert_array_equal(found[row, channel].numpy(), images.pixels[place, :, :, channel])
+    assert np.array_equal(found.numpy(), images.pixels[[3, 0, 3]].transpose(0, 3, 1, 2))
 
 
 def test_only_selected_images_are_mirrored_left_to_right(images):
     which = np.array([1, 2, 4])
     plain, flipped = gather_batch(images, which), gather_batch(images, which, np.array([True, False, True]))
-    assert torch.equal(flipped[0], torch.flip(plain[0], [-1]))
+    assert torch.equal(flipped[[0, 2]], plain[[0, 2]].flip(-1))
     assert torch.equal(flipped[1], plain[1])
-    assert torch.equal(flipped[2], torch.flip(plain[2], [-1]))
-    assert not torch.equal(flipped[0], plain[0])
 
 
 def test_a_batch_is_a_copy_and_copied_once():
@@ -122,12 +116,9 @@ def test_a_batch_is_a_copy_and_copied_once():
     assert images.pixels.all()
 
 
-def test_black_is_0_and_white_is_1():
+def test_black_is_0_and_white_is_1_and_dequantised_images_round_down_to_the_original():
     values = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(1, 3, 1, 1)
     assert torch.allclose(to_unit(values).flatten(), torch.tensor([0.0, 0.2, 1.0]))
-
-
-def test_dequantised_images_are_uniform_and_round_down_to_the_original():
     values = torch.arange(256, dtype=torch.uint8).repeat(400).reshape(1, 1, 320, 320)
     grain = torch.rand(values.shape, generator=torch.Generator().manual_seed(0))
     found = to_unit(values, grain)

@@ -1,6 +1,5 @@
 """Folders and archives: which images they hold, in which order, and what happens to damaged ones."""
 
-import errno
 import os
 import sys
 import tarfile
@@ -12,7 +11,6 @@ import pytest
 from archives import as_folder, as_tar, as_zip
 from bad_images import encoded
 from ddim.data import open_images
-from ddim.data.sources import Folder
 from ddim.errors import UserError
 
 
@@ -143,15 +141,3 @@ def test_links_to_files_and_folders_outside_are_followed_once(tmp_path):
     images = opened(folder, tmp_path)
     assert images.names == ("c.png", "d.png", "in/e.png", "linked/a.png")
     assert [reject.name for reject in images.rejects] == ["in/up", "twice"]
-
-
-def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
-    folder, walk = as_folder(tmp_path / "data", {"c.png": colour(2)}), os.walk
-
-    def refuse(path, onerror, **options):
-        onerror(PermissionError(errno.EACCES, "Permission denied", str(folder / "a")))
-        return walk(path, **options)
-
-    monkeypatch.setattr(os, "walk", refuse)
-    names = [(member.name, getattr(member, "reason", "")) for member in Folder(folder).members((8, 8))]
-    assert names == [("a", "a folder that cannot be read: Permission denied"), ("c.png", "")]

@@ -1,5 +1,4 @@
 import hashlib
-import re
 from pathlib import Path
 
 import numpy as np
@@ -7,21 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 from torchvision.models import EfficientNet_B0_Weights, Inception3
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import normalize, resize
 
 from ddim.errors import UserError
 from ddim.metrics.catalogue import DEFAULT, EXTRACTORS, METRICS, metric_name
-from ddim.metrics.features import (
-    WEIGHTS,
-    Extractor,
-    extract_features,
-    load_extractor,
-    locate_weights,
-    resize_tf1,
-)
+from ddim.metrics.features import WEIGHTS, Extractor, extract_features, load_extractor, locate_weights
 
 
 def images(count, size=(40, 56), channels=3, seed=0):
@@ -44,21 +35,14 @@ def lite0():
 
 def test_inception_2015_equals_torch_fidelity(weights_2015, known):
     known("inception-2015", weights_2015)
-    pictures = images(2)
     with torch.random.fork_rng():
         other = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(weights_2015))
-    (theirs,) = other(pictures)
-    ours = load_extractor("inception-2015", weights_2015)(pictures)
-    assert ours.shape == (2, 2048)
-    assert theirs.std() > 0.01
-    assert (ours - theirs).abs().max() <= 1e-6 * theirs.abs().max()
-
-
-@pytest.mark.parametrize("size", [(7, 9), (32, 32), (64, 100), (299, 299), (400, 301)])
-def test_the_tf1_resize_equals_torch_fidelity(size):
-    pictures = images(2, size).float()
-    theirs = interpolate_bilinear_2d_like_tensorflow1x(pictures, size=(299, 299), align_corners=False)
-    torch.testing.assert_close(resize_tf1(pictures, 299), theirs, rtol=1e-6, atol=1e-3)
+    ours = load_extractor("inception-2015", weights_2015)
+    for size in ((40, 56), (400, 301)):
+        (theirs,) = other(images(2, size))
+        assert theirs.shape == (2, 2048)
+        assert theirs.std() > 0.01
+        assert (ours(images(2, size)) - theirs).abs().max() <= 1e-6 * theirs.abs().max()
 
 
 def test_inception_torchvision_equals_torchvision(weights_torchvision, known):
@@ -81,16 +65,6 @@ def test_each_extractor_has_the_facts_in_the_catalogue(lite0):
     for extractor in (lite0, load_extractor("scattering")):
         assert (extractor.resize, extractor.dimensions) == EXTRACTORS[extractor.name]
         assert extractor(images(2)).shape == (2, extractor.dimensions)
-
-
-def test_images_are_moved_to_the_device_of_the_extractor_and_features_back():
-    seen = []
-    extractor = Extractor(
-        "stub", "0", "none", 6, lambda x: seen.append(x.device.type) or torch.ones(len(x), 6)
-    )
-    extractor(images(2))
-    assert extractor.to("meta")(images(2)).tolist() == [[1] * 6] * 2
-    assert seen == ["cpu", "meta"]
 
 
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "scattering"])
@@ -139,12 +113,9 @@ def test_features_do_not_depend_on_the_batch_and_progress_is_reported(lite0):
 
 def test_a_metric_is_named_by_its_key_or_its_title():
     assert [metric_name(metric.title.upper()) for metric in METRICS.values()] == [*METRICS]
-
-
-@pytest.mark.parametrize("find", [load_extractor, metric_name])
-def test_unknown_names_are_refused(find):
-    with pytest.raises(UserError, match="must be one of"):
-        find("inception-keras")
+    for find in (load_extractor, metric_name):
+        with pytest.raises(UserError, match="must be one of"):
+            find("inception-keras")
 
 
 @pytest.fixture
@@ -153,12 +124,6 @@ def places(tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     return tmp_path
-
-
-def test_missing_weights_are_reported_with_address_and_folder(places):
-    with pytest.raises(UserError, match=re.escape(WEIGHTS["inception-2015"][0])) as caught:
-        load_extractor("inception-2015")
-    assert str(places / "cache" / "weights") in str(caught.value)
 
 
 @pytest.mark.parametrize("place", ["cache/weights", "torch/hub/checkpoints"])
@@ -173,7 +138,9 @@ def test_weights_are_downloaded_once_and_a_wrong_file_is_discarded(places, monke
     served, sha = places / "a.pth", hashlib.sha256(b"weights").hexdigest()
     monkeypatch.setitem(WEIGHTS, "inception-2015", (served.as_uri(), sha[:8]))
     served.write_bytes(b"weig")
-    with pytest.raises(UserError, match="cannot be downloaded"):
+    with pytest.raises(
+        UserError, match=rf"cannot be downloaded .*{served.as_uri()} and put it into .*weights"
+    ):
         locate_weights("inception-2015")
     assert list((places / "cache" / "weights").iterdir()) == []
     served.write_bytes(b"weights")

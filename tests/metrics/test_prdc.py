@@ -41,14 +41,6 @@ def test_all_four_metrics_follow_their_definitions(k, k_density):
     assert found[2:] == pytest.approx(by_definition(x, y, k_density)[2:], rel=1e-12)
 
 
-def test_part_of_the_modes_costs_recall_and_foreign_modes_cost_precision():
-    modes = np.concatenate([features(100, 4, number, shift=20 * number) for number in range(5)])
-    few, many = prdc(modes[:100], modes), prdc(modes, modes[:100])
-    assert (few.precision, many.recall, many.coverage) == (1, 1, 1)
-    assert (few.recall, few.coverage, many.precision) == pytest.approx((0.2, 0.2, 0.2), abs=0.01)
-    assert few.density > 0.9 > 0.3 > many.density
-
-
 def test_one_outlier_of_the_reference_raises_precision_but_not_density():
     # The example of Naeem et al. (2020, figure 2): fakes around an outlier, whose ball is huge.
     reference = np.concatenate([features(200, 4, 0, scale=0.1), np.full((1, 4), 30.0)])

@@ -3,14 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from ddim.metrics.statistics import (
-    Estimate,
-    estimate_difference,
-    estimate_mean,
-    estimate_ratio,
-    estimate_share,
-    false_alarm_threshold,
-)
+from ddim.metrics import statistics
+from ddim.metrics.statistics import Estimate, estimate_difference, estimate_mean, estimate_share
 
 
 def test_the_standard_error_of_a_mean_is_the_textbook_one():
@@ -25,7 +19,7 @@ def test_the_interval_of_a_ratio_covers_the_true_value_at_its_confidence():
     draw = np.random.default_rng(0)
     below = draw.exponential(1, (100, 2000))
     above = 3 * below + draw.normal(0, 1, below.shape) * below
-    found = estimate_ratio(above, below)
+    found = statistics.estimate_ratio(above, below)
     held = (found.low <= 3) & (found.high >= 3)
     assert 0.92 < held.mean() < 0.97
 
@@ -68,6 +62,6 @@ def test_the_interval_covers_the_true_share_at_least_at_its_confidence(p):
 def test_false_alarms_exceed_the_bound_only_as_often_as_the_confidence_allows(n):
     draw = np.random.default_rng(0)
     # Of uniform draws the rate of false alarms is the threshold itself.
-    found = [false_alarm_threshold(draw.random(n)) for _ in range(2000)]
+    found = [statistics.false_alarm_threshold(draw.random(n)) for _ in range(2000)]
     assert 0.02 < np.mean([rate > bound for rate, bound in found]) < 0.065
     assert found[0][1] == pytest.approx(max(0.01, 1 - 0.05 ** (1 / n)))

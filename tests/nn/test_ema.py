@@ -59,17 +59,6 @@ def test_in_long_runs_an_average_changes_less_often_and_keeps_the_exact_share_of
     assert sum(share < 1 for share in kept) == 3 * 2048 * 2**17 / boundary
 
 
-def test_in_long_runs_an_average_in_float32_follows_the_weights():
-    before = normal(1000, dtype=torch.float32)
-    newest, rule, first = before * 1.01, Power(6.94), 10**7
-    average = before.clone()
-    for k in range(first + 1, first + 60_001):
-        update_average([average], [newest], rule(k, 8))
-    share = 1 - (first / (first + 60_000)) ** 7.94
-    moved = share * (newest - before).norm().item()
-    assert (average - before).norm().item() == pytest.approx(moved, rel=0.05)
-
-
 def test_weights_halve_with_every_half_life():
     """In images: 80 are 10 updates of 8 or 5 of 16, once they are less than 5 % of the run, from 1600 on."""
     for batch, updates in ((8, 10), (16, 5)):

@@ -4,7 +4,6 @@ from dataclasses import fields
 
 import pytest
 
-from ddim.recipe.codec import list_paths
 from ddim.recipe.help import explain_fields, explain_kinds, read_field_help
 from ddim.recipe.recipe import FAMILIES, Data, Optim, Recipe, Report
 
@@ -32,7 +31,3 @@ def test_the_kinds_of_a_field_have_fields_of_their_own():
     assert [row[:2] for row in kinds["ddpm"]] == [("sampler.variance", "small")]
     assert {name for name, _, _ in explain_kinds("objective.times")} >= {"uniform_times", "table_times"}
     assert list(explain_kinds("optim.lr")) == list(explain_kinds("fast")) == []
-
-
-def test_paths_include_the_fields_of_every_kind():
-    assert {"sampler.eta", "sampler.variance", "schedule.rho", "objective.times.low"} <= set(list_paths())

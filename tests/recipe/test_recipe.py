@@ -83,7 +83,6 @@ def test_a_recipe_survives_json_yaml_and_being_set_field_by_field(recipe):
         {"minutes": "1e999"},
         {"data": {"flip": 1}},
         {"data": {"size": [64, 64, 3]}},
-        {"optim": {"batch": 10, "accumulate": 3}},
         {"net": {"widths": [16, 32]}},
         {"objective": {"on": "noize"}},
         [],

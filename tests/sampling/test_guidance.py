@@ -21,7 +21,7 @@ from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
 from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import LoadedCheckpoint, LoadedRun
-from ddim.sampling.sampling_setup import OFF, Guidance, SamplingSetup, open_guidance
+from ddim.sampling.sampling_setup import Guidance, SamplingSetup, open_guidance
 from oracles import Answers, Gaussian, TellsTime
 
 SCHEDULE = Cosine(0.002, 0.9999)
@@ -186,10 +186,6 @@ def test_a_run_always_trained_with_a_class_cannot_guide_itself(labelled):
     assert open_guidance(labelled[0.25], 1, 3, Guidance(2.0)).on
     with pytest.raises(UserError, match="unlabelled"):
         open_guidance(labelled[0.0], 1, 3, Guidance(2.0))
-
-
-def test_scale_one_needs_no_guide_and_no_label():
-    assert open_guidance(run(STRONG), None, 2, Guidance(1.0, (0, 1), "nowhere")) is OFF
 
 
 def test_equal_guidance_is_equal_as_text_however_it_is_given():

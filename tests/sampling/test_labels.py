@@ -21,11 +21,10 @@ from ddim.sampling.generate import generate
 from ddim.sampling.labels import (
     NULL,
     VectorLabel,
-    assign_labels,
     choose_label,
     count_classes,
     draw_class,
-    draw_rows_of_training,
+    draw_vectors,
     drop_labels,
     find_label,
     find_vectors,
@@ -247,7 +246,6 @@ def test_vectors_are_standardised_and_belong_to_their_seeds(kind, tmp_path):
     assert torch.equal(rows.assign([9, 5, 9], VECTORS), wanted[[1, 0, 1]])
     (tmp_path / "rows.csv").write_text("c,a,b\n2,0,1\n5,3,4\n")
     assert find_vectors(tmp_path / "rows.csv", [5, 9], VECTORS) == rows
-    drawn = draw_rows_of_training(range(50), VECTORS)
+    drawn = draw_vectors(range(50), VECTORS)
     assert {tuple(row) for row in drawn.tolist()} == {tuple(row) for row in wanted[[0, 2]].tolist()}
-    assert assign_labels(None, [1], 0, (), VECTORS) is None
     assert isinstance(one, VectorLabel)

@@ -7,7 +7,6 @@ import os
 import random
 import struct
 import zlib
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -58,27 +57,18 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 def png(width: int, height: int, depth: int, colour: int, raw: bytes, interlaced: int = 0) -> bytes:
     """A PNG file with these raw scan lines."""
     head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", zlib.compress(raw, 9))
-        + chunk(b"IEND", b"")
-    )
+    chunks = {b"IHDR": head, b"IDAT": zlib.compress(raw, 9), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(map(chunk, chunks, chunks.values()))
+
+
+PASSES = ["00000808", "04000808", "00040408", "02000404", "00020204", "01000202", "00010102"]
+"""The first column and row of each pass of Adam7, and the steps to the next ones."""
 
 
 def interlaced(pixels: np.ndarray) -> bytes:
     """A PNG file in the seven passes of Adam7, which Pillow can read but not write."""
     raw = b""
-    passes = (
-        (0, 0, 8, 8),
-        (4, 0, 8, 8),
-        (0, 4, 4, 8),
-        (2, 0, 4, 4),
-        (0, 2, 2, 4),
-        (1, 0, 2, 2),
-        (0, 1, 1, 2),
-    )
-    for left, top, across, down in passes:
+    for left, top, across, down in map(bytes.fromhex, PASSES):
         for line in pixels[top::down, left::across]:
             raw += b"\0" + line.tobytes()
     return png(pixels.shape[1], pixels.shape[0], 8, 2, raw, interlaced=1)
@@ -129,11 +119,8 @@ def usable() -> dict[str, bytes]:
 
 def refused() -> dict[str, tuple[bytes, str]]:
     """Files that cannot be used: (bytes, a part of the reason)."""
-    jpeg, plain, nan = (
-        encoded(picture(), "JPEG"),
-        encoded(picture(), "PNG"),
-        np.full((8, 8), np.nan, np.float32),
-    )
+    jpeg, plain = (encoded(picture(), kind) for kind in ("JPEG", "PNG"))
+    nan = np.full((8, 8), np.nan, np.float32)
     return {
         "empty.png": (b"", "no image"),
         "text.png": (b"These are words.\n" * 20, "no image that can be read"),
@@ -168,12 +155,8 @@ def special(folder: Path) -> dict[str, str]:
 
 def fill(folder: Path) -> tuple[set[str], dict[str, str]]:
     """Write files of every kind into a folder; return the usable names, and {refused name: its reason}."""
-    write: Callable[[str, bytes], object] = lambda name, data: (folder / name).write_bytes(data)
-    for name, data in usable().items():
-        write(name, data)
-    for name, (data, _) in refused().items():
-        write(name, data)
-    for name in ("notes.txt", ".hidden.png", "Thumbs.db"):
-        write(name, b"nothing to see")
+    files = usable() | {name: data for name, (data, _) in refused().items()}
+    for name, data in {**files, "notes.txt": b"", ".hidden.png": b"", "Thumbs.db": b""}.items():
+        (folder / name).write_bytes(data)
     reasons = {name: reason for name, (_, reason) in refused().items()} | special(folder)
     return set(usable()), reasons

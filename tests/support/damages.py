@@ -47,45 +47,40 @@ def digit(data, draw):
 BYTES = (flip, truncate, blank, cut, digit)
 
 
-def damage_checkpoint(path, kind, draw):
-    """Damage one file of a checkpoint; return its name."""
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    file = draw.choice(files)
-    if kind == "missing":
+def damage_checkpoint(path, k, draw):
+    """Damage a file of a checkpoint; return the name that a message must contain.
+
+    Of 15 files 10 have a flipped bit, 4 are cut off, and 1 is missing, new or of another checkpoint.
+    """
+    file = draw.choice(sorted(file for file in path.rglob("*") if file.is_file()))
+    other = path.with_name("step-000000001") / file.relative_to(path)
+    if k % 15 < 14:
+        file.write_bytes((flip if k % 15 < 10 else truncate)(file.read_bytes(), draw))
+    elif k % 45 == 14:
         file.unlink()
-    elif kind == "extra":
-        file = file.with_name(f"{file.name}.{draw.randrange(100)}")
+    elif k % 45 == 29:
+        file = file.with_name(f"{file.name}.1")
         file.write_bytes(b"{}")
-    elif kind == "swapped":
-        other = path.with_name("step-000000001") / file.relative_to(path)
-        file.write_bytes(other.read_bytes())
     else:
-        file.write_bytes({"flip": flip, "truncate": truncate}[kind](file.read_bytes(), draw))
+        file.write_bytes(other.read_bytes())
+        return path.name  # another manifest does not fit the files, so the message names one of these
     return file.name
 
 
 def damage_checkpoints(folder, count, seed=0):
-    """Damage `count` checkpoints: 2 of 3 by a flipped bit, 4 of 15 by truncation, 1 of 15 by other files."""
+    """Damage `count` checkpoints; return how often that was named, and the one before it was used."""
     draw, outcomes = random.Random(seed), Counter()
     crash.put(folder / "whole", 1)
     crash.put(folder / "whole", 2)
-    kinds = ["flip"] * 10 + ["truncate"] * 4
     for k in range(count):
-        kind = draw.choice(("missing", "extra", "swapped")) if k % 15 == 14 else kinds[k % 15]
-        run = folder / "run"
-        shutil.copytree(folder / "whole", run)
+        run = shutil.copytree(folder / "whole", folder / "run")
         newest = run / "step-000000002"
-        name = damage_checkpoint(newest, kind, draw)
+        name = damage_checkpoint(newest, k, draw)
         with warnings.catch_warnings(record=True, action="always") as warned:
             found = crash.label(checkpoint.find_newest(run))
         said = [str(warning.message) for warning in warned]
-        if found != (1, 0):
-            outcomes["believed"] += 1
-        # Another manifest does not fit the files, so the message names one of these.
-        elif len(said) == 1 and newest.name in said[0] and (name in said[0] or kind == "swapped"):
-            outcomes["named"] += 1
-        else:
-            outcomes["unnamed"] += 1
+        named = len(said) == 1 and newest.name in said[0] and name in said[0]
+        outcomes["believed" if found != (1, 0) else "named" if named else "unnamed"] += 1
         shutil.rmtree(run)
     return outcomes
 

@@ -11,7 +11,7 @@ import linecache
 import re
 import shlex
 import tomllib
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -71,7 +71,6 @@ class Page:
 
     def __init__(self, page, images=32, samples=20):
         self.page, self.images, self.samples = page, str(images), samples
-        self.variables = {}
         self.space = {"__name__": "__main__"}
         self.ran = 0
 
@@ -100,14 +99,6 @@ class Page:
     def type(self, words, line):
         """Run one command of a shell."""
         where = f"{self.page.name}, line {line}: {' '.join(words)}"
-        name, equals, value = words[0].partition("=")
-        if equals and value.startswith("$("):
-            captured = StringIO()
-            with redirect_stdout(captured):
-                self.type([value[2:], *words[1:-1], words[-1].removesuffix(")")], line)
-            self.variables[f"${name}"] = captured.getvalue().strip()
-            return
-        words = [self.variables.get(word, word) for word in words]
         if "|" in words:
             words = words[: words.index("|")]
         if words[0] == "ddim":
@@ -119,13 +110,8 @@ class Page:
             assert (known.module, known.training_script) == (True, "ddim"), where
             self.call(known.training_script_args, where)
         elif words[:2] == ["pip", "install"]:
-            extras = {
-                extra
-                for word in words[2:]
-                for found in re.findall(r"\[(.*)\]", word)
-                for extra in found.split(",")
-            }
-            assert extras <= EXTRAS.keys(), where
+            extras = ",".join(re.findall(r"\[(.*?)\]", " ".join(words)))
+            assert not extras or {*extras.split(",")} <= EXTRAS.keys(), where
         elif words[:3] == ["python3", "-m", "venv"]:
             assert len(words) == 4, where
         elif words[0] == "python":

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import safetensors.torch
@@ -60,14 +61,9 @@ CASES = {
 
 def launch(processes, *command, **options):
     """Run a Python command in so many processes of torchrun; returns the finished process."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return subprocess.run(
-        [sys.executable, *launcher, *map(str, command)],
-        capture_output=True,
-        text=True,
-        check=False,
-        **options,
-    )
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+    words = [str(word) for word in (*words, *command)]
+    return subprocess.run(words, capture_output=True, text=True, check=False, **options)
 
 
 def choose_case(name):
@@ -89,9 +85,9 @@ def open_training(name):
     return tiny.give_teacher(Trainer(chosen, *data, runtime, Plan(chosen.images)))
 
 
-def draw_digest(row):
-    """The SHA-256 of all that one image of a batch is trained on."""
-    return hashlib.sha256(b"".join(np.ascontiguousarray(value).tobytes() for value in row)).hexdigest()
+def digest(tensors):
+    """The SHA-256 of the values of some tensors."""
+    return hashlib.sha256(b"".join(each.contiguous().numpy().tobytes() for each in tensors)).hexdigest()
 
 
 def train(name, updates):
@@ -105,16 +101,12 @@ def train(name, updates):
         labels = [] if isinstance(denoise, Model) else [denoise.label, denoise.augment]
         values = [x0, t[which], eps, *(value for value in labels if value is not None)]
         for k, row in enumerate(range(len(batch.uniform))[which]):
-            drawn.append([run.step, row, draw_digest([value[k].contiguous().numpy() for value in values])])
+            drawn.append([run.step, row, digest(value[k] for value in values)])
         return denoise, x0, eps
 
-    batches.Batch.micro_batch = part
-    try:
-        with run.runtime:
-            for _ in range(updates):
-                losses.append(run.advance()["loss"])
-    finally:
-        batches.Batch.micro_batch = original
+    with patch.object(batches.Batch, "micro_batch", part), run.runtime:
+        for _ in range(updates):
+            losses.append(run.advance()["loss"])
     everything = [line for lines in current_processes().interleave([drawn]) for line in lines]
     return run, losses, sorted(everything)
 
@@ -125,8 +117,8 @@ def main(out, updates, *names):
     with join_processes() as processes:
         for name in names or CASES:
             run, losses, drawn = train(name, updates)
-            mine = hashlib.sha256(b"".join(t.numpy().tobytes() for t in tiny.bits(run).values())).hexdigest()
-            found = {"losses": losses, "drawn": drawn, "equal": len({*processes.interleave([mine])}) == 1}
+            ends = processes.interleave([digest(tiny.bits(run).values())])
+            found = {"losses": losses, "drawn": drawn, "equal": len({*ends}) == 1}
             if processes.leads:
                 (out / f"{name}.json").write_text(json.dumps(found))
                 tensors = {key: value.contiguous() for key, value in tiny.bits(run).items()}

@@ -6,9 +6,7 @@ once undisturbed and once with kills: named recipes on small networks, and a net
 if fewer kills of a run than `saving` hit a save. It forks, so that a life costs no import.
 """
 
-import hashlib
 import itertools
-import json
 import os
 import random
 import shutil
@@ -23,10 +21,10 @@ import ddim.training  # noqa: F401  (imported before the forks)
 from ddim.cli import main
 from ddim.recipe.codec import override, write_recipe
 from ddim.recipe.named import RECIPES
-from ddim.runs import checkpoint
 from distinct_images import draw_photos
 from programmes import run_as_command
 from small_recipes import make_small
+from tiny import differing_files
 
 COMPILED = "compiled"
 QUICK = {"net.widths": "8", "net.down": "0", "net.up": "0", "net.attention": "no", "net.embedding": 8}
@@ -111,7 +109,7 @@ def torture(folder, options, kills, saving, longest, draw):  # noqa: PLR0913
         # What the dead process left half-written is the proof that it died in a save.
         hits += _unfinished(killed) != left
     live(killed).ends()
-    return different(whole, killed) + [f"{hits} kills in a save"] * (hits < saving)
+    return differing_files(whole, killed) + [f"{hits} kills in a save"] * (hits < saving)
 
 
 def _die_in_a_save(run, flushes):
@@ -144,27 +142,6 @@ def _wait_and_kill(life, when, log, seconds):
 def _unfinished(run):
     folders = (run / "checkpoints", run / "averages" / "snapshots")
     return {path.name for folder in folders for path in folder.glob(".tmp-*")}
-
-
-def different(whole, killed):
-    """Return the sorted names of what differs between two runs.
-
-    Compared are the tensor files of the last checkpoint and the guide, the averages, the samples, the log
-    without its times, and the last step.
-    """
-    one, other = (_contents(run) for run in (whole, killed))
-    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
-
-
-def _contents(run):
-    path = checkpoint.find_newest(run / "checkpoints")
-    files = [*path.rglob("*.safetensors"), *(run / "samples").iterdir()]
-    files += (run / "guide").rglob("*.safetensors")
-    files += [file for file in (run / "averages").rglob("*") if file.is_file()]
-    found = {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    log = [{name: value for name, value in line.items() if name not in ("time", "seal")} for line in lines]
-    return {**found, "metrics.jsonl": log, "step": path.name}
 
 
 def torture_recipes(folder, kills=200, saving=3, longest=1.0, seed=0, recipes=""):  # noqa: PLR0913

@@ -13,9 +13,9 @@ from contextlib import suppress
 import psutil
 
 from ddim.recipe.codec import override, write_recipe
-from kill import different
 from programmes import run_as_command
 from small_recipes import make_small
+from tiny import differing_files
 
 
 class Launch:
@@ -69,7 +69,7 @@ def kill_workers(folder, kills=50, steps=400, seed=0):
             while not launch.over() and launch.workers() & workers:
                 time.sleep(0.02)
     launch.ends()
-    return {"kills": done, "faults": different(folder / "whole", folder / "restarted")}
+    return {"kills": done, "faults": differing_files(folder / "whole", folder / "restarted")}
 
 
 if __name__ == "__main__":

@@ -8,17 +8,7 @@ from ddim.diffusion.oracles import Gaussian
 from ddim.diffusion.parameterisation import from_image
 from ddim.diffusion.schedules import Schedule
 
-__all__ = [
-    "Answers",
-    "Asked",
-    "Gaussian",
-    "TellsTime",
-    "TrueConsistency",
-    "made",
-    "normal",
-    "shaken",
-    "uniform",
-]
+__all__ = ["Gaussian"]
 
 
 class TellsTime:

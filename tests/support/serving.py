@@ -109,20 +109,11 @@ class Crowd:
         statuses: how often each status was answered to samples.
         wrong: the seeds whose images were not the expected ones.
         images: number of images that were right.
-        health: the seconds of each answer of /healthz.
-        sick: answers of /healthz other than 200.
     """
 
     statuses: Counter = field(default_factory=Counter)
     wrong: list = field(default_factory=list)
     images: int = 0
-    health: list = field(default_factory=list)
-    sick: int = 0
-
-    def percentile(self, share):
-        """A percentile of the seconds of /healthz."""
-        ordered = sorted(self.health)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 async def send_crowd(server, run, expected, *, clients=64, requests=3, leaving=64, steps=2):
@@ -137,14 +128,13 @@ async def send_crowd(server, run, expected, *, clients=64, requests=3, leaving=6
         leaving: number of clients that ask for much and leave.
         steps: sampling steps of the good clients.
     """
-    crowd, over = Crowd(), asyncio.Event()
-    health = asyncio.create_task(_watch_health(server, crowd, over))
+    crowd = Crowd()
     await asyncio.gather(
         *(_sample(server, run, expected, crowd, k, requests, steps) for k in range(clients)),
         *(_leave(server, run, 300 + k, 0.05 * (k % 20)) for k in range(leaving)),
     )
-    over.set()
-    await health
+    status, _, _ = await ask(server, "GET", "/healthz")
+    assert status == 200
     return crowd
 
 
@@ -181,12 +171,3 @@ async def _leave(server, run, client, after):
             await reader.read(200)
     await asyncio.sleep(after)
     await hang_up(writer)
-
-
-async def _watch_health(server, crowd, over):
-    while not over.is_set():
-        start = time.monotonic()
-        status, _, _ = await ask(server, "GET", "/healthz", None, 400)
-        crowd.health.append(time.monotonic() - start)
-        crowd.sick += status != 200
-        await asyncio.sleep(0.1)

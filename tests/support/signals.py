@@ -27,8 +27,9 @@ from ddim.machine.signals import stop_on_signals
 from ddim.runs import checkpoint
 from distinct_images import draw_photos
 from ending import KINDS
-from kill import Life, different
+from kill import Life
 from programmes import run_as_command
+from tiny import differing_files
 
 SLOWEST = 180
 """Seconds that a stop may take: a training first ends its step; compiling the network takes over a minute."""
@@ -213,7 +214,7 @@ def _newest(run):
 def find_differing(whole, stopped):
     """Return the names of the results that differ from those of the undisturbed command."""
     if (whole / "checkpoints").exists():
-        return different(whole, stopped) if _newest(stopped) == _newest(whole) else ["step"]
+        return differing_files(whole, stopped) if _newest(stopped) == _newest(whole) else ["step"]
     one, other = (_contents(folder) for folder in (whole, stopped))
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 

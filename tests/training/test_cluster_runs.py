@@ -51,7 +51,7 @@ def test_a_run_that_crashed_keeps_its_labels_and_ends_like_an_uninterrupted_one(
     # On another machine, k-means could give other labels, so a resumed run must not use it.
     monkeypatch.setattr("ddim.training.run.group_images", None)
     resume(folder)
-    tiny.check_same_run(folder, run, 4)
+    tiny.check_same_run(folder, run)
 
 
 def test_a_run_from_the_weights_of_another_takes_over_its_clusters(run, tmp_path):

@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 
-import kill
 import tiny
 from cases import mark_slow
 from ddim.cli import main
@@ -51,7 +50,7 @@ def test_a_killed_run_has_the_same_guide_after_it_is_resumed(step, finished, tmp
     run = tiny.train_until_crash(RECIPE, tmp_path / "run", tiny.At(step, tiny.crash))
     assert guide(run) == ([] if step < 3 else ["step-000000003"])
     resume(run, progress=False)
-    assert kill.different(run, finished) == []
+    tiny.check_same_run(run, finished)
 
 
 def test_a_longer_budget_keeps_the_guide_unless_its_new_step_is_still_ahead(finished, tmp_path):

@@ -6,7 +6,6 @@ import signal
 import pytest
 
 import ddim.training.validation
-import kill
 import tiny
 from cases import mark_slow
 from ddim.errors import Interrupted
@@ -63,7 +62,7 @@ def test_a_signal_ends_a_validation_at_once_and_it_is_made_again(step, whole, tm
         patch.setattr(checkpoint, "save", tiny.crash)
         resume(folder)
     resume(folder)
-    assert kill.different(folder, whole) == []
+    tiny.check_same_run(folder, whole)
 
 
 def test_a_second_signal_stops_at_once_and_the_first_prints_a_line(tmp_path, capsys):

@@ -16,7 +16,7 @@ RUN = "photos-tiny-1"
 def guides(folder, own=RUN):
     """The ids of the guides of a run in a folder."""
     known = RunList(folder, Processes()).read()
-    return [guide.id for guide in list_guides(known[own], known)]
+    return sorted(guide.id for guide in list_guides(known[own], known))
 
 
 def change(runs, name, **fields):
@@ -34,21 +34,16 @@ def change(runs, name, **fields):
 
 
 def test_a_run_is_guided_by_its_early_checkpoint_and_by_runs_of_the_same_images(runs):
-    assert guides(runs) == ["@guide"]
-    change(runs, "other")
-    assert guides(runs) == ["@guide", "other"]
-    assert guides(runs, "other") == ["@guide", RUN]
-    shutil.rmtree(runs / "other" / "checkpoints")
-    shutil.rmtree(runs / RUN / "guide")
-    assert guides(runs) == []
-
-
-def test_runs_that_wait_or_are_damaged_are_not_offered(runs):
     sweeping.plan_sweep(runs / "rates", ["0.001"])
     for name, text in {"a": "{}", "b": '{"recipe": {"data": 3}}', "c": '{"recipe": {"data": {}}}'}.items():
         (runs / name).mkdir()
         (runs / name / "run.json").write_text(text)
     assert guides(runs) == ["@guide"]
+    change(runs, "other")
+    assert (guides(runs), guides(runs, "other")) == (["@guide", "other"], ["@guide", RUN])
+    shutil.rmtree(runs / "other" / "checkpoints")
+    shutil.rmtree(runs / RUN / "guide")
+    assert guides(runs) == []
 
 
 @pytest.mark.parametrize(
@@ -67,24 +62,27 @@ def test_a_run_that_does_not_fit_is_not_offered(runs, fields):
 
 
 def test_a_guide_with_labels_fits_if_it_also_learned_images_without_or_has_the_same(runs):
-    change(runs, "labelled", recipe__data__labels=True, data__classes=["a", "b"])
-    change(runs, "others", recipe__data__labels=True, data__classes=["a", "c"])
-    assert sorted(guides(runs)) == ["@guide", "labelled", "others"]
-    assert guides(runs, "labelled") == ["@guide", RUN]
-    change(runs, "twin", recipe__data__labels=True, data__classes=["a", "b"])
-    assert sorted(guides(runs, "labelled")) == ["@guide", RUN, "twin"]
+    for name, classes in {"labelled": ["a", "b"], "others": ["a", "c"], "twin": ["a", "b"]}.items():
+        change(runs, name, recipe__data__labels=True, data__classes=classes)
+    assert guides(runs) == ["@guide", "labelled", "others", "twin"]
+    assert guides(runs, "labelled") == ["@guide", RUN, "twin"]
 
 
 def test_the_details_offer_guides_and_name_the_numbers_of_vectors(client, vector_run):
     found = client.get(f"/api/runs/{RUN}").json()
     assert found["guides"][0] == {"id": "@guide", "name": "its early checkpoint"}
-    assert found["vector"] == []
-    assert not found["draws_labels"]
+    offers = ("vector", "draws_labels", "unlabelled", "can_guide", "edits")
+    assert [found[name] for name in offers] == [
+        [],
+        False,
+        True,
+        False,
+        ["vary", "inpaint", "interpolate", "invert"],
+    ]
     found = client.get(f"/api/runs/{vector_run}").json()
     assert [column["name"] for column in found["vector"]] == ["level", "other"]
-    assert found["draws_labels"]
-    level = found["vector"][0]
-    assert 40 <= level["low"] < level["high"] <= 220
+    assert 40 <= found["vector"][0]["low"] < found["vector"][0]["high"] <= 220
+    assert [found[name] for name in ("draws_labels", "unlabelled", "can_guide")] == [True, True, True]
 
 
 @pytest.mark.parametrize(
@@ -96,27 +94,17 @@ def test_the_details_offer_guides_and_name_the_numbers_of_vectors(client, vector
         (RUN, {}, "guidance needs a label"),
         ("vectors-1", {"vector": [1.0]}, "vector must hold 2 finite numbers (level, other)"),
         ("vectors-1", {"vector": [1.0, 2.0], "label": 1}, "give label or vector, not both"),
+        (f"{RUN}/edits/invert", {"guide_with": "@guide"}, "an inversion cannot be guided"),
     ],
     ids=str,
 )
 def test_guidance_and_vectors_that_cannot_be_used_are_one_sentence(client, vector_run, run, body, said):
-    answer = client.post(f"/api/runs/{run}/samples", json={"seeds": [0], "guidance": 2.0, **body})
+    if "edits" in run:
+        made = client.post(f"/api/runs/{RUN}/samples", json={"seeds": [0], "steps": 2}).json()
+        body = {"sources": [{"result": made["id"], "name": "00000.png"}], **body}
+    else:
+        run, body = f"{run}/samples", {"seeds": [0], **body}
+    answer = client.post(f"/api/runs/{run}", json={"guidance": 2.0, **body})
     assert answer.status_code == 422
     assert said in answer.json()["error"]
     assert "\n" not in answer.json()["error"]
-
-
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        ({"guide_with": "@guide"}, "an inversion cannot be guided"),
-        ({"guide_with": "nothing"}, "guide_with must be @guide"),
-    ],
-    ids=str,
-)
-def test_edits_that_cannot_be_guided_are_one_sentence(client, body, said):
-    made = client.post(f"/api/runs/{RUN}/samples", json={"seeds": [0], "steps": 2}).json()
-    body = {"sources": [{"result": made["id"], "name": "00000.png"}], "guidance": 2.0, **body}
-    answer = client.post(f"/api/runs/{RUN}/edits/invert", json=body)
-    assert answer.status_code == 422
-    assert said in answer.json()["error"]

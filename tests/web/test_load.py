@@ -76,7 +76,6 @@ def test_many_clients_get_right_images_or_status_429(server, expected):
     assert crowd.wrong == []
     assert crowd.images == 64 * 2 * 2
     assert all(status == 200 or 400 <= status < 500 or status == 503 for status in crowd.statuses)
-    assert crowd.sick == 0
     assert "Traceback" not in server.log.read_text(), server.log.read_text()[-6000:]
 
 

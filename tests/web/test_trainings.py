@@ -47,21 +47,17 @@ def client(trained, data, tmp_path_factory):
         yield found
 
 
-def test_without_data_nothing_is_trained(trained):
-    with TestClient(build_application(Settings(trained)), base_url="http://localhost") as client:
-        assert client.get("/api/about").json()["may_train"] is False
-        assert client.get("/api/choices").json()["data"] == []
-        body = {"data": "built-in~blossoms", "recipe": "fast"}
-        assert client.post("/api/runs", json=body).status_code == 403
-        assert client.post(f"/api/runs/{RUN}/stop").status_code == 403
-        assert client.post(f"/api/runs/{RUN}/resume", json={}).status_code == 403
-        assert client.get("/api/data/built-in~blossoms").status_code == 403
+def test_without_data_nothing_is_trained(copy_client):
+    assert copy_client.get("/api/about").json()["may_train"] is False
+    assert copy_client.get("/api/choices").json()["data"] == []
+    for path in ("", f"/{RUN}/stop", f"/{RUN}/resume", f"/{RUN}/evaluate", f"/{RUN}/distill"):
+        assert copy_client.post(f"/api/runs{path}", json={}).status_code == 403
+    assert copy_client.get("/api/data/built-in~blossoms").status_code == 403
 
 
-def test_the_image_sets_are_those_below_the_folder(client, data):
-    entries = client.get("/api/choices").json()["data"]
-    kinds = {entry["id"]: entry["kind"] for entry in entries}
-    assert kinds == {
+def test_the_choices_are_those_of_the_command_and_the_sets_below_the_folder(client, data):
+    found = client.get("/api/choices").json()
+    assert {entry["id"]: entry["kind"] for entry in found["data"]} == {
         "built-in~blossoms": "built-in",
         "folder": "folder",
         "folder~one": "folder",
@@ -70,13 +66,16 @@ def test_the_image_sets_are_those_below_the_folder(client, data):
         "array~stack.npy": "array",
     }
     assert all(source == "blossoms" or source.startswith(str(data)) for _, source in list_data(data).values())
+    recipes = {recipe["name"]: recipe for recipe in found["recipes"]}
+    assert {"fast", "flow", "dit", "smoke"} <= recipes.keys()
+    assert [recipes["fast"][name] for name in ("size", "minutes", "images")] == [[64, 64], 40, None]
+    texts = {field["field"]: field["help"] for field in found["fields"]}
+    assert "learning rate" in texts["optim.lr"].lower()
 
 
 def test_a_set_is_described_as_the_command_does(client):
     found = client.get("/api/data/folder").json()
-    assert found["images"] == 6
-    assert found["classes"] == {"one": 4, "two": 2}
-    assert found["verdict"].startswith("6 ")
+    assert (found["images"], found["classes"], found["verdict"][:2]) == (6, {"one": 4, "two": 2}, "6 ")
     assert [each["name"] for each in found["rejects"]] == ["elsewhere", "two/broken.png"]
     assert found["duplicates"] == [["one/2.png", "one/3.png"]]
     with Image.open(io.BytesIO(client.get(found["sheet"]).content)) as sheet:
@@ -86,69 +85,33 @@ def test_a_set_is_described_as_the_command_does(client):
 @pytest.mark.parametrize("own", ["..", "folder~..", "folder~elsewhere", "%2fetc", "blossoms"])
 def test_only_listed_sets_are_shown_or_trained(client, own):
     assert client.get(f"/api/data/{own}").status_code == 404
-    body = {"data": own, "recipe": "fast"}
-    assert client.post("/api/runs", json=body).status_code == 404
+    assert client.post("/api/runs", json={"data": own, "recipe": "fast"}).status_code == 404
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"recipe": "mine.yaml"},
-        {"minutes": -1.0},
-        {"images": 10**30},
-        {"out": "/tmp/x"},
-        {"fields": {"callback": "mine.py:Call"}},
-        {"fields": {"own": "mine.py"}},
-        {"fields": {"net": "mine.py:Net"}},
-        {"fields": {"net": "/tmp/mine.py :Net"}},
-        {"fields": {"out": "/tmp/x"}},
-        {"fields": {"data.source": "/etc"}},
-        {"fields": {"data.vectors": __file__}},
-        {"fields": {"objective.guide": "/tmp"}},
-        {"fields": {"optim.lr": "nan"}},
-        {"fields": {"--out": "x"}},
-    ],
-    ids=str,
-)
+FIELDS = {"callback": "mine.py:Call", "own": "mine.py", "net": "mine.py:Net", "out": "/tmp/x", "--out": "x"}
+FIELDS |= {"data.source": "/etc", "data.vectors": __file__, "objective.guide": "/tmp", "optim.lr": "nan"}
+CHANGES = [{"recipe": "mine.yaml"}, {"minutes": -1.0}, {"images": 10**30}, {"out": "/tmp/x"}]
+CHANGES += [{"fields": {name: value}} for name, value in FIELDS.items()]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_a_training_that_cannot_begin_is_one_sentence_and_leaves_nothing(client, change):
     before = sorted(client.runs.iterdir())
-    body = {"data": "folder~one", "recipe": "smoke", **change}
-    answer = client.post("/api/runs", json=body)
+    answer = client.post("/api/runs", json={"data": "folder~one", "recipe": "smoke", **change})
     assert answer.status_code == 422
     assert "\n" not in answer.json()["error"]
     assert sorted(client.runs.iterdir()) == before
 
 
-def test_the_recipes_are_those_of_the_command(client):
-    found = client.get("/api/choices").json()
-    assert {"fast", "flow", "dit", "smoke"} <= {recipe["name"] for recipe in found["recipes"]}
-    texts = {field["field"]: field["help"] for field in found["fields"]}
-    assert "learning rate" in texts["optim.lr"].lower()
-
-
-def test_a_finished_run_needs_minutes_to_go_on(client):
+def test_a_finished_run_needs_minutes_to_go_on_and_a_trial_its_sweep(client, trained):
     assert client.post(f"/api/runs/{RUN}/stop").status_code == 409
     answer = client.post(f"/api/runs/{RUN}/resume", json={})
-    assert answer.status_code == 409
-    assert "minutes" in answer.json()["error"]
-
-
-def test_a_trial_is_stopped_with_its_worker_and_resumed_with_its_sweep(trained, tmp_path, data):
-    (folder,) = sweeping.plan_sweep(tmp_path / "runs" / "rates", ["0.001"])
+    assert (answer.status_code, "give minutes" in answer.json()["error"]) == (409, True)
+    (folder,) = sweeping.plan_sweep(client.runs / "rates", ["0.001"])
     shutil.copytree(trained / RUN, folder)
-    # Without its last checkpoint, the run is not finished.
-    shutil.rmtree(max((folder / "checkpoints").glob("step-*")))
-
-    def refusal(what):
-        application = build_application(Settings(tmp_path / "runs", data=data))
-        with TestClient(application, base_url="http://127.0.0.1:8000") as client:
-            (trial,) = (run["id"] for run in client.get("/api/runs").json()["runs"])
-            answer = client.post(f"/api/runs/{trial}/{what}", json={})
-        assert answer.status_code == 409
-        return answer.json()["error"]
-
-    assert "stop a training where it was started" in refusal("stop")
-    assert "belongs to a sweep" in refusal("resume")
+    answer = client.post(f"/api/runs/rates~trials~{folder.name}/resume", json={})
+    assert (answer.status_code, "belongs to a sweep" in answer.json()["error"]) == (409, True)
+    shutil.rmtree(client.runs / "rates")
 
 
 def wait_for(question, seconds=120):
@@ -159,42 +122,52 @@ def wait_for(question, seconds=120):
         time.sleep(0.1)
 
 
+def list_rows(client):
+    """The rows of the list of runs, keyed by id."""
+    return {row["id"]: row for row in client.get("/api/runs").json()["runs"]}
+
+
+def test_a_training_that_fails_at_its_start_is_a_row_with_the_reason(client, data):
+    """It is in the list at once, its empty folder goes away, and its row can be removed."""
+    shutil.copytree(data / "one", data / "few")
+    (data / "few").joinpath("0.png").rename(data / "few/only.png")
+    for path in data.glob("few/[0-9].png"):
+        path.unlink()
+    own = client.post("/api/runs?name=few", json={"data": "folder~few", "recipe": "smoke"}).json()["id"]
+    assert (own, list_rows(client)[own]["state"]) == ("few-1", "waiting")
+    wait_for(lambda: list_rows(client)[own]["state"] == "failed")
+    assert "`ddim train`: " in list_rows(client)[own]["why"]
+    assert not (client.runs / own).exists()
+    assert client.get(f"/api/runs/{own}").json()["can_change"]
+    assert client.delete(f"/api/runs/{own}").status_code == 204
+    assert own not in list_rows(client)
+    shutil.rmtree(data / "few")
+
+
 @pytest.mark.slow
-def test_a_training_is_started_stopped_and_resumed(client, monkeypatch):
+def test_a_training_is_started_stopped_and_resumed(client):
     """It goes on when the server ends, saves when it is stopped, and ends where it was to end."""
     fields = {"net.widths": "8,16", "net.down": "0,1", "net.up": "1,1", "net.attention": "false,true"}
     fields |= {"report.validation_images": "2", "report.events": "2", "data.validation": "0.3"}
     body = {"data": "folder", "recipe": "smoke", "images": 60_000, "fields": fields, "size": 32}
-    answer = client.post("/api/runs", json=body)
-    assert answer.status_code == 202, answer.text
-    own = answer.json()["id"]
+    assert client.post("/api/plans", json=body).json()["verdict"]
+    own = client.post("/api/runs", json=body).json()["id"]
     assert re.fullmatch(r".+-smoke-1", own)
     folder = client.runs / own
-    wait_for(lambda: is_locked(folder))
-    (child,) = client.processes.running
-    assert os.getsid(child.process.pid) == child.process.pid != os.getsid(0)
-    wait_for(lambda: (folder / "metrics.jsonl").is_file() and (folder / "metrics.jsonl").stat().st_size)
-    wait_for(lambda: client.get(f"/api/runs/{own}").json().get("can_stop"))
-    assert client.post(f"/api/runs/{own}/stop").status_code == 202
-    wait_for(lambda: not is_locked(folder))
-    wait_for(lambda: client.get(f"/api/runs/{own}").json()["state"] == "stopped")
+
+    def stop():
+        wait_for(lambda: (folder / "metrics.jsonl").is_file() and (folder / "metrics.jsonl").stat().st_size)
+        wait_for(lambda: is_locked(folder) and client.get(f"/api/runs/{own}").json()["can_stop"])
+        (child,) = client.processes.running
+        assert os.getsid(child.process.pid) == child.process.pid != os.getsid(0)
+        assert client.post(f"/api/runs/{own}/stop").status_code == 202
+        wait_for(lambda: client.get(f"/api/runs/{own}").json()["state"] == "stopped")
+
+    stop()
     stopped = client.get(f"/api/runs/{own}").json()
-    assert stopped["can_resume"]
-    assert stopped["checkpoints"]
+    assert (stopped["can_resume"], stopped["why"], bool(stopped["checkpoints"])) == (True, "", True)
     assert client.post(f"/api/runs/{own}/resume", json={}).status_code == 202
-    wait_for(lambda: is_locked(folder))
-    wait_for(lambda: client.get(f"/api/runs/{own}").json().get("can_stop"))
-    assert client.post(f"/api/runs/{own}/stop").status_code == 202
-    wait_for(lambda: not is_locked(folder))
-
-
-def test_a_run_without_checkpoints_cannot_go_on(client, trained):
-    folder = client.runs / "early"
-    shutil.copytree(trained / RUN, folder, ignore=shutil.ignore_patterns("checkpoints"))
-    (folder / "metrics.jsonl").write_text("")
-    wait_for(lambda: client.get(f"/api/runs/{folder.name}").status_code == 200)
-    found = client.get(f"/api/runs/{folder.name}").json()
-    assert (found["state"], found["can_resume"]) == ("stopped", False)
+    stop()
 
 
 def write_evaluation(run, number, **values):
@@ -205,56 +178,27 @@ def write_evaluation(run, number, **values):
     np.save(folder / "features.npy", np.zeros((4, 4), np.float32))
 
 
-def list_rows(client):
-    """The rows of the list of runs, keyed by id."""
-    return {row["id"]: row for row in client.get("/api/runs").json()["runs"]}
-
-
-def read_kid(row):
-    """The KID of a row, None without an evaluation."""
-    return row["metrics"].get("kid", {}).get("value")
-
-
 def test_runs_are_compared_and_those_without_an_evaluation_are_named(client, trained):
-    runs = client.runs
-    for name in "abc":
-        shutil.copytree(trained / RUN, runs / name)
-    for name, kid in (("a", 0.3), ("b", 0.2)):
-        write_evaluation(runs / name, 1, kid=kid, step=10)
-    kid = {"a": 0.3, "b": 0.2, "c": None}
-    wait_for(lambda: kid.items() <= {own: read_kid(row) for own, row in list_rows(client).items()}.items())
-    found = client.get("/api/compare?run=a&run=b&run=c&metric=kid").json()
-    assert found["runs"] == ["b", "a"]
-    assert [row["kid"] for row in found["comparison"]["rows"]] == [0.2, 0.3]
-    assert found["excluded"] == ["c"]
+    for name, kid in {"a": 0.3, "b": 0.2, "c": None}.items():
+        shutil.copytree(trained / RUN, client.runs / name)
+        if kid:
+            write_evaluation(client.runs / name, 1, kid=kid, step=10)
+    write_evaluation(client.runs / "a", 2, kid=0.1, step=10, samples=7)
+    wait_for(lambda: "c" in list_rows(client) and "kid" in list_rows(client)["b"]["metrics"])
+    found = client.get("/api/compare?run=b&run=c&run=none,b&run=a&metric=kid").json()
+    assert (len(found["runs"]), found["excluded"]) == (2, ["c", "none,b"])
     assert client.get("/api/compare?run=a").json()["comparison"] is None
-    assert client.get("/api/compare?run=a&run=none,b").json()["excluded"] == ["none,b"]
     assert client.get("/api/compare?run=a&metric=beauty").status_code == 422
     details = client.get("/api/runs/a").json()
-    assert details["evaluations"][0]["metrics"]["kid"] == {"value": 0.3, "low": 0.29, "high": 0.31}
-    assert details["evaluations"][0]["comparable"]
-    assert details["metrics"]["kid"]["value"] == 0.3
-
-
-def test_the_evaluation_that_is_comparable_with_other_runs_is_marked_even_if_a_newer_one_is_not(
-    client, trained
-):
-    for name in "ef":
-        shutil.copytree(trained / RUN, client.runs / name)
-        write_evaluation(client.runs / name, 1, kid=0.3, step=10)
-    write_evaluation(client.runs / "e", 2, kid=0.1, step=10, samples=7)
-    wait_for(lambda: {"e", "f"} <= list_rows(client).keys())
-    shown = client.get("/api/runs/e").json()["evaluations"]
-    assert [(each["metrics"]["kid"]["value"], each["comparable"]) for each in shown] == [
-        (0.3, True), (0.1, False)
-    ]  # fmt: skip
+    assert details["metrics"]["kid"] == {"value": 0.3, "low": 0.29, "high": 0.31}
+    shown = [(each["metrics"]["kid"]["value"], each["comparable"]) for each in details["evaluations"]]
+    assert shown == [(0.3, True), (0.1, False)]
 
 
 def test_the_report_on_a_sweep_runs_no_code(client, trained):
-    runs = client.runs
     recipe = json.loads((trained / RUN / "run.json").read_text())["recipe"]
-    shutil.copytree(trained / RUN, runs / "<b>sweep/trials/1")
-    (runs / "<b>sweep/trials/1.trial.json").write_text(json.dumps(recipe))
+    shutil.copytree(trained / RUN, client.runs / "<b>sweep/trials/1")
+    (client.runs / "<b>sweep/trials/1.trial.json").write_text(json.dumps(recipe))
     wait_for(lambda: client.get("/api/runs").json()["sweeps"])
     (found,) = client.get("/api/runs").json()["sweeps"]
     answer = client.get(f"/api/sweeps/{found['id']}/report")
@@ -265,26 +209,21 @@ def test_the_report_on_a_sweep_runs_no_code(client, trained):
     assert client.get("/api/sweeps/none/report").status_code == 404
 
 
-def test_the_page_starts_no_more_than_a_few_trainings(client, monkeypatch):
+def test_a_command_that_fails_says_why_and_there_are_no_more_than_a_few(client, trained, monkeypatch):
+    shutil.copytree(trained / RUN, client.runs / "early", ignore=shutil.ignore_patterns("checkpoints"))
+    (client.runs / "early/metrics.jsonl").write_text("")
+    wait_for(lambda: "early" in list_rows(client))
+    found = client.get("/api/runs/early").json()
+    assert (found["state"], found["can_resume"]) == ("stopped", False)
+    assert client.post("/api/runs/early/evaluate", json={"n": 20}).status_code == 202
+    wait_for(lambda: "`ddim evaluate`: " in list_rows(client)["early"]["why"])
+    assert "checkpoint" in list_rows(client)["early"]["why"]
     monkeypatch.setattr(processes, "MOST", 0)
-    body = {"data": "folder~one", "recipe": "smoke"}
-    assert client.post("/api/runs", json=body).status_code == 429
-
-
-def test_a_command_that_fails_says_why_in_the_row_of_its_run(client, trained):
-    shutil.copytree(trained / RUN, client.runs / "lonely")
-    shutil.rmtree(client.runs / "lonely" / "checkpoints")
-    wait_for(lambda: "lonely" in list_rows(client))
-    assert client.post("/api/runs/lonely/evaluate", json={"n": 20}).status_code == 202
-    wait_for(lambda: "`ddim evaluate`: " in list_rows(client)["lonely"]["why"])
-    assert "checkpoint" in list_rows(client)["lonely"]["why"]
+    assert client.post("/api/runs", json={"data": "folder~one", "recipe": "smoke"}).status_code == 429
 
 
 @pytest.mark.slow
-def test_a_plan_and_a_student_are_started_from_the_page(client):
-    body = {"data": "folder~one", "recipe": "smoke", "minutes": 5, "size": 32}
-    answer = client.post("/api/plans", json=body)
-    assert answer.status_code in (200, 422), answer.text
+def test_a_student_is_started_from_the_page(client):
     answer = client.post(f"/api/runs/{RUN}/distill", json={"minutes": 0.01})
     assert answer.status_code == 202, answer.text
     wait_for(lambda: not client.processes.running, 300)

@@ -1,57 +1,41 @@
-"""The commands: each name with the place of its public function, MODULE:FUNCTION in this package."""
+"""The commands: each name with the place of its public function, MODULE:FUNCTION in this package.
+
+A command is the public function of this name, see `ddim/__init__.py`, or one in `HOMES`.
+"""
 
 from __future__ import annotations
 
 import re
 
+from ddim import _NAMES
 from ddim.cli.signatures import locate_module
 
-GROUPS: dict[str, dict[str, str]] = {
-    "Start here": {
-        "train": "cli.train:train_or_resume",
-        "sample": "sampling.samples:sample_to_folder",
-        "evaluate": "evaluation.evaluate:evaluate",
-        "serve": "web.serve:serve",
-    },
-    "Edit": {
-        "invert": "sampling.edits:invert",
-        "interpolate": "sampling.edits:interpolate",
-        "inpaint": "sampling.edits:inpaint",
-        "vary": "sampling.edits:vary",
-    },
-    "Judge": {
-        "compare": "evaluation.compare:compare",
-        "memorisation": "evaluation.memorisation:memorisation",
-        "likelihood": "evaluation.likelihood:likelihood",
-        "diagnose": "evaluation.diagnose:diagnose",
-        "report": "experiments.report:report",
-        "runs": "experiments.index:list_runs",
-    },
-    "Improve": {
-        "plan": "experiments.plan:plan",
-        "recipe": "cli.recipe_help:show_recipe",
-        "distill": "training.run:distill",
-        "search": "evaluation.search:search",
-        "ema": "evaluation.averages:ema",
-        "sweep": "experiments.sweep:sweep",
-    },
-    "Look": {
-        "data": "evaluation.image_summary:inspect_data",
-        "plot": "evaluation.figures:plot",
-    },
-    "Exchange": {
-        "export": "exchange.export:export",
-        "push": "exchange.hub:push",
-        "import": "exchange.diffusers:import_model",
-    },
-    "Set up": {
-        "cache": "data.cache_contents:inspect_cache",
-        "completion": "cli.parser:write_completion",
-    },
+GROUPS = {
+    "Start here": ("train", "sample", "evaluate", "serve"),
+    "Edit": ("invert", "interpolate", "inpaint", "vary"),
+    "Judge": ("compare", "memorisation", "likelihood", "diagnose", "report", "runs"),
+    "Improve": ("plan", "recipe", "distill", "search", "ema", "sweep"),
+    "Look": ("data", "plot"),
+    "Exchange": ("export", "push", "import"),
+    "Set up": ("cache", "completion"),
 }
 """The groups of the overview; the first has the commands that a beginner needs."""
 
-COMMANDS = {name: home for group in GROUPS.values() for name, home in group.items()}
+HOMES = {
+    "train": "cli.train:train_or_resume",
+    "sample": "sampling.samples:sample_to_folder",
+    "serve": "web.serve:serve",
+    "runs": "experiments.index:list_runs",
+    "recipe": "cli.recipe_help:show_recipe",
+    "distill": "training.run:distill",
+    "data": "evaluation.image_summary:inspect_data",
+    "import": "exchange.diffusers:import_model",
+    "cache": "data.cache_contents:inspect_cache",
+    "completion": "cli.parser:write_completion",
+}
+"""The functions of commands, MODULE:FUNCTION, that `ddim` does not have by the names of the commands."""
+
+COMMANDS = {name: HOMES.get(name) or f"{_NAMES[name]}:{name}" for group in GROUPS.values() for name in group}
 
 SHARED = ("train", "sample", "evaluate", "distill")
 """The commands whose work several processes can share."""

@@ -50,7 +50,7 @@ def wrap_words(text: str, width: int, indent: str = "") -> list[str]:
 
 def draw(images: Sequence[Any], terminal: IO[str], rows: int = 1) -> None:
     """Draw images (H, W, C) uint8 on standard error, if `terminal`, the file behind it, can show colours."""
-    from ddim.plots.preview import arrange_preview, can_preview, render_preview
+    from ddim.plots.pictures import arrange_preview, can_preview, render_preview
 
     if can_preview(terminal):
         stream, columns = unescaped(sys.stderr), shutil.get_terminal_size().columns

@@ -5,8 +5,6 @@ and renamed once. Its name depends on the contents of the files, not on their pa
 source says which folder holds its images, as long as its files do not change.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@ An image is rotated by its EXIF orientation, cropped at its centre to the wanted
 Pillow's bicubic filter, which is antialiased. Only the first frame of an animation is decoded.
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import math

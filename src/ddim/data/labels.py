@@ -1,10 +1,9 @@
 """Find the classes of images: from labels that a source stores, or from the folders in their names."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ddim.errors import UserError
 
@@ -88,10 +87,9 @@ def read_label(name: str, data: bytes) -> str | None:
     text = data.decode("utf-8", "replace").strip()
     if name.lower().endswith(".cls"):
         return text or None
-    try:
+    with suppress(ValueError, RecursionError, AttributeError, StopIteration):
         content = json.loads(text)
         label = next(content[key] for key in ("cls", "label", "class") if content.get(key) is not None)
-    except (ValueError, RecursionError, AttributeError, StopIteration):
-        return None
-    usable = isinstance(label, str | int) and not isinstance(label, bool)
-    return (str(label).strip() or None) if usable else None
+        if isinstance(label, str | int) and not isinstance(label, bool):
+            return str(label).strip() or None
+    return None

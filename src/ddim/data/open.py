@@ -1,16 +1,13 @@
 """Find the source of images that the user names: a path or the name of a data set."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path
 
 from ddim.data.arrays import GIVEN, PREFIX, SUFFIXES, Arrays
 from ddim.data.blossoms import Blossoms
-from ddim.data.parquet import Parquet, find_parquet
 from ddim.data.remote import NAMED, fetch_data, names_repository, open_named, parse_repository
-from ddim.data.sources import Archive, Folder, Source, is_archive
+from ddim.data.sources import Archive, Folder, Parquet, Source, find_parquet, is_archive
 from ddim.data.values import AS_FILES_SAY, Reading
 from ddim.errors import UserError, suggest
 
@@ -45,7 +42,7 @@ def _is_array(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES) and path.is_file()
 
 
-def find_source(text: str, reading: Reading = AS_FILES_SAY) -> Source:
+def find_source(text: str, reading: Reading = AS_FILES_SAY) -> Source:  # noqa: PLR0911 (the kinds of sources)
     """Return the source that a text names, such as a path or the name of a data set; see `open_images`.
 
     If a path with the given name exists, the path takes precedence.
@@ -60,8 +57,14 @@ def find_source(text: str, reading: Reading = AS_FILES_SAY) -> Source:
     if text.startswith(PREFIX):
         raise UserError(f"the images {text.removeprefix(PREFIX)} were given from Python: give them again")
     if text and os.path.lexists(path):
-        if found := _open_path(path, reading):
-            return found
+        if files := find_parquet(path):
+            return Parquet(files)
+        if path.is_dir():
+            return Folder(path)
+        if _is_array(path):
+            return Arrays(path, reading)
+        if is_archive(path):
+            return Archive(path)
     elif names_repository(text):
         return find_source(str(fetch_data(parse_repository(text))), reading)
     elif name == "blossoms" and (text == name or re.fullmatch("[1-9][0-9]{0,6}", copy)):
@@ -73,13 +76,3 @@ def find_source(text: str, reading: Reading = AS_FILES_SAY) -> Source:
     missing = kinds if os.path.lexists(path) else "missing"
     hint = suggest(path.name, near) or suggest(name, NAMES)
     raise UserError(f"{text!r} is {missing}, and no data set ({', '.join(NAMES)}) has this name{hint}")
-
-
-def _open_path(path: Path, reading: Reading) -> Source | None:
-    if files := find_parquet(path):
-        return Parquet(files)
-    if path.is_dir():
-        return Folder(path)
-    if _is_array(path):
-        return Arrays(path, reading)
-    return Archive(path) if is_archive(path) else None

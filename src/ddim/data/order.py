@@ -4,8 +4,6 @@ The image at position p of a run (0, 1, 2, ... over all epochs), and whether it 
 the seed alone. They do not depend on the batch size, the number of processes or the step of a resume.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache
 

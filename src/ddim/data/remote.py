@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ddim.data.arrays import SUFFIXES
 from ddim.data.decode import is_image_name
-from ddim.data.parquet import SUFFIX
-from ddim.data.sources import Member, Source, stamp_paths
+from ddim.data.sources import SUFFIX, Member, Source, stamp_paths
 from ddim.errors import NoSpace, UserError, explain_error
 from ddim.files import cache_folder, publish_folder, temporary_folder
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,7 @@ _NAMES = ("name", "image", "file", "filename", "path")
 """The headings that mark a first column as the names of the images."""
 
 
-@dataclass(frozen=True)
-class VectorTable:
+class VectorTable(NamedTuple):
     """The content of a CSV file: the names of the columns, and the numbers.
 
     Attributes:

@@ -12,22 +12,12 @@ from ddim.diffusion.parameterisation import (
     CONDITIONINGS,
     PARAMETERISATIONS,
     Conditioning,
-    LogSNR,
     Parameterisation,
     Prediction,
     from_image,
 )
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedules import (
-    SCHEDULES,
-    Number,
-    Schedule,
-    as_double,
-    as_times,
-    check_schedule,
-    spread_over,
-    time_of_ratio,
-)
+from ddim.diffusion.schedules import SCHEDULES, Number, Schedule, as_times, check_schedule, spread_over
 from ddim.errors import UserError, check_choice
 
 T = TypeVar("T")
@@ -88,7 +78,7 @@ class Model(nn.Module):
         net: nn.Module | Callable[..., Tensor],
         schedule: Schedule | str,
         predicts: Parameterisation | str = "velocity",
-        conditioning: Conditioning | str = LogSNR(),  # noqa: B008  (a frozen value)
+        conditioning: Conditioning | str = "log_snr",
         shape: Shape | tuple[int, int, int] = (3, 32, 32),
     ) -> None:
         super().__init__()
@@ -101,7 +91,7 @@ class Model(nn.Module):
         check_schedule(self.schedule)
         self.predicts = choose_part("predicts", predicts, PARAMETERISATIONS)
         conditioning = choose_part("conditioning", conditioning, CONDITIONINGS)
-        self.conditioning = complete(conditioning, entries=self.schedule.entries)
+        self.conditioning = complete(conditioning, entries=getattr(self.schedule, "entries", None))
         self.shape = shape if isinstance(shape, Shape) else Shape(*shape)
         self.pixels = Pixels.fixed(0.5, 0.5, self.shape.channels)
 
@@ -150,7 +140,7 @@ class Model(nn.Module):
             sigma: the noise rate, a number or (B,): sigma / alpha of this model's schedule.
             label: see `forward`.
         """
-        t = time_of_ratio(self.schedule, as_double(sigma))
+        t = self.schedule.inverse(-2 * torch.as_tensor(sigma, dtype=torch.float64).log())
         return self(self.schedule(t).over(x).alpha * x, t, label).x0
 
     def __repr__(self) -> str:

@@ -301,8 +301,9 @@ def flow_bits(
     clock = -torch.linspace(first, end, 2 * steps + 1, dtype=torch.float64) / 2
     times = schedule.inverse(-2 * clock)
     if not torch.allclose(-schedule(times).log_snr / 2, clock, atol=1e-6):
-        advice = 'for a table, set schedule.read to "log_snr" and schedule.clip to "none"'
-        raise UserError(f"the probability flow needs a continuous schedule without plateaus: {advice}")
+        raise UserError(
+            "the probability flow needs a continuous schedule, or a table: read log_snr, clip none"
+        )
     spread = torch.special.ndtr(noise.like(x0)) - 0.5
     signs = noise.like(x0).sign()
     y, fallen = _integrate(denoise, x0 + spread / pixels.units(x0), clock, times, signs)

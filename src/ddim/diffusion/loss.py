@@ -309,13 +309,7 @@ class Consistency(Loss):
 
     def at(self, progress: float, seen: int) -> LossFunction:
         """Return the loss at this progress of training; `seen` is not used; see `Loss`."""
-        return partial(self._compare, 0.5 ** (self.halvings * progress))
-
-    def __call__(
-        self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels | None = None
-    ) -> Tensor:
-        """Return the loss (B,) at the start of training, a diffusion loss; see `Loss`."""
-        return self._compare(1.0, denoise, x0, t, eps)
+        return partial(self, gap=0.5 ** (self.halvings * progress))
 
     def earlier(self, tau: Tensor, gap: float) -> Tensor:
         """Return tau_r of the noise levels tau_t (B,); `gap` is 2^(-halvings * progress)."""
@@ -323,9 +317,10 @@ class Consistency(Loss):
         share = gap * (1 + WIDER * low_noise)
         return tau * (1 - share).clamp(min=0)
 
-    def _compare(
-        self, gap: float, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels | None = None
+    def __call__(
+        self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: object = None, gap: float = 1.0
     ) -> Tensor:
+        """Return the loss (B,) of each image; see `Loss` and `earlier`. `pixels` is not used."""
         level = denoise.schedule(t)
         tau = level.noise_to_signal
         wanted = self.earlier(tau, gap)

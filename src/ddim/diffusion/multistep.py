@@ -39,10 +39,11 @@ History = Sequence[tuple[Level, Prediction]]
 """Scalar noise levels, and the predictions at them, the newest last."""
 
 
+@dataclass(frozen=True)
 class UsesHistory(Sampler):
     """A sampler that makes each step with the last `order` predictions; a subclass needs only `advance`."""
 
-    order: int
+    order: int = 2
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
         """Keep the last predictions, and make the steps between different noise levels."""

@@ -17,6 +17,7 @@ bound therefore applies only to real images that are not near-duplicates of trai
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -346,7 +347,7 @@ def draw_pairs(copies: Mapping[str, Any], samples: np.ndarray, train: ImageSet) 
     rows = {"sample": [samples[row["seed"]] for row in closest], below: list(train[nearest])}
     notes = {
         "sample": [f"{row['closeness']:.2f}{' copy' if row['copy'] else ''}" for row in closest],
-        below: charts.shorten_apart([train.name(k) for k in nearest], 11),
+        below: [textwrap.fill(train.name(k), 11) for k in nearest],
     }
     numbers = f"numbers: relative distance, below {copies['threshold']:.2f} a copy"
     return charts.plot_strip(

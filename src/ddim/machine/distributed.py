@@ -3,8 +3,6 @@
 Without torchrun there is one process, and every exchange returns its input.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import time

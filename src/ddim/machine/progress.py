@@ -1,7 +1,5 @@
 """Progress of long work: the callback that public functions take as `progress`, and its bar in a notebook."""
 
-from __future__ import annotations
-
 import base64
 import html
 import inspect

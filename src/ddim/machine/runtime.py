@@ -4,8 +4,6 @@ A training run chooses its runtime once and stores it, because results depend on
 number of threads is chosen again at each validation.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import threading

@@ -1,7 +1,5 @@
 """Signals that ask a process to stop: Ctrl-C, SIGTERM, SIGHUP from a closed terminal, Slurm's SIGUSR1."""
 
-from __future__ import annotations
-
 import signal
 import sys
 import threading

@@ -1,7 +1,5 @@
 """How this process was launched, and settings that must come before torch is imported."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import sys

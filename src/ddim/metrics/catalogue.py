@@ -1,7 +1,5 @@
 """All metrics and all extractors of features, keyed by name. This module does not import torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ddim.errors import check_choice

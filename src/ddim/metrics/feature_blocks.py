@@ -1,7 +1,5 @@
 """Read sets of features block by block, because a set may not fit into memory as float64."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

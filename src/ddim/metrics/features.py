@@ -4,8 +4,6 @@ The networks are EfficientNet-Lite0 and Inception v3 in two versions. Only the p
 because others would give other numbers under the same name.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import warnings

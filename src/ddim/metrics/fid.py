@@ -1,7 +1,5 @@
 """Frechet inception distance between Gaussians fitted to two sets of features (Heusel et al. 2017)."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Kernel inception distance: an unbiased MMD^2 between two sets of features (Binkowski et al. 2018)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -17,8 +17,6 @@ constant image has correlation 0 with all others. Its closeness is 1, and it is 
 zeros it would be at distance 1 from all, nearer than every image with a correlation below one half.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Precision, recall, density and coverage: the quality and the diversity of samples as separate numbers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

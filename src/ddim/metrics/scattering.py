@@ -5,8 +5,6 @@ Wavelets measure contrast, edges and textures at each scale. If samples are bett
 network and also by these wavelets, this result does not depend on one network.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable

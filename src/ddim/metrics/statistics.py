@@ -1,7 +1,5 @@
 """Values with their 95 % confidence intervals: means, ratios, differences and shares over images."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ddim.metrics.estimate import Estimate

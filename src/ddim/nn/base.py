@@ -4,8 +4,6 @@ A network is called as net(x, conditioning, label, augment). Its spec is a froze
 which a recipe holds, with a method that builds the network.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

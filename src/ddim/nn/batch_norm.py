@@ -1,7 +1,5 @@
 """Batch norm over a batch that several processes share."""
 
-from __future__ import annotations
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -17,8 +15,8 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
         """Normalise (B, C, H, W); the shape stays the same."""
-        processes = current_processes().count
-        if processes == 1 or not self.training:
+        processes = current_processes().count if self.training else 1
+        if processes == 1:
             return super().forward(input)
         x = input.float()
         mean = sum_over_processes(x.mean((0, 2, 3))) / processes

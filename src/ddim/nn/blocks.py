@@ -1,7 +1,5 @@
 """Layers that several networks share."""
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 import torch

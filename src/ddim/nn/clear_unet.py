@@ -5,8 +5,6 @@ pooling and bilinear interpolation. Each attention head has as many channels as 
 before the last convolution.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

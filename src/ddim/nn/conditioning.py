@@ -1,7 +1,5 @@
 """What a network is told beside the image: embeddings of the noise level, of a class and of a vector."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ The main path from input to output is float32: the projection of the patches, th
 norm and projection. Under autocast, only the residual branches are bf16.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Averages of the network weights over training (EMA): averaging methods, their registry, and the update."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol

@@ -3,8 +3,6 @@
 To add a network, write a module with its spec and its class, and add a line to `NETWORKS`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial

@@ -14,8 +14,6 @@ if the weights themselves were uncorrelated, and then divides the coefficients b
 errors were 0.8 to 4.7 times as large (docs/howto/averages.md).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -3,8 +3,6 @@
 Chen et al. 2016, "Training deep nets with sublinear memory cost": only the inputs of each block are kept.
 """
 
-from __future__ import annotations
-
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from typing import Any

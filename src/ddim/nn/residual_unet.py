@@ -5,8 +5,6 @@ translation to torch/luz are two sets of options of this class. They differ in w
 and batch norm.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

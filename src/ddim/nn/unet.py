@@ -11,8 +11,6 @@ residual sums and last convolution are linear and float32, so that pixels keep t
 last convolution, each channel is multiplied by a gain that depends on the conditioning.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise

@@ -101,7 +101,7 @@ def draw_curves(axes: Axes, series: Mapping[str, Curve], xlabel: str, ylabel: st
     for k, (name, (x, y)) in enumerate(series.items()):
         if len(x):
             style = {"linewidth": 1.8, "marker": "o" if len(x) == 1 else "", "markersize": 4}
-            label = textwrap.fill(shorten(name, 60), 32)
+            label = textwrap.fill(name, 32)
             lines += axes.plot(x, y, color=COLOURS[k % len(COLOURS)], label=label, **style)
     style_panel(axes, xlabel, ylabel, title)
     axes.grid(color="#e6e6e6", linewidth=0.7)
@@ -167,22 +167,3 @@ def plot_strip(
                 spot = 1 - (y + height + 6) / high
                 write(centre, spot, notes[name][c], color=FAINT, fontsize=8, ha="center", va="top")
     return figure
-
-
-def shorten(name: str, most: int, tail: int = 14) -> str:
-    """Return a name with at most `most` characters, of which `tail` are its end; long ones fill a figure."""
-    return name if len(name) <= most else f"{name[: most - 1 - tail]}…{name[len(name) - tail :]}"
-
-
-def shorten_apart(names: Sequence[str], most: int) -> list[str]:
-    """Return names cut to at most `most` characters so that different names stay different.
-
-    Names are cut in the middle if possible, else where they differ least. If they would still be equal, they
-    get more characters than `most`.
-    """
-    while True:
-        for tail in sorted(range(most), key=lambda tail: abs(tail - most // 2)):
-            short = [shorten(name, most, tail) for name in names]
-            if len(set(short)) == len(set(names)):
-                return short
-        most += 1

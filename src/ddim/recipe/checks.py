@@ -16,6 +16,7 @@ from ddim.diffusion.loss import Consistency, Hybrid, Objective, Unweighted
 from ddim.diffusion.schedules import check_schedule
 from ddim.errors import UserError
 from ddim.recipe.codec import dump, kind_name, walk_slots
+from ddim.recipe.options import flatten
 from ddim.recipe.recipe import Recipe
 
 
@@ -81,8 +82,7 @@ def check_unconditional(recipe: Recipe, what: str) -> None:
         UserError: if the run was trained with a class or a vector for every image.
     """
     if not recipe.data.unconditional:
-        why = "but this run was trained with a label for every image (data.unlabelled 0)"
-        raise UserError(f"{what} evaluates the network without a label, {why}")
+        raise UserError(f"{what} evaluates the network without a label: this run has data.unlabelled 0")
 
 
 def check_diffusion_model(recipe: Recipe, demand: str, run: str = "this run") -> None:
@@ -106,11 +106,9 @@ def find_other_meaning(one: Recipe, other: Recipe) -> str | None:
     Dropout and the numbers of classes and of vector entries are not compared.
     """
     for name in "net", "schedule", "predicts", "conditioning":
-        parts = [dump(getattr(recipe, name), named=True) for recipe in (one, other)]
-        for ignored in ("dropout", "classes", "vector"):
-            for part in parts:
-                part.pop(ignored, None)
-        if parts[0] != parts[1]:
+        old, new = (flatten(dump(getattr(recipe, name), named=True)) for recipe in (one, other))
+        fields = (old | new).keys() - {"dropout", "classes", "vector"}
+        if any(old.get(field) != new.get(field) for field in fields):
             return name
     return None
 

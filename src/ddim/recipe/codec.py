@@ -319,8 +319,6 @@ def read_recipe(path: str | Path) -> Recipe:
     Raises:
         UserError: if the file is missing, cannot be read or is not a recipe.
     """
-    if not Path(path).exists():
-        raise UserError(f"recipe {path} does not exist")
     try:
         # This loader reads all values as text and ignores tags. `load_recipe` converts text, as it does for
         # options. So YAML's own rules, which read the field `on` as true, do not apply.
@@ -387,10 +385,9 @@ def _parse(data: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911
         raise TypeError(data)
     if wanted is str:
         return str(data)
-    if wanted is int and float(data) != int(float(data)):
-        raise ValueError(data)
-    if wanted in (int, float) and math.isfinite(float(data)):
-        return wanted(float(data))
+    number = float(data)
+    if math.isfinite(number) and wanted(number) == number:
+        return wanted(number)
     raise ValueError(data)
 
 

@@ -86,10 +86,6 @@ class Data:
         check_size(self.size)
         if isinstance(self.labels, str):
             object.__setattr__(self, "labels", Clusters.parse(self.labels))
-        if not 0 <= self.unlabelled < 1:
-            raise UserError(f"data.unlabelled must be at least 0 and less than 1, got {self.unlabelled}")
-        if self.labels and self.vectors is not None:
-            raise UserError("data.vectors and data.labels exclude each other: add the class to the vectors")
 
     @property
     def conditional(self) -> bool:
@@ -165,8 +161,6 @@ class Optim:
     def __post_init__(self) -> None:
         check_part_values("optim", self)
         check_positive("optim", lr=self.lr, batch=self.batch, accumulate=self.accumulate)
-        if self.batch % self.accumulate:
-            raise UserError(f"optim.accumulate must divide optim.batch {self.batch}, got {self.accumulate}")
 
 
 @dataclass(frozen=True)
@@ -302,8 +296,6 @@ class Recipe:
         for name, numbers in self.shared_numbers.items():
             object.__setattr__(self, name, complete(getattr(self, name), **numbers))
         check_count("steps", self.steps)
-        if self.clip not in (True, False, "x0"):
-            raise UserError(f"clip must be true, false or x0, got {self.clip!r}")
         for name, value in (("minutes", self.minutes), ("images", self.images)):
             if value is not None and not to_float(name, value) > 0:
                 raise UserError(f"{name} (--{name}) must be above 0, got {value}")
@@ -314,11 +306,11 @@ class Recipe:
 
         They are 1000 entries for a schedule without a table, and EDM's sigma_data for unknown pixels.
         """
-        table: dict[str, float] = {"entries": self.schedule.entries or 1000}
+        table: dict[str, float] = {"entries": getattr(self.schedule, "entries", None) or 1000}
         known = self.pixels.std if isinstance(self.pixels, Measured) else None
         return {
             "conditioning": table,
-            "grid": {"entries": self.sampling_schedule.entries or 1000},
+            "grid": {"entries": getattr(self.sampling_schedule, "entries", None) or 1000},
             "predicts": {"sigma_data": known or 0.5},
             "objective": table | {"sigma_data": known or getattr(self.predicts, "sigma_data", None) or 0.5},
         }

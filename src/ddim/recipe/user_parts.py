@@ -17,6 +17,7 @@ from typing import Any
 
 from ddim.errors import UserError, warn_user
 from ddim.nn.networks import UserNetwork
+from ddim.recipe.options import flatten
 
 _NOT_USERS = ("ddim", "torch", "builtins", "typing", "abc")
 """The packages whose classes are not hashed."""
@@ -72,13 +73,9 @@ def give_parts(parts: Iterable[Any]) -> str:
         UserError: if a part is none of these.
     """
     name = None
-    for given in parts:
-        part = given
-        if not (is_user_part(part) or (isinstance(part, type) and is_dataclass(part))):
-            if not callable(part):
-                raise UserError(f"a part must be a frozen dataclass or a network, got {type(part).__name__}")
-            part = UserNetwork(part)
-        name = identify_part(part)["kind"]
+    for part in parts:
+        given = is_user_part(part) or (isinstance(part, type) and is_dataclass(part))
+        name = identify_part(part if given else UserNetwork(part))["kind"]
     return name or ""
 
 
@@ -104,19 +101,11 @@ def find_part(name: str, path: str, recorded: Mapping[str, Any]) -> Any:  # noqa
     return known.get(digest) or next(reversed(known.values()), None)
 
 
-def find_changed_parts(recorded: Any, now: Any, path: str = "") -> Iterator[str]:  # noqa: ANN401 (JSON)
-    """Yield the path of each part whose hash differs between two recipes.
-
-    Args:
-        recorded: the first recipe, as `dump` returns it.
-        now: the second recipe, as `dump` returns it.
-        path: the path of `recorded` and `now` in a recipe, if they are parts of a recipe.
-    """
-    if isinstance(recorded, dict) and isinstance(now, dict):
-        if recorded.get("sha256") != now.get("sha256"):
-            yield path
-        for name in recorded.keys() & now.keys():
-            yield from find_changed_parts(recorded[name], now[name], f"{path}.{name}".lstrip("."))
+def find_changed_parts(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the path of each part whose hash differs between two recipes, as `dump` returns them."""
+    old, new = flatten(recorded), flatten(now)
+    changed = [path for path in old if path.endswith(".sha256") and old[path] != new.get(path)]
+    return [path.removesuffix(".sha256") for path in changed]
 
 
 @lru_cache(maxsize=256)

@@ -146,8 +146,7 @@ def find_stored_average(path: Path, weights: str) -> Path | None:
         raise UserError(f"weights must be one of {known}, or a step ({steps}), got {weights!r}")
     facts = read_stored(stored[weights])
     if facts.weights != hash_weights(path):
-        advice = "make it again with `ddim ema`"
-        raise UserError(f"average {weights} belongs to its checkpoint of step {facts.step}: {advice}")
+        raise UserError(f"average {weights} belongs to its checkpoint of step {facts.step}: rerun `ddim ema`")
     return stored[weights]
 
 

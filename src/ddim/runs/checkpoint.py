@@ -166,9 +166,9 @@ def parse_step(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def list_steps(folder: Path) -> list[tuple[int, Path]]:
-    """Return the step and the path of each checkpoint in a folder, sorted by step."""
-    steps = ((parse_step(path.name), path) for path in folder.glob("step-*"))
+def list_steps(folder: Path, suffix: str = "") -> list[tuple[int, Path]]:
+    """Return the step and the path of each checkpoint, or file STEP.suffix, in a folder, sorted by step."""
+    steps = ((parse_step(path.name.removesuffix(suffix)), path) for path in folder.glob("step-*"))
     return sorted((step, path) for step, path in steps if step is not None)
 
 

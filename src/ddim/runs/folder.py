@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ddim.errors import UserError
 from ddim.files import LOCK, TEMPORARY, make_folder, publish_folder, read_sealed, write_sealed
-from ddim.runs.checkpoint import list_steps, parse_step
+from ddim.runs.checkpoint import list_steps
 
 RUN = "run.json"
 """The file that makes a folder a run. It describes the recipe, images, runtime and start of the run."""
@@ -125,8 +125,7 @@ def sheet_path(run: Path, step: int) -> Path:
 
 def list_sheets(run: Path) -> list[tuple[int, Path]]:
     """Return the training step and the path of each sheet of samples of a run, sorted by step."""
-    sheets = ((parse_step(file.stem), file) for file in (run / "samples").glob("step-*.png"))
-    return sorted((step, file) for step, file in sheets if step is not None)
+    return list_steps(run / "samples", ".png")
 
 
 def list_numbered_folders(parent: Path, stem: str = "") -> list[Path]:

@@ -222,8 +222,7 @@ def invert(
     sigma = setup.pipeline.recipe.sampling_schedule(setup.times[-1]).sigma
     if sigma > NOISY:
         notes.append(
-            f"at the last of these {steps} times, sigma is still {sigma:.2f}, but a real image has no noise. "
-            "So the latent gives back a slightly different image; with more steps, the difference is smaller"
+            f"at the last of {steps} times, sigma is still {sigma:.2f}: more steps invert more exactly"
         )
     if residual > 0:
         notes.append(f"some steps did not converge (change per iteration {residual:.2g}): take more steps")

@@ -22,7 +22,7 @@ from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, open_progress
 from ddim.plots.pictures import to_uint8
 from ddim.sampling.image_features import BATCH
-from ddim.sampling.labels import GivenVectors, Label, assign_labels
+from ddim.sampling.labels import GivenVectors, Label
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, open_pipeline
 from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling, collect_guidance
 
@@ -34,10 +34,6 @@ The x0 of the last state are the samples.
 
 Watch = Callable[[Sequence[int], State], None]
 """Called with the seeds of a micro-batch and each of its states."""
-
-
-class SamplesNotFinite(UserError):  # noqa: N818 (the name says what has happened)
-    """A sample is NaN."""
 
 
 def sample(  # noqa: PLR0913 (the choices of a notebook)
@@ -95,10 +91,8 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     pipeline = open_pipeline(model)
     asked = pipeline.find_label(label, vector, listed)
     guided = collect_guidance(guidance, guidance_interval, guide_with)
+    setup = choose_sampling(pipeline, steps, asked, fields, sampler=sampler, grid=grid, guidance=guided)
     with open_progress(progress) as shown:
-        setup = choose_sampling(
-            pipeline, steps, asked, fields or {}, sampler=sampler, grid=grid, guidance=guided
-        )
         images, _ = generate(setup, listed, progress=shown)
     check_samples(images, listed, setup.pipeline)
     return images
@@ -110,7 +104,7 @@ def list_seeds(n: int | None, seed: int, seeds: Iterable[int] | None) -> Sequenc
         n = 16 if n is None else n
         check_count("n", n)
         first = to_int("seed", seed, "; a list of seeds is given as seeds=[3, 7]")
-        check_seeds((first, first + n - 1))
+        check_seeds([first])
         return range(first, first + n)
     listed = check_seeds(seeds)
     if seed or n not in (None, len(listed)) or not listed:
@@ -170,10 +164,10 @@ def fill_micro_batches(
 
     The zeros and the labels are on the device of the network.
     """
-    size, classes = pipeline.runtime.micro_batch, pipeline.model.classes
+    size = pipeline.runtime.micro_batch
     for wanted in split_into_parts(pipeline, seeds):
         filled = [*wanted] + [0] * (size - len(wanted))
-        labels = assign_labels(label, filled, classes, pipeline.class_counts, pipeline.vectors)
+        labels = pipeline.assign_labels(label, filled)
         sent = None if labels is None else pipeline.runtime.move(labels)
         yield wanted, filled, pipeline.runtime.images(pipeline.model.blank(size)), sent
 
@@ -240,7 +234,7 @@ def sample_uint8(
     the other arguments. If `finite` is False, NaN becomes black.
 
     Raises:
-        SamplesNotFinite: if a sample is NaN and `finite` is True.
+        UserError: if a sample is NaN and `finite` is True.
     """
     done = 0
     for part in split_into_parts(setup.pipeline, seeds, BATCH):
@@ -255,12 +249,9 @@ def check_samples(images: Tensor, seeds: Sequence[int], pipeline: Pipeline) -> N
     """Check that no sample is NaN.
 
     Raises:
-        SamplesNotFinite: if a sample is NaN; the message names the first seed with NaN and possible causes.
+        UserError: if a sample is NaN; the message names the first seed with NaN and possible causes.
     """
     wrong = images.isnan().flatten(1).any(1).tolist()
     if any(wrong):
-        first, recipe = seeds[wrong.index(True)], pipeline.recipe
-        raise SamplesNotFinite(
-            f"samples must be finite, got NaN in {sum(wrong)} of {len(images)}, first of seed {first}: "
-            f"check the sampler {recipe.sampler}, the schedule {recipe.sampling_schedule} and the weights"
-        )
+        found = f"got NaN in {sum(wrong)} of {len(images)}, first of seed {seeds[wrong.index(True)]}"
+        raise UserError(f"samples must be finite, {found}: check the sampler, the schedule and the weights")

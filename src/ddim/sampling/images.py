@@ -43,8 +43,7 @@ def check_same_split(split: SplitImages, train: int) -> None:
         UserError: if they are not. Then some held-out images may be images that the run was trained on.
     """
     if len(split.train) != train:
-        now = f"but now {len(split.train):,} are training images: name them so that they are split as before"
-        raise UserError(f"the run was trained on {train:,} of these images, {now}")
+        raise UserError(f"the run was trained on {train:,} of these images, but now on {len(split.train):,}")
 
 
 def _know_images(path: Path, recipe: Recipe, state: RunState) -> tuple[Data, TrainedOn]:

@@ -149,14 +149,12 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
         # A class name may be a number or a word: names come before indices, and "all" before names.
         known |= {str(k): k for k in range(count)} | {k: k for k in range(count)}
         known |= {name: k for k, name in enumerate(classes)} | {"all": "all"}
-    hint = '; "all" gives the classes in turn'
-    asked = label if isinstance(label, str | None) else to_int("label", label, hint)
+    asked = label if isinstance(label, str | None) else to_int("label", label)
     if asked not in known:
-        trained = "without labels" if data.vectors is None else "with vectors: give vector (--vector)"
-        one = f'one of the run\'s {count} classes or "all"'
-        allowed = one if data.labels else f"left out, since this run was trained {trained}"
-        hint = suggest(str(label), classes) if data.labels else ""
-        raise UserError(f"label must be {allowed}, got {label!r}{hint}")
+        allowed = "left out, since this run was trained without labels"
+        if data.labels:
+            allowed = f'one of the run\'s {count} classes or "all"'
+        raise UserError(f"label must be {allowed}, got {label!r}{suggest(str(label), classes)}")
     if known[asked] is None and not data.unconditional:
         raise UserError("samples need a label: this run was trained with data.unlabelled 0")
     return known[asked]
@@ -197,8 +195,8 @@ def find_vectors(given: GivenVectors, seeds: Sequence[int], vectors: ImageVector
     else:
         rows = torch.as_tensor(given, dtype=torch.float64).cpu().numpy()
     if rows.shape not in ((count,), (len(seeds), count)) or not np.isfinite(rows).all():
-        need, got = ", ".join(vectors.columns[:10]), rows.tolist() if rows.ndim == 1 else rows.shape
-        raise UserError(f"vector must hold {count} finite numbers ({need}), or a row a sample, got {got}")
+        need = ", ".join(vectors.columns[:10])
+        raise UserError(f"vector must hold {count} finite numbers ({need}), or a row each, got {rows.shape}")
     if rows.ndim == 1:
         return VectorLabel((tuple(rows.tolist()),))
     if len(set(seeds)) < len(seeds):
@@ -221,32 +219,6 @@ def _read_table(path: str | Path, vectors: ImageVectors) -> np.ndarray:
     return table.rows[:, [table.columns.index(name) for name in vectors.columns]]
 
 
-def assign_labels(
-    label: Label,
-    seeds: Sequence[int],
-    classes: int,
-    counts: Sequence[int],
-    vectors: ImageVectors | None = None,
-) -> Tensor | None:
-    """Return the class labels (B,) or vectors (B, d) of samples with these seeds; None for no label.
-
-    Args:
-        label: the label of the samples.
-        seeds: the seed of each sample.
-        classes: number of classes.
-        counts: number of training images of each class, for the label "natural".
-        vectors: the vectors of all images, if the run was trained with vectors.
-    """
-    if label is None:
-        return None
-    if vectors is not None:
-        known = isinstance(label, VectorLabel)
-        return label.assign(seeds, vectors) if known else draw_rows_of_training(seeds, vectors)
-    if label == "natural":
-        return torch.tensor([draw_class(seed, counts) for seed in seeds])
-    return torch.tensor([seed % classes if label == "all" else label for seed in seeds])
-
-
 def draw_class(seed: int, counts: Sequence[int]) -> int:
     """Return the class of the sample with this seed, so that classes are about as frequent as in `counts`.
 
@@ -259,7 +231,7 @@ def draw_class(seed: int, counts: Sequence[int]) -> int:
     return bisect_right(list(accumulate(counts)), spread_evenly(seed, sum(counts)))
 
 
-def draw_rows_of_training(seeds: Sequence[int], vectors: ImageVectors) -> Tensor:
+def draw_vectors(seeds: Sequence[int], vectors: ImageVectors) -> Tensor:
     """Return the standardised vectors (B, d) of evenly drawn training images, one image for each seed.
 
     See `spread_evenly` for the order in which the images are drawn.

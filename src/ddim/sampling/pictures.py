@@ -47,8 +47,7 @@ def open_pictures(
     """
     if not (images := _list_images(given)):
         raise UserError("give at least one image")
-    channels = pipeline.model.shape.channels
-    opened = [_open_image(pipeline, each, channels, pipeline.values, notes) for each in images]
+    opened = [_open_image(pipeline, each, notes) for each in images]
     return torch.stack(opened), [name_picture(each) for each in images]
 
 
@@ -73,7 +72,7 @@ def open_mask(pipeline: Pipeline, mask: Picture, notes: list[str]) -> Tensor:
         levels = torch.as_tensor(mask).detach().cpu()
         white = levels > (0.5 if levels.max() <= 1 else 127.5)
         mask = Image.fromarray(white.reshape(levels.shape[-2:]).numpy())
-    layers = _open_image(pipeline, mask, 4, EIGHT_BITS, notes)
+    layers = _open_image(pipeline, mask, notes, mask=True)
     light, seen = layers[:3].mean(0), layers[3] > 0.5
     if seen.all():
         hole = light > 0.5
@@ -98,10 +97,9 @@ def _list_images(given: Any) -> list[Picture]:  # noqa: ANN401 (whatever a user 
     return [given]
 
 
-def _open_image(
-    pipeline: Pipeline, image: Picture, channels: int, values: Values, notes: list[str]
-) -> Tensor:
-    """Return an image as a tensor (C, H, W) in [0, 1] of the size of the model."""
+def _open_image(pipeline: Pipeline, image: Picture, notes: list[str], mask: bool = False) -> Tensor:
+    """Return an image as a tensor (C, H, W) in [0, 1] of the size of the model; a mask has C = 4."""
+    channels, values = (4, EIGHT_BITS) if mask else (pipeline.model.shape.channels, pipeline.values)
     name = name_picture(image)
     size = (pipeline.model.shape.height, pipeline.model.shape.width)
     try:

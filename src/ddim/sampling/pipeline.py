@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,7 +28,8 @@ from ddim.runs import checkpoint
 from ddim.runs.averages import AVERAGE, find_stored_average
 from ddim.runs.names import choose_published, locate_run, parse_place, read_checkpoint
 from ddim.runs.state import RunState
-from ddim.sampling.labels import GivenVectors, Label, find_label, find_vectors
+from ddim.sampling import labels
+from ddim.sampling.labels import GivenVectors, Label, VectorLabel
 
 CLUSTERS = "clusters"
 """The name of the tensors of a checkpoint that hold the clusters of the training images."""
@@ -55,10 +56,11 @@ class Pipeline:
     pixels: Pixels
     recipe: Recipe
     runtime: Runtime
-    classes: tuple[str, ...] = field(default=(), kw_only=True)
-    clusters: ImageClusters | None = field(default=None, kw_only=True)
-    values: Values = field(default=EIGHT_BITS, kw_only=True)
-    vectors: ImageVectors | None = field(default=None, kw_only=True)
+    _: KW_ONLY
+    classes: tuple[str, ...] = ()
+    clusters: ImageClusters | None = None
+    values: Values = EIGHT_BITS
+    vectors: ImageVectors | None = None
 
     def __repr__(self) -> str:
         """Return one line: recipe, size, parameters and device."""
@@ -90,11 +92,10 @@ class Pipeline:
         # A name leaves a part of this kind as it is.
         known = {name: kind_name(getattr(self.recipe, name)) for name in SAMPLING_FIELDS}
         chosen = {name: part for name, part in fields.items() if known.get(name) != part}
-        recipe = replace(self.recipe, **chosen)
-        allowed = (*SAMPLING_FIELDS, "steps")
-        for name in chosen:
-            if name not in allowed and getattr(recipe, name) != getattr(self.recipe, name):
-                raise UserError(f"{name} cannot be changed after training; only {', '.join(allowed)} can")
+        recipe, allowed = replace(self.recipe, **chosen), (*SAMPLING_FIELDS, "steps")
+        if replace(recipe, **{name: getattr(self.recipe, name) for name in allowed}) != self.recipe:
+            changed, free = ", ".join(chosen), ", ".join(allowed)
+            raise UserError(f"{changed} cannot be changed after training; only {free} can")
         return replace(self, recipe=recipe)
 
     def to_images(self, x: Tensor) -> Tensor:
@@ -128,10 +129,21 @@ class Pipeline:
             UserError: if label and vector are both given, or the run was not trained with what is given.
         """
         if vector is None:
-            return find_label(label, self.recipe, self.classes)
+            return labels.find_label(label, self.recipe, self.classes)
         if label is not None:
             raise UserError(f"give label or vector, not both, got label {label!r}")
-        return find_vectors(vector, seeds, self.vectors)
+        return labels.find_vectors(vector, seeds, self.vectors)
+
+    def assign_labels(self, label: Label, seeds: Sequence[int]) -> Tensor | None:
+        """Return the class labels (B,) or vectors (B, d) of samples with these seeds; None for no label."""
+        if label is None:
+            return None
+        if self.vectors is not None:
+            known = isinstance(label, VectorLabel)
+            return label.assign(seeds, self.vectors) if known else labels.draw_vectors(seeds, self.vectors)
+        if label == "natural":
+            return torch.tensor([labels.draw_class(seed, self.class_counts) for seed in seeds])
+        return torch.tensor([seed % self.model.classes if label == "all" else label for seed in seeds])
 
 
 @dataclass(frozen=True)
@@ -229,8 +241,8 @@ def load(
         model.pixels = state.pixels
         runtime.place(model.eval().requires_grad_(False))
         model.net = runtime.compiled(model.net, frozen=True)
-        labels = {"clusters": read_clusters(path, recipe), "vectors": load_vectors(path, recipe)}
-        facts = {"classes": state.classes, "values": state.values, **labels}
+        told = {"clusters": read_clusters(path, recipe), "vectors": load_vectors(path, recipe)}
+        facts = {"classes": state.classes, "values": state.values, **told}
         return LoadedRun(model, state.pixels, recipe, runtime, at, **facts)
 
     return read_checkpoint(run, read)

@@ -138,7 +138,7 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
     listed, pipeline = list_seeds(n, seed, seeds), load_given_run(run)
     asked = pipeline.find_label(label, vector, listed)
     guided = collect_guidance(guidance, guidance_interval, guide_with)
-    setup = choose_sampling(pipeline, steps, asked, fields or {}, sampler=sampler, grid=grid, guidance=guided)
+    setup = choose_sampling(pipeline, steps, asked, fields, sampler=sampler, grid=grid, guidance=guided)
     check_zoom(zoom)
     processes, record = current_processes(), make_record("samples", sampling_record(setup, listed))
     # Process 0 alone reads and writes the folder.

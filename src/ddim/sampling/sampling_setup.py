@@ -371,10 +371,9 @@ def find_searched_guidance(pipeline: Pipeline, label: Label, steps: int) -> Guid
         return None
     at = pipeline.checkpoint
     name = name_search(pipeline.recipe.sampler, steps, at.weights) | {"labelled": label is not None}
-    entry = find_searched(at.run, "guidance", name)
-    if entry is None:
-        return None
-    return Guidance(entry["scale"], entry["interval"], entry["guide"], searched=True)
+    if entry := find_searched(at.run, "guidance", name):
+        return Guidance(entry["scale"], entry["interval"], entry["guide"], searched=True)
+    return None
 
 
 def save_guidance(

@@ -23,7 +23,7 @@ from ddim.sampling.labels import drop_labels, label_images
 LARGEST_SHARE = 0.25
 """The largest share of an accelerator's memory that the images of a run may fill."""
 
-_PART = 256
+_CHUNK = 256
 """The number of images that are copied to an accelerator at once, so that the CPU never holds all of them."""
 
 
@@ -153,9 +153,9 @@ def _copy_if_small(split: SplitImages, device: str) -> Tensor | None:
     if math.prod(images.pixels.shape) * kind.itemsize > LARGEST_SHARE * _device_memory(device):
         return None
     copied = torch.empty(images.pixels.shape, dtype=kind, device=device)
-    for first in range(0, len(images), _PART):
-        part = gather_batch(images, np.arange(first, min(first + _PART, len(images))))
-        copied[first : first + _PART] = part.permute(0, 2, 3, 1)
+    for first in range(0, len(images), _CHUNK):
+        chunk = gather_batch(images, np.arange(first, min(first + _CHUNK, len(images))))
+        copied[first : first + _CHUNK] = chunk.permute(0, 2, 3, 1)
     return copied
 
 

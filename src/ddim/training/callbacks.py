@@ -66,11 +66,6 @@ class Callback:
         """Called after the last step of this process, whether the run is finished or stopped."""
 
 
-def describe_choices(training: Trainer) -> dict[str, str]:
-    """Return the recipe of a training as text, keyed by field path; "recipe" is its name."""
-    return {"recipe": training.recipe.name, **flatten_as_text(dump(training.recipe))}
-
-
 class Tracker(Callback):
     """Base class: reports each line of the log, the fields of the recipe and the sheets of samples.
 
@@ -98,9 +93,10 @@ class Tracker(Callback):
 
     def on_start(self, training: Trainer, folder: Path) -> None:
         """Begin a run in the tracker, named like the run folder, or continue the one with a known id."""
-        known = read_sealed(folder / RUN).get("trackers", {})
+        known, recipe = read_sealed(folder / RUN).get("trackers", {}), training.recipe
         try:
-            mine = self.open(folder, describe_choices(training), known.get(self.package))
+            fields = {"recipe": recipe.name, **flatten_as_text(dump(recipe))}
+            mine = self.open(folder, fields, known.get(self.package))
         except Exception as error:
             raise UserError(f"{self.package} cannot start: {error}") from error
         record_in_run(folder, trackers={**known, self.package: mine})

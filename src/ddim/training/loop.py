@@ -6,8 +6,10 @@ the others follow its decisions.
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import torch
 
 from ddim.errors import Interrupted, format_count
 from ddim.machine.runtime import CoreMeter, choose_threads, count_cores
@@ -133,7 +135,8 @@ def _adapt_threads(trainer: Trainer, lead: Lead) -> None:
     before, others, cores = trainer.runtime.threads, lead.meter.others(), count_cores()
     threads, lead.meter = choose_threads(cores, others), CoreMeter()
     if threads != before:
-        trainer.set_threads(threads)
+        trainer.runtime = replace(trainer.runtime, threads=threads)
+        torch.set_num_threads(threads)
         lead.budget.restart()
         lead.writer.announce(
             f"other programs use {others:.1f} of {format_count(cores, 'core')}: "

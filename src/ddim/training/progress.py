@@ -63,19 +63,15 @@ class Pace:
         seconds = self.last - self.began
         return self.batch * (self.updates - WARM_UP) / seconds if seconds > 0 else 0.0
 
-    def left(self, training: Trainer) -> float | None:
-        """Return the seconds until the end; None while unknown."""
-        total = training.plan.total
-        return max(0, total - training.seen) / self.speed if total and self.speed else None
-
     def describe(self, training: Trainer, values: Mapping[str, float]) -> str:
         """Return a line with the images seen, the loss of this step, and the speed and time left if known."""
-        total, left = training.plan.total, self.left(training)
         # The last batch may go beyond the budget.
-        seen = f"{min(training.seen, total):,} of {total:,}" if total else f"{training.seen:,}"
-        speed = f", {self.speed:.1f} images/s" if self.speed else ""
-        line = f"{seen} images seen{speed}, loss {values['loss']:.4f}"
-        return line if left is None else f"{line}, {format_duration(left)} left"
+        total, speed = training.plan.total, self.speed
+        seen = min(training.seen, total or training.seen)
+        line = f"{seen:,} of {total:,} images seen" if total else f"{seen:,} images seen"
+        line += f", {speed:.1f} images/s" if speed else ""
+        left = f", {format_duration((total - seen) / speed)} left" if total and speed else ""
+        return f"{line}, loss {values['loss']:.4f}{left}"
 
 
 def describe_errors(training: Trainer, values: Mapping[str, float]) -> str:

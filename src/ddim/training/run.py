@@ -361,12 +361,12 @@ def open_split(recipe: Recipe, progress: Progress = ignore_progress) -> SplitIma
     return split_images(open_source(source, recipe.data, progress), recipe.data.validation, recipe.split_seed)
 
 
-def measure_pixels(recipe: Recipe, parts: SplitImages) -> Pixels:
+def measure_pixels(recipe: Recipe, split: SplitImages) -> Pixels:
     """Return the map between images and model units: fixed by the recipe, or measured on training images."""
     if isinstance(recipe.pixels, Fixed):
-        return Pixels.fixed(recipe.pixels.mean, recipe.pixels.std, parts.images.pixels.shape[-1])
-    chunks = (parts.train[k : k + 256] for k in range(0, len(parts.train), 256))
-    batches = (to_unit(gather_batch(parts.images, chunk)) for chunk in chunks)
+        return Pixels.fixed(recipe.pixels.mean, recipe.pixels.std, split.images.pixels.shape[-1])
+    chunks = (split.train[k : k + 256] for k in range(0, len(split.train), 256))
+    batches = (to_unit(gather_batch(split.images, chunk)) for chunk in chunks)
     return Pixels.measured(batches, recipe.pixels.std)
 
 
@@ -389,7 +389,9 @@ def prepare_training(
     parent, processes = None if source is None else load(source, device="cpu"), current_processes()
     # This check comes before the images are decoded, because decoding may take long.
     check_training(recipe, parent.recipe if parent else None)
-    recipe = hold_out_alike(recipe, parent.recipe) if parent else recipe
+    if parent and recipe.data.split_seed is None and recipe.seed != parent.recipe.split_seed:
+        # Unless the user gives a split seed, the images that `parent` holds out are held out again.
+        recipe = replace(recipe, data=replace(recipe.data, split_seed=parent.recipe.split_seed))
     split = processes.local_first(lambda: open_split(recipe, progress))
     channels = split.images.pixels.shape[-1]
     with keep_freed_memory(), machine.choose_for_all(recipe, channels, processes) as runtime:
@@ -399,12 +401,12 @@ def prepare_training(
         yield trainer, sha256
 
 
-def start_training(recipe: Recipe, parts: SplitImages, runtime: Runtime, parent: LoadedRun | None) -> Trainer:
+def start_training(recipe: Recipe, split: SplitImages, runtime: Runtime, parent: LoadedRun | None) -> Trainer:
     """Return a training at step 0, in parts of a batch that fit into the memory.
 
     Args:
         recipe: the recipe of the run.
-        parts: the images of the run, split into training and validation images.
+        split: the images of the run, split into training and validation images.
         runtime: how the network runs.
         parent: the run whose EMA weights and pixels are used; None for random weights.
 
@@ -412,13 +414,13 @@ def start_training(recipe: Recipe, parts: SplitImages, runtime: Runtime, parent:
         UserError: if the images lack the labels or vectors that the recipe needs, or are too few for its
             clusters. Also if the new run does not fit `parent`, or the memory.
     """
-    parts = label_split(recipe, parts, parent)
-    recipe = count_vectors(count_classes(recipe, parts.images), parts.vectors)
-    pixels = parent.pixels if parent else measure_pixels(recipe, parts)
+    split = label_split(recipe, split, parent)
+    recipe = count_vectors(count_classes(recipe, split.images), split.vectors)
+    pixels = parent.pixels if parent else measure_pixels(recipe, split)
     if parent:
-        _check_held_out(parent, recipe, parts)
-        recipe = name_teacher(recipe, parent, parts)
-    trainer = Trainer(recipe, parts, pixels, runtime, Plan(recipe.images))
+        _check_held_out(parent, recipe, split)
+        recipe = name_teacher(recipe, parent, split)
+    trainer = Trainer(recipe, split, pixels, runtime, Plan(recipe.images))
     if parent:
         trainer.start_from(parent.model.state_dict())
         if other := find_other_meaning(parent.recipe, recipe):
@@ -427,16 +429,6 @@ def start_training(recipe: Recipe, parts: SplitImages, runtime: Runtime, parent:
     if notice := fit_memory(trainer):
         warn_user(notice)
     return trainer
-
-
-def hold_out_alike(recipe: Recipe, parent: Recipe) -> Recipe:
-    """Return a recipe that holds out the images which `parent` holds out, whatever its own seed is.
-
-    A `data.split_seed` that the user gives is kept.
-    """
-    if recipe.data.split_seed is not None or recipe.seed == parent.split_seed:
-        return recipe
-    return replace(recipe, data=replace(recipe.data, split_seed=parent.split_seed))
 
 
 def label_split(recipe: Recipe, split: SplitImages, parent: LoadedRun | None) -> SplitImages:
@@ -464,28 +456,28 @@ def label_split(recipe: Recipe, split: SplitImages, parent: LoadedRun | None) ->
     return split.with_clusters(clusters).with_vectors(vectors)
 
 
-def _check_held_out(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> None:
+def _check_held_out(parent: LoadedRun, recipe: Recipe, new: SplitImages) -> None:
     """Check that no image on which `parent` was trained is held out in a new run from its weights.
 
     Args:
         parent: the run whose weights the new run starts from.
         recipe: the recipe of the new run.
-        parts: the images of the new run.
+        new: the images of the new run.
 
     Raises:
         UserError: if the errors on held-out images would be too low, or the images of `parent` are now split
             in another way.
     """
     before, known = parent.recipe, parent.checkpoint.state.images
-    if known is None or not len(parts.validation):
+    if known is None or not len(new.validation):
         return
-    split = split_images(parts.images, before.data.validation, before.split_seed)
+    split = split_images(new.images, before.data.validation, before.split_seed)
     # The same images have another fingerprint if they have another size.
     resized = before.data.source == recipe.data.source and len(split.train) == known.train
-    if known.fingerprint != parts.images.fingerprint and not resized:
+    if known.fingerprint != new.images.fingerprint and not resized:
         return
     check_same_split(split, known.train)
-    if not np.isin(parts.validation, split.validation).all():
+    if not np.isin(new.validation, split.validation).all():
         share, seed = before.data.validation, before.split_seed
         advice = f"use at most its --data.validation {share:g} and no other --data.split_seed than {seed}"
         raise UserError(f"images on which the run of --from was trained would be held out: {advice}")

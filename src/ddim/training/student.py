@@ -64,23 +64,23 @@ class Teacher:
         return guided
 
 
-def name_teacher(recipe: Recipe, run: LoadedRun, parts: SplitImages) -> Recipe:
+def name_teacher(recipe: Recipe, run: LoadedRun, split: SplitImages) -> Recipe:
     """Return the recipe of a new student of a guided run, with the name of this run and of its guide.
 
     Args:
         recipe: the recipe of a new run; other recipes than those of such students are returned as they are.
         run: the run from whose weights the new run starts.
-        parts: the images of the new run, with their labels and vectors.
+        split: the images of the new run, with their labels and vectors.
 
     Raises:
         UserError: if the classes or the columns of the vectors are not those of the teacher.
     """
-    loss, vectors = recipe.objective, parts.vectors
+    loss, vectors = recipe.objective, split.vectors
     if not isinstance(loss, Consistency) or loss.guidance == 1:
         return recipe
     # With equal columns, both runs have the same mean and deviation: see `label_split`.
     other_vectors = vectors and run.vectors and vectors.columns != run.vectors.columns
-    if other_vectors or (recipe.data.labels and tuple(parts.images.classes) != tuple(run.classes)):
+    if other_vectors or (recipe.data.labels and tuple(split.images.classes) != tuple(run.classes)):
         raise UserError("objective.guidance needs images with the classes or vectors of the run of --from")
     guide = loss.guide and pin_place(loss.guide)
     teacher = str(run.checkpoint.path.absolute())

@@ -4,7 +4,6 @@ import math
 from collections import UserDict
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -103,9 +102,9 @@ class Trainer:
         recompute_blocks(self.model.net, runtime.recompute)
         unused = may_leave_weights_unused(recipe)
         net = replicate(runtime.compiled(self.model.net), self.processes, unused=unused)
-        parts = recipe.schedule, recipe.predicts, recipe.conditioning, self.model.shape
         # `compiled` shares the weights of `model`, whose network is not compiled.
-        self.compiled = Model(net, *parts).train()
+        self.compiled = Model(net, recipe.schedule, recipe.predicts, recipe.conditioning, self.model.shape)
+        self.compiled.train()
         self.batches = Batches(recipe, split, self.model.shape, runtime)
         self.teacher = load_teacher(recipe, runtime)
         self.past_losses = recipe.objective.times.memory(runtime.exact_device)
@@ -328,20 +327,14 @@ class Trainer:
 
     def documents(self) -> dict[str, Any]:
         """Return the JSON documents of a checkpoint, keyed by document name."""
-        images = self.split.images
+        images, same = self.split.images, ("step", "pixels", "runtime", "best", "plan", "stopped", "due")
         state = RunState(
-            step=self.step,
-            pixels=self.pixels,
+            **{name: getattr(self, name) for name in same},
             channels=self.model.shape.channels,
             classes=tuple(images.classes),
-            runtime=self.runtime,
             not_finite=int(self.in_a_row),
-            best=self.best,
             sums={name: float(value) for name, value in self.sums.items()},
-            plan=self.plan,
             images=TrainedOn(images.fingerprint, len(self.split.train)),
-            stopped=self.stopped,
-            due=self.due,
             values=images.values,
         )
         return {"state": state.to_json(), "recipe": dump(self.recipe)}
@@ -392,8 +385,3 @@ class Trainer:
     def fix_total(self, total: int) -> None:
         """Set the training budget to about `total` images; see `Plan.fixed`."""
         self.plan = self.plan.fixed(total, self.seen, self.recipe.optim.batch)
-
-    def set_threads(self, threads: int) -> None:
-        """Change the number of threads, here and in torch; results may differ in the last bits."""
-        self.runtime = replace(self.runtime, threads=threads)
-        torch.set_num_threads(threads)

@@ -210,12 +210,12 @@ class RunWriter:
 
     def _write_real_images(self) -> None:
         """Write samples/real.png: held-out images for comparison, or training images if none are held out."""
-        parts, report = self.trainer.split, self.trainer.recipe.report
-        real = parts.validation if len(parts.validation) else parts.train
+        split, report = self.trainer.split, self.trainer.recipe.report
+        real = split.validation if len(split.validation) else split.train
         # Images next to each other in a folder are often alike, so the sheet takes evenly spaced ones.
         real = real[np.linspace(0, len(real) - 1, min(report.grid, len(real))).round().astype(int)]
         (self.folder / REAL_IMAGES).parent.mkdir(exist_ok=True)
-        save_png(self.folder / REAL_IMAGES, enlarge(make_sheet(gather_batch(parts.images, real))))
+        save_png(self.folder / REAL_IMAGES, enlarge(make_sheet(gather_batch(split.images, real))))
 
     def _keep_snapshot(self) -> None:
         """Write a snapshot of two averages, from which `ddim ema` reconstructs others, if one is due.

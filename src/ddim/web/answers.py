@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,6 @@ from typing import Any
 from fastapi import HTTPException, Response
 from fastapi.responses import StreamingResponse
 
-EVENT_STREAM = "text/event-stream"
-QUIET = 15.0
-"""Seconds without an event after which a comment is sent, so that no proxy closes the connection."""
 RETRY_SECONDS = 2
 """Seconds after which a client may repeat a request that was refused because the server was busy."""
 
@@ -66,24 +63,17 @@ def to_json(content: object) -> str:
     return json.dumps(plain, separators=(",", ":"))
 
 
-def stream_events(events: AsyncGenerator[tuple[str, Any]]) -> StreamingResponse:
-    """Return an answer that sends events as they come, and ends the generator when the client leaves."""
+class EventStream(StreamingResponse):
+    """An answer that sends events as they come, and ends their generator when the client leaves."""
 
-    async def encode() -> AsyncGenerator[bytes]:
-        coming = asyncio.ensure_future(anext(events, None))
-        try:
-            while True:
-                done, _ = await asyncio.wait({coming}, timeout=QUIET)
-                if not done:
-                    yield b":\n\n"
-                    continue
-                if (event := coming.result()) is None:
-                    return
-                yield f"event: {event[0]}\ndata: {to_json(event[1])}\n\n".encode()
-                coming = asyncio.ensure_future(anext(events, None))
-        finally:
-            coming.cancel()
-            await asyncio.wait({coming})
-            await events.aclose()
+    media_type = "text/event-stream"
 
-    return StreamingResponse(encode(), headers={"X-Accel-Buffering": "no"}, media_type=EVENT_STREAM)
+    def __init__(self, events: AsyncGenerator[tuple[str, Any]]) -> None:
+        super().__init__(encode_events(events))
+
+
+async def encode_events(events: AsyncGenerator[tuple[str, Any]]) -> AsyncGenerator[str]:
+    """Yield the text of each event, which has a name and data."""
+    async with aclosing(events):
+        async for name, data in events:
+            yield f"event: {name}\ndata: {to_json(data)}\n\n"

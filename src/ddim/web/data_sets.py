@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddim.data import arrays, parquet
+from ddim.data import arrays, sources
 from ddim.data.decode import is_image_name
 from ddim.web.answers import Refused
 from ddim.web.runs import name_id
@@ -16,7 +16,7 @@ BUILT_IN = "blossoms"
 FILES = {
     "archive": (".zip", ".tar", ".tgz", ".txz", ".tar.gz", ".tar.xz"),
     "array": arrays.SUFFIXES,
-    "parquet": (parquet.SUFFIX,),
+    "parquet": (sources.SUFFIX,),
 }
 """The ends of the names of files that hold many images, keyed by the kind of the set."""
 MOST = 1000

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,9 +23,9 @@ from ddim.recipe.help import explain_fields
 from ddim.recipe.named import find_recipe
 from ddim.recipe.options import ERRORS, flatten_as_text, labels_by_default
 from ddim.runs.folder import REAL_IMAGES, list_checkpoints, list_numbered_folders, list_sheets
-from ddim.runs.log import METRICS, PAUSE, read_metrics
+from ddim.runs.log import PAUSE, read_metrics
 from ddim.web.answers import Refused
-from ddim.web.runs import Interval, ListedRun, Row, api_address, list_intervals
+from ddim.web.runs import Interval, ListedRun, Row, RunList, api_address, list_intervals
 
 POINTS = 2000
 """The largest number of points of a curve; longer curves are thinned."""
@@ -198,6 +198,16 @@ def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[
     drawn, conditional = labels_by_default(data), bool(data.get("labels") or data.get("vectors"))
     trained_without = not conditional or bool(data.get("unlabelled"))
     edits = ["vary", "inpaint"] * (drawn or trained_without) + ["interpolate", "invert"] * trained_without
+    shown = known.shown if row.comparable else None
+    evaluations = [
+        Evaluated(
+            each.name, each.record["time"], each.conditions, each.nfe, list_intervals(each), each is shown
+        )
+        for each in run.evaluations
+    ]
+    # Clusters have numbers, even if the images have class folders.
+    named = data.get("labels") is True
+    names = run.facts["data"]["classes"] if named and run.facts else [*map(str, range(row.classes))]
     checkpoints = [Checkpoint(step, step * batch, path.name) for step, path in list_checkpoints(run.path)]
     return {
         "fields": explain_recipe(recipe),
@@ -205,19 +215,9 @@ def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[
         "sheets": [Picture(f"step {k}", k * batch, pictures[path.name]) for k, path in list_sheets(run.path)],
         "films": [Picture(name, 0, url) for name, url in pictures.items() if name.endswith(".webp")],
         "real_sheet": pictures.get(Path(REAL_IMAGES).name),
-        "evaluations": [
-            Evaluated(
-                each.name,
-                each.record["time"],
-                each.conditions,
-                each.nfe,
-                list_intervals(each),
-                each is known.chosen,
-            )
-            for each in run.evaluations
-        ],
+        "evaluations": evaluations,
         "memorisation": describe_memorisation(run.path, pictures.get(PAIRS)),
-        "class_names": run.facts.get("data", {}).get("classes") or [] if row.classes else [],
+        "class_names": names,
         "vector": list_columns(run.facts),
         "draws_labels": drawn,
         "unlabelled": drawn or trained_without,
@@ -246,27 +246,24 @@ def list_pictures(run: Path) -> dict[str, Path]:
 def list_columns(facts: Mapping[str, Any]) -> list[Column]:
     """Return the columns of the vectors of a run, from its run.json; [] for a run without vectors."""
     vectors = (facts.get("data") or {}).get("vectors") or {}
-    names = [str(name) for name in vectors.get("columns") or ()]
+    names = vectors.get("columns", [])
     ends = [vectors.get(end) or [None] * len(names) for end in ("low", "high")]
     return [Column(*each) for each in zip(names, *ends, strict=True)]
 
 
 def describe_memorisation(run: Path, pairs_url: str | None) -> Memorised | None:
     """Return the newest memorisation test of a run, or None if the run has no test."""
-    tests = list_numbered_folders(run / "memorisation")
-    if not tests:
-        return None
-    newest = tests[-1]
-    try:
-        record = read_sealed(newest / "record.json")
-        verdict = str(record["verdict"])
-        if guidance := name_recorded_guidance(record["sampling"]):
-            verdict += f" Samples: {guidance}."
+    for newest in list_numbered_folders(run / "memorisation")[-1:]:
+        try:
+            record = read_sealed(newest / "record.json")
+        except UserError:
+            return Memorised(f"the record of memorisation test {newest.name} is damaged")
+        guidance, verdict = name_recorded_guidance(record["sampling"]), record["verdict"]
+        verdict += f" Samples: {guidance}." if guidance else ""
         if record.get("checkpoint"):
-            verdict += f" Tested: the {record['weights']} weights at step {int(record['step']):,}."
-    except (UserError, TypeError, ValueError, LookupError, OverflowError):
-        return Memorised(f"the record of memorisation test {newest.name} is damaged")
-    return Memorised(verdict, pairs_url)
+            verdict += f" Tested: the {record['weights']} weights at step {record['step']:,}."
+        return Memorised(verdict, pairs_url)
+    return None
 
 
 def explain_recipe(recipe: Mapping[str, Any]) -> list[Field]:
@@ -291,70 +288,50 @@ def _explain_named(name: str, height: int, width: int) -> tuple[dict[str, str], 
 
 def read_curves(run: Path) -> Curves:
     """Return the curves of a training; they have at most `POINTS` points."""
-    lines: list[dict[str, Any]] = [line for line in _read_lines(run) if isinstance(line.get("images"), int)]
-    seconds = list_seconds([_value(line, "time") or 0.0 for line in lines])
-    for line, passed in zip(lines, seconds, strict=True):
-        line["seconds"] = passed
-    judged = [line for line in lines if any(_value(line, name) is not None for name in ERRORS)]
-    measured = [line for line in lines if _value(line, "kid") is not None]
+    lines = read_metrics(run)
+    for line, seconds in zip(lines, list_seconds([line["time"] for line in lines]), strict=True):
+        line["seconds"] = seconds
+    judged = [line for line in lines if any(line.get(name) is not None for name in ERRORS)]
+    measured = [line for line in lines if line.get("kid") is not None]
     kept, late = _thin(lines, judged), judged[-VALIDATIONS:]
 
-    def column(name: str, of: Sequence[Mapping[str, Any]] = kept) -> list[float | None]:
-        return [_value(line, name) for line in of]
+    def column(name: str, of: Sequence[Mapping[str, Any]] = kept) -> list[Any]:
+        return [line.get(name) for line in of]
 
+    steps = [(b["images"] - a["images"], b["seconds"] - a["seconds"]) for a, b in pairwise(kept)]
+    rates = [images / seconds if images > 0 < seconds else None for images, seconds in steps]
     levels = [name for name in (late[-1] if late else {}) if name.startswith("noise_mae/log_snr_")]
     return Curves(
-        [line["images"] for line in kept],
-        [line["seconds"] for line in kept],
-        column("loss"),
-        {name: column(name) for name in ERRORS},
-        {"lr": column("lr"), "gradient_norm": column("gradient_norm"), "images_per_second": list_rates(kept)},
-        [line["images"] for line in late],
-        {name.removeprefix("noise_mae/log_snr_"): column(name, late) for name in levels},
-        [line["images"] for line in measured],
-        [Interval(line["kid"], _value(line, "kid_low"), _value(line, "kid_high")) for line in measured],
+        images=column("images"),
+        seconds=column("seconds"),
+        loss=column("loss"),
+        errors={name: column(name) for name in ERRORS},
+        more={name: column(name) for name in ("lr", "gradient_norm")}
+        | {"images_per_second": [None, *rates][: len(kept)]},
+        noise_images=column("images", late),
+        noise={name.removeprefix("noise_mae/log_snr_"): column(name, late) for name in levels},
+        kid_images=column("images", measured),
+        kid=[Interval(*map(line.get, ("kid", "kid_low", "kid_high"))) for line in measured],
     )
 
 
 def list_seconds(times: Sequence[float]) -> list[float]:
     """Return the seconds of training until each time, without the pauses between a stop and a resume."""
-    gaps, seconds = [later - earlier for earlier, later in pairwise(times)], [0.0] * len(times[:1])
-    longest = max(LONGEST, PAUSE * median(gaps)) if gaps else LONGEST
-    for gap in gaps:
-        seconds.append(seconds[-1] + (gap if 0 < gap <= longest else 0.0))
-    return seconds
-
-
-def list_rates(lines: Sequence[Mapping[str, Any]]) -> list[float | None]:
-    """Return the images a second before each line of a log; None if no image was trained, or time passed."""
-    steps = [(b["images"] - a["images"], b["seconds"] - a["seconds"]) for a, b in pairwise(lines)]
-    rates = [images / seconds if images > 0 < seconds else None for images, seconds in steps]
-    return [None, *rates] if lines else []
-
-
-def _read_lines(run: Path) -> list[dict[str, Any]]:
-    return read_metrics(run) if (run / METRICS).is_file() else []
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    longest = max(LONGEST, PAUSE * median(gaps or [0]))
+    return [*accumulate((gap if gap <= longest else 0.0 for gap in gaps), initial=0.0)][: len(times)]
 
 
 def _thin(lines: Sequence[Mapping[str, Any]], judged: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return at most `POINTS` lines, evenly spread; lines with validations are preferred."""
-    if len(lines) <= POINTS:
-        return list(lines)
-    judged = judged[:: math.ceil(len(judged) / (POINTS // 2))] if judged else []
-    wanted = {id(line) for line in judged}
-    others = [line for line in lines if id(line) not in wanted]
-    wanted |= {id(line) for line in others[:: math.ceil(len(others) / (POINTS - len(judged)))]}
-    return [line for line in lines if id(line) in wanted]
-
-
-def _value(line: Mapping[str, Any], name: str) -> float | None:
-    value = line.get(name)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """Return at most `POINTS` lines, evenly spread; half of them are validations if there are so many."""
+    parts = [part[:: math.ceil(2 * len(part) / POINTS) or 1] for part in (lines, judged)]
+    wanted = {id(line) for part in parts for line in part}
+    return [line for line in lines if id(line) in wanted or len(lines) <= POINTS]
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
     """Return the last lines of the log of a run."""
-    return _read_lines(run)[-LINES:]
+    return read_metrics(run)[-LINES:]
 
 
 # Guides
@@ -372,12 +349,13 @@ def list_guides(known: ListedRun, others: Mapping[str, ListedRun]) -> list[Guide
     return own + [Guide(other.row.id, f"run {other.row.name}") for other in fitting[:GUIDES]]
 
 
-def find_guide(given: str, known: ListedRun, others: Mapping[str, ListedRun]) -> str:
+def find_guide(given: str, known: ListedRun, runs: RunList) -> str:
     """Return a guide, given by its id, as `ddim sample --guide-with` takes it.
 
     Raises:
         Refused: if this guide cannot guide the run.
     """
+    others = runs.read()
     if given not in {guide.id for guide in list_guides(known, others)}:
         need = "with the same images, split, size, pixels and labels and with a checkpoint, and no student"
         raise Refused(422, f"guide_with must be @guide, or the id of a run {need}, got {given!r}")

@@ -35,7 +35,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
 """The headers that every answer gets, unless the answer sets them itself."""
 
@@ -54,9 +53,6 @@ class Guard:
         """Answer a request; the arguments are those of an ASGI application."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1008})
             return
         request, limits = Request(scope), self.settings.limits
         path, start, status, size = scope["path"], time.monotonic(), 0, 0
@@ -106,8 +102,12 @@ class Guard:
         hosts = request.headers.getlist("host")
         if len(hosts) != 1 or not self._knows(hosts[0]):
             raise Refused(400, "this server is not known by the name in the header Host; see --host")
-        if request.method not in READS:
-            _check_origin(request, hosts[0])
+        same, sites = (f"http://{hosts[0]}".lower(), f"https://{hosts[0]}".lower()), ("same-origin", "none")
+        # This page or a program may send a request that changes something, and another site may not.
+        foreign = [origin for origin in request.headers.getlist("origin") if origin.lower() not in same]
+        foreign = foreign or request.headers.get("sec-fetch-site", "none") not in sites
+        if foreign and request.method not in READS:
+            raise Refused(403, "a page of another address sent this request")
         return self._check_token(request)
 
     def _knows(self, host: str) -> bool:
@@ -133,19 +133,6 @@ class Guard:
         if not _equal(given, token):
             raise Refused(401, "this page needs its token: open the address that `ddim serve` printed")
         return None
-
-
-def _check_origin(request: Request, host: str) -> None:
-    """Check that this page or a program sent a request that changes something, and not another site.
-
-    Raises:
-        Refused: if a browser sent the request for another site.
-    """
-    origins, site = request.headers.getlist("origin"), request.headers.get("sec-fetch-site", "none")
-    same = (f"http://{host}".lower(), f"https://{host}".lower())
-    strange = [origin for origin in origins if origin.lower() not in same]
-    if len(origins) > 1 or strange or site not in ("same-origin", "none"):
-        raise Refused(403, "a page of another address sent this request")
 
 
 def _equal(given: str, token: str) -> bool:

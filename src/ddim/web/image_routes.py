@@ -6,6 +6,7 @@ import asyncio
 import mimetypes
 import re
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -14,13 +15,12 @@ from fastapi import APIRouter, Body, Request, Response
 
 from ddim.cli.commands import COMMANDS
 from ddim.cli.signatures import read_signature
-from ddim.web.answers import EVENT_STREAM, Refused, Started, reply, stream_events
+from ddim.web.answers import EventStream, Refused, Started, reply
 from ddim.web.details import find_guide
-from ddim.web.images import MASK, SEEDED, Result, fill_result, find_address, preview_upload
+from ddim.web.images import MASK, SEEDS, Result, fill_result, find_address, preview_upload
 from ddim.web.jobs import Job, Step
 from ddim.web.options import Text, make_model
 from ddim.web.results import ResultStore
-from ddim.web.runs import ListedRun
 from ddim.web.state import Here, Server
 
 Source = Annotated[dict[Literal["upload", "result", "name"], str], Body()]
@@ -67,33 +67,26 @@ UPLOADED = {"requestBody": {"content": {"application/octet-stream": {"schema": {
 @router.post("/runs/{run}/samples", **MADE)
 async def make_samples(run: str, request: Request, here: Here, given: SampleOptions) -> Response:
     """Sample a run; the options are those of `ddim sample`."""
-    body = {"seeds": [*range(16)], **given.model_dump(exclude_none=True)}
-    known, options = await asyncio.to_thread(read_request, here, run, body)
-    check_work(here, len(body["seeds"]), options.get("steps", 1))
-    result = Result(here.store.make().name, run, "sample", body)
-    return await begin(here, request, result, known.run.path, options)
+    body = {"seeds": [*SEEDS["sample"]], **given.model_dump(exclude_none=True)}
+    return await begin(here, request, Result(run, "sample", body), len(body["seeds"]))
 
 
 @router.post("/runs/{run}/edits/{kind}", **MADE)
 async def make_edits(run: str, kind: Kind, request: Request, here: Here, given: EditOptions) -> Response:
     """Edit images; the options are those of the command `kind`."""
-    seeds = {"seeds": [*range(8 if kind == "vary" else 4)]} if kind in SEEDED else {}
+    seeds = {"seeds": [*SEEDS[kind]]} if kind in SEEDS else {}
     body = {**seeds, **given.model_dump(exclude_none=True)}
-    known, options = await asyncio.to_thread(read_request, here, run, body)
-    sources = options.pop("sources", [])
-    if strange := options.keys() - read_signature(COMMANDS[kind]).names:
+    if strange := body.keys() - read_signature(COMMANDS[kind]).names - {"sources"}:
         raise Refused(422, f"{min(strange)} is not an option of {kind}")
+    sources = body.get("sources", [])
     files = [find_given(here.store, source) for source in sources]
     if len(files) not in {"interpolate": (0, 2), "invert": range(1, 65)}.get(kind, (1,)):
         raise Refused(422, f"{kind} needs another number of images than {len(files)}")
-    if "mask" in options:
-        options["mask"] = find_given(here.store, {"upload": options["mask"]})
-    count = options.get("frames", 9) if kind == "interpolate" else len(options.get("seeds", files))
-    check_work(here, count, options.get("steps", 1))
-    made = dict.fromkeys(source["result"] for source in sources if "result" in source)
-    before = "".join(f"{here.store.kept[key].command} --out .\n" for key in made)
-    result = Result(here.store.make().name, run, kind, body, command=before)
-    return await begin(here, request, result, known.run.path, options, files)
+    masks = [find_given(here.store, {"upload": body["mask"]})] if "mask" in body else []
+    count = body.get("frames", 9) if kind == "interpolate" else len(body.get("seeds", files))
+    made = {source.get("result") for source in sources}
+    commands = [f"{each.command} --out .\n" for each in here.store.select(Result) if each.id in made]
+    return await begin(here, request, Result(run, kind, body, command="".join(commands)), count, files, masks)
 
 
 @router.post("/uploads", response_model=Upload, openapi_extra=UPLOADED)
@@ -145,40 +138,13 @@ async def remove_result(key: str, here: Here) -> Response:
     return Response(None, 204)
 
 
-def read_request(here: Server, run: str, body: dict[str, Any]) -> tuple[ListedRun, dict[str, Any]]:
-    """Return the run and the options of a request; its guide becomes the path of a run.
-
-    Raises:
-        Refused: if the run cannot be sampled, or the guide does not fit.
-    """
-    known, options = here.runs.find(run), dict(body)
-    if known.row.state == "damaged" or not known.run.facts or known.row.size is None:
-        raise Refused(409, f"this run cannot be sampled: {known.row.why or 'it has not begun'}")
-    if "guide_with" in options:
-        options["guide_with"] = find_guide(options["guide_with"], known, here.runs.read())
-    return known, options
-
-
-def check_work(here: Server, images: int, steps: int) -> None:
-    """Check the size of a request; how long it takes is known only after its first steps.
-
-    Raises:
-        Refused: if the request is for too many images or steps.
-    """
-    limits = here.settings.limits
-    if not 1 <= images <= limits.images:
-        raise Refused(422, f"1 to {limits.images} images can be made at a time, got {images}")
-    if not 1 <= steps <= limits.steps:
-        raise Refused(422, f"1 to {limits.steps:,} steps can be made, got {steps:,}")
-
-
 async def begin(  # noqa: PLR0913 (what a command takes)
     here: Server,
     request: Request,
     result: Result,
-    path: Path,
-    options: dict[str, Any],
+    images: int,
     files: Sequence[Path] = (),
+    masks: Sequence[Path] = (),
 ) -> Response:
     """Return the answer to a request for images, as one JSON document or as events.
 
@@ -186,32 +152,42 @@ async def begin(  # noqa: PLR0913 (what a command takes)
         here: the server.
         request: the request.
         result: the result to fill.
-        path: the folder of the run.
-        options: the arguments of the function of this kind.
+        images: number of images; how long the work takes is known only after its first steps.
         files: the images to edit.
-    """
-    folder = here.store.root / result.id
+        masks: the mask, if there is one.
 
-    def run(job: Job) -> Result:
-        try:
-            copies = [copy_into(folder, file) for file in files]
-            if "mask" in options:
-                options["mask"] = copy_into(folder, options["mask"], MASK)
-            fill_result(result, job, path, folder, options, copies)
-        except BaseException:
-            here.store.discard(folder.name)
-            raise
+    Raises:
+        Refused: if the run cannot be sampled, or the request is for too much.
+    """
+    limits, steps = here.settings.limits, result.request.get("steps", 1)
+    known = await asyncio.to_thread(here.runs.find, result.run)
+    if not 1 <= images <= limits.images:
+        raise Refused(422, f"1 to {limits.images} images can be made at a time, got {images}")
+    if not 1 <= steps <= limits.steps:
+        raise Refused(422, f"1 to {limits.steps:,} steps can be made, got {steps:,}")
+    if known.row.state == "damaged" or not known.run.facts:
+        raise Refused(409, f"this run cannot be sampled: {known.row.why or 'it has not begun'}")
+    options = {name: value for name, value in result.request.items() if name != "sources"}
+    if "guide_with" in options:
+        options["guide_with"] = await asyncio.to_thread(find_guide, options["guide_with"], known, here.runs)
+
+    def work(job: Job) -> Result:
+        folder = here.store.make(result.id)
+        copies = [copy_into(folder, file) for file in files]
+        options.update(("mask", copy_into(folder, file, MASK)) for file in masks)
+        fill_result(result, job, known.run.path, folder, options, copies)
         here.store.keep(folder, result)
         return result
 
-    try:
-        job = here.jobs[folder.name] = here.models.submit(run)
-    except Refused:
-        here.store.discard(folder.name)
-        raise
-    job.ended.add_done_callback(lambda _: here.jobs.pop(folder.name, None))
-    if EVENT_STREAM in request.headers.get("accept", "").lower():
-        return stream_events(here.models.follow(job, folder.name))
+    def end(ended: Future[Result]) -> None:
+        here.jobs.pop(result.id, None)
+        if ended.exception():
+            here.store.discard(result.id)
+
+    job = here.jobs[result.id] = here.models.submit(work)
+    job.ended.add_done_callback(end)
+    if EventStream.media_type in request.headers.get("accept", "").lower():
+        return EventStream(here.models.follow(job, result.id))
     return reply(await here.models.finish(job, request))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,6 @@ from ddim.plots.pictures import count_columns, make_sheet, render_png, save_png
 from ddim.recipe.codec import dump
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.sampling import edits
-from ddim.sampling.labels import assign_labels
 from ddim.sampling.pictures import is_picture, read_saved_image, show_image
 from ddim.sampling.pipeline import LoadedRun, load
 from ddim.sampling.samples import FILM, RECORD, SHEET, find_sample, sample_to_folder
@@ -31,8 +31,8 @@ SHOWN, SIDE = 16, 512
 """The largest number of images in a preview, and the largest height and width of a picture in pixels."""
 PATIENCE = 2.0
 """Seconds of work after which its duration is estimated."""
-SEEDED = ("vary", "inpaint")
-"""The edits whose results have seeds."""
+SEEDS = {"sample": range(16), "vary": range(8), "inpaint": range(4)}
+"""The seeds of the kinds of results that have seeds, if a request gives none."""
 ARCHIVE, MASK, VIEW = "all.zip", "mask.png", "view-"
 """The archive of a result, its mask, and the start of the names of pictures for the page alone."""
 
@@ -56,10 +56,10 @@ class Result:
     """New images, the addresses of the files about them, and how to make the same images.
 
     Attributes:
-        id: the id of the result.
         run: the id of the run.
         kind: "sample" or the name of the edit.
         request: the body of the request, with its seeds.
+        id: the id of the result, which nobody can guess.
         when: when the images were asked for, in seconds since 1970.
         images: the images.
         before: the picture of the image that was edited, at the size of the run.
@@ -76,10 +76,10 @@ class Result:
             images if it has the same steps and the same guidance.
     """
 
-    id: str
     run: str
     kind: str
     request: Mapping[str, Any]
+    id: str = field(default_factory=partial(secrets.token_urlsafe, 12))
     when: float = field(default_factory=time.time)
     images: list[MadeImage] = field(default_factory=list)
     before: str | None = None
@@ -107,7 +107,7 @@ def open_run(run: Path) -> LoadedRun:
     return load_stamped(run, ((run / RUN).stat().st_mtime_ns, *checkpoints))
 
 
-def fill_result(  # noqa: PLR0913 (what a command takes)
+def fill_result(
     result: Result, job: Job, run: Path, folder: Path, options: dict[str, Any], files: Sequence[Path] = ()
 ) -> None:
     """Make the images of a result in its folder, as the command of its kind does.
@@ -120,24 +120,31 @@ def fill_result(  # noqa: PLR0913 (what a command takes)
         options: the arguments of the function of this kind.
         files: the images to edit, in the folder.
     """
-    start, pipeline = time.monotonic(), open_run(run)
-    if result.kind == "sample":
-        sample_run(result, job, pipeline, folder, options)
+    start, pipeline, kind = time.monotonic(), open_run(run), result.kind
+    preview = Preview(job, pipeline, options["seeds"] if kind in SEEDS else ())
+    if kind == "sample":
+        preview.part = pipeline.runtime.micro_batch
+        sample_run(result, preview, folder, options)
     else:
-        edit_run(result, job, pipeline, folder, options, files)
+        edit_run(result, preview, folder, options, files)
     words = [str(run), *(file.name for file in files)]
     facts = {name: value.name if isinstance(value, Path) else value for name, value in options.items()}
-    result.command += write_command(result.kind, words, facts)
-    result.python = write_call(result.kind, words, {name: facts[name] for name in facts if name != "film"})
-    result.notes += describe_pictures(pipeline)
+    result.command += write_command(kind, words, facts)
+    result.python = write_call(kind, words, {name: facts[name] for name in facts if name != "film"})
+    channels, values = pipeline.model.shape.channels, pipeline.values
+    if not is_picture(values, channels):
+        part = f"the first 3 of {channels} channels" if channels > 4 else "all channels"
+        result.notes.append(
+            f"The pictures show {part} in 8 bits; the files hold the exact values ({values.type})."
+        )
     result.record, result.archive = find_address(folder / RECORD), find_address(pack(folder))
     result.film = find_address(folder / FILM) if (folder / FILM).exists() else None
     result.seconds = round(time.monotonic() - start, 2)
 
 
-def sample_run(result: Result, job: Job, pipeline: LoadedRun, folder: Path, options: dict[str, Any]) -> None:
+def sample_run(result: Result, preview: Preview, folder: Path, options: dict[str, Any]) -> None:
     """Sample a run into a folder; if the time is over, the images that are ready are the result."""
-    preview = Preview(job, pipeline, options["seeds"], pipeline.runtime.micro_batch)
+    pipeline = preview.pipeline
     make = partial(sample_to_folder, pipeline, out=folder)
     try:
         written = make(**options, watch=preview.watch, progress=preview.progress)
@@ -145,7 +152,7 @@ def sample_run(result: Result, job: Job, pipeline: LoadedRun, folder: Path, opti
         ready = [seed for seed in options["seeds"] if find_sample(folder, seed, pipeline).exists()]
         if not ready:
             raise
-        result.notes = [f"only {len(ready)} of {len(options['seeds'])} images were ready in time"]
+        result.notes.append(f"only {len(ready)} of {len(options['seeds'])} images were ready in time")
         options["seeds"] = ready
         written = make(**options)
     result.nfe, result.sheet = written.nfe, find_address(folder / SHEET)
@@ -162,31 +169,25 @@ def list_labels(pipeline: LoadedRun, options: Mapping[str, Any]) -> Sequence[str
     """Return the class of each sample, None for no class."""
     seeds, names = options["seeds"], pipeline.classes
     label = pipeline.find_label(options.get("label"), options.get("vector"), seeds)
-    numbers = assign_labels(label, seeds, pipeline.model.classes, pipeline.class_counts, pipeline.vectors)
+    numbers = pipeline.assign_labels(label, seeds)
     if numbers is None or pipeline.vectors is not None:
         return [None] * len(seeds)
     return [names[k] if k < len(names) else f"class {k}" for k in numbers.tolist()]
 
 
-def edit_run(  # noqa: PLR0913 (what a command takes)
-    result: Result,
-    job: Job,
-    pipeline: LoadedRun,
-    folder: Path,
-    options: Mapping[str, Any],
-    files: Sequence[Path],
+def edit_run(
+    result: Result, preview: Preview, folder: Path, options: Mapping[str, Any], files: Sequence[Path]
 ) -> None:
     """Edit images in a folder."""
-    seeds = options.get("seeds", ()) if result.kind in SEEDED else ()
-    preview, make = Preview(job, pipeline, seeds), getattr(edits, result.kind)
+    pipeline, make = preview.pipeline, getattr(edits, result.kind)
     edit: edits.Edit = make(pipeline, *files, progress=preview.progress, watch=preview.watch, **options)
     edit.save(folder)
     # For an inversion, the inputs come first, resized to the run's size.
     rows = ["input", "restored"] if result.kind == "invert" else list(edit.rows)[-1:]
     paths = [folder / name for row in rows for name in edit.name_files(row)]
-    result.images = [show_file(path, pipeline, *seeds[k : k + 1]) for k, path in enumerate(paths)]
+    result.images = [show_file(path, pipeline, *preview.seeds[k : k + 1]) for k, path in enumerate(paths)]
     result.nfe, result.sheet = edit.calls, find_address(folder / edits.STRIP)
-    result.notes = [shorten_paths(note, folder) for note in edit.notes]
+    result.notes += [shorten_paths(note, folder) for note in edit.notes]
     if "input" in edit.rows:
         result.before = show_file(folder / edit.name_files("input")[0], pipeline).url
 
@@ -208,15 +209,6 @@ def show_file(
         view = path.with_name(f"{VIEW}{path.stem}.png")
         save_png(view, show_image(read_saved_image(path), pipeline.values))
     return MadeImage(find_address(view), path.name, find_address(path), seed, label)
-
-
-def describe_pictures(pipeline: LoadedRun) -> list[str]:
-    """Return a sentence if the page's pictures show less than the saved files."""
-    channels, values = pipeline.model.shape.channels, pipeline.values
-    if is_picture(values, channels):
-        return []
-    part = f"the first {min(channels, 3)} of {channels} channels" if channels > 4 else "all channels"
-    return [f"The pictures show {part} in 8 bits; the files hold the exact values ({values.type})."]
 
 
 def pack(folder: Path) -> Path:

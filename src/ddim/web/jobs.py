@@ -23,10 +23,6 @@ PAUSE = 0.05
 log = logging.getLogger("ddim.web")
 
 
-class Cancelled(Exception):  # noqa: N818 (an event)
-    """Raised in the work of a job whose result nobody needs any more."""
-
-
 class Enough(Exception):  # noqa: N818 (an event)
     """Raised in the work of a job that shall end now and deliver what is ready."""
 
@@ -72,9 +68,9 @@ class Job:
     # These methods are called in the thread of the models.
 
     def check(self) -> None:
-        """Raise `Cancelled` or `Enough` if the job shall end."""
+        """Raise `Enough` if the job shall end, or `Refused` if nobody needs it any more."""
         if self.cancelled:
-            raise Cancelled
+            raise Refused(409, "the request was cancelled")
         if self.enough or time.monotonic() > self.until:
             raise Enough
 
@@ -109,8 +105,6 @@ class Job:
         try:
             self.check()
             return self.work(self)
-        except Cancelled:
-            raise Refused(409, "the request was cancelled") from None
         except Enough:
             raise Refused(504, f"nothing was ready after {self.seconds:g} s; ask for less") from None
         except UserError as error:

@@ -83,11 +83,8 @@ class Processes:
         said = TemporaryFile()  # noqa: SIM115
         command = [sys.executable, "-m", "ddim", name, *words, "--quiet"]
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": said}
-        try:
-            # In a session of its own, the command does not get the Ctrl-C that ends the server.
-            process = subprocess.Popen(command, start_new_session=True, **streams)
-        except OSError as error:
-            raise Refused(503, f"the command cannot be started: {error.strerror}") from None
+        # In a session of its own, the command does not get the Ctrl-C that ends the server.
+        process = subprocess.Popen(command, start_new_session=True, **streams)
         child = Child(name, folder, process, said, time.time())
         # Of the commands that have ended, the last one of each run is kept for what it said.
         self.forget(folder)
@@ -100,11 +97,10 @@ class Processes:
         Raises:
             Refused: if there is none that was started here.
         """
-        for child in self.running:
-            if child.folder == folder:
-                child.process.send_signal(signal.SIGTERM)
-                return
-        raise Refused(409, "this server works on no such run; stop a training where it was started")
+        child = self.find(folder)
+        if child is None or child.state != "running":
+            raise Refused(409, "this server does not work on this run; stop a training where it was started")
+        child.process.send_signal(signal.SIGTERM)
 
     def find(self, folder: Path) -> Child | None:
         """Return the last command on a folder, None if there is none."""
@@ -122,8 +118,3 @@ class Processes:
     def running(self) -> list[Child]:
         """The commands that still run."""
         return [child for child in self.children if child.state == "running"]
-
-    def close(self) -> None:
-        """Close the files of all commands; the commands go on."""
-        for child in self.children:
-            child.said.close()

@@ -23,9 +23,9 @@ class ResultStore:
     root: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="ddim-serve-")))
     kept: dict[str, Any] = field(default_factory=dict)
 
-    def make(self) -> Path:
-        """Create a folder, and return its path; its name is its id. Call `keep` or `discard` later."""
-        folder = self.root / secrets.token_urlsafe(12)
+    def make(self, key: str = "") -> Path:
+        """Create a folder with an id, by default a new one, as its name. Call `keep` or `discard` later."""
+        folder = self.root / (key or secrets.token_urlsafe(12))
         folder.mkdir(parents=True)
         return folder
 

@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from ddim.errors import UserError
@@ -19,7 +18,7 @@ from ddim.evaluation.compare import compare
 from ddim.experiments.report import report
 from ddim.files import write_atomic
 from ddim.metrics.catalogue import METRICS
-from ddim.web.answers import EVENT_STREAM, Refused, reply, stream_events
+from ddim.web.answers import EventStream, Refused, reply
 from ddim.web.details import Curves, Details, describe_details, list_pictures, read_curves, read_log
 from ddim.web.runs import NOTE, Row, Sweep, name_id
 from ddim.web.state import Here, Server
@@ -79,12 +78,6 @@ class Ranking:
     excluded: list[str]
 
 
-class EventStream(StreamingResponse):
-    """A stream of events."""
-
-    media_type = EVENT_STREAM
-
-
 router = APIRouter()
 
 
@@ -98,7 +91,7 @@ def show_runs(here: Here) -> Response:
 @router.get("/events", response_class=EventStream, responses={200: {"model": Changes}})
 async def stream_runs(here: Here) -> Response:
     """Stream the rows that change: all rows first."""
-    return stream_events(watch_runs(here))
+    return EventStream(watch_runs(here))
 
 
 async def watch_runs(here: Server) -> AsyncGenerator[tuple[str, Any]]:
@@ -188,13 +181,12 @@ def delete_run(run: str, here: Here) -> Response:
 
 @router.get("/compare", response_model=Ranking)
 async def rank_runs(request: Request, here: Here, chosen: Chosen, metric: str = "kid") -> Response:
-    """Rank the newest evaluations of runs by a metric."""
+    """Rank the evaluations of runs that their rows show, by a metric."""
     if metric not in METRICS:
         raise Refused(422, f"metric must be one of {', '.join(METRICS)}")
     known, keys = await asyncio.to_thread(here.runs.read), [*dict.fromkeys(chosen)]
-    evaluations = {key: known[key].run.evaluations for key in keys if key in known}
-    judged = {listed[-1].folder: key for key, listed in evaluations.items() if listed}
-    excluded = [key for key in keys if not evaluations.get(key)]
+    judged = {known[key].shown.folder: key for key in keys if key in known and known[key].shown}
+    excluded = [key for key in keys if key not in judged.values()]
     if len(judged) < 2:
         return reply(Ranking(None, [], excluded))
     job = here.models.submit(lambda _: compare(*judged, metric=metric).to_json())

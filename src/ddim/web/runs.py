@@ -8,13 +8,12 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ddim.data.clusters import Clusters
 from ddim.evaluation.record import Evaluation
 from ddim.experiments.index import OUTCOME, Run, beside, list_run_folders, mark_comparable, read_run
 from ddim.files import shorten_paths
@@ -103,13 +102,13 @@ class ListedRun:
         run: the run, with all its evaluations.
         row: the row of the run.
         stamp: the stamp of its files when they were read.
-        chosen: the evaluation that the row shows, None if there is none.
+        shown: the evaluation whose metrics the row shows, None if there is none.
     """
 
     run: Run
     row: Row
     stamp: tuple[object, ...]
-    chosen: Evaluation | None = None
+    shown: Evaluation | None = None
 
 
 class RunList:
@@ -147,12 +146,12 @@ class RunList:
 
     def sweeps(self) -> dict[str, tuple[Path, Sweep]]:
         """Return all sweeps with their folders, keyed by id."""
-        trials: dict[Path, list[str]] = {}
+        found: dict[str, tuple[Path, Sweep]] = {}
         for key, known in self.read().items():
-            if known.run.sweep is not None:
-                trials.setdefault(known.run.sweep, []).append(key)
-        ids = {path: name_id(path, self.folder) for path in trials}
-        return {ids[path]: (path, Sweep(ids[path], path.name, runs)) for path, runs in trials.items()}
+            if path := known.run.sweep:
+                own = name_id(path, self.folder)
+                found.setdefault(own, (path, Sweep(own, path.name, [])))[1].runs.append(key)
+        return found
 
     def _reread(self, paths: Mapping[str, Path]) -> dict[str, ListedRun]:
         fresh, changed = {}, self._known.keys() != paths.keys()
@@ -182,7 +181,7 @@ class RunList:
             return  # a record has unexpected values; its row is shown without the mark "comparable"
         for known, run in zip(judged, marked, strict=True):
             known.row = make_row(run, self.folder)
-            known.chosen = run.evaluations[-1] if run.evaluations and run.comparable else None
+            known.shown = run.evaluations[-1]
 
 
 def describe_start(child: Child) -> Run:
@@ -194,18 +193,15 @@ def describe_start(child: Child) -> Run:
     return Run(child.folder, "failed", why=child.failure, changed=child.began)
 
 
-def stamp_run(path: Path) -> tuple[int, ...]:
-    """Return numbers that change if the files of a run change."""
+def stamp_run(path: Path) -> Iterator[object]:
+    """Yield values that change if the files of a run change."""
     names = (RUN, METRICS, CHECKPOINTS, NOTE, "evaluations", "memorisation", "samples")
-    files = [*(path / name for name in names), beside(path, OUTCOME)]
-    stamps = []
-    for file in files:
+    for file in [*(path / name for name in names), beside(path, OUTCOME)]:
         try:
             status = os.stat(file)
-            stamps += [status.st_mtime_ns, status.st_size]
+            yield status.st_mtime_ns, status.st_size
         except OSError:
-            stamps += [0, 0]
-    return tuple(stamps)
+            yield None
 
 
 # Rows
@@ -213,8 +209,7 @@ def stamp_run(path: Path) -> tuple[int, ...]:
 
 def make_row(run: Run, folder: Path) -> Row:
     """Return the row of a run; if its files contain unexpected values, the run is damaged."""
-    key = name_id(run.path, folder)
-    path = run.path.relative_to(folder)
+    key, path = name_id(run.path, folder), run.path.relative_to(folder)
     name = str(path) if path.parts else folder.resolve().name
     sweep = None if run.sweep is None else name_id(run.sweep, folder)
     try:
@@ -225,38 +220,22 @@ def make_row(run: Run, folder: Path) -> Row:
 
 
 def _describe_run(key: str, run: Run) -> dict[str, Any]:
-    note = run.path / NOTE
-    facts: dict[str, Any] = {
-        "why": shorten_paths(run.why, run.path)[:2000],
-        "changed": run.changed,
-    }
-    if note.is_file():
-        facts["note"] = note.read_text(encoding="utf-8", errors="replace")[:2000]
+    note, names = run.path / NOTE, ("changed", "images", "total", "seconds_left", "errors", "comparable")
+    facts = {name: getattr(run, name) for name in names}
+    facts["why"] = shorten_paths(run.why, run.path)[:2000]
+    facts["note"] = note.read_text(encoding="utf-8", errors="replace")[:2000] if note.is_file() else ""
     if run.state == "damaged" or not run.recipe:
         return facts
-    data: Mapping[str, Any] = run.recipe["data"]
-    sheets, parameters = list_sheets(run.path), run.facts.get("parameters")
+    data, sheets = run.recipe["data"], list_sheets(run.path)
     return facts | {
         "recipe": str(run.recipe.get("name")),
-        "data": Path(str(data["source"])).name,
-        "size": [int(side) for side in data["size"]][:2],
-        "classes": _count_classes(run),
-        "parameters": None if parameters is None else int(parameters),
-        "images": int(run.images),
-        "total": None if run.total is None else int(run.total),
-        "seconds_left": None if run.seconds_left is None else float(run.seconds_left),
-        "errors": {name: float(value) for name, value in run.errors.items()},
+        "data": Path(data["source"]).name,
+        "size": [int(side) for side in data["size"]],
+        "classes": run.recipe["net"].get("classes", 0),
+        "parameters": run.facts.get("parameters"),
         "metrics": list_intervals(run.evaluations[-1]) if run.evaluations else {},
-        "comparable": run.comparable,
         "sheet": api_address("runs", key, "pictures", sheets[-1][1].name) if sheets else None,
     }
-
-
-def _count_classes(run: Run) -> int:
-    labels = run.recipe["data"].get("labels")
-    if isinstance(labels, str):
-        return Clusters.parse(labels).count
-    return len((run.facts.get("data") or {}).get("classes") or ()) if labels else 0
 
 
 def list_intervals(evaluation: Evaluation) -> dict[str, Interval]:

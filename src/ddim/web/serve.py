@@ -80,7 +80,9 @@ def serve(  # noqa: PLR0913 (the choices of a user)
     # One line for each request; other libraries only warn.
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("ddim.web").setLevel(logging.INFO)
-    address, processes = page_address(host, listener.getsockname()[1], token), Processes()
+    name = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    address = f"http://{name}:{listener.getsockname()[1]}/{'' if token is None else f'?token={token}'}"
+    processes = Processes()
     # The address in a header such as X-Forwarded-For could be forged.
     config = uvicorn.Config(
         build_application(settings, processes),
@@ -138,10 +140,3 @@ def open_socket(host: str, port: int) -> socket.socket:
     except OSError as error:
         hint = "; choose another --port" if port else ""
         raise UserError(f"cannot listen at --host {host}, port {port}: {error.strerror}{hint}") from None
-
-
-def page_address(host: str, port: int, token: str | None) -> str:
-    """Return the address to open in a browser."""
-    name = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
-    name = f"[{name}]" if ":" in name else name
-    return f"http://{name}:{port}/{'' if token is None else f'?token={token}'}"

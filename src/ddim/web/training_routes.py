@@ -84,14 +84,12 @@ router = APIRouter()
 @router.get("/choices", response_model=Choices)
 def show_choices(here: Here) -> Response:
     """List what a new training can use."""
-    texts = {name: (inspect.getdoc(make) or "").partition("\n")[0] for name, make in RECIPES.items()}
-    found = {name: find_recipe(name) for name in RECIPES}
-    recipes = [
-        NamedRecipe(name, texts[name].removesuffix("."), each.data.size, each.minutes, each.images)
-        for name, each in found.items()
-    ]
+    recipes = []
+    for name, make in RECIPES.items():
+        recipe, text = find_recipe(name), (inspect.getdoc(make) or "").partition("\n")[0].removesuffix(".")
+        recipes.append(NamedRecipe(name, text, recipe.data.size, recipe.minutes, recipe.images))
     data = [entry for entry, _ in list_data(here.settings.data).values()]
-    return reply(Choices(data, recipes, explain_recipe(dump(found["fast"], named=True))))
+    return reply(Choices(data, recipes, explain_recipe(dump(find_recipe("fast")))))
 
 
 def read_training(here: Server, given: TrainOptions) -> tuple[str, str, dict[str, Any]]:

@@ -13,41 +13,36 @@ async function reach(act) {
 
 async function request(method, path, { body, signal, ...headers } = {}) {
   const response = await reach(() => fetch(path, { method, headers, body, signal }));
-  if (!response.ok) throw new Error(await sentence(response));
-  return response;
+  if (response.ok) return response;
+  const { error } = await response.json().catch(() => ({}));
+  throw new Error(error ?? `The server answered ${response.status} ${response.statusText}`);
 }
 
-async function sentence(response) {
-  const { error } = await response.json().catch(() => ({}));
-  return error ?? `The server answered ${response.status} ${response.statusText}`.trim() + ".";
+async function ask(...asked) {
+  const response = await request(...asked);
+  const text = await reach(() => response.text());
+  return text ? JSON.parse(text) : {};
 }
 
 const asJson = (body) => ({ "Content-Type": "application/json", body: JSON.stringify(body) });
 
+/** Return the JSON of an address. */
+export const get = (path, signal) => ask("GET", path, { signal });
+
 /** Send JSON with any method; returns the JSON of the answer, {} if it is empty. */
-export async function send(method, path, body = {}, signal) {
-  const response = await request(method, path, { ...asJson(body), signal });
-  const text = await reach(() => response.text());
-  return text ? JSON.parse(text) : {};
-}
+export const send = (method, path, body = {}, signal) => ask(method, path, { ...asJson(body), signal });
 
 /** Send JSON and return the JSON of the answer. */
 export const post = (path, body, signal) => send("POST", path, body, signal);
 
 /** Delete what is at an address. */
-export const remove = (path, signal) => request("DELETE", path, { signal });
-
-/** Return the JSON of an address. */
-export async function get(path, signal) {
-  const response = await request("GET", path, { signal });
-  return reach(() => response.json());
-}
+export const remove = (path, signal) => ask("DELETE", path, { signal });
 
 /** Upload the bytes of an image under a name; returns {upload, width, height}. */
-export async function upload(blob, name, signal) {
-  const body = { "Content-Type": blob.type || "application/octet-stream", body: blob, signal };
-  const response = await request("POST", `/api/uploads?name=${encodeURIComponent(name)}`, body);
-  return reach(() => response.json());
+export function upload(blob, name, signal) {
+  const type = blob.type || "application/octet-stream";
+  const path = `/api/uploads?name=${encodeURIComponent(name)}`;
+  return ask("POST", path, { "Content-Type": type, body: blob, signal });
 }
 
 /**

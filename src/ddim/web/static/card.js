@@ -68,13 +68,9 @@ export function makeCard(row, choice) {
   const link = h("a", { href: address });
   const state = h("span");
   const body = h("div.card-body");
-  const element = h(
-    "article.card",
-    h("a.picture", { href: address, tabindex: -1, "aria-hidden": "true" }, image, blank),
-    h("header", h("h3", link), state),
-    body,
-    h("footer", choice),
-  );
+  const picture = h("a.picture", { href: address, tabindex: -1, "aria-hidden": "true" }, image, blank);
+  const head = h("header.title-row", h("h3", link), state);
+  const element = h("article.card", picture, head, body, h("footer", choice));
   function update(row) {
     setText(link, row.name);
     show(state, badge(row.state));
@@ -99,7 +95,7 @@ export function makeCard(row, choice) {
 function facts(row) {
   const known = COLUMNS.filter(({ key }) => key in row.metrics || key in row.errors);
   if (!known.length) return null;
-  return h("dl.facts", known.map((one) => h("div", h("dt", one.title), h("dd", cellOf(one, row)))));
+  return h("dl.facts", known.map((one) => [h("dt", one.title), h("dd", cellOf(one, row))]));
 }
 
 /** Return a row of the table of runs with some of the `COLUMNS`, {element, update}. */
@@ -130,5 +126,5 @@ export function hideGaps(image, [height, width]) {
 
 function stripes(angle, side, whole) {
   const [end, next] = [side, side + GAP].map((pixels) => `${(100 * pixels) / whole}%`);
-  return `repeating-linear-gradient(${angle}, #000 0 ${end}, transparent ${end} ${next})`;
+  return `repeating-linear-gradient(${angle}, #000 0 ${end}, transparent ${end} ${next}) content-box`;
 }

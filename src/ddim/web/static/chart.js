@@ -10,7 +10,7 @@ const ROWS = 100; // of a table; longer curves are thinned
 
 /**
  * A chart of a group, which is a `Curves`. `update(lines)` shows lines {name, color, x, y, low, high}, where
- * `low` and `high` are the ends of an interval around each y, or empty. Line k has the columns from 3k + 1 on.
+ * `low` and `high` are the ends of an interval around each y, or empty. Line k begins at column 3k + 1.
  */
 export class Chart {
   constructor(title, group) {
@@ -75,7 +75,7 @@ export class Chart {
         sync: { key: group.key, filters: { pub: (type) => /mousemove|mouseleave/.test(type) } },
       },
       scales: {
-        x: { time: false, range: () => group.range },
+        x: { time: false, range: () => group.zoomed ?? group.whole },
         y: log ? { distr: 3 } : { range: rangeY },
       },
       axes: [

@@ -72,15 +72,14 @@ function sameSeeds(rows, most, signal) {
     [make.disabled, cancel.hidden] = [true, false];
     try {
       const seeds = parseSeeds(text.value, most);
-      const column = (row) => ({ row, note: h("span.note"), cells: seeds.map(() => h("div")) });
-      const columns = rows.map(column);
-      const heads = columns.map(({ row, note }) => [row.name, " ", note]);
-      const lines = seeds.map((seed, k) => [seed, ...columns.map(({ cells }) => cells[k])]);
-      show(place, table("Samples of the same seeds", ["Seed", ...heads], lines));
+      const columns = [];
       // The runs are sampled one after the other, because the server uses one model at a time.
-      for (const each of columns) {
-        show(state, `Sampling ${each.row.name} …`);
-        await sample(each, seeds, job.signal);
+      for (const row of rows) {
+        show(state, `Sampling ${row.name} …`);
+        columns.push(await sample(row, seeds, job.signal));
+        const lines = seeds.map((seed, k) => [seed, ...columns.map(({ images }) => images[k])]);
+        const heads = columns.map(({ head }) => head);
+        show(place, table("Samples of the same seeds", ["Seed", ...heads], lines));
       }
       show(state, "All runs are sampled.");
     } catch (error) {
@@ -92,15 +91,15 @@ function sameSeeds(rows, most, signal) {
   return section("The same seeds", form, state, place);
 }
 
-async function sample({ row, note, cells }, seeds, signal) {
+/** Return the column of a run, {head, images}. An error becomes its head: the others can still be sampled. */
+async function sample(row, seeds, signal) {
   try {
     const { images, nfe } = await post(runPath(row.id, "/samples"), { seeds }, signal);
     const image = ({ url }, k) => h("img.pixels", { src: url, alt: `${row.name}, seed ${seeds[k]}` });
-    images.map(image).forEach((each, k) => show(cells[k], each));
-    show(note, `${nfe} NFE`);
+    return { head: [row.name, h("span.note", ` ${nfe} NFE`)], images: images.map(image) };
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    show(note, fault(error.message)); // the other runs can still be sampled
+    return { head: [row.name, fault(error.message)], images: [] };
   }
 }
 
@@ -130,28 +129,26 @@ function ranking(rows, wanted, signal) {
 /** Return the ranking of `ddim compare`, whose verdict comes first. */
 function rank({ comparison, runs, excluded }, metric) {
   const name = (id) => link(findRun(id) ?? { id, name: id });
-  const missing = excluded.map((id) => [name(id), "it has no evaluation"]);
-  if (!comparison) return [h("p", "Fewer than two of these runs can be ranked."), notRanked(missing)];
-  const [ranked, others] = [[], []];
-  for (const [k, row] of comparison.rows.entries()) {
+  const ranked = [];
+  const others = excluded.map((id) => [name(id), "it has no evaluation"]);
+  for (const [k, row] of (comparison?.rows ?? []).entries()) {
     const [value, low, high] = ["", "_low", "_high"].map((end) => row[metric + end]);
-    const run = name(runs[k]);
-    if (row.note.startsWith("not ranked: ")) others.push([run, row.note.replace("not ranked: ", "")]);
-    else ranked.push([ranked.length + 1, run, interval({ value, low, high }), difference(row)]);
+    const cells = [name(runs[k]), interval({ value, low, high }), difference(row)];
+    if (row.note.startsWith("not ranked: ")) others.push([cells[0], row.note.replace("not ranked: ", "")]);
+    else ranked.push([ranked.length + 1, ...cells]);
   }
-  const head = `${title(metric)} ${smallIsGood(metric) ? "↓" : "↑"}`;
-  const choices = Object.entries(comparison.choices).map(([choice, values]) => [
+  const choices = Object.entries(comparison?.choices ?? {}).map(([choice, values]) => [
     h("code", choice),
     ...values.map((value) => String(value ?? "–")),
   ]);
+  const head = `${title(metric)} ${smallIsGood(metric) ? "↓" : "↑"}`;
+  const part = (name, caption, heads, rows) =>
+    rows.length > 0 && [h("h3", name), table(caption, heads, rows)];
   return [
-    h("p", comparison.verdict),
-    table(`Runs by ${title(metric)}`, ["Rank", "Run", head, "Difference from the first"], ranked),
-    notRanked([...others, ...missing]),
-    choices.length > 0 && [
-      h("h3", "Where they differ"),
-      table("Choices that differ", ["Choice", ...runs.map(name)], choices),
-    ],
+    h("p", comparison?.verdict ?? "Fewer than two of these runs can be ranked."),
+    part("Ranking", `Runs by ${title(metric)}`, ["Rank", "Run", head, "Difference from the first"], ranked),
+    part("Not ranked", "Runs that are not ranked", ["Run", "Why"], others),
+    part("Where they differ", "Choices that differ", ["Choice", ...runs.map(name)], choices),
   ];
 }
 
@@ -159,8 +156,4 @@ function rank({ comparison, runs, excluded }, metric) {
 function difference({ difference: value, difference_low: low, difference_high: high, note }) {
   if (value === undefined) return note;
   return interval({ value, low, high }) + (low > 0 || high < 0 ? "" : ", not distinguishable at 95 %");
-}
-
-function notRanked(rows) {
-  return rows.length > 0 && [h("h3", "Not ranked"), table("Runs that are not ranked", ["Run", "Why"], rows)];
 }

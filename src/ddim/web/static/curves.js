@@ -14,17 +14,17 @@ const settings = { time: false, smooth: 0, log: false }; // kept while the page 
 export class Curves {
   constructor(signal) {
     Object.assign(this, { charts: new Map(), hidden: new Set(), zoomed: null, key: newId("charts") });
-    const keys = h("span.keys", " The keys ← and → show the values on a chart.");
-    this.hint = h("p.note", { id: newId("hint") }, "Drag over a chart to zoom; all charts follow.", keys);
+    const hint = "Drag over a chart to zoom all. On a chart, the keys ← and → show its values.";
+    this.hint = h("p.note.keys", { id: newId("hint") }, hint);
     const smooth = h("input", {
       type: "range",
       max: 0.98,
       step: 0.02,
       value: settings.smooth,
-      oninput: () => this.draw({ smooth: Number(smooth.value) }),
+      oninput: () => this.set({ smooth: Number(smooth.value) }),
     });
     const choice = (label, name) => {
-      const onchange = ({ target }) => this.draw({ [name]: target.checked });
+      const onchange = ({ target }) => this.set({ [name]: target.checked });
       return tick(label, { checked: settings[name], onchange }).element;
     };
     this.tools = h(
@@ -41,56 +41,45 @@ export class Curves {
     this.element = section("Curves", this.tools, this.hint, this.place, this.empty);
     // The canvas does not know when the colours of the page change.
     const paint = () => this.charts.forEach(({ plot }) => plot.redraw());
-    const watcher = new MutationObserver(paint);
-    watcher.observe(document.documentElement, { attributeFilter: ["data-theme"] });
-    signal.addEventListener("abort", () => watcher.disconnect());
+    document.getElementById("theme").addEventListener("click", paint, { signal });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint, { signal });
+  }
+
+  /** Keep a change of the settings, and draw anew. */
+  set(changed) {
+    if ("time" in changed) this.zoomed = null;
+    Object.assign(settings, changed);
+    this.update(this.runs);
   }
 
   update(runs) {
     this.runs = runs;
-    this.draw();
-  }
-
-  /** Draw the charts, after a change of the settings. */
-  draw(changed = {}) {
-    if ("time" in changed) this.zoomed = null;
-    Object.assign(settings, changed);
-    const byTime = settings.time;
-    const ends = this.runs.map(({ curves }) => (byTime ? curves.seconds : curves.images).at(-1) ?? 0);
-    const end = Math.max(1, ...ends);
+    const axis = settings.time ? "seconds" : "images";
+    const end = Math.max(1, ...runs.map(({ curves }) => curves[axis].at(-1) ?? 0));
     const [unit, length] = end > 5400 ? ["hours", 3600] : ["minutes", 60];
-    this.label = byTime ? `${unit} of training` : "training images";
+    this.label = settings.time ? `${unit} of training` : "training images";
     this.log = settings.log;
-    this.whole = [0, byTime ? end / length : end];
-    const most = POINTS / this.runs.length;
-    const found = new Map();
-    this.runs.forEach(({ name, curves }, k) => {
+    this.whole = [0, settings.time ? end / length : end];
+    const lines = runs.flatMap(({ name, curves }, k) => {
       const times = new Map(curves.images.map((images, j) => [images, (curves.seconds[j] ?? NaN) / length]));
-      const alone = this.runs.length === 1;
-      for (const line of readLines(curves, alone)) {
-        const one = {
-          name: alone ? line.chart : name,
-          color: color(k),
-          ...line,
-          ...readPoints(line, most, byTime ? (images) => times.get(images) : (images) => images),
-        };
-        if (one.x.length) found.set(line.chart, [...(found.get(line.chart) ?? []), one]);
-      }
+      const place = (images) => (settings.time ? times.get(images) : images);
+      return [...readLines(curves, runs.length === 1)].map((line) => ({
+        name: runs.length === 1 ? line.chart : name,
+        color: color(k),
+        ...line,
+        ...readPoints(line, POINTS / runs.length, place),
+      }));
     });
-    for (const [name, lines] of found) {
-      if (!this.charts.has(name)) this.charts.set(name, new Chart(name, this));
-      const chart = this.charts.get(name);
-      if (!chart.element.isConnected) this.place.append(chart.element);
-      chart.update(lines);
+    const shown = Map.groupBy(lines.filter(({ x }) => x.length), ({ chart }) => chart);
+    for (const [title, parts] of shown) {
+      if (!this.charts.has(title)) {
+        this.charts.set(title, new Chart(title, this));
+        this.place.append(this.charts.get(title).element);
+      }
+      this.charts.get(title).update(parts);
     }
-    this.empty.hidden = found.size > 0;
-    this.tools.hidden = this.hint.hidden = !found.size;
-  }
-
-  /** The shown part of the x axis. */
-  get range() {
-    return this.zoomed ?? this.whole;
+    this.empty.hidden = shown.size > 0;
+    this.tools.hidden = this.hint.hidden = !shown.size;
   }
 
   /** Show a part of the x axis in all charts. */
@@ -104,7 +93,7 @@ export class Curves {
 
   /** Make the shown part so many times as long, around the last position that a key or the pointer showed. */
   zoomBy(factor) {
-    const [from, to] = this.range;
+    const [from, to] = this.zoomed ?? this.whole;
     const at = Math.min(to, Math.max(from, this.at ?? to));
     this.zoom([at - (at - from) * factor, at + (to - at) * factor]);
   }
@@ -149,7 +138,7 @@ function readPoints({ images, values, low = [], high = [], smooth }, most, place
   const all = known.map((k) => values[k]);
   const ys = smooth ? average(all) : all;
   const step = Math.ceil(known.length / most);
-  const kept = [...known.keys()].filter((j) => j % step === 0);
+  const kept = [...known.keys()].filter((j) => (known.length - 1 - j) % step === 0); // the newest too
   const pick = (column) => kept.map((j) => column[known[j]]);
   const whole = low.length > 0 && [...pick(low), ...pick(high)].every(Number.isFinite);
   const ends = whole ? { low: pick(low), high: pick(high) } : { low: [], high: [] };

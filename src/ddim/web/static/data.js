@@ -18,7 +18,7 @@ export async function draw(root, { id, query, about, signal }) {
   const link = ({ id: own, name, kind }) =>
     h("a.button", { href: address(own, size), "aria-current": own === id && "true" }, name, h("small", kind));
   const place = h("div.data-set");
-  root.append(h("nav.sets", { "aria-label": "Image sets" }, sets.map(link)), place);
+  root.append(h("nav.sets.row", { "aria-label": "Image sets" }, sets.map(link)), place);
   const chosen = sets.find((one) => one.id === id);
   const none = id ? `There are no images named ${id}.` : "Choose a set of images.";
   if (!chosen) return show(place, h("p.note", none));

@@ -2,7 +2,6 @@
 
 import { ago } from "./format.js";
 
-const SVG = "http://www.w3.org/2000/svg";
 let ids = 0;
 let store = {};
 try {
@@ -20,30 +19,20 @@ export const newId = (word) => `${word}-${++ids}`;
  */
 export function h(tag, ...parts) {
   const [name, ...classes] = tag.split(".");
-  const element = fill(document.createElement(name), parts);
-  element.classList.add(...classes);
-  return element;
-}
-
-/** Return an SVG element; see `h`. */
-export const svg = (tag, ...parts) => fill(document.createElementNS(SVG, tag), parts);
-
-function fill(element, parts) {
+  const element = document.createElement(name);
   const plain = parts[0] && Object.getPrototypeOf(parts[0]) === Object.prototype;
-  for (const [name, value] of Object.entries(plain ? parts.shift() : {})) {
+  for (const [key, value] of Object.entries(plain ? parts.shift() : {})) {
     if (value === null || value === undefined || value === false) continue;
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
     // The content security policy forbids style attributes, but scripts may set styles.
-    else if (name === "style") setStyles(element, value);
-    else if (name === "value" || name === "checked") element[name] = value;
-    else element.setAttribute(name, value === true ? "" : value);
+    else if (key === "style")
+      for (const [one, text] of Object.entries(value)) element.style.setProperty(one, text);
+    else if (key === "value" || key === "checked") element[key] = value;
+    else element.setAttribute(key, value === true ? "" : value);
   }
+  element.classList.add(...classes);
   element.append(...flatten(parts));
   return element;
-}
-
-function setStyles(element, styles) {
-  for (const [name, text] of Object.entries(styles)) element.style.setProperty(name, text);
 }
 
 const flatten = (children) =>

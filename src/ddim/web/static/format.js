@@ -18,12 +18,6 @@ export function number(value, digits = 3) {
   return value.toLocaleString("en", Number.isInteger(value) ? {} : precision);
 }
 
-/** Return a number of an axis, without trailing zeros. */
-export const tickText = (value) =>
-  Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-4)
-    ? Number(value.toPrecision(3)).toExponential()
-    : String(Number(value.toPrecision(6)));
-
 /** Return a value with its 95 % interval, with the same decimals: "0.0019 (0.0011 to 0.0027)". */
 export function interval(metric) {
   const { value, low, high } = metric ?? {};

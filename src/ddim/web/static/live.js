@@ -73,8 +73,7 @@ function warn(text) {
 
 async function take({ changed, gone }) {
   warn("");
-  const present = new Set(changed.map((row) => row.id));
-  const lost = whole ? [...rows.keys()].filter((id) => !present.has(id)) : gone;
+  const lost = whole ? [...rows.keys()].filter((id) => !changed.some((row) => row.id === id)) : gone;
   whole = false;
   const differing = changed.filter((row) => JSON.stringify(rows.get(row.id)) !== JSON.stringify(row));
   for (const row of changed) rows.set(row.id, row);

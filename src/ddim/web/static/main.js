@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import * as compare from "./compare.js";
 import * as data from "./data.js";
-import { fault, h, renewTimes, show } from "./dom.js";
+import { fault, h, renewTimes, setText, show } from "./dom.js";
 import { start } from "./live.js";
 import * as play from "./play.js";
 import * as run from "./run.js";
@@ -36,18 +36,8 @@ export function parseAddress(hash) {
   return { view, id: decode(rest.join("/")), query: new URLSearchParams(query), runs: ids };
 }
 
-function decode(text) {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    return text; // somebody typed a lonely %
-  }
-}
-
-async function readAbout() {
-  about ??= await get("/api/about");
-  document.getElementById("folder").textContent = about.folder;
-}
+// Unlike decodeURIComponent, it takes a lonely % as it is.
+const decode = (text) => new URLSearchParams(`text=${text}`).get("text");
 
 async function route() {
   if (location.hash === "#main") return; // the skip link of browsers that ignore its handler
@@ -58,15 +48,20 @@ async function route() {
   const name = asked in VIEWS ? asked : "";
   const { draw, title } = VIEWS[name];
   const { scroll = 0 } = history.state ?? {}; // before the new view moves the page
-  document.title = `${title} · ddim`;
-  mark(name);
+  mark(["run", "new"].includes(name) ? "" : name);
   const root = h("div", { class: `view view-${name || "runs"}` });
+  document.title = `${title} · ddim`;
   failed = false;
   try {
-    await Promise.all([readAbout(), start(back)]);
+    [about] = await Promise.all([about ?? get("/api/about"), start(back)]);
     if (signal.aborted) return;
+    setText(document.getElementById("folder"), about.folder);
     show(main, root);
-    await draw(root, { ...address, about, signal });
+    const drawn = draw(root, { ...address, about, signal });
+    if (!first) main.focus({ preventScroll: true }); // screen readers begin at the new view
+    first = false;
+    scrollTo(0, 0);
+    await drawn;
   } catch (error) {
     if (signal.aborted || error.name === "AbortError") return;
     failed = true;
@@ -76,9 +71,7 @@ async function route() {
   }
   if (signal.aborted) return;
   document.title = `${root.querySelector("h1")?.textContent || title} · ddim`;
-  if (!first) main.focus({ preventScroll: true }); // screen readers begin at the new view
-  first = false;
-  scrollTo(0, scroll);
+  if (scroll) scrollTo(0, scroll);
 }
 
 /** Draw a view again that failed, as soon as the server is back. */
@@ -86,13 +79,9 @@ function back() {
   if (failed) route();
 }
 
-function mark(name) {
-  const current = { run: "", new: "" }[name] ?? name;
-  for (const link of document.querySelectorAll("#views a")) {
-    const here = parseAddress(link.getAttribute("href")).view === current;
-    if (here) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
-  }
+function mark(view) {
+  for (const link of document.querySelectorAll("#views a"))
+    link.ariaCurrent = parseAddress(link.hash).view === view ? "page" : null;
 }
 
 document.getElementById("skip").addEventListener("click", (event) => {

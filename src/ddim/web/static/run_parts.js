@@ -81,8 +81,8 @@ export function films(list) {
 
 /** Return the checkpoints. */
 export function checkpoints(list) {
+  if (!list.length) return section("Checkpoints", h("p.note", "No checkpoint yet."));
   const rows = list.map(({ name, step, images }) => [h("code", name), count(step), count(images)]);
   const heads = ["Checkpoint", "Step", "Training images"];
-  if (!rows.length) return section("Checkpoints", h("p.note", "No checkpoint yet."));
   return section("Checkpoints", table("Table of checkpoints", heads, rows, 1));
 }

@@ -5,48 +5,60 @@ import { announce, button, field, h, menu, recall, remember, section, setText, s
 import { plural } from "./format.js";
 import { allRuns, allSweeps, findRun, subscribe } from "./live.js";
 
-const STATES = ["running", "waiting", "stopped", "finished", "failed", "damaged"];
 const MANY = 40; // more runs than this are first shown as a table
 
 /** Draw the view of all runs. */
-export function draw(root, { about, signal }) {
-  new RunList(root, about, signal);
-}
+export const draw = (root, { about, signal }) => new RunList(root, about, signal);
 
 /** The list; what the user chose in it is kept for the tab. */
 class RunList {
   constructor(root, about, signal) {
     const as = allRuns().length > MANY ? "table" : "cards";
-    this.kept = { text: "", state: "", as, sort: "changed", down: true, chosen: [], ...recall("runs") };
+    this.kept = { text: "", as, sort: "changed", down: true, chosen: [], ...recall("runs") };
     this.about = about;
     this.items = new Map();
+    this.tools = this.makeTools();
     this.found = h("p.note", { role: "status" });
     this.groups = h("div.groups");
-    this.number = h("span", { role: "status" });
-    this.link = h("a.button.main");
-    this.more = button("", null, { class: "quiet" });
-    const clear = button("Clear", () => this.setChosen([]), { class: "quiet" });
-    const bar = { role: "region", "aria-label": "Chosen runs" };
-    this.bar = h("div.bar", bar, this.number, this.link, this.more, clear);
-    this.tools = this.makeTools();
     const start = about.may_train && h("a.button.main", { href: "#/new" }, "New run");
-    root.append(h("div.title-row", h("h1", "Runs"), start), this.tools, this.found, this.groups, this.bar);
+    const head = h("div.title-row", h("h1", "Runs"), start);
+    root.append(head, this.tools, this.found, this.groups, this.makeBar());
     this.arrange();
     subscribe((changed) => this.update(changed), signal);
   }
 
   makeTools() {
-    const { text, state, sort, as } = this.kept;
-    const keep = (key) => (event) => this.keep({ [key]: event.target.value });
-    const search = h("input", { type: "search", value: text, oninput: keep("text") });
-    const states = menu([["", "all"], ...STATES], { value: state, onchange: keep("state") });
-    this.sorts = menu(COLUMNS.map(({ key, title }) => [key, title]), {
-      value: sort,
-      onchange: () => this.keep({ sort: this.sorts.value, down: isDown(this.sorts.value) }),
-    });
-    const looks = menu(["cards", "table"], { value: as, onchange: keep("as") });
-    const fields = [["Filter", search], ["State", states], ["Sort by", this.sorts], ["Show as", looks]];
-    return h("div.row.tools-row", { role: "search" }, fields.map(([label, control]) => field(label, control)));
+    const { text, sort, as } = this.kept;
+    const props = { type: "search", value: text, placeholder: "name, state, recipe, data" };
+    const search = h("input", { ...props, oninput: () => this.keep({ text: search.value }) });
+    const by = () => this.keep({ sort: this.sorts.value, down: isDown(this.sorts.value) });
+    this.sorts = menu(COLUMNS.map(({ key, title }) => [key, title]), { value: sort, onchange: by });
+    const looks = menu(["cards", "table"], { value: as, onchange: () => this.keep({ as: looks.value }) });
+    const fields = [field("Filter", search), field("Sort by", this.sorts), field("Show as", looks)];
+    return h("div.row.tools-row", { role: "search" }, fields);
+  }
+
+  makeBar() {
+    this.number = h("span", { role: "status" });
+    this.link = h("a.button.main");
+    this.more = button("", () => this.choose([...this.kept.chosen, ...this.rows.map((row) => row.id)]));
+    const clear = button("Clear", () => this.choose([]));
+    const props = { role: "region", "aria-label": "Chosen runs" };
+    this.bar = h("div.bar.row", props, this.number, this.link, this.more, clear);
+    return this.bar;
+  }
+
+  /** Show what can be done with the chosen runs. */
+  updateBar() {
+    const chosen = this.kept.chosen.filter(findRun);
+    const runs = plural(chosen.length, "run");
+    this.bar.hidden = !chosen.length;
+    this.link.hidden = chosen.length < 2;
+    this.link.href = `#/compare?runs=${chosen.map(encodeURIComponent).join(",")}`;
+    this.more.hidden = this.rows.every(({ id }) => chosen.includes(id));
+    setText(this.number, `${runs} chosen${chosen.length > 1 ? "" : "; choose another to compare them"}`);
+    setText(this.link, `Compare ${runs}`);
+    setText(this.more, `Choose all ${this.rows.length} shown`);
   }
 
   /** Keep what the user changed, and show it. */
@@ -57,26 +69,29 @@ class RunList {
     this.arrange();
   }
 
+  choose(ids) {
+    this.keep({ chosen: [...new Set(ids)].filter(findRun) });
+    for (const [id, { box }] of this.items) box.checked = this.kept.chosen.includes(id);
+  }
+
   update(changed) {
-    for (const id of changed) {
-      const item = this.items.get(id);
-      const row = findRun(id);
-      if (!row || !item) continue;
-      if (item.state !== row.state) announce(`${row.name} is ${row.state}`);
-      item.state = row.state;
-      item.update(row);
+    for (const row of [...changed].map(findRun).filter(Boolean)) {
+      const item = this.items.get(row.id);
+      if (item && item.state !== row.state) announce(`${row.name} is ${row.state}`);
+      item?.update(row);
+      if (item) item.state = row.state;
     }
     this.arrange();
   }
 
   arrange() {
-    const { text, state, sort, down, as } = this.kept;
+    const { text, sort, down, as } = this.kept;
     const all = allRuns();
-    this.rows = all.filter((row) => matches(row, text, state)).sort(inOrder(sort, down));
+    this.rows = all.filter((row) => matches(row, text)).sort(inOrder(sort, down));
     const number = this.rows.length;
     this.tools.hidden = this.found.hidden = !all.length;
     setText(this.found, plural(number, "run") + (number < all.length ? ` of ${all.length}` : ""));
-    this.showBar();
+    this.updateBar();
     const columns = COLUMNS.filter(({ value }) => all.some((row) => (value(row) ?? "") !== ""));
     const look = JSON.stringify([as, columns]);
     if (this.look !== look) this.items.clear();
@@ -93,110 +108,76 @@ class RunList {
 
   /** Return the runs that belong to no sweep, and each sweep. */
   group() {
-    const alone = this.rows.filter((row) => !row.sweep);
-    const sweeps = allSweeps().map((sweep) => [sweep, this.rows.filter((row) => row.sweep === sweep.id)]);
-    const shown = sweeps.filter(([, rows]) => rows.length);
-    const first = alone.length && section("Single runs", this.draw(alone, "Single runs"));
-    if (first && !shown.length) first.firstChild.classList.add("hidden");
-    return [first || null, shown.map(([sweep, rows]) => this.drawSweep(sweep, rows))];
+    const groups = [["Single runs", this.rows.filter((row) => !row.sweep)]];
+    for (const { id, name } of allSweeps())
+      groups.push([`Sweep ${name}`, this.rows.filter((row) => row.sweep === id), id]);
+    const shown = groups.filter(([, rows]) => rows.length).map((group) => this.draw(...group));
+    if (shown.length === 1 && !this.rows[0].sweep) shown[0].firstChild.classList.add("hidden");
+    return shown;
   }
 
-  drawSweep({ id, name }, rows) {
-    const ended = rows.filter((row) => row.state === "finished").length;
-    const address = `/api/sweeps/${encodeURIComponent(id)}/report`;
+  draw(title, rows, sweep) {
+    const address = `/api/sweeps/${encodeURIComponent(sweep)}/report`;
     const report = h("a", { href: address, target: "_blank", rel: "noopener" }, "Report");
-    const about = h("p.note", `${ended} of ${plural(rows.length, "trial")} finished · `, report);
-    return section(`Sweep ${name}`, about, this.draw(rows, `Sweep ${name}`));
-  }
-
-  draw(rows, caption) {
+    const ended = rows.filter((row) => row.state === "finished").length;
+    const about = sweep && h("p.note", `${ended} of ${plural(rows.length, "trial")} finished · `, report);
     const elements = rows.map((row) => this.find(row).element);
-    if (this.kept.as === "cards") return h("div.deck", elements);
-    const heads = this.columns.map((column) => this.head(column));
-    const head = h("thead", h("tr", h("th", h("span.hidden", "Compare")), heads));
-    const table = h("table.runs", head, h("tbody", elements));
-    return h("div.wide", { tabindex: 0, role: "group", "aria-label": caption }, table);
+    if (this.kept.as === "cards") return section(title, about, h("div.deck", elements));
+    const heads = [h("th", h("span.hidden", "Compare")), this.columns.map((column) => this.head(column))];
+    const table = h("table.runs", h("thead", h("tr", heads)), h("tbody", elements));
+    return section(title, about, h("div.wide", { tabindex: 0, role: "group", "aria-label": title }, table));
   }
 
   /** Return the card or the row of a run, the same one until the look changes. */
   find(row) {
     const { as, chosen } = this.kept;
-    if (!this.items.has(row.id)) {
-      const { box, element } = tick(as === "cards" ? "Compare" : "", {
-        checked: chosen.includes(row.id),
-        "aria-label": `Compare ${row.name}`,
-        onchange: () => this.choose(row.id, box.checked),
-      });
-      const item = as === "cards" ? makeCard(row, element) : makeRow(row, element, this.columns);
-      this.items.set(row.id, { ...item, box, state: row.state });
-    }
-    return this.items.get(row.id);
+    if (this.items.has(row.id)) return this.items.get(row.id);
+    const others = () => this.kept.chosen.filter((id) => id !== row.id);
+    const { box, element } = tick(as === "cards" ? "Compare" : "", {
+      checked: chosen.includes(row.id),
+      "aria-label": `Compare ${row.name}`,
+      onchange: () => this.choose(box.checked ? [...others(), row.id] : others()),
+    });
+    const item = as === "cards" ? makeCard(row, element) : makeRow(row, element, this.columns);
+    this.items.set(row.id, { ...item, box, state: row.state });
+    return item;
   }
 
   /** Return the head of a column: a button that sorts, a second time the other way round. */
   head({ key, title, class: name }) {
     const sorted = this.kept.sort === key;
     const down = sorted ? !this.kept.down : isDown(key);
-    const arrow = h("span", { "aria-hidden": "true" }, sorted ? (this.kept.down ? " ↓" : " ↑") : "");
-    const order = sorted ? (this.kept.down ? "descending" : "ascending") : null;
-    const props = { class: "quiet", "data-key": key };
-    const sort = button([title, arrow], () => this.keep({ sort: key, down }), props);
+    const [order, arrow] = !sorted ? [null, ""] : down ? ["ascending", " ↑"] : ["descending", " ↓"];
+    const text = [title, h("span", { "aria-hidden": "true" }, arrow)];
+    const sort = button(text, () => this.keep({ sort: key, down }), { class: "quiet", "data-key": key });
     return h("th", { scope: "col", class: name, "aria-sort": order }, sort);
-  }
-
-  choose(id, on) {
-    this.setChosen(on ? [...this.kept.chosen, id] : this.kept.chosen.filter((one) => one !== id));
-  }
-
-  setChosen(chosen) {
-    this.keep({ chosen: [...new Set(chosen)].filter(findRun) });
-    for (const [id, { box }] of this.items) box.checked = this.kept.chosen.includes(id);
-  }
-
-  /** Show what can be done with the chosen runs. */
-  showBar() {
-    const chosen = this.kept.chosen.filter(findRun);
-    const shown = this.rows.map((row) => row.id);
-    const runs = plural(chosen.length, "run");
-    this.bar.hidden = !chosen.length;
-    setText(this.number, chosen.length > 1 ? `${runs} chosen` : "1 run chosen; choose another one to compare them.");
-    this.link.hidden = chosen.length < 2;
-    this.link.href = `#/compare?runs=${chosen.map(encodeURIComponent).join(",")}`;
-    setText(this.link, `Compare ${runs}`);
-    this.more.hidden = shown.every((id) => chosen.includes(id));
-    setText(this.more, `Choose all ${shown.length} shown`);
-    this.more.onclick = () => this.setChosen([...chosen, ...shown]);
   }
 }
 
-const isDown = (key) => Boolean(COLUMNS.find((column) => column.key === key)?.down);
+const isDown = (key) => Boolean(COLUMNS.find((column) => column.key === key).down);
 
-function matches(row, text, state) {
-  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-  const place = [row.id, row.name, row.recipe, row.data, row.state, row.note].join(" ").toLowerCase();
-  return (!state || row.state === state) && words.every((word) => place.includes(word));
+function matches({ id, name, recipe, data, state, note }, text) {
+  const place = [id, name, recipe, data, state, note].join(" ").toLowerCase();
+  return text.toLowerCase().split(/\s+/).every((word) => place.includes(word));
 }
 
 /** Return a comparison of rows by a column. Rows without a value come last; equal ones are sorted by name. */
 function inOrder(key, down) {
   const { value } = COLUMNS.find((column) => column.key === key);
-  const known = (row) => (value(row) ?? "") !== "";
-  const compare = (a, b) =>
-    typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : Math.sign(a - b) || 0;
-  return (one, other) =>
-    known(other) - known(one) ||
-    (known(one) && compare(value(one), value(other)) * (down ? -1 : 1)) ||
-    compare(one.name, other.name);
+  const lacks = (row) => (value(row) ?? "") === "";
+  const compare = (a, b) => (typeof a === "number" ? Math.sign(a - b) || 0 : compareTexts(a, b));
+  const sign = down ? -1 : 1;
+  return (a, b) =>
+    lacks(a) - lacks(b) || (!lacks(a) && sign * compare(value(a), value(b))) || compareTexts(a.name, b.name);
 }
 
-function empty(about) {
-  return h(
-    "div.empty",
-    h("h2", "No runs yet"),
-    h("p", `This page shows the runs in the folder ${about.folder}. Train a first run on your images:`),
-    h("pre", { tabindex: 0, "aria-label": "Command" }, "ddim train photos/ --minutes 10"),
-    about.may_train
-      ? h("a.button.main", { href: "#/new" }, "Start a run here")
-      : h("p", "It appears here as soon as it begins, without reloading the page."),
-  );
+const compareTexts = (a, b) => a.localeCompare(b, "en", { numeric: true });
+
+function empty({ folder, may_train }) {
+  const text = `This page shows the runs in the folder ${folder}. Train a first run on your images:`;
+  const command = h("pre", { tabindex: 0, "aria-label": "Command" }, "ddim train photos/ --minutes 10");
+  const next = may_train
+    ? h("a.button.main", { href: "#/new" }, "Start a run here")
+    : h("p", "It appears here as soon as it begins, without reloading the page.");
+  return h("div.empty", h("h2", "No runs yet"), h("p", text), command, next);
 }

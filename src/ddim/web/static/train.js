@@ -7,7 +7,7 @@ import { fault, field, h, menu, recall, remember, setText, show } from "./dom.js
 const CLASSES = { false: "none", true: "one for each folder", clusters: "clusters of similar images" };
 const UNITS = { minutes: "minutes", images: "training images" };
 // The fields of a recipe that have controls of their own, or follow from the images.
-const OWN = ["name", "data.source", "data.size", "data.labels", "net.classes", "net.vector", "minutes", "images"];
+const OWN = /^(name|data\.(source|size|labels)|net\.(classes|vector)|minutes|images)$/;
 const PAUSE = 800; // milliseconds after the last change until the plan is made
 
 /** Draw the form of a new run; `like` in the address names a run whose settings fill it. */
@@ -20,6 +20,8 @@ export async function draw(root, { query, about, signal }) {
   const values = like ? readSettings(await get(runPath(like), signal), choices) : recall("new-run");
   const form = new TrainForm(choices, about, signal);
   form.fill({ ...values, ...(query.has("data") && { data: query.get("data") }) });
+  const lost = "The images of this run are not among those above; choose others.";
+  if (like && !values.data) show(form.message, h("p.why", lost));
   return root.append(form.element);
 }
 
@@ -29,7 +31,7 @@ function readSettings({ name, data, recipe, fields }, choices) {
   const [height, width] = texts["data.size"].split(",");
   const [classes, clusters] = texts["data.labels"].split(":");
   const unit = texts.images === "none" ? "minutes" : "images";
-  const differs = ({ field, value, named }) => (named ?? value) !== value && !OWN.includes(field);
+  const differs = ({ field, value, named }) => (named ?? value) !== value && !OWN.test(field);
   return {
     data: choices.data.find((one) => one.name === data)?.id,
     recipe: choices.recipes.find((one) => one.name === recipe)?.name,
@@ -83,9 +85,11 @@ class TrainForm {
   makeChanges(fields) {
     const { changes } = this.controls;
     const help = h("small.note");
-    const add = ({ target: { value: name } }) => {
-      changes.value = `${changes.value.trim()}\n${name}=`.trim();
-      setText(help, fields.find((one) => one.field === name).help);
+    const add = ({ target }) => {
+      const chosen = fields.find((one) => one.field === target.value);
+      changes.value = `${changes.value.trim()}\n${chosen.field}=${chosen.value}`.trim();
+      setText(help, chosen.help);
+      target.value = "";
       changes.focus();
     };
     const known = menu([["", ""], ...fields.map((one) => one.field)], { onchange: add });
@@ -99,9 +103,9 @@ class TrainForm {
     this.update();
   }
 
+  /** Return the text of each control. */
   values() {
-    const texts = Object.entries(this.controls).map(([name, control]) => [name, control.value.trim()]);
-    return Object.fromEntries(texts);
+    return Object.fromEntries(Object.entries(this.controls).map(([name, { value }]) => [name, value.trim()]));
   }
 
   /** Return the body of the request. */
