@@ -109,11 +109,6 @@ export class EditPanel {
     fillFields(this.controls, { ...present, n: seeds?.length ?? present.n, grid: fields?.grid, ...body });
     this.guidance.fill(body);
   }
-
-  /** Return all settings, as `fill` takes them. */
-  body() {
-    return { ...readFields(this.controls), ...this.guidance.body() };
-  }
 }
 
 /** Return the settings on which the sample of a seed depends. */
