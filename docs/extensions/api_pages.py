@@ -9,9 +9,6 @@ from pathlib import Path
 
 import ddim
 
-FIRST = "Train and sample"
-"""The heading of the names before the first comment in `ddim.__all__`."""
-
 ROOMS = ("diffusion", "metrics", "data", "nn", "plots", "recipe", "runs", "sampling", "training")
 ROOMS += ("evaluation", "experiments", "exchange")
 WHOLE = ("diffusion", "metrics")
@@ -29,15 +26,15 @@ def write_api() -> dict[str, str]:
 
 
 def list_groups() -> dict[str, list[str]]:
-    """Return the public names by the comments that group them in the source of `ddim.__all__`."""
+    """Return the public names by the comments that group their homes in the source of ``ddim``."""
     source = Path(ddim.__file__).read_text(encoding="utf-8")
-    body = source[source.index("__all__ = [") :]
-    groups: dict[str, list[str]] = {FIRST: []}
-    for line in body[: body.index("\n]")].splitlines()[1:]:
-        if heading := re.fullmatch(r"\s*# (.*)", line):
-            groups[heading[1]] = []
-        elif name := re.match(r'\s*"(\w+)"', line):
-            groups[list(groups)[-1]].append(name[1])
+    body = source[source.index("_HOMES = {") : source.index("_NAMES = {")]
+    groups: dict[str, list[str]] = {}
+    for title, names in re.findall(r'# (.*)|": "(.*)",', body):
+        if title:
+            groups[title] = []
+        else:
+            groups[list(groups)[-1]] += names.split()
     return groups
 
 

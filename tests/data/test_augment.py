@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ddim.data.augment import LABELS, Augment, apply_transformations, prepare_transformations
 from ddim.errors import UserError

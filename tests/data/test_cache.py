@@ -12,8 +12,7 @@ from archives import as_zip
 from bad_images import encoded, picture
 from damage import damage_file, flip_bit
 from ddim.cli import main
-from ddim.data import cache as cache_module
-from ddim.data import open_images
+from ddim.data import cache as cache_module, open_images
 from ddim.data.cache import open_decoded, read_headers
 from ddim.data.cache_contents import CACHE_PARTS, inspect_cache
 from ddim.data.images import gather_batch, to_unit

@@ -4,8 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ddim.errors import UserError
 from ddim.experiments.trials import choose_values, parse_space, plan_trials, values_text

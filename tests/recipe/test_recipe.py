@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.loss import Weighting

@@ -23,8 +23,7 @@ from ddim.recipe.codec import override
 from ddim.recipe.recipe import Data, Optim, Recipe, Report, build_model
 from ddim.runs import checkpoint
 from ddim.runs.state import Plan
-from ddim.training import Callback, Machine
-from ddim.training import train as train_run
+from ddim.training import Callback, Machine, train as train_run
 from ddim.training.run import measure_pixels
 from ddim.training.student import Teacher
 from ddim.training.trainer import Trainer

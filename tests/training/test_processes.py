@@ -16,8 +16,7 @@ from ddim.machine.distributed import Processes
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import write_recipe
 from ddim.training import Machine
-from in_processes import CASES, launch
-from in_processes import main as train_cases
+from in_processes import CASES, launch, main as train_cases
 
 SUPPORT = Path(__file__).parents[1] / "support"
 SOME = ["luz", "ddpm", "edm", "accumulated", "dropout", "labels", "augmented", "loss-aware", "averages"]

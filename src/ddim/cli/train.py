@@ -19,8 +19,7 @@ from ddim.recipe.codec import load_recipe, override
 from ddim.recipe.named import find_recipe
 from ddim.recipe.recipe import Recipe
 from ddim.runs.folder import RUN
-from ddim.training import Callback, Machine
-from ddim.training import run as training
+from ddim.training import Callback, Machine, run as training
 from ddim.training.callbacks import TRACKERS
 from ddim.training.lr_finder import CurvePlot, find_learning_rate
 from ddim.training.request import change_recipe, choose_recipe, describe_request

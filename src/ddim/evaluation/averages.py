@@ -24,8 +24,7 @@ from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.statistics import Estimate, estimate_mean
 from ddim.nn import power_averages as powers
 from ddim.nn.power_averages import Profile
-from ddim.runs import averages as stores
-from ddim.runs import checkpoint
+from ddim.runs import averages as stores, checkpoint
 from ddim.runs.names import find_run_folder
 from ddim.sampling.images import open_run_images
 from ddim.sampling.labels import choose_label

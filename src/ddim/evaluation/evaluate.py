@@ -31,8 +31,7 @@ from ddim.diffusion.grids import Grid
 from ddim.diffusion.guidance import Interval
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError
-from ddim.evaluation import image_sets
-from ddim.evaluation import record as records
+from ddim.evaluation import image_sets, record as records
 from ddim.evaluation.compare import OWN, Choice, EvaluationTable, arrange_cells, expand_choices, plot_table
 from ddim.evaluation.image_sets import ImageFeatures, Part, Reference, SampledParts
 from ddim.evaluation.measure import measure_metrics

@@ -20,8 +20,7 @@ from ddim.runs.checkpoint import MANIFEST, write_checkpoint
 from ddim.runs.names import FILES, PUBLISHED
 from ddim.sampling.labels import default_label
 from ddim.sampling.pipeline import CLUSTERS, VECTORS, LoadedRun, load
-from ddim.sampling.searched import FILE as SEARCHED
-from ddim.sampling.searched import read_searched
+from ddim.sampling.searched import FILE as SEARCHED, read_searched
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -105,7 +105,7 @@ def check_words(function: Callable[..., object], given: Mapping[str, Any]) -> No
     Raises:
         UserError: if a word is none of the values of the `Literal`.
     """
-    with suppress(NameError):  # a type that is imported for type checkers alone
+    with suppress(NameError, AttributeError):  # a type that is imported for type checkers alone
         for name, kind in get_type_hints(function).items():
             choices = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
             if choices and isinstance(given.get(name), str):

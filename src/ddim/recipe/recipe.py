@@ -340,9 +340,10 @@ class Recipe:
         Raises:
             UserError: if the number is not allowed.
         """
-        if steps is not None:
-            check_count("steps", steps)
-        return steps or self.steps
+        if steps is None:
+            return self.steps
+        check_count("steps", steps)
+        return int(steps)
 
 
 def may_leave_weights_unused(recipe: Recipe) -> bool:
