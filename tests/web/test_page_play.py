@@ -346,3 +346,18 @@ def test_the_keyboard_alone_samples_and_paints_a_mask(visit):
         assert painted(page).sum() == one
         press("Escape")
         page.locator("dialog.mask").wait_for(state="detached")
+
+
+def test_a_slider_shows_the_sheets_of_a_training(browser, served):
+    with open_page(browser, served.address) as page:
+        page.go(f"#/run/{RUN}")
+        image, slider = page.locator(".sheet-frame img"), page.get_by_label("Position in the training")
+        slider.focus()
+        page.keyboard.press("ArrowLeft")
+        wait_until(lambda: slider.get_attribute("aria-valuetext").endswith("after 40 images"))
+        sheet = page.request.get(image.evaluate("one => one.src")).body()
+        assert sheet == min((served.folder / RUN / "samples").glob("step-*.png")).read_bytes()
+        page.get_by_role("button", name="Play").click()
+        page.get_by_text("after 80 images").wait_for()
+        page.get_by_role("button", name="Show real images").click()
+        wait_until(lambda: image.get_attribute("alt").startswith("Real images") and is_loaded(image))

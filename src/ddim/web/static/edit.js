@@ -2,7 +2,7 @@
 
 import { upload } from "./api.js";
 import { button, fault, field, h, menu, setText, show } from "./dom.js";
-import { GuidanceFields, STEPS, boxOf, evenly, fillFields, readFields, slider } from "./fields.js";
+import { GuidanceFields, STEPS, evenly, fillFields, readFields, slider } from "./fields.js";
 import { MASK, MaskDialog } from "./mask.js";
 
 /** A panel at the foot of the window, shown while a tile is chosen; `update(tiles)` gives it the tiles. */
@@ -18,7 +18,7 @@ export class EditPanel {
       grid: menu([["", "the edit's own"], ...detail.grids]),
     };
     const { grid, ...sliders } = this.controls;
-    const [strength, n, frames, steps] = Object.values(sliders).map(boxOf);
+    const [strength, n, frames, steps] = Object.values(sliders).map(({ box }) => box);
     this.guidance = new GuidanceFields(detail.guides);
     this.guidance.allow(detail.can_guide && detail.draws_labels);
     this.title = h("p", { role: "status" });
@@ -108,11 +108,6 @@ export class EditPanel {
     const present = readFields(this.controls);
     fillFields(this.controls, { ...present, n: seeds?.length ?? present.n, grid: fields?.grid, ...body });
     this.guidance.fill(body);
-  }
-
-  /** Return all settings, as `fill` takes them. */
-  body() {
-    return { ...readFields(this.controls), ...this.guidance.body() };
   }
 }
 

@@ -12,17 +12,13 @@ export const evenly = (low, high, step = 1) =>
 /** Return a field for any number. */
 export const numeric = (props) => h("input", { type: "number", step: "any", inputmode: "decimal", ...props });
 
-/** Return the box of a field of `slider`, with its label and its slider. */
-export const boxOf = (input) => input.closest(".slider");
-
 /**
- * Return the field of a labelled number with a slider, in its box. The slider stops at each of `stops`; the
- * field takes any number up to `max`. While it is empty, its placeholder holds.
+ * Return the field of a labelled number with a slider; its `box` holds all. The slider stops at each of
+ * `stops`; the field takes any number up to `max`. While it is empty, its placeholder holds.
  */
 export function slider(label, stops, { max = stops.at(-1), ...props }) {
   const kept = stops.filter((stop) => stop <= max);
-  const required = props.value !== undefined;
-  const input = numeric({ min: stops[0], max, step: 1, required, ...props });
+  const input = numeric({ min: stops[0], max, step: 1, required: !props.placeholder, ...props });
   const choose = () => {
     input.value = kept[range.value];
     input.dispatchEvent(new Event("input", { bubbles: true }));
@@ -37,7 +33,7 @@ export function slider(label, stops, { max = stops.at(-1), ...props }) {
   };
   input.addEventListener("input", move);
   move();
-  h("div.slider", field(label, input), range);
+  input.box = h("div.slider", field(label, input), range);
   return input;
 }
 
@@ -68,7 +64,7 @@ export class GuidanceFields {
     this.weaker = menu([["", "this run without a class"], ...guides.map(({ id, name }) => [id, name])]);
     this.controls = { guidance: scale, guide_with: this.weaker };
     this.ends = { low: numeric({ placeholder: "all" }), high: numeric({ placeholder: "all" }) };
-    this.main = h("div", boxOf(scale), guides.length ? field("Guide with", this.weaker) : null);
+    this.main = h("div", scale.box, guides.length ? field("Guide with", this.weaker) : null);
     this.interval = h(
       "fieldset",
       h("legend", "Guide only at log-SNRs"),

@@ -5,7 +5,7 @@ import { post, remove, runPath, stream } from "./api.js";
 import { announce, button, code, fault, h, newId, setText, show } from "./dom.js";
 import { duration, plural } from "./format.js";
 import { captions, describe, title, toAddress } from "./requests.js";
-import { Tile, drawSheet, tileGrid } from "./tiles.js";
+import { Tile, drawSheet } from "./tiles.js";
 import { openViewer } from "./viewer.js";
 
 /** The results of a run, the newest first. */
@@ -94,7 +94,10 @@ class Entry {
 
   setTiles(names) {
     this.tiles = names.map((name) => new Tile(name, this.gallery.onpick));
-    show(this.place, tileGrid(this.tiles, this.title, this.kind !== "sample"));
+    const columns = this.kind === "sample" ? Math.min(8, Math.ceil(Math.sqrt(names.length))) : names.length;
+    const style = { "--columns": String(Math.min(9, columns)) };
+    const props = { role: "group", "aria-label": this.title, style };
+    show(this.place, h("div.tiles", props, this.tiles.map(({ element }) => element)));
   }
 
   /** Send the request, and show its steps and its result. Errors are shown here and not thrown. */

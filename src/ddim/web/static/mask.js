@@ -1,7 +1,7 @@
 // A dialog in which the user paints the part of an image to generate anew, with mouse, pen, finger or keys.
 
 import { announce, button, field, h, menu, newId, setText } from "./dom.js";
-import { boxOf, evenly, slider } from "./fields.js";
+import { evenly, slider } from "./fields.js";
 import { drawCropped } from "./tiles.js";
 
 /** The name of the uploads that are masks. */
@@ -63,7 +63,7 @@ export class MaskDialog {
           button("Clear", () => this.fill(() => 0), { class: "quiet" }),
           button("Swap", () => this.fill((on) => 1 - on), { class: "quiet" }),
         ),
-        boxOf(this.rounds),
+        this.rounds.box,
         h("div.main-row", this.state, button("Cancel", () => this.element.close()), this.make),
       ),
     );

@@ -3,6 +3,7 @@
 import { get, runPath } from "./api.js";
 import { button, fault, field, h, menu, recall, remember, show } from "./dom.js";
 import { EditPanel } from "./edit.js";
+import { readFields } from "./fields.js";
 import { Gallery } from "./gallery.js";
 import { allRuns } from "./live.js";
 import { PlayForm } from "./play_form.js";
@@ -60,7 +61,7 @@ class Bench {
   /** Keep the settings for a reload. */
   keep() {
     try {
-      remember(this.key, { form: this.form.body(), panel: this.panel.body() });
+      remember(this.key, { form: this.form.body(), panel: readFields(this.panel.controls) });
     } catch {
       // The form is not finished.
     }

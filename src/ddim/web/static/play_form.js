@@ -1,7 +1,7 @@
 // The form of the playground: class, seeds, steps, guidance, and the sampler.
 
 import { button, field, h, menu, tick } from "./dom.js";
-import { GuidanceFields, STEPS, boxOf, evenly, fillFields, numeric, readFields, slider } from "./fields.js";
+import { GuidanceFields, STEPS, evenly, fillFields, numeric, readFields, slider } from "./fields.js";
 import { number } from "./format.js";
 import { parseSeeds, writeSeeds } from "./seeds.js";
 
@@ -33,13 +33,13 @@ export class PlayForm {
       { "aria-label": "Samples", oninput: ({ target }) => this.update(target), onsubmit },
       detail.class_names.length ? field("Class", this.controls.label) : null,
       vectorFields(detail.vector, this.vector),
-      boxOf(this.count),
+      this.count.box,
       h(
         "div.row.joined",
         field("Seeds, such as 0-15,40", this.seeds),
         button("⚄", () => this.writeSeeds(random()), { "aria-label": "Other seeds", title: "Other seeds" }),
       ),
-      boxOf(steps),
+      steps.box,
       this.guidance.main,
       h(
         "details",

@@ -34,13 +34,6 @@ export class Tile {
   }
 }
 
-/** Return tiles as a group with a name for screen readers; `row` puts up to nine beside each other. */
-export function tileGrid(tiles, label, row = false) {
-  const columns = row ? Math.min(9, tiles.length) : Math.min(8, Math.ceil(Math.sqrt(tiles.length)));
-  const props = { role: "group", "aria-label": label, style: { "--columns": String(columns) } };
-  return h("div.tiles", props, tiles.map((tile) => tile.element));
-}
-
 /**
  * Draw the sheet of a step on the canvases of tiles. `first` is the index of the tile of its first image, and
  * `size` is [height, width] of one image.
