@@ -67,6 +67,7 @@ class Runtime:
 
     def __post_init__(self) -> None:
         check_count("threads", self.threads)
+        object.__setattr__(self, "threads", int(self.threads))  # a number of NumPy is no JSON
 
     def __enter__(self) -> Self:
         """Set the number of threads and the precision of convolutions."""
