@@ -169,12 +169,6 @@ def test_several_builders_decode_once(opened, tmp_path):
     assert opened.decoded == 6
 
 
-def test_the_error_for_an_unwritable_cache_names_the_environment_variable(folder, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="DDIM_CACHE"):
-        open_images(str(folder), (8, 8), cache=tmp_path / "file" / "cache")
-
-
 def test_a_full_disk_under_the_cache_has_its_own_exit_code(folder, tmp_path, monkeypatch):
     """A worker of a sweep tries a trial again that met a full disk, and counts any other as failed."""
 
@@ -182,7 +176,7 @@ def test_a_full_disk_under_the_cache_has_its_own_exit_code(folder, tmp_path, mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(NoSpace, match="cache") as caught:
+    with pytest.raises(NoSpace, match="cache.*DDIM_CACHE") as caught:
         open_images(str(folder), (8, 8), cache=tmp_path / "cache")
     assert caught.value.exit_code == 3
 

@@ -66,12 +66,6 @@ def test_a_folder_wins_over_a_name(tmp_path, monkeypatch):
     assert open_images("flowers", (8, 8), cache=tmp_path / "cache").names == ("mine.png",)
 
 
-def test_images_and_their_split_print_in_a_line():
-    images = open_images("blossoms:40", (32, 32))
-    assert repr(images) == f"Images(40 of 32 x 32 x 3, {len(images.classes)} classes)"
-    assert repr(split_images(images, 0.25, 0)) == f"SplitImages({images!r}, 30 train, 10 validation)"
-
-
 @pytest.mark.parametrize(
     ("text", "meant"), [("photos/", "my photos"), ("flower:copy", "flowers"), ("cifar", "cifar10")]
 )

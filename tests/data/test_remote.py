@@ -117,7 +117,7 @@ def test_a_pickle_with_another_md5_than_that_of_cifar10_is_not_loaded(tmp_path, 
         path.write_bytes(pickle.dumps(Evil()))
     write_tar(tmp_path / CIFAR10.filename, {}, "gz")
     monkeypatch.setattr("torchvision.datasets.utils._get_redirect_url", fail)
-    with pytest.raises(UserError, match="cifar10 cannot be downloaded"):
+    with pytest.raises(UserError, match="cifar10 cannot be downloaded .*no network.*DDIM_DATA"):
         opened(f"cifar10:{tmp_path}", tmp_path)
     assert not (tmp_path / "evil").exists()
 
@@ -131,14 +131,6 @@ def test_a_copy_is_found_through_the_environment_variable(name, copy, tmp_path, 
     monkeypatch.setenv("DDIM_DATA", str(copy))
     assert len(opened(name, tmp_path)) > 4
     assert find_source(name).official == (name != "flowers")
-
-
-@pytest.mark.parametrize("name", NAMED)
-def test_without_a_network_a_sentence_says_where_to_get_the_files(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("torchvision.datasets.utils._get_redirect_url", fail)
-    with pytest.raises(UserError, match="no network.*DDIM_DATA"):
-        open_images(name, (8, 8))
 
 
 # The Hub
