@@ -6,9 +6,8 @@ Usage:
         [--cases 2000] [--seconds 60]
 
 RUNS is a folder of runs, and RUN the id of one with a checkpoint. Without an option all parts are measured.
---load starts in each round 64 clients that ask for samples --requests times and wait for them, 16 that send a
-byte a second, and 64 that ask for much and leave. It prints the statuses, the number of wrong images, the
-latency of /healthz and the memory.
+--load starts in each round 64 clients that ask for samples --requests times and wait for them. It prints the
+statuses, the number of wrong images and the memory.
 --abuse sends requests that schemathesis makes up from /api/openapi.json, and hand-written hostile ones.
 --pace trains `blossoms` and opens and closes the page in turn; it prints the ratio of the paces, and the
 share of a core that server and worker use while the page is open.
@@ -67,8 +66,7 @@ def measure_load(runs: Path, run: str, rounds: int, requests: int) -> None:
             crowd = asyncio.run(send_crowd(server, run, expected, requests=requests))
             print(
                 f"round {number + 1}, {time.monotonic() - start:.0f} s: statuses {dict(crowd.statuses)}, "
-                f"{crowd.images} right images, {len(crowd.wrong)} wrong; "
-                f"memory {server.memory()} MiB",
+                f"{crowd.images} right images, {len(crowd.wrong)} wrong; memory {server.memory()} MiB",
                 flush=True,
             )
         print_faults(server)

@@ -129,17 +129,15 @@ class Page:
 
     def shrink(self, words):
         """Return the words of a command with small budgets; placeholders and globs are replaced."""
+        # A run that trains on sees more than before.
+        few = {"--images": self.images, "--minutes": self.images, "--more": str(2 * int(self.images))}
+        few |= {"--evaluate": str(self.samples), **dict.fromkeys(("--random", "--search", "--repeats"), "1")}
         made = []
         for word in words:
             last = made[-1] if made else ""
-            if last in BUDGETS and words[0] != "plan":
-                made[-1] = BUDGETS[last]
-                # A run that trains on sees more than before.
-                made.append(self.images if last == "--minutes" else str(2 * int(self.images)))
-            elif last in ("--images", "--evaluate") and word.isdigit():
-                made.append(self.images if last == "--images" else str(self.samples))
-            elif last in ("--random", "--search", "--repeats"):
-                made.append("1")
+            if last in few and words[0] != "plan":
+                made[-1] = BUDGETS.get(last, last)
+                made.append(few[last])
             elif last == "-n" and word.isdigit():
                 made.append(str(min(int(word), 4 if words[0] in DRAWING else self.samples)))
             elif words[0] == "sweep" and any("," in value for value in made):

@@ -6,14 +6,14 @@ import json
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
 from types import SimpleNamespace
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs
 
 import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import _http
 
 from ddim.exchange.hub import write_published
 from ddim.runs.checkpoint import MANIFEST
@@ -21,6 +21,9 @@ from ddim.sampling.pipeline import load
 from forging import forge_checkpoint
 
 TOKEN = "hf_of_ada"
+ADDRESS = "https://huggingface.co"
+# Version 2 of huggingface_hub has a package of its own in place of httpx.
+httpx = getattr(_http, "httpx2", None) or _http.httpx
 
 
 @dataclass
@@ -49,7 +52,6 @@ class Repository:
 class Hub:
     """The repositories, the requests so far, and whether the Hub is out of order."""
 
-    address: str = ""
     repositories: dict = field(default_factory=dict)
     requests: list = field(default_factory=list)
     status: int | None = None  # answered to every request
@@ -61,148 +63,125 @@ class Hub:
         return made
 
 
-class _Handler(BaseHTTPRequestHandler):
-    hub: Hub
+class _RefusedError(Exception):
+    """The answer of the Hub to a request that it refuses."""
 
-    def log_message(self, *words):
-        pass
+    def __init__(self, status, text, code=""):
+        headers = {"X-Error-Code": code, "X-Error-Message": text}
+        self.response = httpx.Response(status, json={"error": text}, headers=headers)
 
-    def answer(self, status, body=b"", **headers):
-        self.send_response(status)
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        for name, value in {"Content-Length": len(content), **headers}.items():
-            self.send_header(name.replace("_", "-"), str(value))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
 
-    def refuse(self, status, code, text=""):
-        self.answer(status, {"error": text}, X_Error_Code=code, X_Error_Message=text)
+def _answer(hub, request):
+    path, token = request.url.path, request.headers.get("Authorization")
+    hub.requests.append((request.method, path))
+    try:
+        if hub.status:
+            raise _RefusedError(hub.status, "out of order")
+        if token not in (None, f"Bearer {TOKEN}"):
+            raise _RefusedError(401, "Invalid credentials in Authorization header")
+        for pattern, act in _ROUTES:
+            if match := re.fullmatch(pattern, f"{request.method} {path}"):
+                found = act(hub, request, **match.groupdict())
+                return found if isinstance(found, httpx.Response) else httpx.Response(200, json=found)
+        raise _RefusedError(404, f"no such page {path}")
+    except _RefusedError as refused:
+        return refused.response
 
-    def handle_any(self):
-        path = unquote(urlsplit(self.path).path)
-        self.hub.requests.append((self.command, path))
-        self.content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.token = self.headers.get("Authorization")
-        if self.hub.status:
-            self.answer(self.hub.status, {"error": "out of order"})
-        elif self.token not in (None, f"Bearer {TOKEN}"):
-            self.refuse(401, "", "Invalid credentials in Authorization header")
-        else:
-            for pattern, act in _ROUTES:
-                if match := re.fullmatch(pattern, f"{self.command} {path}"):
-                    act(self, **match.groupdict())
-                    return
-            self.refuse(404, "", f"no such page {path}")
 
-    do_GET = do_HEAD = do_POST = handle_any  # noqa: N815 (names of the standard library)
+def _create(hub, request):
+    asked = json.loads(request.content)
+    name = f"{asked['organization']}/{asked['name']}"
+    if asked["organization"] != "ada":
+        raise _RefusedError(403, "You don't have the rights to create a model under this namespace")
+    if name in hub.repositories:
+        return httpx.Response(409, json={"url": f"{ADDRESS}/{name}", "error": "You already created it"})
+    # Version 1 of huggingface_hub says private, version 2 visibility.
+    hub.repository(name, private=bool(asked.get("private") or asked.get("visibility") == "private"))
+    return {"url": f"{ADDRESS}/{name}"}
 
-    def create(self):
-        asked = json.loads(self.content)
-        name = f"{asked['organization']}/{asked['name']}"
-        if asked["organization"] != "ada":
-            self.refuse(403, "", "You don't have the rights to create a model under this namespace")
-        elif name in self.hub.repositories:
-            self.answer(409, {"url": f"{self.hub.address}/{name}", "error": "You already created it"})
-        else:
-            # Version 1 of huggingface_hub says private, version 2 visibility.
-            private = asked.get("private") or asked.get("visibility") == "private"
-            self.hub.repository(name, private=bool(private))
-            self.answer(200, {"url": f"{self.hub.address}/{name}"})
 
-    def find(self, name, revision):
-        """Return a commit and its files, or None after a refusal.
+def _find(hub, request, name, revision):
+    """Return a repository, a commit and its files; a private one is not found if no token is given."""
+    repository, token = hub.repositories.get(name), "Authorization" in request.headers
+    if repository is None or (repository.private and not token):
+        raise _RefusedError(404 if token else 401, "Repository not found", "RepoNotFound")
+    commit = repository.find(revision or "main")
+    if commit is None:
+        raise _RefusedError(404, "Revision not found", "RevisionNotFound")
+    return repository, commit, repository.commits[commit]
 
-        Like the Hub, answer "RepoNotFound" if the repository is private and no token is given.
-        """
-        repository = self.hub.repositories.get(name)
-        if repository is None or (repository.private and self.token is None):
-            self.refuse(404 if self.token else 401, "RepoNotFound", "Repository not found")
-        elif (commit := repository.find(revision or "main")) is None:
-            self.refuse(404, "RevisionNotFound", "Revision not found")
-        else:
-            return commit, repository.commits[commit]
-        return None
 
-    def describe(self, name, revision):
-        if found := self.find(name, revision):
-            private = self.hub.repositories[name].private
-            names = [{"rfilename": file} for file in found[1]]
-            self.answer(200, {"id": name, "sha": found[0], "private": private, "siblings": names})
+def _describe(hub, request, name, revision):
+    repository, commit, files = _find(hub, request, name, revision)
+    names = [{"rfilename": file} for file in files]
+    return {"id": name, "sha": commit, "private": repository.private, "siblings": names}
 
-    def list_files(self, name, revision):
-        wanted = parse_qs(self.content.decode()).get("paths")
-        if found := self.find(name, revision):
-            files = [file for file in found[1] if wanted is None or file in wanted]
-            known = {"type": "file", "oid": "0" * 40}
-            self.answer(200, [{**known, "path": file, "size": len(found[1][file])} for file in files])
 
-    def prepare(self, name, revision):
-        paths = [file["path"] for file in json.loads(self.content)["files"]]
-        files = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]
-        self.answer(200, {"files": files})
+def _list_files(hub, request, name, revision):
+    *_, files = _find(hub, request, name, revision)
+    wanted = parse_qs(request.content.decode()).get("paths", files)
+    known = {"type": "file", "oid": "0" * 40}
+    return [{**known, "path": file, "size": len(files[file])} for file in files if file in wanted]
 
-    def commit(self, name, revision):
-        lines = [json.loads(line) for line in self.content.splitlines()]
-        files = {
-            line["value"]["path"]: base64.b64decode(line["value"]["content"])
-            for line in lines
-            if line["key"] == "file"
-        }
-        removed = {line["value"]["path"] for line in lines if line["key"] == "deletedFile"}
-        oid = self.hub.repositories[name].add(files, removed)
-        self.answer(200, {"commitUrl": f"{self.hub.address}/{name}/commit/{oid}", "commitOid": oid})
 
-    def resolve(self, name, revision, file):
-        if found := self.find(name, revision):
-            content = found[1][file]
-            etag = hashlib.sha256(content).hexdigest()
-            self.answer(200, content, ETag=f'"{etag}"', X_Repo_Commit=found[0])
+def _prepare(hub, request, name, revision):
+    paths = [file["path"] for file in json.loads(request.content)["files"]]
+    return {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]}
+
+
+def _commit(hub, request, name, revision):
+    files, removed = {}, set()
+    for line in map(json.loads, request.content.splitlines()):
+        if line["key"] == "file":
+            files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+        elif line["key"] == "deletedFile":
+            removed.add(line["value"]["path"])
+    oid = hub.repositories[name].add(files, removed)
+    return {"commitUrl": f"{ADDRESS}/{name}/commit/{oid}", "commitOid": oid}
+
+
+def _resolve(hub, request, name, revision, file):
+    _, commit, files = _find(hub, request, name, revision)
+    etag = hashlib.sha256(files[file]).hexdigest()
+    return httpx.Response(200, content=files[file], headers={"ETag": f'"{etag}"', "X-Repo-Commit": commit})
 
 
 _NAME, _REVISION = r"(models/)?(?P<name>(datasets/)?[\w.-]+/[\w.-]+)", r"(?P<revision>[\w.-]+)"
 _ROUTES = [
-    ("GET /api/whoami-v2", lambda handler: handler.answer(200, {"name": "ada"})),
-    ("POST /api/repos/create", _Handler.create),
-    ("POST /api/validate-yaml", lambda handler: handler.answer(200, {"errors": [], "warnings": []})),
-    (rf"POST /api/{_NAME}/preupload/{_REVISION}", _Handler.prepare),
-    (rf"POST /api/{_NAME}/commit/{_REVISION}", _Handler.commit),
-    (rf"POST /api/{_NAME}/paths-info/{_REVISION}", _Handler.list_files),
-    (rf"GET /api/{_NAME}/tree/{_REVISION}", _Handler.list_files),
-    (rf"GET /api/{_NAME}(/revision/{_REVISION})?", _Handler.describe),
-    (rf"(GET|HEAD) /{_NAME}/resolve/{_REVISION}/(?P<file>.+)", _Handler.resolve),
+    ("GET /api/whoami-v2", lambda hub, request: {"name": "ada"}),
+    ("POST /api/repos/create", _create),
+    ("POST /api/validate-yaml", lambda hub, request: {"errors": [], "warnings": []}),
+    (rf"POST /api/{_NAME}/preupload/{_REVISION}", _prepare),
+    (rf"POST /api/{_NAME}/commit/{_REVISION}", _commit),
+    (rf"POST /api/{_NAME}/paths-info/{_REVISION}", _list_files),
+    (rf"GET /api/{_NAME}/tree/{_REVISION}", _list_files),
+    (rf"GET /api/{_NAME}(/revision/{_REVISION})?", _describe),
+    (rf"(GET|HEAD) /{_NAME}/resolve/{_REVISION}/(?P<file>.+)", _resolve),
 ]
 
 
 @contextmanager
 def hub_in_use(home):
-    """Serve an empty Hub for a block; `huggingface_hub` talks to it, with its cache in the folder `home`."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import _http
-
+    """Let `huggingface_hub` talk to an empty Hub in a block, with its cache in the folder `home`."""
     hub = Hub()
-    handler = type("Handler", (_Handler,), {"hub": hub})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, pytest.MonkeyPatch.context() as patch:
-        hub.address = f"http://127.0.0.1:{server.server_port}"
-        patch.setattr(constants, "ENDPOINT", hub.address)
+    with pytest.MonkeyPatch.context() as patch:
         # It asks a Hub that is out of order again, after pauses of up to 8 s.
         patch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: None))
-        template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
-        patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
-        patch.setattr(constants, "HF_HUB_OFFLINE", False)
-        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        if hasattr(constants, "AGENT_HARNESSES_PATH"):
-            patch.setattr(constants, "AGENT_HARNESSES_PATH", str(home / "agents.json"))
+        for name in ("HF_HUB_CACHE", "HF_TOKEN_PATH", "AGENT_HARNESSES_PATH"):
+            patch.setattr(constants, name, str(home / name), raising=False)
+        for name, value in {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}.items():
+            patch.setattr(constants, name, value)
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             patch.delenv(name, raising=False)
         patch.setenv("DDIM_CACHE", str(home / "ddim"))
-        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        options = {"transport": httpx.MockTransport(lambda request: _answer(hub, request))}
+        # The hook refuses all requests if HF_HUB_OFFLINE is set.
+        options["event_hooks"] = {"request": [_http.hf_request_event_hook]}
+        _http.set_client_factory(lambda: httpx.Client(**options, follow_redirects=True))
         try:
             yield hub
         finally:
-            server.shutdown()
+            _http.set_client_factory(_http.default_client_factory)
 
 
 def publish(hub, name, run, weights="ema", change=None, **options):

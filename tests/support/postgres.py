@@ -29,24 +29,19 @@ def postgres():
         pytest.skip('psycopg is not installed: pip install "ddim[postgres]"')
     # The server refuses to run as root. A socket's path has at most 107 characters: not pytest's folder.
     as_user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.getuid() == 0 else []
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    if as_user:
-        shutil.chown(folder, "nobody", "nogroup")
-    data = folder / "data"
-    create = [binaries / "initdb", "-D", data, "-U", "ddim", "-A", "trust", "--no-sync", "-E", "UTF8"]
-    serve = [binaries / "postgres", "-D", data, "-k", folder, "-h", "", "-F"]
-    log = (folder / "log").open("wb")
-    try:
-        subprocess.run([*as_user, *create], check=True, stdout=log, stderr=log, cwd="/")
-        server = subprocess.Popen([*as_user, *serve], stdout=log, stderr=log, cwd="/")
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder, open(f"{folder}/log", "wb") as log:
+        if as_user:
+            shutil.chown(folder, "nobody", "nogroup")
+        data, options = Path(folder, "data"), {"stdout": log, "stderr": log, "cwd": "/"}
+        create = [binaries / "initdb", "-D", data, "-U", "ddim", "-A", "trust", "--no-sync", "-E", "UTF8"]
+        serve = [binaries / "postgres", "-D", data, "-k", folder, "-h", "", "-F"]
+        subprocess.run([*as_user, *create], check=True, **options)
+        server = subprocess.Popen([*as_user, *serve], **options)
         try:
             ready = [binaries / "pg_isready", "-h", folder, "-t", "30"]
-            while subprocess.run(ready, check=False, stdout=log, stderr=log).returncode != 0:
-                assert server.poll() is None, (folder / "log").read_text()
+            while subprocess.run(ready, check=False, **options).returncode != 0:
+                assert server.poll() is None, Path(folder, "log").read_text()
             yield f"postgresql+psycopg://ddim@/postgres?host={folder}"
         finally:
             server.send_signal(signal.SIGINT)  # does not wait for open connections
             server.wait(30)
-    finally:
-        log.close()
-        shutil.rmtree(folder, ignore_errors=True)

@@ -116,8 +116,8 @@ class Crowd:
     images: int = 0
 
 
-async def send_crowd(server, run, expected, *, clients=64, requests=3, leaving=64, steps=2):
-    """Send good and leaving clients at once; returns a `Crowd`.
+async def send_crowd(server, run, expected, *, clients=64, requests=3):
+    """Send many clients at once; returns a `Crowd`.
 
     Args:
         server: the server.
@@ -125,25 +125,22 @@ async def send_crowd(server, run, expected, *, clients=64, requests=3, leaving=6
         expected: the bytes of the PNG of each seed.
         clients: number of clients that sample some seeds and wait for them.
         requests: number of requests of each of them.
-        leaving: number of clients that ask for much and leave.
-        steps: sampling steps of the good clients.
     """
     crowd = Crowd()
     await asyncio.gather(
-        *(_sample(server, run, expected, crowd, k, requests, steps) for k in range(clients)),
-        *(_leave(server, run, 300 + k, 0.05 * (k % 20)) for k in range(leaving)),
+        *(_sample(server, run, expected, crowd, k, requests) for k in range(clients)),
     )
     status, _, _ = await ask(server, "GET", "/healthz")
     assert status == 200
     return crowd
 
 
-async def _sample(server, run, expected, crowd, client, requests, steps):
+async def _sample(server, run, expected, crowd, client, requests):
     seeds = sorted(expected)
     for number in range(requests):
         mine = [seeds[(client + number * 7 + j) % len(seeds)] for j in range(2)]
         while True:
-            body = {"seeds": mine, "steps": steps}
+            body = {"seeds": mine, "steps": 2}
             status, headers, content = await ask(server, "POST", f"/api/runs/{run}/samples", body, client)
             crowd.statuses[status] += 1
             if status not in (429, 503):
@@ -158,16 +155,3 @@ async def _sample(server, run, expected, crowd, client, requests, steps):
                 crowd.images += 1
             else:
                 crowd.wrong.append(image["seed"])
-
-
-async def _leave(server, run, client, after):
-    reader, writer = await connect(server, client)
-    body = json.dumps({"seeds": list(range(64)), "steps": 200}).encode()
-    lines = [f"POST /api/runs/{run}/samples HTTP/1.1", f"Host: {server.host}:{server.port}"]
-    lines += ["Accept: text/event-stream", "Content-Type: application/json", f"Content-Length: {len(body)}"]
-    writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(5):
-            await reader.read(200)
-    await asyncio.sleep(after)
-    await hang_up(writer)

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import termios
+from contextlib import suppress
 
 COLOURS = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
 
@@ -19,23 +20,12 @@ def run_in_terminal(arguments, cwd, columns=100, lines=40, **environment):
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     cleared = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
-    with subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        stdin=its,
-        stdout=its,
-        stderr=its,
-        cwd=cwd,
-        env=cleared | COLOURS | environment,
-    ) as process:
+    streams, words = dict.fromkeys(("stdin", "stdout", "stderr"), its), [sys.executable, *map(str, arguments)]
+    with subprocess.Popen(words, cwd=cwd, env=cleared | COLOURS | environment, **streams) as process:
         os.close(its)
         said = b""
-        while True:
-            try:
-                part = os.read(ours, 65536)
-            except OSError:  # Linux: the program closed the terminal
-                break
-            if not part:
-                break
-            said += part
+        with suppress(OSError):  # Linux: the program closed the terminal
+            while part := os.read(ours, 65536):
+                said += part
     os.close(ours)
     return process.returncode, said.decode()

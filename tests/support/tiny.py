@@ -27,6 +27,7 @@ from ddim.training import Callback, Machine, train as train_run
 from ddim.training.run import measure_pixels
 from ddim.training.student import Teacher
 from ddim.training.trainer import Trainer
+from oracles import made
 
 COMMAND = [sys.executable, "-c", "import sys; from ddim.cli import main; sys.exit(main())"]
 MACHINE = Machine("cpu", "fp32", compiling=False, threads=1)
@@ -81,11 +82,12 @@ def write_grays(folder, grays):
         Image.fromarray(np.full((32, 32, 3), gray, np.uint8)).save(folder / f"{k}.png")
 
 
-def training(chosen=BASE, source=None, updates=0):
+def training(chosen=BASE, source=None, updates=0, runtime=None):
     """A training after so many updates, on images in memory."""
     source = source or images()
-    parts = split_images(source, chosen.data.validation, chosen.seed)
-    run = Trainer(chosen, parts, measure_pixels(chosen, parts), Runtime(), Plan(chosen.images))
+    split = split_images(source, chosen.data.validation, chosen.seed)
+    pixels = measure_pixels(chosen, split)
+    run = Trainer(chosen, split, pixels, runtime or Runtime(), Plan(chosen.images))
     for _ in range(updates):
         run.advance()
     return run
@@ -97,9 +99,7 @@ def give_teacher(run):
     if not isinstance(loss, Consistency) or loss.guidance == 1:
         return run
     for seed in (0, 1):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = build_model(run.recipe, run.model.shape.channels)
+        model = made(lambda: build_model(run.recipe, run.model.shape.channels), seed)
         run.runtime.place(model.eval().requires_grad_(False))
         model.net = run.runtime.compiled(model.net, frozen=True)
         models.append(model)

@@ -1,17 +1,12 @@
 """Runs on images of more than 8 bits: training, exact resume, samples in files without loss."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from PIL import Image
 
 import ddim
 import tiny
-from ddim.cli.train import check_resumed_recipe
 from ddim.data.values import Values
-from ddim.errors import UserError
-from ddim.recipe.codec import override
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load
 from ddim.sampling.samples import sample_to_folder
@@ -64,12 +59,3 @@ def test_a_run_of_16_bits_resumes_exactly(runs, tmp_path):
     (tmp_path / "eight.npy").rename(tmp_path / "moved.npy")
     ddim.resume(cut, data=str(tmp_path / "moved.npy"), progress=False)
     tiny.check_same_run(cut, runs["eight"])
-
-
-def test_the_options_of_an_array_need_not_be_repeated_to_resume(tmp_path):
-    source = saved(tmp_path, "eight")
-    recipe = replace(RECIPE, data=replace(RECIPE.data, size=(8, 8), axis="last"))
-    run = tiny.train(override(recipe, {"data.source": source}), tmp_path / "run")
-    check_resumed_recipe(run, None, {"data.source": source})
-    with pytest.raises(UserError, match="another recipe"):
-        check_resumed_recipe(run, None, {"data.source": source, "data.size": "16"})

@@ -227,18 +227,6 @@ def test_the_errors_by_log_snr_add_up_to_the_whole():
     assert found["noise_mae/log_snr_-6"] < found["noise_mae/log_snr_0"]
 
 
-def test_a_budget_is_spent_in_whole_batches_and_ends_with_a_validation():
-    for images in (1, 79, 80, 81, 1000):
-        run = tiny.training(tiny.recipe(images=images))
-        last = -(-images // 8)
-        assert max(run.validation_steps()) == last
-        assert 1 <= len(run.validation_steps()) <= run.recipe.report.events
-        run.step = last - 1
-        assert not run.finished
-        run.step = last
-        assert run.finished
-
-
 def test_images_are_augmented_by_the_labels_that_the_network_gets(monkeypatch):
     """At each step anew, with the images, times and noise that the step has without."""
     seen = watch_losses(monkeypatch)

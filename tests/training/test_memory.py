@@ -7,24 +7,20 @@ import torch
 
 import ddim.training.memory
 import tiny
-from ddim.data import split_images
 from ddim.errors import Notice, OutOfMemory, UserError
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import override
-from ddim.runs.state import Plan
 from ddim.sampling.pipeline import load
 from ddim.training import Callback, resume
 from ddim.training.batches import Batch
 from ddim.training.memory import advance_within_memory, estimate_memory, fit_memory
-from ddim.training.run import measure_pixels
 from ddim.training.trainer import Trainer
 
 
 def estimate(side=32, micro_batch=1, precision="fp32", recompute=False, **changes):
     recipe = tiny.recipe(data__size=side, **changes)
-    parts = split_images(tiny.images(size=(side, side)), recipe.data.validation, recipe.seed)
     runtime = Runtime(micro_batch=micro_batch, precision=precision, recompute=recompute)
-    return estimate_memory(Trainer(recipe, parts, measure_pixels(recipe, parts), runtime, Plan(80)))
+    return estimate_memory(tiny.training(recipe, tiny.images(size=(side, side)), runtime=runtime))
 
 
 def test_the_estimate_grows_with_batch_and_pixels_and_counts_precision_and_recomputation():

@@ -87,19 +87,6 @@ def test_a_time_budget_is_planned_anew_when_the_speed_changes(update, clock, tmp
     assert "image_mae" in lines[-1]
 
 
-def test_a_new_plan_survives_a_resume(clock, tmp_path):
-    recipe = timed(0.5, report__events="6", optim__decay="cosine")
-    crash = tiny.Callback()
-    # What is planned after the crash depends on the time, so the oracle is the same plan.
-    crash.on_change = lambda training, text: setattr(crash, "on_step", tiny.crash)
-    folder = tiny.train_until_crash(recipe, tmp_path / "run", clock, slow_down(clock, 30, 0.8), crash)
-    plan = read_plan(folder)
-    assert plan["decayed"] > 0
-    resume(folder, callbacks=[clock])
-    assert read_plan(folder) == plan
-    assert tiny.metrics(folder)[-1]["images"] == plan["total"]
-
-
 @pytest.mark.parametrize(("first", "later"), [(15.0, 0.5), (2.5, 2.5)])
 def test_validations_neither_shorten_nor_lengthen_a_time_budget(first, later, clock, tmp_path):
     """The first validation takes half of the budget and the others little, or all take the same time."""

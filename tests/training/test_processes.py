@@ -12,10 +12,7 @@ from safetensors.torch import load_file
 import tiny
 from ddim.cli import main
 from ddim.files import LOCK
-from ddim.machine.distributed import Processes
-from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import write_recipe
-from ddim.training import Machine
 from in_processes import CASES, launch, main as train_cases
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -104,15 +101,6 @@ def test_a_callback_stops_all_processes_and_all_get_the_images_again(tmp_path):
         for folder in (tiny.train(tiny.BASE, tmp_path / "one", images), tmp_path / "run")
     )
     assert shared == pytest.approx(alone, rel=1e-4)
-
-
-@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_each_process_has_its_own_gpu(device, monkeypatch):
-    monkeypatch.setattr("ddim.training.machine.find_device", lambda wanted: wanted)
-    pair = Processes(1, 2, 1, 2)
-    assert Machine().change(Runtime(device), 1, pair) == Runtime("cuda")
-    assert Machine().change(Runtime(device), 1, Processes()) == Runtime(device)
-    assert Machine().change(Runtime("cpu"), 1, pair) == Runtime("cpu")
 
 
 @pytest.mark.slow

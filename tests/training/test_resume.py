@@ -10,7 +10,6 @@ import pytest
 import tiny
 from cases import mark_slow
 from damage import damage_file, flip_bit
-from ddim.cli.train import find_run
 from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.schedules import LinearBeta
 from ddim.diffusion.times import LossAware
@@ -23,7 +22,6 @@ from ddim.runs import checkpoint
 from ddim.runs.state import Plan
 from ddim.sampling.pipeline import load_state
 from ddim.training import Callback, Machine, resume
-from ddim.training.request import choose_recipe
 
 OFTEN = tiny.recipe(report__checkpoint="0")
 """Checkpoints at other steps than the undisturbed run has them: it must not matter."""
@@ -94,25 +92,6 @@ def test_a_damaged_newest_checkpoint_is_replaced_by_the_one_before(whole, tmp_pa
     shutil.rmtree(folder / "checkpoints")
     with pytest.raises(UserError, match="no undamaged checkpoint"):
         resume(folder)
-
-
-def test_a_run_that_cannot_start_leaves_no_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("ddim.runs.checkpoint.save", tiny.crash)
-    with pytest.raises(tiny.PowerCutError):
-        tiny.train(tiny.BASE, tmp_path / "run")
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(UserError, match="run.json"):
-        resume(tmp_path)
-
-
-def test_the_newest_run_of_the_same_recipe_is_found(whole, tmp_path):
-    for name in ("older", "newer"):
-        shutil.copytree(whole, tmp_path / name, copy_function=shutil.copy)
-    other = override(tiny.BASE, {"optim.lr": 1.0})
-    assert find_run(tiny.BASE, tmp_path) == tmp_path / "newer"
-    assert find_run(other, tmp_path) is None
-    assert find_run(other, tmp_path, any_rate=True) == tmp_path / "newer"
-    assert find_run(choose_recipe(tiny.BASE, "elsewhere", {}), tmp_path) is None
 
 
 def test_options_of_the_machine_may_change_at_a_resume_and_stay(tmp_path):

@@ -9,17 +9,13 @@ import torch
 
 import ddim
 import tiny
-from ddim.data import split_images
 from ddim.errors import UserError
 from ddim.files import lock_folder
 from ddim.machine.runtime import Runtime
 from ddim.nn.ema import Power
 from ddim.recipe.codec import read_recipe
 from ddim.recipe.recipe import Data
-from ddim.runs.state import Plan
 from ddim.training import Callback, train
-from ddim.training.run import measure_pixels
-from ddim.training.trainer import Trainer
 
 
 def facts_of(run):
@@ -135,12 +131,10 @@ def test_two_processes_cannot_train_the_same_run(whole):
 
 def test_a_compiled_network_and_its_eager_twin_share_their_weights(monkeypatch):
     """What is validated, sampled and saved is what is trained."""
-    chosen, source = tiny.recipe("batch norm"), tiny.images()
-    parts = split_images(source, 0.2, 0)
     # Nothing is compiled before the first step, which there is not.
     monkeypatch.setattr("ddim.machine.runtime.can_compile", lambda device: True)
     monkeypatch.setattr(torch, "compile", torch.nn.Sequential)
-    run = Trainer(chosen, parts, measure_pixels(chosen, parts), Runtime(compile=True), Plan(80))
+    run = tiny.training(tiny.recipe("batch norm"), runtime=Runtime(compile=True))
     assert run.compiled.net is not run.model.net
     for kind in ("parameters", "buffers"):
         ours, theirs = (list(getattr(model, kind)()) for model in (run.model, run.compiled))

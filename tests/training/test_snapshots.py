@@ -56,7 +56,7 @@ def test_the_newest_snapshots_are_kept_and_hold_the_tracked_averages(run):
 def test_a_run_with_snapshots_is_bit_identical_to_one_without(run, whole):
     assert not (whole / "averages").exists()
     other = [name for name in tiny.differing_files(run, whole) if not name.startswith("averages/")]
-    assert other == ["checkpoints/step-000000010/ema/power-16.97.safetensors"]
+    assert {name.rpartition("/")[2] for name in other} == {"power-16.97.safetensors"}
 
 
 @pytest.mark.parametrize("stop", mark_slow([1, 4, 5, 6, 8, 10], lambda stop: stop == 8))

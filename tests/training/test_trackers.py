@@ -86,9 +86,8 @@ def test_mlflow_holds_the_log_and_the_recipe_in_one_run_after_a_crash(tmp_path, 
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.chdir(tmp_path)
-    folder = tiny.train_until_crash(
-        tiny.recipe(), tmp_path / "run", MLflow("flowers"), tiny.At(7, tiny.crash)
-    )
+    callbacks = MLflow("flowers"), tiny.At(7, tiny.crash)
+    folder = tiny.train_until_crash(tiny.recipe(), tmp_path / "run", *callbacks)
     resume(folder, callbacks=[MLflow("flowers")])
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("flowers")

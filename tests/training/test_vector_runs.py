@@ -10,8 +10,6 @@ import ddim
 import tiny
 from ddim.cli import main
 from ddim.errors import UserError
-from ddim.evaluation.likelihood import likelihood
-from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load
 
 RNG = np.random.default_rng(5)
@@ -81,16 +79,6 @@ def test_vectors_of_the_same_columns_are_scaled_as_in_the_run_whose_weights_are_
     known = load(run).vectors
     assert np.allclose(found.deviation, scale * known.deviation)
     assert np.allclose(found.mean, scale * known.mean)
-
-
-def test_likelihoods_condition_only_the_images_of_the_run_on_vectors(given, tmp_path):
-    chosen = recipe(given, schedule__max_signal=0.9999, images=8)
-    run = load(tiny.train(chosen, tmp_path / "run", str(given / "grays.npy")))
-    vectors = open_run_images(run).images.vectors
-    found = likelihood(run, n=3, steps=2, progress=False).record["reference"]
-    assert np.allclose(found["labels"], vectors[found["images"]])
-    found = likelihood(run, str(given / "grays.npy"), n=3, steps=2, progress=False).record["reference"]
-    assert found["labels"] is None
 
 
 def test_the_command_takes_vectors_and_records_them(run, given, tmp_path, monkeypatch):

@@ -29,9 +29,7 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315
 """Number of iterations in `orthogonalise`, and the coefficients of each (Jordan et al. 2024)."""
 
 
-def divide_parameters(
-    model: nn.Module, optim: Optim
-) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+def divide_parameters(model: nn.Module, optim: Optim) -> tuple[dict[str, nn.Parameter], ...]:
     """Return the parameters that AdamW trains and those that Muon trains, by name.
 
     Muon trains the weights of linear layers and convolutions with more than `LEAST` inputs and outputs. AdamW

@@ -40,40 +40,6 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-class Pace:
-    """The speed of a run, validations included, from the times at which its updates end.
-
-    Args:
-        now: the time at the start, in seconds.
-        batch: images per update.
-    """
-
-    def __init__(self, now: float, batch: int) -> None:
-        self.batch, self.updates, self.began, self.last = batch, 0, now, now
-
-    def update(self, now: float) -> None:
-        """Record the end of an update; the first `WARM_UP` updates are not timed."""
-        self.updates, self.last = self.updates + 1, now
-        if self.updates <= WARM_UP:
-            self.began = now
-
-    @property
-    def speed(self) -> float:
-        """Images per second; 0 while unknown."""
-        seconds = self.last - self.began
-        return self.batch * (self.updates - WARM_UP) / seconds if seconds > 0 else 0.0
-
-    def describe(self, training: Trainer, values: Mapping[str, float]) -> str:
-        """Return a line with the images seen, the loss of this step, and the speed and time left if known."""
-        # The last batch may go beyond the budget.
-        total, speed = training.plan.total, self.speed
-        seen = min(training.seen, total or training.seen)
-        line = f"{seen:,} of {total:,} images seen" if total else f"{seen:,} images seen"
-        line += f", {speed:.1f} images/s" if speed else ""
-        left = f", {format_duration((total - seen) / speed)} left" if total and speed else ""
-        return f"{line}, loss {values['loss']:.4f}{left}"
-
-
 def describe_errors(training: Trainer, values: Mapping[str, float]) -> str:
     """Return the validation error, and KID if known, as text: "validation error 0.484, lower is better"."""
     names = {"image_mae": "validation error", "kid": "KID"}
@@ -105,14 +71,15 @@ class Display(Callback):
         """See `Callback`."""
         self.folder, self.resumed = folder, training.step > 0
         self.began = self.tick = time.monotonic()
-        self.pace = Pace(self.began, training.recipe.optim.batch)
+        self._measure_anew(training)
         self._introduce(training)
 
     def on_step(self, training: Trainer, values: Mapping[str, float]) -> None:
         """See `Callback`."""
-        self.pace.update(time.monotonic())
+        if training.step <= self.warm:
+            self.mark = time.monotonic(), training.seen
         if self._is_due(EVERY):
-            self._show(self.pace.describe(training, values), training.seen, training.plan.total)
+            self._show(self._describe_pace(training, values), training.seen, training.plan.total)
 
     def on_validation(self, training: Trainer, values: dict[str, float]) -> None:
         """See `Callback`."""
@@ -122,7 +89,7 @@ class Display(Callback):
     def on_change(self, training: Trainer, text: str) -> None:
         """Show the sentence, and measure the speed anew; see `Callback`."""
         self._show(text, training.seen, training.plan.total)
-        self.pace = Pace(time.monotonic(), training.recipe.optim.batch)
+        self._measure_anew(training)
 
     def on_end(self, training: Trainer) -> None:
         """See `Callback`."""
@@ -136,6 +103,23 @@ class Display(Callback):
             return False
         self.tick = now
         return True
+
+    def _measure_anew(self, training: Trainer) -> None:
+        """Measure the speed, validations included, from the end of the next `WARM_UP` updates on."""
+        self.warm, self.mark = training.step + WARM_UP, (time.monotonic(), training.seen)
+
+    def _describe_pace(self, training: Trainer, values: Mapping[str, float]) -> str:
+        """Return a line with the images seen, the loss of this step, and the speed and time left if known."""
+        # The last batch may go beyond the budget.
+        total, (began, before) = training.plan.total, self.mark
+        seen = min(training.seen, total or training.seen)
+        line = f"{seen:,} of {total:,} images seen" if total else f"{seen:,} images seen"
+        left = ""
+        if training.step > self.warm:
+            speed = (training.seen - before) / max(1e-9, time.monotonic() - began)
+            line += f", {speed:.1f} images/s"
+            left = f", {format_duration((total - seen) / speed)} left" if total else ""
+        return f"{line}, loss {values['loss']:.4f}{left}"
 
     def _introduce(self, training: Trainer) -> None:
         split, runtime, shape = training.split, training.runtime, training.model.shape
