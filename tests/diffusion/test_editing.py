@@ -155,5 +155,5 @@ def test_a_stronger_variation_is_farther_from_its_image():
 def test_a_variation_visits_the_levels_below_its_strength():
     states = list(sample_from_image(LAW, normal(1, 1, 2, 2), 0.5, times(10), DDIM(), Noise([0])))
     assert [state.t for state in states] == pytest.approx([0.5, 0.4, 0.3, 0.2, 0.1])
-    with pytest.raises(UserError, match="times must lie in"):
+    with pytest.raises(UserError, match="strength"):
         sample_from_image(LAW, normal(1, 1, 2, 2), 1.1, times(10), DDIM(), Noise([0]))

@@ -9,7 +9,6 @@ import ddim
 import tiny
 from cases import mark_slow
 from ddim.diffusion.grids import Uniform
-from ddim.errors import UserError
 from ddim.recipe.checks import check_steps
 from ddim.recipe.codec import dump, load_recipe, override, write_recipe
 from ddim.recipe.named import FOR_SIZE, RECIPES, ddpm, fast, find_recipe, flow, smoke
@@ -148,11 +147,6 @@ def test_a_recipe_can_be_a_file(tmp_path):
         path = tmp_path / f"mine{suffix}"
         path.write_text(write_recipe(smoke()))
         assert find_recipe(str(path)) == smoke()
-
-
-def test_a_typing_error_gets_a_suggestion():
-    with pytest.raises(UserError, match="recipe must be one of .*perhaps you meant fast"):
-        find_recipe("fsat")
 
 
 def test_fields_are_texts_values_or_parts():

@@ -14,6 +14,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.sampler import Sampler, State, Steps, Times, move
 from ddim.diffusion.samplers import DDIM
 from ddim.diffusion.schedules import Level, as_double, spread_over
+from ddim.errors import UserError
 
 # Inversion
 
@@ -219,7 +220,12 @@ def sample_from_image(
 
     Returns:
         The states of the run.
+
+    Raises:
+        UserError: if the strength does not lie in (0, 1].
     """
+    if not 0 < strength <= 1:
+        raise UserError(f"strength must lie in (0, 1], got {strength}")
     first, times = as_double([strength]), as_double(times)
     x = denoise.schedule(first[0]).noisy(x0, noise.like(x0))
     return sampler(denoise, x, torch.cat([first, times[times < strength]]), noise)

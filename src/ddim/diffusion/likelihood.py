@@ -310,10 +310,8 @@ def flow_bits(
     # The density of y = x / alpha at t = 1, where x is normal with variance alpha^2 + sigma^2.
     at = schedule(times[-1]).over(x0)
     variance = at.alpha**2 + at.sigma**2
-    square = (at.alpha * y).square() / variance
-    log_density = -(square + (2 * math.pi * variance).log()) / 2
-    last = log_density + at.alpha.log()
-    bits = nats_to_bits(pixels.units(x0).log() - last).cpu().double()
+    log_density = -((at.alpha * y).square() / variance + (2 * math.pi * variance).log()) / 2
+    bits = nats_to_bits(pixels.units(x0).log() - (log_density + at.alpha.log())).cpu().double()
     return bits - fallen / math.log(2) / x0[0].numel()
 
 

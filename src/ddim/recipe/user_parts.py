@@ -70,7 +70,7 @@ def give_parts(parts: Iterable[Any]) -> str:
         The name of the last part.
 
     Raises:
-        UserError: if a part is none of these.
+        UserError: if a part is a dataclass that is not frozen.
     """
     name = None
     for part in parts:

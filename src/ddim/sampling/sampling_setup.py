@@ -95,9 +95,8 @@ class Guidance:
             model: the model that is sampled.
             labels: class labels (B,) or vectors (B, d) on the device of the model, or None for no label.
         """
-        weak: Denoiser = model
-        if guide := self.run:
-            weak = Labelled(guide.model, labels if guide.recipe.data.conditional else None)
+        guide = self.run
+        weak = Labelled(guide.model, labels if guide.recipe.data.conditional else None) if guide else model
         return self.combine(Counted(Labelled(model, labels)), Counted(weak))
 
     def combine(self, strong: Counted, weak: Counted) -> tuple[Denoiser, list[Counted]]:
