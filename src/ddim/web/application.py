@@ -85,6 +85,7 @@ def build_application(settings: Settings, processes: Processes | None = None) ->
         finally:
             await models.stop()
             store.close()
+            commands.close()
 
     # FastAPI's own pages of documentation load scripts from another server.
     addresses = {"docs_url": None, "redoc_url": None, "openapi_url": "/api/openapi.json"}

@@ -118,3 +118,8 @@ class Processes:
     def running(self) -> list[Child]:
         """The commands that still run."""
         return [child for child in self.children if child.state == "running"]
+
+    def close(self) -> None:
+        """Close the files of all commands; the commands go on."""
+        for child in self.children:
+            child.said.close()
