@@ -4,64 +4,76 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+from urllib.request import Request, urlopen
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import ddim
 from ddim.cli import main
-from serving import ask, connect, hang_up, running_server, send_crowd
+from serving import running_server, send_crowd
 
 RUN = "photos-tiny-1"
+SAMPLES = f"/api/runs/{RUN}/samples"
 
 
-@pytest.fixture(scope="module")
-def expected(trained, tmp_path_factory):
-    """The PNG of each seed, made by the command."""
-    out = tmp_path_factory.mktemp("expected") / "own"
-    assert main(["sample", str(trained / RUN), "-n", "24", "--steps", "2", "--out", str(out), "--quiet"]) == 0
-    return {seed: (out / f"{seed:05d}.png").read_bytes() for seed in range(24)}
+def ask(server, path, body=None, kind="application/json"):
+    """The answer to a request, which comes as JSON or as events."""
+    headers = {"Content-Type": "application/json", "Accept": kind}
+    content = None if body is None else json.dumps(body).encode()
+    return urlopen(Request(f"{server.address}{path}", content, headers), timeout=120)
 
 
-async def begin_sampling(server):
-    """Ask for minutes of work; returns the connection when the first step has come."""
-    reader, writer = await connect(server)
-    content = json.dumps({"seeds": list(range(64)), "steps": 1000}).encode()
-    head = f"POST /api/runs/{RUN}/samples HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n"
-    head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
-    writer.write(head.encode() + content)
-    while b"event: step" not in await reader.readline():
-        pass
-    return writer
+def begin_sampling(server, steps=1000, first=0):
+    """Ask for 64 images; returns the answer, the id of the job and its further events.
+
+    It waits for a step of the image in the place `first`, or of a later one.
+    """
+    answer = ask(server, SAMPLES, {"seeds": [*range(64)], "steps": steps}, "text/event-stream")
+    events = (json.loads(line[6:]) for line in answer if line.startswith(b"data: "))
+    job = next(events)["job"]
+    next(event for event in events if event.get("first", -1) >= first)
+    return answer, job, events
 
 
 def test_the_page_answers_while_it_samples_and_a_client_that_leaves_frees_the_models(server):
-    async def run():
-        writer = await begin_sampling(server)
-        for path in ("/healthz", "/api/runs", f"/api/runs/{RUN}", f"/api/runs/{RUN}/curves"):
-            assert (await ask(server, "GET", path))[0] == 200
-        await hang_up(writer)
-        status, _, _ = await ask(server, "POST", f"/api/runs/{RUN}/samples", {"seeds": [0], "steps": 1}, 1)
-        assert status == 200
-        _, writer = await connect(server)
-        head = "POST /api/uploads HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
-        writer.write(head.encode() + b"x" * 10)
-        await writer.drain()
-        await hang_up(writer)
-        for text in (b"\x16\x03\x01\x02\x00", b"GET", b"A" * 70_000):  # no HTTP
-            reader, writer = await connect(server)
-            writer.write(text + b"\r\nConnection: close\r\n\r\n")
-            assert (await reader.read()).startswith(b"HTTP/1.1 4")
-            await hang_up(writer)
-        while "/api/uploads" not in server.log.read_text():
-            await asyncio.sleep(0.05)
-        assert "Traceback" not in server.log.read_text()
+    answer, _, _ = begin_sampling(server)
+    for path in ("/healthz", "/api/runs", f"/api/runs/{RUN}", f"/api/runs/{RUN}/curves"):
+        assert ask(server, path).status == 200
+    answer.close()
+    assert ask(server, SAMPLES, {"seeds": [0], "steps": 1}).status == 200
+    with socket.create_connection((server.host, server.port)) as upload:
+        upload.sendall(b"POST /api/uploads HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx")
+    for text in (b"\x16\x03\x01\x02\x00", b"GET", b"A" * 70_000):  # no HTTP
+        with socket.create_connection((server.host, server.port)) as connection:
+            connection.sendall(text + b"\r\nConnection: close\r\n\r\n")
+            assert connection.recv(10) == b"HTTP/1.1 4"
+    assert ask(server, "/healthz").status == 200
+    assert "Traceback" not in server.log.read_text()
 
-    asyncio.run(run())
+
+def test_a_request_that_is_stopped_delivers_the_images_that_are_ready(server, trained):
+    """Images are made 16 at a time: when the next ones are shown, the first ones are ready."""
+    answer, job, events = begin_sampling(server, steps=100, first=16)
+    with answer:
+        assert ask(server, f"/api/jobs/{job}/stop", {}).status == 202
+        *_, found = events
+    assert 16 <= len(found["images"]) < 64
+    assert f"only {len(found['images'])} of 64 images" in found["notes"][0]
+    (image,) = ddim.sample(trained / RUN, seeds=[3], steps=100)
+    with ask(server, found["images"][3]["url"]) as file:
+        assert np.array_equal(Image.open(file), ddim.sheet(image[None], zoom=1))
 
 
 @pytest.mark.slow
-def test_many_clients_get_right_images_or_status_429(server, expected):
+def test_many_clients_get_right_images_or_status_429(server, trained, tmp_path):
+    words = ["-n", "24", "--steps", "2", "--out", str(tmp_path / "own"), "--quiet"]
+    assert main(["sample", str(trained / RUN), *words]) == 0
+    expected = {seed: (tmp_path / f"own/{seed:05d}.png").read_bytes() for seed in range(24)}
     crowd = asyncio.run(send_crowd(server, RUN, expected, clients=64, requests=2))
     assert crowd.wrong == []
     assert crowd.images == 64 * 2 * 2
@@ -79,20 +91,12 @@ def test_made_up_requests_have_the_answers_that_the_interface_describes(server, 
     assert found.returncode == 0, found.stdout[-6000:]
 
 
-def test_scripts_read_the_address_of_the_page(trained):
+@pytest.mark.slow
+def test_scripts_read_the_address_and_ctrl_c_ends_the_server_while_it_samples(trained):
     with running_server(trained, "--json") as server:
         document = "".join(server.log.read_text().splitlines()[:3])
-    assert json.loads(document) == {"address": f"{server.address}/"}
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_the_server_while_it_samples(trained):
-    with running_server(trained) as server:
-
-        async def interrupt():
-            writer = await begin_sampling(server)
-            os.kill(server.process.pid, signal.SIGINT)
-            assert await asyncio.to_thread(server.process.wait, 60) == 128 + signal.SIGINT
-            await hang_up(writer)
-
-        asyncio.run(interrupt())
+        assert json.loads(document) == {"address": f"{server.address}/"}
+        answer, _, _ = begin_sampling(server)
+        os.kill(server.process.pid, signal.SIGINT)
+        assert server.process.wait(60) == 128 + signal.SIGINT
+        answer.close()
