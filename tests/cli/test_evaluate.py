@@ -49,8 +49,8 @@ def test_other_processes_take_the_results_of_process_0_and_write_no_file(run, mo
             assert value is None
             return found.pop()
 
-        def gather(self, value):
-            return [value, value]
+        def interleave(self, mine):
+            return [*mine, *mine]
 
         def local_first(self, work):
             return work()
