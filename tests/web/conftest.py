@@ -40,26 +40,22 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="session")
 def vector_run(trained):
     """The id of a run in the same folder: gray images, conditioned on two numbers."""
-    draws = np.random.default_rng(5)
-    grays = draws.integers(40, 221, 24)
-    sources = trained.parent / "sources"
-    sources.mkdir(exist_ok=True)
-    np.save(sources / "grays.npy", grays.astype(np.uint8)[:, None, None, None].repeat(16, 1).repeat(16, 2))
-    rows = [f"{gray},{other:.3f}" for gray, other in zip(grays, draws.normal(size=24), strict=True)]
-    (sources / "grays.csv").write_text("\n".join(["level,other", *rows]))
-    recipe = tiny.recipe(data__size=16, data__vectors=str(sources / "grays.csv"), report__guide=0.5)
-    tiny.train(recipe, trained / "vectors-1", str(sources / "grays.npy"), progress=False)
+    grays = np.random.default_rng(5).integers(40, 221, 24)
+    source = trained.parent / "grays.npy"
+    np.save(source, np.broadcast_to(grays.astype(np.uint8)[:, None, None, None], (24, 16, 16, 1)))
+    vectors = source.with_suffix(".csv")
+    vectors.write_text("\n".join(["level,other", *(f"{gray},{gray % 7}" for gray in grays)]))
+    recipe = tiny.recipe(data__size=16, data__vectors=str(vectors), report__guide=0.5)
+    tiny.train(recipe, trained / "vectors-1", str(source), progress=False)
     return "vectors-1"
 
 
 @pytest.fixture(scope="session")
 def deep_run(trained):
     """The id of a run in the same folder: images of 8 channels of 16 bits."""
-    sources = trained.parent / "sources"
-    sources.mkdir(exist_ok=True)
-    np.save(sources / "cells.npy", noise16(20, 4, 4, 8).repeat(4, 1).repeat(4, 2))
-    recipe = tiny.recipe(data__size=16)
-    tiny.train(recipe, trained / "cells-1", str(sources / "cells.npy"), progress=False)
+    source = trained.parent / "cells.npy"
+    np.save(source, noise16(20, 4, 4, 8).repeat(4, 1).repeat(4, 2))
+    tiny.train(tiny.recipe(data__size=16), trained / "cells-1", str(source), progress=False)
     return "cells-1"
 
 

@@ -15,6 +15,7 @@ COPIES = {
     "always labelled": {"recipe.data.labels": True, "recipe.data.unlabelled": 0.0},
     "labelled": {"recipe.data.labels": True, "data.classes": ["a", "b"]},
     "twin": {"recipe.data.labels": True, "data.classes": ["a", "b"]},
+    "clusters": {"recipe.data.labels": "clusters:3", "recipe.net.classes": 3},
     "other labels": {"recipe.data.labels": True, "data.classes": ["a", "c"]},
 }
 """Copies of the first run, with changed fields of their run.json."""
@@ -41,8 +42,11 @@ def test_a_run_is_guided_by_its_early_checkpoint_and_by_runs_of_the_same_images(
     def guides(run):
         return {guide["id"] for guide in copy_client.get(f"/api/runs/{run}").json()["guides"]}
 
-    assert guides(RUN) == {"@guide", "same", "labelled", "twin", "other labels"}
+    assert guides(RUN) == {"@guide", "same", "labelled", "twin", "clusters", "other labels"}
     assert guides("labelled") == {"@guide", RUN, "same", "twin"}
+    # Clusters have numbers, and samples have a random one.
+    found = copy_client.get("/api/runs/clusters").json()
+    assert (found["classes"], found["class_names"], found["draws_labels"]) == (3, ["0", "1", "2"], True)
     assert guides("twin") == {RUN, "same", "labelled"}
 
 

@@ -1,12 +1,9 @@
 """Samples, edits and uploads of the page: the same files as those of the commands, within limits."""
 
-import base64
 import io
 import json
-import math
 import shlex
 import zipfile
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,22 +12,51 @@ from PIL import Image
 
 import ddim
 import tiny
-from cases import mark_slow
 from ddim.cli import main
 from ddim.sampling.searched import save_grid
 from ddim.web import images
-from ddim.web.answers import Refused
 from ddim.web.application import build_application
-from ddim.web.images import Preview, Result, fill_result
-from ddim.web.jobs import Enough
-from ddim.web.results import ResultStore
 from ddim.web.settings import Limits, Settings
 from deep_files import noise16, png16
-from serving import read_stream
 
 RUN = "photos-tiny-1"
-SAMPLES = f"/api/runs/{RUN}/samples"
-EDITS = f"/api/runs/{RUN}/edits"
+GUIDED = {"guidance": 2.5, "guide_with": "weaker", "guidance_interval": [-3.1234567, None]}
+
+
+@pytest.fixture(scope="module")
+def limited(trained):
+    """A client of a server that accepts little work and keeps two results."""
+    limits = Limits(seconds=3, upload_bytes=10_000, results=2)
+    application = build_application(Settings(trained, limits=limits))
+    with TestClient(application, base_url="http://localhost") as found:
+        yield found
+
+
+@pytest.fixture
+def repeat(client, tmp_path, monkeypatch):
+    """Run the commands and the code of a result beside the files of its archive, and compare the files.
+
+    Returns what the code makes.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def run(found):
+        with zipfile.ZipFile(io.BytesIO(client.get(found["archive"]).content)) as archive:
+            assert not [name for name in archive.namelist() if name.startswith((".", "view-"))]
+            archive.extractall()
+        words = shlex.split(found["command"].splitlines()[-1])[1:]
+        assert main([*words, "--out", "own", "--quiet"]) == 0
+        made = [image["file"] for image in found["images"]] + [found["sheet"], found["film"]]
+        for url in filter(None, made):
+            assert client.get(url).content == (tmp_path / "own" / url.rpartition("/")[2]).read_bytes()
+        other = dict.fromkeys(["time", "seconds", "seal", "notes"])
+        own = json.loads((tmp_path / "own/record.json").read_text())
+        assert {**client.get(found["record"]).json(), **other} == {**own, **other}
+        names = {}
+        exec(found["python"], names)
+        return names.get("images", names.get("result"))
+
+    return run
 
 
 def png(pixels):
@@ -62,7 +88,7 @@ def read(client, url):
 def upload(client, content, name="rose.png"):
     answer = client.post(f"/api/uploads?name={name}", content=content)
     assert answer.status_code == 200, answer.text
-    return answer.json()["upload"]
+    return answer.json()
 
 
 def make(client, what="samples", run=RUN, **body):
@@ -71,77 +97,26 @@ def make(client, what="samples", run=RUN, **body):
     return answer.json()
 
 
-def repeat(client, found, folder):
-    """Run the commands and the code of a result beside the files of its archive, and compare the files.
-
-    Returns the names that the code defines.
-    """
-    with zipfile.ZipFile(io.BytesIO(client.get(found["archive"]).content)) as archive:
-        assert not [name for name in archive.namelist() if name.startswith((".", "view-"))]
-        archive.extractall(folder)
-    *before, last = [shlex.split(line)[1:] for line in found["command"].splitlines()]
-    for words in before:
-        assert main([*words[:-1], "elsewhere", "--quiet"]) == 0
-    assert main([*last, "--out", "own", "--quiet"]) == 0
-    for image in found["images"]:
-        assert client.get(image["file"]).content == (folder / "own" / image["name"]).read_bytes()
-    for part, name in (("sheet", found["sheet"].rpartition("/")[2]), ("film", "film.webp")):
-        if found[part]:
-            assert client.get(found[part]).content == (folder / "own" / name).read_bytes()
-    own = json.loads((folder / "own" / "record.json").read_text())
-    assert comparable(client.get(found["record"]).json()) == comparable(own)
-    names = {}
-    exec(found["python"], names)
-    return names
-
-
-def comparable(record):
-    return {name: value for name, value in record.items() if name not in ("time", "seconds", "seal", "notes")}
-
-
-GUIDED = {"guidance": 2.5, "guide_with": "@guide", "guidance_interval": [-3.1234567, None]}
 ASKED = {
     "film": {"seeds": [3, 4, 5, 9], "film": True},
-    "fields": {
-        "seeds": [0],
-        "sampler": "ddim",
-        "grid": "uniform",
-        "fields": {"sampler.eta": "0.5", "clip": "yes"},
-    },
-    "guided by its guide": {"seeds": [3, 4], **GUIDED},
-    "guided by a run": {"seeds": [3], "guidance": 2.0, "guide_with": "weaker"},
-    "vector": {"seeds": [0, 1], "vector": [120.7, -0.3]},
+    "fields": {"seeds": [0], "sampler": "ddim", "grid": "uniform", "fields": {"sampler.eta": "0.5"}},
+    "guided by its guide": {"seeds": [3, 4], **GUIDED, "guide_with": "@guide"},
     "guided vector": {"seeds": [0, 1], "vector": [-1.5, 1e-05], "guidance": 2, "guidance_interval": [-4, 3]},
 }
 
 
 @pytest.mark.parametrize("options", ASKED.values(), ids=ASKED)
-def test_samples_equal_those_of_the_command(
-    client, options, vector_run, weaker_run, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    run = vector_run if "vector" in options else RUN
+def test_samples_equal_those_of_the_command_and_of_the_function(client, repeat, options):
+    run = "vectors-1" if "vector" in options else RUN
     found = make(client, run=run, **options)
     assert (found["run"], found["request"]) == (run, {"steps": 3, **options})
     assert [image["seed"] for image in found["images"]] == options["seeds"]
     assert bool(found["film"]) == ("film" in options)
     # A sampler, its fields, a grid and a vector are lost in an interpolation between seeds.
     assert found["seeded"] == ("fields" not in options and "vector" not in options)
-    names = repeat(client, found, tmp_path)
-    if "images" in names:
-        pixels = (names["images"].clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        for image, exact in zip(found["images"], pixels, strict=True):
-            assert (exact.squeeze() == read(client, image["url"])).all()
-    capsys.readouterr()
-
-
-@pytest.mark.parametrize(("options", "seeded"), [(GUIDED, True), ({"sampler": "adams_bashforth"}, False)])
-def test_an_interpolation_between_the_seeds_ends_at_samples_that_are_called_seeded(client, options, seeded):
-    found = make(client, seeds=[3, 5], **options)
-    shared = {name: options[name] for name in options if name != "sampler"}
-    way = make(client, "edits/interpolate", seeds=[3, 5], frames=2, **shared)
-    files = [[client.get(image["url"]).content for image in each["images"]] for each in (found, way)]
-    assert found["seeded"] == seeded == (files[0] == files[1])
+    pixels = (repeat(found).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    for image, exact in zip(found["images"], pixels, strict=True):
+        assert (exact.squeeze() == read(client, image["url"])).all()
 
 
 def test_samples_on_a_searched_grid_are_not_called_seeded(copy_client, runs):
@@ -149,224 +124,108 @@ def test_samples_on_a_searched_grid_are_not_called_seeded(copy_client, runs):
     assert [make(copy_client, seeds=[3], steps=steps)["seeded"] for steps in (2, 3)] == [True, False]
 
 
-@pytest.mark.parametrize("kind", ["sample", "inpaint"])
-def test_a_stream_shows_each_step_and_ends_with_the_result(client, kind):
-    body, path = {"seeds": [0, 1], "steps": 4}, SAMPLES
+EDITS = [
+    ("vary", "result", {"seeds": [5, 6], "strength": 0.6, **GUIDED}),
+    ("inpaint", "upload", {"seeds": [0], "resample": 2, **GUIDED}),
+    ("interpolate", "upload", {"frames": 3, "fields": {"grid": "uniform"}}),
+    ("interpolate", "seeds", {"frames": 3, "seeds": [3, 4], **GUIDED}),
+    ("invert", "result", {"steps": 4}),
+]
+
+
+@pytest.mark.parametrize(("kind", "start", "options"), EDITS)
+def test_edits_equal_those_of_the_commands(client, repeat, kind, start, options):
+    """Photos of odd sizes too, with a mask of the size of the run, as the page draws it."""
+    body = dict(options)
+    if start == "upload":
+        photos = [photo(k, 47, 83) for k in range(2 if kind == "interpolate" else 1)]
+        body["sources"] = [{"upload": upload(client, each, "my rose.png")["upload"]} for each in photos]
+    else:
+        made = make(client, seeds=[3, 4], **(GUIDED if start == "seeds" else {}))
+    if start == "result":
+        body["sources"] = [{"result": made["id"], "name": made["images"][0]["name"]}]
     if kind == "inpaint":
-        body |= {
-            "sources": [{"upload": upload(client, photo())}],
-            "mask": upload(client, mask()),
-            "resample": 1,
-        }
-        path = f"{EDITS}/inpaint"
-    found = read_stream(client.post(path, json=body, headers={"Accept": "text/event-stream"}).text)
-    names = [name for name, _ in found]
-    assert (names[:2], names[-1]) == (["begun", "queued"], "done")
-    steps = [data for name, data in found if name == "step" and data["sheet"]]
-    assert {(step["first"], step["columns"]) for step in steps} == {(0, 2)}
-    with Image.open(io.BytesIO(base64.b64decode(steps[-1]["sheet"].partition(",")[2]))) as sheet:
-        assert sheet.size == (66, 32)
-    again = client.post(path, json=body).json()
-    for one, other in zip(found[-1][1]["images"], again["images"], strict=True):
-        assert client.get(one["url"]).content == client.get(other["url"]).content
+        body["mask"] = upload(client, mask())["upload"]
+    found = make(client, f"edits/{kind}", **body)
+    assert (found["kind"], found["request"]) == (kind, {"steps": 3, **body})
+    assert isinstance(repeat(found), ddim.sampling.edits.Edit)
+    assert not [note for note in found["notes"] if "/" in note]
+    if kind == "inpaint":
+        before, after = read(client, found["before"]), read(client, found["images"][0]["url"])
+        assert np.array_equal(before[16:], after[16:])
+    if start == "seeds":  # it ends at the samples of these seeds
+        ends = [[client.get(image["url"]).content for image in each["images"]] for each in (found, made)]
+        assert ends[0][::2] == ends[1]
+        assert made["seeded"]
 
 
-class Late:
-    """A job that shall end as soon as an image is ready."""
-
-    until = math.inf
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def check(self):
-        if [*self.folder.glob("*.png")]:
-            raise Enough
-
-    def show(self, *_):
-        self.check()
+def test_images_of_8_channels_of_16_bits_are_shown_and_saved_exactly(client, deep_run, repeat):
+    pixels = noise16(16, 16, 8)
+    cells, part = upload(client, npy(pixels), "cells.npy"), upload(client, mask(16))
+    body = {"sources": [{"upload": cells["upload"]}], "mask": part["upload"], "resample": 1}
+    found = make(client, "edits/inpaint", run=deep_run, seeds=[0], **body)
+    repeat(found)
+    exact, shown = (read(client, found["images"][0][name]) for name in ("file", "url"))
+    assert (exact.shape, exact.dtype) == ((16, 16, 8), np.uint16)
+    assert abs(shown - np.rint(exact[..., :3] / 65535.0 * 255)).max() <= 1
+    assert np.array_equal(exact[8:], pixels[8:])
 
 
-def test_a_request_that_is_stopped_or_takes_too_long_has_the_images_that_are_ready(trained, tmp_path):
-    found = Result(RUN, "sample", {})
-    fill_result(found, Late(tmp_path), trained / RUN, tmp_path, {"seeds": range(200), "steps": 2})
-    assert 0 < len(found.images) < 200
-    assert f"only {len(found.images)} of 200 images" in found.notes[0]
-    whole = ddim.sample(trained / RUN, seeds=[0], steps=2)
-    assert (np.asarray(Image.open(tmp_path / "00000.png")) == np.asarray(ddim.sheet(whole, zoom=1))).all()
+WRONG = [
+    {"seeds": [*range(65)]},
+    {"steps": 1001},
+    {"guidance": 2},
+    {"vector": [1.0]},
+    {"out": "/tmp/x"},
+    {"sampler": "mine.py:Sampler"},
+    {"grid": "../../etc"},
+    {"fields": {"data.source": "/etc"}},
+    {"guidance": 2, "guide_with": f"../{RUN}@guide"},
+    {"sources": [], "mask": "x"},
+    {"sources": [{"upload": "../../etc/passwd"}]},
+    {"sources": [{"upload": "RESULT"}]},
+    {"sources": [{"result": "RESULT", "name": "../x"}]},
+    {"sources": [{"result": "x", "name": "00000.png"}]},
+]
 
 
-SEEDLESS = [
-    '"steps": 0', '"steps": 1001', '"steps": 1e308', '"steps": true', f'"steps": {"9" * 400}',
-    '"guidance_interval": [1]', '"guidance": NaN', '"label": "rose"', '"sampler": "mine.py:Sampler"',
-    '"grid": "../../etc"', '"fields": {"net": "unet"}', '"fields": {"clip": "mine.py:Clip"}',
-    '"fields": {"../x": "1"}', '"vector": "/etc/passwd"', '"out": "/tmp/x"', '"unknown": 1',
-]  # fmt: skip
-BODIES = [f'{{"seeds": [0], {change}}}' for change in SEEDLESS]
-BODIES += ['{"seeds": [-1]}', '{"seeds": ["1"]}', f'{{"seeds": {list(range(65))}}}', '{"seeds": []}', "", "{"]
-BODIES += ["[]", "null", "[" * 30_000, f'{{"seeds": [{"9" * 5000}]}}', "\xff"]
-
-
-@pytest.mark.parametrize("text", BODIES, ids=lambda text: text[:40])
-def test_invalid_requests_for_samples_are_refused_in_one_sentence(client, text):
-    kind = {"Content-Type": "application/json"}
-    answer = client.post(SAMPLES, content=text.encode("latin-1"), headers=kind)
-    assert answer.status_code in (400, 422)
+@pytest.mark.parametrize("body", WRONG, ids=str)
+def test_what_cannot_be_made_is_refused_in_one_sentence(client, body):
+    """The page runs no code of a user, reads no file, and edits only uploads and results of this server."""
+    text = json.dumps({"seeds": [0], **body}).replace("RESULT", make(client, seeds=[0])["id"])
+    path = "edits/vary" if "sources" in body else "samples"
+    answer = client.post(f"/api/runs/{RUN}/{path}", json=json.loads(text))
+    assert answer.status_code in (404, 422)
     assert answer.json()["error"]
     assert "\n" not in answer.json()["error"]
 
 
-@pytest.mark.parametrize(("part", "refused"), [(16, True), (0, True), (1, False)])
-def test_a_request_of_which_nothing_can_be_ready_in_time_ends_at_its_first_steps(part, refused, monkeypatch):
-    """64 images take 19,200 s, and 16 of them, which are ready together, 4,800 s."""
-    job = SimpleNamespace(until=600.0, seconds=600.0, check=lambda: None)
-    preview = Preview(job, None, range(64), part)
-    told = []
-    for now, done in ((0.0, 0.0), (3.0, 0.01)):
-        monkeypatch.setattr(images.time, "monotonic", lambda now=now: now)
-        try:
-            preview.progress("samples", done, 64)
-        except Refused as refusal:
-            told.append(refusal.sentence)
-    text = "this takes about 5:20:00 here, and a request may take 10:00; ask for less"
-    assert told == [text] * refused
+def test_a_request_of_which_nothing_can_be_ready_in_time_ends_at_its_first_steps(limited, monkeypatch):
+    monkeypatch.setattr(images, "PATIENCE", 0.0)
+    body = {"seeds": [0, 1], "frames": 64, "steps": 1000, "guidance": 2, "guide_with": "@guide"}
+    answer = limited.post(f"/api/runs/{RUN}/edits/interpolate", json=body)
+    assert (answer.status_code, "ask for less" in answer.json()["error"]) == (422, True)
 
 
-def test_results_are_listed_found_by_their_ids_only_and_removed(client):
-    found, photos = (
-        make(client, seeds=[0]),
-        client.post("/api/uploads?name=a.png", content=photo(0, 20, 30)).json(),
-    )
-    kept = client.get("/api/results").json()
-    assert (kept["results"][-1], kept["uploads"][-1]) == (found, photos)
-    assert (photos["name"], read(client, photos["url"]).shape) == ("a.png", (20, 30, 3))
-    for path in (f"{found['id']}/..%2f..%2fsecret", f"{found['id']}/%2e%2e", "nothing/grid.png"):
-        assert client.get(f"/api/results/{path}").status_code == 404
+def test_results_are_found_by_their_ids_only_until_they_are_removed_or_newer_ones_come(limited):
+    first, found, photos = make(limited, seeds=[0]), make(limited, seeds=[0]), upload(limited, photo(0, 9, 7))
+    assert limited.get("/api/results").json() == {"results": [found], "uploads": [photos]}
+    assert read(limited, photos["url"]).shape == (9, 7, 3)
+    for path in (first["sheet"], f"/api/results/{found['id']}/..%2f..%2fsecret", "/api/results/x/grid.png"):
+        assert limited.get(path).status_code == 404
     for run in ("nothing", "..", "%2e%2e%2fetc"):
-        assert client.post(f"/api/runs/{run}/samples", json={"seeds": [0]}).status_code in (404, 405)
-    assert [client.delete(f"/api/results/{key}").status_code for key in (found["id"], "..", "%2e%2e")] == [
-        204,
-        404,
-        404,
-    ]
-    assert client.get(found["sheet"]).status_code == 404
+        assert limited.post(f"/api/runs/{run}/samples", json={"seeds": [0]}).status_code in (404, 405)
+    removed = [limited.delete(f"/api/results/{key}").status_code for key in (found["id"], "..", "%2e%2e")]
+    assert removed == [204, 404, 404]
+    assert limited.get(found["sheet"]).status_code == 404
 
 
-def test_old_results_make_room():
-    store = ResultStore(2)
-    made = [store.make() for _ in range(3)]
-    for folder in made:
-        (folder / "grid.png").write_bytes(b"picture")
-        store.keep(folder)
-    with pytest.raises(Refused, match="newer images took its place"):
-        store.find(made[0].name, "grid.png")
-    assert [store.find(folder.name, "grid.png").is_file() for folder in made[1:]] == [True, True]
-    store.close()
-
-
-# Edits
-
-KINDS = {
-    "vary": {"seeds": [5, 6], "strength": 0.6, "steps": 3},
-    "inpaint": {"seeds": [0], "resample": 2, "steps": 3},
-    "interpolate": {"frames": 3, "steps": 3, "fields": {"grid": "uniform"}},
-    "invert": {"steps": 4},
-}
-CASES = [
-    ("vary", "upload", {}),
-    ("vary", "result", GUIDED | {"guide_with": "weaker"}),
-    ("inpaint", "result", {}),
-    ("inpaint", "upload", GUIDED),
-    ("interpolate", "upload", {}),
-    ("interpolate", "seeds", GUIDED),
-    ("invert", "upload", {}),
-    ("invert", "result", {"exact": True}),
-]
-QUICK = CASES[1:2] + CASES[3:6]
-
-
-@pytest.mark.parametrize("kind, start, more", mark_slow(CASES, lambda case: case in QUICK))
-def test_edits_equal_those_of_the_commands(
-    client, kind, start, more, weaker_run, tmp_path, monkeypatch, capsys
-):
-    """Photos of odd sizes too, with a mask of the size of the run, as the page draws it."""
-    monkeypatch.chdir(tmp_path)
-    count, body = 2 if kind == "interpolate" else 1, {**KINDS[kind], **more}
-    if start == "seeds":
-        body["seeds"] = [3, 4]
-    elif start == "result":
-        made = make(client, seeds=[3, 4], steps=2)
-        body["sources"] = [{"result": made["id"], "name": each["name"]} for each in made["images"][:count]]
-    else:
-        files = [upload(client, photo(k, 47, 83), f"my rose {k}.png") for k in range(count)]
-        body["sources"] = [{"upload": file} for file in files]
-    if kind == "inpaint":
-        body["mask"] = upload(client, mask())
-    found = make(client, f"edits/{kind}", **body)
-    assert (found["kind"], found["request"]) == (kind, body)
-    assert isinstance(repeat(client, found, tmp_path)["result"], ddim.sampling.edits.Edit)
-    assert not [note for note in found["notes"] if "/" in note]
-    if kind == "inpaint":
-        assert np.array_equal(
-            read(client, found["before"])[16:], read(client, found["images"][0]["url"])[16:]
-        )
-    capsys.readouterr()
-
-
-@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", photo()[:-40], npy(np.zeros(4))])
-def test_uploads_that_are_not_images_are_refused_with_a_reason(client, content):
-    answer = client.post("/api/uploads", content=content)
-    assert (answer.status_code, "cannot be used" in answer.json()["error"]) == (422, True)
-
-
-def test_an_upload_says_its_size_and_is_limited(client, trained):
+def test_an_upload_says_its_size_and_is_limited(limited):
     for content in (photo(0, 20, 30), npy(noise16(20, 30, 8)), png16(noise16(20, 30, 3))):
-        answer = client.post("/api/uploads", content=content).json()
+        answer = upload(limited, content)
         assert (answer["width"], answer["height"]) == (30, 20)
-    application = build_application(Settings(trained, limits=Limits(upload_bytes=1000)))
-    with TestClient(application, base_url="http://localhost") as other:
-        for content in (b"x" * 1001, (b"x" * 100 for _ in range(20))):
-            assert other.post("/api/uploads", content=content).status_code == 413
-
-
-WRONG = [
-    {"sources": []}, {"sources": [1]}, {"mask": "x"}, {"seeds": list(range(65))}, {"strength": 0},
-    {"resample": 2}, {"steps": 10**7}, {"fields": {"sampler": "ddim"}},
-    {"fields": {"grid": "mine.py:Grid"}}, {"path": "/etc/passwd"},
-    *({"sources": [{"upload": key}]} for key in ("nothing", "../../etc/passwd", "RESULT")),
-    *({"sources": [{"result": key, "name": name}]} for key, name in (("RESULT", "../x"), ("x", "00000.png"))),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("change", WRONG, ids=str)
-def test_edits_that_cannot_be_made_are_one_sentence(client, change):
-    """Only uploads and results of this server are edited."""
-    made = make(client, seeds=[0])["id"]
-    body = {"sources": [{"upload": upload(client, photo())}], **change}
-    answer = client.post(f"{EDITS}/vary", content=json.dumps(body).replace("RESULT", made))
-    assert answer.status_code in (404, 422)
-    assert "\n" not in answer.json()["error"]
-    assert client.post(f"{EDITS}/nothing", json={}).status_code == 422
-
-
-@pytest.mark.parametrize("kind", ["sample", "vary", "inpaint"])
-def test_images_of_8_channels_of_16_bits_are_shown_and_saved_exactly(
-    client, deep_run, kind, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    pixels = noise16(16, 16, 8)
-    if kind == "sample":
-        found = make(client, run=deep_run, seeds=[3, 4], film=True)
-    else:
-        body = {"sources": [{"upload": upload(client, npy(pixels), "cells.npy")}], "steps": 2, "seeds": [0]}
-        body |= {"mask": upload(client, mask(16)), "resample": 1} if kind == "inpaint" else {}
-        found = make(client, f"edits/{kind}", run=deep_run, **body)
-    repeat(client, found, tmp_path)
-    assert any("the first 3 of 8 channels" in note for note in found["notes"])
-    for image in found["images"]:
-        exact = read(client, image["file"])
-        assert (exact.shape, exact.dtype) == ((16, 16, 8), np.uint16)
-        assert abs(read(client, image["url"]) - np.rint(exact[..., :3] / 65535.0 * 255)).max() <= 1
-    if kind == "inpaint":
-        assert np.array_equal(exact[8:], pixels[8:])
-    capsys.readouterr()
+    for content in (b"x" * 10_001, (b"x" * 1000 for _ in range(20))):
+        assert limited.post("/api/uploads", content=content).status_code == 413
+    for content in (b"", b"text", photo()[:-40], npy(np.zeros(4))):
+        answer = limited.post("/api/uploads", content=content)
+        assert (answer.status_code, "cannot be used" in answer.json()["error"]) == (422, True)

@@ -1,6 +1,7 @@
 """The thread of the models: its queue is bounded, and a job that is cancelled or fails makes room."""
 
 import asyncio
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -10,15 +11,9 @@ from ddim.web.jobs import ModelThread
 from ddim.web.settings import Limits
 
 
-class Client:
-    """A client that leaves after it was asked `most` times whether it is there."""
-
-    def __init__(self, most=10**9):
-        self.most = most
-
-    async def is_disconnected(self):
-        self.most -= 1
-        return self.most < 0
+def client(left):
+    """A client that has left, or waits."""
+    return AsyncMock(**{"is_disconnected.return_value": left})
 
 
 def run_jobs(work, **limits):
@@ -47,8 +42,8 @@ def test_a_full_queue_refuses_and_a_client_that_leaves_makes_room():
         with pytest.raises(Refused, match="1 requests wait already"):
             models.submit(lambda job: None)
         with pytest.raises(Refused, match="left"):
-            await models.finish(first, Client(2))
-        assert await models.finish(second, Client()) == "done"
+            await models.finish(first, client(left=True))
+        assert await models.finish(second, client(left=False)) == "done"
         assert first.ended.exception().status_code == 409
 
     run_jobs(work, waiting=1)
@@ -67,6 +62,6 @@ def test_a_fault_is_a_status_and_the_thread_goes_on(status):
     async def work(models):
         failed = [event async for event in models.follow(models.submit(fail), "a")][-1]
         assert (failed[0], failed[1]["status"]) == ("failed", status)
-        assert await models.finish(models.submit(lambda job: "right"), Client()) == "right"
+        assert await models.finish(models.submit(lambda job: "right"), client(left=False)) == "right"
 
     run_jobs(work, seconds=0.2)

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from ddim.experiments.index import read_run
-from ddim.files import lock_folder, read_sealed, write_sealed
+from ddim.files import lock_folder, write_sealed
 from ddim.runs.log import read_metrics
 from ddim.web.application import build_application
 from ddim.web.settings import Settings
@@ -83,16 +83,6 @@ def test_a_memorisation_test_says_its_verdict_or_its_damage(copy_client, runs):
         (folder / "record.json").write_text('{"seal": "0", "verdict": "no copies"}')
 
 
-@pytest.mark.parametrize(("labels", "classes", "drawn"), [("clusters:3", 3, True), (True, 12, False)])
-def test_clusters_are_counted_and_drawn_by_default(copy_client, runs, labels, classes, drawn):
-    document = read_sealed(runs / RUN / "run.json")
-    document["recipe"]["data"]["labels"] = labels
-    document["recipe"]["net"]["classes"] = classes
-    write_sealed(runs / RUN / "run.json", document)
-    found = copy_client.get(f"/api/runs/{RUN}").json()
-    assert (found["classes"], len(found["class_names"]), found["draws_labels"]) == (classes, classes, drawn)
-
-
 def test_ids_are_unique_and_parts_of_an_address(copy_client, runs):
     names = ["a~b", "a b", "ü", "a%2fb", "a?b", "a#b", "\udcff", "<img src=x onerror=alert(1)>"]
     for name in names:
@@ -104,16 +94,21 @@ def test_ids_are_unique_and_parts_of_an_address(copy_client, runs):
         assert copy_client.get(f"/api/runs/{own}").json()["name"] == name
 
 
-def test_the_trials_of_a_sweep_name_their_sweep(copy_client, runs):
+def test_the_trials_of_a_sweep_name_it_and_its_report_runs_no_code(copy_client, runs):
     recipe = json.dumps(read_run(runs / RUN).recipe)
-    (runs / "sweep/trials").mkdir(parents=True)
-    (runs / RUN).rename(runs / "sweep/trials/trial-0")
+    (runs / "<b>sweep/trials").mkdir(parents=True)
+    (runs / RUN).rename(runs / "<b>sweep/trials/0")
     for k in range(2):
-        (runs / f"sweep/trials/trial-{k}.trial.json").write_text(recipe)
+        (runs / f"<b>sweep/trials/{k}.trial.json").write_text(recipe)
     answer = copy_client.get("/api/runs").json()
-    states = {"sweep~trials~trial-0": "finished", "sweep~trials~trial-1": "waiting"}
-    assert answer["sweeps"] == [{"id": "sweep", "name": "sweep", "runs": [*states]}]
-    assert {row["id"]: row["state"] for row in answer["runs"]} == states
+    (sweep,) = answer["sweeps"]
+    assert {row["state"]: row["sweep"] for row in answer["runs"]} == dict.fromkeys(
+        ["finished", "waiting"], sweep["id"]
+    )
+    answer = copy_client.get(f"/api/sweeps/{sweep['id']}/report")
+    policy = answer.headers["content-security-policy"]
+    assert ("sandbox" in policy, "script" in policy, "<b>sweep" in answer.text) == (True, False, False)
+    assert copy_client.get("/api/sweeps/none/report").status_code == 404
 
 
 def test_a_run_is_renamed_noted_and_deleted(runs, tmp_path, copy_client):
