@@ -10,7 +10,7 @@ RUNS is a folder of runs, and RUN the id of one with a checkpoint. Without an op
 statuses, the number of wrong images and the memory.
 --abuse sends requests that schemathesis makes up from /api/openapi.json, and hand-written hostile ones.
 --pace trains `blossoms` and opens and closes the page in turn; it prints the ratio of the paces, and the
-share of a core that server and worker use while the page is open.
+share of a core that the server uses while the page is open.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def measure_load(runs: Path, run: str, rounds: int, requests: int) -> None:
     with tempfile.TemporaryDirectory() as folder, running_server(runs) as server:
         expected = expect_images(runs / run.replace("~", "/"), 2, Path(folder) / "own")
         asyncio.run(ask(server, "POST", f"/api/runs/{run}/samples", {"seeds": [0], "steps": 1}))
-        print(f"memory of server and worker before: {server.memory()} MiB")
+        print(f"memory before: {server.memory()} MiB")
         for number in range(rounds):
             start = time.monotonic()
             crowd = asyncio.run(send_crowd(server, run, expected, requests=requests))
@@ -161,16 +161,15 @@ def measure_pace(seconds: float, rounds: int) -> None:
                     print(f"{'with' if looking else 'without'} the page: {pace:.2f} images/s", flush=True)
                 with_page, without = (statistics.median(paces[looking]) for looking in (True, False))
                 print(f"pace with the page open / without: {with_page / without:.3f}")
-                print(f"share of a core that server and worker use: {100 * statistics.median(shares):.2f} %")
+                print(f"share of a core that the server uses: {100 * statistics.median(shares):.2f} %")
         finally:
             training.terminate()
             training.wait()
 
 
 def used_seconds(server) -> float:
-    """Return the seconds of processor time that server and worker have used."""
-    processes = filter(None, [psutil.Process(server.process.pid), server.worker])
-    return sum(sum(process.cpu_times()[:2]) for process in processes)
+    """Return the seconds of processor time that the server has used."""
+    return sum(psutil.Process(server.process.pid).cpu_times()[:2])
 
 
 async def watch_pace(server, run: Path, seconds: float, looking: bool) -> float:

@@ -15,6 +15,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
+from fastapi.testclient import TestClient
+
+from ddim.web.application import build_application
+from ddim.web.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -31,16 +35,9 @@ class Server:
         """Where its page is."""
         return f"http://{self.host}:{self.port}"
 
-    @property
-    def worker(self):
-        """Its worker process."""
-        found = psutil.Process(self.process.pid).children()
-        return next((child for child in found if "ddim.web.worker_process" in child.cmdline()), None)
-
     def memory(self):
-        """The resident memory of server and worker in MiB."""
-        processes = [psutil.Process(self.process.pid), self.worker]
-        return [round(process.memory_info().rss / 2**20) if process else 0 for process in processes]
+        """Its resident memory in MiB."""
+        return round(psutil.Process(self.process.pid).memory_info().rss / 2**20)
 
 
 @contextmanager
@@ -66,10 +63,10 @@ def running_server(folder, *options):
             process.wait(30)
 
 
-def read_stream(text):
-    """The events of a stream: names and data."""
-    blocks = [block.split("\n") for block in text.split("\n\n") if block.startswith("event: ")]
-    return [(head.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for head, data in blocks]
+def open_client(folder, at="127.0.0.1", processes=None, **settings):
+    """A client of a server of a folder in this process; use it in a `with` block."""
+    application = build_application(Settings(folder, **settings), processes)
+    return TestClient(application, base_url=f"http://{at}:8000")
 
 
 async def connect(server, client=0):

@@ -4,14 +4,11 @@ import shutil
 
 import numpy as np
 import pytest
-from fastapi.testclient import TestClient
 
 import tiny
 from browsing import WIDTHS, open_browser
-from ddim.web.application import build_application
-from ddim.web.settings import Settings
 from deep_files import noise16
-from serving import running_server
+from serving import open_client, running_server
 
 RUN = "photos-tiny-1"
 
@@ -62,8 +59,7 @@ def deep_run(trained):
 @pytest.fixture(scope="session")
 def weaker_run(trained):
     """The id of a run in the same folder that can guide the first one: its early checkpoint."""
-    shutil.copytree(trained / RUN, trained / "weaker")
-    shutil.rmtree(trained / "weaker" / "checkpoints")
+    shutil.copytree(trained / RUN, trained / "weaker", ignore=shutil.ignore_patterns("checkpoints"))
     (trained / "weaker" / "guide").rename(trained / "weaker" / "checkpoints")
     return "weaker"
 
@@ -74,7 +70,7 @@ def client(trained, vector_run, deep_run, weaker_run):
 
     All runs are there before it starts, because a server looks for new ones once a second.
     """
-    with TestClient(build_application(Settings(trained)), base_url="http://127.0.0.1:8000") as found:
+    with open_client(trained) as found:
         yield found
 
 
@@ -95,5 +91,5 @@ def runs(trained, tmp_path):
 @pytest.fixture
 def copy_client(runs):
     """A client of a server of this copy."""
-    with TestClient(build_application(Settings(runs)), base_url="http://127.0.0.1:8000") as found:
+    with open_client(runs) as found:
         yield found

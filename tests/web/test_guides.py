@@ -2,7 +2,6 @@
 
 import shutil
 
-import sweeping
 from ddim.files import read_sealed, write_sealed
 
 RUN = "photos-tiny-1"
@@ -34,8 +33,6 @@ def test_a_run_is_guided_by_its_early_checkpoint_and_by_runs_of_the_same_images(
             place[last] = value
         write_sealed(runs / name / "run.json", document)
     shutil.rmtree(runs / "no checkpoint/checkpoints")
-    shutil.rmtree(runs / "twin/guide")
-    sweeping.plan_sweep(runs / "rates", ["0.001"])
     (runs / "damaged").mkdir()
     (runs / "damaged/run.json").write_text('{"recipe": {"data": 3}}')
 
@@ -47,7 +44,6 @@ def test_a_run_is_guided_by_its_early_checkpoint_and_by_runs_of_the_same_images(
     # Clusters have numbers, and samples have a random one.
     found = copy_client.get("/api/runs/clusters").json()
     assert (found["classes"], found["class_names"], found["draws_labels"]) == (3, ["0", "1", "2"], True)
-    assert guides("twin") == {RUN, "same", "labelled"}
 
 
 def test_the_details_name_the_numbers_of_vectors(client):

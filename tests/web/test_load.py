@@ -86,8 +86,7 @@ def test_made_up_requests_have_the_answers_that_the_interface_describes(server, 
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.address}/api/openapi.json"]
     command += ["--checks", checks, "--exclude-path", "/api/events", "--max-examples", "8", "--seed", "1"]
-    options = {"cwd": tmp_path, "capture_output": True, "text": True}
-    found = subprocess.run(command, check=False, timeout=280, **options)
+    found = subprocess.run(command, check=False, timeout=280, cwd=tmp_path, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout[-6000:]
 
 
