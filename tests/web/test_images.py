@@ -26,7 +26,7 @@ GUIDED = {"guidance": 2.5, "guide_with": "weaker", "guidance_interval": [-3.1234
 @pytest.fixture(scope="module")
 def limited(trained):
     """A client of a server that accepts little work and keeps two results."""
-    limits = Limits(seconds=3, upload_bytes=10_000, results=2)
+    limits = Limits(seconds=20, upload_bytes=10_000, results=2)
     with open_client(trained, limits=limits) as found:
         yield found
 
