@@ -116,7 +116,7 @@ def test_a_training_is_started_stopped_resumed_and_distilled(client):
     folder = client.runs / own
 
     def stop():
-        wait_until(lambda: list_rows(client)[own]["images"] and is_locked(folder), 120)
+        wait_until(lambda: list_rows(client)[own]["images"] and is_locked(folder), 250)
         (child,) = client.processes.running
         assert os.getsid(child.process.pid) == child.process.pid != os.getsid(0)
         assert client.post(f"/api/runs/{own}/stop").status_code == 202
