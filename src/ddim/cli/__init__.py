@@ -1,7 +1,5 @@
 """The command line: a table of public functions, and what all commands have in common."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """Run the public function of a command: read its arguments from words, call it, and print its result."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Sequence

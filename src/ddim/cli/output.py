@@ -3,8 +3,6 @@
 The streams escape what could control a terminal, and drop what nobody can read.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

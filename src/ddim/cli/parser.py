@@ -1,7 +1,5 @@
 """The parser of a command, which also writes its help page; the overview of all commands; completion."""
 
-from __future__ import annotations
-
 import argparse
 import ast
 import re

@@ -3,8 +3,6 @@
 So `ddim sample --help` does not wait for torch.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence

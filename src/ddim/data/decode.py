@@ -223,11 +223,10 @@ def _read_array(data: bytes) -> np.ndarray:
 def _open_picture(data: bytes) -> tuple[Header, _Load]:
     image = _identify(data)
     height, width, mode, orientation = image.height, image.width, image.mode, 1
-    # Pillow itself rotates TIFF files, and it decodes a PNG file to look for EXIF at its end.
-    if image.format not in ("TIFF", "PNG") or any(word in data for word in (b"eXIf", b"exif", b"xmp")):
-        with suppress(Exception):  # a program wrote invalid EXIF
-            orientation = image.getexif().get(_ORIENTATION, 1)
-    if image.format != "TIFF" and orientation in _SIDEWAYS:
+    with suppress(Exception):  # a program wrote invalid EXIF
+        # Pillow itself rotates TIFF files.
+        orientation = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+    if orientation in _SIDEWAYS:
         height, width = width, height
     is_gray = mode in ("1", "L", "F") or mode.startswith("I")
     channels = 1 if is_gray else 4 if image.has_transparency_data else 3

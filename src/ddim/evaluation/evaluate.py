@@ -5,8 +5,6 @@ folder of an evaluation gets its final name only when it is complete, so an eval
 no record.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -7,8 +7,6 @@ features of the same samples need no sampling. Samples are divided into the same
 in the cache, so the metrics are bit-identical in both cases.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

@@ -1,7 +1,5 @@
 """Measure metrics of two sets of images, and differences of metrics between two evaluations."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass

@@ -9,8 +9,6 @@ None; their sampling may differ, because rankings compare ways of sampling. Numb
 in one column of a table, and be averaged over repeats, if their `Conditions` are equal.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -6,8 +6,6 @@ The distance is a mean squared error in model units. Both sets of samples start 
 the same first and last time. The reference samples use Heun's method with many equal steps of log-SNR.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Sequence

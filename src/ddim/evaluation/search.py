@@ -6,8 +6,6 @@ the usual setting on new seeds, and used only if its KID is distinguishably lowe
 other runs are compared by the error of their samples against samples with many steps.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

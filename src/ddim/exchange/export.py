@@ -3,8 +3,6 @@
 The template of the model card has a program of numpy and onnxruntime that reads model.onnx and sampling.json.
 """
 
-from __future__ import annotations
-
 import shutil
 import warnings
 from collections.abc import Sequence

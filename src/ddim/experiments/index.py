@@ -137,7 +137,8 @@ def read_run(path: str | Path) -> Run:
 
 def _read_run(path: Path) -> Run:
     facts, lines = read_sealed(path / RUN), read_metrics(path)
-    recipe, (evaluations, why) = facts["recipe"], _read_evaluations(path)
+    recipe = facts["recipe"]
+    evaluations = [records.read_evaluation(folder) for folder in records.list_evaluations(path)]
     # The lock is checked before checkpoints are listed. In the other order, a run that saves its last
     # checkpoint and ends in between would look as if it had stopped early.
     locked = is_locked(path)
@@ -155,18 +156,7 @@ def _read_run(path: Path) -> Run:
     pace = measure_pace(lines) if locked else None
     left = (total - images) * pace if pace and total is not None else None
     state = "running" if locked else state
-    return Run(path, state, recipe, facts, images, total, errors, evaluations, changed, why, left)
-
-
-def _read_evaluations(path: Path) -> tuple[list[Evaluation], str]:
-    """Return the evaluations of a run, oldest first, and a text about unreadable records, or ""."""
-    evaluations, faults = [], []
-    for folder in records.list_evaluations(path):
-        try:
-            evaluations.append(records.read_evaluation(folder))
-        except UserError as error:
-            faults.append(_describe_fault(path, error))
-    return evaluations, "; ".join(faults)
+    return Run(path, state, recipe, facts, images, total, errors, evaluations, changed, "", left)
 
 
 def _describe_fault(path: Path, error: Exception) -> str:

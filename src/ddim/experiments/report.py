@@ -115,10 +115,10 @@ def group_runs(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Configura
         group.setdefault(run.recipe.get("seed", 0), run)
     rows = []
     for (_, *choice), group in groups.items():
-        first, *others = group.values()
-        seeds = f" ({len(group)} seeds)" if others else ""
-        chosen = dict(zip(varied, choice, strict=True))
-        rows.append(Configuration(names[first.path] + seeds, chosen, [first, *others]))
+        members = list(group.values())
+        seeds = f" ({len(members)} seeds)" if len(members) > 1 else ""
+        name = f"{names[members[0].path]}{seeds}"
+        rows.append(Configuration(name, dict(zip(varied, choice, strict=True)), members))
     return rows
 
 

@@ -94,15 +94,14 @@ def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Ex
         name: one of `EXTRACTORS`.
         weights: the file of weights. For efficientnet-lite0, None takes the file in its Python package. For
             the Inception networks, None takes the file in the cache, and downloads it if it is missing.
-            Scattering has no weights.
+            Scattering has no weights, and ignores a file.
 
     Raises:
         UserError: if there is no such extractor, or its weights cannot be found or are not the published
-            weights. Also if efficientnet-lite0 lacks its Python packages, or scattering is given weights.
+            weights. Also if efficientnet-lite0 lacks its Python packages.
     """
     check_choice("features", name, EXTRACTORS)
-    path = None if weights is None else Path(weights)
-    sha, network = load_scattering(path) if name == "scattering" else load_network(name, path)
+    sha, network = load_scattering() if name == "scattering" else load_network(name, weights)
     return Extractor(name, sha, *EXTRACTORS[name], network)
 
 
@@ -148,7 +147,7 @@ def _rgb(images: Tensor) -> Tensor:
 # The networks
 
 
-def load_network(name: str, weights: Path | None = None) -> tuple[str, nn.Module]:
+def load_network(name: str, weights: str | Path | None = None) -> tuple[str, nn.Module]:
     """Return the SHA-256 (hex) of a file of weights, and the network with these weights, in eval mode.
 
     The network maps images (B, 3, H, W) float32 in [0, 255] to features (B, 1280) of EfficientNet-Lite0, or
@@ -167,7 +166,7 @@ def load_network(name: str, weights: Path | None = None) -> tuple[str, nn.Module
         # The docstrings of EfficientNet's packages hold invalid escapes, which Python reports when it
         # compiles them.
         with warnings.catch_warnings(action="ignore"):
-            network, path = _BUILDERS[name](), weights or locate_weights(name)
+            network, path = _BUILDERS[name](), Path(weights or locate_weights(name))
     except ImportError as error:
         needed = f"the features {name} need the package {error.name}"
         raise UserError(f'{needed}: pip install "ddim[metrics]"') from None

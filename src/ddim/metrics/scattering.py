@@ -9,13 +9,10 @@ import hashlib
 import math
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from ddim.errors import UserError
 
 _SIZE, _SCALES, _ANGLES = 64, 4, 8
 _PAD = 2**_SCALES
@@ -23,18 +20,13 @@ _FLOOR = 1e-3  # about the error of rounding to 8 bits, 1 / (255 sqrt(12))
 _SCALE = 3.0  # brings the features of photographs to about the size of EfficientNet's, as KID's kernel needs
 
 
-def load_scattering(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
+def load_scattering() -> tuple[str, Callable[[Tensor], Tensor]]:
     """Return the scattering transform as a function; it computes 417 coefficients for each of three colours.
 
     Returns:
         A SHA-256 (hex) of the constants of the transform, and the function: (B, 3, H, W) in [0, 255] ->
         (B, 1251).
-
-    Raises:
-        UserError: if a file of weights is given, because the transform has none.
     """
-    if weights is not None:
-        raise UserError(f"the features scattering have no weights, got {weights}")
     constants = f"Morlet {_SIZE} {_SCALES} {_ANGLES} {_PAD} {_FLOOR} {_SCALE}"
     return hashlib.sha256(constants.encode()).hexdigest(), _features
 

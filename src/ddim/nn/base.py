@@ -62,8 +62,12 @@ class NetworkSpec:
 
     @property
     def multiple(self) -> int:
-        """Heights and widths are padded to a multiple of this number of pixels."""
-        return 1
+        """Heights and widths are padded to a multiple of this number of pixels.
+
+        By default, all stages but the last halve height and width, counted in patches.
+        """
+        stages = [len(vars(self)[name]) for name in PER_STAGE if name in vars(self)]
+        return vars(self).get("patch", 1) * 2 ** (max(stages, default=1) - 1)
 
     def network(self, channels: int) -> nn.Module:
         """Build the network for images with this number of channels; initial weights are random."""

@@ -55,8 +55,8 @@ class Dropout(nn.Dropout):
     processes of a training. The probability is rounded to a multiple of 2^-16.
 
     Attributes:
-        rows: index of each image in the batch of the step, (B,) int64; training sets it, see `number_rows`.
-            None means 0 to B - 1.
+        rows: index of each image in the batch of the step, (B,) int64; training sets it. None means 0 to
+            B - 1.
     """
 
     rows: Tensor | None = None
@@ -74,21 +74,6 @@ class Dropout(nn.Dropout):
         draw = draw_mask if input.device.type == "cpu" else hash_mask
         mask = draw(seed, rows.to(input.device), list(input.shape), dropped)
         return torch.where(mask, input * (LEVELS / (LEVELS - dropped)), 0)
-
-
-def number_rows(net: nn.Module, rows: Tensor) -> bool:
-    """Set which images of the whole batch the `Dropout` layers of a network receive next.
-
-    Returns whether the network has such a layer that drops anything.
-
-    Args:
-        net: the network.
-        rows: index of each of these images in the whole batch, (B,) int64.
-    """
-    layers = [layer for layer in net.modules() if isinstance(layer, Dropout)]
-    for layer in layers:
-        layer.rows = rows
-    return any(layer.p > 0 for layer in layers)
 
 
 # This is a custom operation, because torch.compile does not change such operations. Its own code for the

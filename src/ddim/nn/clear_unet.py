@@ -48,11 +48,6 @@ class ClearUNetSpec(NetworkSpec):
     embedding: int = 64
     max_frequency: float = 1000.0
 
-    @property
-    def multiple(self) -> int:
-        """Heights and widths are padded to a multiple of this number of pixels."""
-        return self.patch * 2 ** (len(self.widths) - 1)
-
     def norm(self, channels: int) -> nn.GroupNorm:
         """Build a group norm with weights."""
         return nn.GroupNorm(self.groups, channels, _EPS)

@@ -128,11 +128,6 @@ class DDPMUNetSpec(NetworkSpec):
         """Factor of each residual sum; with `sde` it is sqrt(1/2), which keeps the variance."""
         return 0.5**0.5 if self.sde else 1.0
 
-    @property
-    def multiple(self) -> int:
-        """Heights and widths are padded to a multiple of this number of pixels."""
-        return 2 ** (len(self.multipliers) - 1)
-
     def norm(self, channels: int) -> nn.GroupNorm:
         """Build a group norm with `groups` groups, or fewer if `group_channels` requires it."""
         groups = self.groups

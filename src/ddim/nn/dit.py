@@ -60,11 +60,6 @@ class DiTSpec(NetworkSpec):
             given = f"got {self.width} and {self.heads}"
             raise UserError(f"net.width must be a multiple of 4 and of net.heads, {given}")
 
-    @property
-    def multiple(self) -> int:
-        """Heights and widths are padded to a multiple of this number of pixels."""
-        return self.patch
-
     def network(self, channels: int) -> nn.Module:
         """Build the network for images with this number of channels."""
         return DiT(channels, self)

@@ -3,12 +3,12 @@
 Chen et al. 2016, "Training deep nets with sublinear memory cost": only the inputs of each block are kept.
 """
 
-from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils.checkpoint import checkpoint
 
 from ddim.errors import UserError
@@ -32,25 +32,12 @@ class Recomputable(nn.Module):
             return super().__call__(*inputs, **options)
         # torch.compile moves updates of buffers out of the recomputed block, so they are made only once.
         if not torch.compiler.is_compiling():
-            options["context_fn"] = lambda: (nullcontext(), copy_buffers(self))
+            options["context_fn"] = lambda: (nullcontext(), self._copy_buffers())
         return checkpoint(super().__call__, *inputs, use_reentrant=False, **options)
 
-
-@contextmanager
-def copy_buffers(net: nn.Module) -> Generator[None]:
-    """Let a network use copies of its buffers inside the block.
-
-    A second forward pass on the same batch then does not update the statistics of batch norm again.
-    """
-    layers = list(net.modules())
-    owned = [(layer, *named) for layer in layers for named in layer.named_buffers(recurse=False)]
-    for layer, name, buffer in owned:
-        setattr(layer, name, buffer.clone())
-    try:
-        yield
-    finally:
-        for layer, name, buffer in owned:
-            setattr(layer, name, buffer)
+    def _copy_buffers(self) -> AbstractContextManager[None]:
+        """Use copies of the buffers, so that a second forward pass does not update batch norm again."""
+        return _reparametrize_module(self, {name: each.clone() for name, each in self.named_buffers()})
 
 
 def recompute_blocks(net: nn.Module, recompute: bool) -> None:

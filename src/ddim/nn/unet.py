@@ -53,11 +53,6 @@ class UNetSpec(NetworkSpec):
     classes: int = 0
     vector: int = 0
 
-    @property
-    def multiple(self) -> int:
-        """Heights and widths are padded to a multiple of this number of pixels."""
-        return 2 ** (len(self.widths) - 1)
-
     def network(self, channels: int) -> nn.Module:
         """Build the network for images with this number of channels."""
         return UNet(channels, self)

@@ -3,28 +3,26 @@
 So the image of a seed has the same bits if it is made alone, among thousands, or by several processes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser, Model
-from ddim.diffusion.grids import Grid
-from ddim.diffusion.guidance import Interval
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.samplers import Sampler, State, initial_noise
 from ddim.errors import UserError, check_count, to_int
 from ddim.machine.distributed import current_processes
-from ddim.machine.progress import Progress, continue_progress, ignore_progress, open_progress
+from ddim.machine.progress import Progress, continue_progress, ignore_progress, with_bar
 from ddim.plots.pictures import to_uint8
 from ddim.sampling.image_features import BATCH
-from ddim.sampling.labels import GivenVectors, Label
-from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, open_pipeline
-from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling, collect_guidance
+from ddim.sampling.labels import Label
+from ddim.sampling.pipeline import Pipeline, evaluating, open_pipeline
+from ddim.sampling.sampling_setup import SamplingOptions, SamplingSetup, open_samples
 
 Walk = Callable[[Denoiser, Tensor, Sequence[int]], Iterator[State]]
 """Takes a denoiser, zeros (B, C, H, W) with the type of the images, and B seeds; yields states.
@@ -36,22 +34,16 @@ Watch = Callable[[Sequence[int], State], None]
 """Called with the seeds of a micro-batch and each of its states."""
 
 
-def sample(  # noqa: PLR0913 (the choices of a notebook)
+@with_bar
+def sample(
     model: str | Path | Pipeline | Model,
     n: int | None = None,
     steps: int | None = None,
     *,
-    sampler: Sampler | str | None = None,
-    grid: Grid | str | Sequence[float] | None = None,
     seed: int = 0,
     seeds: Iterable[int] | None = None,
-    label: str | int | None = None,
-    vector: GivenVectors | None = None,
-    guidance: float | None = None,
-    guidance_interval: Interval | None = None,
-    guide_with: str | Path | LoadedRun | None = None,
-    fields: Mapping[str, Any] | None = None,
-    progress: bool | Progress = True,
+    progress: Progress = ignore_progress,
+    **options: Unpack[SamplingOptions],
 ) -> Tensor:
     """Sample images; image k depends on the k-th seed alone.
 
@@ -63,19 +55,11 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         n: number of images; by default 16, or the number of seeds.
         steps: sampling steps, by default the recipe's. Each evaluates the network once; `EDM` doubles this,
             and so does guidance.
-        sampler: the sampler or its name, by default the sampler of the run. See `ddim.samplers`.
-        grid: the times at which the network is evaluated: a grid, its name, or a list. See `ddim.grids`.
         seed: the seed of the first image; image k gets `seed` + k.
         seeds: the seed of each image, in place of `n` and `seed`.
-        label: class name or index; "all": seed s has class s % classes; "none": no class. The default is no
-            class. For clusters it is "natural": each cluster is as frequent as in training.
-        vector: d numbers, or (n, d), for a run trained with vectors; None draws training vectors.
-        guidance: guidance scale (Ho & Salimans 2022); 1 turns guidance off.
-        guidance_interval: (low, high), the log-SNRs with guidance; None for all. An end can be None.
-        guide_with: a weaker model that guides (Karras et al. 2024): another run, or other weights of `model`,
-            such as "@guide" (see `open_guide`). By default, the guide is the model without its label.
-        fields: sampling fields of the recipe, such as {"sampler.eta": 0.5}.
         progress: True shows a bar in a notebook cell, False nothing. It can be a function, see `Progress`.
+        options: sampler, grid, label, guidance and so on, see `SamplingOptions`. A sampler and a grid can be
+            objects, see `ddim.samplers` and `ddim.grids`, and vectors can be numbers (d,) or (n, d).
 
     Returns:
         Images (n, C, H, W), float32 in [0, 1], on the CPU.
@@ -88,12 +72,8 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         >>> ddim.sheet(images)
     """
     listed = list_seeds(n, seed, seeds)
-    pipeline = open_pipeline(model)
-    asked = pipeline.find_label(label, vector, listed)
-    guided = collect_guidance(guidance, guidance_interval, guide_with)
-    setup = choose_sampling(pipeline, steps, asked, fields, sampler=sampler, grid=grid, guidance=guided)
-    with open_progress(progress) as shown:
-        images, _ = generate(setup, listed, progress=shown)
+    setup = open_samples(open_pipeline(model), steps, listed, options)
+    images, _ = generate(setup, listed, progress=progress)
     check_samples(images, listed, setup.pipeline)
     return images
 

@@ -10,11 +10,11 @@ process. The record contains all sampling options.
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -22,22 +22,19 @@ from torch import Tensor
 
 from ddim.data.arrays import SUFFIXES
 from ddim.data.vectors import read_vectors
-from ddim.diffusion.grids import Grid
-from ddim.diffusion.guidance import Interval
-from ddim.diffusion.samplers import Sampler, State
+from ddim.diffusion.samplers import State
 from ddim.errors import UserError, format_count
 from ddim.files import atomic_file, lock_folder, read_sealed, write_sealed
 from ddim.machine.distributed import current_processes
-from ddim.machine.progress import Progress, continue_progress, open_progress
+from ddim.machine.progress import Progress, continue_progress, ignore_progress, with_bar
 from ddim.plots.pictures import GAP, LARGEST_FILM, check_zoom, enlarge, make_sheet, save_film, save_png
 from ddim.runs.folder import is_unused, make_output_folder
 from ddim.runs.names import find_run_folder
 from ddim.sampling.generate import Watch, check_samples, generate_together, list_seeds, split_into_parts
-from ddim.sampling.labels import GivenVectors
 from ddim.sampling.pictures import is_picture, name_file, read_saved_image, show_image, write_images
 from ddim.sampling.pipeline import LoadedRun, Pipeline, load_given_run
 from ddim.sampling.record import make_record, sample_conditions, sampling_record
-from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling, collect_guidance
+from ddim.sampling.sampling_setup import SamplingOptions, SamplingSetup, open_samples
 
 RECORD, SHEET, FILM, STACK = "record.json", "grid.png", "film.webp", "samples.npy"
 SHOWN = 256
@@ -73,26 +70,20 @@ class Written:
         return {"folder": self.folder, **read_sealed(self.folder / RECORD)}
 
 
+@with_bar
 def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
     run: str | Path | LoadedRun,
     n: int | None = None,
     steps: int | None = None,
     *,
-    sampler: Sampler | str | None = None,
-    grid: Grid | str | Sequence[float] | None = None,
     seed: int = 0,
     seeds: Iterable[int] | None = None,
-    label: str | int | None = None,
-    vector: GivenVectors | None = None,
-    guidance: float | None = None,
-    guidance_interval: Interval | None = None,
-    guide_with: str | Path | LoadedRun | None = None,
-    fields: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     film: bool = False,
     zoom: int | None = None,
     watch: Watch | None = None,
-    progress: bool | Progress = True,
+    progress: Progress = ignore_progress,
+    **options: Unpack[SamplingOptions],
 ) -> Written:
     """Generate images with a run and write them to a folder.
 
@@ -104,23 +95,13 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
         run: a run folder, RUN/best, RUN/guide, a checkpoint or hub:OWNER/NAME[@REVISION].
         n: number of images (default: 16, or one for each seed).
         steps: sampling steps (default: the run's, 20 in most recipes).
-        sampler: ddim, ddpm, dpm_solver, ... (default: the recipe's).
-        grid: the sampling times: uniform, karras, ..., or a list of times (default: those that `ddim search`
-            found, else the recipe's).
         seed: the seed of the first image.
         seeds: a list of seeds in place of n and seed, such as 0-35,70.
-        label: class name, class index or "all" for a run with labels; for clusters also "natural" (the
-            default) and "none".
-        vector: numbers such as 0.2,1.5, or a CSV file with a row for each image, for a run with vectors.
-        guidance: guidance scale; 1 is off (default: what `ddim search --guidance` found, else 1).
-        guide_with: a weaker model that guides: @guide (early weights of the run), or runs/small-1@raw
-            (default: the run without its label).
-        fields: sampling fields of the recipe, such as --sampler.eta 0, --grid.end 5, --sampled_on linear or
-            --clip yes.
         out: the folder (default: a new samples/RUN-N).
         film: also write film.webp, from noise to the images.
         watch: called for each state of each micro-batch, with its seeds, to show the samples on the way.
         progress: called with "samples" after each sampling step.
+        options: see `SamplingOptions`.
 
     Other Parameters:
         guidance_interval: guide only at these log-SNRs, such as -2,5; an end may be left out.
@@ -133,17 +114,15 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
         ddim sample runs/photos-fast-1 -n 36
         ddim sample runs/photos-fast-1 --label frog --guidance 2 --film
     """
-    if isinstance(vector, str | Path) and seeds is None and n is None:
+    if isinstance(vector := options.get("vector"), str | Path) and seeds is None and n is None:
         n = len(read_vectors(Path(vector)).rows)
     listed, pipeline = list_seeds(n, seed, seeds), load_given_run(run)
-    asked = pipeline.find_label(label, vector, listed)
-    guided = collect_guidance(guidance, guidance_interval, guide_with)
-    setup = choose_sampling(pipeline, steps, asked, fields, sampler=sampler, grid=grid, guidance=guided)
+    setup = open_samples(pipeline, steps, listed, options)
     check_zoom(zoom)
     processes, record = current_processes(), make_record("samples", sampling_record(setup, listed))
     # Process 0 alone reads and writes the folder.
     folder = _make_folder(out, record) if processes.leads else None
-    with open_progress(progress) as bar, lock_folder(folder) if folder else nullcontext():
+    with lock_folder(folder) if folder else nullcontext():
         plan = _plan(pipeline, folder, listed, film, record) if folder else None
         before, filmed, missing = processes.broadcast(plan)
         frames: dict[float, list[Tensor]] = {}
@@ -158,7 +137,7 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
         nfe, seconds, done = before["nfe"], 0.0, len(listed) - len(missing)
         for part in split_into_parts(pipeline, missing, pipeline.runtime.micro_batch * processes.count):
             start = time.monotonic()
-            onward = continue_progress(bar, done, len(listed))
+            onward = continue_progress(progress, done, len(listed))
             images, nfe = generate_together(setup, part, watch=see, progress=onward)
             check_samples(images, part, pipeline)
             seconds += time.monotonic() - start

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -26,11 +26,43 @@ from ddim.errors import UserError, check_count
 from ddim.recipe.checks import check_diffusion_model, check_recipe, check_steps, check_unconditional
 from ddim.recipe.codec import override_sampling
 from ddim.runs.names import find_run_folder, parse_place, pin_place
-from ddim.sampling.labels import Label, default_label
+from ddim.sampling.labels import GivenVectors, Label, default_label
 from ddim.sampling.pipeline import LoadedRun, Pipeline, Source, load, open_pipeline
 from ddim.sampling.searched import find_saved_grid, find_searched, name_search, save_searched
 
 P = TypeVar("P", bound=Pipeline)
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The options of samples that depend on the run.
+
+    Attributes:
+        sampler: ddim, ddpm, dpm_solver, ... (default: the recipe's).
+        grid: the sampling times: uniform, karras, ..., or a list of times (default: those that `ddim search`
+            found, else the recipe's).
+        label: class name, class index or "all" for a run with labels; for clusters also "natural" (the
+            default) and "none".
+        vector: numbers such as 0.2,1.5, or a CSV file with a row for each image, for a run with vectors.
+        guidance: guidance scale; 1 is off (default: what `ddim search --guidance` found, else 1).
+        guidance_interval: guide only at these log-SNRs, such as -2,5; an end may be left out.
+        guide_with: a weaker model that guides: @guide (early weights of the run), or runs/small-1@raw
+            (default: the run without its label).
+        fields: sampling fields of the recipe, such as --sampler.eta 0, --grid.end 5, --sampled_on linear or
+            --clip yes.
+    """
+
+    sampler: Sampler | str | None
+    grid: Grid | str | Sequence[float] | None
+    label: str | int | None
+    vector: GivenVectors | None
+    guidance: float | None
+    guidance_interval: Interval | None
+    guide_with: str | Path | LoadedRun | None
+    fields: Mapping[str, Any] | None
+
+
+GUIDING = ("guidance", "guidance_interval", "guide_with")
+"""The names of the options of guidance; see `collect_guidance`."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +244,16 @@ def choose_sampling(
     return SamplingSetup(pipeline, steps, label, guided, searched=searched is not None)
 
 
+def open_samples(
+    pipeline: P, steps: int | None, seeds: Sequence[int], options: Mapping[str, Any]
+) -> SamplingSetup[P]:
+    """Return how the samples of these seeds are made; see `SamplingOptions` and `choose_sampling`."""
+    label = pipeline.find_label(options.get("label"), options.get("vector"), seeds)
+    guidance = collect_guidance(*(options.get(name) for name in GUIDING))
+    parts = {"sampler": options.get("sampler"), "grid": options.get("grid")}
+    return choose_sampling(pipeline, steps, label, options.get("fields"), guidance=guidance, **parts)
+
+
 def open_edit(
     run: Source, what: str, steps: int, options: Mapping[str, Any], invert: bool = False, seeded: bool = False
 ) -> SamplingSetup:
@@ -231,8 +273,7 @@ def open_edit(
     """
     # A latent needs a step from the image to noise.
     check_count("steps", steps, 2 if invert else 1)
-    given = (options.get("guidance"), options.get("guidance_interval"), options.get("guide_with"))
-    guidance = collect_guidance(*given) or OFF
+    guidance = collect_guidance(*(options.get(name) for name in GUIDING)) or OFF
     if invert and guidance.on:
         raise UserError(f"{what} cannot be guided, because guidance multiplies the errors of latents")
     pipeline = open_pipeline(run)
