@@ -105,7 +105,7 @@ def quality(monkeypatch):
         def compute(self, _):
             draw = np.random.default_rng(self.seeds[0]).standard_normal((N, 12))
             offset = distance(self.setup, self.seeds[0])
-            return ImageFeatures((held_out + offset + 0.1 * draw).astype(np.float32), None, 0)
+            return ImageFeatures((held_out + offset + 0.1 * draw).astype(np.float32), None)
 
         monkeypatch.setattr(SampledParts, "compute_features", compute)
 
