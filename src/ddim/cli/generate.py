@@ -20,11 +20,8 @@ from ddim.errors import UserError, quote, suggest
 HINTS = {
     "--image-size": "--size",
     "--num": "-n",
-    "--number": "-n",
     "--epochs": "--images",
-    "--lr": "--optim.lr",
     "--batch-size": "--optim.batch",
-    "--output": "--out",
     "--format": "--to",
 }
 """The option that a user of another program may mean."""

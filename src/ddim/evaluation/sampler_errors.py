@@ -200,8 +200,7 @@ def compare_samplers(
     """
     table = {grid: {name: [] for name in SAMPLERS} for grid in ends.lay_grids(2)}
     total = len(SAMPLERS) * len(budgets)
-    for k, (name, nfe) in enumerate(itertools.product(SAMPLERS, budgets)):
-        sampler = SAMPLERS[name]
+    for k, ((name, sampler), nfe) in enumerate(itertools.product(SAMPLERS.items(), budgets)):
         levels = count_levels(sampler, nfe)
         for grid, times in ends.lay_grids(levels).items():
             table[grid][name].append((sampler.evaluations(levels), error(sampler, times)))
