@@ -227,7 +227,7 @@ def test_a_request_of_which_nothing_can_be_ready_in_time_ends_at_its_first_steps
         try:
             preview.progress("samples", done, 64)
         except Refused as refusal:
-            told.append(refusal.sentence)
+            told.append(refusal.detail)
     text = "this takes about 5:20:00 here, and a request may take 10:00; ask for less"
     assert told == [text] * refused
 
@@ -319,10 +319,10 @@ def test_uploads_that_are_not_images_are_refused_with_a_reason(client, content):
     assert (answer.status_code, "cannot be used" in answer.json()["error"]) == (422, True)
 
 
-def test_an_upload_says_its_size_and_is_limited(client, trained):
+def test_an_upload_is_shown_and_limited(client, trained):
     for content in (photo(0, 20, 30), npy(noise16(20, 30, 8)), png16(noise16(20, 30, 3))):
         answer = client.post("/api/uploads", content=content).json()
-        assert (answer["width"], answer["height"]) == (30, 20)
+        assert read(client, answer["url"]).shape[:2] == (20, 30)
     application = build_application(Settings(trained, limits=Limits(upload_bytes=1000)))
     with TestClient(application, base_url="http://localhost") as other:
         for content in (b"x" * 1001, (b"x" * 100 for _ in range(20))):

@@ -68,14 +68,14 @@ def test_the_choices_are_those_of_the_command_and_the_sets_below_the_folder(clie
     assert all(source == "blossoms" or source.startswith(str(data)) for _, source in list_data(data).values())
     recipes = {recipe["name"]: recipe for recipe in found["recipes"]}
     assert {"fast", "flow", "dit", "smoke"} <= recipes.keys()
-    assert [recipes["fast"][name] for name in ("size", "minutes", "images")] == [[64, 64], 40, None]
+    assert recipes["fast"]["size"] == [64, 64]
     texts = {field["field"]: field["help"] for field in found["fields"]}
     assert "learning rate" in texts["optim.lr"].lower()
 
 
 def test_a_set_is_described_as_the_command_does(client):
     found = client.get("/api/data/folder").json()
-    assert (found["images"], found["classes"], found["verdict"][:2]) == (6, {"one": 4, "two": 2}, "6 ")
+    assert (found["classes"], found["verdict"][:2]) == ({"one": 4, "two": 2}, "6 ")
     assert [each["name"] for each in found["rejects"]] == ["elsewhere", "two/broken.png"]
     assert found["duplicates"] == [["one/2.png", "one/3.png"]]
     with Image.open(io.BytesIO(client.get(found["sheet"]).content)) as sheet:

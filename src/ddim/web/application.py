@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from ddim import __version__
 from ddim.errors import UserError
 from ddim.web import image_routes, run_routes, training_routes
-from ddim.web.answers import Problem, Refused, refuse, reply
+from ddim.web.answers import Problem, refuse, reply
 from ddim.web.guard import Guard
 from ddim.web.jobs import ModelThread
 from ddim.web.processes import Processes
@@ -104,19 +104,5 @@ def build_application(settings: Settings, processes: Processes | None = None) ->
 
 
 async def answer_error(_request: Request, error: Exception) -> Response:
-    """Return the answer to a request that failed: a status and one sentence."""
-    match error:
-        case Refused():
-            return refuse(error)
-        case HTTPException():
-            sentences = {404: "there is no such address", 405: "this address does not support this method"}
-            return reply(Problem(sentences.get(error.status_code, error.detail)), error.status_code)
-        case RequestValidationError():
-            first, *_ = error.errors()
-            place = [str(part)[:80] for part in first["loc"] if part not in ("body", "query", "path")]
-            return reply(Problem(": ".join([*place, str(first["msg"])])[:500]), 422)
-        case UserError():
-            return reply(Problem(str(error)), 422)
-        case ClientDisconnect():
-            return Response(None, 499)
-    return reply(Problem("the server failed at this request; its log has the reason"), 503)
+    """Return the answer to a request that failed; see `explain_error`."""
+    return refuse(error)

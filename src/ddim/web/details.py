@@ -170,7 +170,7 @@ class Details(Row):
 
 @dataclass(frozen=True)
 class Curves:
-    """The curves of a training.
+    """The curves of a training, and `lines`, the last lines of its log.
 
     `seconds`, `loss` and the lists in `errors` and `more` have an entry for each of `images`; null means no
     value. `seconds` leaves out the pauses of the training. `noise` has the errors of the latest validations,
@@ -186,6 +186,7 @@ class Curves:
     noise: dict[str, list[float | None]]
     kid_images: list[int]
     kid: list[Interval]
+    lines: list[dict[str, Any]]
 
 
 def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[str, Any]:
@@ -288,9 +289,9 @@ def _explain_named(name: str, height: int, width: int) -> tuple[dict[str, str], 
 
 def read_curves(run: Path) -> Curves:
     """Return the curves of a training; they have at most `POINTS` points."""
-    lines = read_metrics(run)
-    for line, seconds in zip(lines, list_seconds([line["time"] for line in lines]), strict=True):
-        line["seconds"] = seconds
+    log = read_metrics(run)
+    seconds = list_seconds([line["time"] for line in log])
+    lines = [{**line, "seconds": each} for line, each in zip(log, seconds, strict=True)]
     judged = [line for line in lines if any(line.get(name) is not None for name in ERRORS)]
     measured = [line for line in lines if line.get("kid") is not None]
     kept, late = _thin(lines, judged), judged[-VALIDATIONS:]
@@ -312,6 +313,7 @@ def read_curves(run: Path) -> Curves:
         noise={name.removeprefix("noise_mae/log_snr_"): column(name, late) for name in levels},
         kid_images=column("images", measured),
         kid=[Interval(*map(line.get, ("kid", "kid_low", "kid_high"))) for line in measured],
+        lines=log[-LINES:],
     )
 
 
@@ -327,11 +329,6 @@ def _thin(lines: Sequence[Mapping[str, Any]], judged: Sequence[Mapping[str, Any]
     parts = [part[:: math.ceil(2 * len(part) / POINTS) or 1] for part in (lines, judged)]
     wanted = {id(line) for part in parts for line in part}
     return [line for line in lines if id(line) in wanted or len(lines) <= POINTS]
-
-
-def read_log(run: Path) -> list[dict[str, Any]]:
-    """Return the last lines of the log of a run."""
-    return read_metrics(run)[-LINES:]
 
 
 # Guides

@@ -221,8 +221,8 @@ def pack(folder: Path) -> Path:
     return folder / ARCHIVE
 
 
-def preview_upload(path: Path) -> tuple[Path, int, int]:
-    """Write a small picture of an uploaded image beside it; return its path, and the size of the image.
+def preview_upload(path: Path) -> Path:
+    """Write a small picture of an uploaded image beside it, and return its path.
 
     Raises:
         Refused: if the image cannot be decoded.
@@ -238,7 +238,7 @@ def preview_upload(path: Path) -> tuple[Path, int, int]:
     except UnusableError as error:
         raise Refused(422, f"this image cannot be used: {error}") from None
     save_png(view, pixels[..., : 3 if channels >= 3 else 1])
-    return view, header.width, header.height
+    return view
 
 
 # Previews

@@ -19,7 +19,7 @@ from ddim.experiments.report import report
 from ddim.files import write_atomic
 from ddim.metrics.catalogue import METRICS
 from ddim.web.answers import EventStream, Refused, reply
-from ddim.web.details import Curves, Details, describe_details, list_pictures, read_curves, read_log
+from ddim.web.details import Curves, Details, describe_details, list_pictures, read_curves
 from ddim.web.runs import NOTE, Row, Sweep, name_id
 from ddim.web.state import Here, Server
 
@@ -44,13 +44,6 @@ class Changes:
 
     changed: list[Row]
     gone: list[str]
-
-
-@dataclass(frozen=True)
-class Log:
-    """The last lines of the log."""
-
-    lines: list[dict[str, Any]]
 
 
 class Change(BaseModel):
@@ -83,7 +76,7 @@ router = APIRouter()
 def show_runs(here: Here) -> Response:
     """List the runs and the sweeps."""
     rows = [known.row for known in here.runs.read().values()]
-    return reply(Runs(rows, [sweep for _, sweep in here.runs.sweeps().values()]))
+    return reply(Runs(rows, [Sweep(key, path.name) for key, path in here.runs.sweeps().items()]))
 
 
 @router.get("/events", status_code=200, response_class=EventStream, responses={200: {"model": Changes}})
@@ -129,14 +122,8 @@ def show_run(run: str, here: Here) -> Response:
 
 @router.get("/runs/{run}/curves", response_model=Curves)
 def show_curves(run: str, here: Here) -> Response:
-    """Return the curves of a run."""
+    """Return the curves of a run and the end of its log."""
     return reply(read_curves(here.runs.find(run).run.path))
-
-
-@router.get("/runs/{run}/log", response_model=Log)
-def show_log(run: str, here: Here) -> Response:
-    """Return the end of the log of a run."""
-    return reply(Log(read_log(here.runs.find(run).run.path)))
 
 
 @router.get("/runs/{run}/pictures/{name}", response_class=Response)
@@ -200,7 +187,7 @@ async def show_report(sweep: str, request: Request, here: Here) -> Response:
     def work(_job: object) -> str:
         with TemporaryDirectory() as folder:
             file = Path(folder) / "report.html"
-            report(places[sweep][0], out=file)
+            report(places[sweep], out=file)
             return file.read_text(encoding="utf-8")
 
     content = await here.models.finish(here.models.submit(work), request)

@@ -87,11 +87,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep: its id, its name and the ids of its trials."""
+    """A sweep: its id and its name; the rows of its trials have its id."""
 
     id: str
     name: str
-    runs: list[str]
 
 
 @dataclass
@@ -144,14 +143,10 @@ class RunList:
             raise Refused(404, "there is no run of this name; it may have been moved or removed")
         return known
 
-    def sweeps(self) -> dict[str, tuple[Path, Sweep]]:
-        """Return all sweeps with their folders, keyed by id."""
-        found: dict[str, tuple[Path, Sweep]] = {}
-        for key, known in self.read().items():
-            if path := known.run.sweep:
-                own = name_id(path, self.folder)
-                found.setdefault(own, (path, Sweep(own, path.name, [])))[1].runs.append(key)
-        return found
+    def sweeps(self) -> dict[str, Path]:
+        """Return the folders of all sweeps, keyed by id."""
+        paths = [known.run.sweep for known in self.read().values() if known.run.sweep]
+        return {name_id(path, self.folder): path for path in paths}
 
     def _reread(self, paths: Mapping[str, Path]) -> dict[str, ListedRun]:
         fresh, changed = {}, self._known.keys() != paths.keys()

@@ -37,13 +37,11 @@ class TrainOptions(make_model("TrainOptions", "train", data=str)):
 
 @dataclass(frozen=True)
 class NamedRecipe:
-    """A named recipe, a sentence about it, its size of images, and its budget in minutes or images."""
+    """A named recipe, a sentence about it, and its size of images."""
 
     name: str
     text: str
     size: tuple[int, int]
-    minutes: float | None
-    images: int | None
 
 
 @dataclass(frozen=True)
@@ -59,19 +57,11 @@ class Choices:
 class DataDetails:
     """A set of images as `ddim data` describes it, and the address of a sheet."""
 
-    images: int
     verdict: str
     classes: dict[str, int]
     rejects: list[dict[str, str]]
     duplicates: list[list[str]]
     sheet: str
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What `ddim plan` says of a training."""
-
-    verdict: str
 
 
 Minutes = Annotated[float | None, Body(embed=True, gt=0, allow_inf_nan=False)]
@@ -86,8 +76,8 @@ def show_choices(here: Here) -> Response:
     """List what a new training can use."""
     recipes = []
     for name, make in RECIPES.items():
-        recipe, text = find_recipe(name), (inspect.getdoc(make) or "").partition("\n")[0].removesuffix(".")
-        recipes.append(NamedRecipe(name, text, recipe.data.size, recipe.minutes, recipe.images))
+        text = (inspect.getdoc(make) or "").partition("\n")[0].removesuffix(".")
+        recipes.append(NamedRecipe(name, text, find_recipe(name).data.size))
     data = [entry for entry, _ in list_data(here.settings.data).values()]
     return reply(Choices(data, recipes, explain_recipe(dump(find_recipe("fast")))))
 
@@ -111,12 +101,12 @@ def read_training(here: Server, given: TrainOptions) -> tuple[str, str, dict[str
     return entry.name, source, options
 
 
-@router.post("/plans", response_model=Planned)
+@router.post("/plans", response_model=dict[str, str])
 async def plan_training(request: Request, here: Here, given: TrainOptions) -> Response:
     """Say what a training will do; see `ddim plan`."""
     _, source, options = await asyncio.to_thread(read_training, here, given)
     job = here.models.submit(lambda job: plan(source, progress=job.show, **options))
-    return reply(Planned((await here.models.finish(job, request)).verdict))
+    return reply({"verdict": (await here.models.finish(job, request)).verdict})
 
 
 @router.post("/runs", response_model=Started, status_code=202)
@@ -187,7 +177,7 @@ async def show_data(data: str, request: Request, here: Here, size: Size = 64) ->
         facts, verdict = summary.facts, summary.verdict.partition(": ")[2]
         rejects, duplicates = facts["rejected"][:LISTED], facts["duplicates"][:LISTED]
         classes, address = dict(facts["classes"] or {}), find_address(sheet)
-        return DataDetails(facts["images"], verdict, classes, rejects, duplicates, address)
+        return DataDetails(verdict, classes, rejects, duplicates, address)
 
     # Reading a large set takes as long as it takes; its client may leave.
     return reply(await here.models.finish(here.models.submit(work, float("inf")), request))

@@ -56,11 +56,10 @@ export async function draw(root, { id, about, signal }) {
   }
 
   async function readCurves() {
-    const parts = ["/curves", "/log"].map((part) => get(runPath(id, part), signal));
-    const [numbers, { lines }] = await Promise.all(parts);
-    curves.update([{ name: detail.name, curves: numbers }]);
+    const found = await get(runPath(id, "/curves"), signal);
+    curves.update([{ name: detail.name, curves: found }]);
     const below = log.scrollHeight - log.scrollTop - log.clientHeight < 20;
-    setText(log, lines.map(logLine).join("\n") || "The log is empty.");
+    setText(log, found.lines.map(logLine).join("\n") || "The log is empty.");
     if (below) log.scrollTop = log.scrollHeight; // follows the end unless the reader scrolled up
   }
 
