@@ -107,8 +107,7 @@ def test_a_memorisation_test_names_its_weights_or_its_damage(copy_client, runs, 
         (folder / "record.json").write_text(record)
     said = "the record of memorisation test 1 is damaged"
     said = "It copies nothing. Tested: the raw weights at step 1,200." if record is SOUND else said
-    found = copy_client.get(f"/api/runs/{RUN}").json()["memorisation"]
-    assert found == {"sentence": said, "pairs_url": None}
+    assert copy_client.get(f"/api/runs/{RUN}").json()["memorisation"] == said
 
 
 @pytest.mark.parametrize(("labels", "classes", "drawn"), [("clusters:3", 3, True), (True, 12, False)])
@@ -118,7 +117,7 @@ def test_clusters_are_counted_and_drawn_by_default(copy_client, runs, labels, cl
     document["recipe"]["net"]["classes"] = classes
     write_sealed(runs / RUN / "run.json", document)
     found = copy_client.get(f"/api/runs/{RUN}").json()
-    assert (found["classes"], len(found["class_names"]), found["draws_labels"]) == (classes, classes, drawn)
+    assert (len(found["class_names"]), found["draws_labels"]) == (classes, drawn)
 
 
 def test_ids_are_unique_and_parts_of_an_address(copy_client, runs, tmp_path):

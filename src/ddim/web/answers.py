@@ -88,16 +88,13 @@ def to_json(content: object) -> str:
 
 
 class EventStream(StreamingResponse):
-    """An answer that sends events as they come, and ends their generator when the client leaves."""
+    """An answer that sends events as they come; see `encode_events`."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[tuple[str, Any]]) -> None:
-        super().__init__(encode_events(events))
-
 
 async def encode_events(events: AsyncGenerator[tuple[str, Any]]) -> AsyncGenerator[str]:
-    """Yield the text of each event, which has a name and data."""
+    """Yield the text of each event, which has a name and data; end the events when the client leaves."""
     async with aclosing(events):
         async for name, data in events:
             yield f"event: {name}\ndata: {to_json(data)}\n\n"

@@ -36,9 +36,8 @@ STATUSES = (400, 401, 403, 404, 409, 413, 422, 429, 503, 504)
 
 @dataclass(frozen=True)
 class About:
-    """The server: its version, its folders, whether it may train, and its limits."""
+    """The server: its folders, whether it may train, and its limits."""
 
-    version: str
     folder: str
     data_folder: str | None
     may_train: bool
@@ -59,7 +58,7 @@ async def show_about(here: Here) -> Response:
     """Describe the server."""
     settings = here.settings
     folder, data = settings.folder.resolve().name, settings.data.resolve().name if settings.data else None
-    return reply(About(__version__, folder, data, settings.may_train, settings.limits))
+    return reply(About(folder, data, settings.may_train, settings.limits))
 
 
 @router.get("/", include_in_schema=False)

@@ -15,7 +15,7 @@ from fastapi.responses import FileResponse
 
 from ddim.cli.commands import COMMANDS
 from ddim.cli.signatures import read_signature
-from ddim.web.answers import EventStream, Refused, Started, reply
+from ddim.web.answers import EventStream, Refused, Started, encode_events, reply
 from ddim.web.details import find_guide
 from ddim.web.images import MASK, SEEDS, Result, fill_result, find_address, preview_upload
 from ddim.web.jobs import Job, Step
@@ -183,7 +183,7 @@ async def begin(  # noqa: PLR0913 (what a command takes)
     job = here.jobs[result.id] = here.models.submit(work)
     job.ended.add_done_callback(end)
     if EventStream.media_type in request.headers.get("accept", "").lower():
-        return EventStream(here.models.follow(job, result.id))
+        return EventStream(encode_events(here.models.follow(job, result.id)))
     return reply(await here.models.finish(job, request))
 
 

@@ -60,7 +60,6 @@ class Result:
         kind: "sample" or the name of the edit.
         request: the body of the request, with its seeds.
         id: the id of the result, which nobody can guess.
-        when: when the images were asked for, in seconds since 1970.
         images: the images.
         before: the picture of the image that was edited, at the size of the run.
         sheet: the picture of all images.
@@ -80,7 +79,6 @@ class Result:
     kind: str
     request: Mapping[str, Any]
     id: str = field(default_factory=partial(secrets.token_urlsafe, 12))
-    when: float = field(default_factory=time.time)
     images: list[MadeImage] = field(default_factory=list)
     before: str | None = None
     sheet: str = ""

@@ -41,14 +41,15 @@ export async function draw(root, { id, about, signal }) {
     actions.update(row);
     slider.update(detail.sheets, detail.real_sheet, detail.size);
     // These parts are redrawn only if they differ, so that folded parts and the focus stay.
-    const shown = [detail.evaluations, detail.memorisation, detail.films, detail.fields, detail.checkpoints];
+    const copies = [detail.memorisation, detail.pairs_url];
+    const shown = [detail.evaluations, copies, detail.films, detail.fields, detail.checkpoints];
     if (drawn === JSON.stringify(shown)) return;
     drawn = JSON.stringify(shown);
-    const [judged, copies, filmed, fields, saved] = shown;
+    const [judged, , filmed, fields, saved] = shown;
     show(
       tables,
       evaluations(judged),
-      memorisation(copies),
+      memorisation(...copies),
       films(filmed),
       recipe(fields, row.recipe),
       checkpoints(saved),
