@@ -7,14 +7,14 @@ the exact solution from time t to s is
     x_s = (sigma_s / sigma_t) e^(-eta h) x_t + alpha_s (1 + eta) int_0^h e^(-(1 + eta)(h - tau)) x0 dtau
           + sigma_s sqrt(1 - e^(-2 eta h)) z.
 
-In the integral, x0 is the prediction on the exact path at lambda_t + tau, and z is standard normal noise.
+In the integral, x0 is the prediction on the exact path at lambda_t + tau. z is standard normal noise.
 With eta = 0 this is the probability flow (Lu et al. 2022b, proposition 4.1), with eta = 1 the SDE of the same
 paper. Other values are from k-diffusion.
 
 eps and x0 along the path are not known. All methods replace them by the polynomial through the most recent
 predictions. If the schedule is a table, two times can have the same noise level. A step between them does
-nothing. The methods here evaluate the network at all times but the last, and `Sampler` does so at the last
-time. So a grid of N times takes N evaluations.
+nothing. The methods here evaluate the network at all times but the last, and `Sampler` does it once more, at
+the last time. So a grid of N times takes N evaluations.
 """
 
 from collections import deque
@@ -46,7 +46,7 @@ class UsesHistory(Sampler):
     order: int = 2
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
-        """Keep the last predictions, and make the steps between different noise levels."""
+        """Keep the last predictions, and call `advance` for each step between two different noise levels."""
         known: deque[tuple[Level, Prediction]] = deque(maxlen=int(self.order))
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
@@ -75,15 +75,14 @@ class AdamsBashforth(UsesHistory):
 
     The variable of the polynomial is sigma / alpha. If `steps` is "unequal", the polynomial goes through the
     slopes at their actual noise levels. If it is "equal", the textbook weights for equal steps are used on
-    any grid, as in Béres' multistep sampler and iPNDM (Liu et al. 2022, eq. 9). If neighbouring
-    steps have almost the same size in sigma / alpha, "equal" converges with order 2, and otherwise with order
-    1.
+    any grid, as in Béres' multistep sampler and iPNDM (Liu et al. 2022, eq. 9). "equal" converges with order
+    2 if neighbouring steps have almost the same size in sigma / alpha, and otherwise with order 1.
 
     Step k uses k slopes until there are `order` of them. The error of the first step, which has one slope,
     limits the order of convergence to 2. More slopes make the whole error smaller.
 
     Attributes:
-        order: number of slopes that each step uses.
+        order: number of slopes that a step uses; the first steps have fewer.
         steps: "unequal" computes the weights from the actual step sizes, "equal" assumes equal steps.
     """
 
@@ -91,7 +90,7 @@ class AdamsBashforth(UsesHistory):
     steps: Literal["unequal", "equal"] = "unequal"
 
     def advance(self, x: Tensor, known: History, then: Level, noise: Noise) -> Tensor:
-        """Make the step with the mean of the polynomial through the last slopes; see `UsesHistory`.
+        """Step with the mean, over the step, of the polynomial through the last slopes; see `UsesHistory`.
 
         The step begins at the noise level of the last slope, and is mapped to u in [0, 1].
         """
@@ -117,7 +116,7 @@ class DPMSolver(UsesHistory):
     from this one: there the second difference of the predictions has half of its exact weight.
 
     Attributes:
-        order: number of predictions that each step uses.
+        order: number of predictions that a step uses; the first steps have fewer.
         eta: amount of noise that each step adds: 0 is deterministic, 1 is the stochastic variant.
     """
 
@@ -140,11 +139,11 @@ class UniPC(Sampler):
 
     The predictor of each step uses the last `order` predictions of the network. The network is evaluated once
     at the end of each step. This prediction both corrects the step and begins the next one. Only the last
-    step stays uncorrected. Each `State` holds the images from which the network predicts, which are
-    uncorrected. The order of convergence is `order` + 1, but at most 3, because the first step limits it.
+    step stays uncorrected. The x of each `State` is uncorrected, because the network is evaluated there. The
+    order of convergence is `order` + 1, but at most 3, because the first step limits it.
 
-    `variant` is the paper's B(h), here for predictions of clean images. It matters only for steps that use
-    exactly two predictions. With more predictions B(h) cancels.
+    `variant` is the paper's B(h), here for predictions of clean images. It matters only where the polynomial
+    goes through exactly two predictions, in a corrector the new one included. With more, B(h) cancels.
 
     Attributes:
         order: number of predictions that the predictor uses.
@@ -185,8 +184,8 @@ def exponential_step(
 
     Args:
         x: noisy images (B, C, H, W) at the noise level of the last of `images`.
-        images: the most recent noise levels, and the clean images predicted at them. The polynomial through
-            them replaces x0 in the integral.
+        images: pairs of a recent noise level and the clean images predicted at it, the newest last. The
+            polynomial through them replaces x0 in the integral.
         then: the scalar noise level to which x is moved.
         eta: the amount of noise, as in `DPMSolver`.
         variant: B(h) of `UniPC`. With two predictions, the slope of the polynomial has the weight B(h) / 2,
@@ -218,8 +217,8 @@ _NODES, _WEIGHTS = (1 + _GAUSS[0]) / 2, _GAUSS[1] / 2
 def exponential_moments(rate: Tensor, count: int) -> Tensor:
     """Return the integrals (count,) of r e^(-r (1 - u)) u^m over u in [0, 1], for m = 0, 1, ...; r is `rate`.
 
-    Quadrature is accurate to rounding for r below 30. The closed forms (phi functions) lose digits with each
-    power m if r is small.
+    Quadrature is accurate to rounding for r below 30, far above the r of any usual step. The closed forms
+    (phi functions) lose digits with each power m if r is small.
     """
     weight = rate * (-rate * (1 - _NODES)).exp() * _WEIGHTS
     return torch.stack([(weight * _NODES**m).sum() for m in range(count)])

@@ -1,6 +1,7 @@
 """Sample images: in micro-batches of one fixed size, with one random stream for each image.
 
-So the image of a seed has the same bits if it is made alone, among thousands, or by several processes.
+A seed therefore gives the same bits whether its image is made alone, among thousands, or by several
+processes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ from ddim.sampling.pipeline import Pipeline, evaluating, open_pipeline
 from ddim.sampling.sampling_setup import SamplingOptions, SamplingSetup, open_samples
 
 Walk = Callable[[Denoiser, Tensor, Sequence[int]], Iterator[State]]
-"""Takes a denoiser, zeros (B, C, H, W) with the type of the images, and B seeds; yields states.
+"""Takes a denoiser, zeros (B, C, H, W) with dtype and device of the images, and B seeds; yields states.
 
 The x0 of the last state are the samples.
 """
@@ -44,10 +45,10 @@ def sample(
     progress: Progress = ignore_progress,
     **options: Unpack[SamplingOptions],
 ) -> Tensor:
-    """Sample images; image k depends on the k-th seed alone.
+    """Sample images; image k depends on the k-th seed and on no other seed.
 
-    The defaults are the grid and the guidance that `ddim search` saved for this sampler and number of steps.
-    If no grid was saved, the grid of the recipe is used. If no guidance was saved, guidance is off.
+    If no grid is given, it is the one that `ddim search` saved for this sampler and number of steps, else the
+    grid of the recipe. If no guidance is given, it is the one that `ddim search` saved, else guidance is off.
 
     Args:
         model: a run folder, a `Pipeline` from `load`, or a `Model`, which is sampled as recipe `fast` says.
@@ -64,7 +65,7 @@ def sample(
         Images (n, C, H, W), float32 in [0, 1], on the CPU.
 
     Raises:
-        UserError: if there is no checkpoint yet, the options do not fit the run, or a sample is not finite.
+        UserError: if there is no checkpoint yet, the options do not fit the run, or a sample is NaN.
 
     Example:
         >>> images = ddim.sample("runs/photos-fast-1", steps=10, sampler=ddim.EDM(), seeds=[3, 7])
@@ -107,11 +108,11 @@ def generate(
 
     Args:
         setup: the model, with steps, label and guidance.
-        seeds: image k is a function of seeds[k] alone.
+        seeds: image k depends on seeds[k] and on no other seed.
         walk: how the images of a micro-batch are made, by default from pure noise, by `sample_states`.
         watch: called for each state of each micro-batch, with the seeds of the micro-batch and the state.
-        progress: called with "samples", the number of images so far, and the number of all images. Steps
-            count as fractions of images.
+        progress: called with "samples", the number of images so far, and the number of all images. Halfway
+            through its steps, a micro-batch counts as half of its images.
 
     Returns:
         Images (N, C, H, W), float32 in [0, 1], on the CPU; and the NFE (network evaluations per image).
@@ -142,7 +143,7 @@ def generate(
 def sample_states(
     denoise: Denoiser, blank: Tensor, seeds: Sequence[int], times: Tensor, sampler: Sampler
 ) -> Iterator[State]:
-    """Yield the states of a sampler that starts at pure noise; the last state is the sample, at t = 0.
+    """Yield the states of a sampler that starts at pure noise, and one more: the sample itself, at t = 0.
 
     Args:
         denoise: the model, conditioned on a label and guided.
@@ -164,7 +165,7 @@ def sample_states(
 
 
 def split_into_parts(pipeline: Pipeline, seeds: Sequence[int], length: int = 1) -> Iterator[Sequence[int]]:
-    """Yield the seeds in parts of `length` seeds, rounded down to whole micro-batches, but at least one.
+    """Yield the seeds in parts of about `length` seeds: whole micro-batches, and at least one of them.
 
     Calling `generate` for each part needs less memory, and gives the same bits as one call for all seeds.
     """
@@ -195,9 +196,9 @@ def generate_together(
 def sample_uint8(
     setup: SamplingSetup, seeds: Sequence[int], progress: Progress = ignore_progress, *, finite: bool = True
 ) -> Iterator[tuple[Tensor, int]]:
-    """Yield (samples, NFE per sample) for each batch; samples (B, C, H, W) are uint8, as in their PNG files.
+    """Yield (samples, NFE per sample) for each part of the seeds; samples (B, C, H, W) are uint8.
 
-    A batch has about `BATCH` samples, as many as an extractor of features takes together. See `generate` for
+    A part has about `BATCH` samples, as many as an extractor of features takes together. See `generate` for
     the other arguments. If `finite` is False, NaN becomes black.
 
     Raises:

@@ -1,7 +1,7 @@
 """The loop of a training: steps, validations and checkpoints, until its budget is used up.
 
-With several processes, all take the same steps. Process 0 alone has the clock, the files and the callbacks;
-the others follow its decisions.
+With several processes, all take the same steps. Process 0 alone has the files, the callbacks, the time budget
+and the choice of threads; the others follow its decisions.
 """
 
 import time
@@ -21,12 +21,12 @@ from ddim.training.validation import MeasureKID, sample_preview, validate
 from ddim.training.writer import RunWriter
 
 METER_SECONDS = 10.0
-"""The number of threads is chosen again after the use of cores was measured for at least this time."""
+"""A validation chooses the number of threads again if the cores were watched for at least this time."""
 
 
 @dataclass
 class Lead:
-    """The files, the time budget and the choice of threads, which only process 0 has.
+    """The files, the callbacks, the time budget and the choice of threads, which only process 0 has.
 
     Attributes:
         writer: writes the files of the run, and calls the callbacks.
@@ -48,17 +48,17 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
         trainer: the training, new or loaded from a checkpoint.
         folder: the run folder, for the message of `Interrupted`.
         measure_kid: see `prepare_kid`.
-        lead: the files, the callbacks and the clock; None in all processes but the first.
+        lead: what only process 0 has; None in the other processes.
 
     Raises:
-        Interrupted: after a signal, when a checkpoint has been saved.
-        NotFinite: if the loss is not finite several times in a row, or a value to be saved is not finite.
+        Interrupted: if a signal came before the run was complete; a checkpoint is saved first.
+        NotFinite: if loss or gradient is not finite several times in a row, or a value to be saved is not.
         OutOfMemory: if the memory is full, and a batch cannot be trained in smaller parts.
     """
     alone = trainer.processes.count == 1
     with note_signals(twice=alone) as flag:
-        # In a single process, a signal ends a validation at once: `flag.check` raises `Noted`. Several
-        # processes work on a validation together, so they finish it.
+        # In a single process, a signal ends a validation after its present sampling step: `flag.check` raises
+        # `Noted`. Several processes work on a validation together, so they finish it.
         if alone:
             trainer.check_signals = flag.check
         if lead:
@@ -94,8 +94,8 @@ def _share_decisions(trainer: Trainer, lead: Lead | None, signal: int | None) ->
     """Share the decisions of process 0 with all processes; return the number of a signal, or 0.
 
     Process 0 decides three things: the number of planned images, whether to stop, and whether to validate
-    now. It starts a validation when the speed becomes known, because then `_validate` can plan the number of
-    images. For these decisions the other processes send 0, so the maximum over all processes is that of
+    now. It asks for a validation as soon as the speed is known, because then `_validate` can plan the number
+    of images. For these decisions the other processes send 0, so the maximum over all processes is that of
     process 0. A signal counts if it reached any process.
     """
     planned, decisions = trainer.plan.total or 0, [0, 0, 0]
@@ -111,7 +111,7 @@ def _share_decisions(trainer: Trainer, lead: Lead | None, signal: int | None) ->
 
 
 def _validate(trainer: Trainer, measure_kid: MeasureKID, lead: Lead | None) -> None:
-    """Validate, plan the rest of the run by its speed, and save."""
+    """Choose the number of threads, validate, plan the rest of the run from the measured speed, and save."""
     if lead:
         _adapt_threads(trainer, lead)
     began = time.monotonic()

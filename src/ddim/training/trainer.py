@@ -33,7 +33,10 @@ from ddim.training.optim import Muon, divide_parameters
 from ddim.training.student import load_teacher
 
 IN_A_ROW = 3
-"""Training stops after this number of steps in a row whose loss or gradient is not finite."""
+"""After this number of steps in a row whose loss or gradient is not finite, the weights change no more.
+
+The training ends when this is noticed: at the next line of the log, validation or checkpoint.
+"""
 
 
 class StepValues(UserDict[str, Any]):
@@ -72,9 +75,10 @@ class Trainer:
         due: whether the validation of `step` must still be made.
         best: the lowest value so far of the metric `report.best`.
         stopped: the reason for which a callback stopped the run; None if no callback did.
-        in_a_row: on the device, the number of steps in a row, up to now, that were not finite.
+        in_a_row: on the device, the number of steps in a row, up to now, that did not change the weights.
         past_losses: the losses of recent steps, if times depend on them, else None.
-        sums: sums of loss, gradient norm, learning rate and steps since the last line of the log.
+        sums: sums of loss, gradient norm and learning rate, and the number of steps, since the last line of
+            the log.
         samples: the samples (n, C, H, W) of the newest validation since this process started.
         check_signals: called between the sampling steps of a validation; it may end the validation.
     """
@@ -102,7 +106,7 @@ class Trainer:
         recompute_blocks(self.model.net, runtime.recompute)
         unused = may_leave_weights_unused(recipe)
         net = replicate(runtime.compiled(self.model.net), self.processes, unused=unused)
-        # `compiled` shares the weights of `model`, whose network is not compiled.
+        # `model` stays as it is. `compiled` trains the same weights with a compiled and replicated network.
         self.compiled = Model(net, recipe.schedule, recipe.predicts, recipe.conditioning, self.model.shape)
         self.compiled.train()
         self.batches = Batches(recipe, split, self.model.shape, runtime)
@@ -147,7 +151,7 @@ class Trainer:
 
     @property
     def savable(self) -> bool:
-        """Whether a checkpoint is worth writing: weights are finite, and so were recent losses."""
+        """Whether a checkpoint is worth writing: the weights are finite, and steps still change them."""
         weights = ema.select_averaged(self.model).values()
         return int(self.in_a_row) < IN_A_ROW and all(bool(value.isfinite().all()) for value in weights)
 
@@ -155,8 +159,8 @@ class Trainer:
         """Raise an error if too many steps in a row were not finite; this waits for the device.
 
         Raises:
-            NotFinite: if at least `IN_A_ROW` steps in a row were not finite. The message names the step
-                number `IN_A_ROW` of these. Later steps changed nothing.
+            NotFinite: if at least `IN_A_ROW` steps in a row were not finite. The message names the
+                last of the first `IN_A_ROW` of them. Later steps changed nothing.
         """
         if (count := int(self.in_a_row)) >= IN_A_ROW:
             text = f"loss or gradient was not finite {IN_A_ROW} times in a row, at step"
@@ -177,9 +181,9 @@ class Trainer:
     def advance(self) -> StepValues:
         """Train for one step, and return its loss, gradient norm and learning rate.
 
-        If the loss or gradient is not finite, the weights are not updated, but `step` still increases. A call
-        that raises OutOfMemory leaves the training unchanged, so it can be repeated with a larger
-        `optim.accumulate`.
+        If the loss or gradient is not finite, the weights are not updated, but the averages are, and `step`
+        increases. A call that raises OutOfMemory leaves the training unchanged, so it can be repeated with a
+        larger `optim.accumulate`.
 
         On an accelerator the call does not wait until the step is computed. A loss is read only when it is
         asked for, and `raise_if_not_finite` raises an error if too many losses were not finite.
@@ -210,8 +214,8 @@ class Trainer:
             loss = (losses * weights.to(losses)).mean()
             norm = nn.utils.clip_grad_norm_(self.parameters.values(), optim.clip or math.inf)
             finite = self.judge(loss, norm)
-            # Reading `finite` would wait for a GPU. So there the optimiser gets `found_inf`, and changes
-            # nothing if this is 1. Apple's GPUs ignore `found_inf`, so for them `finite` is read.
+            # Reading `finite` would wait for a GPU. On a GPU, the optimiser gets `found_inf` instead, and
+            # changes nothing if this is 1. Apple's GPUs ignore `found_inf`, so for them `finite` is read.
             asynchronous = not runtime.device.startswith(("cpu", "mps"))
             self.optimizer.found_inf = (~finite).float() if asynchronous else None
             if asynchronous or finite.item():
@@ -229,7 +233,7 @@ class Trainer:
 
     @contextmanager
     def _undone_after_error(self) -> Generator[list[Tensor]]:
-        """Yield copies of the buffers, such as statistics of batch norm; after an error, undo the step."""
+        """Yield copies of the buffers; after an error, restore the buffers, and clear the gradients."""
         before, fresh = [buffer.clone() for buffer in self._read_buffers()], not self.optimizer.state
         try:
             yield before
@@ -251,22 +255,24 @@ class Trainer:
         return loss.isfinite() & norm.isfinite() & (self.in_a_row < IN_A_ROW)
 
     def _read_buffers(self) -> Iterator[Tensor]:
+        """Yield the present tensor of each buffer."""
         return (getattr(layer, name) for layer, name in self._buffers.values())
 
     @contextmanager
     def _prepare_micro_batch(self, which: slice, *, last: bool) -> Generator[None]:
         """Seed the random numbers of a micro-batch; processes exchange gradients only in the last one.
 
-        Layers can use only torch's global generators. These are seeded here, and restored at the end.
+        Layers draw from torch's global generators, and take no others. These are seeded here, and restored at
+        the end.
         """
         recipe, device, net = self.recipe, self.runtime.device, self.compiled.net
         rows = torch.arange(recipe.optim.batch, device=device)[which] if self._dropouts else None
         for layer in self._dropouts:
             layer.rows = rows
-        # Our `Dropout` gives each image a mask by its row in the batch. So all micro-batches share one seed,
-        # and their size changes no mask. A network without `Dropout`, or a loss that a user wrote, may draw
-        # numbers for a whole micro-batch. Then each micro-batch has a different seed, because with one seed
-        # all would get the same numbers.
+        # Our `Dropout` draws the mask of each image from the seed and the row of the image in the batch. All
+        # micro-batches share one seed, so their size changes no mask. A network without active `Dropout`, or
+        # a loss that a user wrote, may draw numbers for a whole micro-batch. Then each micro-batch has a seed
+        # of its own, because with one seed all would get the same numbers.
         by_row = any(layer.p > 0 for layer in self._dropouts) and not is_user_part(recipe.objective)
         seed = recipe.seed + (0 if by_row else which.start) * 2**32
         cuda = [device] if device.startswith("cuda") else []
@@ -292,7 +298,7 @@ class Trainer:
         }
 
     def _average_weights(self) -> None:
-        """Update all averages by the newest weights."""
+        """Update all averages with the newest weights."""
         newest = self._weights | dict(zip(self._buffers, self._read_buffers(), strict=True))
         weights = [newest[name] for name in self.average]
         for profile, rule in self.rules.items():
@@ -301,7 +307,7 @@ class Trainer:
 
     @contextmanager
     def averaged(self) -> Generator[Pipeline]:
-        """Yield a pipeline with the EMA weights, its model in eval mode; restore the raw weights after it."""
+        """Yield a pipeline with the EMA weights, its model in eval mode; restore weights and mode after it."""
         before = {name: value.clone() for name, value in ema.select_averaged(self.model).items()}
         try:
             self.model.load_state_dict(self.average, strict=False)
@@ -312,7 +318,7 @@ class Trainer:
             self.model.train()
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
-        """Return raw and EMA weights, clusters and vectors, which sampling needs, keyed as in `tensors`."""
+        """Return raw and EMA weights, clusters and vectors, which sampling needs, keyed as in `Trainer.tensors`."""
         held = {f"ema/{profile}": average for profile, average in self.averages.items()}
         held["model"] = self.model.state_dict()
         labels = {CLUSTERS: self.split.clusters, VECTORS: self.split.vectors}
@@ -343,7 +349,7 @@ class Trainer:
         """Load a checkpoint; the training then continues bit-identically to an uninterrupted run.
 
         Args:
-            tensors: the tensors of the checkpoint, keyed as in the result of the method `tensors`.
+            tensors: the tensors of the checkpoint, as `Trainer.tensors` returns them.
             state: the document "state" of the checkpoint.
 
         Raises:
