@@ -32,7 +32,7 @@ export const allRuns = () => [...rows.values()];
 /** Return the row of a run, or undefined. */
 export const findRun = (id) => rows.get(id);
 
-/** Return the sweeps: {id, name, runs}. */
+/** Return the sweeps: {id, name}. */
 export const allSweeps = () => sweeps;
 
 /** Call `act(changed ids)` after each change, until the signal aborts. */
