@@ -50,9 +50,8 @@ def read_table(chart):
     if chart.locator("details[open]").count() == 0:
         chart.locator("summary").click()
     chart.locator("tbody tr").first.wait_for()
-    heads, *rows = [
-        line.split("\t") for line in chart.locator("table").inner_text().splitlines()[-100:] if "\t" in line
-    ]
+    lines = chart.locator("table").inner_text().splitlines()[-100:]
+    heads, *rows = [line.split("\t") for line in lines if "\t" in line]
     return heads, rows
 
 
@@ -106,6 +105,7 @@ def test_a_chart_zooms_and_shows_values_without_moving_the_page(visit, width):
         move_to(0.6, steps=3)
         page.mouse.up()
         page.mouse.move(0, 0)
+        expect(chart.locator(".u-select")).to_have_css("width", "0px")
         expect(chart.locator(".position")).to_have_text(re.compile("newest: "))
         # All charts show only the part with the first of two values.
         other.locator(".plot").focus()

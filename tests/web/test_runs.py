@@ -68,7 +68,7 @@ def test_a_damaged_run_is_a_row_with_its_reason(copy_client, runs, text):
 def test_a_memorisation_test_says_its_verdict_or_its_damage(copy_client, runs):
     folder = runs / RUN / "memorisation" / "1"
     folder.mkdir(parents=True)
-    record = {"verdict": "It copies nothing.", "sampling": {}, "step": 1200, "weights": "raw"}
+    record = {"verdict": "It copies nothing", "sampling": {}, "step": 1200, "weights": "raw"}
     write_sealed(folder / "record.json", {**record, "checkpoint": {"sha256": "0" * 64}})
     for said in ("It copies nothing. Tested: the raw weights at step 1,200.", "is damaged"):
         assert said in copy_client.get(f"/api/runs/{RUN}").json()["memorisation"]

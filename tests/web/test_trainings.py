@@ -154,6 +154,8 @@ def test_runs_are_compared_by_evaluations_made_under_the_same_conditions(client,
     wait_until(lambda: "c" in list_rows(client) and "kid" in list_rows(client)["b"]["metrics"])
     found = client.get("/api/compare?run=b&run=c&run=none,b&run=a&metric=kid").json()
     assert (len(found["runs"]), found["excluded"]) == (2, ["c", "none,b"])
+    found = client.get("/api/compare?run=b&run=a&metric=fid").json()
+    assert (found["runs"], "FID" in found["comparison"]["verdict"]) == ([], True)
     details = client.get("/api/runs/a").json()
     assert details["metrics"]["kid"] == {"value": 0.3, "low": 0.29, "high": 0.31}
     shown = [(each["metrics"]["kid"]["value"], each["comparable"]) for each in details["evaluations"]]

@@ -203,7 +203,9 @@ class EvaluationTable(Tabular):
         cost = f"; they need {one} and {other} NFE" if one != other else ""
         difference = others[0].difference
         if not isinstance(difference, Difference):
-            return f"{better} has the best value; by chance or not is not known: {difference}"
+            equal = len({cell.evaluation.value(self.metric) for cell in pair}) == 1
+            best = f"{better} and {worse} have equal values" if equal else f"{better} has the best value"
+            return f"{best}; by chance or not is not known: {difference}"
         if not difference.distinguishable:
             return f"{better} and {worse} cannot be told apart: their difference may be chance{cost}"
         return f"{better} is better than {worse}: the difference is larger than chance{cost}"

@@ -139,7 +139,7 @@ def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Diffe
         return f"differences of {METRICS[metric].title} have no reliable confidence interval"
     reference = find_features(one.reference.sha256, one.reference.images)
     if reference is None:
-        return "the features of the reference are no longer in the cache: `ddim evaluate` computes them again"
+        return f"the cache lacks the features of the reference: evaluate again with {one.features.extractor}"
     mine, theirs = load_features(one), load_features(other)
     if mine is None or theirs is None:
         missing = one if mine is None else other

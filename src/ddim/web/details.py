@@ -212,7 +212,7 @@ def describe_memorisation(run: Path) -> str | None:
             record = read_sealed(newest / "record.json")
         except UserError:
             return f"the record of memorisation test {newest.name} is damaged"
-        guidance, verdict = name_recorded_guidance(record["sampling"]), record["verdict"]
+        guidance, verdict = name_recorded_guidance(record["sampling"]), f"{record['verdict']}."
         verdict += f" Samples: {guidance}." if guidance else ""
         if record.get("checkpoint"):
             verdict += f" Tested: the {record['weights']} weights at step {record['step']:,}."

@@ -163,8 +163,14 @@ async def rank_runs(request: Request, here: Here, chosen: Chosen, metric: str = 
     excluded = [key for key in keys if key not in judged.values()]
     if len(judged) < 2:
         return reply({"comparison": None, "runs": [], "excluded": excluded})
-    job = here.models.submit(lambda _: compare(*judged, metric=metric).to_json())
-    found = await here.models.finish(job, request)
+
+    def work(_job: object) -> dict[str, Any]:
+        try:
+            return compare(*judged, metric=metric).to_json()
+        except UserError as error:  # that nothing can be ranked is an answer
+            return {"verdict": str(error), "rows": [], "choices": {}}
+
+    found = await here.models.finish(here.models.submit(work), request)
     ranked = [judged[Path(row["folder"])] for row in found["rows"]]
     return reply({"comparison": found, "runs": ranked, "excluded": excluded})
 

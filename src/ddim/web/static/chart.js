@@ -85,8 +85,10 @@ export class Chart {
       hooks: {
         setCursor: [() => this.showValues()],
         setSelect: [
-          ({ select: { left, width }, posToVal }) =>
-            width > 8 && group.zoom([posToVal(left, "x"), posToVal(left + width, "x")]),
+          ({ select: { left, width }, posToVal, setSelect }) => {
+            setSelect({ width: 0 }, false); // else the rectangle stays, and marks other images after the zoom
+            if (width > 8) group.zoom([posToVal(left, "x"), posToVal(left + width, "x")]);
+          },
         ],
       },
     };
@@ -101,6 +103,8 @@ export class Chart {
       const onclick = () => this.group.toggle(name);
       return h("button.quiet", { type: "button", onclick }, swatch, h("span", name), this.outputs[k]);
     });
+    const longest = Math.max(...this.lines.map(({ name }) => name.length));
+    this.legend.style.setProperty("--name", `${longest}ch`);
     show(this.legend, keys);
     this.legend.hidden = this.lines.length === 1 && this.lines[0].name === this.title;
     this.showHidden();
@@ -117,9 +121,13 @@ export class Chart {
     if (!this.plot) return;
     const { idx, idxs } = this.plot.cursor;
     const at = idx ?? null;
-    let text = at === null ? "newest" : this.group.describe(this.data[0][at]);
+    const place = this.data[0][at];
+    let text = at === null ? "newest" : this.group.describe(place);
+    if (this.group.smooth && this.lines[0].smooth) text += ", smoothed";
     this.lines.forEach(({ x, low }, k) => {
-      const row = at === null ? this.data[0].indexOf(x.at(-1)) : idxs[3 * k + 1];
+      // uPlot takes the nearest value, but before and after a run there is none.
+      const inside = x[0] <= place && place <= x.at(-1);
+      const row = at === null ? this.data[0].indexOf(x.at(-1)) : inside && idxs[3 * k + 1];
       const [y, from, to] = this.data.slice(3 * k + 1, 3 * k + 4).map((values) => number(values[row]));
       setText(this.outputs[k], y);
       if (this.legend.hidden) text += low.length ? `: ${y} (${from} to ${to})` : `: ${y}`;

@@ -81,7 +81,7 @@ function sameSeeds(rows, most, signal) {
         const heads = columns.map(({ head }) => head);
         show(place, table("Samples of the same seeds", ["Seed", ...heads], lines));
       }
-      show(state, "All runs are sampled.");
+      show(state, "All runs are sampled. NFE: network evaluations per image.");
     } catch (error) {
       show(state, error.name === "AbortError" ? "Cancelled." : fault(error.message));
     }
@@ -108,10 +108,9 @@ function ranking(rows, wanted, signal) {
   const measured = METRICS.filter((name) => rows.some(({ metrics }) => metrics[name]));
   const place = h("div", h("p.note", "Comparing …"));
   if (!measured.length) return section("Metrics", h("p.note", "None of these runs is evaluated yet."));
-  const metric = menu(
-    measured.map((name) => [name, title(name)]),
-    { value: measured.includes(wanted) ? wanted : measured[0], onchange: load },
-  );
+  const options = measured.map((name) => [name, title(name)]);
+  const value = measured.includes(wanted) ? wanted : measured[0];
+  const metric = menu(options, { value, onchange: load });
   async function load() {
     const coded = rows.map(({ id }) => encodeURIComponent(id));
     history.replaceState(history.state, "", `#/compare?runs=${coded.join(",")}&metric=${metric.value}`);
@@ -137,10 +136,9 @@ function rank({ comparison, runs, excluded }, metric) {
     if (row.note.startsWith("not ranked: ")) others.push([cells[0], row.note.replace("not ranked: ", "")]);
     else ranked.push([ranked.length + 1, ...cells]);
   }
-  const choices = Object.entries(comparison?.choices ?? {}).map(([choice, values]) => [
-    h("code", choice),
-    ...values.map((value) => String(value ?? "–")),
-  ]);
+  const texts = (values) => values.map((value) => String(value ?? "–"));
+  const differing = Object.entries(comparison?.choices ?? {});
+  const choices = differing.map(([choice, values]) => [h("code", choice), ...texts(values)]);
   const head = `${title(metric)} ${smallIsGood(metric) ? "↓" : "↑"}`;
   const part = (name, caption, heads, rows) =>
     rows.length > 0 && [h("h3", name), table(caption, heads, rows)];
@@ -155,5 +153,6 @@ function rank({ comparison, runs, excluded }, metric) {
 /** Return in words how the value of a row differs from that of the first run. */
 function difference({ difference: value, difference_low: low, difference_high: high, note }) {
   if (value === undefined) return note;
+  if (low === 0 && high === 0) return "equal";
   return interval({ value, low, high }) + (low > 0 || high < 0 ? "" : ", not distinguishable at 95 %");
 }

@@ -16,13 +16,8 @@ export class Curves {
     Object.assign(this, { charts: new Map(), hidden: new Set(), zoomed: null, key: newId("charts") });
     const hint = "Drag over a chart to zoom all. On a chart, the keys ← and → show its values.";
     this.hint = h("p.note.keys", { id: newId("hint") }, hint);
-    const smooth = h("input", {
-      type: "range",
-      max: 0.98,
-      step: 0.02,
-      value: settings.smooth,
-      oninput: () => this.set({ smooth: Number(smooth.value) }),
-    });
+    const oninput = ({ target }) => this.set({ smooth: Number(target.value) });
+    const smooth = h("input", { type: "range", max: 0.98, step: 0.02, value: settings.smooth, oninput });
     const choice = (label, name) => {
       const onchange = ({ target }) => this.set({ [name]: target.checked });
       return tick(label, { checked: settings[name], onchange }).element;
@@ -58,7 +53,7 @@ export class Curves {
     const end = Math.max(1, ...runs.map(({ curves }) => curves[axis].at(-1) ?? 0));
     const [unit, length] = end > 5400 ? ["hours", 3600] : ["minutes", 60];
     this.label = settings.time ? `${unit} of training` : "training images";
-    this.log = settings.log;
+    Object.assign(this, { log: settings.log, smooth: settings.smooth });
     this.whole = [0, settings.time ? end / length : end];
     const lines = runs.flatMap(({ name, curves }, k) => {
       const times = new Map(curves.images.map((images, j) => [images, (curves.seconds[j] ?? NaN) / length]));

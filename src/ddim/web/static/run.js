@@ -25,14 +25,13 @@ export async function draw(root, { id, about, signal }) {
   const top = h("div.run-top", section("Samples", slider.element), curves.element);
   root.append(head, actions.element, top, tables, section("Log", log));
 
-  function display() {
-    const row = { ...detail, ...findRun(id) };
+  function display(row) {
     const weights = row.parameters && plural(row.parameters, "parameter");
     const facts = [row.recipe, row.data, size(row.size), weights].filter(Boolean);
     show(
       head,
       h("h1", row.name),
-      h("p", badge(row.state), " ", h("span.note", facts.join(" · "))),
+      h("p", badge(row.state), h("span.note", ["", ...facts].join(" · "))),
       row.state === "running" && progressBar(row),
       h("p.progress-text", progressText(row)),
       row.note && h("p.run-note", row.note),
@@ -46,14 +45,8 @@ export async function draw(root, { id, about, signal }) {
     if (drawn === JSON.stringify(shown)) return;
     drawn = JSON.stringify(shown);
     const [judged, , filmed, fields, saved] = shown;
-    show(
-      tables,
-      evaluations(judged),
-      memorisation(...copies),
-      films(filmed),
-      recipe(fields, row.recipe),
-      checkpoints(saved),
-    );
+    const measured = [evaluations(judged), memorisation(...copies), films(filmed)];
+    show(tables, measured, recipe(fields, row.recipe), checkpoints(saved));
   }
 
   async function readCurves() {
@@ -74,7 +67,7 @@ export async function draw(root, { id, about, signal }) {
       due = false;
       try {
         detail = await get(runPath(id), signal);
-        display();
+        display(detail); // is newer than the list of runs, which has the note of the user a little later
         await readCurves();
         due ||= Boolean(detail.doing); // the end of a command that changed no file is no event
       } catch (error) {
@@ -92,13 +85,13 @@ export async function draw(root, { id, about, signal }) {
     show(head, h("h1", detail.name), fault("This run was deleted, renamed or moved."));
   }
 
-  display();
+  display(detail);
   await readCurves();
   if (detail.doing) refresh();
   subscribe((changed) => {
     if (!changed.has(id)) return;
     if (!findRun(id)) return leave();
-    display();
+    display({ ...detail, ...findRun(id) });
     return refresh();
   }, signal);
 }

@@ -12,7 +12,7 @@ export class Actions {
     Object.assign(this, { id, mayTrain, refresh });
     const key = encodeURIComponent(id);
     this.play = h("a.button.main", { href: `#/play/${key}` }, "Open in the playground");
-    this.stop = button("", () => this.act(this.stop, "POST", "/stop"));
+    this.stop = button("", () => this.act(this.stop, "Stopping …", "POST", "/stop"));
     this.again = h("a.button.quiet", { href: `#/new?like=${key}` }, "Train again like this");
     this.resume = this.ask("Resume", "minutes", "Minutes more", { ...MINUTES, placeholder: "as planned" });
     this.evaluate = this.ask("Evaluate", "n", "Number of samples", { min: 20, max: 50000, value: 500 });
@@ -23,21 +23,24 @@ export class Actions {
     const texts = [field("Name", this.name), field("Note", this.note)];
     this.change = this.form("Rename or note", "Save", texts, (submit) => {
       const name = this.name.value === this.short ? "" : this.name.value;
-      return this.act(submit, "PATCH", "", { name, note: this.note.value });
+      return this.act(submit, "Saved.", "PATCH", "", { name, note: this.note.value });
     });
-    const warning = h("p", "This deletes the checkpoints, the samples and all other files of the run.");
-    this.delete = this.form("Delete", "Delete for ever", warning, (submit) => this.act(submit, "DELETE"));
+    this.warning = h("p");
+    const remove = (submit) => this.act(submit, "", "DELETE");
+    this.delete = this.form("Delete", "Delete for ever", this.warning, remove);
+    this.delete.classList.add("danger");
     this.message = h("div.message", { role: "status" });
-    const forms = [this.resume, this.evaluate, this.distill, this.change, this.delete];
-    this.element = h("div.row.actions", this.play, this.stop, this.again, forms, this.message);
+    this.forms = [this.resume, this.evaluate, this.distill, this.change, this.delete];
+    this.element = h("div.row.actions", this.play, this.stop, this.again, this.forms, this.message);
   }
 
   /** Return a folded form that asks for a number and posts it. */
   ask(verb, key, label, props, hint) {
     const input = h("input", { type: "number", inputmode: "decimal", ...props });
-    return this.form(verb, verb, field(label, input, hint), (submit) =>
-      this.act(submit, "POST", `/${verb.toLowerCase()}`, input.value ? { [key]: Number(input.value) } : {}),
-    );
+    return this.form(verb, verb, field(label, input, hint), (submit) => {
+      const body = input.value ? { [key]: Number(input.value) } : {};
+      return this.act(submit, "Starting …", "POST", `/${verb.toLowerCase()}`, body);
+    });
   }
 
   /** Return a folded form; browsers keep at most one of them open. */
@@ -56,6 +59,7 @@ export class Actions {
     const evaluating = row.doing.includes("evaluate");
     const free = this.mayTrain && row.can_sample && !row.doing;
     this.short = row.name.split("/").at(-1);
+    setText(this.warning, `This deletes the checkpoints, samples and all other files of ${row.name}.`);
     // What the user writes is kept.
     if (!this.change.open) [this.name.value, this.note.value] = [this.short, row.note];
     this.play.hidden = !row.can_sample;
@@ -67,19 +71,19 @@ export class Actions {
     this.evaluate.hidden = !free;
     this.distill.hidden = !free || !row.edits.length;
     this.change.hidden = this.delete.hidden = !row.can_change || busy;
-    // A message ends when the state changes, because what it promised has come true.
-    const now = `${row.state} ${row.doing}`;
+    // A message ends when the state changes, because what it promised has come true, or when a command fails.
+    const now = [row.state, evaluating, row.why].join();
     if (this.shown !== now) show(this.message, evaluating && h("p.note", "It is being evaluated now."));
     this.shown = now;
   }
 
   /** Send a request and show an error; then follow the run to its new address, or leave a deleted one. */
-  async act(submit, method, path = "", body = {}) {
+  async act(submit, said, method, path = "", body = {}) {
     submit.disabled = true;
     try {
       const { id = this.id } = await send(method, runPath(this.id, path), body);
-      show(this.message, h("p.note", `${submit.textContent}: done or begun.`));
-      this.change.open = false;
+      show(this.message, h("p.note", said));
+      for (const form of this.forms) form.open = false;
       if (method === "DELETE") location.hash = "#/";
       else if (id !== this.id) location.hash = runAddress(id);
       else this.refresh();

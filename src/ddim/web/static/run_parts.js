@@ -6,16 +6,10 @@ import { count, interval, moment, plural, smallIsGood, title } from "./format.js
 /** Return a table in a box that scrolls sideways; the columns from `numbers` on are numbers. */
 export function table(caption, heads, rows, numbers = heads.length) {
   const side = (k) => ({ class: k >= numbers && "number" });
-  return h(
-    "div.wide",
-    { tabindex: 0, role: "group", "aria-label": caption },
-    h(
-      "table",
-      h("caption.hidden", caption),
-      h("thead", h("tr", heads.map((head, k) => h("th", { scope: "col", ...side(k) }, head)))),
-      h("tbody", rows.map((row) => h("tr", row.map((cell, k) => h("td", side(k), cell))))),
-    ),
-  );
+  const head = h("tr", heads.map((title, k) => h("th", { scope: "col", ...side(k) }, title)));
+  const body = rows.map((row) => h("tr", row.map((cell, k) => h("td", side(k), cell))));
+  const filled = h("table", h("caption.hidden", caption), h("thead", head), h("tbody", body));
+  return h("div.wide", { tabindex: 0, role: "group", "aria-label": caption }, filled);
 }
 
 /** Return the recipe: first the fields that differ from the named recipe, then the others, folded. */
@@ -23,25 +17,21 @@ export function recipe(fields, name) {
   const differs = ({ value, named }) => named !== null && named !== value;
   const rows = (list) =>
     list.map(({ field, value, named, help }) => [
-      h("code", field),
+      [h("code", field), h("div.note", help)],
       h("code", value),
       named === null ? "" : h("code", named),
-      h("span.note", help),
     ]);
-  const heads = ["Field", "This run", `Recipe ${name}`, "Meaning"];
+  const heads = ["Field", "This run", `Recipe ${name}`];
   const differing = fields.filter(differs);
   const same = fields.filter((one) => !differs(one));
   if (!fields.length) return null;
+  const others = table("Other fields of the recipe", heads, rows(same));
   return section(
     "Recipe",
     differing.length
       ? table("Fields that differ from the recipe", heads, rows(differing))
       : h("p", `This run follows the recipe ${name} in every field.`),
-    h(
-      "details",
-      h("summary", `The other ${plural(same.length, "field")}`),
-      table("Other fields of the recipe", heads, rows(same)),
-    ),
+    h("details", h("summary", `The other ${plural(same.length, "field")}`), others),
   );
 }
 
