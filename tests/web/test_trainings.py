@@ -97,8 +97,8 @@ def test_what_has_ended_cannot_be_stopped_and_a_trial_is_resumed_by_its_sweep(cl
 
 def test_a_training_that_fails_at_its_start_is_a_row_with_the_reason(client):
     """It is in the list at once, its empty folder goes away, and its row can be removed."""
-    own = client.post("/api/runs?name=few", json={"data": "folder~few", "recipe": "smoke"}).json()["id"]
-    assert (own, list_rows(client)[own]["state"]) == ("few-1", "waiting")
+    own = client.post("/api/runs?name=A few", json={"data": "folder~few", "recipe": "smoke"}).json()["id"]
+    assert (own, list_rows(client)[own]["state"]) == ("A few", "waiting")
     wait_until(lambda: list_rows(client)[own]["state"] == "failed", 120)
     assert "`ddim train`: " in list_rows(client)[own]["why"]
     assert not (client.runs / own).exists()
