@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -30,7 +31,9 @@ from torch import Tensor
 
 from ddim.data.augment import apply_transformations, prepare_transformations
 from ddim.data.images import gather_batch, to_unit
-from ddim.sampling.generate import fill_micro_batches, sample_states
+from ddim.diffusion.denoiser import Denoiser
+from ddim.diffusion.samplers import State
+from ddim.sampling.generate import generate, sample_states
 from ddim.sampling.images import open_run_images
 from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun, Pipeline, load
@@ -71,14 +74,15 @@ def sample_images(trained: Pipeline, count: int, steps: int, augment: Tensor | N
     The sampling times are those of `ddim sample`; classes come in turn.
     """
     setup = choose_sampling(trained, steps, choose_label(trained.recipe), guidance=OFF)
-    trained, samples = setup.pipeline, []
-    for mine, filled, blank, labels in fill_micro_batches(trained, range(count), setup.label):
-        conditions = None if augment is None else augment[torch.tensor(filled)]
+    trained = setup.pipeline
+
+    def walk(_denoise: Denoiser, blank: Tensor, seeds: Sequence[int]) -> Iterator[State]:
+        labels = trained.assign_labels(setup.label, seeds)
+        conditions = None if augment is None else augment[torch.tensor(seeds)]
         denoise = trained.denoiser(trained.model.with_labels(labels, conditions))
-        with trained.runtime.precise():
-            *_, last = sample_states(denoise, blank, filled, setup.times, trained.recipe.sampler)
-        samples.append(trained.pixels.leave(last.x0[: len(mine)].float()).cpu())
-    return torch.cat(samples)
+        return sample_states(denoise, blank, seeds, setup.times, trained.recipe.sampler)
+
+    return generate(setup, range(count), walk=walk)[0]
 
 
 def mean(values: Tensor) -> tuple[float, float]:

@@ -31,7 +31,6 @@ SAVED = "stopped and saved; continue with `ddim train --resume --out runs/one`"
     ("words", "said"),
     [
         (["frobnicate"], "'frobnicate' is not a command; `ddim` lists the commands"),
-        (["/"], "'/' is not a command; perhaps you meant `ddim train /`"),
         (["sample"], "the following arguments are required: RUN"),
     ],
 )

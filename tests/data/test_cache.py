@@ -18,7 +18,7 @@ from ddim.data.cache_contents import CACHE_PARTS, inspect_cache
 from ddim.data.images import gather_batch, to_unit
 from ddim.data.values import Reading, Values
 from ddim.errors import NoSpace, UserError
-from ddim.evaluation.image_summary import find_enlarged
+from ddim.evaluation.image_summary import summarise_images
 from deep_files import noise16, png16, tiff
 from race import race
 
@@ -186,7 +186,7 @@ def test_the_original_sizes_and_formats_are_stored(opened, folder):
     images = opened((20, 20))
     found = [(header.height, header.width, header.format) for header in read_headers(images)]
     assert found == [(12, 12, "PNG")] * 3 + [(30, 50, "JPEG")] + [(12, 12, "PNG")] * 2
-    assert len(find_enlarged(images)) == 5
+    assert summarise_images("photos", images)["enlarged"] == 5
 
 
 # Values of more than 8 bits

@@ -108,7 +108,7 @@ def test_clusters_become_the_classes_of_images_and_tensors_keep_them():
     clusters = found(groups())
     again = ImageClusters.from_tensors(clusters.to_tensors())
     images = Images(groups(), None, (), tuple(map(str, range(len(TRUTH)))), "")
-    labelled = SplitImages(images, np.arange(50), np.arange(50, len(TRUTH))).with_clusters(again)
+    labelled = SplitImages(images, np.arange(50), np.arange(50, len(TRUTH))).with_conditions(again, None)
     assert labelled.clusters is again
     assert labelled.images.classes == clusters.names
     assert np.array_equal(labelled.images.labels, TRUTH)

@@ -60,7 +60,7 @@ def test_training_images_have_mean_0_and_deviation_1(tmp_path):
     assert again.sha256 == found.sha256
     assert np.array_equal(again.mean, found.mean)
     images = Images(np.zeros((4, 8, 8, 1), np.uint8), None, (), NAMES, "")
-    labelled = SplitImages(images, found.train, np.array([2])).with_vectors(found)
+    labelled = SplitImages(images, found.train, np.array([2])).with_conditions(None, found)
     assert np.array_equal(labelled.images.vectors, found.standardise(found.rows))
 
 

@@ -161,9 +161,9 @@ def test_a_figure_is_written_to_a_new_file_of_the_current_folder(tmp_path, monke
 @pytest.mark.parametrize(
     ("words", "options", "wrong"),
     [
-        (["forward"], {"fields": {"schedule": "linear"}}, "schedule is not used"),
+        (["forward"], {"fields": {"schedule": "linear"}}, "schedule"),
         (["forward"], {"steps": 3}, "'steps'"),
-        (["reverse"], {}, "from no name"),
+        (["reverse"], {}, "missing .* 'model'"),
     ],
 )
 def test_a_figure_refuses_what_it_does_not_use(tmp_path, words, options, wrong):

@@ -36,7 +36,7 @@ def test_the_reference_is_named_without_its_folders(source):
     assert evaluation(reference__source=source).reference.name == "500 held-out images of mine"
 
 
-@pytest.mark.parametrize("text", ["", json.dumps(record(schema=2)), json.dumps(record(kind="samples"))])
+@pytest.mark.parametrize("text", ["", json.dumps(record(kind="samples"))])
 def test_a_file_that_is_no_record_is_refused_by_its_name(text, tmp_path):
     (tmp_path / "record.json").write_text(text)
     with pytest.raises(UserError, match=str(tmp_path / "record.json")):

@@ -99,13 +99,13 @@ def student(run):
 def quality(monkeypatch):
     """A function that sets how far samples are from the validation images, by their setup and first seed."""
     held_out = np.random.default_rng(0).standard_normal((N, 12)).astype(np.float32)
-    monkeypatch.setattr("ddim.evaluation.image_sets.compute_features", lambda *_: held_out)
+    monkeypatch.setattr("ddim.evaluation.search.compute_features", lambda *_: held_out)
 
     def give(distance):
         def compute(self, _):
             draw = np.random.default_rng(self.seeds[0]).standard_normal((N, 12))
             offset = distance(self.setup, self.seeds[0])
-            return ImageFeatures((held_out + offset + 0.1 * draw).astype(np.float32), None, 0)
+            return ImageFeatures((held_out + offset + 0.1 * draw).astype(np.float32), None)
 
         monkeypatch.setattr(SampledParts, "compute_features", compute)
 

@@ -45,7 +45,7 @@ def known(monkeypatch):
 
     def add(name, path):
         sha = hashlib.sha256(path.read_bytes()).hexdigest()
-        monkeypatch.setitem(WEIGHTS, name, (WEIGHTS[name][0], sha))
+        monkeypatch.setitem(WEIGHTS, name, (WEIGHTS[name][0], sha, WEIGHTS[name][2]))
         return sha
 
     return add

@@ -136,7 +136,7 @@ def test_weights_are_found_in_our_cache_and_in_torch_hubs(place, weights_2015, k
 
 def test_weights_are_downloaded_once_and_a_wrong_file_is_discarded(places, monkeypatch):
     served, sha = places / "a.pth", hashlib.sha256(b"weights").hexdigest()
-    monkeypatch.setitem(WEIGHTS, "inception-2015", (served.as_uri(), sha[:8]))
+    monkeypatch.setitem(WEIGHTS, "inception-2015", (served.as_uri(), sha[:8], None))
     served.write_bytes(b"weig")
     with pytest.raises(
         UserError, match=rf"cannot be downloaded .*{served.as_uri()} and put it into .*weights"

@@ -117,7 +117,7 @@ def test_an_enlarged_sheet_is_split_into_its_exact_images(zoom, count, height, w
 
 def test_a_film_holds_every_frame_exactly_and_shows_the_last_longer(tmp_path):
     frames = list(random_images(5, 20, 24))
-    save_film(tmp_path / "film.webp", frames, zoom=3)
+    save_film(tmp_path / "film.webp", frames)
     durations = []
     with Image.open(tmp_path / "film.webp") as film:
         assert film.n_frames == 5
@@ -125,10 +125,6 @@ def test_a_film_holds_every_frame_exactly_and_shows_the_last_longer(tmp_path):
         for k, frame in enumerate(frames):
             film.seek(k)
             film.load()
-            assert np.array_equal(np.asarray(film.convert("RGB")), enlarge(frame, 3))
+            assert np.array_equal(np.asarray(film.convert("RGB")), enlarge(frame))
             durations.append(film.info["duration"])
     assert durations == [1000, 1000, 1000, 1000, 2000]
-    # The enlargement is reduced to what a WebP can hold.
-    save_film(tmp_path / "film.webp", [np.zeros((300, 8, 3), np.uint8)], zoom=64)
-    with Image.open(tmp_path / "film.webp") as film:
-        assert film.size == (8 * 54, 300 * 54)

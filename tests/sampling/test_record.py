@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import tiny
-from ddim.plots.pictures import make_sheet
+from ddim.plots.pictures import enlarge, make_sheet
 from ddim.recipe.codec import override
 from ddim.runs import checkpoint
 from ddim.sampling.generate import generate
@@ -56,11 +56,11 @@ def test_a_record_says_whether_samples_are_bit_identical(folder, monkeypatch):
 def test_a_film_has_one_sheet_for_each_state_and_ends_with_the_samples(folder, tmp_path):
     setup = SamplingSetup(load(folder), 3)
     images, _ = generate(setup, range(18))
-    sample_to_folder(setup.pipeline, 18, 3, out=tmp_path / "out", film=True, zoom=1)
+    sample_to_folder(setup.pipeline, 18, 3, out=tmp_path / "out", film=True)
     with Image.open(tmp_path / "out" / "film.webp") as film:
         assert film.n_frames == 4
         film.seek(3)
-        np.testing.assert_array_equal(np.asarray(film.convert("RGB")), make_sheet(images))
+        np.testing.assert_array_equal(np.asarray(film.convert("RGB")), enlarge(make_sheet(images)))
 
 
 def test_samples_depend_on_the_weights_of_a_guide_and_not_on_its_place(folder):

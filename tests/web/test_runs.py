@@ -40,7 +40,7 @@ def test_long_curves_are_thinned_keep_validations_and_leave_out_a_pause(copy_cli
 
 @pytest.mark.parametrize("run", ["..", "..%2f..%2fetc", "photos-tiny-1~..", "a" * 3000])
 def test_only_listed_runs_and_pictures_are_shown(client, run):
-    for path in ("", "/log", "/curves", "/pictures/real.png"):
+    for path in ("", "/curves", "/pictures/real.png"):
         assert client.get(f"/api/runs/{run}{path}").status_code == 404
     for name in ("../run.json", "..%2frun.json", "5"):
         assert client.get(f"/api/runs/{RUN}/pictures/{name}").status_code == 404
@@ -71,7 +71,7 @@ def test_a_memorisation_test_says_its_verdict_or_its_damage(copy_client, runs):
     record = {"verdict": "It copies nothing.", "sampling": {}, "step": 1200, "weights": "raw"}
     write_sealed(folder / "record.json", {**record, "checkpoint": {"sha256": "0" * 64}})
     for said in ("It copies nothing. Tested: the raw weights at step 1,200.", "is damaged"):
-        assert said in copy_client.get(f"/api/runs/{RUN}").json()["memorisation"]["sentence"]
+        assert said in copy_client.get(f"/api/runs/{RUN}").json()["memorisation"]
         (folder / "record.json").write_text('{"seal": "0", "verdict": "no copies"}')
 
 

@@ -1,13 +1,10 @@
 """The command line: a table of public functions, and what all commands have in common."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
 import warnings
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
-from pathlib import Path
 from typing import Any
 
 from ddim import __version__
@@ -16,7 +13,7 @@ from ddim.cli.generate import call_function, read_arguments
 from ddim.cli.output import drop_unread_output, print_json, print_text, say
 from ddim.cli.parser import build_parser, write_overview
 from ddim.cli.signatures import read_signature
-from ddim.errors import Notice, UserError, escape, explain_error, quote, suggest
+from ddim.errors import Notice, UserError, escape, explain_error, suggest
 from ddim.machine.signals import Stopped, stop_on_signals
 from ddim.machine.startup import count_launched, keep_freed_memory, read_rank, set_variables
 
@@ -73,10 +70,7 @@ def _run_words(argv: list[str]) -> int:
 def _run_command(name: str, *words: str) -> int:
     """Run a command with its words, in the surroundings of all commands."""
     if name not in COMMANDS:
-        hint = suggest(name, COMMANDS)
-        if not hint and Path(name).exists():
-            hint = f"; perhaps you meant `ddim train {quote(name)}`"
-        raise UserError(f"{name!r} is not a command{hint}; `ddim` lists the commands")
+        raise UserError(f"{name!r} is not a command{suggest(name, COMMANDS)}; `ddim` lists the commands")
     rank = read_rank()
     with stop_on_signals(), keep_freed_memory(), ExitStack() as stack:
         if count_launched() > 1:

@@ -3,8 +3,6 @@
 A command is the public function of this name, see `ddim/__init__.py`, or one in `HOMES`.
 """
 
-from __future__ import annotations
-
 import re
 
 from ddim import _NAMES

@@ -1,7 +1,5 @@
 """Run the public function of a command: read its arguments from words, call it, and print its result."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Sequence
@@ -22,11 +20,8 @@ from ddim.errors import UserError, quote, suggest
 HINTS = {
     "--image-size": "--size",
     "--num": "-n",
-    "--number": "-n",
     "--epochs": "--images",
-    "--lr": "--optim.lr",
     "--batch-size": "--optim.batch",
-    "--output": "--out",
     "--format": "--to",
 }
 """The option that a user of another program may mean."""

@@ -3,8 +3,6 @@
 The streams escape what could control a terminal, and drop what nobody can read.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -14,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from itertools import chain
 from typing import IO, Any, TextIO
 
@@ -23,14 +22,12 @@ from ddim.errors import escape
 def say(text: str) -> None:
     """Print lines on standard error; if a progress bar is drawn there, the bar stays below them."""
     # While a bar is drawn, sys.stderr is an object of rich, which does not escape.
-    sys.stderr.write(fit_terminal(escape(text, "\n\t"), sys.stderr) + "\n")
-    sys.stderr.flush()
+    print(fit_terminal(escape(text, "\n\t"), sys.stderr), file=sys.stderr, flush=True)
 
 
 def print_text(text: str) -> None:
     """Print lines on standard output."""
-    sys.stdout.write(fit_terminal(text.rstrip("\n"), sys.stdout) + "\n")
-    sys.stdout.flush()
+    print(fit_terminal(text.rstrip("\n"), sys.stdout), flush=True)
 
 
 def fit_terminal(text: str, stream: IO[str]) -> str:
@@ -59,10 +56,10 @@ def draw(images: Sequence[Any], terminal: IO[str], rows: int = 1) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print plain values and paths as one JSON document; numbers that are not finite become null."""
-    plain = json.loads(json.dumps(value, default=os.fspath), parse_constant=lambda name: None)
-    sys.stdout.write(json.dumps(plain, indent=2) + "\n")
-    sys.stdout.flush()
+    """Print plain values, paths and dataclasses as JSON; numbers that are not finite become null."""
+    text = json.dumps(value, default=lambda each: vars(each) if is_dataclass(each) else os.fspath(each))
+    plain = json.loads(text, parse_constant=lambda name: None)
+    print(json.dumps(plain, indent=2), flush=True)
 
 
 # The streams

@@ -3,8 +3,6 @@
 This is the only module that runs code of the user, and only from a file that the command line names.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import sys

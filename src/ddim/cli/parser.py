@@ -1,7 +1,5 @@
 """The parser of a command, which also writes its help page; the overview of all commands; completion."""
 
-from __future__ import annotations
-
 import argparse
 import ast
 import re
@@ -138,7 +136,8 @@ def _describe_argument(parameter: Parameter) -> dict[str, Any]:
     if parameter.is_flag:
         options["action"] = "store_true" if parameter.default == "False" else argparse.BooleanOptionalAction
         return options
-    options["action"] = "append" if parameter.repeats else "store"
+    repeats = parameter.has_only("Mapping") or parameter.has_only("Sequence")
+    options["action"] = "append" if repeats else "store"
     return options | {"metavar": write_metavar(parameter), "required": parameter.default is None}
 
 

@@ -1,12 +1,10 @@
 """The progress that commands show: a bar in a terminal, plain lines elsewhere."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from rich.console import Console as Terminal
@@ -29,7 +27,7 @@ PACE = 60.0
 """Seconds over which the pace of work is averaged, to estimate the time left."""
 
 
-class ProgressDisplay:
+class ProgressDisplay(AbstractContextManager):
     """Shows the progress of long work: a bar on a terminal, elsewhere a line every `EVERY` seconds.
 
     A context manager; call it as a `Progress`. Text on standard error appears above the bar.
@@ -51,10 +49,6 @@ class ProgressDisplay:
             get_time=time.monotonic,
             disable=not self.draws,
         )
-
-    def __enter__(self) -> Self:
-        """Return the display."""
-        return self
 
     def __exit__(self, *error: object) -> None:
         """Remove the bar."""

@@ -1,7 +1,5 @@
 """`ddim recipe`: explain the recipes and their fields."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 So `ddim sample --help` does not wait for torch.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -84,11 +82,6 @@ class Parameter:
         """Whether the option takes no value."""
         return self.has_only("bool")
 
-    @property
-    def repeats(self) -> bool:
-        """Whether the option may be repeated to collect values."""
-        return self.has_only("Mapping") or self.has_only("Sequence")
-
     def has_only(self, name: str) -> bool:
         """Return whether there is no other type than this one."""
         return {kind.name for kind in self.types} == {name}
@@ -146,8 +139,6 @@ class Signature:
 def read_signature(home: str) -> Signature:
     """Return what the command of a function takes; `home` is its place, such as "plots.chart:draw"."""
     module, function = find_definition(*home.split(":"))
-    if not isinstance(function, ast.FunctionDef):
-        raise LookupError(f"{home} is not a function")
     doc, fields, shown = read_docstring(function), None, []
     parameters = list(_list_parameters(module, function))
     for p in parameters:
@@ -200,8 +191,6 @@ def _read_arguments(module: str, function: ast.FunctionDef) -> Iterator[Paramete
 def read_class(module: str, name: str) -> Iterator[Parameter]:
     """Yield the fields of a dataclass or of a `TypedDict`; those without a default may be left out."""
     home, node = find_definition(module, name)
-    if not isinstance(node, ast.ClassDef):
-        raise LookupError(f"{name} is not a class")
     helps = read_docstring(node).helps
     for item in node.body:
         if isinstance(item, ast.AnnAssign):
@@ -248,7 +237,7 @@ def locate_module(module: str) -> Path:
     return file if (file := path.with_suffix(".py")).exists() else path / "__init__.py"
 
 
-def find_definition(module: str, name: str) -> tuple[str, ast.AST | None]:
+def find_definition(module: str, name: str) -> tuple[str, Any]:
     """Return the module that defines a name which a module has or imports, and its definition there.
 
     The definition is a class, a function, or the value that is assigned; None for a name of other packages.

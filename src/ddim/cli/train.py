@@ -1,7 +1,5 @@
 """`ddim train`: train a new run, or continue one."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

@@ -25,8 +25,8 @@ from the paper or its code:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -79,8 +79,7 @@ class Augment:
         return torch.where(done[:, _TRANSFORMATION], torch.stack(values, dim=1), 0.0)
 
 
-@dataclass(frozen=True)
-class Transformations:
+class Transformations(NamedTuple):
     """The transformations of images (B, C, H, W), prepared on the CPU; see `prepare_transformations`.
 
     Attributes:
@@ -96,10 +95,6 @@ class Transformations:
     moved: Tensor
     inverse: Tensor
     shift: Tensor
-
-    def send(self, copy: Callable[[Tensor], Tensor]) -> Transformations:
-        """Return the transformations with each tensor copied to another device by `copy`."""
-        return Transformations(*(copy(getattr(self, field.name)) for field in fields(self)))
 
 
 def prepare_transformations(labels: Tensor, height: int, width: int) -> Transformations:

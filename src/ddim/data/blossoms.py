@@ -361,7 +361,7 @@ class Scene:
         step = (u * _STEPS + 1).astype(np.intp)
         wide = _outline(shape.rise, shape.fall).take(step, mode="clip") * shape.width
         inside = (wide - flat) * (self.unit * math.sqrt(_area(place)))
-        patch *= 1 - 0.4 * _clip(inside * (14 / self.unit) + 0.6)
+        patch *= 1 - 0.4 * (inside * (14 / self.unit) + 0.6).clip(0, 1)
         # A blade is brighter if it points to the light, and on the side that does.
         angle = self.light - cmath.phase(place.along)
         light *= 1 + 0.13 * math.cos(angle)
@@ -372,7 +372,7 @@ class Scene:
         colour = ramp.take(step, axis=1, mode="clip")
         colour *= tone
         colour -= patch
-        colour *= _clip(inside + 0.5)
+        colour *= (inside + 0.5).clip(0, 1)
         patch += colour
 
     def paint_discs(
@@ -391,14 +391,14 @@ class Scene:
         patch, u, v = self._view(place, -reach, reach, reach)
         x, y = spots[:, :, None, None]
         far = ((u - x) ** 2 + (v - y) ** 2).min(0) * (1 / radius**2)
-        edge = (1 - np.sqrt(far)) * (radius / (soft or 1 / self.unit)) + 0.5
+        edge = ((1 - np.sqrt(far)) * (radius / (soft or 1 / self.unit)) + 0.5).clip(0, 1)
         if soft:
-            patch += 0.4 * _clip(edge) * (colour[:, None, None] - patch)
+            patch += 0.4 * edge * (colour[:, None, None] - patch)
         else:
             ray = cmath.rect(0.35 / reach, -self.light)
             shade = 1.05 + u * (place.along * ray).real + v * (place.across * ray).real
             shade -= 0.3 * np.minimum(far, 1)
-            patch += _clip(edge) * (colour[:, None, None] * shade - patch)
+            patch += edge * (colour[:, None, None] * shade - patch)
 
     def finish(self) -> np.ndarray:
         """Return the finished image (H, W, 3) uint8, the means of 2 x 2 pixels."""
@@ -435,11 +435,6 @@ def _outline(rise: float, fall: float) -> np.ndarray:
     shape = u**rise * (1 - u) ** fall
     # Beyond both ends the half width is negative, so points there are outside for all exponents.
     return np.concatenate([[-9.0], shape / shape.max(), [-9.0]]).astype(np.float32)
-
-
-def _clip(values: np.ndarray) -> np.ndarray:
-    """Clip values to [0, 1] in place and return them; on small arrays this is faster than numpy's clip."""
-    return np.minimum(np.maximum(values, 0, out=values), 1, out=values)
 
 
 @lru_cache(maxsize=64)

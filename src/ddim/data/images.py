@@ -84,19 +84,14 @@ class SplitImages:
     clusters: ImageClusters | None = None
     vectors: ImageVectors | None = None
 
-    def with_clusters(self, clusters: ImageClusters | None) -> SplitImages:
-        """Return these images with their clusters as classes; None changes nothing."""
-        if clusters is None:
-            return self
-        images = replace(self.images, labels=clusters.labels, classes=clusters.names)
-        return replace(self, images=images, clusters=clusters)
-
-    def with_vectors(self, vectors: ImageVectors | None) -> SplitImages:
-        """Return these images with their standardised vectors; None changes nothing."""
-        if vectors is None:
-            return self
-        images = replace(self.images, vectors=vectors.standardise(vectors.rows))
-        return replace(self, images=images, vectors=vectors)
+    def with_conditions(self, clusters: ImageClusters | None, vectors: ImageVectors | None) -> SplitImages:
+        """Return these images with their clusters as classes, and with their standardised vectors."""
+        images = self.images
+        if clusters:
+            images = replace(images, labels=clusters.labels, classes=clusters.names)
+        if vectors:
+            images = replace(images, vectors=vectors.standardise(vectors.rows))
+        return replace(self, images=images, clusters=clusters, vectors=vectors)
 
     def __repr__(self) -> str:
         """Return one line: the images and the numbers of training and validation images."""

@@ -54,26 +54,14 @@ def name_folders(names: Sequence[str]) -> list[str]:
     same name, it is the first folder in which the paths differ. If an image lies beside the class folders,
     there are no classes.
     """
-    folders = _list_folders(names)
+    folders = _drop_shared([tuple(name.split("/")[:-1]) for name in names])
+    if all(folder and folder[0].lower() in _SPLITS for folder in folders):
+        folders = _drop_shared([folder[1:] for folder in folders])
     if not folders or not all(folders):
         return []
     last = [folder[-1] for folder in folders]
     same_depth = len(set(map(len, folders))) == 1
     return last if same_depth and len(set(last)) > 1 else [folder[0] for folder in folders]
-
-
-def find_loose(names: Sequence[str]) -> list[str]:
-    """Return the names of the images that lie beside class folders; [] if there are no class folders."""
-    folders = _list_folders(names)
-    return [name for name, folder in zip(names, folders, strict=True) if not folder] if any(folders) else []
-
-
-def _list_folders(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the folders of each image, without those above all images and those that split the images."""
-    folders = _drop_shared([tuple(name.split("/")[:-1]) for name in names])
-    if folders and all(folder and folder[0].lower() in _SPLITS for folder in folders):
-        return _drop_shared([folder[1:] for folder in folders])
-    return folders
 
 
 def _drop_shared(folders: list[tuple[str, ...]]) -> list[tuple[str, ...]]:

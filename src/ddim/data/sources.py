@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import lzma
 import os
+import re
 import tarfile
 import time
 import zipfile
@@ -38,6 +39,7 @@ _IMAGES, _LABELS = ("image", "img", "bytes"), ("label", "labels", "class", "cls"
 # In seconds, and longer than the resolution of file times on common file systems. If a file older than this
 # changes again, its times change too.
 _CLOCK_TICK = 2.0
+_SUFFIX_PARTS = re.compile(r"\.[^/]*\Z")
 # RuntimeError is raised for encrypted archives, NotImplementedError for unknown methods of compression.
 _DAMAGED = (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
 
@@ -155,9 +157,9 @@ class Archive(Source):
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
         """Yield the files; one that cannot be read becomes a `Reject`, and so does the rest after damage."""
-        # Files of one key follow each other. At most 32 are in memory together; without a limit, all files
-        # from scan.0001.png to scan.9999.png would be.
-        for _, group in groupby(self._read(), key=lambda file: _find_key(file.name)):
+        # Files of one key, the path up to the first dot of its last part, follow each other. At most 32 are
+        # in memory together; without a limit, all files from scan.0001.png to scan.9999.png would be.
+        for _, group in groupby(self._read(), key=lambda file: _SUFFIX_PARTS.sub("", file.name)):
             while files := list(islice(group, 32)):
                 labels = (file.label for file in files if isinstance(file, _LabelFile))
                 label = next(filter(None, labels), None)
@@ -211,12 +213,6 @@ def _read_tar(path: Path) -> Iterator[Member | Reject]:
 @dataclass(frozen=True)
 class _LabelFile(Reject):
     label: str | None
-
-
-def _find_key(name: str) -> str:
-    """Return the path of a file up to the first dot of its last part."""
-    folder, slash, last = name.rpartition("/")
-    return folder + slash + last.partition(".")[0]
 
 
 def _read_member(name: str, file: IO[bytes]) -> Member | Reject:
@@ -275,8 +271,14 @@ class Parquet(Source):
             UserError: if a file cannot be read, or has no column of images.
         """
         rows = chain.from_iterable(map(_read_rows, self.files))
-        for number, (image, label) in enumerate(rows):
-            yield _make_member(f"{number:09d}", image, label)
+        for number, (cell, label) in enumerate(rows):
+            name, image = f"{number:09d}", cell.get("bytes") if isinstance(cell, dict) else cell
+            if not isinstance(image, bytes):
+                yield Reject(name, "holds no bytes of an image")
+            elif isinstance(label, int) and not 0 <= label < 10**6:  # Hugging Face writes -1 for unknown.
+                yield Reject(name, f"its label {label} is no class index")
+            else:
+                yield Member(name, image, label if isinstance(label, str | int) else None)
 
     @cached_property
     def class_names(self) -> Sequence[str]:
@@ -303,15 +305,6 @@ def _read_rows(path: Path) -> Iterator[tuple[Any, Any]]:
         for batch in file.iter_batches(16, columns=[image, label] if label else [image]):
             for row in batch.to_pylist():
                 yield row[image], row.get(label)
-
-
-def _make_member(name: str, image: object, label: object) -> Member | Reject:
-    image = image.get("bytes") if isinstance(image, dict) else image
-    if not isinstance(image, bytes):
-        return Reject(name, "holds no bytes of an image")
-    if isinstance(label, int) and not 0 <= label < 10**6:  # Hugging Face writes -1 for an unknown label.
-        return Reject(name, f"its label {label} is no class index")
-    return Member(name, image, label if isinstance(label, str | int) else None)
 
 
 @contextmanager

@@ -4,8 +4,6 @@ Averages of any width are reconstructed from the snapshots of the run (Karras et
 of several widths can be measured, and the best is kept.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace

@@ -5,8 +5,6 @@ folder of an evaluation gets its final name only when it is complete, so an eval
 no record.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -272,7 +270,6 @@ class _Evaluator:
             size, sha256 = of.images.pixels.shape[1:3], of.identity(used)
             reference = records.ReferenceSet(of.source, of.images.fingerprint, of.part, size, len(of), sha256)
             content = {
-                "schema": records.SCHEMA,
                 "metrics": metrics,
                 "notes": [*self.remarks, *notes],
                 "yardstick": self.yardstick,
@@ -285,7 +282,7 @@ class _Evaluator:
                     "kept": found.kept,
                     "sha256": hash_file(folder / records.FEATURES),
                 },
-                "sampling": images.sampling and {**images.sampling, "nfe": found.nfe},
+                "sampling": images.sampling,
                 "seconds": {
                     "sampling": round(found.seconds, 2),
                     "features": round(computed - began - found.seconds, 2),
@@ -385,7 +382,7 @@ def _open_given_images(
     def compute(extractor: Extractor, shown: int) -> ImageFeatures:
         features = compute_features(given, extractor, partial(progress, "images"))
         first = to_pictures(gather_batch(given.images, which[:shown]))
-        return ImageFeatures(features, first, sampling["nfe"] if sampling else 0)
+        return ImageFeatures(features, first)
 
     evaluated = _EvaluatedImages(len(which), compute, sampling, images.fingerprint)
     return _Evaluator(name, [evaluated], reference, (), Path(records.FOLDER), f"{stem}-", extractor, progress)

@@ -107,8 +107,7 @@ def plot(  # noqa: PLR0913 (the options of a command)
     try:
         inspect.signature(figures[what]).bind(*names, **given)
     except TypeError as error:
-        shown = ", ".join(map(str, [*names, *given])) or "no name"
-        raise UserError(f"the figure {what} cannot be drawn from {shown}: {error}") from error
+        raise UserError(f"the figure {what}: {error}") from error
     charts.save_figure(path, figures[what](*names, **given))
     return path
 
@@ -133,8 +132,6 @@ def name_schedules(shown: Shown, fields: Mapping[str, Any] | None = None) -> Map
     """
     if isinstance(shown, Mapping) and not fields:
         return shown
-    if other := [path for path in fields or () if not path.startswith("schedule.")]:
-        raise UserError(f"{other[0]} is not used here: only fields of the named schedules are")
     changes = {path.removeprefix("schedule."): value for path, value in (fields or {}).items()}
     named = {}
     for item in [shown] if isinstance(shown, str) else shown:

@@ -7,15 +7,13 @@ features of the same samples need no sampling. Samples are divided into the same
 in the cache, so the metrics are bit-identical in both cases.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -32,12 +30,11 @@ from ddim.errors import UserError
 from ddim.files import cache_folder
 from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, watch_reading
-from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor
 from ddim.recipe.recipe import Data
 from ddim.runs.names import is_run_folder
 from ddim.sampling.generate import sample_uint8, split_into_parts
-from ddim.sampling.image_features import BATCH, ImageSet, compute_features, keep_part, name_part, read_part
+from ddim.sampling.image_features import BATCH, ImageSet, keep_part, name_part, read_part
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import LoadedRun, Pipeline
 from ddim.sampling.record import sample_conditions, sampling_record
@@ -85,10 +82,7 @@ def open_reference(run: Pipeline, reference: Reference, progress: Progress = ign
     if reference.data is not None or not isinstance(run, LoadedRun):
         data = replace(data, channels=choose_channels(run.model.shape.channels))
         return open_other_images(reference, data, progress, run.recipe.split_seed, run.values)
-    try:
-        return reference.select(open_run_images(run, progress), data.source)
-    except UserError as error:
-        raise UserError(f"{error}; or name other images as the reference") from None
+    return reference.select(open_run_images(run, progress), data.source)
 
 
 def open_other_images(
@@ -132,23 +126,6 @@ def read_first(members: Iterator[Member | Reject], read: Callable[..., T]) -> T 
     return None
 
 
-def compute_validation_features(run: LoadedRun, extractor: Extractor, progress: Progress) -> np.ndarray:
-    """Return the features (N, dimensions) of a run's validation images, the reference of searches by KID.
-
-    Args:
-        run: the run.
-        extractor: the network of the features.
-        progress: called while images are decoded, and while features are computed.
-
-    Raises:
-        UserError: if the images cannot be opened, or are fewer than `LEAST`, so that their KID says nothing.
-    """
-    images = open_reference(run, Reference(), progress)
-    if (count := len(images.which)) < LEAST:
-        raise UserError(f"KID needs at least {LEAST} held-out images, got {count}")
-    return compute_features(images, extractor, partial(progress, "features of the reference"))
-
-
 # Samples
 
 LARGEST_KEPT = 2**26
@@ -164,14 +141,12 @@ class ImageFeatures:
     Attributes:
         features: (N, dimensions) float32.
         images: the first images, (n, C, H, W) uint8.
-        nfe: network evaluations per image.
         kept: number of images that were not sampled, because they or their features were in the cache.
         seconds: seconds of sampling.
     """
 
     features: np.ndarray
     images: Tensor
-    nfe: int
     kept: int = 0
     seconds: float = 0.0
 
@@ -208,7 +183,6 @@ class SampledParts:
         return ImageFeatures(
             np.concatenate([part.features for part in found]),
             torch.cat([part.images for part in found])[:shown],
-            max(part.nfe for part in found),
             sum(part.kept for part in found),
             sum(part.seconds for part in found),
         )
@@ -216,7 +190,7 @@ class SampledParts:
     def samples(self) -> Iterator[Tensor]:
         """Yield the samples (B, C, H, W) part by part, as uint8."""
         for seeds in split_into_parts(self.setup.pipeline, self.seeds, BATCH):
-            yield self._sample(seeds, keep=self._few)[0]["images"]
+            yield self._sample(seeds, keep=self._few)[0]
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -232,38 +206,38 @@ class SampledParts:
     def _measure(self, seeds: Sequence[int], extractor: Extractor, shown: int) -> ImageFeatures:
         """Return the features of the part with these seeds; compute those that are not in the cache."""
         path = self._path(seeds, extractor)
-        known = read_part(path, "features", "nfe") if self.cached else None
+        known = read_part(path, "features") if self.cached else None
         pictured = seeds[0] - self.seeds[0] < shown
         if known is not None and not pictured:
-            return ImageFeatures(known["features"].numpy(), _NO_IMAGES, int(known["nfe"]), len(seeds))
+            return ImageFeatures(known["features"].numpy(), _NO_IMAGES, len(seeds))
         samples, seconds = self._sample(seeds, keep=pictured or (shown > 0 and self._few))
         if known is None:
-            known = {"features": extractor(samples["images"]).clone(), "nfe": samples["nfe"]}
+            known = {"features": extractor(samples).clone()}
             if self.cached:
                 keep_part(path, known)
-        images = samples["images"] if pictured else _NO_IMAGES
+        images = samples if pictured else _NO_IMAGES
         kept = 0 if seconds else len(seeds)
-        return ImageFeatures(known["features"].numpy(), images, int(known["nfe"]), kept, seconds)
+        return ImageFeatures(known["features"].numpy(), images, kept, seconds)
 
-    def _sample(self, seeds: Sequence[int], *, keep: bool) -> tuple[dict[str, Tensor], float]:
-        """Return "images" and "nfe" of the samples with these seeds, and the seconds that sampling took.
+    def _sample(self, seeds: Sequence[int], *, keep: bool) -> tuple[Tensor, float]:
+        """Return the samples with these seeds, and the seconds that sampling took.
 
         Samples from the cache took 0 seconds.
         """
         path = self._path(seeds)
-        known = read_part(path, "images", "nfe") if self.cached else None
+        known = read_part(path, "images") if self.cached else None
         if known is not None:
-            return known, 0.0
+            return known["images"], 0.0
         began = time.monotonic()
         onward = continue_progress(self.progress, seeds[0] - self.seeds[0], len(self.seeds))
-        ((images, nfe),) = sample_uint8(self.setup, seeds, onward)
+        ((images, _),) = sample_uint8(self.setup, seeds, onward)
         seconds = time.monotonic() - began
-        made = {"images": images.contiguous(), "nfe": torch.tensor(nfe)}
+        images = images.contiguous()
         if keep and self.cached:
             # Samples that cannot be kept are made again when they are needed again.
             with suppress(OSError):
-                keep_part(path, made)
-        return made, seconds
+                keep_part(path, {"images": images})
+        return images, seconds
 
     def _path(self, seeds: Sequence[int], extractor: Extractor | None = None) -> Path:
         """Return the file of the features of a part, or of its samples if there is no extractor.

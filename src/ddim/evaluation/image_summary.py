@@ -14,7 +14,6 @@ import numpy as np
 from ddim.data import Images, open_images, parse_size, split_images
 from ddim.data.cache import read_headers
 from ddim.data.clusters import average_cells, group_images
-from ddim.data.decode import Header
 from ddim.data.images import gather_batch
 from ddim.data.open import find_array_size
 from ddim.data.order import shuffle_epoch
@@ -128,7 +127,8 @@ def inspect_data(  # noqa: PLR0913 (the choices of a notebook)
         facts["clusters"], figure = _find_clusters(images, clusters)
         save_png(file, charts.rasterise(figure))
     else:
-        save_png(file, enlarge(draw_images(images)))
+        shown = gather_batch(images, shuffle_epoch(len(images), 0, 0)[:SHOWN])
+        save_png(file, enlarge(make_sheet(shown)))
     return DataSummary(images, facts, file)
 
 
@@ -145,14 +145,10 @@ def _find_clusters(images: Images, count: int) -> tuple[dict[str, int], charts.F
     return counts, charts.plot_strip(rows, [f"{k + 1}" for k in range(TYPICAL)])
 
 
-def draw_images(images: Images) -> np.ndarray:
-    """Return one image (H, W, 3) uint8 that shows up to `SHOWN` images in random order."""
-    return make_sheet(gather_batch(images, shuffle_epoch(len(images), 0, 0)[:SHOWN]))
-
-
 def summarise_images(source: str, images: Images) -> dict[str, Any]:
     """Return the counts, sizes, classes, rejected files and duplicates of a source as plain values."""
     headers, classes, split = read_headers(images), None, None
+    _, height, width, channels = images.pixels.shape
     if images.labels is not None:
         classes = Counter(images.classes[label] for label in images.labels.tolist())
     if images.official is not None:
@@ -160,12 +156,12 @@ def summarise_images(source: str, images: Images) -> dict[str, Any]:
     return {
         "source": source,
         "images": len(images),
-        "size": images.pixels.shape[1:3],
-        "channels": images.pixels.shape[3],
+        "size": (height, width),
+        "channels": channels,
         "values": asdict(images.values),
         "fingerprint": images.fingerprint,
         "original_sizes": Counter(f"{header.height}x{header.width}" for header in headers),
-        "enlarged": len(find_enlarged(images)),
+        "enlarged": sum(each.height < height or each.width < width for each in headers),
         "formats": Counter(header.format for header in headers),
         "modes": Counter(header.mode for header in headers),
         "split": split,
@@ -182,12 +178,6 @@ def describe_pixels(images: Images) -> str:
     colours = {1: "gray", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels} channels")
     kind = "" if values.eight_bits else f" of {values.type} from {values.low:g} to {values.high:g}"
     return colours + kind
-
-
-def find_enlarged(images: Images) -> list[Header]:
-    """Return the headers of the original images that are smaller than the images in height or width."""
-    _, height, width, _ = images.pixels.shape
-    return [header for header in read_headers(images) if header.height < height or header.width < width]
 
 
 def group_equal_images(images: Images) -> list[list[int]]:

@@ -1,7 +1,5 @@
 """Measure bits per dimension of images under the model of a run."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any, Literal

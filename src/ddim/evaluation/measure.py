@@ -1,7 +1,5 @@
 """Measure metrics of two sets of images, and differences of metrics between two evaluations."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -31,9 +29,6 @@ Its smallest subsets, a fifth of the samples, then have two images for each dime
 one, the bias of FID is not linear in 1 / N: for normal features in 256 dimensions, whose variance falls as
 1 / k, the interval of 1,300 samples held the true value in 11 % of cases.
 """
-
-STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"fid": fid}
-"""Metrics without an interval, as functions of generated and reference features, beside those of `prdc`."""
 
 GROUPS = 10
 """Number of parts of each set of images; the jackknife leaves out one part at a time."""
@@ -90,8 +85,7 @@ def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[
     # A subset has 1000 images, as published, but at most half of the set: subsets as large as the set
     # would all be the same.
     k = kid(generated, reference, size=min(1000, few // 2))
-    values = {name: statistic(generated, reference) for name, statistic in STATISTICS.items()}
-    values |= asdict(prdc(generated, reference))
+    values = {"fid": fid(generated, reference), **asdict(prdc(generated, reference))}
     metrics: dict[str, Any] = {"kid": k.to_json(), **{name: {"value": each} for name, each in values.items()}}
     metrics["fid"] |= {"infinity": None, "low": None, "high": None}
     notes = []
@@ -154,7 +148,7 @@ def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Diffe
     if metric == "kid":
         kid = kid_difference(mine, theirs, reference, paired=paired)
         return Difference(kid.value, kid.low, kid.high, paired)
-    statistic = STATISTICS.get(metric) or (lambda generated, of: getattr(prdc(generated, of), metric))
+    statistic = fid if metric == "fid" else lambda generated, of: getattr(prdc(generated, of), metric)
     return Difference(*_jackknife(statistic, mine, theirs, reference), paired)
 
 

@@ -9,8 +9,6 @@ None; their sampling may differ, because rankings compare ways of sampling. Numb
 in one column of a table, and be averaged over repeats, if their `Conditions` are equal.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +23,6 @@ from ddim.metrics.estimate import Estimate
 from ddim.plots.table import Tabular, format_cell, format_interval
 from ddim.recipe.options import SAMPLING_FIELDS, flatten_as_text, labels_by_default
 from ddim.runs.folder import list_numbered_folders
-
-SCHEMA = 1
-"""The version of the layout of a record."""
 
 FOLDER, RECORD, FEATURES, GRID = "evaluations", "record.json", "features.npy", "grid.png"
 
@@ -323,7 +318,7 @@ def read_evaluation(path: Path) -> Evaluation:
     """Return the evaluation at a path: a record, the folder of a record, or a run (its newest evaluation).
 
     Raises:
-        UserError: if there is no evaluation, or the record is damaged, of another type or of another version.
+        UserError: if there is no evaluation, or the record is damaged or of another type.
     """
     places = [path, path / RECORD, *(folder / RECORD for folder in reversed(list_evaluations(path)))]
     file = next(filter(Path.is_file, places), None)
@@ -331,9 +326,8 @@ def read_evaluation(path: Path) -> Evaluation:
         there = f"holds no evaluation: make one with `ddim evaluate {quote(path)}`"
         raise UserError(f"{path} {there if path.exists() else 'does not exist: name a run or an evaluation'}")
     record = read_sealed(file)
-    if (record.get("kind"), record.get("schema")) != ("evaluation", SCHEMA):
-        what = f"the record of an evaluation of this version (schema {SCHEMA})"
-        raise UserError(f"{file} is not {what}: make one with `ddim evaluate`")
+    if record.get("kind") != "evaluation":
+        raise UserError(f"{file} is not the record of an evaluation: make one with `ddim evaluate`")
     return parse_evaluation(file.parent, record)
 
 

@@ -1,7 +1,5 @@
 """Load the run that is measured, and create a folder for the results."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

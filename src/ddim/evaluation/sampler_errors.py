@@ -6,8 +6,6 @@ The distance is a mean squared error in model units. Both sets of samples start 
 the same first and last time. The reference samples use Heun's method with many equal steps of log-SNR.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -202,8 +200,7 @@ def compare_samplers(
     """
     table = {grid: {name: [] for name in SAMPLERS} for grid in ends.lay_grids(2)}
     total = len(SAMPLERS) * len(budgets)
-    for k, (name, nfe) in enumerate(itertools.product(SAMPLERS, budgets)):
-        sampler = SAMPLERS[name]
+    for k, ((name, sampler), nfe) in enumerate(itertools.product(SAMPLERS.items(), budgets)):
         levels = count_levels(sampler, nfe)
         for grid, times in ends.lay_grids(levels).items():
             table[grid][name].append((sampler.evaluations(levels), error(sampler, times)))

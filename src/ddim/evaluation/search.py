@@ -6,8 +6,6 @@ the usual setting on new seeds, and used only if its KID is distinguishably lowe
 other runs are compared by the error of their samples against samples with many steps.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +20,7 @@ import numpy as np
 from ddim.diffusion.grids import Karras
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError, check_count
-from ddim.evaluation.image_sets import SampledParts, compute_validation_features
+from ddim.evaluation.image_sets import Reference, SampledParts, open_reference
 from ddim.evaluation.record import name_recorded_guidance
 from ddim.evaluation.sampler_errors import count_levels, prepare_run, search_times
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, with_bar
@@ -35,6 +33,7 @@ from ddim.recipe.codec import describe_kind, override_sampling
 from ddim.recipe.options import option_text
 from ddim.runs.names import GUIDE, is_checkpoint
 from ddim.sampling import sampling_setup
+from ddim.sampling.image_features import compute_features
 from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun, load_given_run
 from ddim.sampling.sampling_setup import Guidance, SamplingSetup, choose_sampling
@@ -219,13 +218,21 @@ class Trials:
         n: number of samples of each candidate; None for 500.
         count: number of candidates.
         progress: called while the held-out images are prepared, then with "samples".
+
+    Raises:
+        UserError: if the held-out images cannot be opened, or are fewer than `LEAST`, so that their KID says
+            nothing.
     """
 
     def __init__(self, run: LoadedRun, n: int | None, count: int, progress: Progress) -> None:
         self.n = 500 if n is None else n
         check_count("n", self.n, LEAST)
         self.extractor = load_extractor().to(run.runtime.exact_device)
-        self.reference = compute_validation_features(run, self.extractor, progress)
+        images = open_reference(run, Reference(), progress)
+        if (held_out := len(images.which)) < LEAST:
+            raise UserError(f"KID needs at least {LEAST} held-out images, got {held_out}")
+        watch = partial(progress, "features of the reference")
+        self.reference = compute_features(images, self.extractor, watch)
         self.count, self.progress = count, progress
         self.rows: list[dict[str, Any]] = []
 

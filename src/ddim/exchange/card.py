@@ -1,7 +1,5 @@
 """Write the model card of an exported run: its data, recipe, metrics, samples and memorisation test."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import replace

@@ -4,8 +4,6 @@ A recipe becomes the options of `UNet2DModel` and of a scheduler, and back. An i
 options survive this round trip. The package diffusers is an optional extra.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 import re

@@ -3,8 +3,6 @@
 The template of the model card has a program of numpy and onnxruntime that reads model.onnx and sampling.json.
 """
 
-from __future__ import annotations
-
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.guidance import check_reach
 from ddim.diffusion.samplers import DDIM
-from ddim.errors import UserError, suggest
+from ddim.errors import UserError, check_choice
 from ddim.exchange.card import CARD, hide_folders, write_card
 from ddim.exchange.diffusers import export_to_diffusers, find_lacking, import_extra
 from ddim.files import publish_folder, read_sealed, temporary_folder, write_json, write_sealed
@@ -57,10 +55,6 @@ class Exported:
     def __str__(self) -> str:
         use = f"next: {self.folder / CARD} has a program that samples with it"
         return "\n".join([self.verdict, *(f"note: {note}" for note in self.notes), use])
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields."""
-        return vars(self)
 
 
 def export(
@@ -107,8 +101,7 @@ def export(
     lacking = find_lacking(loaded)
     reason = f", because diffusers cannot hold its {lacking}" if lacking and not to else ""
     to = to or ("onnx" if lacking else "diffusers")
-    if to not in FORMATS:
-        raise UserError(f"to must be diffusers or onnx, got {to!r}{suggest(to, FORMATS)}")
+    check_choice("to", to, FORMATS)
     if to == "diffusers" and lacking:
         raise UserError(f"diffusers cannot hold {lacking} of this run: export it to onnx")
     at, name = loaded.checkpoint, find_run_folder(loaded.checkpoint.run).resolve().name

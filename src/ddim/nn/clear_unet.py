@@ -52,14 +52,8 @@ class ClearUNetSpec(NetworkSpec):
         """Build a group norm with weights."""
         return nn.GroupNorm(self.groups, channels, _EPS)
 
-    def attention_after(self, stage: int) -> nn.Module:
-        """Build the self-attention of a stage, after a norm without weights; the identity if it has none.
-
-        Each head has as many channels as the stage.
-        """
-        if not self.attention[stage]:
-            return nn.Identity()
-        width = self.widths[stage]
+    def attend(self, width: int) -> Attention:
+        """Build self-attention with `width` channels in each head, after a norm without weights."""
         norm = nn.GroupNorm(self.groups, width, _EPS, affine=False)
         return Attention(norm, width, self.heads, inner=self.heads * width)
 
@@ -82,7 +76,7 @@ class Stage(nn.Module):
             channels = (width if k else now) + skips
             # At full resolution the projection is on the path of x_t, so it must be float32 (`ExactConv2d`).
             self.blocks.append(Block(channels, width, spec.embedding, norm=spec.norm, exact=stage == 0))
-            self.attention.append(spec.attention_after(stage))
+            self.attention.append(spec.attend(width) if spec.attention[stage] else nn.Identity())
 
     def forward(self, x: Tensor, embedded: Tensor, skips: list[Tensor]) -> list[Tensor]:
         """Return the outputs of all blocks for x (B, now, H, W), given embedded (B, embedding).

@@ -129,21 +129,20 @@ def plot_strip(
     heads: Sequence[str],
     notes: Mapping[str, Sequence[str]] | None = None,
     title: str = "",
-    zoom: int | None = None,
 ) -> Figure:
     """Return a figure of images in named rows.
 
-    Images are enlarged by an integer factor, so that all their pixels have the same size in the figure.
+    Images are enlarged to about 128 pixels, by an integer factor, so that all their pixels have the same size
+    in the figure.
 
     Args:
         rows: images (H, W, C) uint8, keyed by row name; all images have the same size.
         heads: the headings of the columns.
         notes: small texts below the images, keyed by row name.
         title: the title of the figure.
-        zoom: the integer factor; by default images are enlarged to about 128 pixels.
     """
     height, width = next(iter(rows.values()))[0].shape[:2]
-    scale = max(1, round(128 / max(height, width))) if zoom is None else zoom
+    scale = max(1, round(128 / max(height, width)))
     height, width, gap = height * scale, width * scale, 8
     # Space for the text, in pixels of the figure.
     longest = max(len(line) for name in rows for line in name.split("\n"))

@@ -155,21 +155,12 @@ def enlarge(pixels: np.ndarray, zoom: int | None = None) -> np.ndarray:
         zoom: the factor; by default the longer side gets about 800 pixels.
 
     Raises:
-        UserError: for the reason given in `check_zoom`.
-    """
-    zoom = min(LARGEST_ZOOM, max(1, round(SHEET / max(pixels.shape[:2])))) if zoom is None else zoom
-    check_zoom(zoom)
-    return pixels.repeat(zoom, 0).repeat(zoom, 1)
-
-
-def check_zoom(zoom: int | None) -> None:
-    """Check a factor of enlargement; None stands for the default.
-
-    Raises:
         UserError: if the factor is not a whole number in 1 ... 64.
     """
-    if zoom is not None and not 1 <= to_int("zoom", zoom) <= LARGEST_ZOOM:
+    zoom = min(LARGEST_ZOOM, max(1, round(SHEET / max(pixels.shape[:2])))) if zoom is None else zoom
+    if not 1 <= to_int("zoom", zoom) <= LARGEST_ZOOM:
         raise UserError(f"zoom must be at least 1 and at most {LARGEST_ZOOM}, got {zoom}")
+    return pixels.repeat(zoom, 0).repeat(zoom, 1)
 
 
 def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
@@ -228,7 +219,7 @@ def render_png(pixels: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def save_film(path: str | Path, frames: Sequence[np.ndarray], zoom: int | None = None) -> None:
+def save_film(path: str | Path, frames: Sequence[np.ndarray]) -> None:
     """Write frames, enlarged, as a lossless animated WebP that repeats.
 
     The last frame is shown for two seconds, after four seconds of the others. Consecutive equal frames become
@@ -237,13 +228,8 @@ def save_film(path: str | Path, frames: Sequence[np.ndarray], zoom: int | None =
     Args:
         path: the path of the file.
         frames: images (H, W, 1, 3 or 4) uint8, all of one size.
-        zoom: see `enlarge`; a factor that is too large for a WebP is reduced.
-
-    Raises:
-        UserError: if `zoom` is not in 1 ... 64.
     """
-    zoom = None if zoom is None else min(zoom, LARGEST_FILM // max(frames[0].shape[:2]))
-    images = [Image.fromarray(enlarge(blend_alpha(frame), zoom)) for frame in frames]
+    images = [Image.fromarray(enlarge(blend_alpha(frame))) for frame in frames]
     each = max(1, round(4000 / max(1, len(frames) - 1)))  # in milliseconds
     durations = [each] * (len(frames) - 1) + [max(each, 2000)]
     content = io.BytesIO()

@@ -23,7 +23,7 @@ from ddim.errors import UserError, check_count, format_count
 from ddim.files import shorten_paths, write_atomic, write_sealed
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.plots.charts import plot_strip, rasterise, save_figure
-from ddim.plots.pictures import check_zoom, render_png, save_film, to_uint8
+from ddim.plots.pictures import render_png, save_film, to_uint8
 from ddim.runs.folder import make_output_folder
 from ddim.sampling.generate import Walk, Watch, generate, list_seeds
 from ddim.sampling.pictures import Picture, name_file, name_picture, open_mask, open_pictures, write_images
@@ -131,12 +131,12 @@ class Edit:
         """The result: the images of the last row."""
         return list(self.rows.values())[-1]
 
-    def figure(self, zoom: int | None = None) -> "Figure":
+    def figure(self) -> "Figure":
         """Return a figure of all images, in named rows; see `plot_strip`."""
         rows = {name: list(to_uint8(images)) for name, images in self.rows.items()}
         heads = [""] * max(map(len, rows.values()))
         captions = {list(rows)[-1]: self.captions} if self.captions else None
-        return plot_strip(rows, heads, captions, zoom=zoom)
+        return plot_strip(rows, heads, captions)
 
     def _repr_png_(self) -> bytes:
         return render_png(rasterise(self.figure()))
@@ -146,27 +146,25 @@ class Edit:
         values, (count, channels) = self.setup.pipeline.values, self.rows[row].shape[:2]
         return [name_file(f"{row}-{k:02d}", channels, values) for k in range(count)]
 
-    def save(self, out: str | Path | None = None, zoom: int | None = None) -> Path:
+    def save(self, out: str | Path | None = None) -> Path:
         """Write the files of the edit, and return their folder.
 
         The record names images in the folder by their relative paths.
 
         Args:
             out: the output folder (default: a new edits/COMMAND-N).
-            zoom: factor by which pixels are enlarged in the strip and the film.
 
         Raises:
             UserError: if the folder holds the record of another result.
         """
-        check_zoom(zoom)
         if out is not None and (Path(out) / RECORD).exists():
             raise UserError(f"folder {out} holds results already; give a new folder")
         self.folder = folder = make_output_folder(out, "edits", self.command)
         for row, images in self.rows.items():
             write_images([folder / name for name in self.name_files(row)], images, self.setup.pipeline.values)
-        save_figure(folder / STRIP, self.figure(zoom))
+        save_figure(folder / STRIP, self.figure())
         if self.command == "interpolate":
-            save_film(folder / FILM, list(to_uint8(self.images)), zoom=zoom)
+            save_film(folder / FILM, list(to_uint8(self.images)))
         if self.latents is not None:
             write_atomic(folder / LATENTS, save({"latent": self.latents.contiguous()}))
         record = self.to_json()

@@ -20,7 +20,6 @@ from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, with_bar
 from ddim.plots.pictures import to_uint8
 from ddim.sampling.image_features import BATCH
-from ddim.sampling.labels import Label
 from ddim.sampling.pipeline import Pipeline, evaluating, open_pipeline
 from ddim.sampling.sampling_setup import SamplingOptions, SamplingSetup, open_samples
 
@@ -121,10 +120,13 @@ def generate(
     walk = walk or partial(sample_states, times=times, sampler=pipeline.recipe.sampler)
     # A process among several may get no seeds; its result is an empty tensor.
     images, nfe = [pipeline.model.blank(0).float().cpu()], 0
-    for wanted, filled, blank, labels in fill_micro_batches(pipeline, seeds, setup.label):
-        denoise, counters = setup.condition(labels)
+    size = pipeline.runtime.micro_batch
+    for wanted in split_into_parts(pipeline, seeds):
+        filled = [*wanted] + [0] * (size - len(wanted))
+        labels = pipeline.assign_labels(setup.label, filled)
+        denoise, counters = setup.condition(None if labels is None else pipeline.runtime.move(labels))
         done = sum(map(len, images))
-        x0 = blank
+        x0 = blank = pipeline.runtime.images(pipeline.model.blank(size))
         with evaluating(pipeline.model), pipeline.runtime.precise():
             for step, state in enumerate(walk(denoise, blank, filled)):
                 progress("samples", done + len(wanted) * step / len(times), len(seeds))
@@ -135,21 +137,6 @@ def generate(
         # A sampler of the user may need more evaluations for some images than for others.
         nfe = max(nfe, sum(counter.evaluations for counter in counters))
     return torch.cat(images), nfe
-
-
-def fill_micro_batches(
-    pipeline: Pipeline, seeds: Sequence[int], label: Label
-) -> Iterator[tuple[Sequence[int], Sequence[int], Tensor, Tensor | None]]:
-    """Yield each micro-batch: seeds, these seeds padded to a fixed size B, zeros (B, C, H, W), and labels.
-
-    The zeros and the labels are on the device of the network.
-    """
-    size = pipeline.runtime.micro_batch
-    for wanted in split_into_parts(pipeline, seeds):
-        filled = [*wanted] + [0] * (size - len(wanted))
-        labels = pipeline.assign_labels(label, filled)
-        sent = None if labels is None else pipeline.runtime.move(labels)
-        yield wanted, filled, pipeline.runtime.images(pipeline.model.blank(size)), sent
 
 
 def sample_states(

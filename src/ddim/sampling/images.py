@@ -33,7 +33,7 @@ def open_run_images(trained: LoadedRun, progress: Progress = ignore_progress) ->
     images = reopen_images(at.run, data, known.fingerprint, progress)
     split = split_images(images, data.validation, recipe.split_seed)
     check_same_split(split, known.train)
-    return split.with_clusters(trained.clusters).with_vectors(trained.vectors)
+    return split.with_conditions(trained.clusters, trained.vectors)
 
 
 def check_same_split(split: SplitImages, train: int) -> None:

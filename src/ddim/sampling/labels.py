@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ddim.data import Images
 from ddim.data.clusters import Clusters
-from ddim.data.labels import find_loose
 from ddim.data.vectors import ImageVectors, read_vectors
 from ddim.errors import UserError, suggest, to_int
 from ddim.recipe.recipe import Recipe
@@ -73,9 +72,7 @@ def count_classes(recipe: Recipe, images: Images) -> Recipe:
     if not recipe.data.labels:
         return recipe
     if images.labels is None:
-        advice = "give class folders, pairs (image, label), or clusters:16 for 16 classes of similar images"
-        if loose := find_loose(images.names):
-            advice = f"move {', '.join(loose[:3])}{' ...' * (len(loose) > 3)} into a class folder, too"
+        advice = "put all into class folders, none beside them, or give pairs (image, label) or clusters:16"
         raise UserError(f"data.labels needs a label for each image: {advice}")
     return _set_count(recipe, "classes", len(images.classes))
 

@@ -27,7 +27,7 @@ from ddim.errors import UserError, format_count
 from ddim.files import atomic_file, lock_folder, read_sealed, write_sealed
 from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, with_bar
-from ddim.plots.pictures import GAP, LARGEST_FILM, check_zoom, enlarge, make_sheet, save_film, save_png
+from ddim.plots.pictures import GAP, LARGEST_FILM, enlarge, make_sheet, save_film, save_png
 from ddim.runs.folder import is_unused, make_output_folder
 from ddim.runs.names import find_run_folder
 from ddim.sampling.generate import Watch, check_samples, generate_together, list_seeds, split_into_parts
@@ -80,7 +80,6 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
     seeds: Iterable[int] | None = None,
     out: str | Path | None = None,
     film: bool = False,
-    zoom: int | None = None,
     watch: Watch | None = None,
     progress: Progress = ignore_progress,
     **options: Unpack[SamplingOptions],
@@ -105,7 +104,6 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
 
     Other Parameters:
         guidance_interval: guide only at these log-SNRs, such as -2,5; an end may be left out.
-        zoom: factor by which sheet and film are enlarged.
 
     Raises:
         UserError: if the options do not fit the run, or the folder holds other files.
@@ -118,7 +116,6 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
         n = len(read_vectors(Path(vector)).rows)
     listed, pipeline = list_seeds(n, seed, seeds), load_given_run(run)
     setup = open_samples(pipeline, steps, listed, options)
-    check_zoom(zoom)
     processes, record = current_processes(), make_record("samples", sampling_record(setup, listed))
     # Process 0 alone reads and writes the folder.
     folder = _make_folder(out, record) if processes.leads else None
@@ -151,11 +148,11 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
             return processes.broadcast(None)
         if filmed:
             sheets = [make_sheet(torch.cat(frames[t])) for t in sorted(frames, reverse=True)]
-            save_film(folder / FILM, sheets, zoom=zoom)
+            save_film(folder / FILM, sheets)
         every = sorted({*before["seeds"], *listed})
         record |= {"nfe": nfe, "seeds": every, "film": filmed or before["film"]}
         record["seconds"] = round(before["seconds"] + seconds, 2)
-        shown = _write_overviews(pipeline, folder, every, zoom)
+        shown = _write_overviews(pipeline, folder, every)
         write_sealed(folder / RECORD, record)
         text = f"{_describe(setup, len(listed), len(missing), seconds, nfe)}: {folder / SHEET}"
         text += f"\nfilm: {folder / FILM}" if film else ""
@@ -226,14 +223,12 @@ def _read_earlier(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None
     return earlier
 
 
-def _write_overviews(
-    pipeline: LoadedRun, folder: Path, seeds: Sequence[int], zoom: int | None
-) -> list[np.ndarray]:
+def _write_overviews(pipeline: LoadedRun, folder: Path, seeds: Sequence[int]) -> list[np.ndarray]:
     """Write the sheet, and the array of all samples if it is needed; return the images of the sheet."""
     samples = [path for seed in seeds if (path := find_sample(folder, seed, pipeline)).exists()]
     shown = [show_image(read_saved_image(path), pipeline.values) for path in samples[:SHOWN]]
     images = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)
-    save_png(folder / SHEET, enlarge(make_sheet(images), zoom))
+    save_png(folder / SHEET, enlarge(make_sheet(images)))
     pictures = is_picture(pipeline.values, pipeline.model.shape.channels)
     if pipeline.recipe.data.source.lower().endswith(SUFFIXES) or not pictures:
         first = read_saved_image(samples[0])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddim.data import SplitImages
-from ddim.data.augment import apply_transformations, prepare_transformations
+from ddim.data.augment import Transformations, apply_transformations, prepare_transformations
 from ddim.data.images import gather_batch, to_unit
 from ddim.data.order import draw_flips, select_indices
 from ddim.diffusion.denoiser import Denoiser, Labelled, Model, Shape
@@ -66,8 +66,8 @@ class Batch:
         augment = label = None
         if self.augment_labels is not None:
             labels = self.augment_labels[which]
-            prepared = prepare_transformations(labels, *x0.shape[2:]).send(runtime.send)
-            x0, augment = apply_transformations(x0, prepared), runtime.send(labels)
+            sent = map(runtime.send, prepare_transformations(labels, *x0.shape[2:]))
+            x0, augment = apply_transformations(x0, Transformations(*sent)), runtime.send(labels)
         if self.class_labels is not None:
             label = runtime.send(self.class_labels[which])
         # `Model.with_labels` is not used, because it reads the labels and so waits for the device.

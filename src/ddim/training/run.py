@@ -288,7 +288,7 @@ def _continue(folder: Path, more: float | None, images: int | None, session: _Se
     known = facts["data"]["fingerprint"]
     images_now = processes.local_first(lambda: reopen_images(folder, recipe.data, known, session.decoding))
     split = split_images(images_now, recipe.data.validation, recipe.split_seed)
-    split = split.with_clusters(read_clusters(path, recipe)).with_vectors(load_vectors(path, recipe))
+    split = split.with_conditions(read_clusters(path, recipe), load_vectors(path, recipe))
     threads = machine.threads or facts["asked"]["threads"]
     with keep_freed_memory(), machine.change(state.runtime, threads, processes) as runtime:
         trainer = Trainer(recipe, split, state.pixels, runtime, Plan(None))
@@ -453,7 +453,7 @@ def label_split(recipe: Recipe, split: SplitImages, parent: LoadedRun | None) ->
         if known and known.columns == vectors.columns:
             vectors = replace(vectors, mean=known.mean, deviation=known.deviation)
     clusters, vectors = processes.broadcast((clusters, vectors))
-    return split.with_clusters(clusters).with_vectors(vectors)
+    return split.with_conditions(clusters, vectors)
 
 
 def _check_held_out(parent: LoadedRun, recipe: Recipe, new: SplitImages) -> None:

@@ -1,4 +1,4 @@
 """The page: a server that shows the runs in a folder, samples them and starts trainings.
 
-The process of the server imports no torch. Models are loaded in one worker process.
+One thread of the server loads models and works with them.
 """

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastapi import HTTPException, Response
+from fastapi import Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from ddim.errors import UserError
+
+log = logging.getLogger("ddim.web")
 
 RETRY_SECONDS = 2
 """Seconds after which a client may repeat a request that was refused because the server was busy."""
 
 
 class Refused(HTTPException):  # noqa: N818 (an answer, not a fault of the server)
-    """Raised if a request cannot be answered; holds the HTTP status and one sentence for the user."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(status, sentence)
-        self.sentence = sentence
+    """Raised if a request cannot be answered; `detail` is one sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,29 @@ def reply(content: object, status: int = 200) -> Response:
     return Response(to_json(content), status, headers, "application/json")
 
 
-def refuse(refused: Refused) -> Response:
-    """Return the error answer to a request, with the status and the sentence of `refused`."""
-    return reply(Problem(refused.sentence), refused.status_code)
+def explain_error(error: BaseException) -> tuple[int, str]:
+    """Return the HTTP status and one sentence for the user about a request that failed."""
+    match error:
+        case HTTPException():
+            own = {"Not Found": "there is no such address"}
+            own["Method Not Allowed"] = "this address does not support this method"
+            return error.status_code, own.get(error.detail, error.detail)
+        case RequestValidationError():
+            first, *_ = error.errors()
+            place = [str(part)[:80] for part in first["loc"] if part not in ("body", "query", "path")]
+            return 422, ": ".join([*place, str(first["msg"])])[:500]
+        case UserError():
+            return 422, str(error)
+        case ClientDisconnect():
+            return 499, "the client left"
+    log.error("a request failed", exc_info=error)
+    return 503, f"the server failed at this request: {type(error).__name__}; its log has the reason"
+
+
+def refuse(error: Exception) -> Response:
+    """Return the answer to a request that failed; see `explain_error`."""
+    status, sentence = explain_error(error)
+    return reply(Problem(sentence), status)
 
 
 def to_json(content: object) -> str:
@@ -64,16 +88,13 @@ def to_json(content: object) -> str:
 
 
 class EventStream(StreamingResponse):
-    """An answer that sends events as they come, and ends their generator when the client leaves."""
+    """An answer that sends events as they come; see `encode_events`."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[tuple[str, Any]]) -> None:
-        super().__init__(encode_events(events))
-
 
 async def encode_events(events: AsyncGenerator[tuple[str, Any]]) -> AsyncGenerator[str]:
-    """Yield the text of each event, which has a name and data."""
+    """Yield the text of each event, which has a name and data; end the events when the client leaves."""
     async with aclosing(events):
         async for name, data in events:
             yield f"event: {name}\ndata: {to_json(data)}\n\n"

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from ddim import __version__
 from ddim.errors import UserError
 from ddim.web import image_routes, run_routes, training_routes
-from ddim.web.answers import Problem, Refused, refuse, reply
+from ddim.web.answers import Problem, refuse, reply
 from ddim.web.guard import Guard
 from ddim.web.jobs import ModelThread
 from ddim.web.processes import Processes
@@ -36,9 +36,8 @@ STATUSES = (400, 401, 403, 404, 409, 413, 422, 429, 503, 504)
 
 @dataclass(frozen=True)
 class About:
-    """The server: its version, its folders, whether it may train, and its limits."""
+    """The server: its folders, whether it may train, and its limits."""
 
-    version: str
     folder: str
     data_folder: str | None
     may_train: bool
@@ -59,7 +58,7 @@ async def show_about(here: Here) -> Response:
     """Describe the server."""
     settings = here.settings
     folder, data = settings.folder.resolve().name, settings.data.resolve().name if settings.data else None
-    return reply(About(__version__, folder, data, settings.may_train, settings.limits))
+    return reply(About(folder, data, settings.may_train, settings.limits))
 
 
 @router.get("/", include_in_schema=False)
@@ -104,19 +103,5 @@ def build_application(settings: Settings, processes: Processes | None = None) ->
 
 
 async def answer_error(_request: Request, error: Exception) -> Response:
-    """Return the answer to a request that failed: a status and one sentence."""
-    match error:
-        case Refused():
-            return refuse(error)
-        case HTTPException():
-            sentences = {404: "there is no such address", 405: "this address does not support this method"}
-            return reply(Problem(sentences.get(error.status_code, error.detail)), error.status_code)
-        case RequestValidationError():
-            first, *_ = error.errors()
-            place = [str(part)[:80] for part in first["loc"] if part not in ("body", "query", "path")]
-            return reply(Problem(": ".join([*place, str(first["msg"])])[:500]), 422)
-        case UserError():
-            return reply(Problem(str(error)), 422)
-        case ClientDisconnect():
-            return Response(None, 499)
-    return reply(Problem("the server failed at this request; its log has the reason"), 503)
+    """Return the answer to a request that failed; see `explain_error`."""
+    return refuse(error)

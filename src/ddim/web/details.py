@@ -57,15 +57,6 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint of a run."""
-
-    step: int
-    images: int
-    name: str
-
-
-@dataclass(frozen=True)
 class Picture:
     """A picture of a run with its address: a sheet after a number of training images, or a film."""
 
@@ -87,47 +78,23 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Memorised:
-    """The newest memorisation test of a run."""
-
-    sentence: str
-    pairs_url: str | None = None
-
-
-@dataclass(frozen=True)
-class Column:
-    """One number of the vectors of a run: its name, and its range among the training images."""
-
-    name: str
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class Guide:
-    """A weaker model: `GUIDE` or the id of a run, and a text for a menu."""
-
-    id: str
-    name: str
-
-
-@dataclass(frozen=True)
 class Details(Row):
     """Everything that the page of one run shows, in addition to its row.
 
     Attributes:
         fields: the fields of its recipe.
-        checkpoints: its checkpoints.
+        checkpoints: the name of each checkpoint, its training step, and the images seen until then.
         sheets: its sheets of samples.
         films: its films.
         real_sheet: the address of its sheet of real images.
         evaluations: its evaluations.
-        memorisation: its newest memorisation test.
+        memorisation: the verdict of its newest memorisation test.
+        pairs_url: the address of the picture of this test.
         class_names: the names of its classes.
-        vector: the numbers of its vectors.
+        vector: see `list_columns`.
         draws_labels: whether samples have a class or a vector of the training if none is given.
         unlabelled: whether it can be sampled without a class or vector.
-        guides: the models that can guide it.
+        guides: texts about the weaker models that can guide it, keyed by `GUIDE` or the id of a run.
         samplers: the names of all samplers.
         grids: the names of all grids.
         sampler: the sampler of the recipe.
@@ -143,17 +110,18 @@ class Details(Row):
     """
 
     fields: list[Field] = field(default_factory=list)
-    checkpoints: list[Checkpoint] = field(default_factory=list)
+    checkpoints: list[dict[str, Any]] = field(default_factory=list)
     sheets: list[Picture] = field(default_factory=list)
     films: list[Picture] = field(default_factory=list)
     real_sheet: str | None = None
     evaluations: list[Evaluated] = field(default_factory=list)
-    memorisation: Memorised | None = None
+    memorisation: str | None = None
+    pairs_url: str | None = None
     class_names: list[str] = field(default_factory=list)
-    vector: list[Column] = field(default_factory=list)
+    vector: list[dict[str, Any]] = field(default_factory=list)
     draws_labels: bool = False
     unlabelled: bool = True
-    guides: list[Guide] = field(default_factory=list)
+    guides: dict[str, str] = field(default_factory=dict)
     samplers: list[str] = field(default_factory=list)
     grids: list[str] = field(default_factory=list)
     sampler: str | None = None
@@ -166,26 +134,6 @@ class Details(Row):
     can_resume: bool = False
     can_change: bool = False
     doing: str = ""
-
-
-@dataclass(frozen=True)
-class Curves:
-    """The curves of a training.
-
-    `seconds`, `loss` and the lists in `errors` and `more` have an entry for each of `images`; null means no
-    value. `seconds` leaves out the pauses of the training. `noise` has the errors of the latest validations,
-    after `noise_images`, keyed by log-SNR.
-    """
-
-    images: list[int]
-    seconds: list[float]
-    loss: list[float | None]
-    errors: dict[str, list[float | None]]
-    more: dict[str, list[float | None]]
-    noise_images: list[int]
-    noise: dict[str, list[float | None]]
-    kid_images: list[int]
-    kid: list[Interval]
 
 
 def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[str, Any]:
@@ -205,18 +153,20 @@ def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[
         )
         for each in run.evaluations
     ]
+    names = [str(k) for k in range(recipe["net"].get("classes", 0))]
     # Clusters have numbers, even if the images have class folders.
-    named = data.get("labels") is True
-    names = run.facts["data"]["classes"] if named and run.facts else [*map(str, range(row.classes))]
-    checkpoints = [Checkpoint(step, step * batch, path.name) for step, path in list_checkpoints(run.path)]
+    if data.get("labels") is True and run.facts:
+        names = run.facts["data"]["classes"]
+    saved = list_checkpoints(run.path)
     return {
         "fields": explain_recipe(recipe),
-        "checkpoints": checkpoints,
+        "checkpoints": [{"name": path.name, "step": k, "images": k * batch} for k, path in saved],
         "sheets": [Picture(f"step {k}", k * batch, pictures[path.name]) for k, path in list_sheets(run.path)],
         "films": [Picture(name, 0, url) for name, url in pictures.items() if name.endswith(".webp")],
         "real_sheet": pictures.get(Path(REAL_IMAGES).name),
         "evaluations": evaluations,
-        "memorisation": describe_memorisation(run.path, pictures.get(PAIRS)),
+        "memorisation": describe_memorisation(run.path),
+        "pairs_url": pictures.get(PAIRS),
         "class_names": names,
         "vector": list_columns(run.facts),
         "draws_labels": drawn,
@@ -228,7 +178,7 @@ def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[
         "grid": recipe["grid"]["kind"],
         "steps": recipe["steps"],
         "edits": [] if recipe["objective"]["kind"] == "consistency" else edits,
-        "can_sample": bool(checkpoints),
+        "can_sample": bool(saved),
         "can_guide": conditional and trained_without,
     }
 
@@ -243,26 +193,30 @@ def list_pictures(run: Path) -> dict[str, Path]:
     return {path.name: path for path in files if re.fullmatch(r"[\w.-]+\.(png|webp)", path.name)}
 
 
-def list_columns(facts: Mapping[str, Any]) -> list[Column]:
-    """Return the columns of the vectors of a run, from its run.json; [] for a run without vectors."""
+def list_columns(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the name of each number of the vectors of a run, and its range among the training images.
+
+    Args:
+        facts: the content of the run.json.
+    """
     vectors = (facts.get("data") or {}).get("vectors") or {}
     names = vectors.get("columns", [])
     ends = [vectors.get(end) or [None] * len(names) for end in ("low", "high")]
-    return [Column(*each) for each in zip(names, *ends, strict=True)]
+    return [{"name": name, "low": low, "high": high} for name, low, high in zip(names, *ends, strict=True)]
 
 
-def describe_memorisation(run: Path, pairs_url: str | None) -> Memorised | None:
-    """Return the newest memorisation test of a run, or None if the run has no test."""
+def describe_memorisation(run: Path) -> str | None:
+    """Return the verdict of the newest memorisation test of a run, or None if the run has no test."""
     for newest in list_numbered_folders(run / "memorisation")[-1:]:
         try:
             record = read_sealed(newest / "record.json")
         except UserError:
-            return Memorised(f"the record of memorisation test {newest.name} is damaged")
+            return f"the record of memorisation test {newest.name} is damaged"
         guidance, verdict = name_recorded_guidance(record["sampling"]), record["verdict"]
         verdict += f" Samples: {guidance}." if guidance else ""
         if record.get("checkpoint"):
             verdict += f" Tested: the {record['weights']} weights at step {record['step']:,}."
-        return Memorised(verdict, pairs_url)
+        return verdict
     return None
 
 
@@ -286,11 +240,16 @@ def _explain_named(name: str, height: int, width: int) -> tuple[dict[str, str], 
 # Curves
 
 
-def read_curves(run: Path) -> Curves:
-    """Return the curves of a training; they have at most `POINTS` points."""
-    lines = read_metrics(run)
-    for line, seconds in zip(lines, list_seconds([line["time"] for line in lines]), strict=True):
-        line["seconds"] = seconds
+def read_curves(run: Path) -> dict[str, Any]:
+    """Return the curves of a training, of at most `POINTS` points, and "lines", the last lines of its log.
+
+    The lists "seconds" and "loss", and those in "errors" and "more", have an entry for each of "images"; None
+    means no value. "seconds" leaves out the pauses of the training. "noise" has the errors of the latest
+    validations, after "noise_images", keyed by log-SNR.
+    """
+    log = read_metrics(run)
+    seconds = list_seconds([line["time"] for line in log])
+    lines = [{**line, "seconds": each} for line, each in zip(log, seconds, strict=True)]
     judged = [line for line in lines if any(line.get(name) is not None for name in ERRORS)]
     measured = [line for line in lines if line.get("kid") is not None]
     kept, late = _thin(lines, judged), judged[-VALIDATIONS:]
@@ -301,18 +260,17 @@ def read_curves(run: Path) -> Curves:
     steps = [(b["images"] - a["images"], b["seconds"] - a["seconds"]) for a, b in pairwise(kept)]
     rates = [images / seconds if images > 0 < seconds else None for images, seconds in steps]
     levels = [name for name in (late[-1] if late else {}) if name.startswith("noise_mae/log_snr_")]
-    return Curves(
-        images=column("images"),
-        seconds=column("seconds"),
-        loss=column("loss"),
-        errors={name: column(name) for name in ERRORS},
-        more={name: column(name) for name in ("lr", "gradient_norm")}
-        | {"images_per_second": [None, *rates][: len(kept)]},
-        noise_images=column("images", late),
-        noise={name.removeprefix("noise_mae/log_snr_"): column(name, late) for name in levels},
-        kid_images=column("images", measured),
-        kid=[Interval(*map(line.get, ("kid", "kid_low", "kid_high"))) for line in measured],
-    )
+    more = {name: column(name) for name in ("lr", "gradient_norm")}
+    return {
+        **{name: column(name) for name in ("images", "seconds", "loss")},
+        "errors": {name: column(name) for name in ERRORS},
+        "more": {**more, "images_per_second": [None, *rates][: len(kept)]},
+        "noise_images": column("images", late),
+        "noise": {name.removeprefix("noise_mae/log_snr_"): column(name, late) for name in levels},
+        "kid_images": column("images", measured),
+        "kid": [Interval(*map(line.get, ("kid", "kid_low", "kid_high"))) for line in measured],
+        "lines": log[-LINES:],
+    }
 
 
 def list_seconds(times: Sequence[float]) -> list[float]:
@@ -329,24 +287,19 @@ def _thin(lines: Sequence[Mapping[str, Any]], judged: Sequence[Mapping[str, Any]
     return [line for line in lines if id(line) in wanted or len(lines) <= POINTS]
 
 
-def read_log(run: Path) -> list[dict[str, Any]]:
-    """Return the last lines of the log of a run."""
-    return read_metrics(run)[-LINES:]
-
-
 # Guides
 
 
-def list_guides(known: ListedRun, others: Mapping[str, ListedRun]) -> list[Guide]:
-    """Return the models that can guide a run: its own early checkpoint, then the newest runs that fit."""
-    fitting = [
-        other
-        for other in others.values()
-        if other is not known and can_guide(known.run, other.run) and list_checkpoints(other.run.path)
-    ]
-    fitting.sort(key=lambda other: other.row.changed or 0, reverse=True)
-    own = [Guide(GUIDE, "its early checkpoint")] if any(known.run.path.glob("guide/step-*")) else []
-    return own + [Guide(other.row.id, f"run {other.row.name}") for other in fitting[:GUIDES]]
+def list_guides(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[str, str]:
+    """Return texts about the models that can guide a run, keyed by `GUIDE` or the id of a run.
+
+    These are its own early checkpoint, then the newest runs that fit.
+    """
+    own = {GUIDE: "its early checkpoint"} if any(known.run.path.glob("guide/step-*")) else {}
+    newest = sorted(others.values(), key=lambda other: other.row.changed or 0, reverse=True)
+    fitting = [other for other in newest if other is not known and can_guide(known.run, other.run)]
+    saved = [other.row for other in fitting if list_checkpoints(other.run.path)]
+    return own | {row.id: f"run {row.name}" for row in saved[:GUIDES]}
 
 
 def find_guide(given: str, known: ListedRun, runs: RunList) -> str:
@@ -356,7 +309,7 @@ def find_guide(given: str, known: ListedRun, runs: RunList) -> str:
         Refused: if this guide cannot guide the run.
     """
     others = runs.read()
-    if given not in {guide.id for guide in list_guides(known, others)}:
+    if given not in list_guides(known, others):
         need = "with the same images, split, size, pixels and labels and with a checkpoint, and no student"
         raise Refused(422, f"guide_with must be @guide, or the id of a run {need}, got {given!r}")
     return given if given == GUIDE else str(others[given].run.path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import mimetypes
 import re
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -12,10 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Body, Request, Response
+from fastapi.responses import FileResponse
 
 from ddim.cli.commands import COMMANDS
 from ddim.cli.signatures import read_signature
-from ddim.web.answers import EventStream, Refused, Started, reply
+from ddim.web.answers import EventStream, Refused, Started, encode_events, reply
 from ddim.web.details import find_guide
 from ddim.web.images import MASK, SEEDS, Result, fill_result, find_address, preview_upload
 from ddim.web.jobs import Job, Step
@@ -42,13 +42,11 @@ class EditOptions(
 
 @dataclass(frozen=True)
 class Upload:
-    """An uploaded image: its id, its name, the address of a small picture, and its size."""
+    """An uploaded image: its id, its name, and the address of a small picture."""
 
     upload: str
     name: str
     url: str
-    width: int
-    height: int
 
 
 @dataclass(frozen=True)
@@ -96,11 +94,11 @@ async def upload_image(request: Request, here: Here, name: str = "image") -> Res
     path = folder / (re.sub(r"[^\w.-]+", "-", Path(name).name).strip(".-")[:80] or "image")
     try:
         path.write_bytes(await request.body())
-        view, width, height = await asyncio.to_thread(preview_upload, path)
+        view = await asyncio.to_thread(preview_upload, path)
     except BaseException:
         here.store.discard(folder.name)
         raise
-    upload = Upload(folder.name, path.name, find_address(view), width, height)
+    upload = Upload(folder.name, path.name, find_address(view))
     here.store.keep(folder, upload)
     return reply(upload)
 
@@ -124,9 +122,7 @@ async def list_results(here: Here) -> Response:
 def show_result(key: str, name: str, here: Here) -> Response:
     """Return a file of a result."""
     path = here.store.find(key, name)
-    save = {"Content-Disposition": f'attachment; filename="{name}"'} if path.suffix == ".zip" else {}
-    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return Response(path.read_bytes(), headers=save, media_type=kind)
+    return FileResponse(path, filename=name if path.suffix == ".zip" else None)
 
 
 @router.delete("/results/{key}", status_code=204)
@@ -187,7 +183,7 @@ async def begin(  # noqa: PLR0913 (what a command takes)
     job = here.jobs[result.id] = here.models.submit(work)
     job.ended.add_done_callback(end)
     if EventStream.media_type in request.headers.get("accept", "").lower():
-        return EventStream(here.models.follow(job, result.id))
+        return EventStream(encode_events(here.models.follow(job, result.id)))
     return reply(await here.models.finish(job, request))
 
 

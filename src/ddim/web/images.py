@@ -60,7 +60,6 @@ class Result:
         kind: "sample" or the name of the edit.
         request: the body of the request, with its seeds.
         id: the id of the result, which nobody can guess.
-        when: when the images were asked for, in seconds since 1970.
         images: the images.
         before: the picture of the image that was edited, at the size of the run.
         sheet: the picture of all images.
@@ -80,7 +79,6 @@ class Result:
     kind: str
     request: Mapping[str, Any]
     id: str = field(default_factory=partial(secrets.token_urlsafe, 12))
-    when: float = field(default_factory=time.time)
     images: list[MadeImage] = field(default_factory=list)
     before: str | None = None
     sheet: str = ""
@@ -221,8 +219,8 @@ def pack(folder: Path) -> Path:
     return folder / ARCHIVE
 
 
-def preview_upload(path: Path) -> tuple[Path, int, int]:
-    """Write a small picture of an uploaded image beside it; return its path, and the size of the image.
+def preview_upload(path: Path) -> Path:
+    """Write a small picture of an uploaded image beside it, and return its path.
 
     Raises:
         Refused: if the image cannot be decoded.
@@ -238,7 +236,7 @@ def preview_upload(path: Path) -> tuple[Path, int, int]:
     except UnusableError as error:
         raise Refused(422, f"this image cannot be used: {error}") from None
     save_png(view, pixels[..., : 3 if channels >= 3 else 1])
-    return view, header.width, header.height
+    return view
 
 
 # Previews

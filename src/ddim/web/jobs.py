@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,14 +12,11 @@ from typing import Any
 
 from fastapi import Request
 
-from ddim.errors import UserError
-from ddim.web.answers import Refused
+from ddim.web.answers import Refused, explain_error
 from ddim.web.settings import Limits
 
 PAUSE = 0.05
 """The least time in seconds between two previews, and between two looks at a job."""
-
-log = logging.getLogger("ddim.web")
 
 
 class Enough(Exception):  # noqa: N818 (an event)
@@ -34,7 +30,6 @@ class Step:
     Attributes:
         k: how much is done.
         of: how much there is.
-        what: the name of the counted things.
         sheet: the sheet as a data URL, None without images.
         first: the place of its first image in the result.
         columns: the number of its columns.
@@ -42,7 +37,6 @@ class Step:
 
     k: float
     of: int
-    what: str
     sheet: str | None = None
     first: int = 0
     columns: int = 1
@@ -55,7 +49,7 @@ class Job:
         cancelled: set to True if nobody needs the result any more.
         enough: set to True if the job shall end and deliver what is ready.
         until: when the job shall end, by `time.monotonic`.
-        ended: holds the result or the failure, a `Refused`.
+        ended: holds the result or the failure.
     """
 
     def __init__(self, work: Callable[[Job], Any], seconds: float) -> None:
@@ -93,13 +87,13 @@ class Job:
         if draw:
             png, first, columns = draw()
             sheet = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-        self.step = Step(done, total, what, sheet, first, columns)
+        self.step = Step(done, total, sheet, first, columns)
 
     def run(self) -> Any:  # noqa: ANN401 (the result of any work)
         """Do the work, and return its result.
 
         Raises:
-            Refused: if the work fails.
+            Refused: if nothing was ready in time.
         """
         self.until = time.monotonic() + self.seconds
         try:
@@ -107,13 +101,6 @@ class Job:
             return self.work(self)
         except Enough:
             raise Refused(504, f"nothing was ready after {self.seconds:g} s; ask for less") from None
-        except UserError as error:
-            raise Refused(422, str(error)) from None
-        except Refused:
-            raise
-        except Exception as error:
-            log.exception("a job failed")
-            raise Refused(503, f"the work failed: {type(error).__name__}; the log has more") from None
 
 
 class ModelThread:
@@ -151,10 +138,10 @@ class ModelThread:
         return sum(not other.ended.done() for other in self._jobs[: self._jobs.index(job)])
 
     async def finish(self, job: Job, request: Request) -> Any:  # noqa: ANN401 (the result of any work)
-        """Return the result of a job; cancel it if the client leaves.
+        """Return the result of a job, or raise its failure; cancel it if the client leaves.
 
         Raises:
-            Refused: if the job fails, or the client leaves.
+            Refused: if the client leaves.
         """
         try:
             while not job.ended.done():
@@ -183,9 +170,9 @@ class ModelThread:
                     break
                 told = news
                 await asyncio.sleep(PAUSE)
-            error = job.ended.exception()
-            if isinstance(error, Refused):
-                yield "failed", {"error": error.sentence, "status": error.status_code}
+            if error := job.ended.exception():
+                status, sentence = explain_error(error)
+                yield "failed", {"error": sentence, "status": status}
             else:
                 yield "done", job.ended.result()
         finally:

@@ -14,7 +14,7 @@ from ddim.cli.commands import COMMANDS
 from ddim.cli.signatures import Type, read_signature
 from ddim.errors import quote
 
-HIDDEN = {"n", "seed", "zoom", "find_lr", "track", "resume", "more"}
+HIDDEN = {"n", "seed", "find_lr", "track", "resume", "more"}
 """The parameters that a request cannot set, besides those that are files."""
 
 FILES = ("data.source", "data.vectors", "objective.guide")

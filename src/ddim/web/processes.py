@@ -108,9 +108,8 @@ class Processes:
 
     def forget(self, folder: Path) -> None:
         """Remove the commands on a folder that have ended."""
-        for child in [
-            child for child in self.children if child.folder == folder and child.state != "running"
-        ]:
+        ended = [child for child in self.children if child.folder == folder and child.state != "running"]
+        for child in ended:
             child.said.close()
             self.children.remove(child)
 

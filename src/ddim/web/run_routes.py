@@ -18,8 +18,8 @@ from ddim.evaluation.compare import compare
 from ddim.experiments.report import report
 from ddim.files import write_atomic
 from ddim.metrics.catalogue import METRICS
-from ddim.web.answers import EventStream, Refused, reply
-from ddim.web.details import Curves, Details, describe_details, list_pictures, read_curves, read_log
+from ddim.web.answers import EventStream, Refused, encode_events, reply
+from ddim.web.details import Details, describe_details, list_pictures, read_curves
 from ddim.web.runs import NOTE, Row, Sweep, name_id
 from ddim.web.state import Here, Server
 
@@ -46,13 +46,6 @@ class Changes:
     gone: list[str]
 
 
-@dataclass(frozen=True)
-class Log:
-    """The last lines of the log."""
-
-    lines: list[dict[str, Any]]
-
-
 class Change(BaseModel):
     """A new name or a new note of a run."""
 
@@ -64,18 +57,6 @@ Chosen = Annotated[list[str], Query(alias="run", max_length=64)]
 """The ids of the runs to compare."""
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """Runs ranked by a metric, as `ddim compare --json` does; `runs` are the ids of the rows.
-
-    `excluded` has the ids of runs that do not exist, or have no evaluation.
-    """
-
-    comparison: dict[str, Any] | None
-    runs: list[str]
-    excluded: list[str]
-
-
 router = APIRouter()
 
 
@@ -83,13 +64,13 @@ router = APIRouter()
 def show_runs(here: Here) -> Response:
     """List the runs and the sweeps."""
     rows = [known.row for known in here.runs.read().values()]
-    return reply(Runs(rows, [sweep for _, sweep in here.runs.sweeps().values()]))
+    return reply(Runs(rows, [Sweep(key, path.name) for key, path in here.runs.sweeps().items()]))
 
 
 @router.get("/events", status_code=200, response_class=EventStream, responses={200: {"model": Changes}})
 async def stream_runs(here: Here) -> Response:
     """Stream the rows that change: all rows first."""
-    return EventStream(watch_runs(here))
+    return EventStream(encode_events(watch_runs(here)))
 
 
 async def watch_runs(here: Server) -> AsyncGenerator[tuple[str, Any]]:
@@ -102,9 +83,8 @@ async def watch_runs(here: Server) -> AsyncGenerator[tuple[str, Any]]:
             yield "failed", {"error": f"the folder of the runs cannot be read: {error}"}
         else:
             rows, before = {key: each.row for key, each in known.items()}, sent or {}
-            changes = Changes(
-                [row for key, row in rows.items() if before.get(key) != row], [*before.keys() - rows]
-            )
+            changed = [row for key, row in rows.items() if before.get(key) != row]
+            changes = Changes(changed, [*before.keys() - rows])
             if changes.changed or changes.gone or sent is None:
                 yield "runs", changes
             sent = rows
@@ -127,16 +107,10 @@ def show_run(run: str, here: Here) -> Response:
     return reply(Details(**vars(known.row), **details, **facts))
 
 
-@router.get("/runs/{run}/curves", response_model=Curves)
+@router.get("/runs/{run}/curves", response_model=dict[str, Any])
 def show_curves(run: str, here: Here) -> Response:
-    """Return the curves of a run."""
+    """Return the curves of a run and the end of its log."""
     return reply(read_curves(here.runs.find(run).run.path))
-
-
-@router.get("/runs/{run}/log", response_model=Log)
-def show_log(run: str, here: Here) -> Response:
-    """Return the end of the log of a run."""
-    return reply(Log(read_log(here.runs.find(run).run.path)))
 
 
 @router.get("/runs/{run}/pictures/{name}", response_class=Response)
@@ -174,9 +148,13 @@ def delete_run(run: str, here: Here) -> Response:
     return Response(None, 204)
 
 
-@router.get("/compare", response_model=Ranking)
+@router.get("/compare", response_model=dict[str, Any])
 async def rank_runs(request: Request, here: Here, chosen: Chosen, metric: str = "kid") -> Response:
-    """Rank the evaluations of runs that their rows show, by a metric."""
+    """Rank the evaluations of runs that their rows show, by a metric, as `ddim compare --json` does.
+
+    In the answer, `runs` are the ids of the rows of `comparison`, and `excluded` those of runs that do not
+    exist, or have no evaluation.
+    """
     if metric not in METRICS:
         raise Refused(422, f"metric must be one of {', '.join(METRICS)}")
     known, keys = await asyncio.to_thread(here.runs.read), [*dict.fromkeys(chosen)]
@@ -184,10 +162,11 @@ async def rank_runs(request: Request, here: Here, chosen: Chosen, metric: str = 
     judged = {each.folder: key for key, each in shown.items() if each}
     excluded = [key for key in keys if key not in judged.values()]
     if len(judged) < 2:
-        return reply(Ranking(None, [], excluded))
+        return reply({"comparison": None, "runs": [], "excluded": excluded})
     job = here.models.submit(lambda _: compare(*judged, metric=metric).to_json())
     found = await here.models.finish(job, request)
-    return reply(Ranking(found, [judged[Path(row["folder"])] for row in found["rows"]], excluded))
+    ranked = [judged[Path(row["folder"])] for row in found["rows"]]
+    return reply({"comparison": found, "runs": ranked, "excluded": excluded})
 
 
 @router.get("/sweeps/{sweep}/report", response_class=Response)
@@ -200,7 +179,7 @@ async def show_report(sweep: str, request: Request, here: Here) -> Response:
     def work(_job: object) -> str:
         with TemporaryDirectory() as folder:
             file = Path(folder) / "report.html"
-            report(places[sweep][0], out=file)
+            report(places[sweep], out=file)
             return file.read_text(encoding="utf-8")
 
     content = await here.models.finish(here.models.submit(work), request)

@@ -8,7 +8,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,6 @@ class Row:
         recipe: the name of the recipe.
         data: the name of the images.
         size: height and width in pixels.
-        classes: number of classes in the training, 0 without labels.
         parameters: number of weights of the network.
         images: training images seen so far.
         total: training budget in images, None if it is not known yet.
@@ -73,7 +72,6 @@ class Row:
     recipe: str | None = None
     data: str | None = None
     size: list[int] | None = None
-    classes: int = 0
     parameters: int | None = None
     images: int = 0
     total: int | None = None
@@ -87,11 +85,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep: its id, its name and the ids of its trials."""
+    """A sweep: its id and its name; the rows of its trials have its id."""
 
     id: str
     name: str
-    runs: list[str]
 
 
 @dataclass
@@ -144,14 +141,10 @@ class RunList:
             raise Refused(404, "there is no run of this name; it may have been moved or removed")
         return known
 
-    def sweeps(self) -> dict[str, tuple[Path, Sweep]]:
-        """Return all sweeps with their folders, keyed by id."""
-        found: dict[str, tuple[Path, Sweep]] = {}
-        for key, known in self.read().items():
-            if path := known.run.sweep:
-                own = name_id(path, self.folder)
-                found.setdefault(own, (path, Sweep(own, path.name, [])))[1].runs.append(key)
-        return found
+    def sweeps(self) -> dict[str, Path]:
+        """Return the folders of all sweeps, keyed by id."""
+        paths = [known.run.sweep for known in self.read().values() if known.run.sweep]
+        return {name_id(path, self.folder): path for path in paths}
 
     def _reread(self, paths: Mapping[str, Path]) -> dict[str, ListedRun]:
         fresh, changed = {}, self._known.keys() != paths.keys()
@@ -170,18 +163,11 @@ class RunList:
                 run = replace(run, why=run.why or child.failure)
             fresh[key] = ListedRun(run, make_row(run, self.folder), stamp)
         if changed:
-            self._mark([known for known in fresh.values() if known.run.evaluations])
+            # The evaluation that a row shows depends on the evaluations of all runs.
+            judged = [each for each in fresh.values() if each.run.evaluations and each.row.state != "damaged"]
+            for known, run in zip(judged, mark_comparable([each.run for each in judged]), strict=True):
+                known.row, known.shown = make_row(run, self.folder), run.evaluations[-1]
         return fresh
-
-    def _mark(self, judged: Sequence[ListedRun]) -> None:
-        """Choose the evaluation that each row shows, which depends on the evaluations of all runs."""
-        try:
-            marked = mark_comparable([known.run for known in judged])
-        except (TypeError, ValueError, KeyError, AttributeError):
-            return  # a record has unexpected values; its row is shown without the mark "comparable"
-        for known, run in zip(judged, marked, strict=True):
-            known.row = make_row(run, self.folder)
-            known.shown = run.evaluations[-1]
 
 
 def describe_start(child: Child) -> Run:
@@ -231,7 +217,6 @@ def _describe_run(key: str, run: Run) -> dict[str, Any]:
         "recipe": str(run.recipe.get("name")),
         "data": Path(data["source"]).name,
         "size": [int(side) for side in data["size"]],
-        "classes": run.recipe["net"].get("classes", 0),
         "parameters": run.facts.get("parameters"),
         "metrics": list_intervals(run.evaluations[-1]) if run.evaluations else {},
         "sheet": api_address("runs", key, "pictures", sheets[-1][1].name) if sheets else None,

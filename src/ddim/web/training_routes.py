@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,42 +35,15 @@ class TrainOptions(make_model("TrainOptions", "train", data=str)):
 
 
 @dataclass(frozen=True)
-class NamedRecipe:
-    """A named recipe, a sentence about it, its size of images, and its budget in minutes or images."""
-
-    name: str
-    text: str
-    size: tuple[int, int]
-    minutes: float | None
-    images: int | None
-
-
-@dataclass(frozen=True)
 class Choices:
-    """What a new training can use: image sets, recipes and the fields that can be changed."""
+    """What a new training can use: image sets, recipes and the fields that can be changed.
+
+    A recipe has a name, a text about it, and a size of images.
+    """
 
     data: list[DataSet]
-    recipes: list[NamedRecipe]
+    recipes: list[dict[str, Any]]
     fields: list[Field]
-
-
-@dataclass(frozen=True)
-class DataDetails:
-    """A set of images as `ddim data` describes it, and the address of a sheet."""
-
-    images: int
-    verdict: str
-    classes: dict[str, int]
-    rejects: list[dict[str, str]]
-    duplicates: list[list[str]]
-    sheet: str
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What `ddim plan` says of a training."""
-
-    verdict: str
 
 
 Minutes = Annotated[float | None, Body(embed=True, gt=0, allow_inf_nan=False)]
@@ -87,8 +59,8 @@ def show_choices(here: Here) -> Response:
     """List what a new training can use."""
     recipes = []
     for name, make in RECIPES.items():
-        recipe, text = find_recipe(name), (inspect.getdoc(make) or "").partition("\n")[0].removesuffix(".")
-        recipes.append(NamedRecipe(name, text, recipe.data.size, recipe.minutes, recipe.images))
+        text = (inspect.getdoc(make) or "").partition("\n")[0].removesuffix(".")
+        recipes.append({"name": name, "text": text, "size": find_recipe(name).data.size})
     data = [entry for entry, _ in list_data(here.settings.data).values()]
     return reply(Choices(data, recipes, explain_recipe(dump(find_recipe("fast")))))
 
@@ -112,7 +84,7 @@ def read_training(here: Server, given: TrainOptions) -> tuple[str, str, dict[str
     return entry.name, source, options
 
 
-@router.post("/plans", response_model=Planned)
+@router.post("/plans", response_model=dict[str, str])
 async def plan_training(request: Request, here: Here, given: TrainOptions) -> Response:
     """Say what a training will do; see `ddim plan`."""
     _, source, options = await asyncio.to_thread(read_training, here, given)
@@ -121,7 +93,7 @@ async def plan_training(request: Request, here: Here, given: TrainOptions) -> Re
     minutes, seen, passes = (found.rows[0][name] for name in ("minutes", "images", "passes"))
     images = f"{seen:,} images in {describe_minutes(minutes)}: each training image {passes:,.1f} times"
     # Without a forecast, the verdict says only how often each image is seen.
-    return reply(Planned(f"{images}; {found.verdict}" if found.recognisable else images))
+    return reply({"verdict": f"{images}; {found.verdict}" if found.recognisable else images})
 
 
 @router.post("/runs", response_model=Started, status_code=202)
@@ -135,10 +107,10 @@ def begin_training(here: Here, given: TrainOptions, name: Name = "") -> Response
         stem = re.sub(r"-\d+$", "", name) or f"{Path(data).stem}-{options['recipe']}".lstrip(".")
         folder = make_numbered_folder(here.settings.folder, f"{stem}-")
     folder.mkdir(parents=True, exist_ok=True)
-    return start(here, "train", folder, [source, "--out", str(folder), *write_options("train", options)])
+    return start(here, "train", folder, source, "--out", str(folder), *write_options("train", options))
 
 
-def start(here: Server, command: str, folder: Path, words: Sequence[str]) -> Response:
+def start(here: Server, command: str, folder: Path, *words: str) -> Response:
     """Start a command on a run folder."""
     here.processes.start(command, folder, words)
     here.runs.read(now=True)
@@ -154,7 +126,7 @@ def resume_training(run: str, here: Here, minutes: Minutes = None) -> Response:
     if known.state == "finished" and minutes is None:
         raise Refused(409, "this run is finished; give minutes to train it longer")
     more = [] if minutes is None else [f"--more={minutes:g}"]
-    return start(here, "train", known.path, ["--resume", "--out", str(known.path), *more])
+    return start(here, "train", known.path, "--resume", "--out", str(known.path), *more)
 
 
 @router.post("/runs/{run}/stop", response_model=Started, status_code=202)
@@ -170,7 +142,7 @@ def evaluate_run(run: str, here: Here, n: Count = 500) -> Response:
     """Evaluate a run with n samples."""
     here.check_allowed()
     path = here.runs.find(run).run.path
-    return start(here, "evaluate", path, [str(path), "-n", str(n)])
+    return start(here, "evaluate", path, str(path), "-n", str(n))
 
 
 @router.post("/runs/{run}/distill", response_model=Started, status_code=202)
@@ -179,25 +151,22 @@ def distill_run(run: str, here: Here, minutes: Minutes = 60.0) -> Response:
     here.check_allowed()
     teacher = here.runs.find(run).run.path
     folder = make_numbered_folder(here.settings.folder, f"{teacher.name}-distilled-")
-    return start(
-        here, "distill", folder, [str(teacher), "--out", str(folder), f"--minutes={minutes or 60:g}"]
-    )
+    return start(here, "distill", folder, str(teacher), "--out", str(folder), f"--minutes={minutes or 60:g}")
 
 
-@router.get("/data/{data}", response_model=DataDetails)
+@router.get("/data/{data}", response_model=dict[str, Any])
 async def show_data(data: str, request: Request, here: Here, size: Size = 64) -> Response:
-    """Describe a set of images; see `ddim data`."""
+    """Describe a set of images; see `ddim data`. `sheet` is the address of a picture of the images."""
     _, source = await asyncio.to_thread(find_data, here.settings.data, data)
     folder = here.store.make()
     here.store.keep(folder)
     sheet = folder / "sheet.png"
 
-    def work(job: Job) -> DataDetails:
+    def work(job: Job) -> dict[str, Any]:
         summary = inspect_data(source, size=size, out=sheet, progress=job.show)
         facts, verdict = summary.facts, summary.verdict.partition(": ")[2]
-        rejects, duplicates = facts["rejected"][:LISTED], facts["duplicates"][:LISTED]
-        classes, address = dict(facts["classes"] or {}), find_address(sheet)
-        return DataDetails(facts["images"], verdict, classes, rejects, duplicates, address)
+        shown = {"verdict": verdict, "classes": dict(facts["classes"] or {}), "sheet": find_address(sheet)}
+        return {**shown, "rejects": facts["rejected"][:LISTED], "duplicates": facts["duplicates"][:LISTED]}
 
     # Reading a large set takes as long as it takes; its client may leave.
     return reply(await here.models.finish(here.models.submit(work, float("inf")), request))

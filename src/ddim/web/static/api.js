@@ -38,7 +38,7 @@ export const post = (path, body, signal) => send("POST", path, body, signal);
 /** Delete what is at an address. */
 export const remove = (path, signal) => ask("DELETE", path, { signal });
 
-/** Upload the bytes of an image under a name; returns {upload, width, height}. */
+/** Upload the bytes of an image under a name; returns {upload, name, url}. */
 export function upload(blob, name, signal) {
   const type = blob.type || "application/octet-stream";
   const path = `/api/uploads?name=${encodeURIComponent(name)}`;

@@ -58,13 +58,13 @@ export function fillFields(controls, values) {
 
 /** The fields of guidance; the caller places `main` and `interval`. */
 export class GuidanceFields {
-  /** `guides` are the weaker models of the answer about the run. */
+  /** `guides` are texts about the weaker models, by their ids. */
   constructor(guides) {
     const scale = slider("Guidance scale", evenly(0, 8, 0.25), { max: 100, step: "any", placeholder: 1 });
-    this.weaker = menu([["", "this run without a class"], ...guides.map(({ id, name }) => [id, name])]);
+    this.weaker = menu([["", "this run without a class"], ...Object.entries(guides)]);
     this.controls = { guidance: scale, guide_with: this.weaker };
     this.ends = { low: numeric({ placeholder: "all" }), high: numeric({ placeholder: "all" }) };
-    this.main = h("div", scale.box, guides.length ? field("Guide with", this.weaker) : null);
+    this.main = h("div", scale.box, this.weaker.options.length > 1 ? field("Guide with", this.weaker) : null);
     this.interval = h(
       "fieldset",
       h("legend", "Guide only at log-SNRs"),

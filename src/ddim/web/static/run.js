@@ -41,14 +41,15 @@ export async function draw(root, { id, about, signal }) {
     actions.update(row);
     slider.update(detail.sheets, detail.real_sheet, detail.size);
     // These parts are redrawn only if they differ, so that folded parts and the focus stay.
-    const shown = [detail.evaluations, detail.memorisation, detail.films, detail.fields, detail.checkpoints];
+    const copies = [detail.memorisation, detail.pairs_url];
+    const shown = [detail.evaluations, copies, detail.films, detail.fields, detail.checkpoints];
     if (drawn === JSON.stringify(shown)) return;
     drawn = JSON.stringify(shown);
-    const [judged, copies, filmed, fields, saved] = shown;
+    const [judged, , filmed, fields, saved] = shown;
     show(
       tables,
       evaluations(judged),
-      memorisation(copies),
+      memorisation(...copies),
       films(filmed),
       recipe(fields, row.recipe),
       checkpoints(saved),
@@ -56,11 +57,10 @@ export async function draw(root, { id, about, signal }) {
   }
 
   async function readCurves() {
-    const parts = ["/curves", "/log"].map((part) => get(runPath(id, part), signal));
-    const [numbers, { lines }] = await Promise.all(parts);
-    curves.update([{ name: detail.name, curves: numbers }]);
+    const found = await get(runPath(id, "/curves"), signal);
+    curves.update([{ name: detail.name, curves: found }]);
     const below = log.scrollHeight - log.scrollTop - log.clientHeight < 20;
-    setText(log, lines.map(logLine).join("\n") || "The log is empty.");
+    setText(log, found.lines.map(logLine).join("\n") || "The log is empty.");
     if (below) log.scrollTop = log.scrollHeight; // follows the end unless the reader scrolled up
   }
 

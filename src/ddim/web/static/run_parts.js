@@ -65,11 +65,11 @@ export function evaluations(list) {
 }
 
 /** Return the result of the memorisation test, with the nearest pairs of sample and training image. */
-export function memorisation(found) {
-  if (!found) return null;
+export function memorisation(sentence, pairs) {
+  if (!sentence) return null;
   const alt = "The samples nearest to training images, each beside its nearest training image";
-  const picture = found.pairs_url && h("img.pixels.sheet", { src: found.pairs_url, loading: "lazy", alt });
-  return section("Copies of training images", h("p", found.sentence), picture);
+  const picture = pairs && h("img.pixels.sheet", { src: pairs, loading: "lazy", alt });
+  return section("Copies of training images", h("p", sentence), picture);
 }
 
 /** Return the films of a run, folded: a film is loaded and plays when it is unfolded. */
