@@ -43,7 +43,9 @@ def run(trained, tmp_path):
 
 
 def tracked(run, name):
-    return checkpoint.read_tensors(checkpoint.find_newest(run / "checkpoints"), f"ema/{name}")
+    return checkpoint.read_tensors(
+        checkpoint.read_newest(run / "checkpoints", checkpoint.verify), f"ema/{name}"
+    )
 
 
 def distance(one, other):
@@ -116,7 +118,7 @@ def test_an_average_belongs_to_the_checkpoint_it_was_made_from(run):
     older = sorted((run / "checkpoints").glob("step-*"))[0]
     assert [one.step for one in Averages(older).snapshots] == [21, 26, 32]
     ddim.ema(run, 0.08)
-    old = checkpoint.find_newest(run / "checkpoints")
+    old = checkpoint.read_newest(run / "checkpoints", checkpoint.verify)
     resume(run, images=720)
     with pytest.raises(UserError, match="belongs to its checkpoint of step 80"):
         load(run, "width-0.08")

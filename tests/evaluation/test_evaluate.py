@@ -78,7 +78,7 @@ def test_the_record_holds_what_the_metrics_depend_on(run):
     record = read_sealed(run / "evaluations" / "1" / "record.json")
     assert record == found.record
     sampling = record["sampling"]
-    newest = checkpoint.find_newest(run / "checkpoints")
+    newest = checkpoint.read_newest(run / "checkpoints", checkpoint.verify)
     assert sampling["checkpoint"]["sha256"] == checkpoint.hash_checkpoint(newest)
     assert (sampling["seeds"], sampling["sampler"]["kind"]) == (list(range(7, 47)), "edm")
     # Heun's method evaluates the network twice per step, and once in the last step.

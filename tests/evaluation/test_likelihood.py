@@ -49,7 +49,7 @@ def test_the_record_has_the_bits_of_each_image_and_the_settings(method, steps, n
     assert record["variance"] == ("learned" if method == "vlb" else None)
     assert record["reference"]["part"] == "valid"
     assert len(set(record["reference"]["images"])) == 3
-    newest = checkpoint.find_newest(run / "checkpoints")
+    newest = checkpoint.read_newest(run / "checkpoints", checkpoint.verify)
     assert record["checkpoint"]["sha256"] == checkpoint.hash_checkpoint(newest)
     # A second measurement gives the same bits, in a new folder. Fewer images are the first of more.
     again = likelihood(run, method=method, n=2, steps=steps, seed=1)
@@ -66,7 +66,7 @@ def test_the_steps_on_a_tabulated_schedule_are_at_most_its_entries(tmp_path):
 def test_a_learned_variance_is_used_only_if_a_loss_trained_it(run, tmp_path):
     """If no loss trained the predicted variance, the fixed one is used."""
     old = shutil.copytree(run, tmp_path / "run")
-    newest = checkpoint.find_newest(old / "checkpoints")
+    newest = checkpoint.read_newest(old / "checkpoints", checkpoint.verify)
     recipe = checkpoint.read_document(newest, "recipe") | {"objective": {"kind": "objective"}}
     tensors = {name: checkpoint.read_tensors(newest, name) for name in ("model", "ema/default")}
     state = checkpoint.read_document(newest, "state")

@@ -2,9 +2,8 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ddim.errors import check_choice
 from ddim.files import cache_folder
@@ -40,10 +39,6 @@ class CacheContents:
             return f"{self.freed / 1e6:,.1f} MB freed in {self.folder}"
         sizes = [f"  {name:<9} {size / 1e6:>8,.1f} MB" for name, size in self.parts.items()]
         return "\n".join([f"{self.folder}: {sum(self.parts.values()) / 1e6:,.1f} MB", *sizes])
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the folder and the bytes."""
-        return asdict(self)
 
 
 def inspect_cache(*, clear: Sequence[str] = ()) -> CacheContents:

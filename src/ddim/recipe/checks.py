@@ -130,6 +130,8 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
         unguided = loss.guide is None and not recipe.data.conditional
         if unguided or source is None or source.is_student:
             yield f"objective.guidance {loss.guidance:g} needs labels or a guide, and `ddim distill`"
+        elif other := find_other_meaning(source, recipe):
+            yield f"objective.guidance {loss.guidance:g} needs the {other} of the run of --from"
     for part, numbers in recipe.shared_numbers.items():
         free = (recipe.sampling_schedule if part == "grid" else schedule).entries is None
         for path, slot in walk_slots(getattr(recipe, part), part):

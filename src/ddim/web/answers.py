@@ -48,7 +48,7 @@ def reply(content: object, status: int = 200) -> Response:
     return Response(to_json(content), status, headers, "application/json")
 
 
-def explain_error(error: BaseException) -> tuple[int, str]:
+def describe_failure(error: BaseException) -> tuple[int, str]:
     """Return the HTTP status and one sentence for the user about a request that failed."""
     match error:
         case HTTPException():
@@ -68,8 +68,8 @@ def explain_error(error: BaseException) -> tuple[int, str]:
 
 
 def refuse(error: Exception) -> Response:
-    """Return the answer to a request that failed; see `explain_error`."""
-    status, sentence = explain_error(error)
+    """Return the answer to a request that failed; see `describe_failure`."""
+    status, sentence = describe_failure(error)
     return reply(Problem(sentence), status)
 
 

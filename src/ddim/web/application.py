@@ -103,5 +103,5 @@ def build_application(settings: Settings, processes: Processes | None = None) ->
 
 
 async def answer_error(_request: Request, error: Exception) -> Response:
-    """Return the answer to a request that failed; see `explain_error`."""
+    """Return the answer to a request that failed; see `describe_failure`."""
     return refuse(error)

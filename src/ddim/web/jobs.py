@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import Request
 
-from ddim.web.answers import Refused, explain_error
+from ddim.web.answers import Refused, describe_failure
 from ddim.web.settings import Limits
 
 PAUSE = 0.05
@@ -171,7 +171,7 @@ class ModelThread:
                 told = news
                 await asyncio.sleep(PAUSE)
             if error := job.ended.exception():
-                status, sentence = explain_error(error)
+                status, sentence = describe_failure(error)
                 yield "failed", {"error": sentence, "status": status}
             else:
                 yield "done", job.ended.result()
