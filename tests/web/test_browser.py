@@ -293,12 +293,12 @@ def test_a_run_is_planned_and_started_and_another_one_like_it(visit, width):
         page.keyboard.type("never")
         page.locator(".plan .why", has_text="lr").wait_for(timeout=90_000)
         page.get_by_label("Changed fields").fill("optim.lr=0.001")
-        page.get_by_text("Plan:").wait_for(timeout=90_000)
+        page.get_by_text("Plan: 64 images in").wait_for(timeout=90_000)
         page.get_by_role("button", name="Start training").click()
         page.locator(".badge", has_text="finished").wait_for(timeout=120_000)
         page.get_by_text("16 px", exact=False).first.wait_for()
-        page.go(f"#/new?like=flowers-{width}-1")
-        page.locator(".sheet-form").wait_for()
+        page.go(f"#/new?like=flowers%20{width}")
+        page.get_by_text(f"The run will be named flowers {width}-1").wait_for()
         changed = {"Height": "16", "Width": "24", "Train for": "64", "Number of clusters": "2"}
         changed["Changed fields"] = "optim.lr=0.001"
         assert {label: page.get_by_label(label).input_value() for label in changed} == changed

@@ -92,11 +92,10 @@ def test_the_trials_of_a_sweep_name_it_and_its_report_runs_no_code(copy_client, 
     (runs / RUN).rename(runs / "<b>sweep/trials/0")
     for k in range(2):
         (runs / f"<b>sweep/trials/{k}.trial.json").write_text(recipe)
-    answer = copy_client.get("/api/runs").json()
-    (sweep,) = answer["sweeps"]
-    found = {(row["state"], row["sweep"]) for row in answer["runs"]}
-    assert found == {("finished", sweep["id"]), ("waiting", sweep["id"])}
-    answer = copy_client.get(f"/api/sweeps/{sweep['id']}/report")
+    rows = copy_client.get("/api/runs").json()["runs"]
+    (sweep,) = {row["sweep"] for row in rows}
+    assert {row["state"] for row in rows} == {"finished", "waiting"}
+    answer = copy_client.get(f"/api/sweeps/{sweep}/report")
     policy = answer.headers["content-security-policy"]
     assert ("sandbox" in policy, "script" in policy, "<b>sweep" in answer.text) == (True, False, False)
     assert copy_client.get("/api/sweeps/none/report").status_code == 404

@@ -97,8 +97,8 @@ def test_what_has_ended_cannot_be_stopped_and_a_trial_is_resumed_by_its_sweep(cl
 
 def test_a_training_that_fails_at_its_start_is_a_row_with_the_reason(client):
     """It is in the list at once, its empty folder goes away, and its row can be removed."""
-    own = client.post("/api/runs?name=few", json={"data": "folder~few", "recipe": "smoke"}).json()["id"]
-    assert (own, list_rows(client)[own]["state"]) == ("few-1", "waiting")
+    own = client.post("/api/runs?name=A few", json={"data": "folder~few", "recipe": "smoke"}).json()["id"]
+    assert (own, list_rows(client)[own]["state"]) == ("A few", "waiting")
     wait_until(lambda: list_rows(client)[own]["state"] == "failed", 120)
     assert "`ddim train`: " in list_rows(client)[own]["why"]
     assert not (client.runs / own).exists()
@@ -112,7 +112,9 @@ def test_a_training_is_started_stopped_resumed_and_distilled(client):
     fields = {"report.validation_images": "2", "data.validation": "0.3"}
     body = {"data": "folder", "recipe": "smoke", "images": 60_000, "fields": fields}
     assert client.post("/api/plans", json=body).json()["verdict"]
-    own = client.post("/api/runs", json=body).json()["id"]
+    assert client.post("/api/runs?name=../x", json=body).status_code == 422
+    own = client.post(f"/api/runs?name={RUN}", json=body).json()["id"]
+    assert own == "photos-tiny-2"  # the name is taken
     folder = client.runs / own
 
     def stop():
@@ -129,6 +131,7 @@ def test_a_training_is_started_stopped_resumed_and_distilled(client):
     stop()
     student = client.post(f"/api/runs/{RUN}/distill", json={"minutes": 0.01}).json()["id"]
     wait_until(lambda: list_rows(client)[student]["state"] == "finished", 300)
+    wait_until(lambda: not client.processes.running, 60)
 
 
 def test_an_evaluation_that_fails_says_why_and_only_a_few_commands_run(client, trained, monkeypatch):

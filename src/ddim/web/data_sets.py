@@ -30,13 +30,12 @@ class DataSet:
 def list_data(folder: Path | None) -> dict[str, tuple[DataSet, str]]:
     """Return the image sets, each with its source for `ddim train`, keyed by id.
 
-    These are the built-in set, and the subfolders, archives, arrays and parquet files of the folder; the
-    folder itself too if it has images. Links are left out. Without a folder the page may not train, and there
-    are none.
+    These are the folder itself if it has images, its subfolders, archives, arrays and parquet files, and last
+    the built-in set. Links are left out. Without a folder the page may not train, and there are none.
     """
     if folder is None:
         return {}
-    sets = [(DataSet(f"built-in~{BUILT_IN}", BUILT_IN, "built-in"), BUILT_IN)]
+    sets = list[tuple[DataSet, str]]()
     # A link could lead out of the folder.
     paths = [
         path for path in sorted(folder.iterdir())[:MOST] if not path.is_symlink() and path.name[0] != "."
@@ -47,6 +46,7 @@ def list_data(folder: Path | None) -> dict[str, tuple[DataSet, str]]:
         kind = "folder" if path.is_dir() else "file"
         if kind == "folder" or path.name.lower().endswith(ENDS):
             sets.append((DataSet(f"{kind}~{name_id(path, folder)}", path.name, kind), str(path)))
+    sets.append((DataSet(f"built-in~{BUILT_IN}", BUILT_IN, "built-in"), BUILT_IN))
     return {entry.id: (entry, source) for entry, source in sets}
 
 

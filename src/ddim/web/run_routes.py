@@ -20,7 +20,7 @@ from ddim.files import write_atomic
 from ddim.metrics.catalogue import METRICS
 from ddim.web.answers import EventStream, Refused, encode_events, reply
 from ddim.web.details import Details, describe_details, list_pictures, read_curves
-from ddim.web.runs import NOTE, Row, Sweep, name_id
+from ddim.web.runs import NOTE, Row, name_id
 from ddim.web.state import Here, Server
 
 EVERY = 2.0
@@ -35,7 +35,6 @@ class Runs:
     """The list of runs."""
 
     runs: list[Row]
-    sweeps: list[Sweep]
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,8 @@ router = APIRouter()
 
 @router.get("/runs", response_model=Runs)
 def show_runs(here: Here) -> Response:
-    """List the runs and the sweeps."""
-    rows = [known.row for known in here.runs.read().values()]
-    return reply(Runs(rows, [Sweep(key, path.name) for key, path in here.runs.sweeps().items()]))
+    """List the runs."""
+    return reply(Runs([known.row for known in here.runs.read().values()]))
 
 
 @router.get("/events", status_code=200, response_class=EventStream, responses={200: {"model": Changes}})

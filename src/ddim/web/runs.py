@@ -83,14 +83,6 @@ class Row:
     sheet: str | None = None
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep: its id and its name; the rows of its trials have its id."""
-
-    id: str
-    name: str
-
-
 @dataclass
 class ListedRun:
     """A run in the list of the page.

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Request, Response
 
 from ddim.evaluation.image_summary import inspect_data
-from ddim.experiments.plan import plan
+from ddim.experiments.plan import describe_minutes, plan
 from ddim.recipe.codec import dump
 from ddim.recipe.named import RECIPES, find_recipe
 from ddim.runs.folder import make_numbered_folder
@@ -48,6 +48,7 @@ class Choices:
 
 Minutes = Annotated[float | None, Body(embed=True, gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Body(embed=True, ge=20, le=50_000)]
+Name = Annotated[str, Query(max_length=80)]
 Size = Annotated[int, Query(ge=8, le=256)]
 
 router = APIRouter()
@@ -88,15 +89,24 @@ async def plan_training(request: Request, here: Here, given: TrainOptions) -> Re
     """Say what a training will do; see `ddim plan`."""
     _, source, options = await asyncio.to_thread(read_training, here, given)
     job = here.models.submit(lambda job: plan(source, progress=job.show, **options))
-    return reply({"verdict": (await here.models.finish(job, request)).verdict})
+    found = await here.models.finish(job, request)
+    minutes, seen, passes = (found.rows[0][name] for name in ("minutes", "images", "passes"))
+    images = f"{seen:,} images in {describe_minutes(minutes)}: each training image {passes:,.1f} times"
+    # Without a forecast, the verdict says only how often each image is seen.
+    return reply({"verdict": f"{images}; {found.verdict}" if found.recognisable else images})
 
 
 @router.post("/runs", response_model=Started, status_code=202)
-def begin_training(here: Here, given: TrainOptions, name: str = "") -> Response:
-    """Start a training in a new folder."""
+def begin_training(here: Here, given: TrainOptions, name: Name = "") -> Response:
+    """Start a training in a new folder; a name that is taken gets a number."""
     data, source, options = read_training(here, given)
-    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", name or f"{Path(data).stem}-{options['recipe']}").strip("-.")
-    folder = make_numbered_folder(here.settings.folder, f"{stem[:80] or 'run'}-")
+    if "/" in name or name.startswith(".") or not name.isprintable():
+        raise Refused(422, f"{name!r} is not the name of a folder")
+    folder = here.settings.folder / name
+    if not name or folder.exists():
+        stem = re.sub(r"-\d+$", "", name) or f"{Path(data).stem}-{options['recipe']}".lstrip(".")
+        folder = make_numbered_folder(here.settings.folder, f"{stem}-")
+    folder.mkdir(parents=True, exist_ok=True)
     return start(here, "train", folder, source, "--out", str(folder), *write_options("train", options))
 
 

@@ -97,10 +97,12 @@ function facts(row) {
 /** Return a row of the table of runs with some of the `COLUMNS`, {element, update}. */
 export function makeRow(row, choice, columns) {
   const link = h("a", { href: runAddress(row.id) });
+  const note = h("small.note");
   const cells = columns.slice(1).map((column) => h("td", { class: column.class }));
-  const element = h("tr", h("td", choice), h("th", { scope: "row" }, link), cells);
+  const element = h("tr", h("td", choice), h("th", { scope: "row" }, link, note), cells);
   function update(row) {
     setText(link, row.name);
+    setText(note, row.note);
     element.title = row.note || row.why;
     columns.slice(1).forEach((column, k) => show(cells[k], cellOf(column, row)));
   }

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { hideGaps } from "./card.js";
-import { fault, field, h, menu, section, show } from "./dom.js";
+import { field, h, menu, section, show } from "./dom.js";
 import { count } from "./format.js";
 import { table } from "./run_parts.js";
 
@@ -23,15 +23,10 @@ export async function draw(root, { id, query, about, signal }) {
   const none = id ? `There are no images named ${id}.` : "Choose a set of images.";
   if (!chosen) return show(place, h("p.note", none));
   const reading = "Reading the images; a large set takes a while the first time …";
-  const bar = h("progress", { "aria-label": "Reading" });
-  show(place, h("div", h("p.note", { role: "status" }, reading), bar));
-  try {
-    const found = await get(`/api/data/${encodeURIComponent(id)}?size=${size}`, signal);
-    show(place, describe(chosen, size, about, found));
-  } catch (error) {
-    if (error.name !== "AbortError") show(place, fault(error.message));
-  }
-  return root;
+  show(place, h("div", h("p.note", { role: "status" }, reading), h("progress", { "aria-label": "Reading" })));
+  const request = get(`/api/data/${encodeURIComponent(id)}?size=${size}`, signal);
+  const found = await request.finally(() => show(place));
+  return show(place, describe(chosen, size, about, found));
 }
 
 const address = (id, size) => `#/data/${encodeURIComponent(id)}?size=${size}`;
@@ -43,10 +38,8 @@ function empty(about) {
 }
 
 function describe({ id, name }, size, about, { verdict, sheet, classes, rejects, duplicates }) {
-  const sizes = menu(
-    SIZES.map((each) => [each, `${each} × ${each} px`]),
-    { value: size, onchange: () => (location.hash = address(id, sizes.value)) },
-  );
+  const texts = SIZES.map((each) => [each, `${each} × ${each} px`]);
+  const sizes = menu(texts, { value: size, onchange: () => (location.hash = address(id, sizes.value)) });
   const most = Math.max(...Object.values(classes));
   const bar = (label, value) => h("progress", { "aria-label": label, max: most, value });
   const counts = Object.entries(classes).map(([label, number]) => [label, bar(label, number), count(number)]);

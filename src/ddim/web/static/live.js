@@ -1,23 +1,16 @@
 // The latest rows of all runs from the server. All views share one connection.
 
-import { get } from "./api.js";
-
 const LOST = "The connection to the server is lost. The page tries again by itself.";
 
 const rows = new Map();
 const readers = new Set();
 const banner = document.getElementById("connection");
-let sweeps = [];
 let source = null;
-let loaded = null;
+const { promise: loaded, resolve: ready } = Promise.withResolvers();
 let whole = false; // whether the next event lists all runs, as the first one of a connection does
 
-/** Start to listen; returns a promise of the first list of runs. `back` is called at each connection. */
+/** Start to listen; the promise ends at the first list of runs. `back` is called at each connection. */
 export function start(back) {
-  loaded ??= read().catch((error) => {
-    loaded = null; // the next view tries again
-    throw error;
-  });
   if (!source) {
     listen(back);
     // Nobody looks at a hidden tab, and a browser has few connections to one server for all its tabs.
@@ -32,19 +25,10 @@ export const allRuns = () => [...rows.values()];
 /** Return the row of a run, or undefined. */
 export const findRun = (id) => rows.get(id);
 
-/** Return the sweeps: {id, name}. */
-export const allSweeps = () => sweeps;
-
 /** Call `act(changed ids)` after each change, until the signal aborts. */
 export function subscribe(act, signal) {
   readers.add(act);
   signal?.addEventListener("abort", () => readers.delete(act));
-}
-
-async function read() {
-  const answer = await get("/api/runs");
-  sweeps = answer.sweeps;
-  for (const row of answer.runs) rows.set(row.id, row);
 }
 
 function listen(back) {
@@ -69,16 +53,14 @@ function warn(text) {
   banner.hidden = !text;
 }
 
-async function take({ changed, gone }) {
+function take({ changed, gone }) {
   warn("");
   const lost = whole ? [...rows.keys()].filter((id) => !changed.some((row) => row.id === id)) : gone;
   whole = false;
   const differing = changed.filter((row) => JSON.stringify(rows.get(row.id)) !== JSON.stringify(row));
   for (const row of changed) rows.set(row.id, row);
   for (const id of lost) rows.delete(id);
-  // The events contain no sweeps.
-  const unknown = ({ sweep }) => sweep && !sweeps.some((one) => one.id === sweep);
-  if (changed.some(unknown)) await read().catch(() => {});
+  ready();
   const ids = new Set([...differing.map((row) => row.id), ...lost]);
   if (ids.size) for (const act of [...readers]) act(ids);
 }

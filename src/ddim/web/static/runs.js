@@ -3,7 +3,7 @@
 import { COLUMNS, makeCard, makeRow } from "./card.js";
 import { announce, button, field, h, menu, recall, remember, section, setText, show, tick } from "./dom.js";
 import { plural } from "./format.js";
-import { allRuns, allSweeps, findRun, subscribe } from "./live.js";
+import { allRuns, findRun, subscribe } from "./live.js";
 
 const MANY = 40; // more runs than this are first shown as a table
 
@@ -29,7 +29,7 @@ class RunList {
 
   makeTools() {
     const { text, sort, as } = this.kept;
-    const props = { type: "search", value: text, placeholder: "name, state, recipe, data" };
+    const props = { type: "search", value: text, placeholder: "name, note, state, recipe, data" };
     const search = h("input", { ...props, oninput: () => this.keep({ text: search.value }) });
     const by = () => this.keep({ sort: this.sorts.value, down: isDown(this.sorts.value) });
     this.sorts = menu(COLUMNS.map(({ key, title }) => [key, title]), { value: sort, onchange: by });
@@ -109,8 +109,8 @@ class RunList {
   /** Return the runs that belong to no sweep, and each sweep. */
   group() {
     const groups = [["Single runs", this.rows.filter((row) => !row.sweep)]];
-    for (const { id, name } of allSweeps())
-      groups.push([`Sweep ${name}`, this.rows.filter((row) => row.sweep === id), id]);
+    for (const [id, rows] of Map.groupBy(this.rows.filter((row) => row.sweep), (row) => row.sweep))
+      groups.push([`Sweep ${rows[0].name.replace(/\/?trials\/[^/]*$/, "") || id}`, rows, id]);
     const shown = groups.filter(([, rows]) => rows.length).map((group) => this.draw(...group));
     if (shown.length === 1 && !this.rows[0].sweep) shown[0].firstChild.classList.add("hidden");
     return shown;
@@ -161,17 +161,22 @@ function matches({ id, name, recipe, data, state, note }, text) {
   return text.toLowerCase().split(/\s+/).every((word) => place.includes(word));
 }
 
-/** Return a comparison of rows by a column. Rows without a value come last; equal ones are sorted by name. */
+/** Return a comparison of rows by a column: values that are not ranked come later, rows without one last. */
 function inOrder(key, down) {
   const { value } = COLUMNS.find((column) => column.key === key);
-  const lacks = (row) => (value(row) ?? "") === "";
+  const rank = (row) => ((value(row) ?? "") !== "" ? 0 : row.metrics[key] ? 1 : 2);
   const compare = (a, b) => (typeof a === "number" ? Math.sign(a - b) || 0 : compareTexts(a, b));
   const sign = down ? -1 : 1;
   return (a, b) =>
-    lacks(a) - lacks(b) || (!lacks(a) && sign * compare(value(a), value(b))) || compareTexts(a.name, b.name);
+    rank(a) - rank(b) || (!rank(a) && sign * compare(value(a), value(b))) || compareTexts(a.name, b.name);
 }
 
-const compareTexts = (a, b) => a.localeCompare(b, "en", { numeric: true });
+/** Compare texts whose numbers may have decimals: lr-0.0003 stands before lr-0.001. */
+function compareTexts(...texts) {
+  const fill = (digits) => Number(digits).toFixed(9).padStart(30, "0");
+  const [a, b] = texts.map((text) => text.replace(/\d+(\.\d+)?/g, fill));
+  return a.localeCompare(b, "en");
+}
 
 function empty({ folder, may_train }) {
   const text = `This page shows the runs in the folder ${folder}. Train a first run on your images:`;

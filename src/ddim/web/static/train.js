@@ -3,6 +3,7 @@
 import { get, post, runPath } from "./api.js";
 import { runAddress } from "./card.js";
 import { fault, field, h, menu, recall, remember, setText, show } from "./dom.js";
+import { allRuns } from "./live.js";
 
 const CLASSES = { false: "none", true: "one for each folder", clusters: "clusters of similar images" };
 const UNITS = { minutes: "minutes", images: "training images" };
@@ -26,7 +27,7 @@ export async function draw(root, { query, about, signal }) {
 }
 
 /** Return the values of the form that train like a run. */
-function readSettings({ name, data, recipe, fields }, choices) {
+function readSettings({ name, data, recipe, fields, total }, choices) {
   const texts = Object.fromEntries(fields.map(({ field, value }) => [field, value]));
   const [height, width] = texts["data.size"].split(",");
   const [classes, clusters] = texts["data.labels"].split(":");
@@ -35,15 +36,15 @@ function readSettings({ name, data, recipe, fields }, choices) {
   return {
     data: choices.data.find((one) => one.name === data)?.id,
     recipe: choices.recipes.find((one) => one.name === recipe)?.name,
-    name: name.replace(/-\d+$/, ""),
-    ...{ height, width, classes, clusters, unit, amount: texts[unit] },
+    // A run that was trained longer has more images than its recipe.
+    ...{ name, height, width, classes, clusters, unit, amount: unit === "images" ? total : texts.minutes },
     changes: fields.filter(differs).map(({ field, value }) => `${field}=${value}`).join("\n"),
   };
 }
 
 class TrainForm {
   constructor({ data, recipes, fields }, about, signal) {
-    Object.assign(this, { recipes, signal });
+    Object.assign(this, { data, recipes, signal });
     const number = (props) => h("input", { type: "number", inputmode: "numeric", ...props });
     this.controls = {
       data: menu(data.map((one) => [one.id, `${one.name} (${one.kind})`])),
@@ -58,13 +59,14 @@ class TrainForm {
       changes: h("textarea", { rows: 3, spellcheck: "false", placeholder: "optim.lr=0.002" }),
     };
     this.recipeText = h("p.note");
+    this.final = h("p.note");
     this.clusters = field("Number of clusters", this.controls.clusters);
     this.changes = this.makeChanges(fields);
     this.plan = h("p.plan", { role: "status" });
     this.message = h("div");
     this.start = h("button", { type: "submit" }, "Start training");
     const act = { oninput: () => this.update(), onsubmit: (event) => this.submit(event) };
-    const launch = h("div.launch", this.plan, this.message, this.start);
+    const launch = h("div", this.plan, this.message, this.start);
     this.element = h("form.sheet-form", act, this.rows(about), this.changes, launch);
     signal.addEventListener("abort", () => clearTimeout(this.timer));
   }
@@ -73,7 +75,7 @@ class TrainForm {
     const { data, name, recipe, height, width, classes, amount, unit } = this.controls;
     return [
       field("Training images", data, folder && `Images below ${folder}, and built-in sets`),
-      field("Name", name),
+      h("div", field("Name", name), this.final),
       h("div", field("Recipe", recipe), this.recipeText),
       h("div.row", field("Height in pixels", height), field("Width in pixels", width)),
       h("div.row", field("Classes", classes), this.clusters),
@@ -99,6 +101,7 @@ class TrainForm {
 
   fill(values) {
     for (const [name, value] of Object.entries(values)) if (value) this.controls[name].value = value;
+    this.controls.data.value ||= this.data[0].id;
     this.changes.open = Boolean(values.changes);
     this.update();
   }
@@ -119,12 +122,24 @@ class TrainForm {
     return { data, recipe, size, [unit]: Number(amount), fields };
   }
 
+  /** Return the name that the server gives the run: a free name stays, else it ends in the next number. */
+  finalName({ name, data, recipe }) {
+    const names = allRuns().map((row) => row.name);
+    if (name && !names.includes(name)) return name;
+    const { name: images } = this.data.find((one) => one.id === data);
+    const stem = name ? name.replace(/-\d+$/, "") : `${images.replace(/\.[^.]*$/, "")}-${recipe}`;
+    const ends = names.filter((one) => one.startsWith(`${stem}-`)).map((one) => one.slice(stem.length + 1));
+    return `${stem}-${Math.max(0, ...ends.filter((end) => /^\d+$/.test(end))) + 1}`;
+  }
+
   /** Show what belongs to the values, keep them, and plan the training when the user pauses. */
   update() {
     const { recipe, height, width, classes } = this.controls;
     const { text, size } = this.recipes.find((one) => one.name === recipe.value);
     setText(this.recipeText, text);
-    [height.placeholder, width.placeholder] = size ?? ["", ""];
+    setText(this.final, `The run will be named ${this.finalName(this.values())}`);
+    height.placeholder = width.value || size[0];
+    width.placeholder = height.value || size[1];
     this.clusters.hidden = classes.value !== "clusters";
     remember("new-run", this.values());
     clearTimeout(this.timer);
@@ -137,7 +152,8 @@ class TrainForm {
     if (!this.element.checkValidity()) return;
     this.planning = new AbortController();
     const signal = AbortSignal.any([this.planning.signal, this.signal]);
-    show(this.plan, "Planning: a large set of images takes a while the first time …");
+    const { text } = this.controls.data.selectedOptions[0];
+    show(this.plan, `Planning with ${text}: a large set of images takes a while the first time …`);
     try {
       const { verdict } = await post("/api/plans", this.body(), signal);
       show(this.plan, h("strong", "Plan: "), verdict);
