@@ -205,9 +205,8 @@ def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[
         )
         for each in run.evaluations
     ]
-    # Clusters have numbers, even if the images have class folders.
-    named = data.get("labels") is True
-    names = run.facts["data"]["classes"] if named and run.facts else [*map(str, range(row.classes))]
+    known_names = run.facts["data"]["classes"] if run.facts else []
+    names = known_names if len(known_names) == row.classes else [*map(str, range(row.classes))]
     checkpoints = [Checkpoint(step, step * batch, path.name) for step, path in list_checkpoints(run.path)]
     return {
         "fields": explain_recipe(recipe),
