@@ -193,8 +193,13 @@ def test_images_are_enlarged_and_edited(visit):
         # The address of an edit chooses its images, and repeats it.
         variations = page.locator(".entry").nth(2)
         page.goto(read_code(variations, "Address"))
-        page.get_by_role("button", name="Repeat: 2 variations of seed 0").click()
-        assert tile_files(page, finish_entry(page, 5)) == tile_files(page, page.locator(".entry").nth(3))
+        repeat = page.get_by_role("button", name="Repeat: 2 variations of seed 0")
+        repeat.click()
+        files = tile_files(page, finish_entry(page, 5))
+        assert files == tile_files(page, page.locator(".entry").nth(3))
+        panel.get_by_label(re.compile("^Seeds")).fill("1,7")
+        repeat.click()
+        assert tile_files(page, finish_entry(page, 6))[0] == files[1]
         page.keyboard.press("Escape")
         page.evaluate("scrollTo(0, document.body.scrollHeight)")
         assert page.locator(".play-form .main").evaluate(IN_SIGHT)
@@ -207,8 +212,7 @@ def test_a_photo_of_any_size_is_inpainted(visit, tmp_path):
     with visit(refused=True) as page:
         page.get_by_label("Your own images").last.set_input_files(tmp_path / "text.png")
         page.locator(".drop .fault").wait_for()
-        page.get_by_label("Your own images").last.set_input_files(photo)
-        page.get_by_role("button", name="my-b-.png").click()
+        page.get_by_label("Your own images").last.set_input_files(photo)  # which chooses it
         page.locator(".panel").get_by_label("Steps", exact=True).fill("3")
         page.get_by_role("button", name="Inpaint").click()
         generate = page.get_by_role("button", name="Generate this part")
@@ -250,7 +254,9 @@ def test_a_photo_of_any_size_is_inpainted(visit, tmp_path):
             assert not np.array_equal(image[mask], before[mask])
         page.keyboard.press("Escape")
         page.reload()  # the photo is kept too
-        page.get_by_role("button", name="my-b-.png").wait_for()
+        page.get_by_role("button", name="my-b-.png").click()
+        page.locator(".panel").get_by_role("button", name="Remove").click()
+        page.get_by_role("button", name="my-b-.png").wait_for(state="detached")
 
 
 def test_only_controls_that_can_succeed_are_offered(visit):
@@ -272,9 +278,9 @@ def test_only_controls_that_can_succeed_are_offered(visit):
     with visit(STUDENT) as page:
         make_samples(page, "3,5").locator(".tile").first.click()
         panel = page.locator(".panel")
-        assert panel.get_by_role("button").all_inner_texts() == ["Enlarge", "✕"]
+        assert panel.get_by_role("button").all_inner_texts() == ["Enlarge", "▾", "✕"]
         page.locator(".tile").nth(1).click()
-        assert panel.get_by_role("button").all_inner_texts() == ["✕"]
+        assert panel.get_by_role("button").all_inner_texts() == ["▾", "✕"]
         assert page.get_by_label("Your own images").count() == 0
 
 

@@ -307,7 +307,7 @@ class Trainer:
 
     @contextmanager
     def averaged(self) -> Generator[Pipeline]:
-        """Yield a pipeline with the EMA weights, its model in eval mode; restore weights and mode after it."""
+        """Yield a pipeline with the EMA weights, its model in eval mode; then restore weights and mode."""
         before = {name: value.clone() for name, value in ema.select_averaged(self.model).items()}
         try:
             self.model.load_state_dict(self.average, strict=False)

@@ -153,10 +153,9 @@ def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[
         )
         for each in run.evaluations
     ]
-    names = [str(k) for k in range(recipe["net"].get("classes", 0))]
-    # Clusters have numbers, even if the images have class folders.
-    if data.get("labels") is True and run.facts:
-        names = run.facts["data"]["classes"]
+    classes = recipe["net"].get("classes", 0)
+    known_names = run.facts["data"]["classes"] if run.facts else []
+    names = known_names if len(known_names) == classes else [*map(str, range(classes))]
     saved = list_checkpoints(run.path)
     return {
         "fields": explain_recipe(recipe),

@@ -150,7 +150,8 @@ def sample_run(result: Result, preview: Preview, folder: Path, options: dict[str
         ready = [seed for seed in options["seeds"] if find_sample(folder, seed, pipeline).exists()]
         if not ready:
             raise
-        result.notes.append(f"only {len(ready)} of {len(options['seeds'])} images were ready in time")
+        why = "you stopped" if preview.job.enough else "the time was over"
+        result.notes.append(f"{len(ready)} of {len(options['seeds'])} samples: {why}")
         options["seeds"] = ready
         written = make(**options)
     result.nfe, result.sheet = written.nfe, find_address(folder / SHEET)

@@ -52,7 +52,9 @@ class ResultStore:
         """
         files = {path.name: path for path in (self.root / key).glob("*")} if key in self.kept else {}
         if name not in files:
-            raise Refused(404, "this does not exist, or was removed because newer images took its place")
+            raise Refused(
+                404, "The server no longer has this image. It keeps the newest ones, until it ends."
+            )
         return files[name]
 
     def close(self) -> None:

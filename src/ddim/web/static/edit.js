@@ -4,6 +4,7 @@ import { upload } from "./api.js";
 import { button, fault, field, h, menu, setText, show } from "./dom.js";
 import { GuidanceFields, STEPS, evenly, fillFields, readFields, slider } from "./fields.js";
 import { MASK, MaskDialog } from "./mask.js";
+import { SeedFields } from "./seeds.js";
 
 /** A panel at the foot of the window, shown while a tile is chosen; `update(tiles)` gives it the tiles. */
 export class EditPanel {
@@ -12,22 +13,25 @@ export class EditPanel {
     Object.assign(this, { detail, gallery });
     this.controls = {
       strength: slider("Strength", evenly(0.05, 1, 0.05), { value: 0.5, step: "any" }),
-      n: slider("Images", evenly(1, most), { value: Math.min(4, most) }),
       frames: slider("Frames", evenly(2, most), { value: Math.min(9, most) }),
       steps: slider("Steps", STEPS.slice(1), { value: 50, max: longest }),
       grid: menu([["", "the edit's own"], ...detail.grids]),
     };
     const { grid, ...sliders } = this.controls;
-    const [strength, n, frames, steps] = Object.values(sliders).map(({ box }) => box);
+    const [strength, frames, steps] = Object.values(sliders).map(({ box }) => box);
+    this.seeds = new SeedFields(most, Math.min(4, most));
     this.guidance = new GuidanceFields(detail.guides);
     this.guidance.allow(detail.can_guide && detail.draws_labels);
     this.title = h("p", { role: "status" });
     this.save = h("a.button.quiet", { download: "" });
     const enlarge = button("Enlarge", () => gallery.open(this.tiles[0]), { class: "quiet" });
+    const remove = button("Remove", () => gallery.removeUpload(this.tiles[0]), { class: "quiet" });
+    const toggle = () => this.element.classList.toggle("folded");
+    const fold = button("▾", toggle, { class: "quiet", "aria-label": "Fold or unfold" });
     const clear = button("✕", onclear, { class: "quiet", "aria-label": "Clear the choice" });
-    const vary = button("Vary", () => this.begin("vary", { strength: this.controls.strength.valueAsNumber }));
+    const vary = button("Vary", () => this.begin("vary"));
     const inpaint = button("Inpaint …", () => this.inpaint());
-    const invert = button("Invert", () => this.begin("invert", {}));
+    const invert = button("Invert", () => this.begin("invert"));
     const interpolate = button("Interpolate", () => this.interpolate(), { class: "main" });
     const more = h(
       "details",
@@ -38,18 +42,20 @@ export class EditPanel {
     const can = (kind) => detail.edits.includes(kind);
     this.shown = [
       [[enlarge, this.save], ({ pair }) => !pair],
-      [[vary, inpaint, strength, n], ({ pair }) => can("vary") && !pair],
+      [[remove], ({ pair, upload }) => upload && !pair],
+      [[vary, inpaint, strength, this.seeds.box], ({ pair }) => can("vary") && !pair],
       [[invert], ({ pair }) => can("invert") && !pair],
       [[interpolate, frames], ({ pair }) => can("interpolate") && pair],
       [[steps, more], ({ pair, seeded }) => can(pair ? "interpolate" : "vary") && !seeded],
     ];
     this.message = h("div");
-    this.form = h("form.fields", strength, n, frames, steps, more);
+    this.again = h("div");
+    this.form = h("form.fields", this.seeds.box, strength, frames, steps, more);
     this.element = h(
       "section.panel",
       { "aria-label": "Chosen images", hidden: true },
-      h("div.head", this.title, enlarge, this.save, clear),
-      h("div.row.acts", vary, inpaint, invert, interpolate),
+      h("div.head", this.title, enlarge, this.save, remove, fold, clear),
+      h("div.row.acts", vary, inpaint, invert, interpolate, this.again),
       this.message,
       this.form,
     );
@@ -58,10 +64,10 @@ export class EditPanel {
   update(tiles) {
     const [one, other] = (this.tiles = tiles);
     this.element.hidden = !one;
-    show(this.message);
+    for (const old of [this.message, this.again]) show(old);
     if (!one) return;
     this.seeded = Boolean(other) && shareSeeds(one, other);
-    const now = { pair: Boolean(other), seeded: this.seeded };
+    const now = { pair: Boolean(other), seeded: this.seeded, upload: one.source.upload };
     for (const [elements, possible] of this.shown)
       for (const element of elements) element.hidden = !possible(now);
     setText(this.title, other ? `${one.name} and ${other.name}` : one.name);
@@ -74,28 +80,27 @@ export class EditPanel {
     if (drawn) await this.begin("inpaint", drawn);
   }
 
-  /**
-   * Interpolate between the latents of two samples with the same settings, which their seeds give exactly.
-   * Other images are inverted first, and cannot be guided.
-   */
+  /** Interpolate between the latents, which the seeds give exactly, or an inversion, without guidance. */
   interpolate() {
+    if (!this.seeded) return this.begin("interpolate");
     const { frames } = readFields(this.controls);
-    if (!this.seeded) return this.begin("interpolate", { frames });
     const { steps = this.detail.steps, ...settings } = sampling(this.tiles[0]);
     const seeds = this.tiles.map(({ seed }) => seed);
     return this.gallery.start("interpolate", { seeds, frames, steps, ...settings });
   }
 
-  /** Upload the mask if there is one, and start an edit of the chosen tiles. */
-  async begin(kind, { blob, ...body }) {
+  /** Start an edit of the chosen tiles; `mask` is an uploaded mask, or `blob` is one to upload. */
+  async begin(kind, { blob, mask, resample } = {}) {
     if (!this.form.reportValidity()) return;
-    const { steps, grid, n } = readFields(this.controls);
-    Object.assign(body, { steps, sources: this.tiles.map(({ source }) => source), fields: grid && { grid } });
-    // Other edits have no noise of their own, and an inversion cannot be guided.
-    if (["vary", "inpaint"].includes(kind))
-      Object.assign(body, { seeds: evenly(0, n - 1), ...this.guidance.body() });
+    const { steps, grid, strength, frames } = readFields(this.controls);
+    const own = { vary: { strength }, interpolate: { frames } }[kind];
+    const sources = this.tiles.map(({ source }) => source);
+    const body = { ...own, mask, resample, steps, sources, fields: grid && { grid } };
     show(this.message);
     try {
+      // Other edits have no noise of their own, and an inversion cannot be guided.
+      if (["vary", "inpaint"].includes(kind))
+        Object.assign(body, { seeds: this.seeds.read(), ...this.guidance.body() });
       if (blob) body.mask = (await upload(blob, MASK)).upload;
       this.gallery.start(kind, body);
     } catch (error) {
@@ -105,8 +110,8 @@ export class EditPanel {
 
   /** Show the settings of an edit. */
   fill({ seeds, fields, ...body }) {
-    const present = readFields(this.controls);
-    fillFields(this.controls, { ...present, n: seeds?.length ?? present.n, grid: fields?.grid, ...body });
+    fillFields(this.controls, { ...readFields(this.controls), grid: fields?.grid, ...body });
+    if (seeds) this.seeds.fill(seeds);
     this.guidance.fill(body);
   }
 }

@@ -12,10 +12,7 @@ export const evenly = (low, high, step = 1) =>
 /** Return a field for any number. */
 export const numeric = (props) => h("input", { type: "number", step: "any", inputmode: "decimal", ...props });
 
-/**
- * Return the field of a labelled number with a slider; its `box` holds all. The slider stops at each of
- * `stops`; the field takes any number up to `max`. While it is empty, its placeholder holds.
- */
+/** Return a field of any number up to `max`; its `box` has a label, and a slider that stops at `stops`. */
 export function slider(label, stops, { max = stops.at(-1), ...props }) {
   const kept = stops.filter((stop) => stop <= max);
   const input = numeric({ min: stops[0], max, step: 1, required: !props.placeholder, ...props });

@@ -1,5 +1,4 @@
-// The gallery of the playground: each result with its images, its settings, its files and what repeats it.
-// A gallery lives as long as the page, so its work goes on while another view is shown.
+// The gallery of the playground: results. It lives as long as the page, so its work goes on in other views.
 
 import { post, remove, runPath, stream } from "./api.js";
 import { announce, button, code, fault, h, newId, setText, show } from "./dom.js";
@@ -28,7 +27,7 @@ export class Gallery {
     if (this.busy) return; // the result of a request in progress comes with its answer
     const kept = results.filter((result) => result.run === this.run);
     const ids = new Set(kept.map(({ id }) => id));
-    for (const entry of this.entries.filter(({ id }) => id && !ids.has(id))) this.drop(entry);
+    for (const entry of this.entries.filter(({ id }) => id && !ids.has(id))) entry.end();
     for (const result of kept)
       if (!this.entries.some(({ id }) => id === result.id))
         this.add(new Entry(this, result.kind, result.request)).finish(result);
@@ -53,13 +52,21 @@ export class Gallery {
     const same = this.entries.find((entry) => entry.job && entry.address === address);
     const entry = same ?? this.add(new Entry(this, kind, body));
     if (!same) entry.start();
-    entry.element.scrollIntoView({ block: "nearest" });
+    const long = entry.element.offsetHeight > innerHeight;
+    entry.element.scrollIntoView({ block: long ? "start" : "nearest" });
   }
 
   /** Enlarge a tile; the arrows show the others of its result. */
   open(tile) {
     const entry = this.entries.find(({ tiles }) => tiles.includes(tile));
     openViewer(entry?.tiles ?? [tile], tile);
+  }
+
+  removeUpload(tile) {
+    remove(`/api/results/${tile.source.upload}`).catch(() => {}); // the server has removed it already
+    this.uploads = this.uploads.filter((one) => one !== tile);
+    tile.element.remove();
+    this.ondrop([tile]);
   }
 
   titleOf(kind, body) {
@@ -87,14 +94,14 @@ class Entry {
     this.place = h("div");
     this.files = h("div");
     this.setTiles(captions(kind, body));
-    const [heading, settings] = [h("h2", { id: newId("entry") }, this.title), h("p.note", describe(body))];
-    const parts = [heading, settings, this.work, this.place, this.files];
-    this.element = h("article.entry", { "aria-labelledby": heading.id }, parts);
+    this.heading = h("h2", { id: newId("entry") }, this.title);
+    const parts = [this.heading, h("p.note", describe(body)), this.work, this.place, this.files];
+    this.element = h(`article.entry.${kind}`, { "aria-labelledby": this.heading.id }, parts);
   }
 
   setTiles(names) {
     this.tiles = names.map((name) => new Tile(name, this.gallery.onpick));
-    const columns = this.kind === "sample" ? Math.min(8, Math.ceil(Math.sqrt(names.length))) : names.length;
+    const columns = this.kind === "interpolate" ? names.length : Math.ceil(Math.sqrt(names.length));
     const style = { "--columns": String(Math.min(9, columns)) };
     const props = { role: "group", "aria-label": this.title, style };
     show(this.place, h("div.tiles", props, this.tiles.map(({ element }) => element)));
@@ -103,9 +110,12 @@ class Entry {
   /** Send the request, and show its steps and its result. Errors are shown here and not thrown. */
   async start() {
     const path = this.kind === "sample" ? "/samples" : `/edits/${this.kind}`;
+    const stop = (job) => post(`/api/jobs/${job}/stop`).catch(() => {}); // it has ended already
+    const stopButton = (job) => button("Stop and keep what is ready", () => stop(job), { class: "quiet" });
     const waiting = (n) => (n ? `Waiting: ${plural(n, "request")} ahead` : "Loading the model …");
     const on = {
-      begun: ({ job }) => this.offerStop(job),
+      // Samples are ready one after the other, but edits only at their end.
+      begun: ({ job }) => this.kind === "sample" && this.work.append(stopButton(job)),
       queued: ({ ahead }) => setText(this.state, waiting(ahead)),
       step: (step) => this.showStep(step),
     };
@@ -116,16 +126,10 @@ class Entry {
       this.finish(result);
       announce(`${this.title}: ready after ${duration(result.seconds)}`);
     } catch (error) {
-      this.fail(error);
+      this.end(error.name === "AbortError" ? h("p.note", "Cancelled.") : fault(error.message));
+      if (error.name === "AbortError") announce(`${this.title}: cancelled`);
     }
     this.job = null;
-  }
-
-  /** Samples are ready one after the other, but edits only at their end. */
-  offerStop(job) {
-    const stop = () => post(`/api/jobs/${job}/stop`).catch(() => {}); // it has ended already
-    if (this.kind !== "sample") return;
-    this.work.append(button("Stop and keep what is ready", stop, { class: "quiet" }));
   }
 
   showStep(step) {
@@ -140,6 +144,8 @@ class Entry {
   finish(result) {
     this.id = result.id;
     this.work.remove();
+    const [ready, asked] = [result.images.length, this.body.seeds?.length];
+    if (ready < asked) setText(this.heading, `${ready} of ${this.title}`);
     if (result.images.length !== this.tiles.length) this.setTiles(result.images.map(({ name }) => name));
     result.images.forEach(({ url, file, name, seed, label }, k) => {
       const tile = this.tiles[k];
@@ -172,12 +178,13 @@ class Entry {
     announce(`${this.title}: removed`);
   }
 
-  fail(error) {
-    const cancelled = error.name === "AbortError";
-    const text = cancelled ? h("p.note", { role: "status" }, "Cancelled.") : fault(error.message);
+  /** Show why there are no images; their settings are left. */
+  end(text = h("p.note", "The server no longer has these images. Only their settings are left.")) {
     const again = h("a", { href: this.address }, "Use these settings");
-    this.place.remove();
+    this.gallery.ondrop(this.tiles);
+    Object.assign(this, { id: null, tiles: [] });
+    this.place.replaceWith(this.work);
+    show(this.files);
     show(this.work, text, again, button("Remove", () => this.remove(), { class: "quiet" }));
-    if (cancelled) announce(`${this.title}: cancelled`);
   }
 }

@@ -11,19 +11,14 @@ const KEYS = `Arrow keys move the brush, the space bar paints, E erases, [ and ]
   and Control+Z undoes. With the mouse, the right button erases.`;
 const MOVES = { arrowleft: [-1, 0], arrowright: [1, 0], arrowup: [0, -1], arrowdown: [0, 1] };
 
-/**
- * A dialog; `ask()` returns {blob, resample}, or null if the user cancels. White pixels of the PNG `blob` are
- * generated. The tile keeps its mask, so that it is there again after a failure.
- */
+/** A dialog; `ask()` returns {blob, resample}, or null if the user cancels. The tile keeps its mask. */
 export class MaskDialog {
   constructor(tile, [height, width]) {
     Object.assign(this, { tile, width, height, at: [width >> 1, height >> 1], before: [], on: null });
     this.mask = tile.mask ?? new Uint8Array(width * height);
     const [hint, title] = [newId("hint"), newId("title")];
-    // The picture and the mask are two canvases of the model's image size; the style sheet enlarges both.
     this.picture = h("canvas.pixels", { width, height });
     const name = { role: "application", "aria-label": "Mask", "aria-describedby": hint };
-    // While a button or a key is held, movements paint.
     const release = () => (this.on = null);
     const events = {
       onpointerdown: (event) => {
@@ -89,25 +84,20 @@ export class MaskDialog {
     return Math.max(this.brush.valueAsNumber / 2, 0.5);
   }
 
-  /** Keep the mask as it is, so that the next change can be undone. */
-  keep() {
-    this.before.push(this.mask.slice());
-  }
-
   undo() {
     this.mask = this.before.pop() ?? this.mask;
     this.draw();
   }
 
   fill(value) {
-    this.keep();
+    this.before.push(this.mask.slice());
     this.mask = this.mask.map(value);
     this.draw();
   }
 
   /** Begin to set pixels to 1 (generated) or 0 (kept). */
   press(on, at) {
-    this.keep();
+    this.before.push(this.mask.slice());
     Object.assign(this, { on, at });
     this.moveTo(at);
   }
@@ -128,9 +118,7 @@ export class MaskDialog {
   }
 
   draw() {
-    // A chequered pattern is visible on pictures of any colour.
-    const light = (k) => (((k % this.width) + Math.floor(k / this.width)) % 2 ? 255 : 215);
-    paint(this.canvas, this.mask, (on, k) => [light(k), 60, 130, 175 * on]);
+    paint(this.canvas, this.mask, (on) => [255, 60, 130, 175 * on]);
     const context = this.canvas.getContext("2d");
     context.strokeStyle = "#fff";
     context.lineWidth = 0.5;
@@ -168,10 +156,10 @@ export class MaskDialog {
 
 const clamp = (value, largest) => Math.min(largest, Math.max(0, value));
 
-/** Give each pixel of a canvas the color (r, g, b, alpha) that `color(value, index)` returns. */
+/** Give each pixel of a canvas the color (r, g, b, alpha) that `color(value)` returns. */
 function paint(canvas, values, color) {
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(canvas.width, canvas.height);
-  values.forEach((value, k) => pixels.data.set(color(value, k), 4 * k));
+  values.forEach((value, k) => pixels.data.set(color(value), 4 * k));
   context.putImageData(pixels, 0, 0);
 }

@@ -33,7 +33,8 @@ export async function draw(root, { id: asked, query, about, signal }) {
   if (benches.get(id)?.facts !== facts) benches.set(id, new Bench(detail, about.limits, facts));
   const bench = benches.get(id);
   root.append(bench.draw(run));
-  addEventListener("keydown", (event) => bench.onKey(event), { signal });
+  const escape = ({ key }) => key === "Escape" && !document.querySelector("dialog[open]");
+  addEventListener("keydown", (event) => escape(event) && bench.choose([]), { signal });
   addEventListener("focus", () => bench.refresh().catch(() => {}), { signal }); // the banner says why
   return bench.refresh(fromQuery(query));
 }
@@ -46,7 +47,8 @@ class Bench {
     this.gallery = new Gallery(detail, (tile) => this.pick(tile), dropped);
     this.form = new PlayForm(detail, limits, (event) => this.sample(event));
     this.panel = new EditPanel(detail, limits, this.gallery, () => this.choose([]));
-    this.uploads = detail.edits.length ? new Uploads(this.gallery, limits.upload_bytes) : null;
+    const choose = (tiles) => this.choose(tiles);
+    this.uploads = detail.edits.length ? new Uploads(this.gallery, limits.upload_bytes, choose) : null;
     const kept = recall(this.key);
     if (kept) this.form.fill(kept.form);
     if (kept) this.panel.fill(kept.panel);
@@ -61,7 +63,8 @@ class Bench {
   /** Keep the settings for a reload. */
   keep() {
     try {
-      remember(this.key, { form: this.form.body(), panel: readFields(this.panel.controls) });
+      const panel = { ...readFields(this.panel.controls), seeds: this.panel.seeds.read() };
+      remember(this.key, { form: this.form.body(), panel });
     } catch {
       // The form is not finished.
     }
@@ -79,13 +82,12 @@ class Bench {
 
   /** Show the settings and the images of an edit, and offer to repeat it. */
   offer({ kind, body }) {
-    const repeat = () => {
-      show(this.message);
-      this.gallery.start(kind, body);
-    };
     this.panel.fill(body);
     this.choose((body.sources ?? []).map((source) => this.gallery.find(source)).filter(Boolean));
-    show(this.message, button(`Repeat: ${this.gallery.titleOf(kind, body)}`, repeat));
+    const whole = this.chosen.length && this.chosen.length === body.sources.length;
+    const repeat = () => (whole ? this.panel.begin(kind, body) : this.gallery.start(kind, body));
+    const again = button(`Repeat: ${this.gallery.titleOf(kind, body)}`, repeat);
+    show(whole ? this.panel.again : this.message, again);
   }
 
   sample(event) {
@@ -111,9 +113,5 @@ class Bench {
     for (const tile of tiles) mark(tile, true);
     this.chosen = tiles;
     this.panel.update(tiles);
-  }
-
-  onKey(event) {
-    if (event.key === "Escape" && !document.querySelector("dialog[open]")) this.choose([]);
   }
 }

@@ -3,15 +3,13 @@
 import { plural } from "./format.js";
 import { parseSeeds, writeSeeds } from "./seeds.js";
 
-const KINDS = ["sample", "vary", "inpaint", "interpolate", "invert"];
-
 /** Return the title of a result; `sources` are the names of the images from which an edit starts. */
 export function title(kind, { seeds = [], label }, sources) {
   if (kind === "vary") return `${plural(seeds.length, "variation")} of ${sources[0]}`;
   if (kind === "inpaint") return `Inpainting of ${sources[0]}`;
   if (kind === "invert") return `Inversion of ${sources[0]}`;
   if (kind === "interpolate") return `From ${sources[0]} to ${sources[1]}`;
-  return plural(seeds.length, "sample") + (label && label !== "all" ? ` of ${label}` : "");
+  return plural(seeds.length, "sample") + (label && label !== "all" ? `, class ${label}` : "");
 }
 
 /** Return the names of the images of a result. */
@@ -25,7 +23,7 @@ export function captions(kind, { seeds = [], frames }) {
 export function describe({ seeds, sources, mask, frames, film, fields, ...rest }) {
   const words = Object.entries({ ...rest, ...fields }).map(([name, value]) => {
     if (name === "steps") return plural(value, "step");
-    if (name === "label" && value === "all") return "all classes in turn";
+    if (name === "label") return value === "all" ? "all classes in turn" : `class ${value}`;
     return `${name.replace(/[._]/g, " ")} ${Array.isArray(value) ? value.join(" to ") : value}`;
   });
   return words.join(" · ") || "the run's own settings";
@@ -44,7 +42,7 @@ export function fromQuery(query) {
   const { kind, ...rest } = Object.fromEntries(query);
   const read = ([name, text]) => [name, name === "seeds" ? parseSeeds(text, Infinity) : JSON.parse(text)];
   try {
-    return KINDS.includes(kind) ? { kind, body: Object.fromEntries(Object.entries(rest).map(read)) } : null;
+    return kind ? { kind, body: Object.fromEntries(Object.entries(rest).map(read)) } : null;
   } catch {
     return null;
   }

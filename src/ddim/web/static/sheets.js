@@ -1,11 +1,8 @@
-// Samples of the same seeds at each validation of a training: a slider, a button that plays them, and the
-// real images.
+// Samples of the same seeds at each validation of a training: a slider, and a button that plays them.
 
 import { hideGaps } from "./card.js";
 import { button, field, h, setText, show } from "./dom.js";
 import { plural } from "./format.js";
-
-const MILLISECONDS = 450;
 
 /** A slider through sheets; `update` keeps its position, and follows the newest sheet. */
 export class SheetSlider {
@@ -13,7 +10,7 @@ export class SheetSlider {
     this.sheets = [];
     this.frame = h("div.sheet-frame");
     this.caption = h("figcaption.note");
-    const slide = () => this.stop() ?? this.showSheet();
+    const slide = () => this.stop() ?? this.show();
     this.range = h("input", { type: "range", min: 0, max: 0, oninput: slide });
     this.playButton = button("Play", () => (this.timer ? this.stop() : this.play()), { class: "quiet" });
     this.realButton = button("Show real images", () => this.showReal(), { class: "quiet" });
@@ -43,19 +40,15 @@ export class SheetSlider {
     this.sheets = sheets.map(({ url, images }) => load(url, text(images)));
     this.range.max = sheets.length - 1;
     if (following) this.range.value = sheets.length - 1;
-    this.showSheet();
-  }
-
-  showSheet() {
-    this.show(this.sheets[this.range.value]);
+    this.show();
   }
 
   showReal() {
     this.stop();
-    this.show(this.frame.contains(this.real) ? this.sheets[this.range.value] : this.real);
+    this.show(this.frame.contains(this.real) ? undefined : this.real);
   }
 
-  show(image) {
+  show(image = this.sheets[this.range.value]) {
     show(this.frame, image);
     setText(this.caption, image.alt);
     this.range.setAttribute("aria-valuetext", image.alt);
@@ -65,12 +58,12 @@ export class SheetSlider {
   play() {
     if (this.atEnd) this.range.value = 0;
     setText(this.playButton, "Pause");
-    this.showSheet();
+    this.show();
     this.timer = setInterval(() => {
       if (this.atEnd) return this.stop();
       this.range.value = Number(this.range.value) + 1;
-      return this.showSheet();
-    }, MILLISECONDS);
+      return this.show();
+    }, 450); // milliseconds
   }
 
   stop() {

@@ -20,10 +20,7 @@ export class Tile {
     setText(this.caption, name);
   }
 
-  /**
-   * Show a finished image, and enable the tile. `url` is its picture, `file` its exact file, which may be an
-   * array, and `source` tells the server which image it is: {upload}, or {result, name}.
-   */
+  /** Show a finished image: its picture, its exact file, and its `source`, {upload} or {result, name}. */
   finish({ url, file = url, source }) {
     Object.assign(this, { url, file, source });
     this.image = h("img.pixels", { src: url, alt: "", draggable: "false" });
@@ -34,10 +31,7 @@ export class Tile {
   }
 }
 
-/**
- * Draw the sheet of a step on the canvases of tiles. `first` is the index of the tile of its first image, and
- * `size` is [height, width] of one image.
- */
+/** Draw the sheet of a step on the canvases of tiles; `first` is the index of the tile of its first image. */
 export async function drawSheet(tiles, { sheet, first = 0, columns }, [height, width]) {
   if (!sheet) return;
   const image = h("img", { src: sheet });

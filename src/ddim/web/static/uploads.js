@@ -5,11 +5,12 @@ import { announce, fault, field, h, show } from "./dom.js";
 import { MASK } from "./mask.js";
 import { Tile } from "./tiles.js";
 
-/** A drop zone and the tiles of the uploaded images, which edits of a gallery can start from. */
+/** A drop zone and the tiles of the uploaded images of at most `most` bytes; a new one is chosen. */
 export class Uploads {
-  constructor(gallery, most) {
-    Object.assign(this, { gallery, most });
-    const hint = "Choose or drop photos to edit them. They are cropped at their centre and resized.";
+  constructor(gallery, most, onchoose) {
+    Object.assign(this, { gallery, most, onchoose });
+    const hint = `Choose or drop photos to edit them. They are cropped at their centre and resized.
+      Everybody who can open this page sees them.`;
     const props = { type: "file", accept: "image/*,.npy,.tif,.tiff", multiple: true };
     this.input = h("input", { ...props, onchange: () => this.take(this.input.files) });
     const style = { "--shape": `${gallery.size[1]} / ${gallery.size[0]}` };
@@ -31,7 +32,9 @@ export class Uploads {
     for (const file of [...files])
       try {
         if (file.size > this.most) throw new Error(`${file.name} ${limit}`);
-        this.add(await upload(file, file.name));
+        const tile = this.add(await upload(file, file.name));
+        this.onchoose([tile]);
+        tile.element.scrollIntoView({ block: "nearest" });
         announce(`${file.name} uploaded`);
       } catch (error) {
         show(this.message, fault(error.message));
@@ -39,13 +42,14 @@ export class Uploads {
     this.input.value = ""; // so that the same file can be chosen again
   }
 
-  /** Show an uploaded image, unless it is a mask or shown already. */
+  /** Show an uploaded image, unless it is a mask or shown already; returns its tile. */
   add({ upload: id, name, url }) {
     const { uploads } = this.gallery;
-    if (name === MASK || uploads.some(({ source }) => source.upload === id)) return;
+    if (name === MASK || uploads.some(({ source }) => source.upload === id)) return null;
     const tile = new Tile(name, this.gallery.onpick);
     tile.finish({ url, source: { upload: id } });
     uploads.push(tile);
     this.tiles.append(tile.element);
+    return tile;
   }
 }
