@@ -22,8 +22,6 @@ from the paper or its code:
   the same axis.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -4,8 +4,6 @@ The trials of a sweep are the runs ``SWEEP/trials/NAME``. Beside the run folder 
 recipe with which the trial is planned, and ``NAME.outcome.json``, which says how it ended.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import sys

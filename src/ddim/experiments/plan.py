@@ -1,7 +1,5 @@
 """Plan a training: measure its speed, and forecast the images that it sees in some training times."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Write a report on runs: their results, loss curves, and samples of the same seeds, on one page."""
 
-from __future__ import annotations
-
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence

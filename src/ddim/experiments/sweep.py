@@ -7,8 +7,6 @@ a worker takes it and sends heartbeats. Without heartbeats the trial goes to ano
 its run.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import threading

@@ -3,8 +3,6 @@
 Values are text, as `ddim train` takes them: lists such as ``l1,mse``, and ranges such as ``1e-4..1e-2``.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Iterable, Mapping

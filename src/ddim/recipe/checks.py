@@ -4,8 +4,6 @@ Each function takes no time and raises UserError with one sentence: what is wron
 Single values are checked where they are built. The recipe of a stored run is read without these checks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -6,8 +6,6 @@ the classes in `FAMILIES`, of the dataclasses that are fields of a recipe, and o
 the user gave in this process (see `user_parts`).
 """
 
-from __future__ import annotations
-
 import math
 import types
 from collections.abc import Collection, Mapping

@@ -1,7 +1,5 @@
 """Explain the fields of a recipe with sentences from the docstrings of the dataclasses, for `ddim recipe`."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Iterator

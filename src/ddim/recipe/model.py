@@ -1,7 +1,5 @@
 """Build the model of a recipe around given weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The named recipes: one function for each. `ddim recipe NAME` prints its docstring."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A recipe as options of the command line: one text for each field. This module does not import torch."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """A recipe: all choices of a run, as nested frozen dataclasses. See `codec` for recipes as YAML and JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal

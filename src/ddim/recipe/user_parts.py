@@ -4,8 +4,6 @@ A run folder holds the name and the hash of such a part, never its code. To load
 user must have given them in this process: to `train`, `load` or `resume`, or on the command line.
 """
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Create folders for runs and results, with names that no other process takes; list what a run holds."""
 
-from __future__ import annotations
-
 import os
 import re
 from contextlib import suppress

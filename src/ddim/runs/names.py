@@ -4,8 +4,6 @@ A repository on the Hugging Face Hub holds one published checkpoint: one set of 
 needs. Only files of known names are downloaded, and they are used only if all bytes match the manifest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar

@@ -53,8 +53,8 @@ def sample(
     Args:
         model: a run folder, a `Pipeline` from `load`, or a `Model`, which is sampled as recipe `fast` says.
         n: number of images; by default 16, or the number of seeds.
-        steps: sampling steps, by default the recipe's. Each evaluates the network once; `EDM` doubles this,
-            and so does guidance.
+        steps: sampling steps, by default the recipe's. Each evaluates the network once; `EDM` almost
+            doubles this, and guidance doubles it inside its interval.
         seed: the seed of the first image; image k gets `seed` + k.
         seeds: the seed of each image, in place of `n` and `seed`.
         progress: True shows a bar in a notebook cell, False nothing. It can be a function, see `Progress`.

@@ -71,7 +71,7 @@ class Trainer:
         plan: the training budget.
 
     Attributes:
-        step: the number of updates so far.
+        step: the number of steps so far, those without an update too.
         due: whether the validation of `step` must still be made.
         best: the lowest value so far of the metric `report.best`.
         stopped: the reason for which a callback stopped the run; None if no callback did.
@@ -160,7 +160,7 @@ class Trainer:
 
         Raises:
             NotFinite: if at least `IN_A_ROW` steps in a row were not finite. The message names the
-                last of the first `IN_A_ROW` of them. Later steps changed nothing.
+                last of the first `IN_A_ROW` of them. Later steps changed no weights.
         """
         if (count := int(self.in_a_row)) >= IN_A_ROW:
             text = f"loss or gradient was not finite {IN_A_ROW} times in a row, at step"
@@ -182,8 +182,8 @@ class Trainer:
         """Train for one step, and return its loss, gradient norm and learning rate.
 
         If the loss or gradient is not finite, the weights are not updated, but the averages are, and `step`
-        increases. A call that raises OutOfMemory leaves the training unchanged, so it can be repeated with a
-        larger `optim.accumulate`.
+        increases. A call that raises OutOfMemory before the optimiser has begun leaves the training
+        unchanged, so it can be repeated with a larger `optim.accumulate`.
 
         On an accelerator the call does not wait until the step is computed. A loss is read only when it is
         asked for, and `raise_if_not_finite` raises an error if too many losses were not finite.
@@ -318,7 +318,7 @@ class Trainer:
             self.model.train()
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
-        """Return raw and EMA weights, clusters and vectors, which sampling needs, keyed as in `Trainer.tensors`."""
+        """Return what sampling needs: raw and EMA weights, clusters, vectors, keyed as in `Trainer.tensors`."""
         held = {f"ema/{profile}": average for profile, average in self.averages.items()}
         held["model"] = self.model.state_dict()
         labels = {CLUSTERS: self.split.clusters, VECTORS: self.split.vectors}

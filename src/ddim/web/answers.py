@@ -1,7 +1,5 @@
 """The answers of the server as JSON, and the error that carries a status."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import AsyncGenerator

@@ -1,7 +1,5 @@
 """The FastAPI application: its routes, its error answers and the files of the page."""
 
-from __future__ import annotations
-
 import mimetypes
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """The sets of images on which the page may train: those in one folder of the server, and a built-in one."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

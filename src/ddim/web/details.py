@@ -1,7 +1,5 @@
 """Describe one run for its page: checkpoints, pictures, evaluations, curves, log, and what can guide it."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

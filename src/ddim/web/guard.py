@@ -1,7 +1,5 @@
 """Check every request before the application gets it: host name, origin, token and size of the body."""
 
-from __future__ import annotations
-
 import hmac
 import ipaddress
 import logging

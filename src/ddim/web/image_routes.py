@@ -1,7 +1,5 @@
 """The addresses that make images: samples and edits, uploads, and the files of results."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The options of a request are those of a public function: its signature checks and describes them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import reduce

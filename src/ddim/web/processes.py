@@ -3,8 +3,6 @@
 They go on when the server ends. What a command says goes into a file in the folder of the runs until it ends.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

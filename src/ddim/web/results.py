@@ -1,7 +1,5 @@
 """Keep the newest results and uploads as files in a temporary folder, and what is known about each."""
 
-from __future__ import annotations
-
 import secrets
 import shutil
 import tempfile

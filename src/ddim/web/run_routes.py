@@ -1,7 +1,5 @@
 """The addresses of runs: the list, one run, its curves, log and pictures; rename, delete, compare."""
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 from collections.abc import AsyncGenerator

@@ -1,7 +1,5 @@
 """The list of runs of the page: rows that are read again when the files of a run change."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Serve the page until Ctrl-C."""
 
-from __future__ import annotations
-
 import logging
 import socket
 import threading

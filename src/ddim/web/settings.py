@@ -1,7 +1,5 @@
 """The settings of a server: what it shows and to whom, and how much work it accepts."""
 
-from __future__ import annotations
-
 import ipaddress
 import secrets
 from contextlib import suppress

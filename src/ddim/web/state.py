@@ -1,7 +1,5 @@
 """What the addresses of a server share."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The addresses of long work: start, stop and resume trainings, evaluate, distill; recipes and images."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import re
