@@ -69,7 +69,7 @@ def test_a_file_a_picture_an_array_and_a_tensor_are_the_same_image(pipeline, ima
     photos = [opened(pipeline, p) for p in (files["A"], Image.open(files["A"]), PHOTO)]
     for photo, notes in photos:
         assert torch.equal(photo, photos[0][0])
-        assert "48x90, cropped and resized to 32x32" in notes[0]
+        assert "90 x 48 pixels (width x height), cropped and resized to 32 x 32" in notes[0]
     floats, _ = opened(pipeline, torch.from_numpy(PHOTO).permute(2, 0, 1) / 255)
     # Bytes are rounded while they are resized, and floats are not.
     assert 0 < (floats - photos[0][0]).abs().mean() < 1 / 255

@@ -76,7 +76,7 @@ class AdamsBashforth(UsesHistory):
     The variable of the polynomial is sigma / alpha. If `steps` is "unequal", the polynomial goes through the
     slopes at their actual noise levels. If it is "equal", the textbook weights for equal steps are used on
     any grid, as in Béres' multistep sampler and iPNDM (Liu et al. 2022, eq. 9). "equal" converges with order
-    2 if neighbouring steps have almost the same size in sigma / alpha (and its order is at least 2), else with order 1.
+    2 if neighbouring steps have almost the same size in sigma / alpha, else with order 1.
 
     Step k uses k slopes until there are `order` of them. The error of the first step, which has one slope,
     limits the order of convergence to 2. More slopes make the whole error smaller.

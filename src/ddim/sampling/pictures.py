@@ -117,8 +117,8 @@ def _open_image(pipeline: Pipeline, image: Picture, notes: list[str], mask: bool
         raise UserError(f"{name} cannot be {failed}") from None
     whole = decoded.header.height, decoded.header.width
     if whole != size:
-        fitted = f"cropped and resized to {size[0]}x{size[1]}, the size of the run (height x width)"
-        notes.append(f"{name}: {whole[0]}x{whole[1]}, {fitted}")
+        fitted = f"cropped and resized to {size[1]} x {size[0]}, the size of the run"
+        notes.append(f"{name}: {whole[1]} x {whole[0]} pixels (width x height), {fitted}")
     pixels = decoded.pixels if unit else values.to_unit(decoded.pixels)
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 

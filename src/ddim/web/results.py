@@ -50,9 +50,7 @@ class ResultStore:
         """
         files = {path.name: path for path in (self.root / key).glob("*")} if key in self.kept else {}
         if name not in files:
-            raise Refused(
-                404, "The server no longer has this image. It keeps the newest ones, until it ends."
-            )
+            raise Refused(404, "the server no longer has this; it keeps the newest images until it ends")
         return files[name]
 
     def close(self) -> None:

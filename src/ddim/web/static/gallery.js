@@ -52,8 +52,7 @@ export class Gallery {
     const same = this.entries.find((entry) => entry.job && entry.address === address);
     const entry = same ?? this.add(new Entry(this, kind, body));
     if (!same) entry.start();
-    const long = entry.element.offsetHeight > innerHeight;
-    entry.element.scrollIntoView({ block: long ? "start" : "nearest" });
+    entry.element.scrollIntoView({ block: entry.element.offsetHeight > innerHeight ? "start" : "nearest" });
   }
 
   /** Enlarge a tile; the arrows show the others of its result. */

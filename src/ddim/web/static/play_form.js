@@ -55,12 +55,13 @@ export class PlayForm {
 
   /** Return the body of a request; throws an Error with a sentence if a field is wrong. */
   body() {
+    const seeds = this.seeds.read();
     const fields = this.eta.value && !this.etaField.hidden ? { "sampler.eta": this.eta.value } : undefined;
     const vector = this.vector.filter((input) => input.value).map((input) => input.valueAsNumber);
     if (vector.length && vector.length < this.vector.length)
       throw new Error("Give all numbers of the vector, or none.");
     const given = { fields, vector: vector.length ? vector : undefined };
-    return { seeds: this.seeds.read(), ...readFields(this.controls), ...given, ...this.guidance.body() };
+    return { seeds, ...readFields(this.controls), ...given, ...this.guidance.body() };
   }
 
   fill(body) {
