@@ -318,7 +318,7 @@ class Trainer:
             self.model.train()
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
-        """Return what sampling needs: raw and EMA weights, clusters and vectors, as `tensors` returns them."""
+        """Return what sampling needs, in the form of `tensors`: raw and EMA weights, clusters, vectors."""
         held = {f"ema/{profile}": average for profile, average in self.averages.items()}
         held["model"] = self.model.state_dict()
         labels = {CLUSTERS: self.split.clusters, VECTORS: self.split.vectors}
