@@ -8,7 +8,6 @@ import { SeedFields } from "./seeds.js";
 
 /** A panel at the foot of the window, shown while a tile is chosen; `update(tiles)` gives it the tiles. */
 export class EditPanel {
-  /** `gallery` gets the results; `onclear` ends the choice. */
   constructor(detail, { images: most, steps: longest }, gallery, onclear) {
     Object.assign(this, { detail, gallery });
     this.controls = {
@@ -25,7 +24,7 @@ export class EditPanel {
     this.title = h("p", { role: "status" });
     this.save = h("a.button.quiet", { download: "" });
     const enlarge = button("Enlarge", () => gallery.open(this.tiles[0]), { class: "quiet" });
-    const remove = button("Remove", () => gallery.removeUpload(this.tiles[0]), { class: "quiet" });
+    const remove = button("Remove this upload", () => gallery.removeUpload(this.tiles[0]));
     const toggle = () => this.element.classList.toggle("folded");
     const fold = button("▾", toggle, { class: "quiet", "aria-label": "Fold or unfold" });
     const clear = button("✕", onclear, { class: "quiet", "aria-label": "Clear the choice" });
@@ -50,11 +49,11 @@ export class EditPanel {
     ];
     this.message = h("div");
     this.again = h("div");
-    this.form = h("form.fields", this.seeds.box, strength, frames, steps, more);
+    this.form = h("form.fields", this.seeds.box, strength, frames, steps, more, remove);
     this.element = h(
       "section.panel",
       { "aria-label": "Chosen images", hidden: true },
-      h("div.head", this.title, enlarge, this.save, remove, fold, clear),
+      h("div.head", this.title, enlarge, this.save, fold, clear),
       h("div.row.acts", vary, inpaint, invert, interpolate, this.again),
       this.message,
       this.form,
