@@ -11,7 +11,7 @@ import linecache
 import re
 import shlex
 import tomllib
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -71,7 +71,7 @@ class Page:
 
     def __init__(self, page, images=32, samples=20):
         self.page, self.images, self.samples = page, str(images), samples
-        self.space = {"__name__": "__main__"}
+        self.variables, self.space = {}, {"__name__": "__main__"}
         self.ran = 0
 
     def run(self):
@@ -99,6 +99,13 @@ class Page:
     def type(self, words, line):
         """Run one command of a shell."""
         where = f"{self.page.name}, line {line}: {' '.join(words)}"
+        name, captures, command = words[0].partition("=$(")
+        if captures:
+            with redirect_stdout(StringIO()) as captured:
+                self.type([command, *words[1:-1], words[-1].removesuffix(")")], line)
+            self.variables[f"${name}"] = captured.getvalue().strip()
+            return
+        words = [self.variables.get(word, word) for word in words]
         if "|" in words:
             words = words[: words.index("|")]
         if words[0] == "ddim":

@@ -83,9 +83,10 @@ def test_runs_are_cards_or_a_table_and_choices_are_kept(visit, width):
         page.get_by_label("Show as").select_option("table")
         name = page.get_by_role("group", name="Single runs").get_by_role("columnheader", name="Name")
         name.get_by_role("button").click()
-        assert names(page)[:3] == sorted([HTML, RUN, "second"])
+        known = sorted([HTML, RUN, "second"])
+        assert [each for each in names(page) if each in known] == known
         name.get_by_role("button").click()
-        assert names(page)[:3] == sorted([HTML, RUN, "second"])[::-1]
+        assert [each for each in names(page) if each in known] == known[::-1]
         assert name.get_attribute("aria-sort") == "descending"
         page.get_by_label("Compare second").check()
         page.get_by_label("Filter").fill("tiny-1")

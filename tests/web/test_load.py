@@ -63,7 +63,7 @@ def test_a_request_that_is_stopped_delivers_the_images_that_are_ready(server, tr
         assert ask(server, f"/api/jobs/{job}/stop", {}).status == 202
         *_, found = events
     assert 16 <= len(found["images"]) < 64
-    assert f"only {len(found['images'])} of 64 images" in found["notes"][0]
+    assert found["notes"][0] == f"{len(found['images'])} of 64 samples: you stopped"
     (image,) = ddim.sample(trained / RUN, seeds=[3], steps=100)
     with ask(server, found["images"][3]["url"]) as file:
         assert np.array_equal(Image.open(file), ddim.sheet(image[None], zoom=1))

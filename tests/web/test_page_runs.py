@@ -176,7 +176,7 @@ def test_a_run_is_noted_renamed_and_deleted(visit, served, width):
         page.go(f"#/run/{other.replace(' ', '%20')}")
         expect(page.locator(".plot canvas")).not_to_have_count(0)
         shutil.rmtree(served.folder / other)
-        expect(page.get_by_role("alert")).to_contain_text("deleted, renamed or moved")
+        expect(page.get_by_role("alert")).to_contain_text("deleted, renamed or moved", timeout=30_000)
         expect(page.locator(".actions, .badge")).to_have_count(0)
 
 
