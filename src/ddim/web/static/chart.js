@@ -7,6 +7,10 @@ import { table } from "./run_parts.js";
 
 const HEIGHT = 210; // pixels
 const ROWS = 100; // of a table; longer curves are thinned
+const MEANINGS = {
+  "Error by noise level": `The error of the noise that the network predicts in held-out images. At log-SNR −10 an
+    image is almost pure noise, at 8 almost clean.`,
+};
 
 /**
  * A chart of a group, which is a `Curves`. `update(lines)` shows lines {name, color, x, y, low, high}, where
@@ -26,7 +30,8 @@ export class Chart {
     this.legend = h("div.legend", { role: "group", "aria-label": `Lines of ${title}` });
     this.values = h("div");
     this.folded = h("details", { ontoggle: () => this.showTable() }, h("summary", "Table"), this.values);
-    const caption = h("figcaption", h("h3", title), this.position);
+    const meaning = title in MEANINGS && h("p.note", MEANINGS[title]);
+    const caption = h("figcaption", h("h3", title), meaning, this.position);
     this.element = h("figure.chart", caption, this.canvas, this.legend, this.folded);
     new ResizeObserver(() => this.plot?.setSize(this.size)).observe(this.canvas);
   }
