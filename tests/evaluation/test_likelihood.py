@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import ddim
 import tiny
 from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.oracles import Gaussian
@@ -113,3 +114,10 @@ def test_images_from_elsewhere_are_measured_and_unknown_words_are_refused(run):
     assert (found.record["reference"]["part"], len(found.bits)) == ("all", 6)
     with pytest.raises(UserError, match="method must be one of vlb, ode, got 'ODE'; perhaps you meant ode"):
         likelihood(run, method="ODE")
+
+
+@pytest.mark.parametrize("ask", [likelihood, ddim.memorisation, ddim.search])
+def test_a_count_below_one_is_refused(run, ask):
+    for n in (0, -3):
+        with pytest.raises(UserError, match=f"n must be at least 1 and at most 1,000,000, got {n}"):
+            ask(run, n=n)

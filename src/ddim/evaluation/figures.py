@@ -20,7 +20,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Schedule, check_schedule
 from ddim.diffusion.times import plateaus
-from ddim.errors import UserError
+from ddim.errors import UserError, check_count
 from ddim.evaluation import sampler_errors
 from ddim.evaluation.image_sets import read_first
 from ddim.machine.progress import Progress, ignore_progress, with_bar
@@ -329,6 +329,7 @@ def plot_samplers(
     Raises:
         UserError: if the schedule is a table with too few different noise levels.
     """
+    check_count("n", n)
     if model is None:
         title, (error, ends) = "mixture of Gaussians", sampler_errors.prepare_oracle(n)
     else:

@@ -20,7 +20,7 @@ from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.schedules import Schedule
 from ddim.diffusion.times import midpoints
-from ddim.errors import UserError
+from ddim.errors import UserError, check_count
 from ddim.evaluation.image_sets import Part, Reference, open_reference
 from ddim.evaluation.record import describe_part
 from ddim.evaluation.run_folder import Recorded, open_run_folder
@@ -113,6 +113,7 @@ def likelihood(  # noqa: PLR0913 (the options of a command)
         ddim likelihood runs/photos-fast-1
         ddim likelihood runs/cifar10-iddpm-1 --method ode -n 256
     """
+    check_count("n", n)
     run = open_run_folder(run, out)
     check_diffusion_model(run.recipe, "bits per dimension need")
     check_reaches_images(run.model.schedule, earliest_time(run.recipe))
@@ -125,7 +126,9 @@ def likelihood(  # noqa: PLR0913 (the options of a command)
     if not len(which):
         raise UserError(f"part {chosen.part} of {chosen.source} has no images")
     count, labels = len(which), label_any_images(run, chosen.images, which)
-    steps = steps or {"vlb": min(1000, run.model.schedule.entries or 1000), "ode": 50}[method]
+    if steps is None:
+        steps = {"vlb": min(1000, run.model.schedule.entries or 1000), "ode": 50}[method]
+    check_count("steps", steps)
     nfe = {"vlb": steps, "ode": 4 * steps}[method]
 
     def measure_from(first: int) -> Tensor:

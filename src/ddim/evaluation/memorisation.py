@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from ddim.diffusion.guidance import Interval
-from ddim.errors import UserError, format_count
+from ddim.errors import UserError, check_count, format_count
 from ddim.evaluation.diagnose import describe_gap, draw_subset, measure_parts
 from ddim.evaluation.image_sets import SampledParts
 from ddim.evaluation.record import name_recorded_guidance
@@ -162,6 +162,7 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
         ddim memorisation runs/photos-fast-1
         ddim memorisation runs/photos-fast-1 -n 1000 --features efficientnet-lite0
     """
+    check_count("n", n)
     run = open_run_folder(run, out)
     device = run.runtime.exact_device
     extractor = None if features == PIXELS else open_extractor(features).to(device)

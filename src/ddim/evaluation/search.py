@@ -173,6 +173,7 @@ def _search_times(run: LoadedRun, steps: int | None, n: int | None, progress: Pr
     """Return the times whose samples are nearest to samples with many steps, from the same noise."""
     sampler = run.recipe.sampler
     steps, n = 10 if steps is None else steps, 16 if n is None else n
+    check_count("n", n)
     check_count("steps", steps, 3)
     if sampler.stochastic:
         raise UserError("the sampler must be deterministic, because fresh noise would change the samples")
