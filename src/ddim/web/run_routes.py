@@ -18,7 +18,7 @@ from ddim.files import write_atomic
 from ddim.metrics.catalogue import METRICS
 from ddim.web.answers import EventStream, Refused, encode_events, reply
 from ddim.web.details import Details, describe_details, list_pictures, read_curves
-from ddim.web.runs import NOTE, Row, name_id
+from ddim.web.runs import NOTE, Row, check_folder_name, name_id
 from ddim.web.state import Here, Server
 
 EVERY = 2.0
@@ -90,14 +90,15 @@ async def watch_runs(here: Server) -> AsyncGenerator[tuple[str, Any]]:
 @router.get("/runs/{run}", response_model=Details)
 def show_run(run: str, here: Here) -> Response:
     """Describe a run."""
-    known, may = here.runs.find(run), here.settings.may_train
-    path, details = known.run.path, describe_details(known, here.runs.read())
-    doing = [child.name for child in here.processes.running if child.folder == path]
-    change = may and known.run.sweep is None and path != here.settings.folder
+    known = here.runs.find(run)
+    details, change = describe_details(known, here.runs.read()), here.may_change(known)
+    doing = [child.name for child in here.processes.running if child.folder == known.run.path]
     facts = {
         "doing": ", ".join(doing),
-        "can_stop": may and bool(doing),
-        "can_resume": change and known.run.state in ("stopped", "finished") and details["can_sample"],
+        "can_stop": here.settings.may_train and bool(doing),
+        "can_resume": change
+        and known.run.state in ("stopped", "finished")
+        and details.get("can_sample", False),
         "can_change": change,
     }
     return reply(Details(**vars(known.row), **details, **facts))
@@ -126,8 +127,9 @@ def change_run(run: str, here: Here, change: Change) -> Response:
         write_atomic(path / NOTE, change.note[:2000].encode())
     if change.name:
         new = path.parent / change.name
-        if Path(change.name).name != change.name or change.name.startswith(".") or new.exists():
-            raise Refused(422, f"{change.name[:80]} is taken, or is not the name of a folder")
+        check_folder_name(change.name)
+        if new.exists():
+            raise Refused(422, f"{change.name[:80]} is taken")
         here.processes.forget(path)
         path = path.rename(new)
     return reply(here.runs.read(now=True)[name_id(path, here.runs.folder)].row)

@@ -229,6 +229,16 @@ def name_id(path: Path, folder: Path) -> str:
     return f"run-{hashlib.sha256(os.fsencode(os.sep.join(parts))).hexdigest()[:16]}"
 
 
+def check_folder_name(name: str) -> None:
+    """Check that a name which a user typed is that of a folder, and leads to no other one.
+
+    Raises:
+        Refused: if it does not.
+    """
+    if Path(name).name != name or name.startswith(".") or not name.isprintable():
+        raise Refused(422, f"{name[:80]!r} is not the name of a folder")
+
+
 def api_address(*parts: str | int) -> str:
     """Return an address below /api."""
     return "/api/" + "/".join(quote(str(part), safe="") for part in parts)

@@ -28,6 +28,11 @@ class Server:
     store: ResultStore
     jobs: dict[str, Job]
 
+    def may_change(self, known: ListedRun) -> bool:
+        """Return whether the page may change a run: no trial of a sweep, and not the folder of the page."""
+        own = known.run.sweep is None and known.run.path != self.settings.folder
+        return self.settings.may_train and own
+
     def check_allowed(self) -> None:
         """Check that the page may start commands and change runs.
 
@@ -46,7 +51,7 @@ class Server:
         self.check_allowed()
         known = self.runs.find(run)
         path = known.run.path
-        if known.run.sweep is not None or path == self.settings.folder:
+        if not self.may_change(known):
             raise Refused(409, "this run belongs to a sweep, or is the folder of the page")
         if is_locked(path) or any(child.folder == path for child in self.processes.running):
             raise Refused(409, "this run is in use: stop it first")

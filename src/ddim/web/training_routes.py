@@ -21,7 +21,7 @@ from ddim.web.details import Field, explain_recipe
 from ddim.web.images import find_address
 from ddim.web.jobs import Job
 from ddim.web.options import make_model, write_options
-from ddim.web.runs import name_id
+from ddim.web.runs import check_folder_name, name_id
 from ddim.web.state import Here, Server
 
 LISTED = 1000
@@ -98,8 +98,7 @@ async def plan_training(request: Request, here: Here, given: TrainOptions) -> Re
 def begin_training(here: Here, given: TrainOptions, name: Name = "") -> Response:
     """Start a training in a new folder; a name that is taken gets a number."""
     data, source, options = read_training(here, given)
-    if "/" in name or name.startswith(".") or not name.isprintable():
-        raise Refused(422, f"{name!r} is not the name of a folder")
+    check_folder_name(name)
     folder = here.settings.folder / name
     if not name or folder.exists():
         stem = re.sub(r"-\d+$", "", name) or f"{Path(data).stem}-{options['recipe']}".lstrip(".")
