@@ -91,7 +91,7 @@ def test_runs_are_cards_or_a_table_and_choices_are_kept(visit, width):
         page.get_by_label("Compare second").check()
         page.get_by_label("Filter").fill("tiny-1")
         wait_until(lambda: names(page) == [RUN])
-        page.get_by_text("1 run of 5").wait_for()
+        page.get_by_text("1 run of").wait_for()
         page.get_by_role("button", name="Choose all 1 shown").click()
 
         # Another view and a reload keep the filter, the order and the choice.
