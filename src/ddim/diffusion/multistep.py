@@ -76,7 +76,7 @@ class AdamsBashforth(UsesHistory):
     The variable of the polynomial is sigma / alpha. If `steps` is "unequal", the polynomial goes through the
     slopes at their actual noise levels. If it is "equal", the textbook weights for equal steps are used on
     any grid, as in Béres' multistep sampler and iPNDM (Liu et al. 2022, eq. 9). "equal" converges with order
-    2 if neighbouring steps have almost the same size in sigma / alpha, else with order 1.
+    2 if the ratio of neighbouring steps in sigma / alpha tends to 1, else with order 1.
 
     Step k uses k slopes until there are `order` of them. The error of the first step, which has one slope,
     limits the order of convergence to 2. More slopes make the whole error smaller.
@@ -90,7 +90,7 @@ class AdamsBashforth(UsesHistory):
     steps: Literal["unequal", "equal"] = "unequal"
 
     def advance(self, x: Tensor, known: History, then: Level, noise: Noise) -> Tensor:
-        """Step with the mean, over the step, of the polynomial through the last slopes; see `UsesHistory`.
+        """Step with the polynomial through the last slopes, averaged over the step; see `UsesHistory`.
 
         The step begins at the noise level of the last slope, and is mapped to u in [0, 1].
         """
@@ -113,7 +113,7 @@ class DPMSolver(UsesHistory):
 
     With order 3, the first step uses one prediction and the second two. The error of the first step limits
     the deterministic method to convergence of order 2. The method 3M of diffusers and k-diffusion differs
-    from this one: there the second difference of the predictions has half of its exact weight.
+    from this one: there the quadratic term of the polynomial has half of its exact weight.
 
     Attributes:
         order: number of predictions that a step uses; the first steps have fewer.
@@ -142,8 +142,8 @@ class UniPC(Sampler):
     step stays uncorrected. The x of each `State` is uncorrected, because the network is evaluated there. The
     order of convergence is `order` + 1, but at most 3, because the first step limits it.
 
-    `variant` is the paper's B(h), here for predictions of clean images. It matters only where the polynomial
-    goes through exactly two predictions, in a corrector the new one included. With more, B(h) cancels.
+    `variant` is the paper's B(h), here for predictions of clean images. It matters only with exactly
+    two predictions; a corrector counts the new one too. With more, B(h) cancels.
 
     Attributes:
         order: number of predictions that the predictor uses.
@@ -217,7 +217,7 @@ _NODES, _WEIGHTS = (1 + _GAUSS[0]) / 2, _GAUSS[1] / 2
 def exponential_moments(rate: Tensor, count: int) -> Tensor:
     """Return the integrals (count,) of r e^(-r (1 - u)) u^m over u in [0, 1], for m = 0, 1, ...; r is `rate`.
 
-    Quadrature is accurate to rounding for r below 30, far above the r of any usual step. The closed forms
+    Quadrature is accurate to rounding for r below 30; usual steps have a smaller r. The closed forms
     (phi functions) lose digits with each power m if r is small.
     """
     weight = rate * (-rate * (1 - _NODES)).exp() * _WEIGHTS

@@ -27,7 +27,7 @@ from ddim.sampling.sampling_setup import SamplingOptions, SamplingSetup, open_sa
 Walk = Callable[[Denoiser, Tensor, Sequence[int]], Iterator[State]]
 """Takes a denoiser, zeros (B, C, H, W) with dtype and device of the images, and B seeds; yields states.
 
-The x0 of the last state are the samples.
+The samples are the x0 of the last state.
 """
 
 Watch = Callable[[Sequence[int], State], None]
@@ -53,8 +53,8 @@ def sample(
     Args:
         model: a run folder, a `Pipeline` from `load`, or a `Model`, which is sampled as recipe `fast` says.
         n: number of images; by default 16, or the number of seeds.
-        steps: sampling steps, by default the recipe's. Each evaluates the network once; `EDM` almost
-            doubles this, and guidance doubles it inside its interval.
+        steps: sampling steps, by default the recipe's or the length of a listed grid. Each evaluates the
+            network once; `EDM` almost twice, and guidance doubles it in `guidance_interval`.
         seed: the seed of the first image; image k gets `seed` + k.
         seeds: the seed of each image, in place of `n` and `seed`.
         progress: True shows a bar in a notebook cell, False nothing. It can be a function, see `Progress`.
@@ -111,8 +111,8 @@ def generate(
         seeds: image k depends on seeds[k] and on no other seed.
         walk: how the images of a micro-batch are made, by default from pure noise, by `sample_states`.
         watch: called for each state of each micro-batch, with the seeds of the micro-batch and the state.
-        progress: called with "samples", the number of images so far, and the number of all images. Halfway
-            through its steps, a micro-batch counts as half of its images.
+        progress: called with "samples", the number of images so far, and the number of all images. A
+            micro-batch that is not finished counts in part.
 
     Returns:
         Images (N, C, H, W), float32 in [0, 1], on the CPU; and the NFE (network evaluations per image).
@@ -165,7 +165,7 @@ def sample_states(
 
 
 def split_into_parts(pipeline: Pipeline, seeds: Sequence[int], length: int = 1) -> Iterator[Sequence[int]]:
-    """Yield the seeds in parts of about `length` seeds: whole micro-batches, and at least one of them.
+    """Yield parts of the seeds: as many micro-batches as `length` holds, but at least one.
 
     Calling `generate` for each part needs less memory, and gives the same bits as one call for all seeds.
     """
@@ -198,8 +198,8 @@ def sample_uint8(
 ) -> Iterator[tuple[Tensor, int]]:
     """Yield (samples, NFE per sample) for each part of the seeds; samples (B, C, H, W) are uint8.
 
-    A part has about `BATCH` samples, as many as an extractor of features takes together. See `generate` for
-    the other arguments. If `finite` is False, NaN becomes black.
+    A part has `BATCH` samples, as many as an extractor of features takes together, or one micro-batch. See
+    `generate` for the other arguments. If `finite` is False, NaN becomes black.
 
     Raises:
         UserError: if a sample is NaN and `finite` is True.

@@ -1,7 +1,7 @@
 """The loop of a training: steps, validations and checkpoints, until its budget is used up.
 
-With several processes, all take the same steps. Process 0 alone has the files, the callbacks, the time budget
-and the choice of threads; the others follow its decisions.
+With several processes, all take the same steps. Process 0 alone has the files, the callbacks and the time
+budget; the others follow its decisions.
 """
 
 import time
@@ -21,7 +21,7 @@ from ddim.training.validation import MeasureKID, sample_preview, validate
 from ddim.training.writer import RunWriter
 
 METER_SECONDS = 10.0
-"""A validation chooses the number of threads again if the cores were watched for at least this time."""
+"""A validation chooses the number of threads again only if the cores were watched for at least this time."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
         signal = _share_decisions(trainer, lead, flag.number)
         with suppress(Noted):
             while not (trainer.complete or trainer.stopped or signal):
-                # A run that was stopped during a validation begins with this validation, without a step.
+                # A run resumed in the middle of a validation first repeats this validation.
                 if not trainer.due:
                     values, notice = advance_within_memory(trainer)
                     trainer.due = trainer.step in trainer.validation_steps()
@@ -94,9 +94,9 @@ def _share_decisions(trainer: Trainer, lead: Lead | None, signal: int | None) ->
     """Share the decisions of process 0 with all processes; return the number of a signal, or 0.
 
     Process 0 decides three things: the number of planned images, whether to stop, and whether to validate
-    now. It asks for a validation as soon as the speed is known, because then `_validate` can plan the number
-    of images. For these decisions the other processes send 0, so the maximum over all processes is that of
-    process 0. A signal counts if it reached any process.
+    now. While no length is planned, it asks for a validation as soon as the speed is known, because then
+    `_validate` can plan the number of images. The other processes send 0 for these decisions, so the maximum
+    is what process 0 sent. A signal counts if it reached any process.
     """
     planned, decisions = trainer.plan.total or 0, [0, 0, 0]
     if lead:

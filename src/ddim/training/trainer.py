@@ -35,7 +35,7 @@ from ddim.training.student import load_teacher
 IN_A_ROW = 3
 """After this number of steps in a row whose loss or gradient is not finite, the weights change no more.
 
-The training ends when this is noticed: at the next line of the log, validation or checkpoint.
+The training ends when this is noticed: at the next line of the log or validation.
 """
 
 
@@ -71,7 +71,7 @@ class Trainer:
         plan: the training budget.
 
     Attributes:
-        step: the number of steps so far, those without an update too.
+        step: the number of steps so far, with or without an update.
         due: whether the validation of `step` must still be made.
         best: the lowest value so far of the metric `report.best`.
         stopped: the reason for which a callback stopped the run; None if no callback did.
@@ -106,7 +106,7 @@ class Trainer:
         recompute_blocks(self.model.net, runtime.recompute)
         unused = may_leave_weights_unused(recipe)
         net = replicate(runtime.compiled(self.model.net), self.processes, unused=unused)
-        # `model` stays as it is. `compiled` trains the same weights with a compiled and replicated network.
+        # `model` is neither compiled nor replicated. `compiled` may be both, and trains the same weights.
         self.compiled = Model(net, recipe.schedule, recipe.predicts, recipe.conditioning, self.model.shape)
         self.compiled.train()
         self.batches = Batches(recipe, split, self.model.shape, runtime)
@@ -160,7 +160,7 @@ class Trainer:
 
         Raises:
             NotFinite: if at least `IN_A_ROW` steps in a row were not finite. The message names the
-                last of the first `IN_A_ROW` of them. Later steps changed no weights.
+                `IN_A_ROW`-th of them. Later steps changed no weights.
         """
         if (count := int(self.in_a_row)) >= IN_A_ROW:
             text = f"loss or gradient was not finite {IN_A_ROW} times in a row, at step"
@@ -186,7 +186,7 @@ class Trainer:
         unchanged, so it can be repeated with a larger `optim.accumulate`.
 
         On an accelerator the call does not wait until the step is computed. A loss is read only when it is
-        asked for, and `raise_if_not_finite` raises an error if too many losses were not finite.
+        asked for, and `raise_if_not_finite` raises an error if too many steps in a row were not finite.
         """
         optim, processes, runtime = self.recipe.optim, self.processes, self.runtime
         rate = self.plan.rate(optim, self.seen)
@@ -242,7 +242,7 @@ class Trainer:
                 buffer.copy_(old)
             self.optimizer.zero_grad(set_to_none=True)
             if fresh:
-                self.optimizer.state.clear()  # the first step may have made the state of some weights only
+                self.optimizer.state.clear()  # a failed first step may have made part of the state
             if is_full_memory(error):
                 raise explain_error(error) from error
             raise
@@ -250,7 +250,7 @@ class Trainer:
     def judge(self, loss: Tensor, norm: Tensor) -> Tensor:
         """Return, on the device, whether a step with this loss and gradient norm changes the weights.
 
-        After `IN_A_ROW` steps that are not finite, no later step changes them.
+        After `IN_A_ROW` steps in a row that are not finite, no later step changes them.
         """
         return loss.isfinite() & norm.isfinite() & (self.in_a_row < IN_A_ROW)
 
@@ -260,19 +260,19 @@ class Trainer:
 
     @contextmanager
     def _prepare_micro_batch(self, which: slice, *, last: bool) -> Generator[None]:
-        """Seed the random numbers of a micro-batch; processes exchange gradients only in the last one.
+        """Seed a micro-batch's random numbers; only the last micro-batch exchanges gradients.
 
-        Layers draw from torch's global generators, and take no others. These are seeded here, and restored at
-        the end.
+        Layers can draw only from torch's global generators. Those of the CPU and of CUDA are seeded here, and
+        restored at the end.
         """
         recipe, device, net = self.recipe, self.runtime.device, self.compiled.net
         rows = torch.arange(recipe.optim.batch, device=device)[which] if self._dropouts else None
         for layer in self._dropouts:
             layer.rows = rows
         # Our `Dropout` draws the mask of each image from the seed and the row of the image in the batch. All
-        # micro-batches share one seed, so their size changes no mask. A network without active `Dropout`, or
-        # a loss that a user wrote, may draw numbers for a whole micro-batch. Then each micro-batch has a seed
-        # of its own, because with one seed all would get the same numbers.
+        # micro-batches share one seed, so their size changes no mask. Without a `Dropout` of p > 0, or with
+        # a user's loss, numbers may be drawn for a whole micro-batch. Then each micro-batch has a seed of its
+        # own, because with one seed all would get the same numbers.
         by_row = any(layer.p > 0 for layer in self._dropouts) and not is_user_part(recipe.objective)
         seed = recipe.seed + (0 if by_row else which.start) * 2**32
         cuda = [device] if device.startswith("cuda") else []
@@ -318,7 +318,7 @@ class Trainer:
             self.model.train()
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
-        """Return what sampling needs, in the form of `tensors`: raw and EMA weights, clusters, vectors."""
+        """Return what sampling needs, keyed as in `tensors()`: raw and EMA weights, clusters, vectors."""
         held = {f"ema/{profile}": average for profile, average in self.averages.items()}
         held["model"] = self.model.state_dict()
         labels = {CLUSTERS: self.split.clusters, VECTORS: self.split.vectors}
@@ -353,7 +353,7 @@ class Trainer:
             state: the document "state" of the checkpoint.
 
         Raises:
-            UserError: if the images are not split as in the checkpoint.
+            UserError: if the number of training images is not that of the checkpoint.
         """
         if state.images:
             check_same_split(self.split, state.images.train)

@@ -8,8 +8,9 @@ import { table } from "./run_parts.js";
 const HEIGHT = 210; // pixels
 const ROWS = 100; // of a table; longer curves are thinned
 const MEANINGS = {
-  "Error by noise level": `The error of the noise that the network predicts in held-out images. At log-SNR −10 an
-    image is almost pure noise, at 8 almost clean.`,
+  "Error by noise level": `How wrong the network's guess of the noise is in held-out images; lower is better.
+    Each line is one noise level: at log-SNR −10 an image is almost pure noise, at 8 almost clean. Almost clean
+    images have the highest error, because hardly any noise is left to find. It hardly shows in samples.`,
 };
 
 /**

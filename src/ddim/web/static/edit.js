@@ -28,7 +28,7 @@ export class EditPanel {
     const toggle = () => this.element.classList.toggle("folded");
     const fold = button("▾", toggle, { class: "quiet", "aria-label": "Fold or unfold" });
     const clear = button("✕", onclear, { class: "quiet", "aria-label": "Clear the choice" });
-    const vary = button("Vary", () => this.begin("vary"));
+    const vary = button("Vary", () => this.begin("vary"), { class: "main" });
     const inpaint = button("Inpaint …", () => this.inpaint());
     const invert = button("Invert", () => this.begin("invert"));
     const interpolate = button("Interpolate", () => this.interpolate(), { class: "main" });

@@ -75,19 +75,21 @@ class Bench {
     const { results, uploads } = await get("/api/results");
     for (const upload of uploads) this.uploads?.add(upload);
     this.gallery.update(results);
-    if (asked?.kind === "sample") this.form.fill(asked.body);
-    else if (asked) this.offer(asked);
+    if (asked) this.offer(asked);
     this.keep();
   }
 
-  /** Show the settings and the images of an edit, and offer to repeat it. */
+  /** Show the settings of samples, or the settings and the images of an edit, which can be repeated. */
   offer({ kind, body }) {
+    if (kind === "sample") this.choose([]); // the panel of edits would hide the button of samples
+    if (kind === "sample") return this.form.fill(body);
     this.panel.fill(body);
     this.choose((body.sources ?? []).map((source) => this.gallery.find(source)).filter(Boolean));
     const whole = this.chosen.length && this.chosen.length === body.sources.length;
     const repeat = () => (whole ? this.panel.begin(kind, body) : this.gallery.start(kind, body));
     const again = button(`Repeat: ${this.gallery.titleOf(kind, body)}`, repeat);
     show(whole ? this.panel.again : this.message, again);
+    if (whole) this.chosen[0].element.scrollIntoView({ block: "nearest" }); // not the seeds of samples
   }
 
   sample(event) {
