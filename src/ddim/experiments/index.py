@@ -96,6 +96,7 @@ def list_run_folders(folder: str | Path) -> list[Path]:
     home, runs = Path(folder).resolve(), set[Path]()
     if not home.is_dir():
         raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` creates runs, in runs/")
+    next(home.iterdir(), None)  # fails if the folder cannot be read, which `os.walk` does not say
     for name, inner, files in os.walk(folder):
         path = Path(name)
         runs.update(path / each.removesuffix(TRIAL) for each in files if each.endswith(TRIAL))
@@ -103,7 +104,7 @@ def list_run_folders(folder: str | Path) -> list[Path]:
             inner.clear()  # a run holds checkpoints, samples and evaluations, but no runs
             runs.add(path)
         # A large run may have been moved to another drive, with a link in its place.
-        links = (path / each for each in inner if (path / each / RUN).exists() and (path / each).is_symlink())
+        links = (path / each for each in inner if (path / each).is_symlink() and (path / each / RUN).exists())
         runs.update(link for link in links if not link.resolve().is_relative_to(home))
     return sorted(runs)
 

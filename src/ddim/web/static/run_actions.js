@@ -70,7 +70,8 @@ export class Actions {
     this.again.hidden = !this.mayTrain || !row.recipe;
     this.evaluate.hidden = !free;
     this.distill.hidden = !free || !row.edits.length;
-    this.change.hidden = this.delete.hidden = !row.can_change || busy;
+    this.delete.hidden = !row.can_change || busy;
+    this.change.hidden = this.delete.hidden || !row.recipe; // a run that never began has no files
     // A message ends when the state changes, because what it promised has come true, or when a command fails.
     const now = [row.state, evaluating, row.why].join();
     if (this.shown !== now) show(this.message, evaluating && h("p.note", "It is being evaluated now."));
