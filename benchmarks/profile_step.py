@@ -21,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddim.machine.runtime import Runtime, choose_runtime
+from ddim.machine.startup import keep_freed_memory
 from ddim.recipe.named import find_recipe
 from ddim.training.trainer import Trainer
 from timing import bare_step, pace, training
@@ -90,7 +91,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="processor threads, by default as in `ddim train`")
     args = parser.parse_args()
     runtime = choose_runtime(compiling=True, threads=args.threads)
-    with runtime:
+    with keep_freed_memory(), runtime:
         run = training(find_recipe(args.recipe, (args.size, args.size)), runtime, updates=4)
         seconds, whole = measure_shares(run, args.steps)
         operations, best = count_operations(run), measure_product(runtime)

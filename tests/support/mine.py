@@ -1,7 +1,6 @@
 """Parts that a user might write: a schedule, a sampler, a grid, a loss, training times and a network."""
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 import tiny
 from ddim.diffusion.grids import Grid
 from ddim.diffusion.loss import Loss
-from ddim.diffusion.samplers import Sampler, State
+from ddim.diffusion.samplers import Sampler
 from ddim.diffusion.schedules import Level, Schedule, as_double
 from ddim.diffusion.times import TimeSampling, UniformTimes
 
@@ -30,13 +29,9 @@ class Straight(Schedule):
 class Euler(Sampler):
     """The deterministic step of DDIM."""
 
-    def __call__(self, denoise, x, times, noise):
+    def step(self, x, p, now, then, noise):
         """See `Sampler`."""
-        for t, s in pairwise([*map(float, times), None]):
-            p = denoise(x, t)
-            yield State(x, t, p.x0)
-            if s is not None:
-                x = denoise.schedule(s).noisy(p.x0, p.eps)
+        return then.noisy(p.x0, p.eps)
 
 
 @dataclass(frozen=True)
