@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from ddim.machine.distributed import Processes, act_as, current_processes, join_processes
 from ddim.machine.runtime import Runtime, count_cores
+from ddim.machine.signals import Stopped
 folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
 """
 
@@ -97,6 +98,7 @@ except BaseException as error:
     [
         (1, "ValueError('out of flowers')", "OtherProcessFailed: process 1: out of flowers 1"),
         (1, "MemoryError", "OtherProcessFailed: process 1: the memory is full"),
+        (1, "Stopped(signal.SIGTERM)", "OtherProcessFailed: process 1: stopped 143"),
         (0, "ValueError('out of flowers')", "ValueError: out of flowers"),
     ],
 )

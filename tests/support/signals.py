@@ -139,7 +139,9 @@ def _live(folder, phase, out):
     if words[0] in ("train", "distill") and (out / "run.json").exists():
         words = [*words, "--resume"] if words[0] == "train" else ["train", "--resume"]
     return Life(
-        [*words, *(["--out", str(out)] if words[0] not in ("plan", "data") else [])], prepare, phase.mark
+        [*words, *(["--out", str(out)] if words[0] not in ("plan", "data", "search") else [])],
+        prepare,
+        phase.mark,
     )
 
 

@@ -31,9 +31,11 @@ One process may work alone for long, for example on the features of a reference.
 
 
 class OtherProcessFailed(RuntimeError):  # noqa: N818 (an event, not a mistake of this process)
-    """Another process of the command failed first; the message is that of its error."""
+    """Another process of the command failed first; the message and the exit code are those of its error."""
 
-    exit_code = 1
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -200,9 +202,10 @@ def _raise_cause(error: BaseException, store: dist.Store, rank: int) -> None:
     known, mine = explain_error(error), f"process {rank}: "
     ended = isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted)
     with suppress(dist.DistError):  # the store may have ended with torchrun
-        first = store.compare_set("failed", "", f"{mine}{known}").decode()
+        code = getattr(known, "exit_code", 1)
+        code, _, first = store.compare_set("failed", "", f"{code} {mine}{known}").decode().partition(" ")
         if rank == 0 and not first.startswith(mine) and (ended or not hasattr(known, "exit_code")):
-            raise OtherProcessFailed(first) from error
+            raise OtherProcessFailed(first, int(code)) from error
 
 
 class Replica(nn.parallel.DistributedDataParallel):
