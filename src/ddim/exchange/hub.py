@@ -52,12 +52,7 @@ class Pushed:
 
 
 def push(
-    run: str | Path,
-    repository: str,
-    *,
-    weights: str = "ema",
-    dry_run: bool = False,
-    own: Sequence[Any] = (),
+    run: str | Path, repository: str, *, weights: str = "ema", dry_run: bool = False, own: Sequence[Any] = ()
 ) -> Pushed:
     """Upload a run to the Hugging Face Hub.
 
