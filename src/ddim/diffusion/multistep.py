@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
+from ddim.diffusion.guidance import Interval, lies_inside
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.parameterisation import Prediction
 from ddim.diffusion.sampler import Sampler, State, Steps, move
@@ -115,17 +116,17 @@ class DPMSolver(UsesHistory):
     Attributes:
         order: number of predictions that a step uses; the first steps have fewer.
         eta: amount of noise that each step adds: 0 is deterministic, 1 is the paper's SDE variant.
-        eta_below: only steps that begin below this log-SNR add noise; None for all steps.
+        eta_interval: only steps that begin at these log-SNRs add noise; None for all steps.
     """
 
     order: Literal[1, 2, 3] = 2
     eta: float = 0.0
-    eta_below: float | None = None
+    eta_interval: Interval | None = None
 
     def advance(self, x: Tensor, known: History, then: Level, noise: Noise) -> Tensor:
         """Make an exponential step with the last predicted images, and add noise; see `UsesHistory`."""
         now = known[-1][0].log_snr
-        eta = self.eta if self.eta_below is None or now < self.eta_below else 0.0
+        eta = self.eta if lies_inside(now, self.eta_interval) else 0.0
         x = exponential_step(x, [(at, p.x0) for at, p in known], then, eta)
         if eta == 0:
             return x

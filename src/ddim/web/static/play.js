@@ -81,8 +81,10 @@ class Bench {
 
   /** Show the settings of samples, or the settings and the images of an edit, which can be repeated. */
   offer({ kind, body }) {
-    if (kind === "sample") this.choose([]); // the panel of edits would hide the button of samples
-    if (kind === "sample") return this.form.fill(body);
+    if (kind === "sample") {
+      this.choose([]); // the panel of edits would hide the button of samples
+      return this.form.fill(body);
+    }
     this.panel.fill(body);
     this.choose((body.sources ?? []).map((source) => this.gallery.find(source)).filter(Boolean));
     const whole = this.chosen.length && this.chosen.length === body.sources.length;
