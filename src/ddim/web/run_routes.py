@@ -79,10 +79,9 @@ async def watch_runs(here: Server) -> AsyncGenerator[tuple[str, Any]]:
             yield "failed", {"error": f"the folder of the runs cannot be read: {error}"}
         else:
             rows, before = {key: each.row for key, each in known.items()}, sent or {}
-            changed = [row for key, row in rows.items() if before.get(key) != row]
-            changes = Changes(changed, [*before.keys() - rows])
-            if changes.changed or changes.gone or sent is None:
-                yield "runs", changes
+            if rows != sent:
+                changed = [row for key, row in rows.items() if before.get(key) != row]
+                yield "runs", Changes(changed, [*before.keys() - rows])
             sent = rows
         await asyncio.sleep(EVERY)
 
