@@ -61,7 +61,7 @@ class Processes:
     def __init__(self) -> None:
         self.children: list[Child] = []
 
-    def start(self, name: str, folder: Path, words: Sequence[str]) -> Child:
+    def start(self, name: str, folder: Path, words: Sequence[str]) -> None:
         """Start `ddim NAME WORDS`.
 
         Raises:
@@ -77,11 +77,9 @@ class Processes:
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": said}
         # In a session of its own, the command does not get the Ctrl-C that ends the server.
         process = subprocess.Popen(command, start_new_session=True, **streams)
-        child = Child(name, folder, process, said, time.time())
         # Of the commands that have ended, the last one of each run is kept for what it said.
         self.forget(folder)
-        self.children.append(child)
-        return child
+        self.children.append(Child(name, folder, process, said, time.time()))
 
     def stop(self, folder: Path) -> None:
         """Ask the command that works on a run folder to stop; a training saves a checkpoint first.
