@@ -57,9 +57,6 @@ def write_cifar10(root):
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
 
 
-WRITE = {"flowers": write_flowers, "pets": write_pets, "cifar10": write_cifar10}
-
-
 @pytest.fixture
 def unchecked(monkeypatch):
     """Let torchvision take these copies for its own, whose MD5 they cannot have."""
@@ -69,7 +66,7 @@ def unchecked(monkeypatch):
 
 @pytest.fixture
 def copy(tmp_path, unchecked):
-    for write in WRITE.values():
+    for write in (write_flowers, write_pets, write_cifar10):
         write(tmp_path / "copy")
     return tmp_path / "copy"
 
