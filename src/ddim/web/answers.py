@@ -76,12 +76,9 @@ def to_json(content: object) -> str:
 
     Text may contain any character, even the unpaired surrogates that Python puts into undecodable file names.
     """
-
-    def describe(value: object) -> Any:  # noqa: ANN401 (JSON)
-        return str(value) if isinstance(value, Path) else vars(value)
-
+    text = json.dumps(content, default=lambda each: str(each) if isinstance(each, Path) else vars(each))
     # The constants NaN and Infinity, which are no JSON, are read as null.
-    plain = json.loads(json.dumps(content, default=describe), parse_constant=lambda _: None)
+    plain = json.loads(text, parse_constant=lambda _: None)
     return json.dumps(plain, separators=(",", ":"))
 
 
