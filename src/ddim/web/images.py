@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 import time
 import zipfile
@@ -285,8 +286,9 @@ class Preview:
         first = list(self.seeds).index(seeds[0]) if self.seeds else seeds[0]
         self.job.show("samples", *self.done, partial(self._draw, first, state))
 
-    def _draw(self, first: int, state: State) -> tuple[bytes, int, int]:
+    def _draw(self, first: int, state: State) -> tuple[str, int, int]:
         images = self.pipeline.to_images(state.x[:SHOWN])
         sheet = make_sheet(images)
         step = -(-max(sheet.shape[:2]) // SIDE)  # a large sheet loses pixels
-        return render_png(sheet[::step, ::step]), first, count_columns(len(images))
+        png = base64.b64encode(render_png(sheet[::step, ::step])).decode()
+        return f"data:image/png;base64,{png}", first, count_columns(len(images))
