@@ -47,10 +47,9 @@ def test_a_folder_without_usable_images_is_refused_with_a_reason(files, tmp_path
 
 @pytest.fixture
 def public_folder():
-    path = Path(tempfile.mkdtemp())
-    path.chmod(0o777)
-    yield path
-    shutil.rmtree(path)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        yield Path(folder)
 
 
 def test_a_file_and_a_folder_without_permission_are_listed(public_folder):

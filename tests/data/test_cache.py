@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from archives import as_zip
+from archives import as_folder, as_zip
 from bad_images import encoded, picture
 from damage import damage_file, flip_bit
 from ddim.cli import main
@@ -31,12 +31,8 @@ def noise(seed):
 
 @pytest.fixture
 def folder(tmp_path):
-    path = tmp_path / "photos"
-    for kind in ("rose", "aster"):
-        (path / kind).mkdir(parents=True)
-        for n in range(3):
-            (path / kind / f"{n}.png").write_bytes(noise([len(kind), n]))
-    return path
+    files = {f"{kind}/{n}.png": noise([len(kind), n]) for kind in ("rose", "aster") for n in range(3)}
+    return as_folder(tmp_path / "photos", files)
 
 
 @pytest.fixture
@@ -194,16 +190,9 @@ def test_the_original_sizes_and_formats_are_stored(opened, folder):
 EIGHT = encoded(picture(8, 8)[..., 0].copy(), "PNG")
 
 
-def write(folder, images):
-    folder.mkdir()
-    for name, content in images.items():
-        (folder / name).write_bytes(content)
-    return folder
-
-
 def test_a_folder_keeps_16_bits_through_cache_and_batch(tmp_path):
     pixels = noise16(6, 8, 8, 3)
-    folder = write(tmp_path / "deep", {f"{k}.png": png16(each) for k, each in enumerate(pixels)})
+    folder = as_folder(tmp_path / "deep", {f"{k}.png": png16(each) for k, each in enumerate(pixels)})
     images = open_images(folder, (8, 8), cache=tmp_path / "cache")
     assert np.array_equal(images.pixels, pixels)
     which, flips = np.array([4, 0, 3]), np.array([True, False, True])
@@ -220,7 +209,7 @@ def test_most_files_decide_and_others_are_widened_or_refused(tmp_path):
     gray, floats = noise16(8, 8), np.ones((8, 8), np.float32)
     files = {f"{k}.png": png16(gray[..., None]) for k in range(3)}
     files |= {"eight.png": encoded((gray >> 8).astype(np.uint8), "PNG"), "float.tif": tiff(floats)}
-    images = open_images(write(tmp_path / "mixed", files), (8, 8), cache=tmp_path / "cache")
+    images = open_images(as_folder(tmp_path / "mixed", files), (8, 8), cache=tmp_path / "cache")
     assert images.names == ("0.png", "1.png", "2.png", "eight.png")
     assert np.array_equal(images.pixels[3][..., 0], (gray >> 8) * 257)
 
@@ -228,14 +217,14 @@ def test_most_files_decide_and_others_are_widened_or_refused(tmp_path):
 def test_floats_keep_their_range_and_integers_become_floats_from_0_to_1_if_asked(tmp_path):
     gray, floats = noise16(8, 8), np.linspace(-7, 9, 64, dtype=np.float32).reshape(8, 8)
     files = {"0.tif": tiff(floats), "1.tif": tiff(floats[::-1]), "8.png": EIGHT}
-    folder = write(tmp_path / "floats", files)
+    folder = as_folder(tmp_path / "floats", files)
     images = open_images(folder, (8, 8), cache=tmp_path / "cache")
     assert (images.names, images.values) == (("0.tif", "1.tif"), Values("float32", -7, 9))
     wide = Reading(range=(-10, 10))
     assert open_images(folder, (8, 8), reading=wide, cache=tmp_path / "cache").values.low == -10
     with pytest.raises(UserError, match="-7 to 9"):
         open_images(folder, (8, 8), reading=Reading(range=(0, 10)), cache=tmp_path / "cache")
-    deep = write(tmp_path / "deep", {"0.png": png16(gray[..., None]), "1.png": EIGHT})
+    deep = as_folder(tmp_path / "deep", {"0.png": png16(gray[..., None]), "1.png": EIGHT})
     unit = open_images(deep, (8, 8), reading=Reading("float32"), cache=tmp_path / "cache")
     assert unit.values == Values("float32", 0, 1)
     np.testing.assert_allclose(unit.pixels[0, ..., 0], gray / 65535, rtol=1e-6)
@@ -265,10 +254,8 @@ def filled(tmp_path, monkeypatch):
     written += [f"features/{digest}.parts/0-1024"]
     written += ["compiler/aa/code.so", "downloads/flowers-102/102flowers.tgz", "weights/net-01234567.pth"]
     written += ["hub/ada--flowers/0123/flowers/state.json"]
-    for name in [*written, "notes.txt", "downloads/mine.zip", "weights/mine.pth", "features/mine.npy"]:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(bytes(1000))
-    return folder
+    written += ["notes.txt", "downloads/mine.zip", "weights/mine.pth", "features/mine.npy"]
+    return as_folder(folder, dict.fromkeys(written, bytes(1000)))
 
 
 @pytest.mark.parametrize("part", CACHE_PARTS)

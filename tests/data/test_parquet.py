@@ -1,6 +1,5 @@
 """Parquet files and rows of Hugging Face: images, classes, and what is refused."""
 
-import io
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from bad_images import encoded
 from ddim.data import open_images
 from ddim.data.arrays import give_images
 from ddim.data.sources import find_parquet
@@ -19,13 +19,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
 LABELS = [2, 0, 1, 1, 2, 0]
 
 
-def png(pixels):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-FILES = [png(each) for each in PIXELS]
+FILES = [encoded(each, "PNG") for each in PIXELS]
 
 
 def write(path, columns, metadata=None, **options):

@@ -3,13 +3,13 @@
 import os
 import sys
 import tarfile
-import zipfile
 
 import numpy as np
 import pytest
 
 from archives import as_folder, as_tar, as_zip
 from bad_images import encoded
+from damage import damage_file, flip_bit
 from ddim.data import open_images
 from ddim.errors import UserError
 
@@ -102,22 +102,15 @@ def test_a_truncated_tar_keeps_the_images_before_the_damage(mode, tmp_path):
 
 def test_damage_in_the_middle_of_a_tar_is_not_taken_for_its_end(tmp_path):
     path = as_tar("")(tmp_path / "data", {f"{k}.png": colour(k) for k in range(4)})
-    content = bytearray(path.read_bytes())
-    content[content.index(b"2.png")] ^= 1
-    path.write_bytes(content)
+    damage_file(path, lambda data: data.replace(b"2.png", b"3.png", 1))
     images = opened(path, tmp_path)
     assert images.names == ("0.png", "1.png")
     assert "damaged" in images.rejects[0].reason
 
 
 def test_a_damaged_member_of_a_zip_is_listed(tmp_path):
-    path = tmp_path / "data.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("a.png", colour(1))
-        archive.writestr("b.png", colour(2))
-    data = bytearray(path.read_bytes())
-    data[data.index(b"IDAT") + 6] ^= 255
-    path.write_bytes(data)
+    path = as_zip(tmp_path / "data", {"a.png": colour(1), "b.png": colour(2)})
+    damage_file(path, lambda data: flip_bit(data, 60))  # in the first image, which begins at byte 35
     images = opened(path, tmp_path)
     assert images.names == ("b.png",)
     assert [reject.name for reject in images.rejects] == ["a.png"]

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
@@ -33,6 +33,8 @@ from ddim.errors import UserError, explain_error, warn_user
 
 _INDEX, _PIXELS, _NOTE = "index.json", "pixels", "note.json"
 
+_Progress: TypeAlias = Callable[[int, int], None] | None
+
 
 def open_images(
     source: str | Path | Source,
@@ -41,7 +43,7 @@ def open_images(
     *,
     reading: Reading = AS_FILES_SAY,
     cache: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: _Progress = None,
 ) -> Images:
     """Return the images of a source at one size; they are decoded once and stored in a cache.
 
@@ -76,7 +78,8 @@ def open_images(
     stamp = source.stamp()
     # Which formats can be read depends on packages too.
     packages = [bool(find_spec(name)) for name in ("pillow_heif", "imagecodecs")]
-    place = root / "stamps" / _hash([VERSION, packages, stamp, size, channels, reading.values])
+    wanted = _Wanted(size, channels, reading.values)
+    place = root / "stamps" / _hash([VERSION, packages, stamp, *wanted])
     images = _follow_note(root, place)
     if images is None:
         try:
@@ -85,7 +88,7 @@ def open_images(
             with files.lock_folder(place, wait=-1):
                 images = _follow_note(root, place)
                 if images is None:
-                    images = _build(source, text, root / "images", size, channels, reading, progress)
+                    images = _build(source, text, root / "images", wanted, progress)
                     # Without a stamp, changes of the files would not be seen.
                     if stamp and source.stamp() == stamp:
                         rejects = [astuple(reject) for reject in images.rejects]
@@ -112,6 +115,14 @@ _Form: TypeAlias = tuple[tuple[int, int], int, ValueType]
 """The size, the number of channels and the type in which all images are stored."""
 
 
+class _Wanted(NamedTuple):
+    """The form that the user wants: None or "auto" stands for that of most images."""
+
+    size: tuple[int, int]
+    channels: int | None
+    values: Literal["auto"] | ValueType
+
+
 @dataclass(frozen=True)
 class _Result:
     """What came of a member of a source.
@@ -135,36 +146,28 @@ class _Result:
     reason: str = ""
 
 
-def _build(
-    source: Source,
-    text: str,
-    place: Path,
-    size: tuple[int, int],
-    channels: int | None,
-    reading: Reading,
-    progress: Callable[[int, int], None] | None,
-) -> Images:
+def _build(source: Source, text: str, place: Path, wanted: _Wanted, progress: _Progress) -> Images:
     """Decode all images of a source into a folder below `place`, and return them.
 
     The channels and the type of most files are known only at the end. They are guessed from the first files;
     if the guess turns out wrong, the source is read again.
     """
     total, forms, results = source.count_files(), list[_Form](), list[_Result]()
-    members = source.members(size)
+    members, to_floats = source.members(wanted.size), wanted.values == "float32"
     first = list(islice(members, 16))
     with files.temporary_folder(place / "new") as folder, hide_warnings():
         headers, members = _read_headers(first), chain(first, members)
-        while (form := _choose_form(headers, size, channels, reading)) not in forms:
+        while (form := _choose_form(headers, wanted)) not in forms:
             forms, results = [*forms, form], []
-            decode = partial(_decode, form=form, to_floats=reading.values == "float32")
             with (folder / _PIXELS).open("wb") as file:
-                for done, result in enumerate(_decode_in_threads(members, decode), 1):
+                for done, result in enumerate(_decode_in_threads(members, form, to_floats), 1):
                     if result.pixels is not None:
                         file.write(result.pixels.tobytes())
                     results.append(replace(result, pixels=None))
                     if progress:
                         progress(done, max(done, total))
-            headers, members = [result.header for result in results if result.header], source.members(size)
+            headers = [result.header for result in results if result.header]
+            members = source.members(wanted.size)
         images = [result for result in results if not result.reason]
         rejects = sorted((each.name, each.reason) for each in results if each.reason not in ("", OTHER))
         if not images:
@@ -183,35 +186,30 @@ def _read_headers(members: Iterable[Member | Reject]) -> list[Header]:
     return headers
 
 
-def _choose_form(
-    headers: Sequence[Header], size: tuple[int, int], channels: int | None, reading: Reading
-) -> _Form:
+def _choose_form(headers: Sequence[Header], wanted: _Wanted) -> _Form:
     """Return the form that most images have, unless the user wants another."""
     counts = Counter(header.channels for header in headers)
     # RGB wins a tie: it represents gray images without loss, and transparency is seldom intended.
     usual = max((3, 4, 1, *sorted(counts)), key=lambda number: counts[number])
     types = Counter(header.values for header in headers)
-    kinds: tuple[ValueType, ...] = ("uint8", "uint16", "float32")
-    kind = max(kinds, key=lambda kind: types[kind]) if reading.values == "auto" else reading.values
-    return size, channels or usual, kind
+    kind = max(get_args(ValueType), key=lambda kind: types[kind])
+    return wanted.size, wanted.channels or usual, kind if wanted.values == "auto" else wanted.values
 
 
-def _decode_in_threads(
-    members: Iterable[Member | Reject], decode: Callable[[Member | Reject], _Result]
-) -> Iterator[_Result]:
+def _decode_in_threads(members: Iterable[Member | Reject], form: _Form, to_floats: bool) -> Iterator[_Result]:
     """Yield the result of each member in the order of the source; only a few are in memory together."""
     threads = min(os.cpu_count() or 1, 8)
     waiting: deque[Future[_Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for member in members:
-            waiting.append(pool.submit(decode, member))
+            waiting.append(pool.submit(_decode, member, form, to_floats))
             if len(waiting) > 2 * threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _decode(member: Member | Reject, form: _Form, *, to_floats: bool) -> _Result:
+def _decode(member: Member | Reject, form: _Form, to_floats: bool) -> _Result:
     if isinstance(member, Reject):
         return _Result(member.name, reason=member.reason)
     data, shape = member.data, ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastapi import Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
@@ -65,7 +65,7 @@ def describe_failure(error: BaseException) -> tuple[int, str]:
     return 503, f"the server failed at this request: {type(error).__name__}; its log has the reason"
 
 
-def refuse(error: Exception) -> Response:
+async def answer_error(_request: Request, error: Exception) -> Response:
     """Return the answer to a request that failed; see `describe_failure`."""
     status, sentence = describe_failure(error)
     return reply(Problem(sentence), status)
@@ -76,12 +76,9 @@ def to_json(content: object) -> str:
 
     Text may contain any character, even the unpaired surrogates that Python puts into undecodable file names.
     """
-
-    def describe(value: object) -> Any:  # noqa: ANN401 (JSON)
-        return str(value) if isinstance(value, Path) else vars(value)
-
+    text = json.dumps(content, default=lambda each: str(each) if isinstance(each, Path) else vars(each))
     # The constants NaN and Infinity, which are no JSON, are read as null.
-    plain = json.loads(json.dumps(content, default=describe), parse_constant=lambda _: None)
+    plain = json.loads(text, parse_constant=lambda _: None)
     return json.dumps(plain, separators=(",", ":"))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from ddim import __version__
 from ddim.errors import UserError
 from ddim.web import image_routes, run_routes, training_routes
-from ddim.web.answers import Problem, refuse, reply
+from ddim.web.answers import Problem, answer_error, reply
 from ddim.web.guard import Guard
 from ddim.web.jobs import ModelThread
 from ddim.web.processes import Processes
@@ -98,8 +98,3 @@ def build_application(settings: Settings, processes: Processes | None = None) ->
     mimetypes.add_type("text/javascript", ".js")
     app.mount("/static", StaticFiles(directory=STATIC))
     return Guard(app, settings)
-
-
-async def answer_error(_request: Request, error: Exception) -> Response:
-    """Return the answer to a request that failed; see `describe_failure`."""
-    return refuse(error)

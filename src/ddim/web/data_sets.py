@@ -34,10 +34,9 @@ def list_data(folder: Path | None) -> dict[str, tuple[DataSet, str]]:
     if folder is None:
         return {}
     sets = list[tuple[DataSet, str]]()
+    paths = sorted(folder.iterdir())[:MOST]
     # A link could lead out of the folder.
-    paths = [
-        path for path in sorted(folder.iterdir())[:MOST] if not path.is_symlink() and path.name[0] != "."
-    ]
+    paths = [path for path in paths if not path.is_symlink() and path.name[0] != "."]
     if any(is_image_name(path.name, b"") or path.is_dir() or path.suffix == sources.SUFFIX for path in paths):
         sets.append((DataSet("folder", folder.resolve().name, "folder"), str(folder)))
     for path in paths:

@@ -146,10 +146,8 @@ def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[
     edits = ["vary", "inpaint"] * (drawn or trained_without) + ["interpolate", "invert"] * trained_without
     shown = known.shown if row.comparable else None
     evaluations = [
-        Evaluated(
-            each.name, each.record["time"], each.conditions, each.nfe, list_intervals(each), each is shown
-        )
-        for each in run.evaluations
+        Evaluated(one.name, one.record["time"], one.conditions, one.nfe, list_intervals(one), one is shown)
+        for one in run.evaluations
     ]
     classes = recipe["net"].get("classes", 0)
     known_names = run.facts["data"]["classes"] if run.facts else []

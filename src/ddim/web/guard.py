@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ddim.web.answers import Refused, refuse
+from ddim.web.answers import Refused, answer_error
 from ddim.web.settings import Settings, is_loopback
 
 log = logging.getLogger("ddim.web")
@@ -81,7 +81,8 @@ class Guard:
         except Refused as refused:
             # If the answer has begun, it cannot be replaced; the server closes the connection.
             if not status:
-                await refuse(refused)(scope, receive, send_safely)
+                answer = await answer_error(request, refused)
+                await answer(scope, receive, send_safely)
         finally:
             if path.startswith("/api"):
                 # The query is left out, because it can hold the token.

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,14 +74,12 @@ async def make_edits(run: str, kind: Kind, request: Request, here: Here, given: 
     if strange := body.keys() - read_signature(COMMANDS[kind]).names - {"sources"}:
         raise Refused(422, f"{min(strange)} is not an option of {kind}")
     sources = body.get("sources", [])
-    files = [find_given(here.store, source) for source in sources]
-    if len(files) not in {"interpolate": (0, 2), "invert": range(1, 65)}.get(kind, (1,)):
-        raise Refused(422, f"{kind} needs another number of images than {len(files)}")
-    masks = [find_given(here.store, {"upload": body["mask"]})] if "mask" in body else []
-    count = body.get("frames", 9) if kind == "interpolate" else len(body.get("seeds", files))
+    if len(sources) not in {"interpolate": (0, 2), "invert": range(1, 65)}.get(kind, (1,)):
+        raise Refused(422, f"{kind} needs another number of images than {len(sources)}")
+    count = body.get("frames", 9) if kind == "interpolate" else len(body.get("seeds", sources))
     made = {source.get("result") for source in sources}
     commands = [f"{each.command} --out .\n" for each in here.store.select(Result) if each.id in made]
-    return await begin(here, request, Result(run, kind, body, command="".join(commands)), count, files, masks)
+    return await begin(here, request, Result(run, kind, body, command="".join(commands)), count)
 
 
 @router.post("/uploads", response_model=Upload, openapi_extra=UPLOADED)
@@ -132,14 +129,7 @@ async def remove_result(key: str, here: Here) -> Response:
     return Response(None, 204)
 
 
-async def begin(  # noqa: PLR0913 (what a command takes)
-    here: Server,
-    request: Request,
-    result: Result,
-    images: int,
-    files: Sequence[Path] = (),
-    masks: Sequence[Path] = (),
-) -> Response:
+async def begin(here: Server, request: Request, result: Result, images: int) -> Response:
     """Return the answer to a request for images, as one JSON document or as events.
 
     Args:
@@ -147,11 +137,9 @@ async def begin(  # noqa: PLR0913 (what a command takes)
         request: the request.
         result: the result to fill.
         images: number of images; how long the work takes is known only after its first steps.
-        files: the images to edit.
-        masks: the mask, if there is one.
 
     Raises:
-        Refused: if the run cannot be sampled, or the request is for too much.
+        Refused: if the run cannot be sampled, the request is for too much, or an image to edit is gone.
     """
     limits, steps = here.settings.limits, result.request.get("steps", 1)
     known = await asyncio.to_thread(here.runs.find, result.run)
@@ -161,14 +149,18 @@ async def begin(  # noqa: PLR0913 (what a command takes)
         raise Refused(422, f"1 to {limits.steps:,} steps can be made, got {steps:,}")
     if known.row.state == "damaged" or not known.run.facts:
         raise Refused(409, f"this run cannot be sampled: {known.row.why or 'it has not begun'}")
-    options = {name: value for name, value in result.request.items() if name != "sources"}
+    options = dict(result.request)
+    files = [find_given(here.store, source) for source in options.pop("sources", [])]
+    if "mask" in options:
+        options["mask"] = find_given(here.store, {"upload": options["mask"]})
     if "guide_with" in options:
         options["guide_with"] = await asyncio.to_thread(find_guide, options["guide_with"], known, here.runs)
 
     def work(job: Job) -> Result:
         folder = here.store.make(result.id)
         copies = [copy_into(folder, file) for file in files]
-        options.update(("mask", copy_into(folder, file, MASK)) for file in masks)
+        if "mask" in options:
+            options["mask"] = copy_into(folder, options["mask"], MASK)
         fill_result(result, job, known.run.path, folder, options, copies)
         here.store.keep(folder, result)
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 import time
 import zipfile
@@ -132,9 +133,8 @@ def fill_result(
     channels, values = pipeline.model.shape.channels, pipeline.values
     if not is_picture(values, channels):
         part = f"the first 3 of {channels} channels" if channels > 4 else "all channels"
-        result.notes.append(
-            f"The pictures show {part} in 8 bits; the files hold the exact values ({values.type})."
-        )
+        exact = f"the files hold the exact values ({values.type})"
+        result.notes.append(f"The pictures show {part} in 8 bits; {exact}.")
     result.record, result.archive = find_address(folder / RECORD), find_address(pack(folder))
     result.film = find_address(folder / FILM) if (folder / FILM).exists() else None
     result.seconds = round(time.monotonic() - start, 2)
@@ -286,8 +286,9 @@ class Preview:
         first = list(self.seeds).index(seeds[0]) if self.seeds else seeds[0]
         self.job.show("samples", *self.done, partial(self._draw, first, state))
 
-    def _draw(self, first: int, state: State) -> tuple[bytes, int, int]:
-        images = self.pipeline.pixels.leave(state.x[:SHOWN].float()).cpu()
+    def _draw(self, first: int, state: State) -> tuple[str, int, int]:
+        images = self.pipeline.to_images(state.x[:SHOWN])
         sheet = make_sheet(images)
         step = -(-max(sheet.shape[:2]) // SIDE)  # a large sheet loses pixels
-        return render_png(sheet[::step, ::step]), first, count_columns(len(images))
+        png = base64.b64encode(render_png(sheet[::step, ::step])).decode()
+        return f"data:image/png;base64,{png}", first, count_columns(len(images))

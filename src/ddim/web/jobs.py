@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -68,26 +67,20 @@ class Job:
         if self.enough or time.monotonic() > self.until:
             raise Enough
 
-    def show(
-        self, what: str, done: float, total: int, draw: Callable[[], tuple[bytes, int, int]] | None = None
-    ) -> None:
+    def show(self, what: str, done: float, total: int, draw: Callable[[], tuple[Any, ...]] = tuple) -> None:
         """Show how much is done; see `ddim.machine.progress.Progress`.
 
         Args:
             what: the name of the counted things.
             done: how much is done.
             total: how much there is.
-            draw: returns the PNG of a sheet, the place of its first image in the result, and its columns.
+            draw: returns the other fields of a `Step`; by default there is no sheet.
         """
         self.check()
         if time.monotonic() < self._next and done < total:
             return
         self._next = time.monotonic() + PAUSE
-        sheet, first, columns = None, 0, 1
-        if draw:
-            png, first, columns = draw()
-            sheet = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-        self.step = Step(done, total, sheet, first, columns)
+        self.step = Step(done, total, *draw())
 
     def run(self) -> Any:  # noqa: ANN401 (the result of any work)
         """Do the work, and return its result.

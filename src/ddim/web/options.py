@@ -70,19 +70,18 @@ def make_model(name: str, *commands: str, **more: Any) -> type[BaseModel]:  # no
 def annotate(kinds: Sequence[Type]) -> Any:  # noqa: ANN401 (a type)
     """Return the type of the JSON values that a parameter may have; None for files and values of Python."""
     named = [kind for kind in kinds if kind.name != "str" or not any(other.name == "Path" for other in kinds)]
-    types = [each for kind in named for each in _annotate(kind)]
+    types = [each for each in map(_annotate, named) if each]
     return reduce(or_, types) if types else None
 
 
-def _annotate(kind: Type) -> Iterator[Any]:
-    if kind.name in JSON_TYPES:
-        yield JSON_TYPES[kind.name]
-    elif kind.name == "tuple":
+def _annotate(kind: Type) -> Any:  # noqa: ANN401 (a type)
+    if kind.name == "tuple":
         item = reduce(or_, map(annotate, kind.inner)) | None
-        yield Annotated[list[item], Field(min_length=len(kind.inner), max_length=len(kind.inner))]
-    elif kind.name == "Sequence":
+        return Annotated[list[item], Field(min_length=len(kind.inner), max_length=len(kind.inner))]
+    if kind.name == "Sequence":
         item = annotate(kind.inner)
-        yield Annotated[list[item], Field(max_length=1024)]
+        return Annotated[list[item], Field(max_length=1024)]
+    return JSON_TYPES.get(kind.name)
 
 
 def write_command(command: str, words: Collection[str], options: Mapping[str, Any]) -> str:

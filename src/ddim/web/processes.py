@@ -3,7 +3,6 @@
 They go on when the server ends. What a command says goes into a file in the folder of the runs until it ends.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from ddim.web.answers import Refused
 
 MOST = 8
 """The largest number of commands of the page that run at the same time."""
-SAID_BYTES = 4096
 
 
 @dataclass
@@ -48,17 +46,13 @@ class Child:
 
     @property
     def failure(self) -> str:
-        """Why the command failed, "" if it did not."""
-        return f"`ddim {self.name}`: {self.last_line}" if self.state == "failed" else ""
-
-    @property
-    def last_line(self) -> str:
-        """The last line that the process wrote on standard error."""
-        end = self.said.seek(0, os.SEEK_END)
-        self.said.seek(max(0, end - SAID_BYTES))
-        lines = self.said.read().decode("utf-8", "replace").replace("\r", "\n").splitlines()
-        said = [line.strip() for line in lines if line.strip()]
-        return said[-1].removeprefix("ddim: ") if said else "it ended without a message"
+        """Why the command failed: the last line on its standard error; "" if it did not fail."""
+        if self.state != "failed":
+            return ""
+        self.said.seek(0)
+        lines = self.said.read().decode("utf-8", "replace").splitlines()
+        said = [line.strip() for line in lines if line.strip()] or ["it ended without a message"]
+        return f"`ddim {self.name}`: {said[-1].removeprefix('ddim: ')}"
 
 
 class Processes:
@@ -67,7 +61,7 @@ class Processes:
     def __init__(self) -> None:
         self.children: list[Child] = []
 
-    def start(self, name: str, folder: Path, words: Sequence[str]) -> Child:
+    def start(self, name: str, folder: Path, words: Sequence[str]) -> None:
         """Start `ddim NAME WORDS`.
 
         Raises:
@@ -83,11 +77,9 @@ class Processes:
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": said}
         # In a session of its own, the command does not get the Ctrl-C that ends the server.
         process = subprocess.Popen(command, start_new_session=True, **streams)
-        child = Child(name, folder, process, said, time.time())
         # Of the commands that have ended, the last one of each run is kept for what it said.
         self.forget(folder)
-        self.children.append(child)
-        return child
+        self.children.append(Child(name, folder, process, said, time.time()))
 
     def stop(self, folder: Path) -> None:
         """Ask the command that works on a run folder to stop; a training saves a checkpoint first.

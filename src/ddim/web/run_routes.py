@@ -79,10 +79,9 @@ async def watch_runs(here: Server) -> AsyncGenerator[tuple[str, Any]]:
             yield "failed", {"error": f"the folder of the runs cannot be read: {error}"}
         else:
             rows, before = {key: each.row for key, each in known.items()}, sent or {}
-            changed = [row for key, row in rows.items() if before.get(key) != row]
-            changes = Changes(changed, [*before.keys() - rows])
-            if changes.changed or changes.gone or sent is None:
-                yield "runs", changes
+            if rows != sent:
+                changed = [row for key, row in rows.items() if before.get(key) != row]
+                yield "runs", Changes(changed, [*before.keys() - rows])
             sent = rows
         await asyncio.sleep(EVERY)
 
@@ -93,15 +92,9 @@ def show_run(run: str, here: Here) -> Response:
     known = here.runs.find(run)
     details, change = describe_details(known, here.runs.read()), here.may_change(known)
     doing = [child.name for child in here.processes.running if child.folder == known.run.path]
-    facts = {
-        "doing": ", ".join(doing),
-        "can_stop": here.settings.may_train and bool(doing),
-        "can_resume": change
-        and known.run.state in ("stopped", "finished")
-        and details.get("can_sample", False),
-        "can_change": change,
-    }
-    return reply(Details(**vars(known.row), **details, **facts))
+    ended = known.run.state in ("stopped", "finished") and details.get("can_sample", False)
+    facts = {"can_stop": here.settings.may_train and bool(doing), "can_resume": change and ended}
+    return reply(Details(**vars(known.row), **details, **facts, doing=", ".join(doing), can_change=change))
 
 
 @router.get("/runs/{run}/curves", response_model=dict[str, Any])

@@ -82,6 +82,5 @@ def check_token(token: str | None, host: str) -> None:
         return
     plain = all(letter.isascii() and (letter.isalnum() or letter in "-_") for letter in token)
     if not plain or len(token) < TOKEN_LETTERS or len(set(token)) < TOKEN_VARIETY:
-        raise UserError(
-            f"--token must be at least {TOKEN_LETTERS} random letters, digits, - and _ (128 bits); {fresh}"
-        )
+        needed = f"{TOKEN_LETTERS} random letters, digits, - and _ (128 bits)"
+        raise UserError(f"--token must be at least {needed}; {fresh}")
