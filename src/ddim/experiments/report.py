@@ -17,8 +17,7 @@ from ddim.evaluation.figures import plot_logs
 from ddim.evaluation.record import format_estimate, name_guide
 from ddim.experiments.index import Run, find_runs, mark_comparable, name_runs, training_images
 from ddim.files import read_sealed, write_atomic
-from ddim.metrics import catalogue
-from ddim.metrics.catalogue import Metric
+from ddim.metrics.catalogue import METRICS as EVALUATED, Metric
 from ddim.metrics.estimate import Estimate
 from ddim.plots import charts
 from ddim.plots.pictures import SHEET, arrange_images, enlarge, render_png, split_sheet
@@ -38,7 +37,7 @@ Pictures = Iterator[tuple[str, bytes]]
 METRICS = {
     "image_mae": Metric("image MAE", "error of predicted images", lower_is_better=True),
     "noise_mae": Metric("noise MAE", "error of predicted noise", lower_is_better=True),
-    **catalogue.METRICS,
+    **EVALUATED,
 }
 """The metrics of a report: the errors in the logs, and those of evaluations."""
 
