@@ -1,4 +1,4 @@
-"""A finished run for the tests of evaluations."""
+"""A finished run and an empty cache for the tests of evaluations."""
 
 import shutil
 from pathlib import Path
@@ -19,3 +19,10 @@ def trained(tmp_path_factory):
 def run(trained, tmp_path):
     """A copy of the finished run, to which tests may write."""
     return Path(shutil.copytree(trained, tmp_path / "one"))
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    """An empty cache folder."""
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

@@ -60,16 +60,11 @@ def test_samples_and_training_images_are_compared_with_the_held_out_images(run):
     assert ddim.evaluate(run, **FEW, part="all", features=stub()).yardstick is None
 
 
-def test_features_are_computed_on_the_device_of_the_run(run):
-    class Moved(Extractor):
-        def to(self, device):
-            places.append(device)
-            return super().to(device)
-
-    places, of = [], stub()
-    extractor = Moved(of.name, of.weights, of.resize, of.dimensions, of.network)
-    ddim.evaluate(load(run), **FEW, features=extractor)
-    ddim.memorisation(load(run), 20, 2, features=extractor)
+def test_features_are_computed_on_the_device_of_the_run(run, monkeypatch):
+    places = []
+    monkeypatch.setattr(Extractor, "to", lambda self, device: places.append(device) or self)
+    ddim.evaluate(load(run), **FEW, features=stub())
+    ddim.memorisation(load(run), 20, 2, features=stub())
     assert places == ["cpu", "cpu"]
 
 
@@ -121,14 +116,7 @@ def test_features_of_another_evaluation_are_not_reused(run):
     assert measure_difference(one, other, "kid") == f"{theirs} is missing or does not belong to its record"
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """An empty cache folder."""
-    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-def test_an_evaluation_computes_only_features_that_are_not_in_the_cache(run, cache):
+def test_an_evaluation_computes_only_features_that_are_not_in_the_cache(run, empty_cache):
     def evaluate(run, kept, batches, **options):
         seen = []
         found = ddim.evaluate(run, **{**FEW, **options}, features=stub(seen))
@@ -149,15 +137,15 @@ def test_an_evaluation_computes_only_features_that_are_not_in_the_cache(run, cac
     for changed in ({"steps": 3}, {"weights": "raw"}, {"seed": 1}):
         evaluate(run, 0, [32, 8], **changed)
     # A damaged part is made again.
-    for part in (cache / "features").glob("samples-*/0-32"):
+    for part in (empty_cache / "features").glob("samples-*/0-32"):
         part.write_bytes(part.read_bytes()[:-1] + b"?")
     evaluate(run, 8, [32])
 
 
-def test_other_features_of_the_same_samples_need_no_sampling(run, cache, monkeypatch):
+def test_other_features_of_the_same_samples_need_no_sampling(run, empty_cache, monkeypatch):
     other = stub(name="other")
     alone = ddim.evaluate(run, **FEW, features=other)
-    shutil.rmtree(cache)
+    shutil.rmtree(empty_cache)
     ddim.evaluate(run, **FEW, features=stub())
     with monkeypatch.context() as patch:
         patch.setattr(image_sets, "sample_uint8", None)
@@ -166,7 +154,7 @@ def test_other_features_of_the_same_samples_need_no_sampling(run, cache, monkeyp
     assert (second.record["generated"]["kept"], second.record["seconds"]["sampling"]) == (40, 0)
     assert second.record["metrics"] == alone.record["metrics"]
     # Samples of large evaluations are not kept: only their features, and the 36 samples that are shown.
-    shutil.rmtree(cache)
+    shutil.rmtree(empty_cache)
     monkeypatch.setattr(image_sets, "LARGEST_KEPT", 40 * 3 * 16 * 16 - 1)
     ddim.evaluate(run, n=70, steps=2, features=stub())
     assert ddim.evaluate(run, n=70, steps=2, features=other).record["generated"]["kept"] == 64
@@ -187,9 +175,9 @@ ddim.evaluate(sys.argv[1], n=40, steps=2, features=stub(Killer()))
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("empty_cache")
 @pytest.mark.parametrize("batches", [2, 3])
-def test_a_killed_evaluation_leaves_no_record(run, batches, tmp_path, monkeypatch):
-    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+def test_a_killed_evaluation_leaves_no_record(run, batches):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", KILLED, str(run), str(batches)]
     # The first batch is of the reference, the second of samples.
@@ -297,8 +285,6 @@ def test_arrays_are_measured_in_one_call_that_writes_nothing(here):
     )
     assert found.value("kid") == kid(of, near).value
     assert found.value("fid") == fid(of, near)
-    low, high = found.interval("kid")
-    assert low < found.value("kid") < high
     assert not list(here.iterdir())
     with pytest.raises(UserError, match="at least 20 images of each kind, got 40 and 5"):
         ddim.measure(images, other[:5])

@@ -18,9 +18,8 @@ def noise(seed, height=12, width=12):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, empty_cache, monkeypatch):
     """Five images in two classes, with copies within and across classes, and two broken files."""
-    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     files = {
         "rose/a.png": encoded(noise(0), "PNG"),

@@ -147,8 +147,8 @@ def test_a_plain_image_in_the_data_is_near_to_no_sample():
     assert not found["memorised"]
 
 
-def test_features_find_copies_too_and_are_computed_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
+@pytest.mark.usefixtures("empty_cache")
+def test_features_find_copies_too_and_are_computed_once():
     patches = lambda images: torch.nn.functional.adaptive_avg_pool2d(images, 8).flatten(1)
     extractor, seen = Extractor("patches", "0" * 64, "none", 192, patches), {}
     views, valid = sets(smooth(300, 0), smooth(100, 1))

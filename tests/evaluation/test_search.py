@@ -24,13 +24,7 @@ from ddim.evaluation.search import FACTOR, SCALES, TRIED, list_guided_intervals
 from ddim.recipe.codec import override
 from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import load
-from ddim.sampling.sampling_setup import (
-    Guidance,
-    SamplingSetup,
-    choose_sampling,
-    open_guidance,
-    save_guidance,
-)
+from ddim.sampling.sampling_setup import Guidance, choose_sampling, open_guidance, save_guidance
 from ddim.sampling.searched import read_searched
 from ddim.training import distill
 from oracles import normal
@@ -143,7 +137,7 @@ def test_a_search_samples_as_the_recipe_does(run):
     times, seen = torch.tensor(grid.times, dtype=torch.float64), []
     for changes in ({}, {"clip": "yes"}, {"sampled_on": "linear_in", "sampled_on.end": "-5"}):
         chosen = replace(own, recipe=override(own.recipe, changes))
-        setup = SamplingSetup(chosen.with_recipe(sampler=DDIM(), grid=grid), 3)
+        setup = choose_sampling(chosen, 3, None, sampler=DDIM(), grid=grid)
         seen.append(chosen.pixels.leave(sample_in_model_units(chosen, DDIM(), times, range(2))))
         assert torch.allclose(seen[-1], generate(setup, range(2))[0], atol=1e-6)
         assert len(seen) == 1 or not torch.allclose(seen[-1], seen[0], atol=1e-3)

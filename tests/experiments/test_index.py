@@ -13,10 +13,6 @@ from ddim.runs.log import METRICS
 from run_folders import ERRORS, make, write_evaluation
 
 
-def list_states(folder):
-    return [(run.path.name, run.state) for run in find_runs(folder)]
-
-
 def log(folder, times):
     """Add logged steps; `times` are seconds, keyed by images."""
     lines = [{"step": n // 16, "images": n, "time": at, "loss": 0.5} for n, at in times.items()]
@@ -95,10 +91,9 @@ def test_a_damaged_run_or_sweep_is_listed_beside_the_others(tmp_path, text):
     trials = sweeping.plan_sweep(tmp_path / "sweep", ["1", "2", "3"])
     beside(trials[0], TRIAL).write_text("{")
     beside(trials[1], OUTCOME).write_text("{")
-    assert list_states(tmp_path) == [
-        ("1", "damaged"), ("2", "damaged"), ("3", "waiting"), ("torn", "damaged")
-    ]  # fmt: skip
-    one, two, _, torn = find_runs(tmp_path)
+    one, two, three, torn = find_runs(tmp_path)
+    assert [run.path.name for run in (one, two, three, torn)] == ["1", "2", "3", "torn"]
+    assert [run.state for run in (one, two, three, torn)] == ["damaged", "damaged", "waiting", "damaged"]
     assert one.why.startswith("1.trial.json is damaged")
     assert two.why.startswith("2.outcome.json is damaged")
     assert torn.why

@@ -12,9 +12,8 @@ import ddim
 import ddim.experiments.plan
 import ddim.training.memory
 import tiny
-from ddim.data import split_images
 from ddim.errors import UserError
-from ddim.experiments.plan import RECOGNISABLE, Speed, forecast_run, measure_speed
+from ddim.experiments.plan import RECOGNISABLE, Speed, forecast_run
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import override
 from ddim.recipe.named import fast
@@ -41,6 +40,7 @@ def test_a_plan_has_a_row_for_each_budget_and_writes_nothing(tmp_path, monkeypat
         assert row["passes"] == row["images"] / 32
         # Validations and the warm-up take their part.
         assert row["images"] < document["speed"]["images_per_second"] * row["minutes"] * 60
+    assert found.speed.parameters == sum(p.numel() for p in tiny.training().parameters.values())
     assert (document["train"], document["held_out"], document["size"]) == (32, 8, [32, 32])
     assert any("few training images (32)" in caution for caution in document["cautions"])
     assert list(tmp_path.iterdir()) == []
@@ -72,31 +72,14 @@ def test_recognisable_images_come_sooner_if_they_are_smaller(monkeypatch):
     assert 60 * found.recognisable[32] == pytest.approx(seconds / 4, rel=0.1)
 
 
-def speed_of(recipe, first=3.0, update=0.2, aside=0.5):
-    """The speed that a measurement by the clock of `clocks` would find."""
-    batch = recipe.optim.batch
-    return Speed(Runtime(), batch / update, first + 2 * update, aside, 1, 1)
-
-
-def measure(recipe):
-    parts = split_images(tiny.images(), recipe.data.validation, recipe.seed)
-    return measure_speed(recipe, parts, Runtime(threads=2))
-
-
-def test_the_speed_is_that_of_the_steps_after_the_warm_up():
-    recipe, threads = tiny.recipe(), torch.get_num_threads()
-    speed = measure(recipe)
-    assert speed.images_per_second > 0
-    assert speed.parameters == sum(p.numel() for p in tiny.training(recipe).parameters.values())
-    assert torch.get_num_threads() == threads
-
-
 def test_a_run_sees_about_the_images_of_its_forecast(monkeypatch, tmp_path):
     """The oracle is a training by the same clock."""
     clock = clocks.install(monkeypatch)
     changes = {"report__validation_images": "1", "data__size": 8}
     recipe = clocks.quick_recipe(images="none", minutes=0.6, **changes)
-    images, seconds = forecast_run(recipe, speed_of(recipe))
+    # A measurement by this clock would find 0.2 s for an update, and 3 s for the first one.
+    speed = Speed(Runtime(), recipe.optim.batch / 0.2, 3.0 + 2 * 0.2, 0.5, 1, 1)
+    images, seconds = forecast_run(recipe, speed)
     folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock])
     assert images == pytest.approx(tiny.metrics(folder)[-1]["images"], rel=0.05)
     assert seconds == pytest.approx(clock.now - 1000, rel=0.05)

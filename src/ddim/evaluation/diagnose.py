@@ -240,15 +240,13 @@ def measure_parts(
             return measure_errors(batches, times)
 
     train = measure(split.train)
-    if len(split.validation) < 2:
-        return {"train": summarise_errors(train), "held_out": None, "gap": None}
-    held_out = measure(split.validation)
-    by_level, overall = measure_gap(train["noise_mse"], held_out["noise_mse"])
-    return {
-        "train": summarise_errors(train),
-        "held_out": summarise_errors(held_out),
-        "gap": {"by_level": by_level.to_json(), "overall": overall.to_json()},
-    }
+    parts: dict[str, Any] = {"train": summarise_errors(train), "held_out": None, "gap": None}
+    if len(split.validation) >= 2:
+        held_out = measure(split.validation)
+        by_level, overall = measure_gap(train["noise_mse"], held_out["noise_mse"])
+        parts["held_out"] = summarise_errors(held_out)
+        parts["gap"] = {"by_level": by_level.to_json(), "overall": overall.to_json()}
+    return parts
 
 
 def draw_subset(indices: np.ndarray, count: int) -> np.ndarray:
@@ -400,8 +398,7 @@ def draw_diagnosis(record: Mapping[str, Any]) -> charts.Figure:
         last.bar(places, heights, width=0.9 * half, color=charts.COLOURS[k], label=f"{name} times")
     charts.style_panel(last, "log-SNR; dotted: range that images need", "% of times", "Times by log-SNR")
     last.legend(frameon=False, fontsize=9, labelcolor=charts.INK)
-    for end in ("noisiest", "cleanest"):
-        level = record["noise_range"][end]
+    for level in record["noise_range"].values():
         if level is not None:
             last.axvline(level, **dotted)
     for axes in figure.axes:

@@ -48,7 +48,7 @@ from ddim.runs.names import is_run_folder, parse_place
 from ddim.sampling.image_features import ImageSet, compute_features
 from ddim.sampling.pipeline import LoadedRun, Pipeline, load, open_pipeline
 from ddim.sampling.record import make_record
-from ddim.sampling.sampling_setup import choose_sampling, collect_guidance
+from ddim.sampling.sampling_setup import open_samples
 
 SHOWN = 36
 """Number of samples in the sheet of an evaluation."""
@@ -336,9 +336,7 @@ def _open_samples(
     for choice in choices:
         pipeline, fields = open_weights(choice.get("weights", "ema")), dict(choice)
         own = {name: fields.pop(name, None) for name in OWN}
-        label = pipeline.find_label(own["label"])
-        guidance = collect_guidance(own["guidance"], own["guidance_interval"], own["guide_with"])
-        setup = choose_sampling(pipeline, own["steps"], label, fields, guidance=guidance)
+        setup = open_samples(pipeline, own["steps"], seeds, {**own, "fields": fields})
         watch = continue_progress(progress, len(images) * len(seeds), len(choices) * len(seeds))
         samples = SampledParts(setup, seeds, watch, cached=named)
         images.append(_EvaluatedImages(len(seeds), samples.compute_features, samples.record))

@@ -187,10 +187,10 @@ class SampledParts:
             sum(part.seconds for part in found),
         )
 
-    def samples(self) -> Iterator[Tensor]:
-        """Yield the samples (B, C, H, W) part by part, as uint8."""
-        for seeds in split_into_parts(self.setup.pipeline, self.seeds, BATCH):
-            yield self._sample(seeds, keep=self._few)[0]
+    def samples(self) -> Tensor:
+        """Return the samples (N, C, H, W) as uint8."""
+        parts = split_into_parts(self.setup.pipeline, self.seeds, BATCH)
+        return torch.cat([self._sample(seeds, keep=self._few)[0] for seeds in parts])
 
     @cached_property
     def record(self) -> dict[str, Any]:

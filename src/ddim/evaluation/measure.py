@@ -87,17 +87,15 @@ def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[
     k = kid(generated, reference, size=min(1000, few // 2))
     values = {"fid": fid(generated, reference), **asdict(prdc(generated, reference))}
     metrics: dict[str, Any] = {"kid": k.to_json(), **{name: {"value": each} for name, each in values.items()}}
-    metrics["fid"] |= {"infinity": None, "low": None, "high": None}
+    enough = count > ENOUGH * dimensions
+    infinity = fid_infinity(generated, reference) if enough else Estimate(None, None, None)
+    metrics["fid"] |= {"infinity": infinity.value, "low": infinity.low, "high": infinity.high}
     notes = []
     if few <= dimensions:
         # A covariance in d dimensions needs d + 1 images for full rank.
-        notes.append(
-            f"FID of {few} images in {dimensions} dimensions is mostly bias, which FID-infinity cannot "
-            "remove: compare it only with FID of the same number of images, or use KID, which is unbiased"
-        )
-    if count > ENOUGH * dimensions:
-        infinity = fid_infinity(generated, reference)
-        metrics["fid"] |= {"infinity": infinity.value, "low": infinity.low, "high": infinity.high}
+        bias = f"FID of {few} images in {dimensions} dimensions is mostly bias"
+        advice = "compare it only with FID of the same number of images, or use KID, which is unbiased"
+        notes.append(f"{bias}, which FID-infinity cannot remove: {advice}")
     if k.value < 0:
         notes.append("KID is below 0: the estimate is unbiased, so it may fall below 0 for similar sets")
     if few < FEW:

@@ -164,14 +164,13 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
     """
     check_count("n", n)
     run = open_run_folder(run, out)
-    device = run.runtime.exact_device
-    extractor = None if features == PIXELS else open_extractor(features).to(device)
+    extractor = None if features == PIXELS else open_extractor(features).to(run.runtime.exact_device)
     asked = collect_guidance(guidance, guidance_interval, guide_with)
     setup = choose_sampling(run, steps, choose_label(run.recipe), fields or {}, guidance=asked)
     run = setup.pipeline
     split = open_run_images(run, progress)
     sampled = SampledParts(setup, range(n), progress)
-    samples = torch.cat([*sampled.samples()]).permute(0, 2, 3, 1).numpy()
+    samples = sampled.samples().permute(0, 2, 3, 1).numpy()
     train = ImageSet(split.images, split.train, "", "training")
     valid = ImageSet(split.images, draw_subset(split.validation, QUERIES), "", "held-out")
     mirrored = replace(train, part="mirrored", mirrored=True)
@@ -350,7 +349,6 @@ def draw_pairs(copies: Mapping[str, Any], samples: np.ndarray, train: ImageSet) 
         "sample": [f"{row['closeness']:.2f}{' copy' if row['copy'] else ''}" for row in closest],
         below: [textwrap.fill(train.name(k), 11) for k in nearest],
     }
+    heads = [f"{k + 1}" for k in range(len(closest))]
     numbers = f"numbers: relative distance, below {copies['threshold']:.2f} a copy"
-    return charts.plot_strip(
-        rows, [f"{k + 1}" for k in range(len(closest))], notes, f"Nearest by {copies['space']}; {numbers}"
-    )
+    return charts.plot_strip(rows, heads, notes, f"Nearest by {copies['space']}; {numbers}")

@@ -265,8 +265,7 @@ class Evaluation(Metrics):
             if estimate.low is not None:
                 notes.append(f"{METRICS[name].title} {format_estimate(estimate)}{compared}")
         notes.append(f"reference: {self.reference.source}, features {self.features}")
-        runtime = self.sampling.get("runtime") if self.sampling else None
-        if runtime:
+        if runtime := (self.sampling or {}).get("runtime"):
             notes.append(f"sampled on {runtime['device']}, {runtime['precision']}")
         return notes
 

@@ -16,11 +16,10 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
-from ddim.diffusion import samplers
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
-from ddim.diffusion.samplers import EDM, Sampler, State, last_state
+from ddim.diffusion.samplers import DDIM, EDM, AdamsBashforth, DPMSolver, Sampler, State, UniPC, last_state
 from ddim.diffusion.schedules import Cosine, Schedule, as_double, time_of_ratio
 from ddim.errors import UserError
 from ddim.machine.progress import Progress, ignore_progress
@@ -133,14 +132,14 @@ def error_against_reference(
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "DDIM": samplers.DDIM(),
-    "Heun": samplers.EDM(),
-    "Adams-Bashforth 2": samplers.AdamsBashforth(2),
-    "Adams-Bashforth 4, equal weights": samplers.AdamsBashforth(4, steps="equal"),
-    "DPM-Solver++ 2M": samplers.DPMSolver(2),
-    "DPM-Solver++ 3M": samplers.DPMSolver(3),
-    "UniPC-2": samplers.UniPC(2),
-    "UniPC-3": samplers.UniPC(3),
+    "DDIM": DDIM(),
+    "Heun": EDM(),
+    "Adams-Bashforth 2": AdamsBashforth(2),
+    "Adams-Bashforth 4, equal weights": AdamsBashforth(4, steps="equal"),
+    "DPM-Solver++ 2M": DPMSolver(2),
+    "DPM-Solver++ 3M": DPMSolver(3),
+    "UniPC-2": UniPC(2),
+    "UniPC-3": UniPC(3),
 }
 REFERENCE_LEVELS = 500
 """Number of timesteps in the grid of the reference samples, which Heun's method computes."""
@@ -199,12 +198,11 @@ def compare_samplers(
         progress: called with "samplers" after each combination.
     """
     table = {grid: {name: [] for name in SAMPLERS} for grid in ends.lay_grids(2)}
-    total = len(SAMPLERS) * len(budgets)
     for k, ((name, sampler), nfe) in enumerate(itertools.product(SAMPLERS.items(), budgets)):
         levels = count_levels(sampler, nfe)
         for grid, times in ends.lay_grids(levels).items():
             table[grid][name].append((sampler.evaluations(levels), error(sampler, times)))
-        progress("samplers", k + 1, total)
+        progress("samplers", k + 1, len(SAMPLERS) * len(budgets))
     return table
 
 

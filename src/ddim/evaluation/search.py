@@ -280,8 +280,7 @@ def _search_levels(run: LoadedRun, steps: int | None, n: int | None, progress: P
     if not isinstance(grid, Karras):
         raise UserError("the search for a student needs the grid karras")
     label = choose_label(run.recipe)
-    first = run.recipe.times(steps)[0].item()
-    most = run.recipe.sampling_schedule(first).noise_to_signal.item()
+    most = run.recipe.sampling_schedule(run.recipe.times(steps)[0]).noise_to_signal.item()
     grids = [replace(grid, sigma_min=grid.sigma_min * FACTOR**k) for k in TRIED]
     grids = [each for each in grids if each.sigma_min < most / FACTOR or each == grid]
     trials = Trials(run, n, len(grids) + 2, progress)

@@ -14,15 +14,14 @@ from PIL import Image
 
 from ddim.errors import UserError, format_count
 from ddim.evaluation.figures import plot_logs
-from ddim.evaluation.record import name_guide
+from ddim.evaluation.record import format_estimate, name_guide
 from ddim.experiments.index import Run, find_runs, mark_comparable, name_runs, training_images
 from ddim.files import read_sealed, write_atomic
-from ddim.metrics import catalogue
-from ddim.metrics.catalogue import Metric
+from ddim.metrics.catalogue import METRICS as EVALUATED, Metric
 from ddim.metrics.estimate import Estimate
 from ddim.plots import charts
 from ddim.plots.pictures import SHEET, arrange_images, enlarge, render_png, split_sheet
-from ddim.plots.table import Table, Tabular, format_interval, render_template
+from ddim.plots.table import Table, Tabular, render_template
 from ddim.recipe.options import ERRORS, flatten_as_text, list_varied
 from ddim.runs.folder import REAL_IMAGES, list_numbered_folders, list_sheets
 from ddim.runs.log import read_metrics
@@ -38,7 +37,7 @@ Pictures = Iterator[tuple[str, bytes]]
 METRICS = {
     "image_mae": Metric("image MAE", "error of predicted images", lower_is_better=True),
     "noise_mae": Metric("noise MAE", "error of predicted noise", lower_is_better=True),
-    **catalogue.METRICS,
+    **EVALUATED,
 }
 """The metrics of a report: the errors in the logs, and those of evaluations."""
 
@@ -83,10 +82,7 @@ class Configuration:
 
     def describe(self, metric: str) -> str:
         """Return the mean of a metric as text, with its standard deviation or interval; – if not measured."""
-        if metric not in self.scores:
-            return "–"
-        score = self.scores[metric]
-        return format_interval(score.value, score.low, score.high)
+        return format_estimate(self.scores[metric]) if metric in self.scores else "–"
 
 
 def _average(estimates: Sequence[Estimate]) -> Estimate:

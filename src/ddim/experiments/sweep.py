@@ -17,9 +17,8 @@ from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ddim.errors import Locked, NoSpace, UserError, quote
 from ddim.experiments.index import OUTCOME, TRIAL, RunTable, beside, list_runs, name_runs, read_run
@@ -49,6 +48,7 @@ GRACE = 60
 """Seconds without a heartbeat after which a worker counts as dead, by the clock of the database."""
 POLL = 0.2
 """Seconds between two looks at a child process or the queue."""
+T = TypeVar("T")
 
 
 @contextmanager
@@ -65,21 +65,14 @@ def _explain_database() -> Generator[None]:
             raise kind(f"the storage of the sweep failed: {reason}") from None
 
 
-def _survive_disconnection(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Call a function again after the database ended its connection: the worker froze in a transaction."""
-
-    @wraps(function)
-    def call(*args: Any) -> Any:  # noqa: ANN401 (as of the function)
-        while True:
-            try:
-                return function(*args)
-            except (StorageInternalError, SQLAlchemyError) as error:
-                if not any(
-                    getattr(each, "connection_invalidated", False) for each in (error, error.__cause__)
-                ):
-                    raise
-
-    return call
+def _survive_disconnection(function: Callable[..., T], *args: object) -> T:
+    """Call a function, and again if the database ended its connection: the worker froze in a transaction."""
+    while True:
+        try:
+            return function(*args)
+        except (StorageInternalError, SQLAlchemyError) as error:
+            if not any(getattr(each, "connection_invalidated", False) for each in (error, error.__cause__)):
+                raise
 
 
 @dataclass(frozen=True, repr=False)
@@ -228,7 +221,6 @@ def _open_storage(address: str | None, folder: Path) -> RDBStorage:
     return storage
 
 
-@_survive_disconnection
 def _open_study(address: str | None, folder: Path, name: str) -> tuple[RDBStorage, optuna.Study]:
     """Return the storage of a sweep and the study in it."""
     storage = _open_storage(address, folder)
@@ -267,7 +259,8 @@ class _Worker:
         plan = read_sealed(folder / SWEEP)
         self.folder, self.request, self.jobs = folder, plan["request"], jobs
         self.metric = "kid" if "evaluate" in self.request else "image_mae"
-        self.storage, self.study = _open_study(storage or plan["storage"], folder, plan["study"])
+        place = storage or plan["storage"], folder, plan["study"]
+        self.storage, self.study = _survive_disconnection(_open_study, *place)
         self.stop = threading.Event()
         self.trials = [Path(str(file).removesuffix(TRIAL)) for file in folder.glob(f"trials/*{TRIAL}")]
 
@@ -280,7 +273,7 @@ class _Worker:
         total = len(self.trials)
         with stop_on_signals(), ThreadPoolExecutor(self.jobs) as pool:
             try:
-                working = {pool.submit(self._work) for _ in range(self.jobs)}
+                working = {pool.submit(_survive_disconnection, self._work) for _ in range(self.jobs)}
                 while working:
                     show(f"trials of {self.folder}", total - len(self.unfinished()), total)
                     ended, working = wait(working, 1.0, FIRST_COMPLETED)
@@ -292,7 +285,6 @@ class _Worker:
             finally:
                 self.stop.set()  # the commands save and end
 
-    @_survive_disconnection
     def _work(self) -> None:
         """Train one trial after another until all have ended, or `stop` is set."""
         while self.unfinished() and not self.stop.is_set():
