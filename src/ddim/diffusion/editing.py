@@ -137,6 +137,22 @@ def interpolate_latents(a: Tensor, b: Tensor, frames: int) -> Tensor:
     return torch.cat([slerp(a[None], b[None], k / steps) for k in range(frames)])
 
 
+class BlendedNoise(Noise):
+    """Noise between that of two seeds, on the sphere; image k has the share `shares[k]` of the second seed.
+
+    A sampler that adds noise thus interpolates between the samples of the two seeds.
+    """
+
+    def __init__(self, seeds: Sequence[int], shares: Sequence[float]) -> None:
+        super().__init__(seeds)
+        self.shares = shares
+
+    def like(self, x: Tensor) -> Tensor:
+        """Draw noise with the shape, dtype and device of x (B, ...), for B shares."""
+        a, b = super().like(x[:1].expand(2, *x.shape[1:])).split(1)
+        return torch.cat([slerp(a, b, share) for share in self.shares])
+
+
 # Inpainting
 
 

@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.guidance import Interval, lies_inside
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.parameterisation import Prediction
 from ddim.diffusion.sampler import Sampler, State, Steps, move
@@ -109,28 +108,28 @@ class AdamsBashforth(UsesHistory):
 class DPMSolver(UsesHistory):
     """DPM-Solver++, the multistep methods 2M and 3M, and their stochastic variants (Lu et al. 2022b).
 
+    `eta` is the amount of noise that each step adds. 0 is deterministic, 1 is the paper's SDE variant. Other
+    values, and stochastic variants of order 3, are from k-diffusion.
+
     With order 3, the first step uses one prediction and the second two. The error of the first step limits
     the deterministic method to convergence of order 2. The method 3M of diffusers and k-diffusion differs
     from this one: there the quadratic term of the polynomial has half of its exact weight.
 
     Attributes:
         order: number of predictions that a step uses; the first steps have fewer.
-        eta: amount of noise that each step adds: 0 is deterministic, 1 is the paper's SDE variant.
-        eta_interval: only steps that begin at these log-SNRs add noise; None for all steps.
+        eta: amount of noise that each step adds: 0 is deterministic, 1 is the stochastic variant.
     """
 
     order: Literal[1, 2, 3] = 2
     eta: float = 0.0
-    eta_interval: Interval | None = None
 
     def advance(self, x: Tensor, known: History, then: Level, noise: Noise) -> Tensor:
         """Make an exponential step with the last predicted images, and add noise; see `UsesHistory`."""
-        now = known[-1][0].log_snr
-        eta = self.eta if lies_inside(now, self.eta_interval) else 0.0
-        x = exponential_step(x, [(at, p.x0) for at, p in known], then, eta)
-        if eta == 0:
+        x = exponential_step(x, [(at, p.x0) for at, p in known], then, self.eta)
+        if not self.stochastic:
             return x
-        deviation = then.sigma * (-torch.expm1(-eta * (then.log_snr - now))).sqrt()
+        h = (then.log_snr - known[-1][0].log_snr) / 2
+        deviation = then.sigma * (-torch.expm1(-2 * self.eta * h)).sqrt()
         return x + spread_over(deviation, x) * noise.like(x)
 
 

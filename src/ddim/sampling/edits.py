@@ -15,7 +15,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.editing import Inpaint, find_latents, interpolate_latents, restore, sample_from_image
+from ddim.diffusion.editing import (
+    BlendedNoise,
+    Inpaint,
+    find_latents,
+    interpolate_latents,
+    restore,
+    sample_from_image,
+)
 from ddim.diffusion.guidance import Interval
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.samplers import DDIM, State, initial_noise
@@ -272,17 +279,17 @@ def interpolate(
     x, names = open_pictures(pipeline, images, notes) if images else (torch.empty(0), [])
     if sorted([len(names), len(numbers)]) != [0, 2]:
         raise UserError("give two images, or two seeds, such as seeds=[3, 8] (--seeds 3,8)")
+    latents = torch.empty(0)
     if names:
-        (ends, restored, before, _), sampler = _invert(setup, x, options), DDIM()
-    else:
-        blank, schedule = pipeline.model.blank(2).cpu(), pipeline.recipe.sampling_schedule
-        ends = initial_noise(schedule, Noise(numbers), blank, times[0])
-    with pipeline.runtime:
-        latents = interpolate_latents(ends[0], ends[1], frames)
+        ends, restored, before, _ = _invert(setup, x, options)
+        with pipeline.runtime:
+            latents = interpolate_latents(ends[0], ends[1], frames)
 
-    def walk(denoise: Denoiser, _blank: Tensor, places: Sequence[int]) -> Iterator[State]:
-        x = pipeline.runtime.images(latents[[*places]])
-        return sampler(denoise, x, times, Noise(range(len(x))))
+    def walk(denoise: Denoiser, blank: Tensor, places: Sequence[int]) -> Iterator[State]:
+        if names:
+            return DDIM()(denoise, pipeline.runtime.images(latents[[*places]]), times, Noise([]))
+        noise = BlendedNoise(numbers, [place / (frames - 1) for place in places])
+        return sampler(denoise, initial_noise(denoise.schedule, noise, blank, times[0]), times, noise)
 
     frame, calls = _sample(setup, walk, range(frames), options)
     if restored is not None:

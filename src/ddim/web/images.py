@@ -157,11 +157,11 @@ def sample_run(result: Result, preview: Preview, folder: Path, options: dict[str
     result.nfe, result.sheet = written.nfe, find_address(folder / SHEET)
     for seed, label in zip(options["seeds"], list_labels(pipeline, options), strict=True):
         result.images.append(show_file(find_sample(folder, seed, pipeline), pipeline, seed, label))
-    record, sampler = read_sealed(folder / RECORD), pipeline.recipe.sampler
+    record = read_sealed(folder / RECORD)
     plain = not options.keys() - {"seeds", "steps", "film", "guidance", "guidance_interval", "guide_with"}
     usual = record["grid"] == dump(pipeline.recipe.grid, named=True) and record.get("label") is None
     same = options.get("guidance", 1.0) == record["guidance"]
-    result.seeded = plain and usual and same and not sampler.stochastic
+    result.seeded = plain and usual and same
 
 
 def list_labels(pipeline: LoadedRun, options: Mapping[str, Any]) -> Sequence[str | None]:

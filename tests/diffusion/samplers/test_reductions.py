@@ -54,11 +54,7 @@ def test_ancestral_methods_agree(law):
     times = Uniform()(12, law.schedule)
     ddpm = states(DDPM(), law, times)
     assert close(ddpm, states(DDIM(1.0), law, times))
-    never, half, always = (states(DPMSolver(1, 1.0, (None, end)), law, times) for end in (-99.0, 0.0, 99.0))
-    assert close(never, states(DPMSolver(1), law, times))
-    assert close(ddpm, always)
-    assert close(ddpm[:2], half[:2])
-    assert not close(ddpm, half)
+    assert close(ddpm, states(DPMSolver(1, eta=1.0), law, times))
     assert not torch.allclose(ddpm, states(DDPM("large"), law, times), atol=1e-3)
 
 
