@@ -115,7 +115,7 @@ def test_the_reverse_strip_ends_in_the_sample(strips):
     assert len(heads) == 5
     assert (heads[0], heads[-1]) == ("t = 1", "t = 0")
     states, predictions, back = rows.values()
-    figures.plot_reverse(run, steps=4, seed=1, fields={"sampler.eta": 1})
+    figures.plot_reverse(run, steps=4, seed=1, fields={"sampler.eta": 0})
     assert not np.array_equal([*strips[2][0].values()][0][-1], [*rows.values()][0][-1])
     sample = to_uint8(generate(SamplingSetup(run, 4), [1])[0])[0]
     assert all(np.array_equal(row[-1], sample) for row in rows.values())

@@ -17,7 +17,6 @@ from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DPMSolver, last_state
 from ddim.diffusion.schedules import Cosine
-from ddim.errors import UserError
 from ddim.evaluation.image_sets import ImageFeatures, SampledParts
 from ddim.evaluation.sampler_errors import TimeRange, sample_in_model_units, search_times
 from ddim.evaluation.search import FACTOR, SCALES, TRIED, list_guided_intervals
@@ -198,9 +197,6 @@ def test_the_best_guidance_is_found_saved_and_then_used(run, quality):
     assert torch.equal(ddim.sample(run, 2, STEPS), ddim.sample(run, 2, **found.options))
     others = ((own, STEPS + 1), (load(run, "raw"), STEPS), (own.with_recipe(clip=True), STEPS))
     assert [open_guidance(model, None, steps, None) for model, steps in others] == [Guidance()] * 3
-    shutil.rmtree(run / "guide")
-    with pytest.raises(UserError, match="has no guide checkpoint"):
-        ddim.sample(run, 2, STEPS)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ from ddim.runs.names import find_checkpoint, find_run_folder, is_run_folder, par
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """The run small-1 in the working folder: checkpoints 10, the best, 20 and 30, and a guide of step 5."""
+    """The run small-1 in the working folder: checkpoints 10, the best, 20 and 30."""
     monkeypatch.chdir(tmp_path)
     for step in (10, 20, 30):
         crash.put(tmp_path / "small-1" / "checkpoints", step, best=step == 10)
-    crash.put(tmp_path / "small-1" / "guide", 5)
     return tmp_path / "small-1"
 
 
@@ -25,10 +24,10 @@ def run(tmp_path, monkeypatch):
         ("small-1/best", 10, "ema"),
         ("small-1@best", 10, "ema"),
         ("small-1@best@raw", 10, "raw"),
-        ("small-1@guide", 5, "ema"),
+        ("small-1@guide", 30, "guide"),
         ("small-1@20", 20, "ema"),
         ("small-1/checkpoints/step-000000020", 20, "ema"),
-        ("@guide", 5, "ema"),
+        ("@guide", 30, "guide"),
         ("@raw", 30, "raw"),
     ],
 )
@@ -37,7 +36,6 @@ def test_a_name_means_a_run_a_checkpoint_and_weights(name, step, weights, run):
     assert find_run_folder(path).resolve() == run
     assert crash.label(find_checkpoint(path)) == (step, 0)
     assert named == weights
-    assert find_run_folder(run / "guide" / "step-000000005") == run
 
 
 def test_a_checkpoint_outside_a_run_is_a_run_of_its_own(run, tmp_path):
@@ -51,11 +49,8 @@ def test_a_name_that_means_nothing_is_explained(run, tmp_path):
     (run / "run.json").write_text("{}")
     (tmp_path / "empty").mkdir()
     (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
-    for name, word in (("empty", "undamaged"), ("begun/best", "no best"), ("begun@guide", "no guide")):
+    for name, word in (("empty", "undamaged"), ("begun/best", "no best")):
         with pytest.raises(UserError, match=f"{word} checkpoint"):
-            find_checkpoint(parse_place(name)[0])
-    for name in ("small-2", "@guide"):
-        with pytest.raises(UserError, match="does not exist|is not a folder"):
             find_checkpoint(parse_place(name)[0])
     with pytest.raises(UserError, match="perhaps you meant .*small-1"):
         find_checkpoint("small-2")

@@ -103,7 +103,7 @@ def give_teacher(run):
         run.runtime.place(model.eval().requires_grad_(False))
         model.net = run.runtime.compiled(model.net, frozen=True)
         models.append(model)
-    run.teacher = Teacher(models[0], models[1] if loss.guide else None, loss)
+    run.teacher = Teacher(models[0], models[1] if loss.guide else None, loss.guidance, loss.interval)
     return run
 
 
@@ -175,7 +175,7 @@ class At(Callback):
 def read_results(folder):
     """The log and the last step of a run, and hashes of its tensors, averages, guide and samples."""
     path = checkpoint.find_newest(folder / "checkpoints")
-    files = [*path.rglob("*.safetensors"), *(folder / "guide").rglob("*.safetensors")]
+    files = [*path.rglob("*.safetensors")]
     rest = [*(folder / "samples").rglob("*"), *(folder / "averages").rglob("*")]
     files += [file for file in rest if file.is_file()]
     found = {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

@@ -1,24 +1,32 @@
-"""The early checkpoint that training keeps to guide samples: RUN/guide."""
+"""The early weights that training keeps, `@guide`, and a run that learns the guidance by them."""
 
-import json
 import shutil
 
 import pytest
+import torch
 
 import tiny
 from cases import mark_slow
 from ddim.cli import main
+from ddim.diffusion.denoiser import Model
+from ddim.diffusion.loss import Objective
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
+from ddim.machine.runtime import Runtime
+from ddim.nn.ema import select_averaged
 from ddim.sampling.pipeline import load
 from ddim.training import resume
+from ddim.training.student import make_own_teacher
 
-RECIPE = tiny.recipe(report__guide=0.3, data__size=16)
-"""Ten updates of eight images: the guide is kept after the third."""
+RECIPE = tiny.recipe(
+    report__guide=0.3, data__size=16, objective__finish=0.5, objective__finish_after=0, objective__guidance=2
+)
+"""Ten updates of eight images: the guide is kept after the third, and the last five learn guidance by it."""
 
 
-def guide(run):
-    """The names of the checkpoints in RUN/guide."""
-    return sorted(path.name for path in (run / "guide").glob("*"))
+def weights(place):
+    return load(place).model.state_dict()
 
 
 def stop_at(step):
@@ -30,55 +38,90 @@ def finished(tmp_path_factory):
     return tiny.train(RECIPE, tmp_path_factory.mktemp("finished") / "run")
 
 
-def test_the_guide_has_the_weights_of_its_share_of_the_budget_and_no_more_than_sampling_needs(
-    finished, tmp_path
-):
-    """A training that is stopped at that step has the same weights."""
-    assert guide(finished) == ["step-000000003"]
-    stopped = tiny.train(RECIPE, tmp_path / "run", callbacks=[stop_at(3)])
-    for weights in ("ema", "raw"):
-        one, other = load(finished / "guide", weights), load(stopped, weights)
-        assert one.checkpoint.state.step == other.checkpoint.state.step == 3
-        assert tiny.different(one.model.state_dict(), other.model.state_dict()) == []
-    files = {path.name for path in (finished / "guide").rglob("*.safetensors")}
-    assert files == {"model.safetensors", "default.safetensors"}
+@pytest.fixture(scope="module")
+def guide(tmp_path_factory):
+    """The average weights after step 3, of a training that was stopped there."""
+    return weights(tiny.train(RECIPE, tmp_path_factory.mktemp("stopped") / "run", callbacks=[stop_at(3)]))
 
 
-@pytest.mark.parametrize("step", mark_slow([2, 3, 6], lambda step: step == 3))
-def test_a_killed_run_has_the_same_guide_after_it_is_resumed(step, finished, tmp_path):
-    """Before the guide, at its step, and after it, when it is no longer the newest checkpoint."""
+def test_the_guide_has_the_average_weights_at_its_share_of_the_budget(finished, guide):
+    assert tiny.different(weights(f"{finished}@guide"), guide) == []
+
+
+@pytest.mark.parametrize("step", mark_slow([2, 3, 7], lambda step: step == 7))
+def test_a_killed_run_continues_with_the_same_guide_and_learns_the_same_guidance(step, finished, tmp_path):
+    """Before the guide, at its step, and while guidance is learnt."""
     run = tiny.train_until_crash(RECIPE, tmp_path / "run", tiny.At(step, tiny.crash))
-    assert guide(run) == ([] if step < 3 else ["step-000000003"])
     resume(run, progress=False)
     tiny.check_same_run(run, finished)
 
 
-def test_a_longer_budget_keeps_the_guide_unless_its_new_step_is_still_ahead(finished, tmp_path):
+def test_a_longer_budget_keeps_the_guide_unless_its_new_step_is_still_ahead(finished, guide, tmp_path):
     late = shutil.copytree(finished, tmp_path / "late")
+    resume(late, images=160, progress=False, callbacks=[stop_at(11)])
+    assert tiny.different(weights(f"{late}@guide"), guide) == []
     early = tiny.train(RECIPE, tmp_path / "early", callbacks=[stop_at(4)])
-    for run, last, kept in ((late, 11, "step-000000003"), (early, 7, "step-000000006")):
-        resume(run, images=160, progress=False, callbacks=[stop_at(last)])
-        assert guide(run) == [kept]
+    resume(early, images=160, progress=False, callbacks=[stop_at(6)])
+    assert tiny.different(weights(f"{early}@guide"), weights(early)) == []
 
 
-@pytest.mark.parametrize(("total", "expected"), [(160, ["step-000000006"]), (80, [])])
-def test_a_run_by_time_keeps_the_guide_once_its_budget_is_known(total, expected, tmp_path):
-    """At the share of the budget, or at once if this share is over; not in the second half of the budget."""
+@pytest.mark.parametrize(("total", "kept"), [(160, 6), (80, 4)])
+def test_a_run_by_time_keeps_the_guide_once_its_budget_is_known(total, kept, tmp_path):
+    """At the share of the budget, or at once if this share is over."""
     recipe = tiny.recipe(report__guide=0.3, data__size=8, images=None, minutes=60.0)
     # The measurement of the speed fixes the budget of a run by time.
     fix = tiny.At(4, lambda run: run.fix_total(total))
-    run = tiny.train(recipe, tmp_path / "run", callbacks=[fix, stop_at(7)])
-    assert guide(run) == expected
+    run = tiny.train(recipe, tmp_path / "run", callbacks=[fix, stop_at(kept)])
+    assert tiny.different(weights(f"{run}@guide"), weights(run)) == []
 
 
-def test_commands_take_the_guide_by_its_name_and_a_damaged_one_is_set_aside(finished, tmp_path, monkeypatch):
+def test_commands_take_the_guide_by_its_name(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = shutil.copytree(finished, tmp_path / "run")
-    assert main(["sample", str(run / "guide"), "-n", "1", "--steps", "2"]) == 0
-    record = json.loads((tmp_path / "samples" / "run-1" / "record.json").read_text())
-    assert record["step"] == 3
-    file = run / "guide" / "step-000000003" / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-1] + b"?")
-    with pytest.warns(UserWarning, match="is skipped"), pytest.raises(UserError, match="has no guide check"):
-        load(run / "guide")
-    load(run)
+    assert main(["sample", f"{finished}@guide", "-n", "1", "--steps", "2"]) == 0
+    none = tiny.train(tiny.recipe(report__guide=0, images=8), tmp_path / "none")
+    with pytest.raises(UserError, match="weights must be one of ema, raw"):
+        load(f"{none}@guide")
+
+
+def test_guidance_begins_with_the_finish(finished, tmp_path):
+    """A run without it has other weights only from then on."""
+    plain = tiny.recipe(report__guide=0.3, data__size=16, objective__finish=0.5, objective__finish_after=0)
+    for last, same in ((5, True), (6, False)):
+        plain_run = tiny.train(plain, tmp_path / f"plain-{last}", callbacks=[stop_at(last)])
+        guided = tiny.train(RECIPE, tmp_path / f"guided-{last}", callbacks=[stop_at(last)])
+        assert (tiny.different(weights(plain_run), weights(guided)) == []) == same
+
+
+class Constant(torch.nn.Module):
+    """A network that predicts the same value for all images, times and pixels."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = torch.nn.Parameter(torch.tensor(float(value)))
+
+    def forward(self, x, condition):
+        """Return the value in the shape of x."""
+        return self.value.expand_as(x)
+
+
+@pytest.mark.parametrize("scale", [1.5, 2.5, 4.0])
+def test_a_run_that_follows_its_own_teacher_learns_the_guided_prediction(scale):
+    """Images of value E, the guide W: training to convergence must predict W + scale * (E - W)."""
+    image, weak = 0.3, -0.1
+    model, guide = (Model(Constant(v), Cosine(), "image", shape=(1, 4, 4)) for v in (image, weak))
+    average = {name: value.clone() for name, value in select_averaged(model).items()}
+    loss = Objective("image", "mse", guidance=scale, interval=(-2.0, 2.0))
+    teacher = make_own_teacher(loss, model, average, select_averaged(guide), Runtime())
+    x0, eps = torch.full((2, 1, 4, 4), image), torch.zeros(2, 1, 4, 4)
+    times = Cosine().inverse(torch.tensor([0.0, 3.0]))
+    means = []
+
+    def watch(denoise, moved, t, noise, pixels):
+        means.append(moved.mean((1, 2, 3)))
+        return moved
+
+    for _ in range(60):
+        teacher.guide_loss(watch)(model, x0, times, eps, Pixels.fixed(0.5, 0.5, 1))
+        average["net.value"].copy_(means[-1][0])  # the exact minimum of the squared error
+    assert means[-1][0].item() == pytest.approx(weak + scale * (image - weak), abs=1e-4)
+    assert means[-1][1].item() == pytest.approx(image)

@@ -162,10 +162,11 @@ def test_each_profile_is_the_weighted_mean_of_the_weights_seen(rule):
     for _ in range(n):
         run.advance()
         seen.append({name: value.double().clone() for name, value in ema.select_averaged(run.model).items()})
-    main, more = fields(rule)[0].name, run.averages.keys() - {"default"}
+    main, more = fields(rule)[0].name, run.rules.keys() - {"default"}
     alone = {name: replace(rule, **{main: float(name)}, more=()) for name in more} | {"default": rule}
     assert len(alone) == 1 + len(rule.more)
-    for profile, average in run.averages.items():
+    for profile in run.rules:
+        average = run.averages[profile]
         newest = torch.tensor([alone[profile](k, 8) for k in range(1, n + 1)], dtype=torch.float64)
         kept = torch.cat([(1 - newest).flip(0).cumprod(0).flip(0)[1:], torch.ones(1, dtype=torch.float64)])
         weights = newest * kept

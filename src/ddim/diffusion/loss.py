@@ -146,6 +146,9 @@ class Objective(Loss):
     `finish`, training begins with one and ends with the other; the reported loss then changes its meaning.
     In short trainings the absolute error alone gives better samples, hence `finish_after`.
 
+    With a `guidance` scale other than 1, the network learns in this last part the predictions of a guided
+    model, and its samples need no guidance later. See `ddim.training.student.make_own_teacher`.
+
     Attributes:
         on: the predicted quantity whose error is the loss.
         error: "l1" for the absolute error, "mse" for the squared error, "huber" for the Huber error.
@@ -153,6 +156,9 @@ class Objective(Loss):
         weight: the weight of each noise level.
         finish: share of the training, at its end, whose loss is the squared error of the velocity.
         finish_after: number of training images before which `finish` does not begin.
+        guidance: the guidance scale that the network learns in the last part; 1 is off. The run itself is
+            guided, by its early weights @guide (see `report.guide`).
+        interval: the log-SNRs with guidance; see `Consistency`.
     """
 
     on: Quantity = "noise"
@@ -161,11 +167,18 @@ class Objective(Loss):
     weight: Weighting = Unweighted()
     finish: float = 0.0
     finish_after: int = 0
+    guidance: float = 1.0
+    interval: Interval | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.guidance < math.inf:
+            raise UserError(f"objective.guidance must be at least 1, got {self.guidance}")
 
     def at(self, progress: float, seen: int) -> Self:
         """Return the loss at this progress of training, after `seen` images; see `Loss`."""
         if self.finish == 0 or progress < 1 - self.finish or seen < self.finish_after:
-            return self
+            return replace(self, guidance=1.0)
         return replace(self, on="velocity", error="mse", finish=0.0)
 
     def __call__(

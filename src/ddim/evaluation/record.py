@@ -32,7 +32,7 @@ FEW = 100
 CLOSE = 0.8
 """Samples are called close to real images if their precision and coverage reach this share of theirs."""
 
-PLACE = r"hub:.*|[^/]*(?:/(?:checkpoints|guide)/[^/]*|/(?:best|guide)(?:@[^/]*)?)?$"
+PLACE = r"hub:.*|[^/]*(?:/checkpoints/[^/]*|/best(?:@[^/]*)?)?$"
 """A pattern of the end of a path: a run, and the place of a checkpoint in it."""
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ddim.diffusion.grids import Karras
-from ddim.diffusion.samplers import Multistep
+from ddim.diffusion.samplers import DDIM, DPMSolver, Multistep
 from ddim.errors import UserError, check_count
 from ddim.evaluation.image_sets import Reference, SampledParts, open_reference
 from ddim.evaluation.record import name_recorded_guidance
@@ -28,10 +28,12 @@ from ddim.metrics.catalogue import LEAST
 from ddim.metrics.estimate import Estimate
 from ddim.metrics.features import load_extractor
 from ddim.metrics.kid import kid, kid_difference
+from ddim.nn.ema import GUIDE
 from ddim.plots.table import Tabular
 from ddim.recipe.codec import describe_kind, override_sampling
 from ddim.recipe.options import option_text
-from ddim.runs.names import GUIDE, is_checkpoint
+from ddim.runs.averages import list_weights
+from ddim.runs.names import is_checkpoint
 from ddim.sampling import sampling_setup
 from ddim.sampling.image_features import compute_features
 from ddim.sampling.labels import choose_label
@@ -175,12 +177,14 @@ def _search_times(run: LoadedRun, steps: int | None, n: int | None, progress: Pr
     steps, n = 10 if steps is None else steps, 16 if n is None else n
     check_count("n", n)
     check_count("steps", steps, 3)
-    if sampler.stochastic:
+    # Fresh noise would change the samples, so the times are searched for steps without it.
+    quiet = replace(sampler, eta=0.0) if isinstance(sampler, DDIM | DPMSolver) else sampler
+    if quiet.stochastic:
         raise UserError("the sampler must be deterministic, because fresh noise would change the samples")
     # Heun's method has order 2: with 10 times as many steps it has a hundredth of the error.
     levels = max(100, 10 * steps)
     error, ends = prepare_run(run, range(FIRST_SEED, FIRST_SEED + n), progress, steps, levels)
-    times, value, named = search_times(steps, ends, partial(error, sampler), progress)
+    times, value, named = search_times(steps, ends, partial(error, quiet), progress)
     best = min(named, key=named.__getitem__)
     verdict = f"no times have a smaller error than the {best} grid"
     if value < named[best]:
@@ -352,7 +356,7 @@ def _open_guides(plain: SamplingSetup[LoadedRun], guide_with: str | Sequence[str
     run, data = plain.pipeline, plain.pipeline.recipe.data
     names: list[str | None] = [None] if data.conditional and data.unconditional else []
     if guide_with is None:
-        has_guide = (run.checkpoint.run / GUIDE).is_dir()
+        has_guide = GUIDE in list_weights(run.checkpoint.path)
         guide_with = [f"@{GUIDE}"] if has_guide or not names else []
     names += [guide_with] if isinstance(guide_with, str) else guide_with
     guides = [Guidance(2.0, guide=name) for name in names]

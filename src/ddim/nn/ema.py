@@ -127,6 +127,10 @@ AVERAGES: dict[str, type[Averaging]] = {"exponential": Exponential, "power": Pow
 """All averaging methods, keyed by their names in a recipe. To add a method, write a class and add it here."""
 
 
+GUIDE = "guide"
+"""The name of the average that stops early in the training, to guide samples; see `report.guide`."""
+
+
 def name_averages(rule: Averaging) -> dict[str, Averaging]:
     """Return all averages of a run, keyed by name: "default", and one name for each value of `more`.
 

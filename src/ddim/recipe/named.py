@@ -230,6 +230,7 @@ def fast(size: tuple[int, int] = (64, 64)) -> Recipe:
     chosen for 64 pixels.
     """
     ratio, further = size_ratio(size), max(0, int(math.log2(min(size) / 64)))
+    shift = 2 * math.log(ratio)
     return Recipe(
         name="fast",
         data=parts.Data(size=size),
@@ -240,7 +241,9 @@ def fast(size: tuple[int, int] = (64, 64)) -> Recipe:
             attention=(False,) * further + (False, False, False, True),
         ),
         schedule=parts.Cosine(0.014 / ratio, 0.99995),
-        objective=replace(LOSS, times=parts.NormalLogSNR(-1.0 - 2 * math.log(ratio), 2.5)),
+        objective=replace(
+            LOSS, times=parts.NormalLogSNR(-1.0 - shift, 2.5), interval=(-2.0 - shift, 5.0 - shift)
+        ),
     )
 
 

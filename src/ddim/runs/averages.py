@@ -124,6 +124,12 @@ def read_stored(path: Path) -> StoredAverage:
     return StoredAverage(**facts | lists, folder=path)
 
 
+def list_weights(path: Path) -> list[str]:
+    """Return the names of the weights in a checkpoint: "ema", "raw", and those of its other averages."""
+    files = [Path(name) for name in checkpoint.read_manifest(path).files]
+    return ["ema", "raw", *(file.stem for file in files if file.match("ema/*") and file.stem != "default")]
+
+
 def find_stored_average(path: Path, weights: str) -> Path | None:
     """Return the folder of a stored average; None if `weights` names weights in the checkpoint itself.
 
@@ -134,9 +140,7 @@ def find_stored_average(path: Path, weights: str) -> Path | None:
     Raises:
         UserError: if there are no such weights, or the stored average belongs to another checkpoint.
     """
-    files = [Path(name) for name in checkpoint.read_manifest(path).files]
-    names = ["ema", "raw", *(file.stem for file in files if file.match("ema/*") and file.stem != "default")]
-    if weights in names:
+    if weights in (names := list_weights(path)):
         return None
     run = find_run_folder(path)
     stored = {} if run == path else find_stored(run)

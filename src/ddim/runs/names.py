@@ -1,4 +1,4 @@
-"""Names of runs: RUN, RUN/best, RUN/guide, a checkpoint, RUN@raw, or hub:OWNER/NAME; see `parse_place`.
+"""Names of runs: RUN, RUN/best, a checkpoint, RUN@raw, or hub:OWNER/NAME; see `parse_place`.
 
 A repository on the Hugging Face Hub holds one published checkpoint: one set of weights and what sampling
 needs. Only files of known names are downloaded, and they are used only if all bytes match the manifest.
@@ -17,8 +17,6 @@ from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
 T = TypeVar("T")
 BEST = "best"
 """The last part of the path RUN/best. No such folder exists: the path means the best checkpoint of a run."""
-GUIDE = "guide"
-"""The name of the folder, inside a run folder, with the early checkpoint that is kept to guide samples."""
 PUBLISHED = "published"
 """The name of the JSON document, which names the weights, that only a published checkpoint has."""
 _TENSORS, _DOCUMENTS = ("model", "clusters", "vectors"), ("state", "recipe", PUBLISHED, "searched")
@@ -33,16 +31,15 @@ def parse_place(text: str, within: Path | None = None) -> tuple[Path, str]:
     set of weights.
 
     Args:
-        text: a run folder, for its newest undamaged checkpoint; RUN/best or RUN/guide; a checkpoint folder;
-            or hub:OWNER/NAME[@REVISION]. "@best", "@guide", "@STEP" or "@WEIGHTS" may follow the path of a
-            run.
+        text: a run folder, for its newest undamaged checkpoint; RUN/best; a checkpoint folder; or
+            hub:OWNER/NAME[@REVISION]. "@best", "@STEP" or "@WEIGHTS" may follow the path of a run.
         within: the run that is meant if the path is left out, as in "@guide".
     """
     if "@" not in text or names_repository(text) or Path(text).exists():
         return Path(text or within or ""), "ema"
     before, _, name = text.rpartition("@")
     path, weights = parse_place(before, within)
-    if name in (BEST, GUIDE):
+    if name == BEST:
         return path / name, weights
     if name.isdecimal() and int(name) in (steps := dict(list_checkpoints(path))):
         return steps[int(name)], weights
@@ -80,14 +77,12 @@ def read_checkpoint(run: str | Path, read: Callable[[Path], T]) -> T:
     if (run / MANIFEST).is_file():
         checkpoint.verify(run)
         return read(run)
-    named = names_checkpoint(run)
-    best = named and run.name == BEST
-    folder = run if named else run / CHECKPOINTS
-    content = checkpoint.read_newest(run.parent / CHECKPOINTS if best else folder, read, best)
+    best = names_best(run)
+    content = checkpoint.read_newest((run.parent if best else run) / CHECKPOINTS, read, best)
     if content is not None:
         return content
-    if named:
-        raise UserError(f"run {run.parent} has no {run.name} checkpoint: see report.{run.name} of its recipe")
+    if best:
+        raise UserError(f"run {run.parent} has no best checkpoint: see report.best of its recipe")
     if not run.is_dir():
         why = "is not a folder" if run.exists() else "does not exist"
         raise UserError(f"run {run} {why}{suggest_run(run)}")
@@ -100,32 +95,31 @@ def find_checkpoint(run: str | Path) -> Path:
 
 
 def find_run_folder(path: str | Path) -> Path:
-    """Return the run folder of a path that means a run, RUN/best, RUN/guide or a checkpoint of a run.
+    """Return the run folder of a path that means a run, RUN/best or a checkpoint of a run.
 
     A checkpoint outside a run folder is its own run.
     """
     path = Path(path)
-    if names_checkpoint(path):
+    if names_best(path):
         return path.parent
     folder = path.resolve()
-    inside = folder.parent.name in (CHECKPOINTS, GUIDE) and checkpoint.parse_step(folder.name) is not None
+    inside = folder.parent.name == CHECKPOINTS and checkpoint.parse_step(folder.name) is not None
     return folder.parents[1] if inside else path
 
 
-def names_checkpoint(run: str | Path) -> bool:
-    """Return whether a path is RUN/best or RUN/guide for a run folder RUN; it need not have them yet."""
+def names_best(run: str | Path) -> bool:
+    """Return whether a path is RUN/best for a run folder RUN; it need not have a best checkpoint yet."""
     run = Path(run)
-    named = run.name == GUIDE or (run.name == BEST and not run.exists())
-    return named and (run.parent / CHECKPOINTS).is_dir()
+    return run.name == BEST and not run.exists() and (run.parent / CHECKPOINTS).is_dir()
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Return whether a path is the folder of a checkpoint, RUN/best or RUN/guide."""
-    return (path / MANIFEST).is_file() or names_checkpoint(path)
+    """Return whether a path is the folder of a checkpoint or RUN/best."""
+    return (path / MANIFEST).is_file() or names_best(path)
 
 
 def is_run_folder(path: Path) -> bool:
-    """Return whether a path is the folder of a run or of a checkpoint, RUN/best or RUN/guide."""
+    """Return whether a path is the folder of a run or of a checkpoint, or RUN/best."""
     # A folder of images may have a class of the name "checkpoints".
     return is_checkpoint(path) or (path / RUN).exists() or bool(list_checkpoints(path))
 

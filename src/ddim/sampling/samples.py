@@ -91,7 +91,7 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
     same call with the same `out` generates only missing images; a new film needs all of them.
 
     Args:
-        run: a run folder, RUN/best, RUN/guide, a checkpoint or hub:OWNER/NAME[@REVISION].
+        run: a run folder, RUN/best, a checkpoint or hub:OWNER/NAME[@REVISION].
         n: number of images (default: 16, or one for each seed).
         steps: sampling steps (default: the run's, 20 in most recipes).
         seed: the seed of the first image.

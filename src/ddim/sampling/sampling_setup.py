@@ -350,7 +350,7 @@ def open_guide(pipeline: Pipeline, name: str) -> LoadedRun:
         pipeline: the model that is guided.
         name: the path of a run or checkpoint, "@NAME", or both, such as "runs/small-1@raw". Without a path,
             the sampled run itself is meant. NAME is a step, "best", "guide", or weights such as "raw".
-            "@guide" is the early checkpoint that training keeps (`report.guide`).
+            "@guide" are the early weights that training keeps (`report.guide`).
 
     Raises:
         UserError: if there is no such run, checkpoint or weights.

@@ -44,8 +44,8 @@ def describe_errors(training: Trainer, values: Mapping[str, float]) -> str:
     """Return the validation error, and KID if known, as text: "validation error 0.484, lower is better"."""
     names = {"image_mae": "validation error", "kid": "KID"}
     shown = [f"{name} {values[key]:.3f}" for key, name in names.items() if key in values]
-    # The validation error of a student rises while it learns to give sharp images.
-    better = [] if training.recipe.is_student or not shown else ["lower is better"]
+    # The validation error rises while a student learns to give sharp images, or a run learns guidance.
+    better = [] if training.recipe.is_student or training.teacher or not shown else ["lower is better"]
     return ", ".join(shown + better)
 
 

@@ -1,10 +1,11 @@
-"""Students, which sample in one or two network evaluations, and the guided teacher of a student.
+"""Students, which sample in one or two network evaluations, and teachers, from which runs learn guidance.
 
-A guided teacher is set by `objective.guidance` of the loss `consistency`. The recipe of the student names the
-checkpoint of its teacher, and the guide. So the runs of both must stay where they are while the student is
-trained.
+The guided teacher of a student is set by `objective.guidance` of the loss `consistency`. The recipe of the
+student names the checkpoint of its teacher, and the guide. So the runs of both must stay where they are while
+the student is trained. Other runs are their own teacher.
 """
 
+import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 from ddim.data import SplitImages
 from ddim.diffusion.denoiser import Denoiser, Labelled, Model
 from ddim.diffusion.grids import Karras
-from ddim.diffusion.guidance import Guided
-from ddim.diffusion.loss import Consistency, LossFunction, paper_times
+from ddim.diffusion.guidance import Guided, Interval
+from ddim.diffusion.loss import Consistency, LossFunction, Objective, paper_times
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
@@ -36,20 +37,22 @@ training, the second step must correct more: on flowers of 16 pixels, 9 to 14 we
 
 @dataclass(frozen=True)
 class Teacher:
-    """The frozen models of a guided teacher.
+    """The models of a guided teacher, whose predictions a run learns.
 
     Attributes:
         strong: the teacher.
         guide: the weaker model; None for the teacher without its label.
-        loss: the loss of the student, with the guidance scale and its interval.
+        scale: the guidance scale.
+        interval: the log-SNRs with guidance.
     """
 
     strong: Model
     guide: Model | None
-    loss: Consistency
+    scale: float
+    interval: Interval | None
 
     def guide_loss(self, loss: LossFunction) -> LossFunction:
-        """Return the loss of a student on images and noise that the teacher moves; see `Guided.move`."""
+        """Return a loss on images and noise that the teacher moves; see `Guided.move`."""
 
         def guided(denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
             strong = Labelled(self.strong, None)
@@ -57,7 +60,7 @@ class Teacher:
                 strong = replace(denoise, model=self.strong)
             weak = replace(strong, label=None) if self.guide is None else replace(strong, model=self.guide)
             with torch.no_grad():
-                guide = Guided(strong, weak, self.loss.guidance, self.loss.interval)
+                guide = Guided(strong, weak, self.scale, self.interval)
                 moved, noise = guide.move(x0, t, eps)
             return loss(denoise, moved, t, noise, pixels)
 
@@ -102,7 +105,36 @@ def load_teacher(recipe: Recipe, runtime: Runtime) -> Teacher | None:
         return None
     run = load(loss.teacher, device=runtime.device, threads=runtime.threads, compiling=runtime.compile)
     guide = open_teacher_guidance(run, Guidance(loss.guidance, loss.interval, loss.guide)).run
-    return Teacher(run.model, None if guide is None else guide.model, loss)
+    return Teacher(run.model, None if guide is None else guide.model, loss.guidance, loss.interval)
+
+
+def make_own_teacher(
+    loss: Objective, model: Model, average: dict[str, Tensor], guide: dict[str, Tensor], runtime: Runtime
+) -> Teacher:
+    """Return the teacher of a run that learns its own guidance: its average, guided by its early weights.
+
+    Let E be the prediction that the run would learn from the images, and W that of the guide. With guidance
+    of scale w, it shall learn D = W + w (E - W). But E is not known: the average of the run has learnt a part
+    of the guidance already, and at last predicts D. As E = W + (D - W) / w, the wanted prediction is
+
+        D = E + (1 - 1 / w) (D - W).
+
+    So the average is guided by the scale 2 - 1 / w, which adds (1 - 1 / w) (D - W) to the images. Repeated,
+    this converges to D, because 1 - 1 / w is below 1: the learnt scale rises from 2 - 1 / w to w.
+
+    Args:
+        loss: the loss, with the guidance scale w and its interval.
+        model: the model of the run; it is copied.
+        average: the average of the run, keyed by the names of weights. The teacher shares its memory, so the
+            teacher follows each update of the average.
+        guide: the early weights.
+        runtime: the compilation of the networks.
+    """
+    strong, weak = (copy.deepcopy(model).eval() for _ in range(2))
+    for copied, weights in (strong, average), (weak, guide):
+        copied.load_state_dict(weights, strict=False, assign=True)
+        copied.net = runtime.compiled(copied.requires_grad_(False).net)
+    return Teacher(strong, weak, 2 - 1 / loss.guidance, loss.interval)
 
 
 def open_teacher_guidance(run: LoadedRun, asked: Guidance | None) -> Guidance:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ddim.data import SplitImages
 from ddim.diffusion.denoiser import Model
+from ddim.diffusion.loss import LossFunction, Objective
 from ddim.diffusion.noise import DROPOUT, WEIGHTS, stream
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import NotFinite, UserError, explain_error, is_full_memory
@@ -30,7 +31,7 @@ from ddim.sampling.images import check_same_split
 from ddim.sampling.pipeline import CLUSTERS, VECTORS, Pipeline
 from ddim.training.batches import Batches, draw_times
 from ddim.training.optim import Muon, divide_parameters
-from ddim.training.student import load_teacher
+from ddim.training.student import load_teacher, make_own_teacher
 
 IN_A_ROW = 3
 """After this number of steps in a row whose loss or gradient is not finite, the weights change no more.
@@ -195,8 +196,7 @@ class Trainer:
         with self._undone_after_error() as buffers:
             batch = self.batches[self.step]
             times, weights = draw_times(self.recipe, batch.uniform, self.past_losses)
-            objective = self.recipe.objective.at(self.plan.fraction(self.seen), self.seen)
-            objective = self.teacher.guide_loss(objective) if self.teacher else objective
+            objective = self._choose_loss()
             bins = self.recipe.data.bins(self.pixels)
             losses = torch.zeros(optim.batch, device=runtime.device)
             for k in range(optim.accumulate):
@@ -230,6 +230,14 @@ class Trainer:
         self.step += 1
         self._average_weights()
         return self._sum_up({"loss": loss, "gradient_norm": norm, "lr": rate})
+
+    def _choose_loss(self) -> LossFunction:
+        """Return the loss of the next step, on guided images if the run learns guidance."""
+        loss = self.recipe.objective.at(self.plan.fraction(self.seen), self.seen)
+        guide = self.averages.get(ema.GUIDE)
+        if self.teacher is None and guide and isinstance(loss, Objective) and loss.guidance != 1:
+            self.teacher = make_own_teacher(loss, self.model, self.average, guide, self.runtime)
+        return self.teacher.guide_loss(loss) if self.teacher else loss
 
     @contextmanager
     def _undone_after_error(self) -> Generator[list[Tensor]]:
@@ -294,7 +302,8 @@ class Trainer:
         """Begin all averages with the newest weights."""
         newest = ema.select_averaged(self.model)
         self.averages = {
-            profile: {name: value.float().clone() for name, value in newest.items()} for profile in self.rules
+            profile: {name: value.float().clone() for name, value in newest.items()}
+            for profile in [*self.rules, *([ema.GUIDE] if self.recipe.report.guide else [])]
         }
 
     def _average_weights(self) -> None:
@@ -304,6 +313,11 @@ class Trainer:
         for profile, rule in self.rules.items():
             factor = rule(self.step, self.recipe.optim.batch)
             ema.update_average(list(self.averages[profile].values()), weights, factor)
+        # The guide is the average up to its share of the budget, and stays as it is from then on.
+        share, total = self.recipe.report.guide, self.plan.total or math.inf
+        if share and self.seen < share * total + self.recipe.optim.batch:
+            for name, value in self.averages[ema.GUIDE].items():
+                value.copy_(self.average[name])
 
     @contextmanager
     def averaged(self) -> Generator[Pipeline]:
@@ -317,18 +331,14 @@ class Trainer:
             self.model.load_state_dict(before, strict=False)
             self.model.train()
 
-    def weights(self) -> dict[str, dict[str, Tensor]]:
-        """Return what sampling needs, keyed as in `tensors()`: raw and EMA weights, clusters, vectors."""
-        held = {f"ema/{profile}": average for profile, average in self.averages.items()}
-        held["model"] = self.model.state_dict()
-        labels = {CLUSTERS: self.split.clusters, VECTORS: self.split.vectors}
-        return held | {name: each.to_tensors() for name, each in labels.items() if each}
-
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors of a checkpoint, keyed by file name and then by tensor name."""
         slots = {name: self.optimizer.state.get(p, {}) for name, p in self.parameters.items()}
         kept = {f"{name}/{key}": value for name, slot in slots.items() for key, value in slot.items()}
-        held = {**self.weights(), "optimizer": kept}
+        held = {f"ema/{profile}": average for profile, average in self.averages.items()}
+        held |= {"model": self.model.state_dict(), "optimizer": kept}
+        labels = {CLUSTERS: self.split.clusters, VECTORS: self.split.vectors}
+        held |= {name: each.to_tensors() for name, each in labels.items() if each}
         return held | ({"times": self.past_losses.state()} if self.past_losses else {})
 
     def documents(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Write the files of a run: run.json, log, sheets of samples, checkpoints, guide and snapshots."""
+"""Write the files of a run: run.json, log, sheets of samples, checkpoints and snapshots."""
 
 import math
 import re
@@ -23,7 +23,6 @@ from ddim.runs import checkpoint
 from ddim.runs.averages import FOLDER, SNAPSHOTS
 from ddim.runs.folder import CHECKPOINTS, REAL_IMAGES, RUN, make_run_folder, sheet_path
 from ddim.runs.log import RunLog
-from ddim.runs.names import GUIDE
 from ddim.sampling.record import list_versions
 from ddim.training.callbacks import Callback
 from ddim.training.trainer import Trainer
@@ -82,7 +81,6 @@ class RunWriter:
     """Writes the files of a run, and calls the callbacks after each of them.
 
     The newest two checkpoints are kept, and the one with the lowest value of the metric `report.best`.
-    RUN/guide holds the weights after the share `report.guide` of the budget.
 
     Args:
         trainer: the training.
@@ -109,7 +107,7 @@ class RunWriter:
         self._tell("on_start", self.folder)
 
     def finish_step(self, values: Mapping[str, float], notice: str) -> None:
-        """Write what is due after a step, and call `on_step`: a line of the log, a snapshot, the guide.
+        """Write what is due after a step, and call `on_step`: a line of the log, a snapshot.
 
         `notice` is a sentence about a change in this step, or "".
         """
@@ -120,7 +118,6 @@ class RunWriter:
             self._write_line({name: value / count for name, value in sums.items()})
             trainer.sums.clear()
         self._keep_snapshot()
-        self._keep_guide()
         self._tell("on_step", values)
         if notice:
             self.announce(notice)
@@ -136,7 +133,9 @@ class RunWriter:
         error = values.get(trainer.recipe.report.best)
         if error is not None and math.isfinite(error) and self._has_last_loss(trainer.step):
             known = trainer.best if self._has_last_loss(self._best) else None
-            if known is None or error < known:
+            # While guidance is learnt, the error rises, so the newest validation is taken for the best.
+            rising = trainer.teacher is not None and trainer.recipe.report.best != "kid"
+            if known is None or error < known or rising:
                 trainer.best, self._best = error, trainer.step
         self._tell("on_validation", values)
 
@@ -228,14 +227,6 @@ class RunWriter:
             powers = list_powers(trainer.rules)
             averages = {str(gamma): trainer.averages[powers[gamma]] for gamma in GAMMAS}
             checkpoint.save(self.folder / FOLDER / SNAPSHOTS, trainer.step, averages, {}, keep=count)
-
-    def _keep_guide(self) -> None:
-        """Keep the weights in RUN/guide, in place of an older guide, at the share of the budget."""
-        trainer, share = self.trainer, self.trainer.recipe.report.guide
-        due = math.ceil(share * (trainer.plan.total or 0) / trainer.recipe.optim.batch)
-        if due and trainer.step == due and trainer.savable:
-            held = trainer.weights(), trainer.documents()
-            checkpoint.save(self.folder / GUIDE, trainer.step, *held, keep=1)
 
     def _has_last_loss(self, step: int) -> bool:
         """Return whether `report.best` of a step can be compared with its value at the end of the run.

@@ -288,9 +288,9 @@ def _thin(lines: Sequence[Mapping[str, Any]], judged: Sequence[Mapping[str, Any]
 def list_guides(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[str, str]:
     """Return texts about the models that can guide a run, keyed by `GUIDE` or the id of a run.
 
-    These are its own early checkpoint, then the newest runs that fit.
+    These are its own early weights, then the newest runs that fit.
     """
-    own = {GUIDE: "its early checkpoint"} if any(known.run.path.glob("guide/step-*")) else {}
+    own = {GUIDE: "its early weights"} if any(known.run.path.glob("checkpoints/*/ema/guide.*")) else {}
     newest = sorted(others.values(), key=lambda other: other.row.changed or 0, reverse=True)
     fitting = [other for other in newest if other is not known and can_guide(known.run, other.run)]
     saved = [other.row for other in fitting if list_checkpoints(other.run.path)]
