@@ -42,10 +42,11 @@ FIRST_VERSION = {
 
 ADAMW = {"optim.method": "adamw", "optim.lr": "3e-3", "optim.batch": "16"}
 MUON = {"optim.method": "muon", "optim.lr": "4e-3", "optim.batch": "32"}
-FINISH = {"objective.finish": "0.3", "objective.finish_after": "0"}
+FINISH = {"objective.finish": "0.3", "objective.finish_after": "0", "objective.guidance": "1"}
 VARIANTS = {
     "fast": {},
     "fast with the squared error": FINISH,
+    "fast without guidance": {"objective.guidance": "1"},
     "fast without the squared error": {"objective.finish": "0"},
     "fast with AdamW": {**ADAMW, **FINISH},
     "fast with the first channels": {"net.widths": "32,64,128,256", **FINISH},
@@ -64,6 +65,7 @@ VARIANTS = {
 
 SAMPLED = {
     "20 NFE": "--steps 20",
+    "20 NFE, without noise": "--steps 20 --sampler.eta 0",
     "guided 1.5, 20 NFE": "--steps 10 --guidance 1.5 --guide-with @guide",
     "guided 2, 20 NFE": "--steps 10 --guidance 2 --guide-with @guide",
     "guided 2 at -2,5, about 20 NFE": "--steps 13 --guidance 2 --guide-with @guide --guidance-interval -2,5",
