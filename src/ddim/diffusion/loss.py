@@ -158,7 +158,7 @@ class Objective(Loss):
         finish_after: number of training images before which `finish` does not begin.
         guidance: the guidance scale that the network learns in the last part; 1 is off. The run itself is
             guided, by its early weights @guide (see `report.guide`).
-        interval: the log-SNRs with guidance; see `Consistency`.
+        interval: the lowest and the highest log-SNR with guidance; see `Consistency`.
     """
 
     on: Quantity = "noise"
