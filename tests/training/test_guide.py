@@ -15,7 +15,8 @@ from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
 from ddim.nn.ema import select_averaged
-from ddim.sampling.pipeline import load
+from ddim.runs import checkpoint
+from ddim.sampling.pipeline import load, load_state
 from ddim.training import resume
 from ddim.training.student import make_own_teacher
 
@@ -54,6 +55,16 @@ def test_a_killed_run_continues_with_the_same_guide_and_learns_the_same_guidance
     run = tiny.train_until_crash(RECIPE, tmp_path / "run", tiny.At(step, tiny.crash))
     resume(run, progress=False)
     tiny.check_same_run(run, finished)
+
+
+def test_a_restored_training_knows_before_a_step_that_it_learns_guidance(tmp_path):
+    """A validation that is repeated after a resume marks the same best checkpoint."""
+    for updates, learns in ((0, False), (5, False), (6, True)):
+        images = tiny.images(size=(16, 16))
+        run, restored = tiny.training(RECIPE, images, updates), tiny.training(RECIPE, images)
+        path = checkpoint.save(tmp_path, updates, run.tensors(), run.documents())
+        restored.load(run.tensors(), load_state(path))
+        assert (run.learns_guidance, restored.learns_guidance) == (learns, learns)
 
 
 def test_a_longer_budget_keeps_the_guide_unless_its_new_step_is_still_ahead(finished, guide, tmp_path):

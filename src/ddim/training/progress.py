@@ -45,7 +45,8 @@ def describe_errors(training: Trainer, values: Mapping[str, float]) -> str:
     names = {"image_mae": "validation error", "kid": "KID"}
     shown = [f"{name} {values[key]:.3f}" for key, name in names.items() if key in values]
     # The validation error rises while a student learns to give sharp images, or a run learns guidance.
-    better = [] if training.recipe.is_student or training.teacher or not shown else ["lower is better"]
+    rises = training.recipe.is_student or training.learns_guidance
+    better = [] if rises or not shown else ["lower is better"]
     return ", ".join(shown + better)
 
 

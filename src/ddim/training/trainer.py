@@ -151,6 +151,12 @@ class Trainer:
         return self.finished and not self.due
 
     @property
+    def learns_guidance(self) -> bool:
+        """Whether the newest step learnt guidance by the early weights, so that validation errors rise."""
+        loss = self._loss_after(self.seen - self.recipe.optim.batch)
+        return isinstance(loss, Objective) and loss.guidance != 1 and ema.GUIDE in self.averages
+
+    @property
     def savable(self) -> bool:
         """Whether a checkpoint is worth writing: the weights are finite, and steps still change them."""
         weights = ema.select_averaged(self.model).values()
@@ -233,11 +239,14 @@ class Trainer:
 
     def _choose_loss(self) -> LossFunction:
         """Return the loss of the next step, on guided images if the run learns guidance."""
-        loss = self.recipe.objective.at(self.plan.fraction(self.seen), self.seen)
-        guide = self.averages.get(ema.GUIDE)
+        loss, guide = self._loss_after(self.seen), self.averages.get(ema.GUIDE)
         if self.teacher is None and guide and isinstance(loss, Objective) and loss.guidance != 1:
             self.teacher = make_own_teacher(loss, self.model, self.average, guide, self.runtime)
         return self.teacher.guide_loss(loss) if self.teacher else loss
+
+    def _loss_after(self, seen: int) -> LossFunction:
+        """Return the loss of the step after so many images, without guidance by a teacher."""
+        return self.recipe.objective.at(self.plan.fraction(seen), seen)
 
     @contextmanager
     def _undone_after_error(self) -> Generator[list[Tensor]]:
@@ -316,8 +325,7 @@ class Trainer:
         # The guide is the average up to its share of the budget, and stays as it is from then on.
         share, total = self.recipe.report.guide, self.plan.total or math.inf
         if share and self.seen < share * total + self.recipe.optim.batch:
-            for name, value in self.averages[ema.GUIDE].items():
-                value.copy_(self.average[name])
+            ema.update_average(list(self.averages[ema.GUIDE].values()), list(self.average.values()), 1.0)
 
     @contextmanager
     def averaged(self) -> Generator[Pipeline]:

@@ -134,7 +134,7 @@ class RunWriter:
         if error is not None and math.isfinite(error) and self._has_last_loss(trainer.step):
             known = trainer.best if self._has_last_loss(self._best) else None
             # While guidance is learnt, the error rises, so the newest validation is taken for the best.
-            rising = trainer.teacher is not None and trainer.recipe.report.best != "kid"
+            rising = trainer.learns_guidance and trainer.recipe.report.best != "kid"
             if known is None or error < known or rising:
                 trainer.best, self._best = error, trainer.step
         self._tell("on_validation", values)
