@@ -90,7 +90,7 @@ def test_slerp_keeps_the_distribution_of_noise_and_goes_evenly_along_the_circle(
     assert slerp(a, b, 0.5).std().item() == pytest.approx(1, abs=0.02)
     assert torch.allclose(slerp(a, b, 0.3), slerp(b, a, 0.7))
     assert torch.allclose(slerp(a, a, 0.4), a)
-    frames = interpolate_latents(a[0], b[0], 5)
+    frames = interpolate_latents(a[0], b[0], [0, 0.25, 0.5, 0.75, 1])
     assert torch.allclose(frames[[0, -1]], torch.stack([a[0], b[0]]))
     norms = frames.flatten(1).norm(dim=1)
     unit = frames.flatten(1) / norms[:, None]

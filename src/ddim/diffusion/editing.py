@@ -131,10 +131,9 @@ def _norm(flat: Tensor) -> Tensor:
     return flat.norm(dim=1, keepdim=True)
 
 
-def interpolate_latents(a: Tensor, b: Tensor, frames: int) -> Tensor:
-    """Return interpolated latents (frames, C, H, W) from a to b, both (C, H, W); both ends are included."""
-    steps = frames - 1
-    return torch.cat([slerp(a[None], b[None], k / steps) for k in range(frames)])
+def interpolate_latents(a: Tensor, b: Tensor, shares: Sequence[float]) -> Tensor:
+    """Return latents (N, C, H, W) between a and b, both (C, H, W); latent k has the share shares[k] of b."""
+    return torch.cat([slerp(a[None], b[None], share) for share in shares])
 
 
 class BlendedNoise(Noise):
@@ -149,8 +148,8 @@ class BlendedNoise(Noise):
 
     def like(self, x: Tensor) -> Tensor:
         """Draw noise with the shape, dtype and device of x (B, ...), for B shares."""
-        a, b = super().like(x[:1].expand(2, *x.shape[1:])).split(1)
-        return torch.cat([slerp(a, b, share) for share in self.shares])
+        a, b = super().like(x[:1].expand(2, *x.shape[1:]))
+        return interpolate_latents(a, b, self.shares)
 
 
 # Inpainting

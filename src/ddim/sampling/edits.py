@@ -279,16 +279,16 @@ def interpolate(
     x, names = open_pictures(pipeline, images, notes) if images else (torch.empty(0), [])
     if sorted([len(names), len(numbers)]) != [0, 2]:
         raise UserError("give two images, or two seeds, such as seeds=[3, 8] (--seeds 3,8)")
-    latents = torch.empty(0)
+    shares, latents = [k / (frames - 1) for k in range(frames)], torch.empty(0)
     if names:
         ends, restored, before, _ = _invert(setup, x, options)
         with pipeline.runtime:
-            latents = interpolate_latents(ends[0], ends[1], frames)
+            latents = interpolate_latents(ends[0], ends[1], shares)
 
     def walk(denoise: Denoiser, blank: Tensor, places: Sequence[int]) -> Iterator[State]:
         if names:
             return DDIM()(denoise, pipeline.runtime.images(latents[[*places]]), times, Noise([]))
-        noise = BlendedNoise(numbers, [place / (frames - 1) for place in places])
+        noise = BlendedNoise(numbers, [shares[place] for place in places])
         return sampler(denoise, initial_noise(denoise.schedule, noise, blank, times[0]), times, noise)
 
     frame, calls = _sample(setup, walk, range(frames), options)
