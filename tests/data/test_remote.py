@@ -18,7 +18,7 @@ from torchvision.datasets import CIFAR10, Flowers102
 from archives import as_folder, write_tar
 from bad_images import encoded
 from ddim.data import open_images, split_images
-from ddim.data.open import absolute_source, source_exists
+from ddim.data.open import absolute_source, find_source, source_exists
 from ddim.data.remote import NAMED, parse_repository
 from ddim.errors import UserError
 from hub_server import hub_in_use
@@ -127,6 +127,7 @@ def fail(*args, **options):
 def test_a_copy_is_found_through_the_environment_variable(name, copy, tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_DATA", str(copy))
     assert len(opened(name, tmp_path)) > 4
+    assert find_source(name).official == (name != "flowers")
 
 
 # The Hub

@@ -52,7 +52,7 @@ def test_a_name_that_means_nothing_is_explained(run, tmp_path):
     for name, word in (("empty", "undamaged"), ("begun/best", "no best")):
         with pytest.raises(UserError, match=f"{word} checkpoint"):
             find_checkpoint(parse_place(name)[0])
-    with pytest.raises(UserError, match="perhaps you meant .*small-1"):
+    with pytest.raises(UserError, match="does not exist; perhaps you meant .*small-1"):
         find_checkpoint("small-2")
 
 

@@ -198,6 +198,8 @@ def test_results_are_found_by_their_ids_only_until_they_are_removed_or_newer_one
     assert read(limited, photos["url"]).shape == (9, 7, 3)
     for path in (first["sheet"], f"/api/results/{found['id']}/..%2f..%2fsecret", "/api/results/x/grid.png"):
         assert limited.get(path).status_code == 404
+    for run in ("nothing", "..", "%2e%2e%2fetc"):
+        assert limited.post(f"/api/runs/{run}/samples", json={"seeds": [0]}).status_code in (404, 405)
     removed = [limited.delete(f"/api/results/{key}").status_code for key in (found["id"], "..", "%2e%2e")]
     assert removed == [204, 404, 404]
     assert limited.get(found["sheet"]).status_code == 404

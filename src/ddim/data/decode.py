@@ -38,8 +38,8 @@ _KNOWN = ".jxl .jp2 .svg .psd .ico .tga .dng .cr2 .nef .arw .eps .pcx .exr .hdr"
 _SUFFIXES = tuple(f"{_READ} {_KNOWN}".split())
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF87a", b"GIF89a", *_TIFF[:2], b"P5\n", b"P6\n")
-# WebP, HEIC and AVIF files are recognised by their brand: the four bytes that begin at byte 8.
-_BRANDS = b"WEBP heic heix heim heis hevc hevx hevm hevs mif1 msf1 avif avis".split()
+# HEIC and AVIF files are recognised by their brand: the four bytes after "ftyp", which begin at byte 8.
+_BRANDS = b"heic heix heim heis hevc hevx hevm hevs mif1 msf1 avif avis".split()
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _ORIENTATION, _SIDEWAYS = ExifTags.Base.Orientation, (5, 6, 7, 8)
 _PNG_CHANNELS = {0: 1, 2: 3, 6: 4}
@@ -101,8 +101,9 @@ class Decoded:
 
 def is_image_name(name: str, head: bytes) -> bool:
     """Return whether the suffix or the first bytes (`head`) of a file show that it is an image."""
-    branded = (head[:4] == b"RIFF" or head[4:8] == b"ftyp") and head[8:12] in _BRANDS
-    return name.lower().endswith(_SUFFIXES) or head.startswith(_MAGIC) or branded
+    webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    boxed = head[4:8] == b"ftyp" and head[8:12] in _BRANDS
+    return name.lower().endswith(_SUFFIXES) or head.startswith(_MAGIC) or webp or boxed
 
 
 @contextmanager
