@@ -222,8 +222,8 @@ LOSS = Objective(
 
 The L1 error of the noise is alpha / sigma times the L1 error of the image. This factor is small at noisy
 times, so noisy times are drawn more often. At the end, the squared error moves predictions from the median to
-the mean, which samplers need, and guidance moves them towards typical images. In short trainings both gave
-worse samples.
+the mean, which samplers need, and guidance moves them towards typical images. In short trainings the squared
+error gave worse samples.
 """
 
 

@@ -34,7 +34,7 @@ LONGEST = 60.0
 PAIRS = "pairs.png"
 """The picture of a memorisation test: the samples that are closest to training images."""
 GUIDE = "@guide"
-"""The id of the early checkpoint of a run as its guide, as in `--guide-with @guide`."""
+"""The id of the early weights of a run as its guide, as in `--guide-with @guide`."""
 
 
 @dataclass(frozen=True)
