@@ -1,7 +1,10 @@
 """One image to pixels: orientation, crop, resize, modes, 16-bit and float values."""
 
+import gc
 import io
 import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import numpy as np
@@ -209,3 +212,18 @@ def test_resizing_keeps_constants_and_the_range(dtype):
     assert (small.max((0, 1)) <= values.max((0, 1))).all()
     constant = np.full((20, 30, 2), values[0, 0, 0])
     assert (pixels_of(constant, (7, 9), 2, dtype) == constant[0, 0, 0]).all()
+
+
+def test_threads_read_arrays_at_the_same_time():
+    """The parser of Python 3.11 fails if a garbage collection inside it lets another thread parse."""
+    file, usual = io.BytesIO(), gc.get_threshold()
+    np.save(file, FLOATS)
+    gc.callbacks.append(yielding := lambda *_: time.sleep(1e-6))
+    gc.set_threshold(5)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            headers = list(pool.map(read_header, [file.getvalue()] * 10_000))
+    finally:
+        gc.set_threshold(*usual)
+        gc.callbacks.remove(yielding)
+    assert headers == [read_header(FLOATS)] * 10_000

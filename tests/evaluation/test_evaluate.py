@@ -98,9 +98,10 @@ def test_samples_in_a_folder_are_evaluated_like_samples_of_their_run(run, tmp_pa
     assert of_files.record["sampling"]["nfe"] == 3
     found = measure_difference(of_files, of_run, "kid")
     assert (found.value, found.low, found.high, found.paired) == (0, 0, 0, True)
-    # If a sample is missing, or the record is of another kind, the sampling is unknown.
-    (tmp_path / "made" / "00007.png").unlink()
-    of_some = ddim.evaluate("made", reference, features=stub())
+    # If a sample is missing or damaged, or the record is of another kind, the sampling is unknown.
+    (tmp_path / "made" / "00007.png").write_bytes(b"")
+    with pytest.warns(match="1 file left out, such as '0000000007': contains no image"):
+        of_some = ddim.evaluate("made", reference, features=stub())
     assert (of_some.record["generated"]["images"], of_some.record["sampling"]) == (40, None)
     assert of_some.record["generated"]["fingerprint"] != of_files.record["generated"]["fingerprint"]
     (tmp_path / "made" / "record.json").write_text("{")

@@ -7,6 +7,7 @@ Pillow's bicubic filter, which is antialiased. Only the first frame of an animat
 import io
 import logging
 import math
+import threading
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -43,6 +44,7 @@ _BRANDS = b"heic heix heim heis hevc hevx hevm hevs mif1 msf1 avif avis".split()
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _ORIENTATION, _SIDEWAYS = ExifTags.Base.Orientation, (5, 6, 7, 8)
 _PNG_CHANNELS = {0: 1, 2: 3, 6: 4}
+_PARSER = threading.Lock()
 
 _Load: TypeAlias = Callable[[tuple[int, int], ValueType], Image.Image | np.ndarray]
 """Returns the upright image for a size and a type: an image of Pillow with 8 bits, or an array (H, W, C)."""
@@ -214,7 +216,9 @@ def _open(data: bytes | np.ndarray) -> tuple[Header, _Load]:
 
 def _read_array(data: bytes) -> np.ndarray:
     """Return the array (H, W, C) in the bytes of a .npy file."""
-    array = np.load(io.BytesIO(data), allow_pickle=False)
+    # NumPy uses Python's parser. Before Python 3.11.8, two threads cannot parse at the same time (gh-106905).
+    with _PARSER:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
     if array.ndim != 3 or not array.size or array.dtype.name not in ("uint8", "uint16", "float32"):
         raise UnusableError(f"holds no image, but an array {array.shape} of {array.dtype}")
     return array

@@ -13,7 +13,7 @@ import numpy as np
 from ddim.data.order import split_indices
 from ddim.data.sources import Reject
 from ddim.data.values import EIGHT_BITS, Values
-from ddim.errors import UserError
+from ddim.errors import UserError, format_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +61,13 @@ class Images:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.pixels)
+
+    def describe_rejects(self) -> list[str]:
+        """Return a sentence about the files that could not be used, if there are any."""
+        if not self.rejects:
+            return []
+        count, first = format_count(len(self.rejects), "file"), self.rejects[0]
+        return [f"{count} left out, such as {first.name!r}: {first.reason}"]
 
     def __repr__(self) -> str:
         """Return one line: number, size, channels and classes."""

@@ -28,7 +28,7 @@ from ddim.diffusion.denoiser import Model
 from ddim.diffusion.grids import Grid
 from ddim.diffusion.guidance import Interval
 from ddim.diffusion.samplers import Sampler
-from ddim.errors import UserError
+from ddim.errors import UserError, warn_user
 from ddim.evaluation import image_sets, record as records
 from ddim.evaluation.compare import OWN, Choice, EvaluationTable, arrange_cells, expand_choices, plot_table
 from ddim.evaluation.image_sets import ImageFeatures, Part, Reference, SampledParts
@@ -203,7 +203,7 @@ class _Evaluator:
         source: the run, folder or archive, as the user named it; for an array or model, a description.
         images: the images of each evaluation; for a run, the samples of each combination of choices.
         reference: the images with which they are compared.
-        remarks: sentences about the reference.
+        remarks: sentences about the reference, and about files that were left out.
         home: the folder in which the folders of evaluations are made.
         stem: the start of the names of these folders, before their numbers.
         extractor: computes the features.
@@ -383,7 +383,10 @@ def _open_given_images(
         return ImageFeatures(features, first)
 
     evaluated = _EvaluatedImages(len(which), compute, sampling, images.fingerprint)
-    return _Evaluator(name, [evaluated], reference, (), Path(records.FOLDER), f"{stem}-", extractor, progress)
+    home, left_out = Path(records.FOLDER), images.describe_rejects()
+    for sentence in left_out:
+        warn_user(sentence)
+    return _Evaluator(name, [evaluated], reference, left_out, home, f"{stem}-", extractor, progress)
 
 
 def _find_images(path: Path) -> tuple[ImageSource, dict[str, Any] | None]:

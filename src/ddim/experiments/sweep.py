@@ -211,7 +211,8 @@ def _open_storage(address: str | None, folder: Path) -> RDBStorage:
     address = address or f"sqlite:///{file}"
     kind = make_url(address).get_backend_name()
     frozen = {"options": f"-c idle_in_transaction_session_timeout={GRACE}s"}
-    arguments = {"sqlite": {"timeout": GRACE}, "postgresql": frozen}.get(kind, {})
+    # SQLite cannot end the transaction of a frozen worker: the others wait longer.
+    arguments = {"sqlite": {"timeout": 10 * GRACE}, "postgresql": frozen}.get(kind, {})
     options = {"poolclass": NullPool, "connect_args": arguments}  # no connection stays open
     storage = RDBStorage(address, options, heartbeat_interval=GRACE // 10 or 1, grace_period=GRACE)
     if kind == "sqlite":

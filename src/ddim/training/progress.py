@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ddim.data import Images
-from ddim.errors import escape, format_count
+from ddim.errors import escape
 from ddim.machine.progress import Cell, in_notebook
 from ddim.recipe.help import explain_changes
 from ddim.runs.folder import sheet_path
@@ -167,10 +167,7 @@ def list_cautions(images: Images, train: int) -> list[str]:
 
     They are about files that were left out, and about so few training images that copies are likely.
     """
-    cautions = []
-    if rejects := images.rejects:
-        example = f"{rejects[0].name!r}: {rejects[0].reason}"
-        cautions.append(f"{format_count(len(rejects), 'file')} left out, such as {example}")
+    cautions = images.describe_rejects()
     if train < FEW:
         cautions.append(f"few training images ({train}): the network may repeat them")
     return cautions
