@@ -177,6 +177,8 @@ def test_naming_the_present_kind_keeps_its_fields_and_another_kind_keeps_none():
         ("ema.decay", "1", "ema.decay is a field of ema "),
         ("images", "1.5", "images must be a whole number or none, got"),
         ("clip", "none", "clip must be true or false or x0, got 'none'"),
+        ("objective.interval", "5", r"must be a list of 2 \(a number or none\) or none, got '5'"),
+        ("net.widths", "16,,32", "net.widths must be a list of whole numbers"),
     ],
 )
 def test_an_error_names_the_field_and_a_similar_one(path, value, word):
@@ -245,6 +247,8 @@ def test_a_choice_that_may_be_none_is_set_and_unset_by_text():
     assert override(narrow, {"sampled_on": "none"}).sampled_on is None
     assert override(narrow, {"sampled_on": None}).sampled_on is None
     assert override(Recipe(), {"sampled_on": "linear", "sampled_on.entries": "9"}).sampled_on == Linear(9)
+    for text in (",5", "none,5"):
+        assert override(Recipe(), {"objective.interval": text}).objective.interval == (None, 5)
     with pytest.raises(UserError, match="schedule must be one of cosine"):
         override(Recipe(), {"schedule": "none"})
     with pytest.raises(UserError, match="perhaps you meant none"):

@@ -370,7 +370,7 @@ def _parse(data: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911
     if get_origin(wanted) is tuple:
         if isinstance(data, str):
             inside = data.strip("()[] ")
-            data = [item.strip() for item in inside.split(",")] if inside else []
+            data = [item.strip() or None for item in inside.split(",")] if inside else []
         if isinstance(data, list | tuple) and (args[-1] is ... or len(data) == len(args)):
             return tuple(parse_plain(item, args[0], "item") for item in data)
     if wanted is types.NoneType and data in (None, "none", "null"):
@@ -402,7 +402,8 @@ def describe_type(wanted: Any) -> str:  # noqa: ANN401
     if origin is Literal:
         return "one of " * (len(args) > 1) + ", ".join(map(str, args))
     if origin is tuple:
-        length = "" if args[-1] is ... else f"{len(args)} "
-        return f"a list of {length}{describe_type(args[0]).removeprefix('a ').replace('number', 'numbers')}"
+        length, item = "" if args[-1] is ... else f"{len(args)} ", describe_type(args[0])
+        item = f"({item})" if " or " in item else item.removeprefix("a ").replace("number", "numbers")
+        return f"a list of {length}{item}"
     names: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     return "clusters:K" if wanted is Clusters else names.get(wanted) or str(wanted)
