@@ -10,7 +10,6 @@ from cases import mark_slow
 from ddim.cli import main
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.loss import Objective
-from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
@@ -18,7 +17,7 @@ from ddim.nn.ema import select_averaged
 from ddim.runs import checkpoint
 from ddim.sampling.pipeline import load, load_state
 from ddim.training import resume
-from ddim.training.student import make_own_teacher
+from ddim.training.student import EVERY, make_own_teacher
 
 RECIPE = tiny.recipe(
     report__guide=0.3, data__size=16, objective__finish=0.5, objective__finish_after=0, objective__guidance=2
@@ -117,22 +116,21 @@ class Constant(torch.nn.Module):
 
 @pytest.mark.parametrize("scale", [1.5, 2.5, 4.0])
 def test_a_run_that_follows_its_own_teacher_learns_the_guided_prediction(scale):
-    """Images of value E, the guide W: training to convergence must predict W + scale * (E - W)."""
+    """Images of value E, the guide W: training to convergence must predict W + scale * (E - W).
+
+    Each image of the batch has its turn in one step of `EVERY`.
+    """
     image, weak = 0.3, -0.1
     model, guide = (Model(Constant(v), Cosine(), "image", shape=(1, 4, 4)) for v in (image, weak))
     average = {name: value.clone() for name, value in select_averaged(model).items()}
     loss = Objective("image", "mse", guidance=scale, interval=(-2.0, 2.0))
     teacher = make_own_teacher(loss, model, average, select_averaged(guide), Runtime())
-    x0, eps = torch.full((2, 1, 4, 4), image), torch.zeros(2, 1, 4, 4)
-    times = Cosine().inverse(torch.tensor([0.0, 3.0]))
-    means = []
-
-    def watch(denoise, moved, t, noise, pixels):
-        means.append(moved.mean((1, 2, 3)))
-        return moved
-
+    x0, eps, turns = torch.full((8, 1, 4, 4), image), torch.zeros(8, 1, 4, 4), torch.arange(8)
+    times = Cosine().inverse(torch.tensor([0.0, 3.0]).repeat_interleave(4))
     for _ in range(60):
-        teacher.guide_loss(watch)(model, x0, times, eps, Pixels.fixed(0.5, 0.5, 1))
-        average["net.value"].copy_(means[-1][0])  # the exact minimum of the squared error
-    assert means[-1][0].item() == pytest.approx(weak + scale * (image - weak), abs=1e-4)
-    assert means[-1][1].item() == pytest.approx(image)
+        steps = [teacher.move(model, x0, times, eps, turns + step)[0] for step in range(EVERY)]
+        assert [int((moved[:4] != x0[:4]).any((1, 2, 3)).sum()) for moved in steps] == [1] * EVERY
+        # Its mean is the exact minimum of the squared error.
+        average["net.value"].copy_(torch.stack(steps)[:, :4].mean())
+    assert average["net.value"].item() == pytest.approx(weak + scale * (image - weak), abs=1e-4)
+    torch.testing.assert_close(torch.stack(steps)[:, 4:].mean(), torch.tensor(image))

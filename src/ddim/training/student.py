@@ -15,8 +15,7 @@ from ddim.data import SplitImages
 from ddim.diffusion.denoiser import Denoiser, Labelled, Model
 from ddim.diffusion.grids import Karras
 from ddim.diffusion.guidance import Guided, Interval
-from ddim.diffusion.loss import Consistency, LossFunction, Objective, paper_times
-from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.loss import Consistency, Objective, paper_times
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
@@ -34,6 +33,9 @@ The paper (Geng et al. 2024) has 3.05 for 64 pixels, after millions of training 
 training, the second step must correct more: on flowers of 16 pixels, 9 to 14 were best after 1,000 updates.
 """
 
+EVERY = 4
+"""`Teacher.every` of a run that is its own teacher."""
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -44,27 +46,41 @@ class Teacher:
         guide: the weaker model; None for the teacher without its label.
         scale: the guidance scale.
         interval: the log-SNRs with guidance.
+        every: one image in so many is moved, and so many times as far. The mean over the steps is the same,
+            and the teacher is evaluated for fewer images.
     """
 
     strong: Model
     guide: Model | None
     scale: float
     interval: Interval | None
+    every: int = 1
 
-    def guide_loss(self, loss: LossFunction) -> LossFunction:
-        """Return a loss on images and noise that the teacher moves; see `Guided.move`."""
+    def move(
+        self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, turns: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return images and noise of which some are moved as by `Guided.move`, so that a run learns guidance.
 
-        def guided(denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
-            strong = Labelled(self.strong, None)
-            if isinstance(denoise, Labelled):
-                strong = replace(denoise, model=self.strong)
-            weak = replace(strong, label=None) if self.guide is None else replace(strong, model=self.guide)
-            with torch.no_grad():
-                guide = Guided(strong, weak, self.scale, self.interval)
-                moved, noise = guide.move(x0, t, eps)
-            return loss(denoise, moved, t, noise, pixels)
-
-        return guided
+        Args:
+            denoise: the model of the run, with the labels of the images.
+            x0: training images (B, C, H, W) in model units.
+            t: times (B,).
+            eps: noise (B, C, H, W).
+            turns: integers (B,). An image is moved if its integer is a multiple of `every`.
+        """
+        some = (turns % self.every == 0).nonzero().flatten()
+        if not len(some):
+            return x0, eps
+        there, strong = some.to(x0.device, non_blocking=True), Labelled(self.strong, None)
+        if isinstance(denoise, Labelled):
+            labels = denoise.label, denoise.augment
+            strong = Labelled(self.strong, *(each if each is None else each[there] for each in labels))
+        weak = replace(strong, label=None) if self.guide is None else replace(strong, model=self.guide)
+        guided = Guided(strong, weak, 1 + self.every * (self.scale - 1), self.interval)
+        with torch.no_grad():
+            times = t[some.to(t.device, non_blocking=True)]
+            moved, noise = guided.move(x0[there], times, eps[there])
+        return x0.index_copy(0, there, moved), eps.index_copy(0, there, noise)
 
 
 def name_teacher(recipe: Recipe, run: LoadedRun, split: SplitImages) -> Recipe:
@@ -134,7 +150,7 @@ def make_own_teacher(
     for copied, weights in (strong, average), (weak, guide):
         copied.load_state_dict(weights, strict=False, assign=True)
         copied.net = runtime.compiled(copied.requires_grad_(False).net)
-    return Teacher(strong, weak, 2 - 1 / loss.guidance, loss.interval)
+    return Teacher(strong, weak, 2 - 1 / loss.guidance, loss.interval, EVERY)
 
 
 def open_teacher_guidance(run: LoadedRun, asked: Guidance | None) -> Guidance:

@@ -203,6 +203,9 @@ class Trainer:
             batch = self.batches[self.step]
             times, weights = draw_times(self.recipe, batch.uniform, self.past_losses)
             objective = self._choose_loss()
+            # The teacher moves one image of every few with similar times, and in each micro-batch as many.
+            turns = torch.arange(optim.batch)
+            turns = turns + turns // 8 + self.step
             bins = self.recipe.data.bins(self.pixels)
             losses = torch.zeros(optim.batch, device=runtime.device)
             for k in range(optim.accumulate):
@@ -212,6 +215,8 @@ class Trainer:
                 with self._prepare_micro_batch(which, last=k == optim.accumulate - 1):
                     denoise, x0, eps = batch.micro_batch(which, self.compiled, self.pixels, runtime)
                     with runtime.precise():
+                        if self.teacher:
+                            x0, eps = self.teacher.move(denoise, x0, times[which], eps, turns[which])
                         loss_per_image = objective(denoise, x0, times[which], eps, bins)
                         loss = (loss_per_image * weights[which].to(loss_per_image)).mean() / optim.accumulate
                     loss.backward()
@@ -238,11 +243,11 @@ class Trainer:
         return self._sum_up({"loss": loss, "gradient_norm": norm, "lr": rate})
 
     def _choose_loss(self) -> LossFunction:
-        """Return the loss of the next step, on guided images if the run learns guidance."""
+        """Return the loss of the next step; make the teacher if the run begins to learn guidance."""
         loss, guide = self._loss_after(self.seen), self.averages.get(ema.GUIDE)
         if self.teacher is None and guide and isinstance(loss, Objective) and loss.guidance != 1:
             self.teacher = make_own_teacher(loss, self.model, self.average, guide, self.runtime)
-        return self.teacher.guide_loss(loss) if self.teacher else loss
+        return loss
 
     def _loss_after(self, seen: int) -> LossFunction:
         """Return the loss of the step after so many images, without guidance by a teacher."""
