@@ -99,7 +99,8 @@ def test_coefficients_sum_to_one_and_more_snapshots_never_increase_the_error(wid
     wanted = Profile(end, power_of_width(width))
     fewer, more = (combine_profiles(list_profiles([*some, end]), wanted) for some in (steps[1:], steps))
     assert math.fsum(more.coefficients) == pytest.approx(1, abs=1e-9)
-    assert more.error <= fewer.error + 1e-7
+    # Coefficients of a thousand are rounded by about 1e-7.
+    assert more.error <= fewer.error + 1e-6
 
 
 @pytest.mark.parametrize(("count", "error"), [(8, 2e-5), (24, 1e-6)])
