@@ -93,14 +93,15 @@ def test_coefficients_are_the_constrained_least_squares_on_a_fine_grid(width):
 # Two cases in which Lagrange's equations, solved in float64, gave a larger error for more snapshots.
 @example(0.125, 8, 863)
 @example(0.021719838766910173, 8, 1725)
+# One in which the error, as a sum of terms with large coefficients, was rounded by 1e-7.
+@example(0.02, 8, 2443)
 @given(WIDTHS, st.sampled_from([1, 2, 4, 8]), st.integers(FIRST + 1, 3000))
 def test_coefficients_sum_to_one_and_more_snapshots_never_increase_the_error(width, count, end):
     steps = snapshot_steps(end, count)
     wanted = Profile(end, power_of_width(width))
     fewer, more = (combine_profiles(list_profiles([*some, end]), wanted) for some in (steps[1:], steps))
     assert math.fsum(more.coefficients) == pytest.approx(1, abs=1e-9)
-    # Coefficients of a thousand are rounded by about 1e-7.
-    assert more.error <= fewer.error + 1e-6
+    assert more.error <= fewer.error + 1e-7
 
 
 @pytest.mark.parametrize(("count", "error"), [(8, 2e-5), (24, 1e-6)])

@@ -152,9 +152,12 @@ def combine_profiles(known: Sequence[Profile], wanted: Profile) -> Combination:
     # The differences are scaled to norm 1. Without `rcond`, profiles that are nearly equal would get large
     # coefficients that cancel each other, and rounding could make a combination of more profiles worse.
     scale = 1 / np.sqrt(np.diag(system))
-    others = scale * np.linalg.lstsq(system * np.outer(scale, scale), right * scale, rcond=1e-10)[0]
+    scaled = np.linalg.lstsq(system * np.outer(scale, scale), right * scale, rcond=1e-10)[0]
+    others = scale * scaled
     solved = np.append(others, 1 - others.sum())
-    left = inner_products([wanted], [wanted])[0, 0] - 2 * solved @ target + solved @ gram @ solved
+    # By the normal equations, this is the squared distance that is left. No large coefficients cancel in it.
+    apart = inner_products([wanted], [wanted])[0, 0] - 2 * target[-1] + gram[-1, -1]
+    left = apart - scaled @ (right * scale)
     # The cumulative profile of the last weights is 0 before the last update. The squared norm of its
     # difference from the wanted cumulative profile is therefore that of the wanted profile itself.
     whole = wanted.step / (2 * wanted.gamma + 3)
