@@ -57,7 +57,7 @@ class Teacher:
     every: int = 1
 
     def move(
-        self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, turns: Tensor
+        self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, places: Tensor, step: int
     ) -> tuple[Tensor, Tensor]:
         """Return images and noise of which some are moved as by `Guided.move`, so that a run learns guidance.
 
@@ -66,9 +66,11 @@ class Teacher:
             x0: training images (B, C, H, W) in model units.
             t: times (B,).
             eps: noise (B, C, H, W).
-            turns: integers (B,). An image is moved if its integer is a multiple of `every`.
+            places: the places (B,) of the images in the batch of all processes, whose times are in order.
+            step: the number of earlier steps.
         """
-        some = (turns % self.every == 0).nonzero().flatten()
+        # One image of every few with similar times has its turn, and as many in each of few micro-batches.
+        some = ((places + places // 8 + step) % self.every == 0).nonzero().flatten()
         if not len(some):
             return x0, eps
         there, strong = some.to(x0.device, non_blocking=True), Labelled(self.strong, None)

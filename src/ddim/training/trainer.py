@@ -203,9 +203,6 @@ class Trainer:
             batch = self.batches[self.step]
             times, weights = draw_times(self.recipe, batch.uniform, self.past_losses)
             objective = self._choose_loss()
-            # The teacher moves one image of every few with similar times, and in each micro-batch as many.
-            turns = torch.arange(optim.batch)
-            turns = turns + turns // 8 + self.step
             bins = self.recipe.data.bins(self.pixels)
             losses = torch.zeros(optim.batch, device=runtime.device)
             for k in range(optim.accumulate):
@@ -216,7 +213,8 @@ class Trainer:
                     denoise, x0, eps = batch.micro_batch(which, self.compiled, self.pixels, runtime)
                     with runtime.precise():
                         if self.teacher:
-                            x0, eps = self.teacher.move(denoise, x0, times[which], eps, turns[which])
+                            places = torch.arange(optim.batch)[which]
+                            x0, eps = self.teacher.move(denoise, x0, times[which], eps, places, self.step)
                         loss_per_image = objective(denoise, x0, times[which], eps, bins)
                         loss = (loss_per_image * weights[which].to(loss_per_image)).mean() / optim.accumulate
                     loss.backward()
