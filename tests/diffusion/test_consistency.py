@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.optimize import brentq
 
+from ddim.diffusion.guidance import Guided
 from ddim.diffusion.loss import Consistency
 from ddim.diffusion.parameterisation import from_image
 from ddim.diffusion.schedules import Cosine, KarrasSigma, LinearBeta
@@ -47,14 +48,19 @@ class Bent:
         return from_image(x_t, 0.3 + at.noise_to_signal**self.power * (image - 0.3), at)
 
 
-def find_power(schedule, progress):
-    """The power at which the mean gradient of the loss is 0: what training finds if nothing else can bend."""
+def find_power(schedule, progress, taught):
+    """The power at which the mean gradient of the loss is 0: what training finds if nothing else can bend.
+
+    With a teacher, the images have another distribution than the predictions of the teacher.
+    """
     t = schedule.inverse(2 - 3 * uniform(N, seed=2))
+    teacher = Guided(Gaussian(schedule), Gaussian(schedule), 1.0)
+    x0, eps = teacher.move(0.8 - X0, t, EPS, exact=True) if taught else (X0, EPS)
 
     def slope(value):
         power = torch.tensor(value, dtype=torch.float64, requires_grad=True)
         bent = Bent(schedule, power, TrueConsistency(schedule))
-        LOSS.at(progress, 0)(bent, X0, t, EPS, None).mean().backward()
+        LOSS.at(progress, 0)(bent, x0, t, eps, None).mean().backward()
         return power.grad.item()
 
     return brentq(slope, -1.0, 1.0, xtol=1e-4)
@@ -73,9 +79,13 @@ def test_the_loss_at_the_start_is_least_for_the_exact_denoiser(schedule):
 
 
 @every_schedule
-def test_training_finds_the_true_consistency_function_as_the_gap_shrinks(schedule):
-    """Consistency training has the probability flow as its limit (Song et al. 2023, theorem 2)."""
-    powers = [abs(find_power(schedule, progress)) for progress in (0.25, 0.5, 0.75, 1.0)]
+@pytest.mark.parametrize("taught", [False, True], ids=["images", "teacher"])
+def test_training_finds_the_true_consistency_function_as_the_gap_shrinks(schedule, taught):
+    """Consistency training and distillation have the probability flow as their limit.
+
+    See Song et al. 2023, theorems 1 and 2. The flow of a teacher does not depend on the images.
+    """
+    powers = [abs(find_power(schedule, progress, taught)) for progress in (0.25, 0.5, 0.75, 1.0)]
     # The gap shrinks by 4 each time.
     assert powers[1] < 0.5 * powers[0]
     assert powers[2] < 0.5 * powers[1]

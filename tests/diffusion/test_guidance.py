@@ -79,7 +79,10 @@ def test_moved_images_have_the_noisy_image_of_before_and_the_guided_prediction_a
         x0, eps = 0.4 + 0.3 * normal(1, 1, 500, 500), normal(1, 1, 500, 500, seed=1)
         moved, noise = guided.move(x0, t[None], eps)
         x_t = SCHEDULE(t).noisy(x0, eps)
-        assert torch.allclose(SCHEDULE(t).noisy(moved, noise), x_t, atol=1e-12)
+        exact = guided.move(x0, t[None], eps, exact=True)
+        assert torch.allclose(exact[0], guided(x_t, t).x0)
+        for image, its_noise in ((moved, noise), exact):
+            assert torch.allclose(SCHEDULE(t).noisy(image, its_noise), x_t, atol=1e-12)
         residual = (moved - guided(x_t, t).x0).flatten()
         # Means of 250,000 values with a deviation of at most 0.3.
         assert residual.mean().abs() < 4 * 0.3 / 500

@@ -19,7 +19,7 @@ from ddim.recipe.named import RECIPES, find_recipe
 from ddim.runs import checkpoint
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.sampling.sampling_setup import Guidance, save_guidance
-from ddim.training import distill, resume
+from ddim.training import Callback, distill, resume
 from ddim.training.student import make_student
 
 FIELDS = {"optim.warmup": 0, "report.checkpoint": "0"}
@@ -91,6 +91,18 @@ def test_a_student_starts_from_the_ema_weights_and_learns(teacher, student, tmp_
     assert tiny.different(average(teacher), average(student)) != []
 
 
+def test_a_student_learns_from_its_teacher_and_not_from_the_images(early, tmp_path):
+    """At first both predict the same, and the target is the prediction of the teacher."""
+    losses = []
+
+    class Watch(Callback):
+        def on_step(self, training, values):
+            losses.append(float(values["loss"]))
+
+    distil(early, tmp_path / "run", images=32, callbacks=[Watch()])
+    assert losses[0] < 1e-6 < min(losses[1:])
+
+
 def test_a_student_samples_in_two_steps_by_default_and_in_any_number(student):
     pipeline = load(student)
     assert isinstance(pipeline.recipe.sampler, Multistep)
@@ -114,8 +126,8 @@ def test_a_student_that_crashed_and_is_resumed_is_one_that_did_not(options, requ
     tiny.check_same_run(tmp_path / "run", whole)
 
 
-def test_a_guided_student_needs_its_teacher_and_names_it(early, tmp_path):
-    distil(shutil.copytree(early, tmp_path / "teacher"), tmp_path / "run", images=8, **GUIDED)
+def test_a_student_needs_its_teacher_and_names_it(early, tmp_path):
+    distil(shutil.copytree(early, tmp_path / "teacher"), tmp_path / "run", images=8)
     shutil.rmtree(tmp_path / "teacher")
     with pytest.raises(UserError, match="teacher/checkpoints/step-000000010"):
         resume(tmp_path / "run")

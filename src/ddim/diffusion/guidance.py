@@ -50,29 +50,29 @@ class Guided:
         strong, weak = predict_both(self.strong, self.weak, x_t, t)
         return with_image(strong, x_t, torch.lerp(weak.x0, strong.x0, self.scale), at)
 
-    def move(self, x0: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return other images and other noise with the same x_t, from which a student learns guidance.
+    def move(self, x0: Tensor, t: Tensor, eps: Tensor, exact: bool = False) -> tuple[Tensor, Tensor]:
+        """Return other images and other noise with the same x_t, from which a network learns guidance.
 
-        Many images fit x_t, and x0 is one of them. An exact `strong` predicts their mean. Guidance changes
-        this prediction by d = (scale - 1) * (strong - weak). So the mean of x0 + d is the guided prediction.
-        A student that is trained on x0 + d learns it, and needs one network evaluation. The noise becomes
-        eps - alpha / sigma * d, so that x_t stays the same.
-
-        Both denoisers are evaluated for all images.
+        Many images fit x_t, and x0 is one of them. A well trained `strong` predicts their mean. Guidance
+        changes this prediction by d = (scale - 1) * (strong - weak). So the mean of x0 + d is the guided
+        prediction. The noise becomes eps - alpha / sigma * d, so that x_t stays the same.
 
         Args:
             x0: training images (B, C, H, W) in model units.
-            t: times (B,). Images at times outside the interval stay as they are.
+            t: times (B,). Images at times outside the interval are not guided.
             eps: noise (B, C, H, W).
+            exact: whether to return the guided prediction itself, in place of images with this mean.
         """
         level = self.schedule(t)
         x_t = level.noisy(x0, eps)
-        strong, weak = self.strong(x_t, t), self.weak(x_t, t)
-        change = (self.scale - 1) * (strong.x0 - weak.x0)
-        inside = lies_inside(level.log_snr, self.interval)
-        change = torch.where(inside.reshape(-1, 1, 1, 1).to(x0.device), change, 0)
+        strong = self.strong(x_t, t).x0
+        moved = strong if exact else x0
+        if self.scale != 1:
+            change = (self.scale - 1) * (strong - self.weak(x_t, t).x0)
+            inside = lies_inside(level.log_snr, self.interval)
+            moved = moved + torch.where(inside.reshape(-1, 1, 1, 1).to(x0.device), change, 0)
         at = level.over(x0)
-        return x0 + change, eps - at.alpha / at.sigma * change
+        return moved, eps - at.alpha / at.sigma * (moved - x0)
 
 
 def predict_both(strong: Denoiser, weak: Denoiser, x_t: Tensor, t: Number) -> tuple[Prediction, Prediction]:

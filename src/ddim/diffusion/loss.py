@@ -295,15 +295,17 @@ class Consistency(Loss):
     recipe predicts the velocity v. At the cleanest level, x0 = alpha x_t - sigma v differs from x_t by about
     0.01.
 
-    With a `guidance` scale other than 1, f belongs to the probability flow of the guided teacher. Training
-    then passes the images and the noise of `ddim.diffusion.guidance.Guided.move` to this loss.
+    If training starts from the weights of a run, this run is the teacher. x0 and eps are then its predictions
+    at x_t, guided with a `guidance` scale other than 1. So x_r is on the probability flow of the teacher, up
+    to the error of one DDIM step, and f belongs to this flow (consistency distillation, Song et al. 2023,
+    algorithm 2).
 
     Attributes:
         times: the distribution from which training times are drawn. See `paper_times`.
         halvings: how often the gap halves during training.
         sigma_data: standard deviation of the training images in model units; None for that of the field
             `pixels` of a recipe, or 1 if it is not known.
-        guidance: guidance scale of the teacher, the run from whose weights the student starts; 1 is off.
+        guidance: guidance scale of the teacher; 1 is off.
         interval: the lowest and the highest log-SNR with guidance, of which one may be None, an open end;
             None in place of both for all noise levels.
         guide: the weaker model, with the network of the teacher, such as "@guide"; None for the teacher

@@ -1,8 +1,8 @@
 """Students, which sample in one or two network evaluations, and teachers, from which runs learn guidance.
 
-The guided teacher of a student is set by `objective.guidance` of the loss `consistency`. The recipe of the
-student names the checkpoint of its teacher, and the guide. So the runs of both must stay where they are while
-the student is trained. Other runs are their own teacher.
+The recipe of a student names the checkpoint of its teacher, and the guide if the teacher is guided
+(`objective.guidance` of the loss `consistency`). So these runs must stay where they are while the student is
+trained. A run that learns guidance is its own teacher.
 """
 
 import copy
@@ -34,32 +34,35 @@ training, the second step must correct more: on flowers of 16 pixels, 9 to 14 we
 """
 
 EVERY = 4
-"""`Teacher.every` of a run that is its own teacher."""
+"""A run that is its own teacher learns from it for one image in so many, which is moved so many times as far.
+
+The mean over the steps is the same, and the teacher is evaluated for fewer images.
+"""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """The models of a guided teacher, whose predictions a run learns.
+    """The models whose predictions a run learns.
 
     Attributes:
         strong: the teacher.
         guide: the weaker model; None for the teacher without its label.
-        scale: the guidance scale.
+        scale: the guidance scale; 1 is no guidance.
         interval: the log-SNRs with guidance.
-        every: one image in so many is moved, and so many times as far. The mean over the steps is the same,
-            and the teacher is evaluated for fewer images.
+        own: whether the teacher is an average of the run itself. A part of the images is then moved; see
+            `EVERY`. A student learns the predictions of its teacher instead.
     """
 
     strong: Model
     guide: Model | None
     scale: float
     interval: Interval | None
-    every: int = 1
+    own: bool = False
 
     def move(
         self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, places: Tensor, step: int
     ) -> tuple[Tensor, Tensor]:
-        """Return images and noise of which some are moved as by `Guided.move`, so that a run learns guidance.
+        """Return images and noise from which a run learns, as of `Guided.move`.
 
         Args:
             denoise: the model of the run, with the labels of the images.
@@ -69,27 +72,34 @@ class Teacher:
             places: the places (B,) of the images in the batch of all processes, whose times are in order.
             step: the number of earlier steps.
         """
+        if not self.own:
+            with torch.no_grad():
+                return self._guide(denoise, slice(None), self.scale).move(x0, t, eps, exact=True)
         # One image of every few with similar times has its turn, and as many in each of few micro-batches.
-        some = ((places + places // 8 + step) % self.every == 0).nonzero().flatten()
+        some = ((places + places // 8 + step) % EVERY == 0).nonzero().flatten()
         if not len(some):
             return x0, eps
-        there, strong = some.to(x0.device, non_blocking=True), Labelled(self.strong, None)
+        there = some.to(x0.device, non_blocking=True)
+        guided = self._guide(denoise, there, 1 + EVERY * (self.scale - 1))
+        with torch.no_grad():
+            moved, noise = guided.move(x0[there], t[some.to(t.device, non_blocking=True)], eps[there])
+        return x0.index_copy(0, there, moved), eps.index_copy(0, there, noise)
+
+    def _guide(self, denoise: Denoiser, there: Tensor | slice, scale: float) -> Guided:
+        """Return the guided teacher with the labels of `denoise` for the images at some places of a batch."""
+        strong = Labelled(self.strong, None)
         if isinstance(denoise, Labelled):
             labels = denoise.label, denoise.augment
             strong = Labelled(self.strong, *(each if each is None else each[there] for each in labels))
         weak = replace(strong, label=None) if self.guide is None else replace(strong, model=self.guide)
-        guided = Guided(strong, weak, 1 + self.every * (self.scale - 1), self.interval)
-        with torch.no_grad():
-            times = t[some.to(t.device, non_blocking=True)]
-            moved, noise = guided.move(x0[there], times, eps[there])
-        return x0.index_copy(0, there, moved), eps.index_copy(0, there, noise)
+        return Guided(strong, weak, scale, self.interval)
 
 
 def name_teacher(recipe: Recipe, run: LoadedRun, split: SplitImages) -> Recipe:
-    """Return the recipe of a new student of a guided run, with the name of this run and of its guide.
+    """Return the recipe of a new student of a run, with the names of this run and of its guide.
 
     Args:
-        recipe: the recipe of a new run; other recipes than those of such students are returned as they are.
+        recipe: the recipe of a new run; a recipe that has a teacher or needs none is returned as it is.
         run: the run from whose weights the new run starts.
         split: the images of the new run, with their labels and vectors.
 
@@ -97,12 +107,12 @@ def name_teacher(recipe: Recipe, run: LoadedRun, split: SplitImages) -> Recipe:
         UserError: if the classes or the columns of the vectors are not those of the teacher.
     """
     loss, vectors = recipe.objective, split.vectors
-    if not isinstance(loss, Consistency) or loss.guidance == 1:
+    if not isinstance(loss, Consistency) or loss.teacher:
         return recipe
     # With equal columns, both runs have the same mean and deviation: see `label_split`.
     other_vectors = vectors and run.vectors and vectors.columns != run.vectors.columns
     if other_vectors or (recipe.data.labels and tuple(split.images.classes) != tuple(run.classes)):
-        raise UserError("objective.guidance needs images with the classes or vectors of the run of --from")
+        raise UserError("a student needs images with the classes or vectors of its teacher, the run of --from")
     guide = loss.guide and pin_place(loss.guide)
     teacher = str(run.checkpoint.path.absolute())
     return replace(recipe, objective=replace(loss, teacher=teacher, guide=guide))
@@ -119,7 +129,7 @@ def load_teacher(recipe: Recipe, runtime: Runtime) -> Teacher | None:
         UserError: if the teacher or its guide is not where it was.
     """
     loss = recipe.objective
-    if not isinstance(loss, Consistency) or loss.guidance == 1 or loss.teacher is None:
+    if not isinstance(loss, Consistency) or loss.teacher is None:
         return None
     run = load(loss.teacher, device=runtime.device, threads=runtime.threads, compiling=runtime.compile)
     guide = open_teacher_guidance(run, Guidance(loss.guidance, loss.interval, loss.guide)).run
@@ -152,7 +162,7 @@ def make_own_teacher(
     for copied, weights in (strong, average), (weak, guide):
         copied.load_state_dict(weights, strict=False, assign=True)
         copied.net = runtime.compiled(copied.requires_grad_(False).net)
-    return Teacher(strong, weak, 2 - 1 / loss.guidance, loss.interval, EVERY)
+    return Teacher(strong, weak, 2 - 1 / loss.guidance, loss.interval, own=True)
 
 
 def open_teacher_guidance(run: LoadedRun, asked: Guidance | None) -> Guidance:
