@@ -179,9 +179,9 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
 ) -> Path:
     """Train a student that needs only one or two steps for an image.
 
-    The student starts from the EMA weights of the run, and is trained on the same images by consistency
-    tuning (Geng et al. 2024, see `ddim.diffusion.loss.Consistency`). A step costs 1.3 times as much as one of
-    the run, 1.4 times with guidance. `ddim search` finds the best second step of the student.
+    The student starts from the EMA weights of the run, and learns its probability flow on the same images
+    (consistency distillation, see `ddim.diffusion.loss.Consistency`). A step costs 1.5 times as much as one
+    of the run, 1.8 times with guidance. `ddim search` finds the best second step of the student.
 
     Args:
         run: the teacher: a run folder, RUN/best or a checkpoint.
