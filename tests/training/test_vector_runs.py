@@ -43,7 +43,7 @@ def run(given):
 
 def test_a_guided_student_with_other_columns_than_its_teacher_is_refused(given, run, tmp_path):
     fields = {"data.vectors": write_rows(tmp_path / "other.csv", VECTORS, "other,level")}
-    with pytest.raises(UserError, match="vectors of the run of --from"):
+    with pytest.raises(UserError, match="vectors of its teacher, the run of --from"):
         ddim.distill(run, images=16, guidance=2.0, fields=fields, out=tmp_path / "run", machine=tiny.MACHINE)
 
 

@@ -112,7 +112,7 @@ def name_teacher(recipe: Recipe, run: LoadedRun, split: SplitImages) -> Recipe:
     # With equal columns, both runs have the same mean and deviation: see `label_split`.
     other_vectors = vectors and run.vectors and vectors.columns != run.vectors.columns
     if other_vectors or (recipe.data.labels and tuple(split.images.classes) != tuple(run.classes)):
-        raise UserError("a student needs images with the classes or vectors of its teacher, the run of --from")
+        raise UserError("a student needs the classes and vectors of its teacher, the run of --from")
     guide = loss.guide and pin_place(loss.guide)
     teacher = str(run.checkpoint.path.absolute())
     return replace(recipe, objective=replace(loss, teacher=teacher, guide=guide))
