@@ -34,10 +34,7 @@ training, the second step must correct more: on flowers of 16 pixels, 9 to 14 we
 """
 
 EVERY = 4
-"""A run that is its own teacher learns from it for one image in so many, which is moved so many times as far.
-
-The mean over the steps is the same, and the teacher is evaluated for fewer images.
-"""
+"""A run that is its own teacher moves one image in so many, and so many times as far: the mean is the same."""
 
 
 @dataclass(frozen=True)
