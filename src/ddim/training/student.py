@@ -34,7 +34,7 @@ training, the second step must correct more: on flowers of 16 pixels, 9 to 14 we
 """
 
 EVERY = 4
-"""A run that is its own teacher moves one image in so many, and so many times as far: the mean is the same."""
+"""A run that is its own teacher moves one image in so many, so many times as far: the mean is the same."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Teacher:
     interval: Interval | None
     own: bool = False
 
+    @torch.no_grad()
     def move(
         self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, places: Tensor, step: int
     ) -> tuple[Tensor, Tensor]:
@@ -70,16 +71,14 @@ class Teacher:
             step: the number of earlier steps.
         """
         if not self.own:
-            with torch.no_grad():
-                return self._guide(denoise, slice(None), self.scale).move(x0, t, eps, exact=True)
+            return self._guide(denoise, slice(None), self.scale).move(x0, t, eps, exact=True)
         # One image of every few with similar times has its turn, and as many in each of few micro-batches.
         some = ((places + places // 8 + step) % EVERY == 0).nonzero().flatten()
         if not len(some):
             return x0, eps
         there = some.to(x0.device, non_blocking=True)
         guided = self._guide(denoise, there, 1 + EVERY * (self.scale - 1))
-        with torch.no_grad():
-            moved, noise = guided.move(x0[there], t[some.to(t.device, non_blocking=True)], eps[there])
+        moved, noise = guided.move(x0[there], t[some.to(t.device, non_blocking=True)], eps[there])
         return x0.index_copy(0, there, moved), eps.index_copy(0, there, noise)
 
     def _guide(self, denoise: Denoiser, there: Tensor | slice, scale: float) -> Guided:
