@@ -181,7 +181,7 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
 
     The student starts from the EMA weights of the run, and learns its probability flow on the same images
     (consistency distillation, see `ddim.diffusion.loss.Consistency`). A step costs 1.5 times as much as one
-    of the run, 1.8 times with guidance. `ddim search` finds the best second step of the student.
+    of the run, and more with guidance. `ddim search` finds the best second step of the student.
 
     Args:
         run: the teacher: a run folder, RUN/best or a checkpoint.
