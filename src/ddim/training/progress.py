@@ -25,6 +25,9 @@ LOG = logging.getLogger("ddim")
 EVERY = 15.0
 """Seconds between two lines of progress where no bar is drawn."""
 
+RECENT = 600.0
+"""The speed that is shown is a mean over about this number of seconds, or since the start if that is less."""
+
 FEW = 500
 """With fewer training images than this number, samples are often copies of training images.
 
@@ -112,15 +115,17 @@ class Display(Callback):
     def _describe_pace(self, training: Trainer, values: Mapping[str, float]) -> str:
         """Return a line with the images seen, the loss of this step, and the speed and time left if known."""
         # The last batch may go beyond the budget.
-        total, (began, before) = training.plan.total, self.mark
+        total, (began, before), now = training.plan.total, self.mark, time.monotonic()
         seen = min(training.seen, total or training.seen)
         line = f"{seen:,} of {total:,} images seen" if total else f"{seen:,} images seen"
-        left = ""
-        if training.step > self.warm:
-            speed = (training.seen - before) / max(1e-9, time.monotonic() - began)
-            line += f", {speed:.1f} images/s"
-            left = f", {format_duration((total - seen) / speed)} left" if total else ""
-        return f"{line}, loss {values['loss']:.4f}{left}"
+        if training.step <= self.warm:
+            return f"{line}, loss {values['loss']:.4f}"
+        speed = (training.seen - before) / max(1e-9, now - began)
+        # A slow hour says nothing about the next one: it counts as `RECENT` seconds of its mean speed.
+        if now - began > RECENT:
+            self.mark = now - RECENT, training.seen - speed * RECENT
+        left = f", {format_duration((total - seen) / speed)} left" if total else ""
+        return f"{line}, {speed:.1f} images/s, loss {values['loss']:.4f}{left}"
 
     def _introduce(self, training: Trainer) -> None:
         split, runtime, shape = training.split, training.runtime, training.model.shape
@@ -167,7 +172,5 @@ def list_cautions(images: Images, train: int) -> list[str]:
 
     They are about files that were left out, and about so few training images that copies are likely.
     """
-    cautions = images.describe_rejects()
-    if train < FEW:
-        cautions.append(f"few training images ({train}): the network may repeat them")
-    return cautions
+    few = [f"few training images ({train}): the network may repeat them"] if train < FEW else []
+    return [*images.describe_rejects(), *few]
