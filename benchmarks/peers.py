@@ -9,10 +9,9 @@ TensorFlow if it is installed, because it then trains faster on a processor than
 chooses a backend.
 
 All train on the training images of `ddim train --seed 0`, at 64 pixels. All are compared with its held-out
-images. Each peer draws -n samples with 20 network evaluations. Their speed tells how many samples with the
-default number of steps of the peer fit into --sampling-minutes. So many are drawn, or none if they are too
-few to compare. The default of the Keras tutorial is 20. The EMA of the tutorial is slow, so the last weights
-are sampled too.
+images. Each peer draws -n samples with 20 network evaluations, and -n with its own default number of steps,
+or as many as fit into --sampling-minutes, or none if they would be too few to compare. The default of the
+Keras tutorial is 20. The EMA of the tutorial is slow, so the last weights are sampled too.
 
 Each stage runs in a process of its own, and is kept in FOLDER. The same command, with the same or with other
 peers, does what is missing, and prints the table of all that is there. The machine must be idle meanwhile.
@@ -71,15 +70,20 @@ def train(name: str, folder: Path, source: str, minutes: float) -> dict[str, Any
     return {**trained, "program": f"{package} {programs[package]}", "of": len(split.train), **programs}
 
 
-def sample(name: str, folder: Path, steps: int, weights: str, count: int) -> dict[str, Any]:
-    """Sample a peer, write images.npy and a sheet into a folder, and return the facts of sampling."""
+def sample(name: str, folder: Path, steps: int, weights: str, count: int, minutes: float) -> dict[str, Any]:
+    """Sample a peer, write images.npy and a sheet into a folder, and return the facts of sampling.
+
+    At most `count` samples are drawn, or as many as fit into `minutes` at the speed of the first batch.
+    """
     import torch
 
     torch.manual_seed(0)
     draw = importlib.import_module(PEERS[name][0]).Sampler(folder.parent, steps, weights)
     begin = time.perf_counter()
-    drawn = np.concatenate([draw(min(BATCH, count - done)) for done in range(0, count, BATCH)])
-    seconds = time.perf_counter() - begin
+    parts = [draw(min(BATCH, count))]
+    count = min(count, max(LEAST, int(60 * minutes * BATCH / (time.perf_counter() - begin))))
+    parts += [draw(min(BATCH, count - done)) for done in range(BATCH, count, BATCH)]
+    seconds, drawn = time.perf_counter() - begin, np.concatenate(parts)
     pixels = np.rint(255 * drawn).astype(np.uint8)
     np.save(folder / "images.npy", pixels)
     ddim.sheet(pixels[:36].transpose(0, 3, 1, 2)).save(folder / "sheet.png")
@@ -110,11 +114,11 @@ def compare_peer(name: str, args: argparse.Namespace) -> None:
     keep(folder / "training.json", train, name, folder, args.images, args.minutes)
     for way in PEERS[name][2]:
         home, (weights, steps) = folder / way, way.split("-")
-        fitting = int(60 * args.sampling_minutes / (pace * int(steps))) if int(steps) > 20 else args.n
-        if fitting < min(LEAST, args.n) and not (home / "sampling.json").exists():
-            print(f"{home}: left out, {fitting} samples fit into --sampling-minutes", file=sys.stderr)
+        kept, least = home / "sampling.json", min(LEAST, args.n)
+        if least * pace * int(steps) > 60 * args.sampling_minutes and not kept.exists():
+            print(f"{home}: left out, {least} samples take more than --sampling-minutes", file=sys.stderr)
             continue
-        drawn = keep(home / "sampling.json", sample, name, home, int(steps), weights, min(args.n, fitting))
+        drawn = keep(kept, sample, name, home, int(steps), weights, args.n, args.sampling_minutes)
         pace = drawn["pace"] / drawn["nfe"]
         if drawn["images"] >= LEAST:
             evaluate(home, str(home / "images.npy"), "--reference", args.images, "--part", "valid")
@@ -179,9 +183,7 @@ def main() -> None:
     parser.add_argument("--peers", default=",".join(PEERS), help="names, separated by commas (default: all)")
     parser.add_argument("--minutes", type=float, default=40, help="of training, a peer (default 40)")
     parser.add_argument("-n", type=int, default=784, help="samples, a row (default 784)")
-    parser.add_argument(
-        "--sampling-minutes", type=float, default=20, help="of a row of more than 20 NFE (20)"
-    )
+    parser.add_argument("--sampling-minutes", type=float, default=20, help="of a row (default 20)")
     parser.add_argument("--run", type=Path, help="a run of `ddim train`, trained with seed 0")
     args = parser.parse_args()
     names = [name for name in args.peers.split(",") if name]
