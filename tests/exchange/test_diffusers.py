@@ -116,7 +116,7 @@ def test_a_run_that_is_exported_and_imported_has_the_same_recipe(exported, tmp_p
     assert back.pixels == before.pixels
     assert torch.equal(sample(back), sample(before))
     assert json.loads((folder / "run.json").read_text())["imported"]["folder"] == str(exported)
-    for name in ("diagnose", "memorisation", "likelihood", "evaluate"):
+    for name in ("diagnose", "memorisation", "likelihood", "evaluate", "resume"):
         with pytest.raises(UserError, match="was imported and has no training images"):
             getattr(ddim, name)(folder)
     assert [(run.path, run.state) for run in find_runs(tmp_path) if run.path != tmp_path / "run"] == [

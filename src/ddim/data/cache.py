@@ -97,7 +97,7 @@ def open_images(
         except OSError as error:
             what = f"the cache folder {str(root)!r} cannot be written"
             raise explain_error(error, what, "set DDIM_CACHE to a folder that can be written") from None
-    return replace(images, values=reading.limit(images.values, images.ends))
+    return replace(images, values=reading.limit(images.values, images.pixels))
 
 
 def _follow_note(root: Path, place: Path) -> Images | None:
@@ -237,6 +237,7 @@ def _publish(source: Source, place: Path, folder: Path, images: Sequence[_Result
     shape = len(images), *size, channels
     lows, highs = zip(*(image.ends for image in images), strict=True)
     range_ = choose_range(min(lows), max(highs)) if kind == "float32" else (0.0, LARGEST[kind])
+    _sort_pixels(np.memmap(folder / _PIXELS, kind, "r", shape=shape), order, folder / _PIXELS)
     index = {
         "fingerprint": fingerprint,
         "official": source.official,
@@ -245,7 +246,6 @@ def _publish(source: Source, place: Path, folder: Path, images: Sequence[_Result
         "labels": labels,
         "shape": shape,
         "values": asdict(Values(kind, *range_)),
-        "ends": _sort_pixels(np.memmap(folder / _PIXELS, kind, "r", shape=shape), order, folder / _PIXELS),
         "originals": [astuple(image.header) for image in images if image.header],
         "sha256": files.hash_file(folder / _PIXELS),
     }
@@ -261,15 +261,14 @@ def _publish(source: Source, place: Path, folder: Path, images: Sequence[_Result
     return _read(final)
 
 
-def _sort_pixels(pixels: np.ndarray, order: Sequence[int], path: Path) -> tuple[float, float]:
-    """Write pixels to a file in another order, and return the smallest and the largest value."""
+def _sort_pixels(pixels: np.ndarray, order: Sequence[int], path: Path) -> None:
+    """Write pixels to a file in another order."""
     if list(order) != sorted(order):
         sorted_path = path.with_suffix(".sorted")
         with sorted_path.open("wb") as file:
             for number in order:
                 file.write(pixels[number].tobytes())
         sorted_path.replace(path)
-    return float(pixels.min()), float(pixels.max())
 
 
 def open_decoded(fingerprint: str) -> Images | None:
@@ -301,7 +300,6 @@ def _read(folder: Path) -> Images:
         official=(np.flatnonzero(train), np.flatnonzero(~train)) if index["official"] else None,
         folder=folder,
         values=values,
-        ends=tuple(index["ends"]),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +39,6 @@ class Images:
         values: the type of the pixels, and how they map to [0, 1].
         vectors: (N, d) float32, the standardised vectors of the images, see `ImageVectors`; None if there are
             none.
-        ends: the smallest and the largest value of all pixels, if they come from the cache.
         rejects: the files of the source that could not be used, with the reasons, sorted by name.
         skipped: number of files of the source that are not images.
     """
@@ -54,7 +52,6 @@ class Images:
     folder: Path | None = None
     values: Values = EIGHT_BITS
     vectors: np.ndarray | None = None
-    ends: tuple[float, float] = (-math.inf, math.inf)
     rejects: tuple[Reject, ...] = ()
     skipped: int = 0
 

@@ -84,12 +84,12 @@ class Reading:
     axis: Literal["auto", "first", "last"] = "auto"
     array: str | None = None
 
-    def limit(self, found: Values, ends: tuple[float, float]) -> Values:
+    def limit(self, found: Values, pixels: np.ndarray) -> Values:
         """Return the type and range of pixel values, with the range of this reading if it has one.
 
         Args:
             found: the type and range that follow from the files.
-            ends: the smallest and the largest value of the images.
+            pixels: the values of the images; all are read if this reading has a range.
 
         Raises:
             UserError: if the user gave a range, and the images have 8 bits or values outside this range.
@@ -98,7 +98,7 @@ class Reading:
             return found
         if found.eight_bits:
             raise UserError("data.range is for 16-bit and float images, and these have 8 bits: leave it out")
-        chosen, (low, high) = Values(found.type, *self.range), ends
+        chosen, low, high = Values(found.type, *self.range), pixels.min(), pixels.max()
         if not chosen.low <= low <= high <= chosen.high:
             raise UserError(f"data.range must hold all values of the images, which are {low:g} to {high:g}")
         return chosen

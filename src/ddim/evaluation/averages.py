@@ -21,7 +21,7 @@ from ddim.files import is_locked
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.statistics import Estimate, estimate_mean
 from ddim.nn import power_averages as powers
-from ddim.nn.power_averages import Profile
+from ddim.nn.power_averages import GAMMAS, Profile
 from ddim.runs import averages as stores, checkpoint
 from ddim.runs.names import find_run_folder
 from ddim.sampling.images import open_run_images
@@ -99,11 +99,11 @@ class Averages:
 
     def reconstruct(self, width: float) -> Average:
         """Return the average of a width, reconstructed from the others."""
-        files = {Profile(s.step, gamma): (s.path, f"{gamma}") for s in self.snapshots for gamma in s.gammas}
+        files = {Profile(k, g): (path, f"{g}") for k, path in self.snapshots.items() for g in GAMMAS}
         files |= {Profile(self.step, gamma): (self.path, f"ema/{n}") for gamma, n in self.names.items()}
         gamma = powers.power_of_width(width)
         coefficients, error = powers.combine_profiles([*files], Profile(self.step, gamma))
-        steps = tuple(one.step for one in self.snapshots)
+        steps = tuple(self.snapshots)
         facts = stores.StoredAverage(width, gamma, error, self.step, stores.hash_weights(self.path), steps)
         return Average(facts, [(c, *file) for c, file in zip(coefficients, files.values(), strict=True)])
 
@@ -168,10 +168,10 @@ def ema(
         name = "picked"
         verdict, chosen, rows = _pick_average(averages, tried, pick, n, progress)
     facts = replace(chosen.facts, choice=tuple(rows))
-    stored = stores.store_average(averages.folder, name, chosen.compute(), facts)
-    model, shown = f"{averages.loaded.checkpoint.run}@{name}", rows or [_to_row(stored)]
-    title = f"to use it: ddim sample {quote(model)}"
-    return Search(verdict, {"model": model}, shown, title, facts={"name": name, **asdict(stored)})
+    folder = stores.store_average(averages.folder, name, chosen.compute(), facts)
+    stored = {"name": name, **asdict(facts), "folder": folder}
+    model, shown = f"{averages.loaded.checkpoint.run}@{name}", rows or [_to_row(facts)]
+    return Search(verdict, {"model": model}, shown, f"to use it: ddim sample {quote(model)}", facts=stored)
 
 
 def _to_row(facts: stores.StoredAverage) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def _list_averages(averages: Averages, known: Sequence[Average]) -> Search:
     verdict = f"{len(rows)} widths can be reconstructed; `ddim ema {quote(run)} --pick kid` chooses one"
     for name, facts in stores.list_stored(averages.folder).items():
         rows.append(_to_row(facts) | {"stored": name, "step": facts.step})
-    steps = ", ".join(str(one.step) for one in averages.snapshots)
+    steps = ", ".join(map(str, averages.snapshots))
     return Search(verdict, {}, rows, f"{run}: snapshots of steps {steps}")
 
 

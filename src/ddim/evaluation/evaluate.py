@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ddim.data.arrays import give_images, hold_images
 from ddim.data.cache import open_images
 from ddim.data.decode import read_header
-from ddim.data.images import gather_batch
 from ddim.data.open import find_source
 from ddim.data.remote import Files, names_repository
 from ddim.data.sources import Source as ImageSource
@@ -41,7 +41,7 @@ from ddim.machine.progress import Progress, continue_progress, open_progress, wa
 from ddim.metrics.catalogue import DEFAULT, LEAST, metric_name
 from ddim.metrics.features import Extractor, open_extractor
 from ddim.plots.charts import save_figure
-from ddim.plots.pictures import enlarge, make_sheet, save_png, to_pictures
+from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.recipe.recipe import Data
 from ddim.runs.folder import check_unused, parse_out, publish_output
 from ddim.runs.names import is_run_folder, parse_place
@@ -379,8 +379,7 @@ def _open_given_images(
 
     def compute(extractor: Extractor, shown: int) -> ImageFeatures:
         features = compute_features(given, extractor, partial(progress, "images"))
-        first = to_pictures(gather_batch(given.images, which[:shown]))
-        return ImageFeatures(features, first)
+        return ImageFeatures(features, torch.from_numpy(given[:shown]).permute(0, 3, 1, 2))
 
     evaluated = _EvaluatedImages(len(which), compute, sampling, images.fingerprint)
     home, left_out = Path(records.FOLDER), images.describe_rejects()

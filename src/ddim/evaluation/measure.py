@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from ddim.errors import UserError, describe_given
@@ -181,6 +180,6 @@ def _jackknife(statistic: Callable[..., float], *sets: np.ndarray) -> tuple[floa
     for k in range(GROUPS):
         a, b, truth = (features[tenth != k] for features, tenth in zip(sets, tenths, strict=True))
         without.append(statistic(a, truth) - statistic(b, truth))
-    quantile = float(stats.t.ppf(0.975, GROUPS - 1))
-    radius = quantile * math.sqrt((GROUPS - 1) * float(np.var(without)))
-    return value, value - radius, value + radius
+    error = math.sqrt((GROUPS - 1) * float(np.var(without)))
+    found = Estimate.from_error(value, error, GROUPS - 1)
+    return value, float(found.low), float(found.high)

@@ -20,7 +20,7 @@ from ddim.errors import UserError, format_count, quote
 from ddim.files import read_sealed
 from ddim.metrics.catalogue import METRICS, metric_name
 from ddim.metrics.estimate import Estimate
-from ddim.plots.table import Tabular, format_cell, format_interval
+from ddim.plots.table import Tabular, format_cell
 from ddim.recipe.options import SAMPLING_FIELDS, flatten_as_text, labels_by_default
 from ddim.runs.folder import list_numbered_folders
 
@@ -298,8 +298,18 @@ class Evaluation(Metrics):
 
 
 def format_estimate(estimate: Estimate, sign: str = "") -> str:
-    """Return a value and half the width of its interval as text; see `format_interval`."""
-    return format_interval(estimate.value, estimate.low, estimate.high, sign)
+    """Return a value and half the width of its interval as text, such as "0.0123 ± 0.0011"; "" for None.
+
+    The smaller of both numbers has two digits, but there are at least four decimals, or two if the value is
+    10 or more. If `sign` is "+", positive values have a sign too.
+    """
+    value, low, high = estimate.value, estimate.low, estimate.high
+    if value is None:
+        return ""
+    half = 0.0 if low is None else (high - low) / 2
+    smallest = min((abs(number) for number in (value, half) if number), default=1.0)
+    digits = min(max(4 if abs(value) < 10 else 2, 1 - math.floor(math.log10(smallest))), 10)
+    return f"{value:{sign}.{digits}f}" + ("" if low is None else f" ± {half:.{digits}f}")
 
 
 # Read records

@@ -124,10 +124,13 @@ def _open_repository(api: Any, to: Repository) -> str:  # noqa: ANN401 (an `HfAp
     """
     api.whoami()
     api.create_repo(to.id, private=True, exist_ok=True)
-    names = {entry.path for entry in api.get_paths_info(to.id, [WEIGHTS, MANIFEST, CARD])}
+    found = api.get_paths_info(to.id, [WEIGHTS, MANIFEST, CARD], revision=to.revision)
+    names = {entry.path for entry in found}
     if WEIGHTS in names and MANIFEST not in names:
         raise UserError(f"{to.id} holds another model, whose {WEIGHTS} would be lost: give a new name")
-    return Path(api.hf_hub_download(to.id, CARD)).read_text(encoding="utf-8") if CARD in names else ""
+    if CARD not in names:
+        return ""
+    return Path(api.hf_hub_download(to.id, CARD, revision=to.revision)).read_text(encoding="utf-8")
 
 
 def write_published(run: LoadedRun, folder: Path) -> tuple[Recipe, list[str]]:

@@ -268,8 +268,8 @@ def count_allowed() -> int:
     """Return the number of physical cores that the affinity and the cgroup of this process allow."""
     # Hyper-threads of one core have the same siblings.
     siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
-    cores = len({_read_system_file(siblings.format(k), str(k)) for k in _list_processors()})
-    quota, period = _read_system_file("/sys/fs/cgroup/cpu.max", "max 1").split()
+    cores = len({read_system_file(siblings.format(k), str(k)) for k in _list_processors()})
+    quota, period = read_system_file("/sys/fs/cgroup/cpu.max", "max 1").split()
     return cores if quota == "max" else min(cores, math.ceil(int(quota) / int(period)))
 
 
@@ -278,10 +278,10 @@ def _list_processors() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {*range(os.cpu_count() or 1)}
 
 
-def _read_system_file(path: str, default: str) -> str:
+def read_system_file(path: str, default: str = "") -> str:
     """Return the text of a file in which Linux describes itself, or `default` on other systems."""
     with suppress(OSError):
-        return Path(path).read_text(encoding="ascii").strip()
+        return Path(path).read_text(errors="replace").strip()
     return default
 
 
@@ -305,7 +305,7 @@ def _seconds_of_others() -> float:
     Processes of low priority (nice above 0) leave this process the cores that it needs, so they do not count.
     """
     names = {f"cpu{k}" for k in _list_processors()}
-    lines = [line.split() for line in _read_system_file("/proc/stat", "").splitlines()]
+    lines = [line.split() for line in read_system_file("/proc/stat").splitlines()]
     # The columns are the ticks in user mode, of low priority, in the kernel, idle, waiting, and so on.
     ticks = [int(line[k]) for line in lines if line[0] in names for k in (1, 3, 6, 7, 8)]
     return sum(ticks) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4]) if ticks else 0.0

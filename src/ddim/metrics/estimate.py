@@ -23,7 +23,7 @@ class Estimate:
     freedom: float = field(default=math.inf, kw_only=True)
 
     @classmethod
-    def from_error(cls, value: np.ndarray, error: np.ndarray, freedom: float) -> Self:
+    def from_error(cls, value: float | np.ndarray, error: float | np.ndarray, freedom: float) -> Self:
         """Return the estimate with this value, this standard error and its degrees of freedom."""
         import numpy as np
 

@@ -95,7 +95,7 @@ def open_extractor(features: str | Extractor = DEFAULT, weights: str | Path | No
 
 def extract_features(
     extractor: Extractor,
-    images: np.ndarray,
+    images: Any,  # noqa: ANN401 (rows that are read on demand)
     batch: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
@@ -103,7 +103,7 @@ def extract_features(
 
     Args:
         extractor: the network.
-        images: (N, H, W, C) uint8, an array or a memory map.
+        images: (N, H, W, C) uint8: an array, a memory map, or an object that reads the rows at a slice.
         batch: images per batch; it affects only memory use.
         progress: called with (done, total) after each batch.
 

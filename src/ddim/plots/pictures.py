@@ -57,13 +57,6 @@ def to_uint8(images: Tensor) -> np.ndarray:
     return images.cpu().contiguous().numpy()
 
 
-def to_pictures(images: Tensor) -> Tensor:
-    """Return images (B, C, H, W), in [0, 1] or uint8, as pictures (B, 1, 3 or 4, H, W); see `to_uint8`."""
-    import torch
-
-    return torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2)
-
-
 def check_images(images: Tensor, what: str = "images") -> None:
     """Check the layout and the values of images that a user gives.
 

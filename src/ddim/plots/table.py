@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import math
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,22 +144,6 @@ def format_cell(value: Any) -> str:  # noqa: ANN401 (a plain value)
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def format_interval(
-    value: float | None, low: float | None = None, high: float | None = None, sign: str = ""
-) -> str:
-    """Return a value and half the width of its interval as text, such as "0.0123 ± 0.0011"; "" for None.
-
-    The smaller of both numbers has two digits, but there are at least four decimals, or two if the value is
-    10 or more. If `sign` is "+", positive values have a sign too.
-    """
-    if value is None:
-        return ""
-    half = 0.0 if low is None or high is None else (high - low) / 2
-    smallest = min((abs(number) for number in (value, half) if number), default=1.0)
-    digits = min(max(4 if abs(value) < 10 else 2, 1 - math.floor(math.log10(smallest))), 10)
-    return f"{value:{sign}.{digits}f}" + ("" if low is None else f" ± {half:.{digits}f}")
 
 
 def wrap_text(text: str) -> str:

@@ -8,10 +8,10 @@ as ``width-0.05/``, holds an average that `ddim.ema` stored, in the files ``aver
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ddim.errors import UserError, warn_user
 from ddim.runs import checkpoint
@@ -22,16 +22,9 @@ from ddim.runs.names import find_run_folder
 if TYPE_CHECKING:
     from torch import Tensor
 
+K = TypeVar("K")
+T = TypeVar("T")
 FOLDER, SNAPSHOTS, AVERAGE = "averages", "snapshots", "average"
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """An undamaged snapshot: its folder, its step, and the powers of its averages."""
-
-    path: Path
-    step: int
-    gammas: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -47,7 +40,6 @@ class StoredAverage:
         weights: the SHA-256 of the weights of this checkpoint.
         snapshots: the steps of the snapshots from which it was reconstructed.
         choice: one row for each average that `ddim.ema` compared; () if the user gave the width.
-        folder: the folder of the average; it is not stored.
     """
 
     width: float | None
@@ -57,43 +49,32 @@ class StoredAverage:
     weights: str
     snapshots: tuple[int, ...] = ()
     choice: tuple[dict[str, Any], ...] = ()
-    folder: Path = Path()
 
 
 # Snapshots
 
 
-def list_snapshots(run: Path, before: int) -> list[Snapshot]:
-    """Return the undamaged snapshots of steps below `before`, the oldest first.
+def list_snapshots(run: Path, before: int) -> dict[int, Path]:
+    """Return the folders of the snapshots of steps below `before`, keyed by step, the oldest first.
 
-    A damaged snapshot is left out, with a warning.
+    Each holds the averages of the powers `GAMMAS`. A damaged one is left out with a warning.
     """
-    snapshots = []
-    for step, path in checkpoint.list_steps(run / FOLDER / SNAPSHOTS):
-        if step < before:
-            try:
-                names = checkpoint.read_manifest(checkpoint.verify(path)).files
-            except Damaged as damage:
-                warn_user(f"{damage}; it is not used")
-                continue
-            gammas = tuple(float(name.removesuffix(".safetensors")) for name in names)
-            snapshots.append(Snapshot(path, step, gammas))
-    return snapshots
+    steps = checkpoint.list_steps(run / FOLDER / SNAPSHOTS)
+    return _read_undamaged({step: path for step, path in steps if step < before}, checkpoint.verify)
 
 
 # Stored averages
 
 
-def store_average(run: Path, name: str, average: Mapping[str, Tensor], facts: StoredAverage) -> StoredAverage:
-    """Store an average of a run, and return its facts; an older average with this name is removed.
+def store_average(run: Path, name: str, average: Mapping[str, Tensor], facts: StoredAverage) -> Path:
+    """Store an average of a run, and return its folder; an older average with this name is removed.
 
     Raises:
         NotFinite: if the average contains NaN or an infinity.
     """
     target = run / FOLDER / name
-    document = {key: value for key, value in asdict(facts).items() if key != "folder"}
-    checkpoint.replace_checkpoint(target, facts.step, {AVERAGE: average}, {AVERAGE: document})
-    return replace(facts, folder=target)
+    checkpoint.replace_checkpoint(target, facts.step, {AVERAGE: average}, {AVERAGE: asdict(facts)})
+    return target
 
 
 def find_stored(run: Path) -> dict[str, Path]:
@@ -104,13 +85,18 @@ def find_stored(run: Path) -> dict[str, Path]:
 
 def list_stored(run: Path) -> dict[str, StoredAverage]:
     """Return the stored averages of a run, keyed by name; a damaged one is left out with a warning."""
-    averages = {}
-    for name, path in find_stored(run).items():
+    return _read_undamaged(find_stored(run), read_stored)
+
+
+def _read_undamaged(paths: Mapping[K, Path], read: Callable[[Path], T]) -> dict[K, T]:
+    """Return `read(path)` for each path; a path with damaged files is left out with a warning."""
+    found = {}
+    for key, path in paths.items():
         try:
-            averages[name] = read_stored(path)
+            found[key] = read(path)
         except Damaged as damage:
             warn_user(f"{damage}; it is not used")
-    return averages
+    return found
 
 
 def read_stored(path: Path) -> StoredAverage:
@@ -121,7 +107,7 @@ def read_stored(path: Path) -> StoredAverage:
     """
     facts = checkpoint.read_document(path, AVERAGE)
     lists = {name: tuple(facts[name]) for name in ("snapshots", "choice")}
-    return StoredAverage(**facts | lists, folder=path)
+    return StoredAverage(**facts | lists)
 
 
 def list_weights(path: Path) -> list[str]:

@@ -275,7 +275,7 @@ def interpolate(
     check_count("frames", frames, 2)
     setup = open_edit(run, "an interpolation", steps, options, invert=seeds is None)
     pipeline, times, sampler = setup.pipeline, setup.times, setup.pipeline.recipe.sampler
-    numbers, notes, restored, before = check_seeds(seeds or []), [], None, 0
+    numbers, notes, restored, before = check_seeds([] if seeds is None else seeds), [], None, 0
     x, names = open_pictures(pipeline, images, notes) if images else (torch.empty(0), [])
     if sorted([len(names), len(numbers)]) != [0, 2]:
         raise UserError("give two images, or two seeds, such as seeds=[3, 8] (--seeds 3,8)")
@@ -341,7 +341,7 @@ def inpaint(  # noqa: PLR0913 (the choices of a notebook)
         ddim inpaint runs/photos-fast-1 rose.jpg --mask mask.png -n 4
     """
     check_count("resample", resample)
-    listed = range(seed, seed + n) if seeds is None else seeds
+    listed = list_seeds(n, seed, None) if seeds is None else seeds
     setup, x, facts, notes = _open_seeded(run, "inpainting", image, listed, steps, options)
     hole = open_mask(setup.pipeline, mask, notes)
     paint = Inpaint(setup.pipeline.pixels.enter(x), hole, resample)
@@ -395,7 +395,7 @@ def vary(
     Commands:
         ddim vary runs/photos-fast-1 rose.jpg --strength 0.5 -n 8
     """
-    listed = range(seed, seed + n) if seeds is None else seeds
+    listed = list_seeds(n, seed, None) if seeds is None else seeds
     setup, x, facts, notes = _open_seeded(run, "a variation", image, listed, steps, options)
     x0, times = setup.pipeline.pixels.enter(x), setup.times
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 from ddim.data import Images
 from ddim.data.images import gather_batch
 from ddim.files import cache_folder, make_folder, write_atomic
-from ddim.metrics.features import Extractor
+from ddim.metrics.features import Extractor, extract_features
 from ddim.plots.pictures import to_uint8
 
 BATCH = 32
@@ -89,13 +89,9 @@ def compute_features(
     for path, places in _list_parts(of.identity(extractor), count):
         kept = read_part(path, "features")
         if kept is None:
-            features = []
-            for first in places[::BATCH]:
-                pictures = of[first : min(first + BATCH, places.stop)]
-                features.append(extractor(torch.from_numpy(pictures).permute(0, 3, 1, 2)))
-                if progress:
-                    progress(first + len(pictures), count)
-            kept = {"features": torch.cat(features)}
+            part = replace(of, which=of.which[places.start : places.stop])
+            watch = progress and (lambda done, _, first=places.start: progress(first + done, count))
+            kept = {"features": torch.from_numpy(extract_features(extractor, part, BATCH, watch))}
             keep_part(path, kept)
         parts.append(kept["features"].numpy())
     return np.concatenate(parts)

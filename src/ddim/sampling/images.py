@@ -8,7 +8,6 @@ from ddim.data import Images, SplitImages, open_images, split_images
 from ddim.data.arrays import PREFIX
 from ddim.data.cache import open_decoded
 from ddim.data.open import NAMES, absolute_source, source_exists
-from ddim.data.values import choose_channels
 from ddim.errors import UserError, quote, warn_user
 from ddim.files import read_sealed, write_sealed
 from ddim.machine.progress import Progress, ignore_progress, watch_reading
@@ -28,12 +27,21 @@ def open_run_images(trained: LoadedRun, progress: Progress = ignore_progress) ->
         UserError: if the run was imported, or its images are missing, have changed or are split in another
             way now. Also if the run was published, and its images are not a built-in data set.
     """
-    at, recipe = trained.checkpoint, trained.recipe
-    data, known = _know_images(at.path, recipe, at.state)
-    images = reopen_images(at.run, data, known.fingerprint, progress)
-    split = split_images(images, data.validation, recipe.split_seed)
-    check_same_split(split, known.train)
+    at = trained.checkpoint
+    split = reopen_split(at.run, at.path, trained.recipe, at.state, progress)
     return split.with_conditions(trained.clusters, trained.vectors)
+
+
+def reopen_split(run: Path, path: Path, recipe: Recipe, state: RunState, progress: Progress) -> SplitImages:
+    """Return the images of the checkpoint `path` of a run, split as in its training; see `open_run_images`.
+
+    They have no clusters and no vectors yet.
+    """
+    known = _know_images(path, recipe, state)
+    images = reopen_images(run, recipe.data, known.fingerprint, progress)
+    split = split_images(images, recipe.data.validation, recipe.split_seed)
+    check_same_split(split, known.train)
+    return split
 
 
 def check_same_split(split: SplitImages, train: int) -> None:
@@ -46,8 +54,8 @@ def check_same_split(split: SplitImages, train: int) -> None:
         raise UserError(f"the run was trained on {train:,} of these images, but now on {len(split.train):,}")
 
 
-def _know_images(path: Path, recipe: Recipe, state: RunState) -> tuple[Data, TrainedOn]:
-    """Return how the images of the checkpoint `path` of a run are read, and which they were.
+def _know_images(path: Path, recipe: Recipe, state: RunState) -> TrainedOn:
+    """Return which images the checkpoint `path` of a run was trained on.
 
     A stranger may have written the recipe of a published run. From such a recipe, only a built-in data set is
     opened, never a path or a repository.
@@ -61,7 +69,7 @@ def _know_images(path: Path, recipe: Recipe, state: RunState) -> tuple[Data, Tra
         raise UserError(f"run {path} was published without its training images ({source!r})")
     if state.images is None:
         raise UserError(f"run {path} was imported and has no training images")
-    return replace(recipe.data, channels=choose_channels(state.channels)), state.images
+    return state.images
 
 
 def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
@@ -84,8 +92,8 @@ def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
     if own_images:
         return recipe
     folder, source = find_run_folder(path), recipe.data.source
-    data, known = _know_images(path, recipe, state)
-    opened = _find_images(folder, data, known.fingerprint, ignore_progress)
+    known = _know_images(path, recipe, state)
+    opened = _find_images(folder, recipe.data, known.fingerprint, ignore_progress)
     if opened is None:
         raise UserError(_explain_missing(folder, source))
     same = source_exists(source) and absolute_source(source) == opened[0]
@@ -117,7 +125,7 @@ def reopen_images(run: Path, data: Data, fingerprint: str, progress: Progress = 
         raise UserError(_explain_missing(run, data.source))
     if not data.source.startswith(PREFIX):
         warn_user(f"the images {data.source!r} of {run} are gone; their decoded copies in the cache are used")
-    return replace(images, values=data.reading.limit(images.values, images.ends))
+    return replace(images, values=data.reading.limit(images.values, images.pixels))
 
 
 def _find_images(run: Path, data: Data, fingerprint: str, progress: Progress) -> tuple[str, Images] | None:

@@ -5,11 +5,11 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from ddim.machine.runtime import read_system_file
 from ddim.recipe.codec import describe_kind, dump
 from ddim.sampling.labels import VectorLabel
 from ddim.sampling.pipeline import Pipeline
@@ -101,7 +101,5 @@ def list_versions(threads: int | None = None) -> dict[str, Any]:
 
 def _processor() -> str:
     """Return the model of the processor on Linux, and its architecture on other systems."""
-    cores = Path("/proc/cpuinfo")
-    text = cores.read_text() if cores.exists() else ""
-    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    named = re.search(r"^model name\s*:\s*(.+)$", read_system_file("/proc/cpuinfo"), re.MULTILINE)
     return named[1] if named else platform.processor() or platform.machine()

@@ -3,13 +3,13 @@
 import re
 from dataclasses import replace
 from math import prod
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from ddim.errors import OutOfMemory, UserError
+from ddim.machine.runtime import read_system_file
 from ddim.sampling.pipeline import evaluating
 from ddim.training.machine import blank_loss, reduce_size
 from ddim.training.trainer import StepValues, Trainer
@@ -62,8 +62,7 @@ def _count_kept(training: Trainer, size: tuple[int, int], n: int) -> int:
 
 def find_free_memory(device: str) -> int | None:
     """Return the bytes of memory that are free for a CPU; None if not known, and for an accelerator."""
-    file = Path("/proc/meminfo")
-    known = re.search(r"MemAvailable: *(\d+)", file.read_text(encoding="ascii")) if file.exists() else None
+    known = re.search(r"MemAvailable: *(\d+)", read_system_file("/proc/meminfo"))
     return int(known[1]) * 1024 if known and device == "cpu" else None
 
 

@@ -35,7 +35,7 @@ from ddim.runs.folder import RUN, check_outside, check_unused, parse_out, record
 from ddim.runs.log import RunLog, measure_pace, read_metrics
 from ddim.runs.names import find_checkpoint, is_run_folder, pin_place
 from ddim.runs.state import Plan
-from ddim.sampling.images import check_same_split, open_source, record_new_place, reopen_images
+from ddim.sampling.images import check_same_split, open_source, record_new_place, reopen_split
 from ddim.sampling.labels import count_classes, count_vectors
 from ddim.sampling.pipeline import LoadedRun, load, load_state, load_vectors, read_clusters
 from ddim.sampling.sampling_setup import OFF, collect_guidance
@@ -148,13 +148,13 @@ def resume(  # noqa: PLR0913 (the choices of a notebook)
     """
     session, folder = _Session(machine, callbacks, progress), Path(folder)
     give_parts(own)
-    values = read_sealed(folder / RUN)["recipe"]["data"]["values"]
+    known = read_sealed(folder / RUN)
     # The images given from Python can be opened as long as this variable refers to their source.
-    data = hold_images(data, values)
+    data = hold_images(data, known["recipe"]["data"]["values"])
     with join_processes() as processes, lock_folder(folder) if processes.leads else nullcontext():
         source = str(getattr(data, "text", data))
         # A repeated command may give the old path of images that have moved. This path no longer exists.
-        if data is not None and processes.leads and source_exists(source):
+        if data is not None and "data" in known and processes.leads and source_exists(source):
             record_new_place(folder, source)
         processes.highest(0)  # all processes read the new place
         _continue(folder, more, images, session)
@@ -285,9 +285,7 @@ def _continue(folder: Path, more: float | None, images: int | None, session: _Se
     processes, facts, machine = current_processes(), read_sealed(folder / RUN), session.machine
     path = processes.broadcast(find_checkpoint(folder) if processes.leads else None)
     recipe, state = _read_exactly(path), load_state(path)
-    known = facts["data"]["fingerprint"]
-    images_now = processes.local_first(lambda: reopen_images(folder, recipe.data, known, session.decoding))
-    split = split_images(images_now, recipe.data.validation, recipe.split_seed)
+    split = processes.local_first(lambda: reopen_split(folder, path, recipe, state, session.decoding))
     split = split.with_conditions(read_clusters(path, recipe), load_vectors(path, recipe))
     threads = machine.threads or facts["asked"]["threads"]
     with keep_freed_memory(), machine.change(state.runtime, threads, processes) as runtime:

@@ -27,7 +27,6 @@ from ddim.recipe.model import find_misfit
 from ddim.recipe.recipe import Recipe, build_model, may_leave_weights_unused
 from ddim.recipe.user_parts import is_user_part
 from ddim.runs.state import Plan, RunState, TrainedOn
-from ddim.sampling.images import check_same_split
 from ddim.sampling.pipeline import CLUSTERS, VECTORS, Pipeline
 from ddim.training.batches import Batches, draw_times
 from ddim.training.optim import Muon, divide_parameters
@@ -372,12 +371,7 @@ class Trainer:
         Args:
             tensors: the tensors of the checkpoint, as `Trainer.tensors` returns them.
             state: the document "state" of the checkpoint.
-
-        Raises:
-            UserError: if the number of training images is not that of the checkpoint.
         """
-        if state.images:
-            check_same_split(self.split, state.images.train)
         self.step, self.best, self.plan, self.due = state.step, state.best, state.plan, state.due
         self.sums = {**state.sums}
         self.in_a_row.fill_(state.not_finite)

@@ -150,7 +150,7 @@ def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[
         for one in run.evaluations
     ]
     classes = recipe["net"].get("classes", 0)
-    known_names = run.facts["data"]["classes"] if run.facts else []
+    known_names = run.facts.get("data", {}).get("classes", [])  # an imported run has no images
     names = known_names if len(known_names) == classes else [*map(str, range(classes))]
     saved = list_checkpoints(run.path)
     return {

@@ -152,7 +152,8 @@ def sample_run(result: Result, preview: Preview, folder: Path, options: dict[str
             raise
         why = "you stopped" if preview.job.enough else "the time was over"
         result.notes.append(f"{len(ready)} of {len(options['seeds'])} samples: {why}")
-        options["seeds"] = ready
+        # A film would need all samples again.
+        options |= {"seeds": ready, "film": False}
         written = make(**options)
     result.nfe, result.sheet = written.nfe, find_address(folder / SHEET)
     for seed, label in zip(options["seeds"], list_labels(pipeline, options), strict=True):

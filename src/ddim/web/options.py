@@ -15,7 +15,7 @@ from ddim.errors import quote
 HIDDEN = {"n", "seed", "find_lr", "track", "resume", "more"}
 """The parameters that a request cannot set, besides those that are files."""
 
-FILES = ("data.source", "data.vectors", "objective.guide")
+FILES = ("data.source", "data.vectors", "objective.guide", "objective.teacher")
 """The fields of a recipe that name files."""
 
 
