@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 from urllib.error import URLError
 
 import numpy as np
@@ -93,9 +93,17 @@ def open_extractor(features: str | Extractor = DEFAULT, weights: str | Path | No
     return features if isinstance(features, Extractor) else load_extractor(features, weights)
 
 
+class Rows(Protocol):
+    """Images (N, H, W, C): an array, a memory map, or an object that reads those of a slice."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, places: slice, /) -> np.ndarray: ...
+
+
 def extract_features(
     extractor: Extractor,
-    images: Any,  # noqa: ANN401 (rows that are read on demand)
+    images: Rows,
     batch: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
@@ -103,7 +111,7 @@ def extract_features(
 
     Args:
         extractor: the network.
-        images: (N, H, W, C) uint8: an array, a memory map, or an object that reads the rows at a slice.
+        images: (N, H, W, C) uint8.
         batch: images per batch; it affects only memory use.
         progress: called with (done, total) after each batch.
 
