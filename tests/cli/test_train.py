@@ -17,7 +17,7 @@ from ddim.recipe.codec import dump, override, read_recipe, walk_slots, write_rec
 from ddim.recipe.named import RECIPES, find_recipe
 from ddim.recipe.recipe import Recipe
 from ddim.runs import checkpoint
-from ddim.sampling.pipeline import load, read_run_recipe
+from ddim.sampling.pipeline import load
 
 FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]
 
@@ -80,7 +80,7 @@ def test_options_and_fields_reach_the_recipe(here, finished, command):
     assert (made.data.source, dump(made)["schedule"]["kind"]) == ("blossoms:24", "linear")
     # A run from another run takes its recipe.
     command("train", "--from", finished, "--images", "8", "--out", "child", *FAST)
-    assert read_recipe(here / "child" / "recipe.yaml") == replace(read_run_recipe(finished), images=8)
+    assert read_recipe(here / "child" / "recipe.yaml") == replace(load(finished).recipe, images=8)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_student_is_distilled_resumed_and_sampled(here, finished, command):
     guidance = "--guidance 2 --guide-with @guide --guidance-interval -2,"
     said = command("distill", finished, "--images 16 --optim.warmup 0 --out student", guidance, *FAST)
     assert (said.out, "recipe tiny-distilled" in said.err) == ("student\n", True)
-    recipe = read_run_recipe("student")
+    recipe = load("student").recipe
     assert (recipe.images, recipe.optim.warmup, recipe.steps) == (16, 0, 2)
     loss = recipe.objective
     assert (loss.guidance, loss.interval, loss.guide) == (2.0, (-2.0, None), "@guide")

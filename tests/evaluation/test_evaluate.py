@@ -29,7 +29,7 @@ from ddim.metrics.kid import kid
 from ddim.metrics.prdc import prdc
 from ddim.runs import checkpoint
 from ddim.runs.state import TrainedOn
-from ddim.sampling.pipeline import load, read_run_recipe
+from ddim.sampling.pipeline import load
 from oracles import made
 from stubs import stub
 
@@ -39,7 +39,7 @@ FEW = {"n": 40, "steps": 2}
 
 
 def test_samples_and_training_images_are_compared_with_the_held_out_images(run):
-    images, recipe = open_images("blossoms:60", (16, 16)), read_run_recipe(run)
+    images, recipe = open_images("blossoms:60", (16, 16)), load(run).recipe
     split = split_images(images, recipe.data.validation, recipe.seed)
     reference, real = (
         extract_features(stub(), np.asarray(images.pixels)[which])

@@ -23,7 +23,7 @@ from ddim.sampling.generate import (
     sample,
     sample_uint8,
 )
-from ddim.sampling.pipeline import load, open_pipeline, read_run_recipe
+from ddim.sampling.pipeline import load, open_pipeline
 from ddim.sampling.sampling_setup import SamplingSetup
 
 SIZE = 4
@@ -205,7 +205,7 @@ def test_a_run_and_its_checkpoint_are_the_same_to_load(trained):
     again = load(path)
     assert torch.equal(made(trained, [3]), made(again, [3]))
     assert again.checkpoint.sha256 == trained.checkpoint.sha256
-    assert read_run_recipe(path) == read_run_recipe(path.parents[1]) == trained.recipe
+    assert load(path).recipe == load(path.parents[1]).recipe == trained.recipe
     assert not any(module.training for module in trained.model.modules())
     assert not any(parameter.requires_grad for parameter in trained.model.parameters())
 

@@ -17,7 +17,7 @@ from ddim.recipe.checks import check_training
 from ddim.recipe.codec import override
 from ddim.recipe.named import RECIPES, find_recipe
 from ddim.runs import checkpoint
-from ddim.sampling.pipeline import load, read_run_recipe
+from ddim.sampling.pipeline import load
 from ddim.sampling.sampling_setup import Guidance, save_guidance
 from ddim.training import Callback, distill, resume
 from ddim.training.student import make_student
@@ -163,10 +163,10 @@ def test_classes_guide_a_student_by_the_teacher_without_its_label(teacher, tmp_p
 
 def test_the_guidance_that_a_search_saved_is_learned_by_default(early, tmp_path):
     run = shutil.copytree(early, tmp_path / "run")
-    recipe = read_run_recipe(run)
+    recipe = load(run).recipe
     saved = Guidance(2.0, (-2.0, None), "@guide")
     save_guidance(run, recipe.sampler, recipe.steps, "ema", saved, labelled=False)
-    loss = read_run_recipe(distil(run, tmp_path / "student", images=8)).objective
+    loss = load(distil(run, tmp_path / "student", images=8)).recipe.objective
     assert (loss.guidance, loss.interval, loss.guide) == (2.0, (-2.0, None), "@guide")
 
 
@@ -174,9 +174,8 @@ def test_the_paths_of_teacher_and_guide_do_not_depend_on_the_working_folder(earl
     shutil.copytree(early, tmp_path / "small")
     monkeypatch.chdir(tmp_path)
     fields = {"optim.lr": "1e-4", "grid.sigma_min": 3.0}
-    recipe = read_run_recipe(
-        distil(early, "student", guidance=2.0, guide_with="small@raw", fields=fields, images=8)
-    )
+    student = distil(early, "student", guidance=2.0, guide_with="small@raw", fields=fields, images=8)
+    recipe = load(student).recipe
     assert recipe.objective.guide == str(tmp_path / "small@raw")
     assert recipe.objective.teacher == str(checkpoint.find_newest(early / "checkpoints"))
     # Fields of the student are set by path.

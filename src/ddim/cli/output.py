@@ -9,14 +9,13 @@ import os
 import shutil
 import stat
 import sys
-import textwrap
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
-from itertools import chain
 from typing import IO, Any, TextIO
 
 from ddim.errors import escape
+from ddim.plots.table import wrap_text
 
 
 def say(text: str) -> None:
@@ -32,17 +31,7 @@ def print_text(text: str) -> None:
 
 def fit_terminal(text: str, stream: IO[str]) -> str:
     """Return lines that fit a terminal without a broken word; lines for a file or a pipe stay as they are."""
-    if not stream.isatty():
-        return text
-    width = shutil.get_terminal_size().columns
-    lines = ([line] if len(line) <= width else wrap_words(line, width) for line in text.split("\n"))
-    return "\n".join(chain(*lines))
-
-
-def wrap_words(text: str, width: int, indent: str = "") -> list[str]:
-    """Return lines of at most `width` characters; a longer word, such as a path, has its own line."""
-    options = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, **options)
+    return wrap_text(text, shutil.get_terminal_size().columns) if stream.isatty() else text
 
 
 def draw(images: Sequence[Any], terminal: IO[str], rows: int = 1) -> None:
@@ -56,10 +45,15 @@ def draw(images: Sequence[Any], terminal: IO[str], rows: int = 1) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print plain values, paths and dataclasses as JSON; numbers that are not finite become null."""
+    """Print plain values, paths and dataclasses as JSON; see `to_plain`."""
+    print(json.dumps(to_plain(value), indent=2), flush=True)
+
+
+def to_plain(value: object) -> Any:  # noqa: ANN401 (JSON)
+    """Return paths and dataclasses as plain values; numbers that are not finite become None."""
     text = json.dumps(value, default=lambda each: vars(each) if is_dataclass(each) else os.fspath(each))
-    plain = json.loads(text, parse_constant=lambda name: None)
-    print(json.dumps(plain, indent=2), flush=True)
+    # The constants NaN and Infinity, which are no JSON, are read as None.
+    return json.loads(text, parse_constant=lambda _: None)
 
 
 # The streams

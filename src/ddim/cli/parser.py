@@ -9,9 +9,9 @@ from typing import Any, Literal, NoReturn
 
 from ddim import __version__
 from ddim.cli.commands import COMMANDS, GROUPS, describe_command
-from ddim.cli.output import wrap_words
 from ddim.cli.signatures import Parameter, Signature, read_signature
 from ddim.errors import UserError
+from ddim.plots.table import wrap_text
 
 INTRODUCTION = """ddim learns from your images, generates new images like them, and measures how
 good they are.
@@ -58,11 +58,11 @@ class _HelpPage(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=24, width=width)
 
     def _split_lines(self, text: str, width: int) -> list[str]:
-        return wrap_words(text, width)
+        return wrap_text(text, width).splitlines()
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         paragraphs = text.strip("\n").split("\n\n")
-        wrapped = ("\n".join(wrap_words(paragraph, width)) for paragraph in paragraphs)
+        wrapped = (wrap_text(paragraph.replace("\n", " "), width) for paragraph in paragraphs)
         kept = zip(paragraphs, wrapped, strict=True)
         return "\n\n".join(old if "\n " in f"\n{old}" else new for old, new in kept)
 

@@ -16,7 +16,6 @@ from ddim.files import read_sealed
 from ddim.metrics.catalogue import LEAST
 from ddim.plots.pictures import split_sheet
 from ddim.runs.folder import RUN
-from ddim.sampling.pipeline import read_run_recipe
 from ddim.training.progress import EVERY, Display, format_duration
 from ddim.training.trainer import Trainer
 
@@ -138,10 +137,10 @@ class Console(ProgressDisplay, Display):
     def done(self, folder: Path) -> None:
         """Print the last lines about a run: images seen, advice and next commands."""
         say(self.ended or f"run {folder} is finished: nothing to resume")
-        recipe, run = read_run_recipe(folder), quote(folder)
-        options = (" --label all" if recipe.data.labels is True else "") + self.own
+        facts, run = read_sealed(folder / RUN), quote(folder)
+        options = (" --label all" if facts["recipe"]["data"]["labels"] is True else "") + self.own
         # The held-out images alone would be too few for an evaluation.
-        part = " --part all" if read_sealed(folder / RUN)["data"]["valid"] < LEAST else ""
+        part = " --part all" if facts["data"]["valid"] < LEAST else ""
         say(f"next: ddim sample {run}{options}    generates new images")
         say(f"      ddim evaluate {run}{part}{options}    measures how close they are to real images")
         say(f"      ddim serve {quote(folder.parent)}    shows all of this in the browser")

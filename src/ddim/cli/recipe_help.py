@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ddim.cli.output import wrap_words
 from ddim.errors import UserError, suggest
-from ddim.recipe.codec import list_paths, override
+from ddim.plots.table import wrap_text
+from ddim.recipe.codec import list_paths
 from ddim.recipe.help import Row, explain_fields, explain_kinds
 from ddim.recipe.named import RECIPES, find_recipe
-from ddim.training.request import find_size
 
 INDENT = 38
 """The width of the column of fields."""
@@ -54,13 +53,11 @@ def show_recipe(name: str | None = None, *, fields: Mapping[str, Any] | None = N
         titles = {each: str(inspect.getdoc(make)).splitlines()[0] for each, make in RECIPES.items()}
         return Explanation([("\n".join(f"{each:<10} {title}" for each, title in titles.items()), ())])
     if name in RECIPES or name.endswith((".yaml", ".yml", ".json")):
-        recipe = override(find_recipe(name, find_size(fields or {}, None)), fields or {})
         title = inspect.getdoc(RECIPES[name]) if name in RECIPES else name
-        return Explanation([(title or name, explain_fields(recipe))])
+        return Explanation([(title or name, explain_fields(find_recipe(name, fields=fields)))])
     if parts := [(f"--{name} {kind}: {about}", rows) for kind, about, rows in explain_kinds(name)]:
         return Explanation(parts)
-    recipe = override(find_recipe("fast"), fields or {})
-    rows = [row for row in explain_fields(recipe) if row[0] == name]
+    rows = [row for row in explain_fields(find_recipe("fast", fields=fields)) if row[0] == name]
     # Other values of its part have a field that the recipe itself lacks.
     above = name.rpartition(".")[0]
     rows = rows or [row for _, _, kind in explain_kinds(above) for row in kind if row[0] == name][:1]
@@ -74,7 +71,7 @@ def _format_field(row: Row) -> str:
     """Return a field as text: its option and value on the left, its meaning and valid values on the right."""
     path, value, possible, meaning = row
     left, text = f"  --{path} {value}", f"{meaning.replace('None', 'none')} [{possible}]"
-    lines = wrap_words(text, 110, " " * INDENT)
+    lines = wrap_text(text, 110, " " * INDENT).splitlines()
     if len(left) >= INDENT:
         return "\n".join([left, *lines])
     return "\n".join([left.ljust(INDENT) + lines[0].lstrip(), *lines[1:]])

@@ -89,17 +89,14 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
             folder = processes.broadcast(find_run(wanted, any_rate=find_lr) if processes.leads else None)
         elif (folder / RUN).is_file():
             check_resumed_recipe(folder, recipe, fields)
-        # If the command gives images or a recipe, it may start a new run. So a user can repeat one command,
-        # from the start of a run until it is finished.
-        elif recipe is None and data is None:
-            what = "holds no run to resume" if folder.exists() else "does not exist"
-            raise UserError(f"--out {out} {what}; give DATA to start a new run there")
         else:
             folder = None
         if folder:
             # Minutes that were added before torchrun restarted the command are not added again.
             more = None if restarted else more
             return training.resume(folder, more=more, images=images, data=data, **options)
+        # If the command gives images or a recipe, it may start a new run. So a user can repeat one command,
+        # from the start of a run until it is finished.
         if more is not None or (data is None and recipe is None and not restarted):
             runs = ", ".join(str(path.parent) for path in _list_runs("runs")[:3])
             advice = f"name one with --out ({runs or 'there is none'}), or give DATA to start a new one"

@@ -116,7 +116,7 @@ def export(
         if to == "diffusers":
             use |= export_to_diffusers(loaded, folder)
         else:
-            document = describe_sampling(loaded, steps)
+            document = describe_sampling(loaded, use["steps"])
             write_json(folder / SAMPLING, document)
             write_onnx(loaded.model, [step["condition"] for step in document["steps"]], folder / ONNX)
         use["notes"] = notes = (*use["notes"], *describe_differences(loaded, to))
@@ -160,7 +160,7 @@ FORMULAS = (
 """The formulas of DDIM (Song et al. 2021, eq. 12), written with the entries of the JSON file."""
 
 
-def describe_sampling(pipeline: Pipeline, steps: int | None = None) -> dict[str, Any]:
+def describe_sampling(pipeline: Pipeline, steps: int) -> dict[str, Any]:
     """Return the content of `SAMPLING`: shape, pixels, classes, clipping, and coefficients of each DDIM step.
 
     `class_weights` are the relative frequencies of the classes that samples have by default; null means
@@ -172,14 +172,13 @@ def describe_sampling(pipeline: Pipeline, steps: int | None = None) -> dict[str,
 
     Args:
         pipeline: the model.
-        steps: number of sampling steps; by default the number in the recipe.
+        steps: number of sampling steps.
 
     Raises:
         UserError: if the grid cannot have this number of steps, or the model was not trained at one of the
             noise levels.
     """
     recipe, model = pipeline.recipe, pipeline.model
-    steps = recipe.choose_steps(steps)
     check_steps(recipe, steps)
     grid = find_searched_grid(pipeline, DDIM(), steps) or recipe.grid
     levels = _describe_levels(pipeline, grid(steps, recipe.sampling_schedule))

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from ddim.errors import Interrupted, explain_error
 from ddim.machine.runtime import count_allowed
@@ -69,12 +69,6 @@ class Processes:
         if self.count > 1:
             dist.broadcast_object_list(values, 0)
         return values[0]
-
-    def add(self, x: Tensor) -> Tensor:
-        """Add the tensors of all processes, in place, and return the sum."""
-        if self.count > 1:
-            dist.all_reduce(x)
-        return x
 
     def highest(self, *values: int) -> list[int]:
         """Return, for each value, the maximum over all processes; this does not wait for an accelerator."""

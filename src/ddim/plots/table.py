@@ -146,10 +146,11 @@ def format_cell(value: Any) -> str:  # noqa: ANN401 (a plain value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def wrap_text(text: str) -> str:
-    """Return text in lines of at most `WIDTH` characters; no word is broken, and no line break is lost."""
+def wrap_text(text: str, width: int = WIDTH, indent: str = "") -> str:
+    """Return text in lines of at most `width` characters; no word is broken, and no line break is lost."""
     options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
-    return "\n".join(textwrap.fill(line, WIDTH, **options) for line in text.splitlines())
+    options |= {"initial_indent": indent, "subsequent_indent": indent}
+    return "\n".join(textwrap.fill(line, width, **options) for line in text.splitlines())
 
 
 def _embed_png(content: bytes) -> str:

@@ -74,7 +74,7 @@ def sample(
     listed = list_seeds(n, seed, seeds)
     setup = open_samples(open_pipeline(model), steps, listed, options)
     images, _ = generate(setup, listed, progress=progress)
-    check_samples(images, listed, setup.pipeline)
+    check_samples(images, listed)
     return images
 
 
@@ -208,12 +208,12 @@ def sample_uint8(
     for part in split_into_parts(setup.pipeline, seeds, BATCH):
         images, nfe = generate(setup, part, progress=continue_progress(progress, done, len(seeds)))
         if finite:
-            check_samples(images, part, setup.pipeline)
+            check_samples(images, part)
         done += len(part)
         yield torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2), nfe
 
 
-def check_samples(images: Tensor, seeds: Sequence[int], pipeline: Pipeline) -> None:
+def check_samples(images: Tensor, seeds: Sequence[int]) -> None:
     """Check that no sample is NaN.
 
     Raises:

@@ -332,15 +332,6 @@ def evaluating(model: nn.Module) -> Generator[None]:
             layer.training = mode
 
 
-def read_run_recipe(run: str | Path) -> Recipe:
-    """Return the recipe of a run folder or of a checkpoint folder.
-
-    Raises:
-        UserError: if there is no checkpoint.
-    """
-    return load_recipe(read_checkpoint(run, lambda path: checkpoint.read_document(path, "recipe")))
-
-
 def read_clusters(path: Path, recipe: Recipe) -> ImageClusters | None:
     """Return the clusters in the checkpoint `path`; None if the labels of the recipe are not clusters."""
     clustered = isinstance(recipe.data.labels, Clusters)

@@ -136,7 +136,7 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
             start = time.monotonic()
             onward = continue_progress(progress, done, len(listed))
             images, nfe = generate_together(setup, part, watch=see, progress=onward)
-            check_samples(images, part, pipeline)
+            check_samples(images, part)
             seconds += time.monotonic() - start
             done += len(part)
             if folder:

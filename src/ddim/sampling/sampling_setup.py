@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.diffusion.denoiser import Counted, Denoiser, Labelled, Model
+from ddim.diffusion.denoiser import Counted, Denoiser, Labelled
 from ddim.diffusion.grids import Grid, Listed, Uniform, UniformLogSNR
 from ddim.diffusion.guidance import Guided, Interval, Rescheduled, check_reach, find_ends, lies_inside
 from ddim.diffusion.noise import Noise
@@ -120,17 +120,6 @@ class Guidance:
             described["guide"] = {"name": self.guide, **self.run.checkpoint.describe()}
         return described
 
-    def apply(self, model: Model, labels: Tensor | None) -> tuple[Denoiser, list[Counted]]:
-        """Return the guided denoiser of a model, and the counters of its network evaluations.
-
-        Args:
-            model: the model that is sampled.
-            labels: class labels (B,) or vectors (B, d) on the device of the model, or None for no label.
-        """
-        guide = self.run
-        weak = Labelled(guide.model, labels if guide.recipe.data.conditional else None) if guide else model
-        return self.combine(Counted(Labelled(model, labels)), Counted(weak))
-
     def combine(self, strong: Counted, weak: Counted) -> tuple[Denoiser, list[Counted]]:
         """Return a denoiser in which `weak` guides `strong`, and the counters of its evaluations."""
         if not self.on:
@@ -169,8 +158,13 @@ class SamplingSetup(Generic[P]):
         return self.pipeline.recipe.times(self.steps)
 
     def condition(self, labels: Tensor | None) -> tuple[Denoiser, list[Counted]]:
-        """Return the guided denoiser for a batch with these labels, and the counters of its evaluations."""
-        guided, counters = self.guidance.apply(self.pipeline.model, labels)
+        """Return the guided denoiser for a batch with these labels, and the counters of its evaluations.
+
+        `labels` are classes (B,) or vectors (B, d) on the device of the model, or None for no label.
+        """
+        model, guide = self.pipeline.model, self.guidance.run
+        weak = Labelled(guide.model, labels if guide.recipe.data.conditional else None) if guide else model
+        guided, counters = self.guidance.combine(Counted(Labelled(model, labels)), Counted(weak))
         return self.pipeline.denoiser(guided, consistent=self.consistent), counters
 
     def count_evaluations(self) -> int:

@@ -19,6 +19,7 @@ from ddim.machine.distributed import Replica, current_processes, replicate
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.machine.runtime import Runtime
 from ddim.nn import ema
+from ddim.nn.batch_norm import sum_over_processes
 from ddim.nn.blocks import Dropout
 from ddim.nn.power_averages import track_averages
 from ddim.nn.recompute import recompute_blocks
@@ -218,7 +219,7 @@ class Trainer:
                         loss = (loss_per_image * weights[which].to(loss_per_image)).mean() / optim.accumulate
                     loss.backward()
                 losses[which] = loss_per_image.detach()
-            losses = processes.add(losses)
+            losses = sum_over_processes(losses) if processes.count > 1 else losses
             loss = (losses * weights.to(losses)).mean()
             norm = nn.utils.clip_grad_norm_(self.parameters.values(), optim.clip or math.inf)
             finite = self.judge(loss, norm)
