@@ -5,7 +5,6 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fastapi import Request, Response
@@ -14,6 +13,7 @@ from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from ddim.cli.output import to_plain
 from ddim.errors import UserError
 
 log = logging.getLogger("ddim.web")
@@ -50,9 +50,7 @@ def describe_failure(error: BaseException) -> tuple[int, str]:
     """Return the HTTP status and one sentence for the user about a request that failed."""
     match error:
         case HTTPException():
-            own = {"Not Found": "there is no such address"}
-            own["Method Not Allowed"] = "this address does not support this method"
-            return error.status_code, own.get(error.detail, error.detail)
+            return error.status_code, error.detail
         case RequestValidationError():
             first, *_ = error.errors()
             place = [str(part)[:80] for part in first["loc"] if part not in ("body", "query", "path")]
@@ -76,10 +74,7 @@ def to_json(content: object) -> str:
 
     Text may contain any character, even the unpaired surrogates that Python puts into undecodable file names.
     """
-    text = json.dumps(content, default=lambda each: str(each) if isinstance(each, Path) else vars(each))
-    # The constants NaN and Infinity, which are no JSON, are read as null.
-    plain = json.loads(text, parse_constant=lambda _: None)
-    return json.dumps(plain, separators=(",", ":"))
+    return json.dumps(to_plain(content), separators=(",", ":"))
 
 
 class EventStream(StreamingResponse):

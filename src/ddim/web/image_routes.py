@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse
 
 from ddim.cli.commands import COMMANDS
 from ddim.cli.signatures import read_signature
+from ddim.plots.pictures import find_unused_path
 from ddim.web.answers import EventStream, Refused, Started, encode_events, reply
 from ddim.web.details import find_guide
 from ddim.web.images import MASK, SEEDS, Result, fill_result, find_address, preview_upload
@@ -191,8 +192,6 @@ def find_given(store: ResultStore, source: dict[str, str]) -> Path:
 
 def copy_into(folder: Path, file: Path, name: str = "") -> Path:
     """Copy a file into the folder of a result, so that its archive holds it, and return the copy."""
-    path = folder / (name or file.name)
-    while path.exists():
-        path = path.with_stem(f"{path.stem}-2")
+    path = find_unused_path(folder / (name or file.name))
     path.write_bytes(file.read_bytes())
     return path

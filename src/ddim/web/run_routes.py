@@ -169,14 +169,15 @@ async def rank_runs(request: Request, here: Here, chosen: Chosen, metric: str = 
 @router.get("/sweeps/{sweep}/report", response_class=Response)
 async def show_report(sweep: str, request: Request, here: Here) -> Response:
     """Return the report on a sweep."""
-    places = await asyncio.to_thread(here.runs.sweeps)
-    if sweep not in places:
+    known = await asyncio.to_thread(here.runs.read)
+    places = [each.run.sweep for each in known.values() if each.run.sweep and each.row.sweep == sweep]
+    if not places:
         raise Refused(404, "there is no sweep of this name")
 
     def work(_job: object) -> str:
         with TemporaryDirectory() as folder:
             file = Path(folder) / "report.html"
-            report(places[sweep], out=file)
+            report(places[0], out=file)
             return file.read_text(encoding="utf-8")
 
     content = await here.models.finish(here.models.submit(work), request)

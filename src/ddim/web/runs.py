@@ -6,12 +6,13 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ddim.data.sources import stamp_paths
 from ddim.evaluation.record import Evaluation
 from ddim.experiments.index import OUTCOME, Run, beside, list_run_folders, mark_comparable, read_run
 from ddim.files import shorten_paths
@@ -88,7 +89,7 @@ class ListedRun:
     Attributes:
         run: the run, with all its evaluations.
         row: the row of the run.
-        stamp: the stamp of its files when they were read.
+        stamp: the stamp of its files, and the state of its command, when they were read.
         shown: the evaluation whose metrics the row shows, None if there is none.
     """
 
@@ -131,18 +132,13 @@ class RunList:
             raise Refused(404, "there is no run of this name; it may have been moved or removed")
         return known
 
-    def sweeps(self) -> dict[str, Path]:
-        """Return the folders of all sweeps, keyed by id."""
-        paths = [known.run.sweep for known in self.read().values() if known.run.sweep]
-        return {name_id(path, self.folder): path for path in paths}
-
     def _reread(self, paths: Mapping[str, Path]) -> dict[str, ListedRun]:
         fresh, changed = {}, self._known.keys() != paths.keys()
         for key, path in sorted(paths.items()):
             child = self.processes.find(path)
-            known, stamp = self._known.get(key), (*stamp_run(path), child and child.state)
+            known, stamp = self._known.get(key), (stamp_run(path), child and child.state)
             # If a process is killed, its lock ends but no file changes, so running runs are always read.
-            if known and known.stamp == stamp and known.run.state != "running":
+            if known and stamp[0] and known.stamp == stamp and known.run.state != "running":
                 fresh[key] = known
                 continue
             changed = True
@@ -169,15 +165,10 @@ def describe_start(child: Child) -> Run:
     return Run(child.folder, "failed", why=child.failure, changed=child.began)
 
 
-def stamp_run(path: Path) -> Iterator[object]:
-    """Yield values that change if the files of a run change."""
+def stamp_run(path: Path) -> str:
+    """Return a text that changes if the files of a run change; see `stamp_paths`."""
     names = (RUN, METRICS, CHECKPOINTS, NOTE, "evaluations", "memorisation", "samples")
-    for file in [*(path / name for name in names), beside(path, OUTCOME)]:
-        try:
-            status = os.stat(file)
-            yield status.st_mtime_ns, status.st_size
-        except OSError:
-            yield None
+    return stamp_paths(*(path / name for name in names), beside(path, OUTCOME))
 
 
 # Rows

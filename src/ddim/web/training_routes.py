@@ -154,6 +154,7 @@ def distill_run(run: str, here: Here, minutes: Minutes = 60.0) -> Response:
 @router.get("/data/{data}", response_model=dict[str, Any])
 async def show_data(data: str, request: Request, here: Here, size: Size = 64) -> Response:
     """Describe a set of images; see `ddim data`. `sheet` is the address of a picture of the images."""
+    here.check_allowed()
     _, source = await asyncio.to_thread(find_data, here.settings.data, data)
     folder = here.store.make()
     here.store.keep(folder)
