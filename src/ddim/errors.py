@@ -10,7 +10,8 @@ import shlex
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from operator import index
 from typing import Literal, SupportsFloat, get_args, get_origin, get_type_hints
 
@@ -105,6 +106,34 @@ def explain_error(error: BaseException, what: str = "", advice: str = "") -> Bas
     advice = advice or ("make room, then repeat the command, a training with --resume" if full else "")
     sentence = (f"{what} ({reason})" if what else reason) + (f": {advice}" if advice else "")
     return NoSpace(sentence) if full else UserError(sentence)
+
+
+@contextmanager
+def explain_errors(
+    fault: str, advice: str = "", kind: type[Exception] | tuple[type[Exception], ...] = Exception
+) -> Generator[None]:
+    """Turn the errors in a block into a `UserError`: "FAULT (REASON): ADVICE".
+
+    A `UserError` stays as it is, and so does an error that means that the disk or the memory is full.
+
+    Args:
+        fault: the start of the message, such as "flowers cannot be downloaded".
+        advice: the end of the message.
+        kind: the types of these errors.
+    """
+    try:
+        yield
+    except kind as error:
+        if isinstance(error, UserError) or isinstance(explain_error(error), NoSpace | OutOfMemory):
+            raise
+        # Without a connection, huggingface_hub says that a file is not found; the cause says why.
+        cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
+        # The first lines say what is wrong, the others are about functions of a library.
+        lines = [line for line in str(cause or error).split("\n") if line][:2]
+        # The number of an error of the system says nothing, and its path only if `fault` does not name it.
+        named = str(getattr(error, "filename", None) or "") in fault
+        reason = (named and getattr(error, "strerror", None)) or " ".join(lines) or type(error).__name__
+        raise UserError(f"{fault} ({reason})" + (f": {advice}" if advice else "")) from error
 
 
 # Checks of values

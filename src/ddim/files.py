@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ddim.errors import Locked, UserError
+from ddim.errors import Locked, UserError, explain_errors
 
 LOCK = ".lock"
 """Name of the file whose lock is the lock of its folder."""
@@ -192,12 +192,11 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
     Raises:
         UserError: if the file cannot be read, or is not JSON.
     """
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # Deeply nested brackets raise RecursionError.
-        raise UserError(f"{path} is damaged: it is not JSON ({error})") from error
+    with explain_errors(f"{path} cannot be read", kind=OSError):
+        content = path.read_bytes()
+    # Deeply nested brackets raise RecursionError.
+    with explain_errors(f"{path} is damaged: it is not JSON", kind=(ValueError, RecursionError)):
+        return json.loads(content)
 
 
 def write_sealed(path: Path, document: Mapping[str, object]) -> None:

@@ -10,8 +10,7 @@ import glob
 import os
 import re
 import shutil
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ddim.data.arrays import SUFFIXES
 from ddim.data.decode import is_image_name
 from ddim.data.sources import SUFFIX, Member, Source, stamp_paths
-from ddim.errors import NoSpace, UserError, explain_error
+from ddim.errors import UserError, explain_errors
 from ddim.files import cache_folder, publish_folder, temporary_folder
 
 if TYPE_CHECKING:
@@ -35,26 +34,6 @@ _COPY = "try again, or set DDIM_DATA to a folder with torchvision's copy of it"
 _NAME = re.compile(rf"(?:{PREFIX})?(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?", re.ASCII)
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", *SUFFIXES)
 _TRAIN = re.compile(r"(?:^|[/_.-])train(?:ing)?(?=[/_.-])", re.IGNORECASE)
-
-
-@contextmanager
-def explain_errors(fault: str, advice: str) -> Generator[None]:
-    """Turn the errors of a download or an upload in a block into a `UserError`; a full disk stays an OSError.
-
-    Args:
-        fault: the start of the message, such as "flowers cannot be downloaded".
-        advice: the end of the message.
-    """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, UserError) or isinstance(explain_error(error), NoSpace):
-            raise
-        # Without a connection, huggingface_hub says that a file is not found; the cause says why.
-        cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
-        # The first lines say what is wrong, the others are about its functions.
-        lines = [line for line in str(cause or error).split("\n") if line][:2]
-        raise UserError(f"{fault} ({' '.join(lines) or type(error).__name__}): {advice}") from error
 
 
 @dataclass(frozen=True)
@@ -200,10 +179,8 @@ def connect_to_hub(purpose: str) -> HfApi:
     Raises:
         UserError: if the package `huggingface_hub` is not installed.
     """
-    try:
+    with explain_errors(f"{purpose} needs huggingface_hub", 'pip install "ddim[hub]"', ImportError):
         from huggingface_hub import HfApi
-    except ImportError as error:
-        raise UserError(f'{purpose} needs huggingface_hub: pip install "ddim[hub]" ({error})') from None
     return HfApi(library_name="ddim", library_version=version("ddim"))
 
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from ddim.data.decode import is_image_name
 from ddim.data.labels import LABEL_SUFFIXES, read_label
-from ddim.errors import UserError
+from ddim.errors import UserError, explain_errors
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -314,16 +314,11 @@ def _open_file(path: Path) -> Generator[ParquetFile]:
     Raises:
         UserError: if the file cannot be read, or the package `pyarrow` is missing.
     """
-    try:
+    with explain_errors(f"{path} needs pyarrow", 'pip install "ddim[parquet]"', ImportError):
         import pyarrow.parquet
-    except ImportError:
-        raise UserError(f'{path} needs pyarrow: `pip install "ddim[parquet]"` lets ddim read it') from None
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            yield file
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read as a parquet file: {reason}") from None
+    fault, kinds = f"{path} cannot be read as a parquet file", (pyarrow.ArrowException, OSError)
+    with explain_errors(fault, kind=kinds), pyarrow.parquet.ParquetFile(path) as file:
+        yield file
 
 
 def _find_column(names: Sequence[str], known: Sequence[str]) -> str | None:

@@ -20,7 +20,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Schedule, check_schedule
 from ddim.diffusion.times import plateaus
-from ddim.errors import UserError, check_count
+from ddim.errors import UserError, check_count, explain_errors
 from ddim.evaluation import sampler_errors
 from ddim.evaluation.image_sets import read_first
 from ddim.machine.progress import Progress, ignore_progress, with_bar
@@ -104,10 +104,8 @@ def plot(  # noqa: PLR0913 (the options of a command)
     }
     options = {"steps": steps, "n": n, "size": size, "seed": seed, "fields": fields or None}
     given = {name: value for name, value in options.items() if value is not None}
-    try:
+    with explain_errors(f"the figure {what} cannot be drawn", kind=TypeError):
         inspect.signature(figures[what]).bind(*names, **given)
-    except TypeError as error:
-        raise UserError(f"the figure {what}: {error}") from error
     charts.save_figure(path, figures[what](*names, **given))
     return path
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Schedule
-from ddim.errors import UserError
+from ddim.errors import UserError, explain_errors
 from ddim.files import read_json, write_atomic, write_sealed
 from ddim.machine.runtime import choose_runtime
 from ddim.nn.ema import select_averaged
@@ -94,10 +94,8 @@ def import_extra(package: str, extra: str) -> Any:  # noqa: ANN401 (a module)
     Raises:
         UserError: if it is not installed.
     """
-    try:
+    with explain_errors(f"{package} is not installed", f'pip install "ddim[{extra}]"', ImportError):
         return import_module(package)
-    except ImportError as error:
-        raise UserError(f'{package} is not installed: pip install "ddim[{extra}]" ({error})') from None
 
 
 def export_to_diffusers(pipeline: Pipeline, folder: str | Path) -> dict[str, Any]:
@@ -219,7 +217,8 @@ def _read_pipeline(folder: Path) -> tuple[Recipe, Model]:
     build_on_meta(recipe, channels, folder)  # refuses options that would fill the memory
     # Building a network draws initial weights, which must not change the caller's random state.
     with torch.random.fork_rng(devices=[]):
-        try:
+        # A damaged or hostile file can raise anything.
+        with explain_errors(f"the weights in {unet} are missing or damaged, or more than tensors"):
             network, faults = import_extra("diffusers", "diffusers").UNet2DModel.from_pretrained(
                 unet,
                 local_files_only=True,
@@ -227,9 +226,6 @@ def _read_pipeline(folder: Path) -> tuple[Recipe, Model]:
                 output_loading_info=True,
                 use_safetensors=any(unet.glob("*.safetensors")),
             )
-        # A damaged or hostile file can raise anything.
-        except Exception as error:
-            raise UserError(f"the weights in {unet} are missing or damaged, or more than tensors") from error
         if names := [str(name) for kind in faults.values() for name in kind]:
             raise UserError(f"the weights in {unet} do not fit config.json: {min(names)}")
         theirs = network.float().state_dict()

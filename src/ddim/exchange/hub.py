@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ddim.data.remote import ADVICE, Repository, connect_to_hub, explain_errors, parse_repository
-from ddim.errors import UserError
+from ddim.data.remote import ADVICE, Repository, connect_to_hub, parse_repository
+from ddim.errors import UserError, explain_errors
 from ddim.exchange.card import CARD, SAMPLES, hide_folders, write_card
 from ddim.files import write_atomic
 from ddim.recipe.codec import dump, write_recipe

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ddim.errors import Locked, NoSpace, UserError, quote
+from ddim.errors import Locked, NoSpace, UserError, explain_errors, quote
 from ddim.experiments.index import OUTCOME, TRIAL, RunTable, beside, list_runs, name_runs, read_run
 from ddim.experiments.report import describe_doubt, group_runs, rank_configurations
 from ddim.files import is_locked, lock_folder, make_folder, read_sealed, write_json, write_sealed
@@ -29,7 +29,7 @@ from ddim.machine.runtime import count_allowed
 from ddim.machine.signals import Stopped, stop_on_signals
 from ddim.runs.folder import RUN, check_outside, check_unused, make_run_folder
 
-try:
+with explain_errors("a sweep needs another package", 'pip install "ddim[sweep]"', ImportError):
     import optuna
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
     from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
@@ -39,8 +39,6 @@ try:
     from sqlalchemy.exc import SQLAlchemyError
 
     from ddim.experiments.trials import Choice, parse_space, plan_trials, value_text, values_text
-except ImportError as error:
-    raise UserError(f'a sweep needs another package: pip install "ddim[sweep]" ({error})') from None
 
 SWEEP = "sweep.json"
 """The file that makes a folder a sweep."""

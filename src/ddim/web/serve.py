@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.cli.output import say
-from ddim.errors import UserError
-from ddim.machine.startup import keep_freed_memory
+from ddim.errors import UserError, explain_errors
 from ddim.web.settings import Settings, check_token
 
 OFF = ("access_log", "server_header", "proxy_headers")
@@ -30,10 +29,6 @@ class Page:
     def __str__(self) -> str:
         """Return a sentence with the address."""
         return f"the runs in {self.runs} are shown at {self.address}; Ctrl-C ends the server"
-
-    def to_json(self) -> dict[str, str]:
-        """Return the address as JSON."""
-        return {"address": self.address}
 
 
 def serve(  # noqa: PLR0913 (the choices of a user)
@@ -70,13 +65,11 @@ def serve(  # noqa: PLR0913 (the choices of a user)
         ddim serve --host 0.0.0.0 --token "$(openssl rand -hex 16)"
     """
     settings = check_settings(folder, host, port, token, data)
-    try:
+    with explain_errors("the page needs another package", 'pip install "ddim[web]"', ImportError):
         import uvicorn
 
         from ddim.web.application import build_application
         from ddim.web.processes import Processes
-    except ImportError as error:
-        raise UserError(f'the page needs another package: pip install "ddim[web]" ({error})') from None
     listener = open_socket(host, port)
     # One line for each request; other libraries only warn.
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -93,8 +86,7 @@ def serve(  # noqa: PLR0913 (the choices of a user)
     if opening:
         threading.Timer(1.0, webbrowser.open, [address]).start()
     try:
-        with keep_freed_memory():
-            uvicorn.Server(config).run(sockets=[listener])
+        uvicorn.Server(config).run(sockets=[listener])
     finally:
         listener.close()
         if left := processes.running:
@@ -127,10 +119,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     Raises:
         UserError: if the port is taken, or the address does not belong to this machine.
     """
-    try:
+    with explain_errors(f"cannot listen at --host {host}, port {port}", "choose another --port", OSError):
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         # From now on the socket accepts connections, so a browser waits while the server starts.
         return socket.create_server((host, port), family=family, backlog=128)
-    except OSError as error:
-        hint = "; choose another --port" if port else ""
-        raise UserError(f"cannot listen at --host {host}, port {port}: {error.strerror}{hint}") from None
