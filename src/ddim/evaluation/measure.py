@@ -86,9 +86,8 @@ def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[
     k = kid(generated, reference, size=min(1000, few // 2))
     values = {"fid": fid(generated, reference), **asdict(prdc(generated, reference))}
     metrics: dict[str, Any] = {"kid": k.to_json(), **{name: {"value": each} for name, each in values.items()}}
-    enough = count > ENOUGH * dimensions
-    infinity = fid_infinity(generated, reference) if enough else Estimate(None, None, None)
-    metrics["fid"] |= {"infinity": infinity.value, "low": infinity.low, "high": infinity.high}
+    if count > ENOUGH * dimensions:
+        metrics["fid_infinity"] = fid_infinity(generated, reference).to_json()
     notes = []
     if few <= dimensions:
         # A covariance in d dimensions needs d + 1 images for full rank.

@@ -350,18 +350,9 @@ def parse_evaluation(folder: Path, record: Mapping[str, Any]) -> Evaluation:
 
 
 def parse_metrics(table: Mapping[str, Any]) -> dict[str, Estimate]:
-    """Return the metrics of a record, keyed by name.
-
-    In the record, FID and FID-infinity share one entry, whose interval belongs to FID-infinity.
-    """
-    metrics = {}
-    for name in METRICS:
-        entry = table.get("fid" if name == "fid_infinity" else name) or {}
-        value = entry.get("infinity" if name == "fid_infinity" else "value")
-        ends = (entry.get("low"), entry.get("high")) if name != "fid" else (None, None)
-        if value is not None:
-            metrics[name] = Estimate(value, *ends)
-    return metrics
+    """Return the metrics of a record, keyed by name, in the order of `METRICS`; some have no interval."""
+    found = {name: table[name] for name in METRICS if name in table}
+    return {name: Estimate(each["value"], each.get("low"), each.get("high")) for name, each in found.items()}
 
 
 # What may be compared
