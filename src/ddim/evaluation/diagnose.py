@@ -29,7 +29,8 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.schedules import Schedule, variance_preserving
 from ddim.diffusion.times import BIN, log_snr_bins, log_snr_range, midpoints, plateaus
 from ddim.errors import check_count
-from ddim.evaluation.run_folder import Recorded, open_run_folder
+from ddim.evaluation.record import Recorded
+from ddim.evaluation.run_folder import open_run_folder, write_result
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.statistics import Estimate, estimate_difference, estimate_mean, estimate_ratio
 from ddim.plots import charts
@@ -157,7 +158,7 @@ def diagnose(
             "noise_range": find_noise_range(some, run.pixels.std, run.values),
         }
     figure = charts.rasterise(draw_diagnosis(content))
-    return Diagnosis.write(run, "diagnostics", out, content, figure=figure)
+    return Diagnosis(*write_result("diagnosis", run, "diagnostics", out, content, figure=figure))
 
 
 # Errors

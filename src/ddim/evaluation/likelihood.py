@@ -22,8 +22,8 @@ from ddim.diffusion.schedules import Schedule
 from ddim.diffusion.times import midpoints
 from ddim.errors import UserError, check_count
 from ddim.evaluation.image_sets import Part, Reference, open_reference
-from ddim.evaluation.record import describe_part
-from ddim.evaluation.run_folder import Recorded, open_run_folder
+from ddim.evaluation.record import Recorded, describe_part
+from ddim.evaluation.run_folder import open_run_folder, write_result
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.recipe.checks import check_diffusion_model, check_unconditional
 from ddim.recipe.recipe import Recipe
@@ -160,7 +160,7 @@ def likelihood(  # noqa: PLR0913 (the options of a command)
         "seeds": [int(seed), int(seed + count - 1)],
         "seconds": round(time.monotonic() - began, 2),
     }
-    return Likelihood.write(run, "likelihoods", out, content)
+    return Likelihood(*write_result("likelihood", run, "likelihoods", out, content))
 
 
 def measure_bits(

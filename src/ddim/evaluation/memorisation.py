@@ -31,8 +31,8 @@ from ddim.diffusion.guidance import Interval
 from ddim.errors import UserError, check_count, format_count
 from ddim.evaluation.diagnose import describe_gap, draw_subset, measure_parts
 from ddim.evaluation.image_sets import SampledParts
-from ddim.evaluation.record import name_recorded_guidance
-from ddim.evaluation.run_folder import Recorded, open_run_folder
+from ddim.evaluation.record import Recorded, name_recorded_guidance
+from ddim.evaluation.run_folder import open_run_folder, write_result
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.features import Extractor, extract_features, open_extractor
 from ddim.metrics.neighbours import Neighbours, References, flatten_features, nearest_neighbours, standardise
@@ -186,7 +186,7 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
         "features": extractor and {"extractor": extractor.name, "weights": extractor.weights},
         "sampling": sampled.record,
     }
-    return Memorisation.write(run, "memorisation", out, content, pairs=pairs)
+    return Memorisation(*write_result("memorisation", run, "memorisation", out, content, pairs=pairs))
 
 
 # Copies

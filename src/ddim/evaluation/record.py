@@ -131,6 +131,26 @@ def name_interval(interval: Sequence[float | None]) -> str:
 
 
 @dataclass(frozen=True, repr=False)
+class Recorded(Tabular):
+    """A result that is kept in a folder.
+
+    Attributes:
+        record: the content of record.json in this folder.
+        folder: the folder, which may hold pictures too.
+    """
+
+    record: Mapping[str, Any]
+    folder: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the folder, the verdict and the record."""
+        return {"folder": self.folder, "verdict": self.verdict, **self.record}
+
+    def _picture(self) -> bytes | None:
+        return next((path.read_bytes() for path in self.folder.glob("*.png")), None)
+
+
+@dataclass(frozen=True, repr=False)
 class Metrics(Tabular):
     """KID, FID and the other metrics of images, keyed by name in `metrics`.
 
@@ -178,15 +198,13 @@ class Yardstick(Metrics):
 
 
 @dataclass(frozen=True, repr=False)
-class Evaluation(Metrics):
+class Evaluation(Metrics, Recorded):
     """An evaluation: its folder and its record. A notebook shows it as a table of metrics.
 
-    `record` is the whole record as JSON. `count` is the number of images, and `source` what they come from.
-    `sampling` is the record of how they were sampled, None if this is not known.
+    `count` is the number of images, and `source` what they come from. `sampling` is the record of how they
+    were sampled, None if this is not known.
     """
 
-    folder: Path
-    record: Mapping[str, Any]
     count: int
     source: str
     features: Features
@@ -278,10 +296,6 @@ class Evaluation(Metrics):
         advice = "; evaluate with part all to compare with all images" if short else ""
         return f"{few:,} images are too few to rank by {title}, which needs at least {least:,}{advice}"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the folder, the verdict and the whole record as plain values."""
-        return {"folder": self.folder, "verdict": self.verdict, **self.record}
-
     def _shown_rows(self) -> list[dict[str, Any]]:
         rows, theirs = [], self.yardstick.metrics if self.yardstick else {}
         for name, estimate in self.metrics.items():
@@ -290,11 +304,6 @@ class Evaluation(Metrics):
             row = {"metric": metric.title, "measured": estimate.value, "real images": real and real.value}
             rows.append(row | {"meaning": metric.meaning + "; lower is better" * metric.lower_is_better})
         return rows
-
-    def _picture(self) -> bytes | None:
-        """Return the sheet of the first samples."""
-        path = self.folder / GRID
-        return path.read_bytes() if path.is_file() else None
 
 
 def format_estimate(estimate: Estimate, sign: str = "") -> str:
@@ -346,7 +355,7 @@ def parse_evaluation(folder: Path, record: Mapping[str, Any]) -> Evaluation:
     features, reference = Features(**record["features"]), ReferenceSet(**record["reference"])
     yardstick = real and Yardstick(parse_metrics(real["metrics"]), (), real["images"])
     facts = (generated["images"], generated["source"], features, reference, record["sampling"], yardstick)
-    return Evaluation(parse_metrics(record["metrics"]), record["notes"], folder, record, *facts)
+    return Evaluation(record, folder, parse_metrics(record["metrics"]), record["notes"], *facts)
 
 
 def parse_metrics(table: Mapping[str, Any]) -> dict[str, Estimate]:

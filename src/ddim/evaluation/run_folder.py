@@ -1,62 +1,41 @@
 """Load the run that is measured, and create a folder for the results."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
+from ddim.evaluation.record import RECORD
 from ddim.files import temporary_folder, write_sealed
 from ddim.plots.pictures import save_png
-from ddim.plots.table import Tabular
 from ddim.runs.folder import check_unused, parse_out, publish_output
 from ddim.runs.names import find_run_folder, is_checkpoint
 from ddim.sampling.pipeline import LoadedRun, load_given_run
 from ddim.sampling.record import make_record
 
 
-@dataclass(frozen=True, repr=False)
-class Recorded(Tabular):
-    """A result that is kept in a folder.
+def write_result(
+    kind: str, run: LoadedRun, home: str, out: str | Path | None, facts: dict[str, Any], **images: np.ndarray
+) -> tuple[dict[str, Any], Path]:
+    """Write record.json and pictures into a new folder, and return the record and the folder.
 
-    Attributes:
-        record: the content of record.json in this folder.
-        folder: the folder, which may hold pictures too.
+    The folder gets its name when it is complete, so a command that is stopped leaves no incomplete result.
+
+    Args:
+        kind: the type of the result, such as "diagnosis".
+        run: the run.
+        home: the name of the folder of such results in the run folder, such as "diagnostics".
+        out: the folder; None for the next RUN/<home>/N, see `find_home`.
+        facts: the content of the record, as JSON.
+        images: pictures (H, W, C) uint8, keyed by the names of their files, without .png.
     """
-
-    record: Mapping[str, Any]
-    folder: Path
-
-    @classmethod
-    def write(
-        cls, run: LoadedRun, home: str, out: str | Path | None, content: dict[str, Any], **images: np.ndarray
-    ) -> Self:
-        """Write record.json and pictures into a new folder, and return the result.
-
-        The folder gets its name when it is complete, so a command that is stopped leaves no folder.
-
-        Args:
-            run: the run.
-            home: the name of the folder of such results in the run folder, such as "diagnostics".
-            out: the folder; None for the next RUN/<home>/N, see `find_home`.
-            content: the content of the record, as JSON; its kind is the name of the class.
-            images: pictures (H, W, C) uint8, keyed by the names of their files, without .png.
-        """
-        out, (parent, stem) = parse_out(out), find_home(run.checkpoint.run, home)
-        record = make_record(cls.__name__.lower(), content, run)
-        with temporary_folder((out or parent / home).resolve()) as folder:
-            write_sealed(folder / "record.json", record)
-            for name, pixels in images.items():
-                save_png(folder / f"{name}.png", pixels)
-            return cls(record, publish_output(folder, out, parent, stem))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the folder, the verdict and the record."""
-        return {"folder": self.folder, "verdict": self.verdict, **self.record}
-
-    def _picture(self) -> bytes | None:
-        return next((path.read_bytes() for path in self.folder.glob("*.png")), None)
+    out, (parent, stem) = parse_out(out), find_home(run.checkpoint.run, home)
+    record = make_record(kind, facts, run)
+    with temporary_folder((out or parent / home).resolve()) as folder:
+        write_sealed(folder / RECORD, record)
+        for name, pixels in images.items():
+            save_png(folder / f"{name}.png", pixels)
+        return record, publish_output(folder, out, parent, stem)
 
 
 def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) -> LoadedRun:
