@@ -6,7 +6,7 @@ import base64
 import csv
 import io
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +31,12 @@ class Table:
         rows: plain values, one for each column; None for a missing value.
         notes: sentences below the table.
         words: the number of leading columns of words; numbers follow and are aligned right. None for all.
-        best: the places (row, column) of the values that HTML shows in bold.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     notes: Sequence[str] = ()
     words: int | None = None
-    best: Collection[tuple[int, int]] = ()
 
     @classmethod
     def from_records(cls, records: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> Table:
