@@ -411,7 +411,7 @@ def _open(named: Compared | Iterable[Compared]) -> list[Evaluation | Path]:
     path, runs = Path(named), []
     if path.is_dir() and not is_run_folder(path):
         runs = sorted(filter(is_run_folder, path.iterdir()))
-    opened = [read_evaluation(run) if records.list_evaluations(run) else run for run in runs]
+    opened = [read_evaluation(run) if records.list_results(run) else run for run in runs]
     return opened or [read_evaluation(path)]
 
 

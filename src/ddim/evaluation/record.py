@@ -324,12 +324,16 @@ def format_estimate(estimate: Estimate, sign: str = "") -> str:
 # Read records
 
 
-def list_evaluations(run: Path) -> list[Path]:
-    """Return the folders of a run's evaluations, oldest first.
+def list_results(run: Path, home: str = FOLDER) -> list[Path]:
+    """Return the folders of a run's evaluations, or of results in another folder of a run, oldest first.
 
-    Folders without a record, which stopped evaluations leave, are not listed.
+    Folders without a record, which stopped commands leave, are not listed.
+
+    Args:
+        run: the run folder.
+        home: the name of the folder of the results in the run folder, such as "memorisation".
     """
-    return [folder for folder in list_numbered_folders(run / FOLDER) if (folder / RECORD).exists()]
+    return [folder for folder in list_numbered_folders(run / home) if (folder / RECORD).exists()]
 
 
 def read_evaluation(path: Path) -> Evaluation:
@@ -338,7 +342,7 @@ def read_evaluation(path: Path) -> Evaluation:
     Raises:
         UserError: if there is no evaluation, or the record is damaged or of another type.
     """
-    places = [path, path / RECORD, *(folder / RECORD for folder in reversed(list_evaluations(path)))]
+    places = [path, path / RECORD, *(folder / RECORD for folder in reversed(list_results(path)))]
     file = next(filter(Path.is_file, places), None)
     if file is None:
         there = f"holds no evaluation: make one with `ddim evaluate {quote(path)}`"

@@ -10,13 +10,13 @@ import yaml
 
 from ddim.data.open import NAMES
 from ddim.diffusion.loss import Consistency
-from ddim.evaluation.record import GRID, list_evaluations, name_guide, read_evaluation
+from ddim.evaluation.record import GRID, RECORD, list_results, name_guide, read_evaluation
 from ddim.files import read_sealed, write_atomic
 from ddim.plots.table import format_cell
 from ddim.recipe.codec import dump
 from ddim.recipe.options import flatten_as_text
 from ddim.recipe.recipe import Recipe
-from ddim.runs.folder import list_numbered_folders, sheet_path
+from ddim.runs.folder import sheet_path
 from ddim.runs.names import find_run_folder
 from ddim.sampling.pipeline import LoadedCheckpoint, LoadedRun
 from ddim.sampling.record import list_versions
@@ -44,9 +44,9 @@ def write_card(run: LoadedRun, folder: Path, use: Mapping[str, Any], earlier: st
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     at, home = run.checkpoint, find_run_folder(run.checkpoint.run).resolve()
-    evaluations = [read_evaluation(path) for path in list_evaluations(home)]
+    evaluations = [read_evaluation(path) for path in list_results(home)]
     evaluations = [each for each in evaluations if _measures(each.record.get("sampling") or {}, at)]
-    tests = [read_sealed(path / "record.json") for path in list_numbered_folders(home / "memorisation")]
+    tests = [read_sealed(path / RECORD) for path in list_results(home, "memorisation")]
     # The sheet of the newest evaluation, or else that of the training.
     sheets = {each.folder / GRID: f"The first samples of {each.name}." for each in reversed(evaluations)}
     if at.weights == "ema":

@@ -137,7 +137,7 @@ def read_run(path: str | Path) -> Run:
 def _read_run(path: Path) -> Run:
     facts, lines = read_sealed(path / RUN), read_metrics(path)
     recipe = facts["recipe"]
-    evaluations = [records.read_evaluation(folder) for folder in records.list_evaluations(path)]
+    evaluations = [records.read_evaluation(folder) for folder in records.list_results(path)]
     # The lock is checked before checkpoints are listed. In the other order, a run that saves its last
     # checkpoint and ends in between would look as if it had stopped early.
     locked = is_locked(path)

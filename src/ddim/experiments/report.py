@@ -342,6 +342,6 @@ def _list_figures(runs: Sequence[Run], names: Mapping[Path, str]) -> Pictures:
 
 
 def _find_newest(run: Run, kind: str, name: str) -> Path | None:
-    """Return a file in the newest folder of a kind of measurement; None if there is none."""
-    files = [folder / name for folder in list_numbered_folders(run.path / kind)]
-    return files[-1] if files and files[-1].exists() else None
+    """Return the newest file of this name in the folders of a kind of measurement; None if there is none."""
+    files = [folder / name for folder in reversed(list_numbered_folders(run.path / kind))]
+    return next(filter(Path.exists, files), None)

@@ -13,14 +13,14 @@ from typing import Any
 from ddim.diffusion.grids import GRIDS
 from ddim.diffusion.samplers import SAMPLERS
 from ddim.errors import UserError
-from ddim.evaluation.record import name_recorded_guidance
+from ddim.evaluation.record import RECORD, list_results, name_recorded_guidance
 from ddim.experiments.index import Run
 from ddim.files import read_sealed
 from ddim.recipe.codec import dump
 from ddim.recipe.help import explain_fields
 from ddim.recipe.named import find_recipe
 from ddim.recipe.options import ERRORS, flatten_as_text, labels_by_default
-from ddim.runs.folder import REAL_IMAGES, list_checkpoints, list_numbered_folders, list_sheets
+from ddim.runs.folder import REAL_IMAGES, list_checkpoints, list_sheets
 from ddim.runs.log import PAUSE, read_metrics
 from ddim.web.answers import Refused
 from ddim.web.runs import Interval, ListedRun, Row, RunList, api_address, list_intervals
@@ -183,7 +183,7 @@ def list_pictures(run: Path) -> dict[str, Path]:
 
     These are sheets, films, real images, and the pairs of the newest memorisation test.
     """
-    tests = list_numbered_folders(run / "memorisation")[-1:]
+    tests = list_results(run, "memorisation")[-1:]
     files = [path for folder in (run / "samples", *tests) for path in sorted(folder.glob("*"))]
     return {path.name: path for path in files if re.fullmatch(r"[\w.-]+\.(png|webp)", path.name)}
 
@@ -202,9 +202,9 @@ def list_columns(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def describe_memorisation(run: Path) -> str | None:
     """Return the verdict of the newest memorisation test of a run, or None if the run has no test."""
-    for newest in list_numbered_folders(run / "memorisation")[-1:]:
+    for newest in list_results(run, "memorisation")[-1:]:
         try:
-            record = read_sealed(newest / "record.json")
+            record = read_sealed(newest / RECORD)
         except UserError:
             return f"the record of memorisation test {newest.name} is damaged"
         guidance, verdict = name_recorded_guidance(record["sampling"]), f"{record['verdict']}."
