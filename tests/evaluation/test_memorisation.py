@@ -164,7 +164,7 @@ def test_features_find_copies_too_and_are_computed_once():
     assert find_copies(flipped, views, valid, extractor, watch)["memorised"]
     assert {name for name in seen if name.startswith("features")} == {"features of samples"}
     assert not find_copies(flipped, views[:1], valid, extractor)["memorised"]
-    assert not find_copies(smooth(60, 5), views, valid, extractor)["memorised"]
+    assert not find_copies(smooth(60, 5), views, replace(valid, which=np.arange(0)), extractor)["memorised"]
 
 
 def test_duplicates_between_the_halves_are_found_also_mirrored():

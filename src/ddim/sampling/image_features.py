@@ -85,7 +85,7 @@ def compute_features(
     Raises:
         OSError: if the cache folder cannot be written.
     """
-    parts, count = [], len(of)
+    parts, count = [np.empty((0, extractor.dimensions), np.float32)], len(of)
     for path, places in _list_parts(of.identity(extractor), count):
         kept = read_part(path, "features")
         if kept is None:
