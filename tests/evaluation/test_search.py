@@ -220,7 +220,7 @@ def test_guidance_without_a_distinguishable_gain_is_not_kept(distance, run, qual
     save_guidance(run, load(run).recipe.sampler, STEPS, "ema", Guidance(3.0), labelled=False)
     found = ddim.search(run, STEPS, guidance=True, n=N)
     assert found.rows[-1]["high"] >= 0
-    assert found.options["guidance"] == 1.0
+    assert (found.options["guidance"], found.value) == (1.0, found.rows[0]["kid"])
     assert not open_guidance(load(run), None, STEPS, None).on
 
 

@@ -339,9 +339,11 @@ def _search_guidance(
     best = min(tried, key=attrgetter("kid"))
     # Searched times can make few steps without guidance better than more steps.
     usual = plain if few.kid < many.kid else spend(best.setup.count_evaluations())
-    chosen, verdict = Guidance(), "no guidance is distinguishably better than none at 95 %, so none is used"
-    if trials.confirm(best, replace(few, setup=usual)):
-        chosen, verdict = best.setup.guidance, f"{best.name} is distinguishably better than none"
+    verdict = f"{best.name} is distinguishably better than none"
+    if not trials.confirm(best, replace(few, setup=usual)):
+        verdict = "no guidance is distinguishably better than none at 95 %, so none is used"
+        best = few
+    chosen = best.setup.guidance
     options = {
         "steps": plain.steps,
         "guidance": chosen.scale,
