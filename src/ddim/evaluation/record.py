@@ -115,7 +115,7 @@ def name_guide(name: str) -> str:
 
     A checkpoint keeps the name of its run: "/home/ada/runs/photos-1/best" becomes "photos-1/best".
     """
-    # The path may be from Windows, where both / and \\ separate folders.
+    # The path may be from Windows, where both / and \ separate folders.
     return re.findall(PLACE, name.replace("\\", "/").rstrip("/"))[0]
 
 

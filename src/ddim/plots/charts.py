@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ddim.files import write_atomic
-from ddim.plots.pictures import MARK, blend_alpha, check_picture_path, enlarge, render_png, save_png
+from ddim.plots.pictures import MARK, blend_alpha, enlarge, render_png, save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,13 +63,8 @@ ENDINGS = (".png", ".svg", ".pdf")
 
 
 def save_figure(path: str | Path, figure: Figure) -> None:
-    """Write a figure as PNG, SVG or PDF, by the ending of the file name; equal figures give equal files.
-
-    Raises:
-        UserError: if the name has another ending, or its folder does not exist.
-    """
+    """Write a figure as PNG, SVG or PDF, by the ending of the file name; equal figures give equal files."""
     path = Path(path)
-    check_picture_path(path, ENDINGS, replace=True)
     if path.suffix.lower() == ".png":
         save_png(path, rasterise(figure))
         return

@@ -125,7 +125,7 @@ def sheet(
             sheet gets about 800 pixels.
 
     Raises:
-        UserError: if a value is outside [0, 1] or NaN, or `columns` or `zoom` is too small or too large.
+        UserError: if a value is outside [0, 1] or NaN, or `zoom` is too small or too large.
 
     Example:
         >>> ddim.sheet(ddim.sample("runs/photos-fast-1", n=16)).save("samples.png")
@@ -250,7 +250,7 @@ def check_picture_path(path: str | Path, endings: Sequence[str] = (".png",), rep
     if not path.parent.is_dir():
         raise UserError(f"{str(path)!r} lies in a folder that does not exist: create the folder first")
     if path.exists() and not replace:
-        raise UserError(f"{str(path)!r} exists: give another name, or --overwrite to replace it")
+        raise UserError(f"{str(path)!r} exists: give another name")
 
 
 def find_unused_path(path: str | Path) -> Path:
