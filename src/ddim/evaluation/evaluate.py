@@ -35,7 +35,7 @@ from ddim.evaluation.image_sets import ImageFeatures, Part, Reference, SampledPa
 from ddim.evaluation.measure import measure_metrics
 from ddim.evaluation.record import Evaluation, read_evaluation
 from ddim.evaluation.run_folder import find_home
-from ddim.files import atomic_file, hash_file, read_sealed, temporary_folder, write_atomic, write_sealed
+from ddim.files import hash_file, read_sealed, temporary_folder, write_atomic, write_sealed
 from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.progress import Progress, continue_progress, open_progress, watch_reading
 from ddim.metrics.catalogue import DEFAULT, LEAST, metric_name
@@ -46,6 +46,7 @@ from ddim.recipe.recipe import Data
 from ddim.runs.folder import check_unused, parse_out, publish_output
 from ddim.runs.names import is_run_folder, parse_place
 from ddim.sampling.image_features import ImageSet, compute_features
+from ddim.sampling.pictures import write_array
 from ddim.sampling.pipeline import LoadedRun, Pipeline, load, open_pipeline
 from ddim.sampling.record import make_record
 from ddim.sampling.sampling_setup import open_samples
@@ -259,11 +260,7 @@ class _Evaluator:
             found = images.compute(self.extractor, SHOWN)
             computed = time.monotonic()
             metrics, notes = measure_metrics(found.features, truth)
-            with atomic_file(folder / records.FEATURES) as file:
-                # np.save would not say that a disk is full.
-                header = np.lib.format.header_data_from_array_1_0(found.features)
-                np.lib.format.write_array_header_1_0(file, header)
-                file.write(found.features.data)
+            write_array(folder / records.FEATURES, found.features)
             save_png(folder / records.GRID, enlarge(make_sheet(found.images)))
             used, of = self.extractor, self.reference
             features = records.Features(used.name, used.weights, used.resize, used.dimensions)

@@ -145,10 +145,17 @@ def write_images(paths: Sequence[Path], images: Tensor, values: Values) -> None:
     written = to_uint8(images) if is_picture(values, images.shape[1]) else values.from_unit(images)
     for path, pixels in zip(paths, written, strict=True):
         if path.suffix == ".npy":
-            with atomic_file(path) as file:
-                np.save(file, np.ascontiguousarray(pixels), allow_pickle=False)
+            write_array(path, pixels)
         else:
             write_atomic(path, render_png(pixels))
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as a .npy file; `np.save` would not say that a disk is full."""
+    array = np.ascontiguousarray(array)
+    with atomic_file(path) as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 def read_saved_image(path: Path) -> np.ndarray:
