@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -14,7 +13,7 @@ from ddim.cli.output import draw, say, unescaped
 from ddim.errors import Interrupted, quote
 from ddim.files import read_sealed
 from ddim.metrics.catalogue import LEAST
-from ddim.plots.pictures import split_sheet
+from ddim.plots.pictures import to_uint8
 from ddim.runs.folder import RUN
 from ddim.training.progress import EVERY, Display, format_duration
 from ddim.training.trainer import Trainer
@@ -109,17 +108,12 @@ class Console(ProgressDisplay, Display):
         else:
             say(line)
 
-    def on_sheet(self, training: Trainer, sheet: np.ndarray) -> None:
-        """Keep the sheet of samples for the next validation; see `Callback`."""
-        self.sheet = sheet
-
     def _show_validation(self, training: Trainer, errors: str, sheet: Path) -> None:
         seen = f"after {training.seen:,} images, step {training.step:,}"
         say(f"{seen}: {errors}{'; ' if errors else ''}samples {sheet}")
         if self.draws:
-            shape = training.model.shape
             # While the bar is drawn, sys.stderr is an object of rich without an encoding.
-            draw(split_sheet(self.sheet, shape.height, shape.width), self.bar.console.file)
+            draw(list(to_uint8(training.samples)), self.bar.console.file)
 
     def on_change(self, training: Trainer, text: str) -> None:
         """Print the text above the bar, and measure the speed anew; see `Callback`."""
