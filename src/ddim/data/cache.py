@@ -27,7 +27,7 @@ from ddim.data.decode import FORMATS, VERSION, Header, UnusableError, decode_ima
 from ddim.data.images import Images, check_size
 from ddim.data.labels import find_classes
 from ddim.data.open import find_source
-from ddim.data.sources import OTHER, Member, Reject, Source
+from ddim.data.sources import OTHER, Member, Reject, Source, read_members
 from ddim.data.values import AS_FILES_SAY, LARGEST, Reading, Values, ValueType, choose_range
 from ddim.errors import UserError, explain_error, warn_user
 
@@ -156,7 +156,7 @@ def _build(source: Source, text: str, place: Path, wanted: _Wanted, progress: _P
     members, to_floats = source.members(wanted.size), wanted.values == "float32"
     first = list(islice(members, 16))
     with files.temporary_folder(place / "new") as folder, hide_warnings():
-        headers, members = _read_headers(first), chain(first, members)
+        headers, members = [*read_members(first, read_header)], chain(first, members)
         while (form := _choose_form(headers, wanted)) not in forms:
             forms, results = [*forms, form], []
             with (folder / _PIXELS).open("wb") as file:
@@ -176,14 +176,6 @@ def _build(source: Source, text: str, place: Path, wanted: _Wanted, progress: _P
         found = _publish(source, place, folder, images, forms[-1])
     skipped = len(results) - len(images) - len(rejects)
     return replace(found, rejects=tuple(Reject(*entry) for entry in rejects), skipped=skipped)
-
-
-def _read_headers(members: Iterable[Member | Reject]) -> list[Header]:
-    headers = []
-    for member in members:
-        with suppress(UnusableError):
-            headers += [read_header(member.data)] if isinstance(member, Member) else []
-    return headers
 
 
 def _choose_form(headers: Sequence[Header], wanted: _Wanted) -> _Form:

@@ -14,23 +14,24 @@ import tarfile
 import time
 import zipfile
 import zlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from ddim.data.decode import is_image_name
+from ddim.data.decode import UnusableError, hide_warnings, is_image_name
 from ddim.data.labels import LABEL_SUFFIXES, read_label
 from ddim.errors import UserError, explain_errors
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
+T = TypeVar("T")
 SUFFIX = ".parquet"
 OTHER = "not an image"
 """The reason in the `Reject` of a file that is not an image, such as a text. Such files are only counted."""
@@ -65,6 +66,16 @@ class Reject:
 
     name: str
     reason: str
+
+
+def read_members(members: Iterable[Member | Reject], read: Callable[[bytes | np.ndarray], T]) -> Iterator[T]:
+    """Yield what `read` returns for each image that can be read; it raises `UnusableError` for the others."""
+    for member in members:
+        if isinstance(member, Member):
+            with suppress(UnusableError):
+                with hide_warnings():
+                    found = read(member.data)
+                yield found
 
 
 class Source(Protocol):

@@ -22,7 +22,7 @@ from ddim.data.cache import open_images
 from ddim.data.decode import read_header
 from ddim.data.open import find_source
 from ddim.data.remote import Files, names_repository
-from ddim.data.sources import Source as ImageSource
+from ddim.data.sources import Source as ImageSource, read_members
 from ddim.data.values import choose_channels
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.grids import Grid
@@ -360,7 +360,7 @@ def _open_given_images(
     else:
         name, stem = f"tensor {' x '.join(map(str, source[:n].shape))}", "tensor"
         found, sampling = give_images(source[:n]), None
-    header = image_sets.read_first(found.members((64, 64)), read_header)
+    header = next(read_members(found.members((64, 64)), read_header), None)
     if header is None:
         raise UserError(f"{name} is neither a run nor a folder or archive of images")
     size = header.height, header.width

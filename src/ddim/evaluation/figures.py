@@ -14,7 +14,7 @@ from torch import Tensor
 from ddim.data.decode import decode_image, is_image_name
 from ddim.data.images import to_unit
 from ddim.data.open import find_source
-from ddim.data.sources import Member
+from ddim.data.sources import Member, read_members
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
@@ -22,7 +22,6 @@ from ddim.diffusion.schedules import Schedule, check_schedule
 from ddim.diffusion.times import plateaus
 from ddim.errors import UserError, check_count, explain_errors
 from ddim.evaluation import sampler_errors
-from ddim.evaluation.image_sets import read_first
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.nn.conditioning import Sinusoidal
 from ddim.plots import charts
@@ -215,10 +214,10 @@ def read_image(source: str, size: tuple[int, int]) -> Tensor:
     """
     path = Path(source).expanduser()
     if is_image_name(path.name, b"") and not path.is_dir():
-        members = iter([Member(path.name, path.read_bytes())])
+        members = [Member(path.name, path.read_bytes())]
     else:
         members = find_source(source).members(size)
-    found = read_first(members, lambda data: decode_image(data, size, 3))
+    found = next(read_members(members, lambda data: decode_image(data, size, 3)), None)
     if found is None:
         raise UserError(f"{source!r} has no usable image")
     return to_unit(torch.from_numpy(found.pixels.copy()).permute(2, 0, 1)[None])

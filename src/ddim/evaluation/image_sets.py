@@ -10,12 +10,12 @@ in the cache, so the metrics are bit-identical in both cases.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,8 +23,6 @@ from torch import Tensor
 
 from ddim.data import Images, SplitImages, open_images, split_images
 from ddim.data.arrays import GivenImages
-from ddim.data.decode import UnusableError, hide_warnings
-from ddim.data.sources import Member, Reject
 from ddim.data.values import EIGHT_BITS, Reading, Values, choose_channels
 from ddim.errors import UserError
 from ddim.files import cache_folder
@@ -41,7 +39,6 @@ from ddim.sampling.record import sample_conditions, sampling_record
 from ddim.sampling.sampling_setup import SamplingSetup
 
 Part = Literal["valid", "train", "all"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -115,15 +112,6 @@ def share_range(images: Images, values: Values) -> Images:
     Values outside the range are treated as the nearer end.
     """
     return replace(images, values=values) if images.values.type == values.type else images
-
-
-def read_first(members: Iterator[Member | Reject], read: Callable[..., T]) -> T | None:
-    """Return what `read` returns for the first file of a source that it can read; None if there is none."""
-    for member in members:
-        if isinstance(member, Member):
-            with suppress(UnusableError), hide_warnings():
-                return read(member.data)
-    return None
 
 
 # Samples
