@@ -216,7 +216,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UserError(f"{path} is damaged: it is not a table of entries")
     content = {key: value for key, value in document.items() if key != SEAL}
-    if SEAL in document and document[SEAL] != _hash_entries(content):
+    if SEAL in document and document[SEAL] != hash_json(content):
         raise UserError(
             f"{path} is damaged: it has changed since ddim wrote it; put back a copy, or remove it and "
             f'make it again, or remove its entry "{SEAL}" if you changed it on purpose'
@@ -228,12 +228,13 @@ def seal(document: Mapping[str, object]) -> dict[str, Any]:
     """Return a document with a first entry `SEAL`; see `write_json` for the errors."""
     plain = json.loads(json.dumps(document, allow_nan=False))
     # The first entry, because a few lost bytes at the end could join a seal to the text before it.
-    return {SEAL: _hash_entries(plain), **plain}
+    return {SEAL: hash_json(plain), **plain}
 
 
-def _hash_entries(document: Mapping[str, Any]) -> str:
-    # Keys are sorted, so that a program that only writes the file anew does not break the seal.
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+def hash_json(value: object) -> str:
+    """Return the SHA-256 (hex) of a value as JSON."""
+    # Keys are sorted, so that a program that only writes a file anew does not break its seal.
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 # The cache

@@ -6,7 +6,6 @@ source says which folder holds its images, as long as its files do not change.
 """
 
 import hashlib
-import json
 import os
 import shutil
 from collections import Counter, deque
@@ -79,7 +78,7 @@ def open_images(
     # Which formats can be read depends on packages too.
     packages = [bool(find_spec(name)) for name in ("pillow_heif", "imagecodecs")]
     wanted = _Wanted(size, channels, reading.values)
-    place = root / "stamps" / _hash([VERSION, packages, stamp, *wanted])
+    place = root / "stamps" / files.hash_json([VERSION, packages, stamp, *wanted])
     images = _follow_note(root, place)
     if images is None:
         try:
@@ -225,7 +224,7 @@ def _publish(source: Source, place: Path, folder: Path, images: Sequence[_Result
     names = [image.name for image in images]
     classes, labels = find_classes(names, [image.label for image in images], source.class_names)
     content = [names, [image.digest for image in images], classes, labels, source.official]
-    fingerprint = _hash([VERSION, form, content])
+    fingerprint = files.hash_json([VERSION, form, content])
     shape = len(images), *size, channels
     lows, highs = zip(*(image.ends for image in images), strict=True)
     range_ = choose_range(min(lows), max(highs)) if kind == "float32" else (0.0, LARGEST[kind])
@@ -305,7 +304,3 @@ def read_headers(images: Images) -> list[Header]:
 def _hash_once(path: Path, time: int, inode: int) -> str:
     """Return the SHA-256 of a file; a process reads it once, unless it is written again."""
     return files.hash_file(path)
-
-
-def _hash(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

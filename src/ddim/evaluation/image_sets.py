@@ -7,8 +7,6 @@ features of the same samples need no sampling. Samples are divided into the same
 in the cache, so the metrics are bit-identical in both cases.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,7 +23,7 @@ from ddim.data import Images, SplitImages, open_images, split_images
 from ddim.data.arrays import GivenImages
 from ddim.data.values import EIGHT_BITS, Reading, Values, choose_channels
 from ddim.errors import UserError
-from ddim.files import cache_folder
+from ddim.files import cache_folder, hash_json
 from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, watch_reading
 from ddim.metrics.features import Extractor
@@ -235,5 +233,4 @@ class SampledParts:
         """
         facts = [sample_conditions(self.record)]
         facts += [] if extractor is None else [extractor.name, extractor.weights, extractor.resize]
-        identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        return cache_folder() / "features" / f"samples-{identity}" / name_part(seeds)
+        return cache_folder() / "features" / f"samples-{hash_json(facts)}" / name_part(seeds)

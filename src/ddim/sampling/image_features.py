@@ -6,7 +6,6 @@ begins with the SHA-256 of its content, and is used only if this is right.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from ddim.data import Images
 from ddim.data.images import gather_batch
-from ddim.files import cache_folder, make_folder, write_atomic
+from ddim.files import cache_folder, hash_json, make_folder, write_atomic
 from ddim.metrics.features import Extractor, extract_features
 from ddim.plots.pictures import to_uint8
 
@@ -69,7 +68,7 @@ class ImageSet:
         facts += ["mirrored"] if self.mirrored else []
         # The fingerprint does not contain the range, which scales the pixels of 16-bit and float images.
         facts += [] if self.images.values.eight_bits else [self.images.values.low, self.images.values.high]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        return hash_json(facts)
 
 
 def compute_features(
