@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import warnings
-from collections.abc import Generator, Iterable
+from collections.abc import Container, Generator, Iterable
 from contextlib import contextmanager
 from operator import index
 from typing import Literal, SupportsFloat, get_args, get_origin, get_type_hints
@@ -139,28 +139,25 @@ def explain_errors(
 # Checks of values
 
 
-def check_positive(owner: str, **values: float | None) -> None:
-    """Check that every value, a field OWNER.NAME of a recipe, is above 0; None is none.
-
-    Raises:
-        UserError: if a value is 0, negative, NaN or no number.
-    """
-    for name, value in values.items():
-        if value is not None and not to_float(f"{owner}.{name}", value) > 0:
-            raise UserError(f"{owner}.{name} must be above 0, got {value}")
-
-
-def check_part_values(owner: str, part: object) -> None:
+def check_part_values(owner: str, part: object, positive: Container[str] = ()) -> None:
     """Check those fields of a part of a recipe, a dataclass, whose type is `int`, `float` or a `Literal`.
 
+    Args:
+        owner: the name of the part, for messages.
+        part: the part.
+        positive: the names of the numbers that must be above 0.
+
     Raises:
-        UserError: if such a field OWNER.NAME holds no number, or none of the values of the `Literal`.
+        UserError: if such a field OWNER.NAME holds no number, one that is 0 or less although it must be above
+            0, or none of the values of the `Literal`.
     """
     # The types in a class of the user may have names that cannot be found here.
     base = next(base for base in type(part).__mro__ if base.__module__.startswith("ddim."))
     for name, kind in get_type_hints(base).items():
         if kind in (int, float):
-            to_float(f"{owner}.{name}", getattr(part, name))
+            number = to_float(f"{owner}.{name}", getattr(part, name))
+            if name in positive and not number > 0:
+                raise UserError(f"{owner}.{name} must be above 0, got {number:g}")
         elif get_origin(kind) is Literal:
             check_choice(f"{owner}.{name}", getattr(part, name), get_args(kind))
 
@@ -266,12 +263,12 @@ ELSEWHERE |= {"sample": "image", "x0": "image"}
 """Names of parts of a recipe in other libraries, with their names here."""
 
 
-def suggest(word: str, possible: Iterable[str], likeness: float = 0.6) -> str:
+def suggest(word: str, possible: Iterable[str]) -> str:
     """Return "; perhaps you meant WORD" for the end of an error message, or "" if no word is similar.
 
-    `likeness` is the smallest similarity of a suggestion, in [0, 1], by `difflib`; case does not count.
+    Case does not count.
     """
     known, word = {name.lower(): name for name in possible}, word.lower()
     other = ELSEWHERE.get(word)
-    near = [other] if other in known else difflib.get_close_matches(word, known, 1, likeness)
+    near = [other] if other in known else difflib.get_close_matches(word, known, 1)
     return f"; perhaps you meant {known[near[0]]}" if near else ""

@@ -25,7 +25,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import SAMPLERS, DPMSolver, Sampler
 from ddim.diffusion.schedules import SCHEDULES, Cosine, Schedule
 from ddim.diffusion.times import TIME_SAMPLINGS, NormalLogSNR, TimeSampling
-from ddim.errors import UserError, check_count, check_part_values, check_positive, to_float
+from ddim.errors import UserError, check_count, check_part_values, to_float
 from ddim.metrics.catalogue import LEAST
 from ddim.nn.base import NetworkSpec
 from ddim.nn.ema import AVERAGES, Averaging, Power
@@ -157,8 +157,7 @@ class Optim:
     decay: Literal["constant", "cosine"] = "constant"
 
     def __post_init__(self) -> None:
-        check_part_values("optim", self)
-        check_positive("optim", lr=self.lr, batch=self.batch, accumulate=self.accumulate)
+        check_part_values("optim", self, positive=("lr", "batch", "accumulate"))
 
 
 @dataclass(frozen=True)
@@ -193,9 +192,7 @@ class Report:
     snapshots: int = 0
 
     def __post_init__(self) -> None:
-        check_part_values("report", self)
-        check_positive("report", events=self.events, grid=self.grid, log=self.log)
-        check_positive("report", validation_images=self.validation_images)
+        check_part_values("report", self, positive=("events", "validation_images", "grid", "log"))
         if self.kid < LEAST and (self.kid or self.best == "kid"):
             raise UserError(f"report.kid must be at least {LEAST} samples, got {self.kid}; 0 measures no KID")
 
