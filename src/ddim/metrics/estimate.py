@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
-
-if TYPE_CHECKING:
-    import numpy as np
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -23,12 +20,13 @@ class Estimate:
     freedom: float = field(default=math.inf, kw_only=True)
 
     @classmethod
-    def from_error(cls, value: float | np.ndarray, error: float | np.ndarray, freedom: float) -> Self:
-        """Return the estimate with this value, this standard error and its degrees of freedom."""
-        import numpy as np
+    def from_error(cls, value: Any, error: Any, freedom: float = math.inf, **fields: Any) -> Self:  # noqa: ANN401
+        """Return the estimate with this value, this standard error and its degrees of freedom.
 
-        value, half = np.asarray(value, dtype=np.float64), _quantile_95(freedom) * error
-        return cls(value, value - half, value + half, freedom=freedom)
+        `fields` are those of a subclass.
+        """
+        half = _quantile_95(freedom) * error
+        return cls(value, value - half, value + half, freedom=freedom, **fields)
 
     @property
     def error(self) -> Any:  # noqa: ANN401  (a number or an array)

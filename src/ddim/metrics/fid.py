@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddim.metrics.estimate import Estimate
 from ddim.metrics.feature_blocks import read_blocks
-from ddim.metrics.statistics import Estimate
 
 _CUTS = 5  # FID-infinity is fitted to FID of the set cut into 1, 2 ... 5 equal parts
-_GROUPS, _STUDENT_95 = 10, 2.262157  # the 97.5 % quantile of Student's t with 9 degrees of freedom
+_GROUPS = 10  # the interval of FID-infinity comes from the spread over so many pairs of parts
 
 
 def fid(generated: np.ndarray, reference: np.ndarray) -> float:
@@ -45,8 +45,7 @@ def fid_infinity(generated: np.ndarray, reference: np.ndarray, *, seed: int = 0)
     value = float(np.polyfit(at, means, 1)[1])
     pairs = zip(np.array_split(ours, _GROUPS), np.array_split(theirs, _GROUPS), strict=True)
     each = [fid(generated[np.sort(one)], reference[np.sort(other)]) for one, other in pairs]
-    radius = _STUDENT_95 * float(np.std(each, ddof=1)) / math.sqrt(_GROUPS)
-    return Estimate(value, value - radius, value + radius, freedom=_GROUPS - 1)
+    return Estimate.from_error(value, float(np.std(each, ddof=1)) / math.sqrt(_GROUPS), _GROUPS - 1)
 
 
 def _gaussian(features: np.ndarray) -> tuple[Tensor, Tensor]:

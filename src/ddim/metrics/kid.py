@@ -7,10 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddim.metrics.estimate import Estimate
 from ddim.metrics.feature_blocks import read_blocks
-from ddim.metrics.statistics import Estimate
-
-_NORMAL_95 = 1.959964  # the 97.5 % quantile of the standard normal distribution
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,10 @@ def kid(
     yy, _, in_yy = _sum_kernel(reference, None, theirs, theirs)
     xy, yx, in_xy = _sum_kernel(generated, reference, ours, theirs)
     value = _mmd2(xx.sum(), n, yy.sum(), m, xy.sum()).item()
-    radius = _jackknife_radius(*_left_out(xx, yy, xy, yx))
+    error = _jackknife_error(*_left_out(xx, yy, xy, yx))
     each = _mmd2(in_xx, size, in_yy, size, in_xy)
     mean, std = each.mean().item(), each.std(correction=0).item()
-    return KID(value, value - radius, value + radius, mean, std, subsets, size)
+    return KID.from_error(value, error, mean=mean, std=std, subsets=subsets, size=size)
 
 
 def kid_difference(one: np.ndarray, other: np.ndarray, reference: np.ndarray, *, paired: bool) -> Estimate:
@@ -85,8 +83,7 @@ def kid_difference(one: np.ndarray, other: np.ndarray, reference: np.ndarray, *,
         terms.append((_mmd2(xx.sum(), len(xx), yy.sum(), len(yy), xy.sum()), *_left_out(xx, yy, xy, yx)))
     (value, without, apart), (value_2, without_2, apart_2) = terms
     left_out = [without - without_2] if paired else [without, without_2]
-    radius, difference = _jackknife_radius(*left_out, apart - apart_2), (value - value_2).item()
-    return Estimate(difference, difference - radius, difference + radius)
+    return Estimate.from_error((value - value_2).item(), _jackknife_error(*left_out, apart - apart_2))
 
 
 def _mmd2(xx: Tensor, n: int, yy: Tensor, m: int, xy: Tensor) -> Tensor:
@@ -114,9 +111,9 @@ def _left_out(xx: Tensor, yy: Tensor, xy: Tensor, yx: Tensor) -> tuple[Tensor, T
     return without_x, without_y
 
 
-def _jackknife_radius(*left_out: Tensor) -> float:
-    """Return half the width of the interval of a value, from the values without each image of each set."""
-    return _NORMAL_95 * math.sqrt(sum((len(left) - 1) * left.var(correction=0) for left in left_out))
+def _jackknife_error(*left_out: Tensor) -> float:
+    """Return the standard error of a value, from the values without each image of each set."""
+    return math.sqrt(sum((len(left) - 1) * left.var(correction=0) for left in left_out))
 
 
 def _sum_kernel(
