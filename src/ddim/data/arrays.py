@@ -101,13 +101,13 @@ class Arrays(Source):
         return stamp and f"{stamp}\0{self.reading.axis}\0{self.reading.array}"
 
     @property
-    def size(self) -> tuple[int, int]:
-        """The (height, width) of all images.
+    def size(self) -> tuple[int, int] | None:
+        """The (height, width) of all images; None if there is no image.
 
         Raises:
             UserError: if the file cannot be read, or holds no array that can be used as images.
         """
-        return self._take(0).shape[:2]
+        return self._take(0).shape[:2] if self.count_files() else None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member]:
         """Yield every image; see `Source`.

@@ -29,10 +29,10 @@ def absolute_source(text: str) -> str:
 
 
 def find_array_size(source: str | Path, reading: Reading = AS_FILES_SAY) -> tuple[int, int] | None:
-    """Return the (height, width) of the images in a file of arrays; None for other sources.
+    """Return the (height, width) of the images in a file of arrays; None for others, and if there are none.
 
     Raises:
-        UserError: if the file holds no images.
+        UserError: if the file cannot be read, or its array cannot be used as images.
     """
     path = Path(os.path.expanduser(source))
     return Arrays(path, reading).size if _is_array(path) else None
