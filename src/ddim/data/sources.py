@@ -228,7 +228,7 @@ class _LabelFile(Reject):
 
 def _read_member(name: str, file: IO[bytes]) -> Member | Reject:
     """Return the image in an open file; of other files, only the first bytes are read."""
-    if any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in name.split("/")):
+    if any((part[:1] == "." and part not in (".", "..")) or part == "__MACOSX" for part in name.split("/")):
         return Reject(name, OTHER)
     head = file.read(16)
     return Member(name, head + file.read()) if is_image_name(name, head) else Reject(name, OTHER)
