@@ -51,7 +51,7 @@ def marked(height, width):
 
 @pytest.mark.parametrize(
     "shape, size",
-    [((100, 160), (100, 100)), ((160, 100), (100, 100)), ((101, 163), (100, 100)), ((160, 100), (50, 100))],
+    [((100, 160), (100, 100)), ((164, 98), (95, 95)), ((101, 163), (100, 100)), ((160, 100), (50, 100))],
 )
 def test_the_crop_keeps_the_middle_and_the_aspect(shape, size):
     pixels = pixels_of(encoded(marked(*shape), "PNG"), size).astype(int)

@@ -180,17 +180,6 @@ def decode_image(
     return Decoded(header, _widen(pixels, kind), ends)
 
 
-def find_crop(whole: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Return the box (left, top, right, bottom) of the largest central crop with the aspect ratio of `size`.
-
-    The size of the image, `whole`, and `size` are (height, width).
-    """
-    height, width = size
-    scale = min(whole[0] / height, whole[1] / width)
-    left, top = (whole[1] - scale * width) / 2, (whole[0] - scale * height) / 2
-    return left, top, min(left + scale * width, whole[1]), min(top + scale * height, whole[0])
-
-
 def turn_upright(image: Image.Image) -> Image.Image:
     """Return an image rotated by its EXIF orientation."""
     image.load()  # Pillow itself rotates TIFF files when it loads them.
@@ -349,11 +338,10 @@ def _fit_picture(image: Image.Image | np.ndarray, size: tuple[int, int], channel
     """Return pixels (H, W, C) uint8 of a picture of 8 bits, cropped at the centre and resized."""
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    box = find_crop((image.height, image.width), size)
     if channels < 4 and image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    resized = image.convert(_MODES[channels]).resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
+    resized = ImageOps.fit(image.convert(_MODES[channels]), (size[1], size[0]), Image.Resampling.BICUBIC)
     return np.asarray(resized).reshape(*size, channels)
 
 
@@ -368,10 +356,10 @@ def _fit_values(image: Image.Image | np.ndarray, size: tuple[int, int], channels
         pixels = pixels.repeat(channels, axis=2)
         if channels == 4:
             pixels[..., 3] = LARGEST[pixels.dtype.name]
-    box, resized = find_crop((pixels.shape[0], pixels.shape[1]), size), []
+    resized = []
     for channel in np.moveaxis(pixels, 2, 0):
         layer = Image.fromarray(np.ascontiguousarray(channel, np.float32))
-        small = np.asarray(layer.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box))
+        small = np.asarray(ImageOps.fit(layer, (size[1], size[0]), Image.Resampling.BICUBIC))
         small = small.clip(channel.min(), channel.max())
         resized.append((small if pixels.dtype.kind == "f" else np.rint(small)).astype(pixels.dtype))
     return np.stack(resized, axis=2)
