@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 PREFIX = "hub:"
 """The prefix that tells the name of a repository from a path."""
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", *SUFFIXES)
+"""The ends of the names of archives, and of files of arrays."""
 ADVICE = "check its name and the connection; a private repository needs `hf auth login` or HF_TOKEN"
 """What to do if the Hub refuses a request."""
 
 _COPY = "try again, or set DDIM_DATA to a folder with torchvision's copy of it"
 _NAME = re.compile(rf"(?:{PREFIX})?(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?", re.ASCII)
-_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", *SUFFIXES)
 _TRAIN = re.compile(r"(?:^|[/_.-])train(?:ing)?(?=[/_.-])", re.IGNORECASE)
 
 
@@ -230,7 +231,7 @@ def fetch_data(repository: Repository) -> Path:
         UserError: if the download fails, or there are no images, or several archives.
     """
     folder = fetch(repository, "dataset", _choose_files)
-    return next((path for path in folder.rglob("*") if path.name.lower().endswith(_ARCHIVES)), folder)
+    return next((path for path in folder.rglob("*") if path.name.lower().endswith(ARCHIVES)), folder)
 
 
 def _choose_files(names: list[str]) -> list[str]:
@@ -239,7 +240,7 @@ def _choose_files(names: list[str]) -> list[str]:
     If some of these files belong to a split "train", the other files are left out.
     """
     parquet = [name for name in names if name.lower().endswith(SUFFIX)]
-    archives = [name for name in names if name.lower().endswith(_ARCHIVES)]
+    archives = [name for name in names if name.lower().endswith(ARCHIVES)]
     files = parquet or archives or [name for name in names if is_image_name(name, b"")]
     chosen = [name for name in files if _TRAIN.search(name)] or files
     if not chosen or (files is archives and len(chosen) > 1):

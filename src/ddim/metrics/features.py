@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
-from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -192,7 +191,7 @@ def locate_weights(name: str) -> Path:
     path = ours / Path(url).name
     fault = f"the weights of {name} are not on this machine and cannot be downloaded"
     advice = f"get {url} and put it into {str(ours)!r}, or name the file as weights (--features-weights FILE)"
-    with explain_errors(fault, advice, (URLError, RuntimeError)):
+    with explain_errors(fault, advice):
         torch.hub.download_url_to_file(url, str(path), sha256)
     return path
 

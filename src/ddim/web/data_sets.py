@@ -3,15 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddim.data import arrays, sources
 from ddim.data.decode import is_image_name
+from ddim.data.remote import ARCHIVES
+from ddim.data.sources import SUFFIX
 from ddim.web.answers import Refused
 from ddim.web.runs import name_id
 
 BUILT_IN = "blossoms"
 """The built-in set that needs no download."""
-ENDS = (".zip", ".tar", ".tgz", ".txz", ".tar.gz", ".tar.xz", *arrays.SUFFIXES, sources.SUFFIX)
-"""The ends of the names of files that hold many images."""
 MOST = 1000
 """The largest number of entries of the folder that are listed."""
 
@@ -37,11 +36,11 @@ def list_data(folder: Path | None) -> dict[str, tuple[DataSet, str]]:
     paths = sorted(folder.iterdir())[:MOST]
     # A link could lead out of the folder.
     paths = [path for path in paths if not path.is_symlink() and path.name[0] != "."]
-    if any(is_image_name(path.name, b"") or path.is_dir() or path.suffix == sources.SUFFIX for path in paths):
+    if any(is_image_name(path.name, b"") or path.is_dir() or path.suffix == SUFFIX for path in paths):
         sets.append((DataSet("folder", folder.resolve().name, "folder"), str(folder)))
     for path in paths:
         kind = "folder" if path.is_dir() else "file"
-        if kind == "folder" or path.name.lower().endswith(ENDS):
+        if kind == "folder" or path.name.lower().endswith((*ARCHIVES, SUFFIX)):
             sets.append((DataSet(f"{kind}~{name_id(path, folder)}", path.name, kind), str(path)))
     sets.append((DataSet(f"built-in~{BUILT_IN}", BUILT_IN, "built-in"), BUILT_IN))
     return {entry.id: (entry, source) for entry, source in sets}
