@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ddim.errors import Interrupted, explain_error
 from ddim.machine.runtime import count_allowed
@@ -202,17 +203,6 @@ def _raise_cause(error: BaseException, store: dist.Store, rank: int) -> None:
             raise OtherProcessFailed(first, int(code)) from error
 
 
-class Replica(nn.parallel.DistributedDataParallel):
-    """The network of one process; each backward pass averages its gradients over all processes."""
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (any attribute of the network)
-        """Return an attribute of the network, such as its number of classes."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("module"), name)
-
-
 def replicate(net: nn.Module, processes: Processes, *, unused: bool) -> nn.Module:
     """Return a network that several processes train together; for one process, `net` itself.
 
@@ -225,6 +215,6 @@ def replicate(net: nn.Module, processes: Processes, *, unused: bool) -> nn.Modul
     """
     if processes.count == 1:
         return net
-    replica = Replica(net, gradient_as_bucket_view=True, find_unused_parameters=unused)
+    replica = DistributedDataParallel(net, gradient_as_bucket_view=True, find_unused_parameters=unused)
     replica.broadcast_buffers = False  # they are equal in all processes
     return replica

@@ -15,7 +15,7 @@ from ddim.diffusion.loss import LossFunction, Objective
 from ddim.diffusion.noise import DROPOUT, WEIGHTS, stream
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import NotFinite, UserError, explain_error, is_full_memory
-from ddim.machine.distributed import Replica, current_processes, replicate
+from ddim.machine.distributed import current_processes, replicate
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.machine.runtime import Runtime
 from ddim.nn import ema
@@ -106,9 +106,10 @@ class Trainer:
         runtime.place(self.model)
         recompute_blocks(self.model.net, runtime.recompute)
         unused = may_leave_weights_unused(recipe)
-        net = replicate(runtime.compiled(self.model.net), self.processes, unused=unused)
+        net = runtime.compiled(self.model.net)
         # `model` is neither compiled nor replicated. `compiled` may be both, and trains the same weights.
         self.compiled = Model(net, recipe.schedule, recipe.predicts, recipe.conditioning, self.model.shape)
+        self.compiled.net = replicate(net, self.processes, unused=unused)
         self.compiled.train()
         self.batches = Batches(recipe, split, self.model.shape, runtime)
         self.teacher = load_teacher(recipe, runtime)
@@ -300,7 +301,7 @@ class Trainer:
             torch.default_generator.set_state(stream("cpu", seed, DROPOUT, self.step).get_state())
             for name in cuda:
                 torch.cuda.set_rng_state(stream(name, seed, DROPOUT, self.step).get_state(), name)
-            with net.no_sync() if isinstance(net, Replica) and not last else nullcontext():
+            with net.no_sync() if self.processes.count > 1 and not last else nullcontext():
                 yield
 
     def _sum_up(self, values: dict[str, Tensor | float]) -> StepValues:
