@@ -165,15 +165,6 @@ class Model(nn.Module):
             raise UserError(f"label must be one of the {self.classes} classes, or -1, got {label.tolist()}")
         return Labelled(self, label.to(self.blank(0).device), augment)
 
-    def with_blank_labels(self, n: int) -> Denoiser:
-        """Return a denoiser for n images that calls this model with class 0, or with vectors of zeros.
-
-        It serves to measure speed and memory, and to try a loss.
-        """
-        if self.vector:
-            return self.with_labels(torch.zeros(n, self.vector))
-        return self.with_labels(0 if self.classes else None)
-
     def blank(self, n: int) -> Tensor:
         """Return zeros (n, C, H, W) with this model's image shape, dtype and device."""
         weight = next(self.parameters(), torch.empty(()))

@@ -140,8 +140,12 @@ def reduce_size(recipe: Recipe, side: int) -> tuple[int, int]:
 
 
 def blank_loss(model: Model, recipe: Recipe, runtime: Runtime, size: tuple[int, int], count: int) -> Tensor:
-    """Return the loss (count,) of blank images of this size, in the middle of the training."""
+    """Return the loss (count,) of blank images of this size, in the middle of the training.
+
+    The images have class 0, or vectors of zeros.
+    """
     x0 = runtime.images(torch.ones_like(model.blank(count)[..., : size[0], : size[1]]))
     pixels, objective = Pixels.fixed(0.5, 0.5, model.shape.channels), recipe.objective.at(0.5, 0)
+    label = torch.zeros(count, model.vector) if model.vector else 0 if model.classes else None
     with runtime.precise():
-        return objective(model.with_blank_labels(count), x0, torch.full((count,), 0.5), x0, pixels)
+        return objective(model.with_labels(label), x0, torch.full((count,), 0.5), x0, pixels)
