@@ -6,8 +6,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from torch import Tensor
-
 from ddim.data.remote import ADVICE, Repository, connect_to_hub, parse_repository
 from ddim.errors import UserError, explain_errors
 from ddim.exchange.card import CARD, SAMPLES, hide_folders, write_card
@@ -17,7 +15,7 @@ from ddim.recipe.recipe import Recipe
 from ddim.runs.checkpoint import MANIFEST, write_checkpoint
 from ddim.runs.names import FILES, PUBLISHED
 from ddim.sampling.labels import default_label
-from ddim.sampling.pipeline import CLUSTERS, VECTORS, LoadedRun, load
+from ddim.sampling.pipeline import LoadedRun, list_conditions, load
 from ddim.sampling.searched import FILE as SEARCHED, read_searched
 
 WEIGHTS = "model.safetensors"
@@ -144,11 +142,8 @@ def write_published(run: LoadedRun, folder: Path) -> tuple[Recipe, list[str]]:
         The published recipe, and sentences about what was left out or may surprise.
     """
     at, recipe, notes = run.checkpoint, hide_folders(run.recipe), []
-    tensors: dict[str, Mapping[str, Tensor]] = {"model": run.model.state_dict()}
-    if run.clusters is not None:
-        tensors[CLUSTERS] = run.clusters.to_tensors()
+    tensors = {"model": run.model.state_dict(), **list_conditions(run.clusters, run.vectors)}
     if run.vectors is not None:
-        tensors[VECTORS] = run.vectors.to_tensors()
         notes.append("the vectors of all images, also of the validation images, are part of the run")
     searched = read_searched(at.run)
     # A guide is another checkpoint, which is not published.

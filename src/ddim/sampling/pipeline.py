@@ -31,11 +31,6 @@ from ddim.runs.state import RunState
 from ddim.sampling import labels
 from ddim.sampling.labels import GivenVectors, Label, VectorLabel
 
-CLUSTERS = "clusters"
-"""The name of the tensors of a checkpoint that hold the clusters of the training images."""
-VECTORS = "vectors"
-"""The name of the tensors of a checkpoint that hold the vectors of all images."""
-
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -241,8 +236,9 @@ def load(
         model.pixels = state.pixels
         runtime.place(model.eval().requires_grad_(False))
         model.net = runtime.compiled(model.net, frozen=True)
-        told = {"clusters": read_clusters(path, recipe), "vectors": load_vectors(path, recipe)}
-        facts = {"classes": state.classes, "values": state.values, **told}
+        clusters, vectors = read_conditions(path, recipe)
+        facts: dict[str, Any] = {"classes": state.classes, "values": state.values}
+        facts |= {"clusters": clusters, "vectors": vectors}
         return LoadedRun(model, state.pixels, recipe, runtime, at, **facts)
 
     return read_checkpoint(run, read)
@@ -332,16 +328,20 @@ def evaluating(model: nn.Module) -> Generator[None]:
             layer.training = mode
 
 
-def read_clusters(path: Path, recipe: Recipe) -> ImageClusters | None:
-    """Return the clusters in the checkpoint `path`; None if the labels of the recipe are not clusters."""
-    clustered = isinstance(recipe.data.labels, Clusters)
-    return ImageClusters.from_tensors(checkpoint.read_tensors(path, CLUSTERS)) if clustered else None
+def read_conditions(path: Path, recipe: Recipe) -> tuple[ImageClusters | None, ImageVectors | None]:
+    """Return the clusters and the vectors in the checkpoint `path`; None for what the recipe does not use."""
+    clusters = vectors = None
+    if isinstance(recipe.data.labels, Clusters):
+        clusters = ImageClusters.from_tensors(checkpoint.read_tensors(path, "clusters"))
+    if recipe.data.vectors is not None:
+        vectors = ImageVectors.from_tensors(checkpoint.read_tensors(path, "vectors"))
+    return clusters, vectors
 
 
-def load_vectors(path: Path, recipe: Recipe) -> ImageVectors | None:
-    """Return the vectors in the checkpoint `path`; None if the run was trained without vectors."""
-    given = recipe.data.vectors is not None
-    return ImageVectors.from_tensors(checkpoint.read_tensors(path, VECTORS)) if given else None
+def list_conditions(clusters: ImageClusters | None, vectors: ImageVectors | None) -> dict[str, Any]:
+    """Return the groups of tensors of a checkpoint that `read_conditions` reads, keyed by name."""
+    given = {"clusters": clusters, "vectors": vectors}
+    return {name: each.to_tensors() for name, each in given.items() if each}
 
 
 def load_state(path: Path) -> RunState:

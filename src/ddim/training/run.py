@@ -37,7 +37,7 @@ from ddim.runs.names import find_checkpoint, is_run_folder, pin_place
 from ddim.runs.state import Plan
 from ddim.sampling.images import check_same_split, open_source, record_new_place, reopen_split
 from ddim.sampling.labels import count_classes, count_vectors
-from ddim.sampling.pipeline import LoadedRun, load, load_state, load_vectors, read_clusters
+from ddim.sampling.pipeline import LoadedRun, load, load_state, read_conditions
 from ddim.sampling.sampling_setup import OFF, collect_guidance
 from ddim.training.budget import TimeBudget
 from ddim.training.callbacks import Callback
@@ -286,7 +286,7 @@ def _continue(folder: Path, more: float | None, images: int | None, session: _Se
     path = processes.broadcast(find_checkpoint(folder) if processes.leads else None)
     recipe, state = _read_exactly(path), load_state(path)
     split = processes.local_first(lambda: reopen_split(folder, path, recipe, state, session.decoding))
-    split = split.with_conditions(read_clusters(path, recipe), load_vectors(path, recipe))
+    split = split.with_conditions(*read_conditions(path, recipe))
     threads = machine.threads or facts["asked"]["threads"]
     with keep_freed_memory(), machine.change(state.runtime, threads, processes) as runtime:
         trainer = Trainer(recipe, split, state.pixels, runtime, Plan(None))

@@ -28,7 +28,7 @@ from ddim.recipe.model import find_misfit
 from ddim.recipe.recipe import Recipe, build_model, may_leave_weights_unused
 from ddim.recipe.user_parts import is_user_part
 from ddim.runs.state import Plan, RunState, TrainedOn
-from ddim.sampling.pipeline import CLUSTERS, VECTORS, Pipeline
+from ddim.sampling.pipeline import Pipeline, list_conditions
 from ddim.training.batches import Batches, draw_times
 from ddim.training.optim import Muon, divide_parameters
 from ddim.training.student import load_teacher, make_own_teacher
@@ -349,8 +349,7 @@ class Trainer:
         kept = {f"{name}/{key}": value for name, slot in slots.items() for key, value in slot.items()}
         held = {f"ema/{profile}": average for profile, average in self.averages.items()}
         held |= {"model": self.model.state_dict(), "optimizer": kept}
-        labels = {CLUSTERS: self.split.clusters, VECTORS: self.split.vectors}
-        held |= {name: each.to_tensors() for name, each in labels.items() if each}
+        held |= list_conditions(self.split.clusters, self.split.vectors)
         return held | ({"times": self.past_losses.state()} if self.past_losses else {})
 
     def documents(self) -> dict[str, Any]:
