@@ -48,17 +48,11 @@ class Written:
     Attributes:
         folder: the folder of the samples.
         shown: the images of the sheet, (H, W, C) uint8.
-        made: number of samples that this call made; the others were there before.
-        seconds: seconds of sampling.
-        nfe: network evaluations per sample.
         text: a line about the samples with the path of the sheet, and a line with that of the film.
     """
 
     folder: Path
     shown: Sequence[np.ndarray] = field(repr=False)
-    made: int
-    seconds: float
-    nfe: int
     text: str
 
     def __str__(self) -> str:
@@ -156,7 +150,7 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
         write_sealed(folder / RECORD, record)
         text = f"{_describe(setup, len(listed), len(missing), seconds, nfe)}: {folder / SHEET}"
         text += f"\nfilm: {folder / FILM}" if film else ""
-        return processes.broadcast(Written(folder, shown, len(missing), seconds, nfe, text))
+        return processes.broadcast(Written(folder, shown, text))
 
 
 def _describe(setup: SamplingSetup, count: int, made: int, seconds: float, nfe: int) -> str:

@@ -145,7 +145,7 @@ def sample_run(result: Result, preview: Preview, folder: Path, options: dict[str
     pipeline = preview.pipeline
     make = partial(sample_to_folder, pipeline, out=folder)
     try:
-        written = make(**options, watch=preview.watch, progress=preview.progress)
+        make(**options, watch=preview.watch, progress=preview.progress)
     except Enough:
         ready = [seed for seed in options["seeds"] if find_sample(folder, seed, pipeline).exists()]
         if not ready:
@@ -154,11 +154,11 @@ def sample_run(result: Result, preview: Preview, folder: Path, options: dict[str
         result.notes.append(f"{len(ready)} of {len(options['seeds'])} samples: {why}")
         # A film would need all samples again.
         options |= {"seeds": ready, "film": False}
-        written = make(**options)
-    result.nfe, result.sheet = written.nfe, find_address(folder / SHEET)
+        make(**options)
+    record = read_sealed(folder / RECORD)
+    result.nfe, result.sheet = record["nfe"], find_address(folder / SHEET)
     for seed, label in zip(options["seeds"], list_labels(pipeline, options), strict=True):
         result.images.append(show_file(find_sample(folder, seed, pipeline), pipeline, seed, label))
-    record = read_sealed(folder / RECORD)
     plain = not options.keys() - {"seeds", "steps", "film", "guidance", "guidance_interval", "guide_with"}
     usual = record["grid"] == dump(pipeline.recipe.grid, named=True) and record.get("label") is None
     same = options.get("guidance", 1.0) == record["guidance"]
