@@ -146,10 +146,10 @@ def test_a_sampler_and_a_grid_can_be_named(trained):
     # As on the command line, the name of the present sampler keeps its fields.
     noisy = trained.with_recipe(sampler=DDIM(0.5))
     assert torch.equal(sample(noisy, 2, 3, sampler="ddim"), sample(trained, 2, 3, sampler=DDIM(0.5)))
-    times = []
-    walked = trained.with_recipe(grid=Listed((0.9, 0.2)))
+    times, walked = [], trained.with_recipe(grid=Listed((0.9, 0.2)))
     made(walked, [0], 2, watch=lambda _, state: times.append(state.t))
     assert times == [0.9, 0.2, 0.0]
+    assert torch.equal(sample(walked, 1), sample(trained, 1, grid=[0.9, 0.2]))
 
 
 def test_with_consistent_x0_and_eps_add_up_to_x_t(trained):

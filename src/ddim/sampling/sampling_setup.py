@@ -209,7 +209,7 @@ def choose_sampling(
 
     Args:
         pipeline: the model.
-        steps: number of sampling steps; None for the recipe's.
+        steps: number of sampling steps; None for the length of a list of times, else for the recipe's.
         label: the label of the samples, see `Pipeline.find_label`.
         fields: new values of sampling fields keyed by path, see `override_sampling`.
         sampler: the sampler or its name; None for that of the recipe.
@@ -220,14 +220,15 @@ def choose_sampling(
         UserError: if the options cannot be used together or with this model.
     """
     grid = grid.tolist() if isinstance(grid, np.ndarray | Tensor) else grid
-    steps = len(grid) if steps is None and isinstance(grid, list | tuple) else steps
-    steps = pipeline.recipe.choose_steps(steps)
     parts = {name: part for name, part in {"sampler": sampler, "grid": grid}.items() if part is not None}
     # A name and the fields of its part, such as "listed" and grid.times, are read together.
     changes = {name: part for name, part in parts.items() if isinstance(part, str)} | {**(fields or {})}
     pipeline = pipeline.with_recipe(**{name: parts[name] for name in parts.keys() - changes.keys()})
     # Even without changes, values become those of a file: eta 1 becomes 1.0, in records and cache keys.
     pipeline = replace(pipeline, recipe=override_sampling(pipeline.recipe, changes))
+    listed = pipeline.recipe.grid
+    steps = len(listed.times) if steps is None and isinstance(listed, Listed) else steps
+    steps = pipeline.recipe.choose_steps(steps)
     chosen = grid is not None or {"grid", "sampled_on"} & {name.split(".")[0] for name in changes}
     searched = None if chosen else find_searched_grid(pipeline, pipeline.recipe.sampler, steps)
     pipeline = pipeline.with_recipe(grid=searched) if searched else pipeline
