@@ -58,7 +58,7 @@ def opened(folder, tmp_path, monkeypatch):
 def test_images_are_decoded_once(opened):
     seen = []
     first = opened(progress=lambda *done: seen.append(done))
-    assert seen == [(n, 6) for n in range(1, 7)]
+    assert seen == [("reading images", n, 6) for n in range(1, 7)]
     assert opened.decoded == 6
     again = opened()
     assert opened.decoded == 0
@@ -148,7 +148,7 @@ def test_an_interrupted_build_leaves_no_cache(opened, tmp_path):
     class Killed(BaseException):
         pass
 
-    def cut(done, total):
+    def cut(what, done, total):
         if done == 3:
             raise Killed
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, replace
@@ -29,10 +29,9 @@ from ddim.data.open import find_source
 from ddim.data.sources import OTHER, Member, Reject, Source, read_members
 from ddim.data.values import AS_FILES_SAY, LARGEST, Reading, Values, ValueType, choose_range
 from ddim.errors import UserError, explain_error, warn_user
+from ddim.machine.progress import Progress, ignore_progress
 
 _INDEX, _PIXELS, _NOTE = "index.json", "pixels", "note.json"
-
-_Progress: TypeAlias = Callable[[int, int], None] | None
 
 
 def open_images(
@@ -42,7 +41,7 @@ def open_images(
     *,
     reading: Reading = AS_FILES_SAY,
     cache: Path | None = None,
-    progress: _Progress = None,
+    progress: Progress = ignore_progress,
 ) -> Images:
     """Return the images of a source at one size; they are decoded once and stored in a cache.
 
@@ -60,8 +59,8 @@ def open_images(
         channels: 1 (gray), 3 (RGB) or 4 (RGBA); if None, the most frequent number in the files is used.
         reading: how pixel values are read; by default the files determine it.
         cache: folder of the cache; None means $DDIM_CACHE, or else the user's cache folder.
-        progress: called with (done, total) while images are decoded; for an archive, whose number of files is
-            unknown, the total is the number done.
+        progress: called with "reading images" while images are decoded; for an archive, whose number of files
+            is unknown, the total is the number done.
 
     Raises:
         UserError: if there is no such source, no usable image in it, or `size`, `channels` or `reading` has a
@@ -145,7 +144,7 @@ class _Result:
     reason: str = ""
 
 
-def _build(source: Source, text: str, place: Path, wanted: _Wanted, progress: _Progress) -> Images:
+def _build(source: Source, text: str, place: Path, wanted: _Wanted, progress: Progress) -> Images:
     """Decode all images of a source into a folder below `place`, and return them.
 
     The channels and the type of most files are known only at the end. They are guessed from the first files;
@@ -163,8 +162,7 @@ def _build(source: Source, text: str, place: Path, wanted: _Wanted, progress: _P
                     if result.pixels is not None:
                         file.write(result.pixels.tobytes())
                     results.append(replace(result, pixels=None))
-                    if progress:
-                        progress(done, max(done, total))
+                    progress("reading images", done, max(done, total))
             headers = [result.header for result in results if result.header]
             members = source.members(wanted.size)
         images = [result for result in results if not result.reason]

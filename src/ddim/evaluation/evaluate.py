@@ -37,7 +37,7 @@ from ddim.evaluation.record import Evaluation, read_evaluation
 from ddim.evaluation.run_folder import find_home
 from ddim.files import hash_file, read_sealed, temporary_folder, write_atomic, write_sealed
 from ddim.machine.distributed import current_processes, join_processes
-from ddim.machine.progress import Progress, continue_progress, open_progress, watch_reading
+from ddim.machine.progress import Progress, continue_progress, open_progress
 from ddim.metrics.catalogue import DEFAULT, LEAST, metric_name
 from ddim.metrics.features import Extractor, open_extractor
 from ddim.plots.charts import save_figure
@@ -364,7 +364,7 @@ def _open_given_images(
     if header is None:
         raise UserError(f"{name} is neither a run nor a folder or archive of images")
     size = header.height, header.width
-    images = open_images(found, size, progress=watch_reading(progress))
+    images = open_images(found, size, progress=progress)
     # Otherwise, there are more or fewer samples than the record has seeds.
     if sampling and sampling["seeds"] == [int(name) for name in images.names]:
         sampling["seeds"] = sampling["seeds"][:n]

@@ -25,7 +25,7 @@ from ddim.data.values import EIGHT_BITS, Reading, Values, choose_channels
 from ddim.errors import UserError
 from ddim.files import cache_folder, hash_json
 from ddim.machine.distributed import current_processes
-from ddim.machine.progress import Progress, continue_progress, ignore_progress, watch_reading
+from ddim.machine.progress import Progress, continue_progress, ignore_progress
 from ddim.metrics.features import Extractor
 from ddim.recipe.recipe import Data
 from ddim.runs.names import is_run_folder
@@ -97,9 +97,8 @@ def open_other_images(
     """
     if reference.data is None:
         raise UserError("only a run has images of its own: name the reference images")
-    axis, watch = Reading(axis=data.axis), watch_reading(progress)
     source = reference.data.text if isinstance(reference.data, GivenImages) else str(reference.data)
-    images = open_images(source, data.size, data.channels, reading=axis, progress=watch)
+    images = open_images(source, data.size, data.channels, reading=Reading(axis=data.axis), progress=progress)
     split = split_images(share_range(images, values), data.validation, seed)
     return reference.select(split, source)
 

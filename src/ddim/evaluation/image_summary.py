@@ -19,7 +19,7 @@ from ddim.data.open import find_array_size
 from ddim.data.order import shuffle_epoch
 from ddim.data.values import Reading
 from ddim.errors import escape, format_count
-from ddim.machine.progress import Progress, ignore_progress, watch_reading, with_bar
+from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.plots import charts
 from ddim.plots.pictures import check_picture_path, enlarge, find_unused_path, make_sheet, save_png, to_uint8
 from ddim.recipe.named import find_recipe
@@ -121,7 +121,7 @@ def inspect_data(  # noqa: PLR0913 (the choices of a notebook)
     file = Path(out or find_unused_path("data-clusters.png" if clusters else "data-grid.png"))
     check_outside(file, source)
     check_picture_path(file)
-    images = open_images(source, shape, channels, reading=reading, progress=watch_reading(progress))
+    images = open_images(source, shape, channels, reading=reading, progress=progress)
     facts = summarise_images(source, images)
     if clusters:
         facts["clusters"], figure = _find_clusters(images, clusters)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -24,11 +24,6 @@ next stage of the work begins.
 
 SHOWN = 640
 """Width in pixels to which a sheet of samples is enlarged in a notebook."""
-
-
-def watch_reading(progress: Progress) -> Callable[[int, int], None]:
-    """Return the argument `progress` of `open_images` that reports to `progress`."""
-    return partial(progress, "reading images")
 
 
 def continue_progress(progress: Progress, before: int, total: int) -> Progress:

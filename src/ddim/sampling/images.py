@@ -10,7 +10,7 @@ from ddim.data.cache import open_decoded
 from ddim.data.open import NAMES, absolute_source, source_exists
 from ddim.errors import UserError, quote, warn_user
 from ddim.files import read_sealed, write_sealed
-from ddim.machine.progress import Progress, ignore_progress, watch_reading
+from ddim.machine.progress import Progress, ignore_progress
 from ddim.recipe.codec import load_recipe
 from ddim.recipe.recipe import Data, Recipe
 from ddim.runs import checkpoint
@@ -152,8 +152,7 @@ def open_source(source: str, data: Data, progress: Progress = ignore_progress) -
     Raises:
         UserError: if there is no such source, or no usable image in it.
     """
-    watch = watch_reading(progress)
-    return open_images(source, data.size, data.channels, reading=data.reading, progress=watch)
+    return open_images(source, data.size, data.channels, reading=data.reading, progress=progress)
 
 
 def _explain_missing(run: Path, source: str) -> str:
