@@ -184,11 +184,12 @@ def mark_comparable(runs: Sequence[Run]) -> list[Run]:
     of the newest evaluation. A run that has evaluations, but no comparable one, is marked as not comparable;
     its `why` gives the reason unless it is taken.
     """
-    groups = defaultdict[str, list[Run]](list)
-    for run in runs:
-        groups[training_images(run)].append(run)
+    known = [(run, training_images(run), _list_conditions(run)) for run in runs]
+    groups = defaultdict[str, list[tuple[Conditions, Evaluation]]](list)
+    for _, images, listed in known:
+        groups[images] += listed.items()
     common = {images: _find_common(group) for images, group in groups.items()}
-    return [_choose_evaluation(run, common[training_images(run)]) for run in runs]
+    return [_choose_evaluation(run, listed, common[images]) for run, images, listed in known]
 
 
 def _list_conditions(run: Run) -> dict[Conditions, Evaluation]:
@@ -201,24 +202,22 @@ def _list_conditions(run: Run) -> dict[Conditions, Evaluation]:
     }
 
 
-def _find_common(runs: Sequence[Run]) -> Conditions | None:
-    """Return the conditions that count for these runs; see `mark_comparable`."""
-    listed = [pair for run in runs for pair in _list_conditions(run).items()]
-    newest_first = sorted(listed, key=lambda pair: pair[1].record["time"], reverse=True)
+def _find_common(evaluations: Sequence[tuple[Conditions, Evaluation]]) -> Conditions | None:
+    """Return the conditions that count for runs with these evaluations; see `mark_comparable`."""
+    newest_first = sorted(evaluations, key=lambda pair: pair[1].record["time"], reverse=True)
     counts = Counter(conditions for conditions, _ in newest_first)
     # Of equal conditions, max returns the first.
     return max(counts, key=lambda each: (counts[each], dict(each)["number of samples"]), default=None)
 
 
-def _choose_evaluation(run: Run, common: Conditions | None) -> Run:
-    evaluations = _list_conditions(run)
-    if common in evaluations:
-        return replace(run, evaluations=[evaluations[common]])
+def _choose_evaluation(run: Run, listed: dict[Conditions, Evaluation], common: Conditions | None) -> Run:
+    if common in listed:
+        return replace(run, evaluations=[listed[common]])
     if not run.evaluations:
         return run
     shown, reason = run.evaluations[-1], "of an earlier step"
-    if evaluations and common:
-        conditions, shown = list(evaluations.items())[-1]
+    if listed and common:
+        conditions, shown = max(listed.items(), key=lambda pair: pair[1].record["time"])
         different = [pair for pair in conditions if pair not in common]
         reason = ", ".join(f"different {name} ({value})" for name, value in different)
     why = run.why or f"its metrics are not comparable with those of most runs on these images: {reason}"
