@@ -356,22 +356,22 @@ def list_runs(
     folder, wanted = Path(folder), where or {}
     # A new user has no runs yet. Another folder that is missing is a mistake.
     runs = [] if folder == Path("runs") and not folder.exists() else find_runs(folder)
-    values = {
-        run.path: {**flatten_as_text(run.recipe), **run_record(run), **run.metrics, "age": run.changed}
-        for run in runs
-    }
-    known = {*EVALUATED, *(name for each in values.values() for name in each)}
+
+    def list_values(run: Run) -> dict[str, Any]:
+        return {**flatten_as_text(run.recipe), **run_record(run), **run.metrics, "age": run.changed}
+
+    known = {*EVALUATED, *(name for run in runs for name in list_values(run))}
     for name in [*wanted, sort or "name"]:
         if runs and name not in known:
             hint = suggest(name, known)
             raise UserError(f"{name} is not a column, a metric or a field of a recipe{hint}")
 
     def fits(run: Run) -> bool:
-        given = values[run.path]
+        given = list_values(run)
         return all(_read_number(given.get(name)) == _read_number(value) for name, value in wanted.items())
 
     def place(run: Run) -> tuple[bool, float, str]:
-        value = _read_number(values[run.path].get(str(sort)))
+        value = _read_number(list_values(run).get(str(sort)))
         last = value is None or (sort in EVALUATED and not run.comparable)
         number = value if isinstance(value, float) else math.inf
         return last, -number if sort == "age" else number, str(value)
