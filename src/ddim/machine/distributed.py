@@ -15,8 +15,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ddim.errors import Interrupted, explain_error
 from ddim.machine.runtime import count_allowed
@@ -201,20 +199,3 @@ def _raise_cause(error: BaseException, store: dist.Store, rank: int) -> None:
         code, _, first = store.compare_set("failed", "", f"{code} {mine}{known}").decode().partition(" ")
         if rank == 0 and not first.startswith(mine) and (ended or not hasattr(known, "exit_code")):
             raise OtherProcessFailed(first, int(code)) from error
-
-
-def replicate(net: nn.Module, processes: Processes, *, unused: bool) -> nn.Module:
-    """Return a network that several processes train together; for one process, `net` itself.
-
-    Gradients are averaged over all processes. So are the statistics of `ddim.nn.batch_norm.BatchNorm2d`.
-
-    Args:
-        net: the network.
-        processes: the processes of the training.
-        unused: whether a step may leave some weights without a gradient. Each step then looks for them.
-    """
-    if processes.count == 1:
-        return net
-    replica = DistributedDataParallel(net, gradient_as_bucket_view=True, find_unused_parameters=unused)
-    replica.broadcast_buffers = False  # they are equal in all processes
-    return replica

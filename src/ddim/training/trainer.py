@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ddim.data import SplitImages
 from ddim.diffusion.denoiser import Model
@@ -15,7 +16,7 @@ from ddim.diffusion.loss import LossFunction, Objective
 from ddim.diffusion.noise import DROPOUT, WEIGHTS, stream
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import NotFinite, UserError, explain_error, is_full_memory
-from ddim.machine.distributed import current_processes, replicate
+from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.machine.runtime import Runtime
 from ddim.nn import ema
@@ -105,11 +106,16 @@ class Trainer:
         self.model.pixels = pixels
         runtime.place(self.model)
         recompute_blocks(self.model.net, runtime.recompute)
-        unused = may_leave_weights_unused(recipe)
         net = runtime.compiled(self.model.net)
         # `model` is neither compiled nor replicated. `compiled` may be both, and trains the same weights.
         self.compiled = Model(net, recipe.schedule, recipe.predicts, recipe.conditioning, self.model.shape)
-        self.compiled.net = replicate(net, self.processes, unused=unused)
+        if self.processes.count > 1:
+            # Each backward pass of the replica averages the gradients over all processes.
+            replica = DistributedDataParallel(
+                net, gradient_as_bucket_view=True, find_unused_parameters=may_leave_weights_unused(recipe)
+            )
+            replica.broadcast_buffers = False  # they are equal in all processes
+            self.compiled.net = replica
         self.compiled.train()
         self.batches = Batches(recipe, split, self.model.shape, runtime)
         self.teacher = load_teacher(recipe, runtime)
