@@ -38,7 +38,7 @@ def test_the_new_place_of_the_images_is_accepted_from_another_folder_and_recorde
     shutil.rmtree("../cache")
     assert main(["train", "../moved", "--resume", "--out", "../runs/one"]) == 0
     assert recorded(run) == str(tmp_path / "moved")
-    assert len(open_run_images(load(run)).images) == 16
+    assert len(open_run_images(load(max((run / "checkpoints").iterdir()))).images) == 16
 
 
 def test_a_copy_of_run_and_images_does_not_need_the_first_ones(run, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ def open_run_images(trained: LoadedRun, progress: Progress = ignore_progress) ->
             way now. Also if the run was published, and its images are not a built-in data set.
     """
     at = trained.checkpoint
-    split = reopen_split(at.run, at.path, trained.recipe, at.state, progress)
+    split = reopen_split(find_run_folder(at.path), at.path, trained.recipe, at.state, progress)
     return split.with_conditions(trained.clusters, trained.vectors)
 
 
