@@ -63,7 +63,7 @@ class Machine:
 
         Args:
             runtime: the recorded runtime. A number of threads that nobody gave is at most one for each core.
-            threads: the number of threads that the user gave before, if any.
+            threads: the number of threads that the user gave, now or before, if any.
             processes: the processes.
         """
         most = max(1, count_allowed() // processes.local_count)
@@ -74,7 +74,7 @@ class Machine:
             # pyrefly: ignore[bad-argument-type] (checked by `check_runtime`)
             precision=runtime.precision if self.precision == "auto" else self.precision,
             compile=runtime.compile if self.compiling is None else self.compiling,
-            threads=self.threads or threads or min(runtime.threads, most),
+            threads=threads or min(runtime.threads, most),
             recompute=runtime.recompute or self.recompute,
         )
 

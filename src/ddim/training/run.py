@@ -104,9 +104,19 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     options = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
     # The images given from Python can be opened as long as this variable refers to their source.
     data = hold_images(data)
-    requested = choose_recipe(recipe, data, {**options, **(fields or {})}, source)
-    with join_processes():
-        return _start(requested, parse_out(out), source, session)
+    requested, out = choose_recipe(recipe, data, {**options, **(fields or {})}, source), parse_out(out)
+    with join_processes() as processes:
+        check_outside(out or Path("runs"), requested.data.source)
+        if out is not None and processes.leads:
+            check_unused(out, f", or continue the run with `ddim train --resume --out {quote(out)}`")
+        with prepare_training(requested, source, machine, session.decoding) as (trainer, sha256):
+            measure_kid = prepare_kid(trainer)
+            facts = {"requested": describe_request(requested), "asked": vars(machine)}
+            facts |= {"source": source and pin_place(str(source)), "source_sha256": sha256}
+            folder = processes.broadcast(create_run(trainer, out, **facts) if processes.leads else None)
+            with lock_folder(folder) if processes.leads else nullcontext():
+                session.fit(trainer, folder, measure_kid, adapt=machine.threads is None)
+    return folder
 
 
 @with_gradients
@@ -148,16 +158,28 @@ def resume(  # noqa: PLR0913 (the choices of a notebook)
     """
     session, folder = _Session(machine, callbacks, progress), Path(folder)
     give_parts(own)
-    known = read_sealed(folder / RUN)
+    facts = read_sealed(folder / RUN)
     # The images given from Python can be opened as long as this variable refers to their source.
-    data = hold_images(data, known["recipe"]["data"]["values"])
+    data = hold_images(data, facts["recipe"]["data"]["values"])
     with join_processes() as processes, lock_folder(folder) if processes.leads else nullcontext():
-        source = str(getattr(data, "text", data))
+        path = processes.broadcast(find_checkpoint(folder) if processes.leads else None)
+        recipe, state, source = _read_exactly(path), load_state(path), str(getattr(data, "text", data))
         # A repeated command may give the old path of images that have moved. This path no longer exists.
-        if data is not None and "data" in known and processes.leads and source_exists(source):
+        if data is not None and state.images and processes.leads and source_exists(source):
             record_new_place(folder, source)
         processes.highest(0)  # all processes read the new place
-        _continue(folder, more, images, session)
+        split = processes.local_first(lambda: reopen_split(folder, path, recipe, state, session.decoding))
+        split = split.with_conditions(*read_conditions(path, recipe))
+        threads = machine.threads or facts["asked"]["threads"]
+        with keep_freed_memory(), machine.change(state.runtime, threads, processes) as runtime:
+            trainer = Trainer(recipe, split, state.pixels, runtime, Plan(None))
+            trainer.load({name: checkpoint.read_tensors(path, name) for name in trainer.tensors()}, state)
+            plan = _extend_budget(trainer, folder, facts, more, images) if processes.leads else None
+            trainer.plan = processes.broadcast(plan)
+            if not trainer.complete:
+                if processes.leads:
+                    record_in_run(folder, asked={**facts["asked"], "threads": threads})
+                session.fit(trainer, folder, prepare_kid(trainer), adapt=threads is None)
     return folder
 
 
@@ -240,15 +262,15 @@ def _was_restarted(out: Path) -> bool:
 
 
 class _Session:
-    """A call of `train` or `resume`: how it uses the machine, what it tells, and when it began."""
+    """A call of `train` or `resume`: what it tells, and when it began."""
 
     def __init__(self, machine: Machine, callbacks: Sequence[Callback], progress: bool | Progress) -> None:
         check_runtime(machine.device, machine.precision, machine.threads)
-        leads, given = read_rank() == 0, progress if callable(progress) else ignore_progress
-        display = Display() if leads and progress and not callable(progress) else None
-        self.decoding: Progress = display.prepare if display else given if leads else ignore_progress
+        show = progress if read_rank() == 0 else False
+        display = Display() if show is True else None
+        self.decoding: Progress = display.prepare if display else show if callable(show) else ignore_progress
         self.hooks = [display, *callbacks] if display else callbacks
-        self.machine, self.began = machine, time.monotonic()
+        self.began = time.monotonic()
 
     def fit(self, trainer: Trainer, folder: Path, measure_kid: MeasureKID, *, adapt: bool) -> None:
         """Train to the end; process 0 alone has the log, the clock and the callbacks. See `fit`."""
@@ -262,42 +284,6 @@ class _Session:
             adapt = adapt and trainer.runtime.device == "cpu" and trainer.processes.count == 1
             writer = RunWriter(trainer, folder, log, self.hooks)
             fit(trainer, folder, measure_kid, Lead(writer, TimeBudget(trainer, self.began), adapt))
-
-
-def _start(requested: Recipe, out: Path | None, source: str | Path | None, session: _Session) -> Path:
-    """Train a new run and return its folder; see `train`."""
-    processes, machine = current_processes(), session.machine
-    check_outside(out or Path("runs"), requested.data.source)
-    if out is not None and processes.leads:
-        check_unused(out, f", or continue the run with `ddim train --resume --out {quote(out)}`")
-    with prepare_training(requested, source, machine, session.decoding) as (trainer, sha256):
-        measure_kid = prepare_kid(trainer)
-        facts = {"requested": describe_request(requested), "asked": vars(machine)}
-        facts |= {"source": source and pin_place(str(source)), "source_sha256": sha256}
-        folder = processes.broadcast(create_run(trainer, out, **facts) if processes.leads else None)
-        with lock_folder(folder) if processes.leads else nullcontext():
-            session.fit(trainer, folder, measure_kid, adapt=machine.threads is None)
-    return folder
-
-
-def _continue(folder: Path, more: float | None, images: int | None, session: _Session) -> None:
-    """Continue a run from its newest checkpoint; see `resume`."""
-    processes, facts, machine = current_processes(), read_sealed(folder / RUN), session.machine
-    path = processes.broadcast(find_checkpoint(folder) if processes.leads else None)
-    recipe, state = _read_exactly(path), load_state(path)
-    split = processes.local_first(lambda: reopen_split(folder, path, recipe, state, session.decoding))
-    split = split.with_conditions(*read_conditions(path, recipe))
-    threads = machine.threads or facts["asked"]["threads"]
-    with keep_freed_memory(), machine.change(state.runtime, threads, processes) as runtime:
-        trainer = Trainer(recipe, split, state.pixels, runtime, Plan(None))
-        trainer.load({name: checkpoint.read_tensors(path, name) for name in trainer.tensors()}, state)
-        plan = _extend_budget(trainer, folder, more, images) if processes.leads else None
-        trainer.plan = processes.broadcast(plan)
-        if trainer.complete:
-            return
-        if processes.leads:
-            record_in_run(folder, asked={**facts["asked"], "threads": threads})
-        session.fit(trainer, folder, prepare_kid(trainer), adapt=threads is None)
 
 
 def _read_exactly(path: Path) -> Recipe:
@@ -315,13 +301,16 @@ def _read_exactly(path: Path) -> Recipe:
     return recipe
 
 
-def _extend_budget(trainer: Trainer, folder: Path, more: float | None, images: int | None) -> Plan:
+def _extend_budget(
+    trainer: Trainer, folder: Path, facts: Mapping[str, Any], more: float | None, images: int | None
+) -> Plan:
     """Return the plan of a run that is resumed, with a larger budget if one was ever asked for.
 
     Args:
         trainer: the training, loaded from its newest checkpoint.
-        folder: the run folder; run.json records the larger budget. The process that recorded it may have been
-            killed before it saved a checkpoint with it.
+        folder: the run folder; run.json records the larger budget.
+        facts: the content of run.json. The process that recorded a larger budget there may have been killed
+            before it saved a checkpoint with it.
         more: see `resume`.
         images: see `resume`.
 
@@ -335,7 +324,7 @@ def _extend_budget(trainer: Trainer, folder: Path, more: float | None, images: i
     if plan.total is None:
         return plan
     before = math.ceil(plan.total / batch) * batch
-    known = max(read_sealed(folder / RUN).get("extended", 0), before)
+    known = max(facts.get("extended", 0), before)
     added = max(batch, round(more * 60 / pace)) if more and pace else 0
     wanted = math.ceil(max(known + added, images or 0) / batch) * batch
     if wanted > known:
