@@ -128,7 +128,7 @@ def test_a_run_that_follows_its_own_teacher_learns_the_guided_prediction(scale):
     x0, eps, places = torch.full((8, 1, 4, 4), image), torch.zeros(8, 1, 4, 4), torch.arange(8)
     times = Cosine().inverse(torch.tensor([0.0, 3.0]).repeat_interleave(4))
     for _ in range(60):
-        steps = [teacher.move(model, x0, times, eps, places, step)[0] for step in range(EVERY)]
+        steps = [teacher.move(model.with_labels(), x0, times, eps, places, step)[0] for step in range(EVERY)]
         assert [int((moved[:4] != x0[:4]).any((1, 2, 3)).sum()) for moved in steps] == [1] * EVERY
         # Its mean is the exact minimum of the squared error.
         average["net.value"].copy_(torch.stack(steps)[:, :4].mean())

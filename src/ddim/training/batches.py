@@ -12,7 +12,7 @@ from ddim.data import SplitImages
 from ddim.data.augment import Transformations, apply_transformations, prepare_transformations
 from ddim.data.images import gather_batch, to_unit
 from ddim.data.order import draw_flips, select_indices
-from ddim.diffusion.denoiser import Denoiser, Labelled, Model, Shape
+from ddim.diffusion.denoiser import Labelled, Model, Shape
 from ddim.diffusion.noise import AUGMENT, GRAIN, LABEL, NOISE, stream
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.times import LossMemory
@@ -52,7 +52,7 @@ class Batch:
 
     def micro_batch(
         self, which: slice, model: Model, pixels: Pixels, runtime: Runtime
-    ) -> tuple[Denoiser, Tensor, Tensor]:
+    ) -> tuple[Labelled, Tensor, Tensor]:
         """Return the model with the labels of some of the images, these images x0, and noise (b, C, H, W).
 
         Args:
@@ -71,8 +71,7 @@ class Batch:
         if self.class_labels is not None:
             label = runtime.send(self.class_labels[which])
         # `Model.with_labels` is not used, because it reads the labels and so waits for the device.
-        denoise = model if label is None and augment is None else Labelled(model, label, augment)
-        return denoise, x0, runtime.images(self.noise[which])
+        return Labelled(model, label, augment), x0, runtime.images(self.noise[which])
 
 
 class Batches:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ddim.data import SplitImages
-from ddim.diffusion.denoiser import Denoiser, Labelled, Model
+from ddim.diffusion.denoiser import Labelled, Model
 from ddim.diffusion.grids import Karras
 from ddim.diffusion.guidance import Guided, Interval
 from ddim.diffusion.loss import Consistency, Objective, paper_times
@@ -39,28 +39,25 @@ EVERY = 4
 
 @dataclass(frozen=True)
 class Teacher:
-    """The models whose predictions a run learns.
+    """The models whose predictions a student learns.
 
     Attributes:
         strong: the teacher.
         guide: the weaker model; None for the teacher without its label.
         scale: the guidance scale; 1 is no guidance.
         interval: the log-SNRs with guidance.
-        own: whether the teacher is an average of the run itself. A part of the images is then moved; see
-            `EVERY`. A student learns the predictions of its teacher instead.
     """
 
     strong: Model
     guide: Model | None
     scale: float
     interval: Interval | None
-    own: bool = False
 
     @torch.no_grad()
     def move(
-        self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, places: Tensor, step: int
+        self, denoise: Labelled, x0: Tensor, t: Tensor, eps: Tensor, places: Tensor, step: int
     ) -> tuple[Tensor, Tensor]:
-        """Return images and noise from which a run learns, as of `Guided.move`.
+        """Return images and noise from which a run learns; see `Guided.move`.
 
         Args:
             denoise: the model of the run, with the labels of the images.
@@ -70,25 +67,32 @@ class Teacher:
             places: the places (B,) of the images in the batch of all processes, whose times are in order.
             step: the number of earlier steps.
         """
-        if not self.own:
-            return self._guide(denoise, slice(None), self.scale).move(x0, t, eps, exact=True)
+        return self.guided(denoise, self.scale).move(x0, t, eps, exact=True)
+
+    def guided(self, denoise: Labelled, scale: float) -> Guided:
+        """Return the guided teacher with the labels of `denoise`."""
+        strong = replace(denoise, model=self.strong)
+        weak = replace(strong, label=None) if self.guide is None else replace(strong, model=self.guide)
+        return Guided(strong, weak, scale, self.interval)
+
+
+class OwnTeacher(Teacher):
+    """An average of the run itself, guided by its early weights; moves a part of the images, see `EVERY`."""
+
+    @torch.no_grad()
+    def move(
+        self, denoise: Labelled, x0: Tensor, t: Tensor, eps: Tensor, places: Tensor, step: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return images and noise from which a run learns; see `Teacher.move`."""
         # One image of every few with similar times has its turn, and as many in each of few micro-batches.
         some = ((places + places // 8 + step) % EVERY == 0).nonzero().flatten()
         if not len(some):
             return x0, eps
         there = some.to(x0.device, non_blocking=True)
-        guided = self._guide(denoise, there, 1 + EVERY * (self.scale - 1))
+        labels = (each if each is None else each[there] for each in (denoise.label, denoise.augment))
+        guided = self.guided(Labelled(self.strong, *labels), 1 + EVERY * (self.scale - 1))
         moved, noise = guided.move(x0[there], t[some.to(t.device, non_blocking=True)], eps[there])
         return x0.index_copy(0, there, moved), eps.index_copy(0, there, noise)
-
-    def _guide(self, denoise: Denoiser, there: Tensor | slice, scale: float) -> Guided:
-        """Return the guided teacher with the labels of `denoise` for the images at some places of a batch."""
-        strong = Labelled(self.strong, None)
-        if isinstance(denoise, Labelled):
-            labels = denoise.label, denoise.augment
-            strong = Labelled(self.strong, *(each if each is None else each[there] for each in labels))
-        weak = replace(strong, label=None) if self.guide is None else replace(strong, model=self.guide)
-        return Guided(strong, weak, scale, self.interval)
 
 
 def name_teacher(recipe: Recipe, run: LoadedRun, split: SplitImages) -> Recipe:
@@ -134,7 +138,7 @@ def load_teacher(recipe: Recipe, runtime: Runtime) -> Teacher | None:
 
 def make_own_teacher(
     loss: Objective, model: Model, average: dict[str, Tensor], guide: dict[str, Tensor], runtime: Runtime
-) -> Teacher:
+) -> OwnTeacher:
     """Return the teacher of a run that learns its own guidance: its average, guided by its early weights.
 
     Let E be the prediction that the run would learn from the images, and W that of the guide. With guidance
@@ -158,7 +162,7 @@ def make_own_teacher(
     for copied, weights in (strong, average), (weak, guide):
         copied.load_state_dict(weights, strict=False, assign=True)
         copied.net = runtime.compiled(copied.requires_grad_(False).net)
-    return Teacher(strong, weak, 2 - 1 / loss.guidance, loss.interval, own=True)
+    return OwnTeacher(strong, weak, 2 - 1 / loss.guidance, loss.interval)
 
 
 def open_teacher_guidance(run: LoadedRun, asked: Guidance | None) -> Guidance:
