@@ -11,7 +11,7 @@ import ddim
 import tiny
 from ddim.files import LOCK, lock_folder, read_sealed
 from ddim.plots.pictures import enlarge, make_sheet, save_png, to_uint8
-from ddim.runs import checkpoint
+from ddim.runs import checkpoint, names
 from ddim.sampling import samples
 from ddim.sampling.pipeline import load
 
@@ -77,7 +77,7 @@ def test_the_result_is_the_record_of_what_the_samples_depend_on(run, tmp_path, c
     shown = json.loads(command("sample", run, "--out", tmp_path, words).out)
     record = read_record(tmp_path)
     assert shown == {"folder": str(tmp_path), **read_sealed(tmp_path / "record.json")}
-    newest = checkpoint.find_newest(run / "checkpoints")
+    newest = names.find_checkpoint(run)
     assert record["checkpoint"] == {"path": str(newest), "sha256": checkpoint.hash_checkpoint(newest)}
     assert record["nfe"] == len(record["times"]) == 4
     assert record["sampler"] == {"kind": "ddim", "eta": 0.5}

@@ -16,7 +16,7 @@ from ddim.recipe import user_parts
 from ddim.recipe.codec import dump, override, read_recipe, walk_slots, write_recipe
 from ddim.recipe.named import RECIPES, find_recipe
 from ddim.recipe.recipe import Recipe
-from ddim.runs import checkpoint
+from ddim.runs import names
 from ddim.sampling.pipeline import load
 
 FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]
@@ -69,7 +69,7 @@ def test_a_run_shows_its_progress_and_the_next_commands(here, command):
     validation = r"after 40 images, step 5: validation error 0\.\d{3}, lower is better; samples "
     assert re.search(validation, said.err)
     assert re.search(r"80 images seen in 0:\d\d", said.err)
-    assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000010"
+    assert names.find_checkpoint(folder).name == "step-000000010"
 
 
 def test_options_and_fields_reach_the_recipe(here, finished, command):
@@ -114,7 +114,7 @@ def test_a_finished_run_is_only_changed_on_request(here, finished, command, refu
     assert contents(here / "run") == before
     command(*words, "--images", "120")
     command(*words, "--more", "0.001")
-    assert checkpoint.find_newest(here / "run" / "checkpoints").name > "step-000000015"
+    assert names.find_checkpoint(here / "run").name > "step-000000015"
 
 
 def test_without_a_folder_the_newest_run_with_the_same_options_is_resumed(here, command):

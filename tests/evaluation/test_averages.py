@@ -16,7 +16,7 @@ from ddim.files import lock_folder
 from ddim.metrics.kid import kid
 from ddim.nn.ema import Exponential
 from ddim.nn.power_averages import GAMMAS, relative_width
-from ddim.runs import checkpoint
+from ddim.runs import checkpoint, names
 from ddim.runs.averages import list_stored, read_stored
 from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import load
@@ -43,7 +43,7 @@ def run(trained, tmp_path):
 
 
 def tracked(run, name):
-    return checkpoint.read_tensors(checkpoint.find_newest(run / "checkpoints"), f"ema/{name}")
+    return checkpoint.read_tensors(names.find_checkpoint(run), f"ema/{name}")
 
 
 def distance(one, other):
@@ -117,7 +117,7 @@ def test_an_average_belongs_to_the_checkpoint_it_was_made_from(run):
     older = sorted((run / "checkpoints").glob("step-*"))[0]
     assert list(Averages(older).snapshots) == [21, 26, 32]
     ddim.ema(run, 0.08)
-    old = checkpoint.find_newest(run / "checkpoints")
+    old = names.find_checkpoint(run)
     resume(run, images=720)
     with pytest.raises(UserError, match="belongs to its checkpoint of step 80"):
         load(run, "width-0.08")

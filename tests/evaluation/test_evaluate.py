@@ -27,7 +27,7 @@ from ddim.metrics.features import Extractor, extract_features
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid
 from ddim.metrics.prdc import prdc
-from ddim.runs import checkpoint
+from ddim.runs import checkpoint, names
 from ddim.runs.state import TrainedOn
 from ddim.sampling.pipeline import load
 from oracles import made
@@ -73,7 +73,7 @@ def test_the_record_holds_what_the_metrics_depend_on(run):
     record = read_sealed(run / "evaluations" / "1" / "record.json")
     assert record == found.record
     sampling = record["sampling"]
-    newest = checkpoint.find_newest(run / "checkpoints")
+    newest = names.find_checkpoint(run)
     assert sampling["checkpoint"]["sha256"] == checkpoint.hash_checkpoint(newest)
     assert (sampling["seeds"], sampling["sampler"]["kind"]) == (list(range(7, 47)), "edm")
     # Heun's method evaluates the network twice per step, and once in the last step.

@@ -20,7 +20,7 @@ from ddim.errors import UserError
 from ddim.evaluation.likelihood import likelihood, measure_bits
 from ddim.files import read_sealed
 from ddim.machine.runtime import Runtime
-from ddim.runs import checkpoint
+from ddim.runs import checkpoint, names
 from ddim.sampling.pipeline import Pipeline
 from oracles import Asked, normal
 
@@ -50,7 +50,7 @@ def test_the_record_has_the_bits_of_each_image_and_the_settings(method, steps, n
     assert record["variance"] == ("learned" if method == "vlb" else None)
     assert record["reference"]["part"] == "valid"
     assert len(set(record["reference"]["images"])) == 3
-    newest = checkpoint.find_newest(run / "checkpoints")
+    newest = names.find_checkpoint(run)
     assert record["checkpoint"]["sha256"] == checkpoint.hash_checkpoint(newest)
     # A second measurement gives the same bits, in a new folder. Fewer images are the first of more.
     again = likelihood(run, method=method, n=2, steps=steps, seed=1)
@@ -67,7 +67,7 @@ def test_the_steps_on_a_tabulated_schedule_are_at_most_its_entries(tmp_path):
 def test_a_learned_variance_is_used_only_if_a_loss_trained_it(run, tmp_path):
     """If no loss trained the predicted variance, the fixed one is used."""
     old = shutil.copytree(run, tmp_path / "run")
-    newest = checkpoint.find_newest(old / "checkpoints")
+    newest = names.find_checkpoint(old)
     recipe = checkpoint.read_document(newest, "recipe") | {"objective": {"kind": "objective"}}
     tensors = {name: checkpoint.read_tensors(newest, name) for name in ("model", "ema/default")}
     state = checkpoint.read_document(newest, "state")

@@ -16,7 +16,7 @@ from ddim.errors import NoSpace, NotFinite, Notice, UserError
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import load_value
 from ddim.runs import checkpoint
-from ddim.runs.checkpoint import Damaged, find_newest, read_document, read_tensors, save, verify
+from ddim.runs.checkpoint import Damaged, read_document, read_newest, read_tensors, save, verify
 from ddim.runs.state import Plan, RunState, TrainedOn
 from forging import forge_checkpoint
 from programmes import run_script
@@ -91,12 +91,12 @@ def test_a_checkpoint_folder_has_the_documented_files(tmp_path):
 
 
 def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
-    assert find_newest(tmp_path / "missing") is None
+    assert read_newest(tmp_path / "missing", verify) is None
     for step in (10, 20, 300_000_000, 4_000_000_000):
         crash.put(tmp_path, step, keep=2, best=step <= 20)
     assert names(tmp_path) == ["step-000000020", "step-300000000", "step-4000000000"]
-    assert crash.label(find_newest(tmp_path)) == (4_000_000_000, 0)
-    assert crash.label(find_newest(tmp_path, best=True)) == (20, 0)
+    assert crash.label(read_newest(tmp_path, verify)) == (4_000_000_000, 0)
+    assert crash.label(read_newest(tmp_path, verify, best=True)) == (20, 0)
     checkpoint.remove_later(tmp_path, 20)
     assert names(tmp_path) == ["step-000000020"]
     crash.put(tmp_path, 60, keep=1)
@@ -135,7 +135,7 @@ def test_a_failure_of_any_system_call_leaves_the_old_or_the_new(code, kind, tmp_
             break
         # None: what failed did not matter, as making a folder that is there already.
         assert type(error) in {kind, type(None)}
-        assert crash.label(find_newest(run)) in {(20, 0), (10, 0) if error else (20, 0)}
+        assert crash.label(read_newest(run, verify)) in {(20, 0), (10, 0) if error else (20, 0)}
         assert not [name for name in names(run) if name.startswith(".tmp")]
         assert crash.label(crash.put(run, 20, 1)) == (20, 1)
         shutil.rmtree(run)
@@ -160,7 +160,7 @@ def test_what_a_checkpoint_lacks_is_no_damage(tmp_path):
     path = crash.put(tmp_path, 20)
     with pytest.raises(UserError, match=r"no ema/wide\.safetensors; it has .*ema/default"):
         checkpoint.read_newest(tmp_path, lambda path: read_tensors(path, "ema/wide"))
-    assert find_newest(tmp_path) == path
+    assert read_newest(tmp_path, verify) == path
 
 
 # Damage; more of it in test_damages.py
@@ -197,7 +197,7 @@ def test_damage_is_named_and_the_checkpoint_is_set_aside(change, word, run):
     with pytest.raises(Damaged, match=word):
         verify(run / "step-000000020")
     with pytest.warns(Notice, match="skipped") as notices:
-        assert crash.label(find_newest(run)) == (10, 0)
+        assert crash.label(read_newest(run, verify)) == (10, 0)
     assert len(notices) == 1
     assert names(run) == ["damaged-step-000000020-1", "step-000000010"]
 
@@ -226,9 +226,9 @@ def test_damaged_checkpoints_are_skipped_until_none_is_left(tmp_path):
         crash.put(tmp_path, step, keep=9, best=step < 30)
     (tmp_path / "step-000000020" / "model.safetensors").write_bytes(b"")
     with pytest.warns(Notice):
-        assert crash.label(find_newest(tmp_path, best=True)) == (10, 0)
+        assert crash.label(read_newest(tmp_path, verify, best=True)) == (10, 0)
     for step in (30, 10):
         (tmp_path / f"step-{step:09d}" / "state.json").unlink()
     with pytest.warns(Notice, match=r"state\.json is missing"):
-        assert find_newest(tmp_path) is None
+        assert read_newest(tmp_path, verify) is None
     assert len(names(tmp_path)) == 3

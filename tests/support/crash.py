@@ -152,7 +152,7 @@ def read_folder(run):
 
 def newest(run):
     """Return the labels of the newest checkpoint and of the best one."""
-    return [label(checkpoint.find_newest(run / PLACE, best=best)) for best in (False, True)]
+    return [label(checkpoint.read_newest(run / PLACE, checkpoint.verify, best)) for best in (False, True)]
 
 
 def begin(run):

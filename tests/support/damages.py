@@ -77,7 +77,7 @@ def damage_checkpoints(folder, count, seed=0):
         newest = run / "step-000000002"
         name = damage_checkpoint(newest, k, draw)
         with warnings.catch_warnings(record=True, action="always") as warned:
-            found = crash.label(checkpoint.find_newest(run))
+            found = crash.label(checkpoint.read_newest(run, checkpoint.verify))
         said = [str(warning.message) for warning in warned]
         named = len(said) == 1 and newest.name in said[0] and name in said[0]
         outcomes["believed" if found != (1, 0) else "named" if named else "unnamed"] += 1

@@ -99,7 +99,7 @@ def _judge(life, disk):
         wrong.append(f"exit code {life.code}: {''.join(life.said[-4:])}")
     if life.code and not all('"exit_code": 0' in outcome for outcome in trials):
         wrong.append("a trial failed")
-    checkpoint.find_newest(disk / "out" / "checkpoints")  # renames damaged ones
+    checkpoint.read_newest(disk / "out" / "checkpoints", checkpoint.verify)  # renames damaged ones
     return wrong + [f"left {path}" for name in (*UNFINISHED, "damaged-*") for path in disk.rglob(name)]
 
 

@@ -208,7 +208,7 @@ def _inspect(folder, life):
 
 
 def _newest(run):
-    if path := checkpoint.find_newest(run / "checkpoints"):
+    if path := checkpoint.read_newest(run / "checkpoints", checkpoint.verify):
         checkpoint.verify(path)
     return int(path.name[5:]) if path else -1
 

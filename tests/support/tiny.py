@@ -21,7 +21,7 @@ from ddim.nn.residual_unet import ResidualUNetSpec
 from ddim.nn.unet import UNetSpec
 from ddim.recipe.codec import override
 from ddim.recipe.recipe import Data, Optim, Recipe, Report, build_model
-from ddim.runs import checkpoint
+from ddim.runs import names
 from ddim.runs.state import Plan
 from ddim.training import Callback, Machine, train as train_run
 from ddim.training.run import measure_pixels
@@ -174,7 +174,7 @@ class At(Callback):
 
 def read_results(folder):
     """The log and the last step of a run, and hashes of its tensors, averages, guide and samples."""
-    path = checkpoint.find_newest(folder / "checkpoints")
+    path = names.find_checkpoint(folder)
     files = [*path.rglob("*.safetensors")]
     rest = [*(folder / "samples").rglob("*"), *(folder / "averages").rglob("*")]
     files += [file for file in rest if file.is_file()]

@@ -7,7 +7,7 @@ import torch
 
 import tiny
 from ddim.machine.runtime import CoreMeter
-from ddim.runs import checkpoint
+from ddim.runs import checkpoint, names
 from ddim.training import Callback, loop, resume
 
 MACHINE = replace(tiny.MACHINE, threads=None)
@@ -38,7 +38,7 @@ def test_threads_follow_the_other_programs_at_each_validation_and_survive_a_resu
     assert torch.get_num_threads() == before
     busy(0.0, 1.0)
     folder = tiny.train_until_crash(RECIPE, tmp_path / "run", tiny.At(3, tiny.crash), machine=MACHINE)
-    path = checkpoint.find_newest(folder / "checkpoints")
+    path = names.find_checkpoint(folder)
     assert checkpoint.read_document(path, "state")["runtime"]["threads"] == 2
     resume(folder)
     tiny.check_same_run(folder, whole)

@@ -16,7 +16,7 @@ from ddim.exchange.card import hide_folders
 from ddim.recipe.checks import check_training
 from ddim.recipe.codec import override
 from ddim.recipe.named import RECIPES, find_recipe
-from ddim.runs import checkpoint
+from ddim.runs import checkpoint, names
 from ddim.sampling.pipeline import load
 from ddim.sampling.sampling_setup import Guidance, save_guidance
 from ddim.training import Callback, distill, resume
@@ -57,7 +57,7 @@ def guided(early, tmp_path_factory):
 
 
 def average(run):
-    return checkpoint.read_tensors(checkpoint.find_newest(run / "checkpoints"), "ema/default")
+    return checkpoint.read_tensors(names.find_checkpoint(run), "ema/default")
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("ddpm", "iddpm")])
@@ -177,7 +177,7 @@ def test_the_paths_of_teacher_and_guide_do_not_depend_on_the_working_folder(earl
     student = distil(early, "student", guidance=2.0, guide_with="small@raw", fields=fields, images=8)
     recipe = load(student).recipe
     assert recipe.objective.guide == str(tmp_path / "small@raw")
-    assert recipe.objective.teacher == str(checkpoint.find_newest(early / "checkpoints"))
+    assert recipe.objective.teacher == str(names.find_checkpoint(early))
     # Fields of the student are set by path.
     assert (recipe.optim.lr, recipe.grid.sigma_min) == (1e-4, 3.0)
     # A published recipe names no folder.

@@ -11,7 +11,7 @@ import tiny
 from cases import mark_slow
 from ddim.diffusion.loss import Objective
 from ddim.errors import NotFinite
-from ddim.runs import checkpoint
+from ddim.runs import checkpoint, names
 from ddim.training import resume
 
 KINDS = [
@@ -112,7 +112,7 @@ def test_weights_that_are_not_finite_end_the_run_are_never_saved_and_it_can_be_r
     folder = tmp_path / "run"
     with pytest.raises(NotFinite, match=f"at step {step + 3}"):
         tiny.train(tiny.recipe(report__checkpoint="0"), folder, callbacks=[ruin(step, "model", value)])
-    newest = checkpoint.find_newest(folder / "checkpoints")
+    newest = names.find_checkpoint(folder)
     assert newest.name == f"step-{saved:09d}"
     for name in ("model", "ema/default", "optimizer"):
         assert all(tensor.isfinite().all() for tensor in checkpoint.read_tensors(newest, name).values())
@@ -128,7 +128,7 @@ def test_a_run_whose_validation_falls_on_a_skipped_step_is_saved_and_finished(ba
     heal = tiny.At(bad, lambda training: cures.pop()())
     folder = tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[hurt, heal])
     assert (folder / "checkpoints" / f"step-{bad:09d}").is_dir()
-    assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000010"
+    assert names.find_checkpoint(folder).name == "step-000000010"
     # The mean of a window with a value that is not finite is not finite, and JSON has no such number.
     windows = {line["step"]: line["loss"] for line in tiny.metrics(folder) if "loss" in line}
     assert [step for step, loss in windows.items() if loss is None] == ([6] if bad == 5 else [])
@@ -150,4 +150,4 @@ def test_an_error_that_is_not_finite_is_not_the_best(tmp_path, monkeypatch):
     errors = iter((math.nan, 0.5, math.nan, -math.inf, 0.4, math.nan))
     monkeypatch.setattr("ddim.training.loop.validate", lambda run: {"image_mae": next(errors)})
     folder = tiny.train(tiny.recipe(report__best="image_mae", report__events=6, images=48), tmp_path / "run")
-    assert checkpoint.find_newest(folder / "checkpoints", best=True).name == "step-000000005"
+    assert names.find_checkpoint(folder / "best").name == "step-000000005"

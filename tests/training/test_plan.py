@@ -8,7 +8,7 @@ import clocks
 import tiny
 from clocks import quick_recipe
 from ddim.recipe.recipe import Optim
-from ddim.runs import checkpoint
+from ddim.runs import checkpoint, names
 from ddim.runs.state import Plan
 from ddim.training import resume
 
@@ -46,7 +46,7 @@ def timed(minutes, **changes):
 
 
 def read_plan(folder):
-    return checkpoint.read_document(checkpoint.find_newest(folder / "checkpoints"), "state")["plan"]
+    return checkpoint.read_document(names.find_checkpoint(folder), "state")["plan"]
 
 
 @pytest.mark.parametrize("minutes", [0.3, 0.4])

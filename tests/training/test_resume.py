@@ -18,7 +18,7 @@ from ddim.experiments.index import read_run
 from ddim.files import read_sealed, temporary_name
 from ddim.nn.ema import Exponential
 from ddim.recipe.codec import override
-from ddim.runs import checkpoint
+from ddim.runs import checkpoint, names
 from ddim.runs.state import Plan
 from ddim.sampling.pipeline import load_state
 from ddim.training import Callback, Machine, resume
@@ -66,7 +66,7 @@ def test_losses_that_times_are_drawn_by_survive_a_resume(tmp_path):
 def test_a_run_that_crashed_at_any_step_ends_like_an_uninterrupted_one(stop, newest, logged, whole, tmp_path):
     """There is a checkpoint before the first step; lines after a checkpoint are not logged twice."""
     folder = tiny.train_until_crash(tiny.recipe(), tmp_path / "run", tiny.At(stop, tiny.crash))
-    assert checkpoint.find_newest(folder / "checkpoints").name == f"step-{newest:09d}"
+    assert names.find_checkpoint(folder).name == f"step-{newest:09d}"
     assert [line["step"] for line in tiny.metrics(folder)] == logged
     resume(folder)
     tiny.check_same_run(folder, whole)
@@ -85,7 +85,7 @@ def test_a_run_that_crashed_at_every_step_ends_like_an_uninterrupted_one(whole, 
 
 def test_a_damaged_newest_checkpoint_is_replaced_by_the_one_before(whole, tmp_path):
     folder = tiny.train_until_crash(OFTEN, tmp_path / "run", tiny.CrashAtSave(7))
-    damage_file(checkpoint.find_newest(folder / "checkpoints") / "optimizer.safetensors", flip_bit)
+    damage_file(names.find_checkpoint(folder) / "optimizer.safetensors", flip_bit)
     with pytest.warns(UserWarning, match="damaged-step-000000007-1"):
         resume(folder)
     tiny.check_same_run(folder, whole)
@@ -96,7 +96,7 @@ def test_a_damaged_newest_checkpoint_is_replaced_by_the_one_before(whole, tmp_pa
 
 def test_options_of_the_machine_may_change_at_a_resume_and_stay(tmp_path):
     folder = tiny.train_until_crash(tiny.BASE, tmp_path / "run", tiny.CrashAtSave(1))
-    best, chosen = checkpoint.find_newest(folder / "checkpoints", best=True), []
+    best, chosen = names.find_checkpoint(folder / "best"), []
 
     class Watch(Callback):
         def on_start(self, training, folder):
@@ -107,7 +107,7 @@ def test_options_of_the_machine_may_change_at_a_resume_and_stay(tmp_path):
         resume(folder, machine=machine, callbacks=[Watch()])
     assert chosen == [(2, "bf16"), (2, "bf16"), (1, "bf16")]
     # A run that is stopped at once keeps its best checkpoint.
-    assert checkpoint.find_newest(folder / "checkpoints", best=True) == best
+    assert names.find_checkpoint(folder / "best") == best
 
 
 def test_a_finished_run_is_left_as_it_is(whole):
@@ -126,7 +126,7 @@ def test_the_best_and_the_newest_two_checkpoints_are_kept_and_a_resumed_run_reme
     folder = resume(tiny.train_until_crash(recipe, tmp_path / "run", tiny.CrashAtSave(8)))
     for run in (whole, folder):
         assert {int(path.name[5:]) for path in (run / "checkpoints").iterdir()} == {9, 10, least}
-        assert checkpoint.find_newest(run / "checkpoints", best=True).name == f"step-{least:09d}"
+        assert names.find_checkpoint(run / "best").name == f"step-{least:09d}"
 
 
 @pytest.mark.parametrize("net", ["batch norm", "group norm"])
@@ -136,7 +136,7 @@ def test_a_run_that_recomputes_activations_has_the_same_bits_and_stays_so_when_i
     plain = tiny.train(recipe, tmp_path / "plain")
     machine, stop = replace(tiny.MACHINE, recompute=True), tiny.At(3, lambda training: training.stop())
     run = resume(tiny.train(recipe, tmp_path / "run", machine=machine, callbacks=[stop]))
-    assert load_state(checkpoint.find_newest(run / "checkpoints")).runtime.recompute
+    assert load_state(names.find_checkpoint(run)).runtime.recompute
     tiny.check_same_run(run, plain)
 
 

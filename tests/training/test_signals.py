@@ -9,7 +9,7 @@ import ddim.training.validation
 import tiny
 from cases import mark_slow
 from ddim.errors import Interrupted
-from ddim.runs import checkpoint
+from ddim.runs import checkpoint, names
 from ddim.training import resume
 from ending import KINDS
 
@@ -35,7 +35,7 @@ def test_a_signal_ends_a_run_within_a_step_and_a_save(number, step, whole, tmp_p
         tiny.train(tiny.recipe(), folder, callbacks=[tiny.At(step, send(number))])
     assert caught.value.exit_code == 128 + number
     assert {kind: signal.getsignal(kind) for kind in before} == before
-    assert checkpoint.find_newest(folder / "checkpoints").name == f"step-{step:09d}"
+    assert names.find_checkpoint(folder).name == f"step-{step:09d}"
     resume(folder)
     tiny.check_same_run(folder, whole)
 
@@ -56,7 +56,7 @@ def test_a_signal_ends_a_validation_at_once_and_it_is_made_again(step, whole, tm
     folder = tmp_path / "run"
     with pytest.raises(Interrupted):
         tiny.train(tiny.recipe(), folder)
-    assert checkpoint.find_newest(folder / "checkpoints").name == f"step-{step:09d}"
+    assert names.find_checkpoint(folder).name == f"step-{step:09d}"
     # A power cut between the log of the validation and its checkpoint: it is not logged twice.
     with monkeypatch.context() as patch, contextlib.suppress(tiny.PowerCutError):
         patch.setattr(checkpoint, "save", tiny.crash)
@@ -75,4 +75,4 @@ def test_a_second_signal_stops_at_once_and_the_first_prints_a_line(tmp_path, cap
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         tiny.train(tiny.recipe(), folder, callbacks=[tiny.At(3, twice)])
-    assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000000"
+    assert names.find_checkpoint(folder).name == "step-000000000"

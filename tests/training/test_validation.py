@@ -6,7 +6,7 @@ import torch
 
 import tiny
 from ddim.metrics.kid import kid
-from ddim.runs import checkpoint
+from ddim.runs import names
 from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import load
 from ddim.sampling.sampling_setup import SamplingSetup
@@ -28,7 +28,7 @@ def values(folder, name):
 
 
 def best_step(folder):
-    return int(checkpoint.find_newest(folder / "checkpoints", best=True).name[5:])
+    return int(names.find_checkpoint(folder / "best").name[5:])
 
 
 def test_means_by_log_snr_use_the_values_in_each_bin():

@@ -212,11 +212,6 @@ def _set_aside(path: Path) -> bool:
     return False
 
 
-def find_newest(folder: Path, best: bool = False) -> Path | None:
-    """Return the newest undamaged checkpoint in a folder, or the newest marked as best; see `read_newest`."""
-    return read_newest(folder, verify, best)
-
-
 # Reading
 
 
