@@ -31,7 +31,7 @@ def plan(recipe=tiny.BASE, **options):
 def test_a_plan_has_a_row_for_each_budget_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     state = torch.get_rng_state()
-    found = plan(minutes=np.array([1, 0.2]), fields={"optim.batch": 16})
+    found = plan(minutes=np.array([1, 0.2]), fields={"optim.batch": 16, "data.size": 16})
     long, short = found.to_records()
     assert [long["minutes"], short["minutes"]] == pytest.approx([1, 0.2])
     assert long["images"] > 3 * short["images"] > 0
@@ -41,7 +41,7 @@ def test_a_plan_has_a_row_for_each_budget_and_writes_nothing(tmp_path, monkeypat
         # Validations and the warm-up take their part.
         assert row["images"] < document["speed"]["images_per_second"] * row["minutes"] * 60
     assert found.speed.parameters == sum(p.numel() for p in tiny.training().parameters.values())
-    assert (document["train"], document["held_out"], document["size"]) == (32, 8, [32, 32])
+    assert (document["train"], document["held_out"], document["size"]) == (32, 8, [16, 16])
     assert any("few training images (32)" in caution for caution in document["cautions"])
     assert list(tmp_path.iterdir()) == []
     assert torch.equal(torch.get_rng_state(), state)

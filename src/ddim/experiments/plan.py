@@ -174,7 +174,7 @@ def plan(  # noqa: PLR0913 (the choices of a notebook)
         raise UserError("give minutes or images, not both")
     # The images given from Python can be opened as long as this variable refers to their source.
     data = hold_images(data)
-    chosen = choose_recipe(recipe, data, {**(fields or {}), "data.size": size, "data.labels": labels})
+    chosen = choose_recipe(recipe, data, {"data.size": size, "data.labels": labels, **(fields or {})})
     # This check comes before the images are decoded, because decoding may take long.
     check_training(chosen)
     times = np.atleast_1d(MINUTES if minutes is None else minutes).tolist()
