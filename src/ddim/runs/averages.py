@@ -6,21 +6,17 @@ as ``width-0.05/``, holds an average that `ddim.ema` stored, in the files ``aver
 ``average.json``. Each folder has a manifest, like a checkpoint.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+from torch import Tensor
 
 from ddim.errors import UserError, warn_user
 from ddim.runs import checkpoint
-from ddim.runs.checkpoint import Damaged
 from ddim.runs.folder import list_checkpoints
 from ddim.runs.names import find_run_folder
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -94,7 +90,7 @@ def _read_undamaged(paths: Mapping[K, Path], read: Callable[[Path], T]) -> dict[
     for key, path in paths.items():
         try:
             found[key] = read(path)
-        except Damaged as damage:
+        except checkpoint.Damaged as damage:
             warn_user(f"{damage}; it is not used")
     return found
 
