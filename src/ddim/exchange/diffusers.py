@@ -21,19 +21,19 @@ from ddim.diffusion.denoiser import Model
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, explain_errors
-from ddim.files import read_json, write_atomic, write_sealed
+from ddim.files import read_json
 from ddim.machine.runtime import choose_runtime
 from ddim.nn.ema import select_averaged
 from ddim.recipe import parts
-from ddim.recipe.codec import dump, kind_name, override, write_recipe
+from ddim.recipe.codec import dump, kind_name, override
 from ddim.recipe.model import build_on_meta
 from ddim.recipe.named import ddpm
 from ddim.recipe.recipe import Recipe, build_model
-from ddim.runs import checkpoint
-from ddim.runs.folder import CHECKPOINTS, RUN, make_run_folder
+from ddim.runs.folder import parse_out
 from ddim.runs.state import Plan, RunState
 from ddim.sampling.pipeline import Pipeline
 from ddim.sampling.record import list_versions
+from ddim.training.writer import create_run
 
 _CLASSES = "class_embedding.weight"
 """The name of the weights of the class embedding, here and in diffusers."""
@@ -185,17 +185,14 @@ def import_model(model: str | Path, out: str | Path | None = None) -> Path:
     recipe, network = _read_pipeline(source)
     channels, count = network.shape.channels, sum(weight.numel() for weight in network.parameters())
     runtime = choose_runtime(precision="fp32", compiling=False, size=recipe.data.size)
-    run = make_run_folder(None if out is None else Path(out), str(source), recipe.name)
     origin = {"folder": str(source.resolve()), "versions": list_versions()}
-    # With this file, lists, reports and the page find the run like a trained one.
-    write_sealed(run / RUN, {"recipe": dump(recipe), "imported": origin, "parameters": count})
-    write_atomic(run / "recipe.yaml", write_recipe(recipe).encode())
     names = tuple(map(str, range(recipe.net.classes)))
     state = RunState(0, Pixels.fixed(0.5, 0.5, channels), channels, names, runtime, plan=Plan(0))
     tensors = {"model": network.state_dict(), "ema/default": select_averaged(network)}
     documents = {"state": state.to_json(), "recipe": dump(recipe)}
-    checkpoint.save(run / CHECKPOINTS, 0, tensors, documents)
-    return run
+    held = str(source), recipe, tensors, documents
+    # With its run.json, lists, reports and the page find the run like a trained one.
+    return create_run(parse_out(out), *held, {"imported": origin, "parameters": count})
 
 
 def _read_pipeline(folder: Path) -> tuple[Recipe, Model]:

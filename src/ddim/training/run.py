@@ -49,7 +49,7 @@ from ddim.training.request import choose_recipe, describe_request, load_parent_r
 from ddim.training.student import make_student, name_teacher, open_teacher_guidance
 from ddim.training.trainer import Trainer
 from ddim.training.validation import MeasureKID, prepare_kid
-from ddim.training.writer import RunWriter, create_run
+from ddim.training.writer import RunWriter, create_run, describe_run
 
 
 @with_gradients
@@ -111,9 +111,10 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
             check_unused(out, f", or continue the run with `ddim train --resume --out {quote(out)}`")
         with prepare_training(requested, source, machine, session.decoding) as (trainer, sha256):
             measure_kid = prepare_kid(trainer)
-            facts = {"requested": describe_request(requested), "asked": vars(machine)}
+            facts = describe_run(trainer) | {"requested": describe_request(requested), "asked": vars(machine)}
             facts |= {"source": source and pin_place(str(source)), "source_sha256": sha256}
-            folder = processes.broadcast(create_run(trainer, out, **facts) if processes.leads else None)
+            held = requested.data.source, trainer.recipe, trainer.tensors(), trainer.documents()
+            folder = processes.broadcast(create_run(out, *held, facts) if processes.leads else None)
             with lock_folder(folder) if processes.leads else nullcontext():
                 session.fit(trainer, folder, measure_kid, adapt=machine.threads is None)
     return folder

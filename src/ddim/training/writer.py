@@ -19,8 +19,10 @@ from ddim.machine.distributed import Processes, act_as
 from ddim.nn.power_averages import GAMMAS, is_snapshot_step, list_powers
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.recipe.codec import dump, write_recipe
+from ddim.recipe.recipe import Recipe
 from ddim.runs import checkpoint
 from ddim.runs.averages import FOLDER, SNAPSHOTS
+from ddim.runs.checkpoint import Documents, Tensors
 from ddim.runs.folder import CHECKPOINTS, REAL_IMAGES, RUN, make_run_folder, sheet_path
 from ddim.runs.log import RunLog
 from ddim.sampling.record import list_versions
@@ -28,31 +30,35 @@ from ddim.training.callbacks import Callback
 from ddim.training.trainer import Trainer
 
 
-def create_run(trainer: Trainer, out: Path | None, **facts: object) -> Path:
+def create_run(
+    out: Path | None, source: str, recipe: Recipe, tensors: Tensors, documents: Documents, facts: Documents
+) -> Path:
     """Write the folder of a new run, with its first checkpoint, and return its path.
 
     The folder appears as a whole, so a run that has a folder can always be resumed.
 
     Args:
-        trainer: the training at step 0.
         out: a new or empty folder; None for a new one in runs/.
-        facts: more that run.json says about the run, such as what the user asked for.
+        source: the images or the model after which a new folder in runs/ is named.
+        recipe: the recipe of the run.
+        tensors: the tensors of its checkpoint.
+        documents: the JSON documents of its checkpoint.
+        facts: what else run.json says about the run, see `describe_run`.
     """
-    recipe = trainer.recipe
     with temporary_folder((out or Path("runs") / "new").resolve()) as temporary:
         # This file is for readers and for --recipe; `resume` reads the recipe in the checkpoint instead.
         write_atomic(temporary / "recipe.yaml", write_recipe(recipe).encode())
-        write_sealed(temporary / RUN, _describe_run(trainer) | facts)
-        checkpoint.save(temporary / CHECKPOINTS, 0, trainer.tensors(), trainer.documents())
+        write_sealed(temporary / RUN, {"recipe": dump(recipe), **facts})
+        checkpoint.save(temporary / CHECKPOINTS, 0, tensors, documents)
         # path/to/flowers64.zip gives the name flowers64.
-        images = re.split("[.:@]", Path(recipe.data.source.removeprefix(PREFIX)).name)[0]
-        folder = make_run_folder(out, images, recipe.name)
+        name = re.split("[.:@]", Path(source.removeprefix(PREFIX)).name)[0]
+        folder = make_run_folder(out, name, recipe.name)
         publish_folder(temporary, folder.resolve())
     return folder
 
 
-def _describe_run(trainer: Trainer) -> dict[str, Any]:
-    """Return what run.json says about a new training: its recipe, images, runtime and versions."""
+def describe_run(trainer: Trainer) -> dict[str, Any]:
+    """Return what run.json says about a new training, beside its recipe: images, runtime and versions."""
     split, source = trainer.split, trainer.recipe.data.source
     data: dict[str, Any] = {
         "source": source,
@@ -69,7 +75,6 @@ def _describe_run(trainer: Trainer) -> dict[str, Any]:
         ends = {"low": rows.min(0).tolist(), "high": rows.max(0).tolist()}
         data["vectors"] = {"columns": list(vectors.columns), "sha256": vectors.sha256, **ends}
     return {
-        "recipe": dump(trainer.recipe),
         "data": data,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "runtime": vars(trainer.runtime),
