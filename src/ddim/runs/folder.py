@@ -92,7 +92,8 @@ def check_outside(out: Path, source: str) -> None:
     Raises:
         UserError: if it does; the results would be read as images.
     """
-    if Path(source).is_dir() and Path(source).resolve() in out.resolve().parents:
+    folder = Path(os.path.expanduser(source))
+    if folder.is_dir() and folder.resolve() in out.resolve().parents:
         raise UserError(f"{out} would lie in {source}, the folder of the images, and be read as images")
 
 

@@ -50,8 +50,8 @@ def create_run(
         write_atomic(temporary / "recipe.yaml", write_recipe(recipe).encode())
         write_sealed(temporary / RUN, {"recipe": dump(recipe), **facts})
         checkpoint.save(temporary / CHECKPOINTS, 0, tensors, documents)
-        # path/to/flowers64.zip gives the name flowers64.
-        name = re.split("[.:@]", Path(source.removeprefix(PREFIX)).name)[0]
+        # path/to/flowers64.zip gives the name flowers64, and ".." the name of that folder.
+        name = re.split("[.:@]", Path(source.removeprefix(PREFIX)).name)[0] or source
         folder = make_run_folder(out, name, recipe.name)
         publish_folder(temporary, folder.resolve())
     return folder
