@@ -63,13 +63,13 @@ class Fourier(nn.Module):
     """Sine and cosine at `width` / 2 random frequencies, in periods per unit.
 
     Song et al. 2021b, appendix C.1, after Tancik et al. 2020. The frequencies are normal with standard
-    deviation `scale`. They are drawn once, are not trained, and are saved with the weights.
+    deviation 16. They are drawn once, are not trained, and are saved with the weights.
     """
 
-    def __init__(self, width: int, scale: float = 16.0) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
-        self.register_buffer("frequencies", nn.init.normal_(torch.empty(width // 2), std=scale))
+        self.register_buffer("frequencies", nn.init.normal_(torch.empty(width // 2), std=16.0))
 
     def forward(self, value: Tensor) -> Tensor:
         """Embed numbers (B,) as vectors (B, width)."""

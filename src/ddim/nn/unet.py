@@ -87,12 +87,12 @@ class Block(Recomputable):
         return x + self.conv2(F.silu(h))
 
 
-def build_attention(channels: int, head: int = 64) -> Attention:
+def build_attention(channels: int) -> Attention:
     """Build self-attention that is initially the identity.
 
-    Heads have at least `head` channels. If `channels` is less than `head`, there is one head.
+    Heads have at least 64 channels; with fewer channels, there is one head.
     """
-    most = max(1, channels // head)
+    most = max(1, channels // 64)
     heads = next(heads for heads in range(most, 0, -1) if channels % heads == 0)
     attention = Attention(ChannelNorm(channels), channels, heads)
     zero_init(attention.proj)

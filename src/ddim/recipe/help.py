@@ -4,7 +4,6 @@ import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import MISSING
-from typing import Any
 
 from ddim.recipe.codec import Slot, list_slots, walk_slots
 from ddim.recipe.named import RECIPES, find_recipe
@@ -15,12 +14,9 @@ Row = tuple[str, str, str, str]
 """The path of a field, its value in the form of an option, its valid values, and a sentence about it."""
 
 
-def explain_fields(value: Any, path: str = "") -> list[Row]:  # noqa: ANN401
-    """Return a row for every field of a recipe.
-
-    `value` may also be a part of a recipe; `path` is then the path of this part.
-    """
-    return [_explain(name, slot) for name, slot in walk_slots(value, path)]
+def explain_fields(recipe: Recipe) -> list[Row]:
+    """Return a row for every field of a recipe."""
+    return [_explain(name, slot) for name, slot in walk_slots(recipe)]
 
 
 def _explain(path: str, slot: Slot) -> Row:

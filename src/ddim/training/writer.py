@@ -69,7 +69,6 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
         "valid": len(split.validation),
         "classes": list(split.images.classes),
     }
-    data |= {"class_counts": split.clusters.counts.tolist()} if split.clusters else {}
     if vectors := split.vectors:
         rows = vectors.rows[vectors.train]
         ends = {"low": rows.min(0).tolist(), "high": rows.max(0).tolist()}
