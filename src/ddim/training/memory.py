@@ -37,7 +37,7 @@ def estimate_memory(training: Trainer) -> int:
     image *= prod(recipe.data.size) / prod(small)
     weights = sum(weight.nbytes for weight in model.parameters())
     # Tensors of the size of the weights: weights, gradients, two moments of the optimiser, and each average.
-    copies = 4 + len(training.rules)
+    copies = 4 + len(training.averages)
     images = max(recipe.optim.batch / recipe.optim.accumulate, SAMPLED * runtime.micro_batch)
     return round(copies * weights + TEMPORARY * image * images)
 
