@@ -9,7 +9,7 @@ from ddim.data.arrays import PREFIX
 from ddim.data.cache import open_decoded
 from ddim.data.open import NAMES, absolute_source, source_exists
 from ddim.errors import UserError, quote, warn_user
-from ddim.files import read_sealed, write_sealed
+from ddim.files import read_sealed
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.recipe.codec import load_recipe
 from ddim.recipe.recipe import Data, Recipe
@@ -158,16 +158,3 @@ def open_source(source: str, data: Data, progress: Progress = ignore_progress) -
 def _explain_missing(run: Path, source: str) -> str:
     advice = f"give them or their new path with ddim.resume or `ddim train DATA --resume --out {quote(run)}`"
     return f"the images of run {run}, {source!r}, are missing, seen from {Path.cwd()}: {advice}"
-
-
-def record_new_place(run: Path, source: str) -> None:
-    """Record `source`, a path or the name of a data set, as the new place of the training images of a run.
-
-    Raises:
-        UserError: if the images in `source` are not those that the run was trained on.
-    """
-    document = read_sealed(run / RUN)
-    facts = document["data"]
-    if open_source(source, load_recipe(document["recipe"]).data).fingerprint != facts["fingerprint"]:
-        raise UserError(f"data {source} does not hold the images on which {run} was trained")
-    write_sealed(run / RUN, document | {"data": {**facts, "path": absolute_source(source)}})

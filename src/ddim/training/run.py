@@ -15,7 +15,7 @@ from ddim.data import SplitImages, split_images
 from ddim.data.arrays import hold_images
 from ddim.data.clusters import Clusters, average_cells, group_images
 from ddim.data.images import gather_batch, to_unit
-from ddim.data.open import source_exists
+from ddim.data.open import absolute_source, source_exists
 from ddim.data.vectors import match_vectors
 from ddim.diffusion.denoiser import with_gradients
 from ddim.diffusion.guidance import Interval
@@ -35,7 +35,7 @@ from ddim.runs.folder import RUN, check_outside, check_unused, parse_out, record
 from ddim.runs.log import RunLog, measure_pace, read_metrics
 from ddim.runs.names import find_checkpoint, is_run_folder, pin_place
 from ddim.runs.state import Plan
-from ddim.sampling.images import check_same_split, open_source, record_new_place, reopen_split
+from ddim.sampling.images import check_same_split, open_source, reopen_split
 from ddim.sampling.labels import count_classes, count_vectors
 from ddim.sampling.pipeline import LoadedRun, load, load_state, read_conditions
 from ddim.sampling.sampling_setup import OFF, collect_guidance
@@ -167,7 +167,9 @@ def resume(  # noqa: PLR0913 (the choices of a notebook)
         recipe, state, source = _read_exactly(path), load_state(path), str(getattr(data, "text", data))
         # A repeated command may give the old path of images that have moved. This path no longer exists.
         if data is not None and state.images and processes.leads and source_exists(source):
-            record_new_place(folder, source)
+            if open_source(source, recipe.data).fingerprint != state.images.fingerprint:
+                raise UserError(f"data {source} does not hold the images on which {folder} was trained")
+            record_in_run(folder, data={**facts["data"], "path": absolute_source(source)})
         processes.highest(0)  # all processes read the new place
         split = processes.local_first(lambda: reopen_split(folder, path, recipe, state, session.decoding))
         split = split.with_conditions(*read_conditions(path, recipe))
