@@ -1,1 +1,1 @@
-"""Networks (x, conditioning, label) -> F, and their EMA weights, device, precision and compilation."""
+"""Networks (x, conditioning, label, augment) -> F, and averages of their weights over training."""
