@@ -50,12 +50,12 @@ SENDERS += [({"Sec-Fetch-Site": site}, 403) for site in ("cross-site", "same-sit
 
 @pytest.mark.parametrize(("headers", "status"), SENDERS, ids=str)
 def test_only_this_page_and_programs_can_post(client, headers, status):
-    assert client.post("/api/runs", json=[], headers=headers).status_code == status
+    assert client.post("/api/runs/one/samples", json=[], headers=headers).status_code == status
 
 
 def test_a_body_may_have_64_kib(client):
     def send(content):
-        return client.post("/api/plans", content=content).status_code
+        return client.post("/api/runs/one/samples", content=content).status_code
 
     assert send(b"x" * 65537) == send(b"x" * 1024 for _ in range(65)) == 413
     assert send(b"x" * 65536) == send(b"x" * 1024 for _ in range(64)) == 422

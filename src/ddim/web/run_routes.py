@@ -19,7 +19,7 @@ from ddim.metrics.catalogue import METRICS
 from ddim.web.answers import EventStream, Refused, encode_events, reply
 from ddim.web.details import Details, describe_details, list_pictures, read_curves
 from ddim.web.runs import NOTE, Row, check_folder_name, name_id
-from ddim.web.state import Here, Server
+from ddim.web.state import Allowed, Here, Server
 
 EVERY = 2.0
 """Seconds between two looks at the runs for the stream of changes."""
@@ -113,7 +113,7 @@ def show_picture(run: str, name: str, here: Here) -> Response:
 
 
 @router.patch("/runs/{run}", response_model=Row)
-def change_run(run: str, here: Here, change: Change) -> Response:
+def change_run(run: str, here: Allowed, change: Change) -> Response:
     """Rename a run, or write a note about it."""
     path = here.find_changeable(run).run.path
     if change.note is not None:
@@ -129,7 +129,7 @@ def change_run(run: str, here: Here, change: Change) -> Response:
 
 
 @router.delete("/runs/{run}", status_code=204)
-def delete_run(run: str, here: Here) -> Response:
+def delete_run(run: str, here: Allowed) -> Response:
     """Delete a run with all its files."""
     path = here.find_changeable(run).run.path
     here.processes.forget(path)

@@ -33,22 +33,12 @@ class Server:
         own = known.run.sweep is None and known.run.path != self.settings.folder
         return self.settings.may_train and own
 
-    def check_allowed(self) -> None:
-        """Check that the page may start commands and change runs.
-
-        Raises:
-            Refused: if it may not.
-        """
-        if not self.settings.may_train:
-            raise Refused(403, "this server may not train or change runs: start it with --data FOLDER")
-
     def find_changeable(self, run: str) -> ListedRun:
         """Return a run that the page may change.
 
         Raises:
-            Refused: if it may not, or the run is in use, or is part of a sweep or the folder of the page.
+            Refused: if the run is in use, or is part of a sweep or the folder of the page.
         """
-        self.check_allowed()
         known = self.runs.find(run)
         path = known.run.path
         if not self.may_change(known):
@@ -64,3 +54,13 @@ def _find_server(request: Request) -> Server:
 
 Here = Annotated[Server, Depends(_find_server)]
 """The argument of an address that gets its server."""
+
+
+def _check_allowed(here: Here) -> Server:
+    if not here.settings.may_train:
+        raise Refused(403, "this server may not train or change runs: start it with --data FOLDER")
+    return here
+
+
+Allowed = Annotated[Server, Depends(_check_allowed)]
+"""As `Here`, for an address that needs --data, such as one that changes a run; without, it answers 403."""

@@ -22,7 +22,7 @@ from ddim.web.images import find_address
 from ddim.web.jobs import Job
 from ddim.web.options import make_model, write_options
 from ddim.web.runs import check_folder_name, name_id
-from ddim.web.state import Here, Server
+from ddim.web.state import Allowed, Here, Server
 
 LISTED = 1000
 """The largest number of rejected files and of duplicates that are listed."""
@@ -67,10 +67,9 @@ def read_training(here: Server, given: TrainOptions) -> tuple[str, str, dict[str
     """Return the name and the source of the images of a new training, and its options.
 
     Raises:
-        Refused: if the page may not train, or there are no such images.
+        Refused: if there are no such images or recipe.
         UserError: if the recipe is not possible.
     """
-    here.check_allowed()
     options: dict[str, Any] = {"recipe": "fast", **given.model_dump(exclude_none=True)}
     entry, source = find_data(here.settings.data, options.pop("data", ""))
     if options["recipe"] not in RECIPES:
@@ -83,7 +82,7 @@ def read_training(here: Server, given: TrainOptions) -> tuple[str, str, dict[str
 
 
 @router.post("/plans", response_model=dict[str, str])
-async def plan_training(request: Request, here: Here, given: TrainOptions) -> Response:
+async def plan_training(request: Request, here: Allowed, given: TrainOptions) -> Response:
     """Say what a training will do; see `ddim plan`."""
     _, source, options = await asyncio.to_thread(read_training, here, given)
     job = here.models.submit(lambda job: plan(source, progress=job.show, **options))
@@ -95,7 +94,7 @@ async def plan_training(request: Request, here: Here, given: TrainOptions) -> Re
 
 
 @router.post("/runs", response_model=Started, status_code=202)
-def begin_training(here: Here, given: TrainOptions, name: Name = "") -> Response:
+def begin_training(here: Allowed, given: TrainOptions, name: Name = "") -> Response:
     """Start a training in a new folder; a name that is taken gets a number."""
     data, source, options = read_training(here, given)
     check_folder_name(name)
@@ -115,7 +114,7 @@ def start(here: Server, command: str, folder: Path, *words: str) -> Response:
 
 
 @router.post("/runs/{run}/resume", response_model=Started, status_code=202)
-def resume_training(run: str, here: Here, minutes: Minutes = None) -> Response:
+def resume_training(run: str, here: Allowed, minutes: Minutes = None) -> Response:
     """Resume a run; `minutes` train it longer than planned."""
     known = here.find_changeable(run).run
     if known.state not in ("stopped", "finished"):
@@ -127,34 +126,30 @@ def resume_training(run: str, here: Here, minutes: Minutes = None) -> Response:
 
 
 @router.post("/runs/{run}/stop", response_model=Started, status_code=202)
-def stop_training(run: str, here: Here) -> Response:
+def stop_training(run: str, here: Allowed) -> Response:
     """Ask a command that works on a run to stop; a training saves a checkpoint first."""
-    here.check_allowed()
     here.processes.stop(here.runs.find(run).run.path)
     return reply(Started(run), 202)
 
 
 @router.post("/runs/{run}/evaluate", response_model=Started, status_code=202)
-def evaluate_run(run: str, here: Here, n: Count = 500) -> Response:
+def evaluate_run(run: str, here: Allowed, n: Count = 500) -> Response:
     """Evaluate a run with n samples."""
-    here.check_allowed()
     path = here.runs.find(run).run.path
     return start(here, "evaluate", path, str(path), "-n", str(n))
 
 
 @router.post("/runs/{run}/distill", response_model=Started, status_code=202)
-def distill_run(run: str, here: Here, minutes: Minutes = 60.0) -> Response:
+def distill_run(run: str, here: Allowed, minutes: Minutes = 60.0) -> Response:
     """Train a student of a run in a new folder."""
-    here.check_allowed()
     teacher = here.runs.find(run).run.path
     folder = make_numbered_folder(here.settings.folder, f"{teacher.name}-distilled-")
     return start(here, "distill", folder, str(teacher), "--out", str(folder), f"--minutes={minutes or 60:g}")
 
 
 @router.get("/data/{data}", response_model=dict[str, Any])
-async def show_data(data: str, request: Request, here: Here, size: Size = 64) -> Response:
+async def show_data(data: str, request: Request, here: Allowed, size: Size = 64) -> Response:
     """Describe a set of images; see `ddim data`. `sheet` is the address of a picture of the images."""
-    here.check_allowed()
     _, source = await asyncio.to_thread(find_data, here.settings.data, data)
     folder = here.store.make()
     here.store.keep(folder)
