@@ -35,14 +35,6 @@ class Runs:
     runs: list[Row]
 
 
-@dataclass(frozen=True)
-class Changes:
-    """The rows of the list that have changed, and the ids of the runs that are gone."""
-
-    changed: list[Row]
-    gone: list[str]
-
-
 class Change(BaseModel):
     """A new name or a new note of a run."""
 
@@ -63,26 +55,24 @@ def show_runs(here: Here) -> Response:
     return reply(Runs([known.row for known in here.runs.read().values()]))
 
 
-@router.get("/events", status_code=200, response_class=EventStream, responses={200: {"model": Changes}})
+@router.get("/events", status_code=200, response_class=EventStream, responses={200: {"model": Runs}})
 async def stream_runs(here: Here) -> Response:
-    """Stream the rows that change: all rows first."""
+    """Stream the list of runs: now, and whenever it has changed."""
     return EventStream(encode_events(watch_runs(here)))
 
 
 async def watch_runs(here: Server) -> AsyncGenerator[tuple[str, Any]]:
-    """Yield the rows that changed and the ids of the runs that are gone, at most every two seconds."""
-    sent: dict[str, Row] | None = None
+    """Yield the list of runs, or why it cannot be read, whenever this has changed; see `EVERY`."""
+    sent: tuple[str, Any] | None = None
     while True:
         try:
             known = await asyncio.to_thread(here.runs.read)
+            event = "runs", Runs([each.row for each in known.values()])
         except (OSError, UserError) as error:
-            yield "failed", {"error": f"the folder of the runs cannot be read: {error}"}
-        else:
-            rows, before = {key: each.row for key, each in known.items()}, sent or {}
-            if rows != sent:
-                changed = [row for key, row in rows.items() if before.get(key) != row]
-                yield "runs", Changes(changed, [*before.keys() - rows])
-            sent = rows
+            event = "failed", {"error": f"the folder of the runs cannot be read: {error}"}
+        if event != sent:
+            yield event
+        sent = event
         await asyncio.sleep(EVERY)
 
 

@@ -7,7 +7,6 @@ const readers = new Set();
 const banner = document.getElementById("connection");
 let source = null;
 const { promise: loaded, resolve: ready } = Promise.withResolvers();
-let whole = false; // whether the next event lists all runs, as the first one of a connection does
 
 /** Start to listen; the promise ends at the first list of runs. `back` is called at each connection. */
 export function start(back) {
@@ -35,10 +34,7 @@ function listen(back) {
   source?.close();
   const own = new EventSource("/api/events");
   source = own;
-  own.addEventListener("open", () => {
-    whole = true;
-    back();
-  });
+  own.addEventListener("open", back);
   own.addEventListener("error", () => {
     warn(LOST);
     // The browser gives up after an answer other than 200, such as 503 during a restart.
@@ -53,12 +49,11 @@ function warn(text) {
   banner.hidden = !text;
 }
 
-function take({ changed, gone }) {
+function take({ runs }) {
   warn("");
-  const lost = whole ? [...rows.keys()].filter((id) => !changed.some((row) => row.id === id)) : gone;
-  whole = false;
-  const differing = changed.filter((row) => JSON.stringify(rows.get(row.id)) !== JSON.stringify(row));
-  for (const row of changed) rows.set(row.id, row);
+  const lost = [...rows.keys()].filter((id) => !runs.some((row) => row.id === id));
+  const differing = runs.filter((row) => JSON.stringify(rows.get(row.id)) !== JSON.stringify(row));
+  for (const row of runs) rows.set(row.id, row);
   for (const id of lost) rows.delete(id);
   ready();
   const ids = new Set([...differing.map((row) => row.id), ...lost]);
