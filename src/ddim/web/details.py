@@ -290,7 +290,9 @@ def list_guides(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[str, 
 
     These are its own early weights, then the newest runs that fit.
     """
-    own = {GUIDE: "its early weights"} if any(known.run.path.glob("checkpoints/*/ema/guide.*")) else {}
+    # An imported run has the recipe of a training, but no images and no early weights.
+    early = known.run.recipe["report"]["guide"] and "data" in known.run.facts
+    own = {GUIDE: "its early weights"} if early else {}
     newest = sorted(others.values(), key=lambda other: other.row.changed or 0, reverse=True)
     fitting = [other for other in newest if other is not known and can_guide(known.run, other.run)]
     saved = [other.row for other in fitting if list_checkpoints(other.run.path)]
@@ -305,8 +307,7 @@ def find_guide(given: str, known: ListedRun, runs: RunList) -> str:
     """
     others = runs.read()
     if given not in list_guides(known, others):
-        need = "with the same images, split, size, pixels and labels and with a checkpoint, and no student"
-        raise Refused(422, f"guide_with must be @guide, or the id of a run {need}, got {given!r}")
+        raise Refused(422, f"guide_with must be one of the guides in the details of the run, got {given!r}")
     return given if given == GUIDE else str(others[given].run.path)
 
 
@@ -327,8 +328,8 @@ def can_guide(run: Run, other: Run) -> bool:
 def _list_traits(run: Run) -> tuple[list[Any], list[Any]]:
     """Return what decides the training images of a run, and the classes or vectors of its network."""
     data, images = run.recipe["data"], run.facts.get("data") or {}
-    names = ("size", "channels", "validation", "dequantise", "values", "range")
+    # The fingerprint includes the channels, the type and the classes of the images.
+    names = ("size", "validation", "dequantise", "range")
     seed = run.recipe.get("seed") if data.get("split_seed") is None else data["split_seed"]
-    labels, vectors = data.get("labels"), images.get("vectors") or {}
-    condition = [labels, images.get("classes") if labels else None, vectors.get("sha256")]
+    condition = [data.get("labels"), (images.get("vectors") or {}).get("sha256")]
     return [*map(data.get, names), images.get("fingerprint"), run.recipe.get("pixels"), seed], condition
