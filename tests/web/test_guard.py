@@ -100,7 +100,7 @@ def test_the_name_of_a_folder_is_never_an_option_or_a_built_in_set(tmp_path, mon
     paths = [tmp_path / "--own=evil.py", tmp_path / "blossoms"]
     for path in paths:
         path.mkdir()
-    settings = check_settings(".", "127.0.0.1", 1, None, ".")
+    settings = check_settings(".", "127.0.0.1", None, ".")
     found = [source for entry, source in list_data(settings.data).values() if entry.kind == "folder"]
     assert found == [*map(str, [tmp_path, *paths])]
 

@@ -64,7 +64,7 @@ def serve(  # noqa: PLR0913 (the choices of a user)
         ddim serve runs --data photos --open
         ddim serve --host 0.0.0.0 --token "$(openssl rand -hex 16)"
     """
-    settings = check_settings(folder, host, port, token, data)
+    settings = check_settings(folder, host, token, data)
     with explain_errors("the page needs another package", 'pip install "ddim[web]"', ImportError):
         import uvicorn
 
@@ -93,9 +93,7 @@ def serve(  # noqa: PLR0913 (the choices of a user)
             say(f"still working: {', '.join(str(child.folder) for child in left)}")
 
 
-def check_settings(
-    folder: str | Path, host: str, port: int, token: str | None, data: str | Path | None
-) -> Settings:
+def check_settings(folder: str | Path, host: str, token: str | None, data: str | Path | None) -> Settings:
     """Return the settings of a server, with absolute paths.
 
     Raises:
@@ -106,8 +104,6 @@ def check_settings(
         raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` creates runs, in runs/")
     if data is not None and not data.is_dir():
         raise UserError(f"--data must be a folder that holds images, or folders of images, got {str(data)!r}")
-    if not 0 <= port <= 65535:
-        raise UserError(f"--port must be from 0 to 65535, got {port}")
     check_token(token, host)
     # A relative name such as --own=evil.py would be read as an option of `ddim train`.
     return Settings(folder.absolute(), data and data.absolute(), host, token)
@@ -117,9 +113,9 @@ def open_socket(host: str, port: int) -> socket.socket:
     """Return a socket that listens at an address.
 
     Raises:
-        UserError: if the port is taken, or the address does not belong to this machine.
+        UserError: if there is no such port or it is taken, or the address does not belong to this machine.
     """
-    with explain_errors(f"cannot listen at --host {host}, port {port}", "choose another --port", OSError):
+    with explain_errors(f"cannot listen at {host}:{port}", "choose another --port", (OSError, OverflowError)):
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         # From now on the socket accepts connections, so a browser waits while the server starts.
         return socket.create_server((host, port), family=family, backlog=128)
