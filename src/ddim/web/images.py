@@ -14,6 +14,7 @@ from typing import Any
 
 from ddim.data.decode import PICTURE_CHANNELS, UnusableError, decode_image, hide_warnings, read_header
 from ddim.diffusion.samplers import State
+from ddim.errors import quote
 from ddim.files import read_sealed, shorten_paths
 from ddim.plots.pictures import count_columns, make_sheet, render_png, save_png
 from ddim.recipe.codec import dump
@@ -25,7 +26,7 @@ from ddim.sampling.samples import FILM, RECORD, SHEET, find_sample, sample_to_fo
 from ddim.training.progress import format_duration
 from ddim.web.answers import Refused
 from ddim.web.jobs import Enough, Job
-from ddim.web.options import write_call, write_command
+from ddim.web.options import write_call, write_options
 from ddim.web.runs import api_address
 
 SHOWN, SIDE = 16, 512
@@ -128,7 +129,7 @@ def fill_result(
         edit_run(result, preview, folder, options, files)
     words = [str(run), *(file.name for file in files)]
     facts = {name: value.name if isinstance(value, Path) else value for name, value in options.items()}
-    result.command += write_command(kind, words, facts)
+    result.command += quote("ddim", kind, *words, *write_options(kind, facts))
     result.python = write_call(kind, words, {name: facts[name] for name in facts if name != "film"})
     channels, values = pipeline.model.shape.channels, pipeline.values
     if not is_picture(values, channels):

@@ -10,7 +10,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from ddim.cli.commands import COMMANDS
 from ddim.cli.signatures import Type, read_signature
-from ddim.errors import quote
 
 HIDDEN = {"n", "seed", "find_lr", "track", "resume", "more"}
 """The parameters that a request cannot set, besides those that are files."""
@@ -82,11 +81,6 @@ def _annotate(kind: Type) -> Any:  # noqa: ANN401 (a type)
         item = annotate(kind.inner)
         return Annotated[list[item], Field(max_length=1024)]
     return JSON_TYPES.get(kind.name)
-
-
-def write_command(command: str, words: Collection[str], options: Mapping[str, Any]) -> str:
-    """Return the line for a shell that does the same: `ddim COMMAND WORDS --OPTION VALUE ...`."""
-    return quote("ddim", *command.split(), *words, *write_options(command, options))
 
 
 def write_options(command: str, options: Mapping[str, Any]) -> Iterator[str]:
