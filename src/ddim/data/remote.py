@@ -31,6 +31,8 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", *SUFFIXES)
 """The ends of the names of archives, and of files of arrays."""
 ADVICE = "check its name and the connection; a private repository needs `hf auth login` or HF_TOKEN"
 """What to do if the Hub refuses a request."""
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", *SUFFIXES)
+"""The ends of the names of archives and of files of arrays."""
 
 _COPY = "try again, or set DDIM_DATA to a folder with torchvision's copy of it"
 _NAME = re.compile(rf"(?:{PREFIX})?(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?", re.ASCII)
