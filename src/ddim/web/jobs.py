@@ -103,8 +103,6 @@ class ModelThread:
         self._limits = limits
         self._jobs: list[Job] = []
         self._thread = ThreadPoolExecutor(1, "models")
-        # The first job does not wait for the import of torch.
-        self._thread.submit(__import__, "ddim.sampling.samples")
 
     async def stop(self) -> None:
         """End all jobs."""
