@@ -69,7 +69,7 @@ def test_a_memorisation_test_says_its_verdict_or_its_damage(copy_client, runs):
     folder = runs / RUN / "memorisation" / "1"
     folder.mkdir(parents=True)
     record = {"verdict": "It copies nothing", "sampling": {}, "step": 1200, "weights": "raw"}
-    write_sealed(folder / "record.json", {**record, "checkpoint": {"sha256": "0" * 64}})
+    write_sealed(folder / "record.json", record)
     for said in ("It copies nothing. Tested: the raw weights at step 1,200.", "is damaged"):
         assert said in copy_client.get(f"/api/runs/{RUN}").json()["memorisation"]
         (folder / "record.json").write_text('{"seal": "0", "verdict": "no copies"}')

@@ -194,10 +194,9 @@ def list_columns(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     Args:
         facts: the content of the run.json.
     """
-    vectors = (facts.get("data") or {}).get("vectors") or {}
-    names = vectors.get("columns", [])
-    ends = [vectors.get(end) or [None] * len(names) for end in ("low", "high")]
-    return [{"name": name, "low": low, "high": high} for name, low, high in zip(names, *ends, strict=True)]
+    vectors = (facts.get("data") or {}).get("vectors") or {"columns": [], "low": [], "high": []}
+    columns = zip(*map(vectors.get, ("columns", "low", "high")), strict=True)
+    return [{"name": name, "low": low, "high": high} for name, low, high in columns]
 
 
 def describe_memorisation(run: Path) -> str | None:
@@ -207,11 +206,10 @@ def describe_memorisation(run: Path) -> str | None:
             record = read_sealed(newest / RECORD)
         except UserError:
             return f"the record of memorisation test {newest.name} is damaged"
-        guidance, verdict = name_recorded_guidance(record["sampling"]), f"{record['verdict']}."
-        verdict += f" Samples: {guidance}." if guidance else ""
-        if record.get("checkpoint"):
-            verdict += f" Tested: the {record['weights']} weights at step {record['step']:,}."
-        return verdict
+        guidance = name_recorded_guidance(record["sampling"])
+        samples = f" Samples: {guidance}." if guidance else ""
+        tested = f"the {record['weights']} weights at step {record['step']:,}"
+        return f"{record['verdict']}.{samples} Tested: {tested}."
     return None
 
 

@@ -77,7 +77,7 @@ export class PlayForm {
 /** Return the fields of the vector of all images, each with its range among the training images. */
 function vectorFields(columns, inputs) {
   if (!columns.length) return null;
-  const range = ({ low, high }) => (low === null ? "" : `${number(low)} to ${number(high)}`);
+  const range = ({ low, high }) => `${number(low)} to ${number(high)}`;
   const legend = h("legend", "Vector of all images; if it is empty, each gets one of a training image");
   const fields = columns.map((column, k) => field(column.name, inputs[k], range(column)));
   return h("fieldset", legend, h("div.numbers", fields));
