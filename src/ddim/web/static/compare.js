@@ -9,8 +9,6 @@ import { findRun, subscribe } from "./live.js";
 import { table } from "./run_parts.js";
 import { parseSeeds } from "./seeds.js";
 
-const METRICS = ["kid", "fid", "precision", "recall", "density", "coverage"];
-
 const link = (row) => h("a", { href: runAddress(row.id) }, row.name);
 
 /** Draw the comparison of the runs in the address, else of those that are chosen in the list of runs. */
@@ -105,7 +103,7 @@ async function sample(row, seeds, signal) {
 
 /** Return the section of the ranking by a metric; another metric changes this section alone. */
 function ranking(rows, wanted, signal) {
-  const measured = METRICS.filter((name) => rows.some(({ metrics }) => metrics[name]));
+  const measured = [...new Set(rows.flatMap(({ metrics }) => Object.keys(metrics)))];
   const place = h("div", h("p.note", "Comparing …"));
   if (!measured.length) return section("Metrics", h("p.note", "None of these runs is evaluated yet."));
   const options = measured.map((name) => [name, title(name)]);

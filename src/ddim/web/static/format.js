@@ -56,11 +56,8 @@ export const title = (name) =>
 export const smallIsGood = (name) => !["precision", "recall", "density", "coverage"].includes(name);
 
 /** Return a time, given as ISO 8601 text, as "27 Nov 2026, 04:43". */
-export function moment(text) {
-  const time = new Date(text ?? "");
-  const style = { dateStyle: "medium", timeStyle: "short" };
-  return Number.isNaN(time.getTime()) ? (text ?? "") : time.toLocaleString("en-GB", style);
-}
+export const moment = (text) =>
+  new Date(text).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
 
 /** Return a line of the log as readable text: numbers with names, without the many errors by noise level. */
 export function logLine({ step, images, time, ...values }) {
