@@ -69,7 +69,7 @@ def test_the_choices_are_those_of_the_command_and_the_sets_below_the_folder(clie
 
 
 CHANGES = [{"data": own} for own in ("..", "folder~..", "folder~elsewhere", "%2fetc", "blossoms")]
-CHANGES += [{"recipe": "mine.yaml"}, {"minutes": -1.0}, {"out": "/tmp/x"}]
+CHANGES += [{"recipe": "mine.yaml"}, {"minutes": -1.0}, {"out": "/tmp/x"}, {"callbacks": []}]
 FIELDS = {"net": "mine.py:Net", "--out": "x", "data.source": "/etc", "data.vectors": __file__}
 CHANGES += [{"fields": {name: value}} for name, value in {**FIELDS, "optim.lr": "nan"}.items()]
 

@@ -79,7 +79,7 @@ def _annotate(kind: Type) -> Any:  # noqa: ANN401 (a type)
         return Annotated[list[item], Field(min_length=len(kind.inner), max_length=len(kind.inner))]
     if kind.name == "Sequence":
         item = annotate(kind.inner)
-        return Annotated[list[item], Field(max_length=1024)]
+        return item and Annotated[list[item], Field(max_length=1024)]
     return JSON_TYPES.get(kind.name)
 
 
