@@ -19,7 +19,7 @@ from ddim.errors import UserError
 from ddim.exchange.diffusers import export_to_diffusers, find_lacking
 from ddim.experiments.index import find_runs
 from ddim.recipe.codec import override
-from ddim.recipe.named import ddpm, find_recipe
+from ddim.recipe.named import find_recipe
 from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import load
 from ddim.sampling.sampling_setup import SamplingSetup
@@ -176,16 +176,15 @@ def test_an_imported_model_gives_the_samples_of_diffusers(exported, tmp_path, ki
 @pytest.mark.parametrize(
     "changes, lacking",
     [
-        ({"net": "unet"}, "net"),
+        ({"net__heads": "2", "net__attention": "true,true"}, "net.heads"),
         ({"pixels__mean": "0.4"}, "pixels"),
         ({"augment__probability": "0.1", "net__augment": "9"}, "net.augment"),
         ({"net__multipliers": "2,2"}, "net.width"),
+        ({"net__width": "12", "net__group_channels": "2"}, "net.group_channels"),
     ],
 )
 def test_what_diffusers_lacks_is_named(tmp_path, changes, lacking):
-    # A network of another kind has not the fields that make this one small.
-    chosen = override(ddpm(), changes) if "net" in changes else recipe(**changes)
-    source = run_of(chosen, tmp_path / "run", (0.4, 0.5) if lacking == "pixels" else (0.5, 0.5))
+    source = run_of(recipe(**changes), tmp_path / "run", (0.4, 0.5) if lacking == "pixels" else (0.5, 0.5))
     assert find_lacking(load(source)) == lacking
     with pytest.raises(UserError, match=lacking):
         ddim.export(source, "diffusers", tmp_path / "out")
