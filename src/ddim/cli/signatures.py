@@ -137,7 +137,7 @@ class Signature:
 
 @cache
 def read_signature(home: str) -> Signature:
-    """Return what the command of a function takes; `home` is its place, such as "plots.chart:draw"."""
+    """Return what the command of a function takes; `home` is its place, such as "sampling.edits:vary"."""
     module, function = find_definition(*home.split(":"))
     doc, fields, shown = read_docstring(function), None, []
     parameters = list(_list_parameters(module, function))

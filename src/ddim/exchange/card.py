@@ -106,7 +106,7 @@ def hide_folders(recipe: Recipe) -> Recipe:
 
 
 def _name_file(path: str) -> str:
-    """Return the last part of a path without leading "." and "~"; `hub_run` refuses names that begin so."""
+    """Return the last part of a path without the leading "." or "~" of a hidden folder or a home."""
     # The path may be from Windows, where both / and \ separate folders.
     return PureWindowsPath(path).name.lstrip(".~") or "images"
 

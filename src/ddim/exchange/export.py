@@ -120,7 +120,7 @@ def export(
             write_json(folder / SAMPLING, document)
             write_onnx(loaded.model, [step["condition"] for step in document["steps"]], folder / ONNX)
         use["notes"] = notes = (*use["notes"], *describe_differences(loaded, to))
-        write_card(loaded, folder, use, (out / CARD).read_text() if earlier else "")
+        write_card(loaded, folder, use, (out / CARD).read_text(encoding="utf-8") if earlier else "")
         record = {"run": name, "format": to, "recipe": dump(hide_folders(loaded.recipe))}
         write_sealed(folder / RECORD, {**record, "checkpoint": at.sha256, "weights": at.weights})
         if earlier:
