@@ -4,8 +4,8 @@ import { announce, button, field, h, menu, newId, setText } from "./dom.js";
 import { evenly, slider } from "./fields.js";
 import { drawCropped } from "./tiles.js";
 
-/** The name of the uploads that are masks. */
-export const MASK = "mask.png";
+/** The name of the uploads that are masks; a photo may well be called mask.png. */
+export const MASK = "mask-of-the-page.png";
 
 const KEYS = `Arrow keys move the brush, the space bar paints, E erases, [ and ] change the size of the brush,
   and Control+Z undoes. With the mouse, the right button erases.`;
