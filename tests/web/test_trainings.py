@@ -126,7 +126,7 @@ def test_a_training_is_started_stopped_resumed_and_distilled(client):
 
     stop()
     stopped = client.get(f"/api/runs/{own}").json()
-    assert (stopped["can_resume"], stopped["why"], bool(stopped["checkpoints"])) == (True, "", True)
+    assert (stopped["can_change"], stopped["why"], bool(stopped["checkpoints"])) == (True, "", True)
     assert client.post(f"/api/runs/{own}/resume", json={}).status_code == 202
     stop()
     student = client.post(f"/api/runs/{RUN}/distill", json={"minutes": 0.01}).json()["id"]
@@ -138,7 +138,7 @@ def test_an_evaluation_that_fails_says_why_and_only_a_few_commands_run(client, t
     shutil.copytree(trained / RUN, client.runs / "early", ignore=shutil.ignore_patterns("checkpoints"))
     (client.runs / "early/metrics.jsonl").write_text("")
     found = client.get("/api/runs/early").json()
-    assert (found["state"], found["can_resume"]) == ("stopped", False)
+    assert (found["state"], found["checkpoints"]) == ("stopped", [])
     assert client.post("/api/runs/early/evaluate", json={"n": 20}).status_code == 202
     wait_until(lambda: "`ddim evaluate`: " in list_rows(client)["early"]["why"], 120)
     assert "checkpoint" in list_rows(client)["early"]["why"]

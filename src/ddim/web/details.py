@@ -99,12 +99,9 @@ class Details(Row):
         grid: the grid of the recipe.
         steps: the sampling steps of the recipe.
         edits: the names of the edits that it can make.
-        can_sample: whether it has a checkpoint.
         can_guide: whether a class or vector can guide its samples.
-        can_stop: whether this server can stop the command that works on it.
-        can_resume: whether this server can train it on.
         can_change: whether this server can rename and delete it.
-        doing: the names of the commands that work on it.
+        doing: the names of the commands of this server that work on it.
     """
 
     fields: list[Field] = field(default_factory=list)
@@ -126,10 +123,7 @@ class Details(Row):
     grid: str | None = None
     steps: int | None = None
     edits: list[str] = field(default_factory=list)
-    can_sample: bool = False
     can_guide: bool = False
-    can_stop: bool = False
-    can_resume: bool = False
     can_change: bool = False
     doing: str = ""
 
@@ -173,7 +167,6 @@ def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[
         "grid": recipe["grid"]["kind"],
         "steps": recipe["steps"],
         "edits": [] if recipe["objective"]["kind"] == "consistency" else edits,
-        "can_sample": bool(saved),
         "can_guide": conditional and trained_without,
     }
 

@@ -82,9 +82,7 @@ def show_run(run: str, here: Here) -> Response:
     known = here.runs.find(run)
     details, change = describe_details(known, here.runs.read()), here.may_change(known)
     doing = [child.name for child in here.processes.running if child.folder == known.run.path]
-    ended = known.run.state in ("stopped", "finished") and details.get("can_sample", False)
-    facts = {"can_stop": here.settings.may_train and bool(doing), "can_resume": change and ended}
-    return reply(Details(**vars(known.row), **details, **facts, doing=", ".join(doing), can_change=change))
+    return reply(Details(**vars(known.row), **details, doing=", ".join(doing), can_change=change))
 
 
 @router.get("/runs/{run}/curves", response_model=dict[str, Any])

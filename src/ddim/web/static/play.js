@@ -27,7 +27,7 @@ export async function draw(root, { id: asked, query, about, signal }) {
   const detail = await get(runPath(id), signal);
   const open = ({ target }) => (location.hash = `#/play/${encodeURIComponent(target.value)}`);
   const run = field("Run", menu(rows.map((row) => [row.id, row.name]), { value: id, onchange: open }));
-  if (!detail.can_sample)
+  if (!detail.checkpoints.length)
     return root.append(run, h("p", "This run has no checkpoint yet, so it cannot be sampled."));
   const facts = JSON.stringify([detail.guides, detail.class_names, detail.size, detail.steps]);
   if (benches.get(id)?.facts !== facts) benches.set(id, new Bench(detail, about.limits, facts));

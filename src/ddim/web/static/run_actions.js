@@ -57,15 +57,16 @@ export class Actions {
   update(row) {
     const busy = row.state === "running" || Boolean(row.doing);
     const evaluating = row.doing.includes("evaluate");
-    const free = this.mayTrain && row.can_sample && !row.doing;
+    const saved = row.checkpoints.length > 0;
+    const free = this.mayTrain && saved && !row.doing;
     this.short = row.name.split("/").at(-1);
     setText(this.warning, `This deletes the checkpoints, samples and all other files of ${row.name}.`);
     // What the user writes is kept.
     if (!this.change.open) [this.name.value, this.note.value] = [this.short, row.note];
-    this.play.hidden = !row.can_sample;
-    this.stop.hidden = !row.can_stop;
+    this.play.hidden = !saved;
+    this.stop.hidden = !this.mayTrain || !row.doing;
     setText(this.stop, evaluating ? "Stop the evaluation" : "Stop and save");
-    this.resume.hidden = !row.can_resume || Boolean(row.doing);
+    this.resume.hidden = !free || !row.can_change || !["stopped", "finished"].includes(row.state);
     this.resume.querySelector("input").required = row.state === "finished";
     this.again.hidden = !this.mayTrain || !row.recipe;
     this.evaluate.hidden = !free;
