@@ -41,7 +41,8 @@ class Child:
     def state(self) -> str:
         """Whether it is "running", "finished" or "failed"."""
         code = self.process.poll()
-        stopped = (0, 128 + signal.SIGTERM, 128 + signal.SIGINT)
+        # A command that is still importing does not catch the signal.
+        stopped = (0, -signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT)
         return "running" if code is None else "finished" if code in stopped else "failed"
 
     @property
