@@ -86,7 +86,7 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
         folder = None if out is None else Path(out)
         if folder is None:
             wanted = choose_recipe(recipe, data, fields, source)
-            folder = processes.broadcast(find_run(wanted, any_rate=find_lr) if processes.leads else None)
+            folder = processes.broadcast(find_run(wanted, find_lr) if processes.leads else None)
         elif (folder / RUN).is_file():
             check_resumed_recipe(folder, recipe, fields)
         else:
@@ -98,7 +98,7 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
         # If the command gives images or a recipe, it may start a new run. So a user can repeat one command,
         # from the start of a run until it is finished.
         if more is not None or (data is None and recipe is None and not restarted):
-            runs = ", ".join(str(path.parent) for path in _list_runs("runs")[:3])
+            runs = ", ".join(str(path.parent) for path in _list_runs()[:3])
             advice = f"name one with --out ({runs or 'there is none'}), or give DATA to start a new one"
             raise UserError(f"no run fits this command: {advice}")
         say("no run fits this command: starting a new one")
@@ -113,16 +113,15 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
     return training.train(chosen.data.source, chosen, out=out, source=source, **options)
 
 
-def find_run(recipe: Recipe, runs: str | Path = "runs", *, any_rate: bool = False) -> Path | None:
-    """Return the newest run in a folder that was started with this recipe; None if there is none.
+def find_run(recipe: Recipe, any_rate: bool) -> Path | None:
+    """Return the newest run in runs/ that was started with this recipe; None if there is none.
 
     Args:
         recipe: the recipe that a new run would have.
-        runs: the folder.
         any_rate: whether runs with another learning rate fit too, because a range test chose it.
     """
     wanted = describe_request(recipe)
-    for path in _list_runs(runs):
+    for path in _list_runs():
         # A run that cannot be read, or was started elsewhere, does not fit.
         with suppress(UserError, KeyError):
             known = read_sealed(path)["requested"]
@@ -133,9 +132,9 @@ def find_run(recipe: Recipe, runs: str | Path = "runs", *, any_rate: bool = Fals
     return None
 
 
-def _list_runs(folder: str | Path) -> list[Path]:
-    """Return the files run.json of the runs in a folder, the newest first."""
-    return sorted(Path(folder).glob(f"*/{RUN}"), key=os.path.getmtime, reverse=True)
+def _list_runs() -> list[Path]:
+    """Return the files run.json of the runs in runs/, the newest first."""
+    return sorted(Path("runs").glob(f"*/{RUN}"), key=os.path.getmtime, reverse=True)
 
 
 def check_resumed_recipe(run: Path, recipe: str | None, fields: Mapping[str, Any]) -> None:
