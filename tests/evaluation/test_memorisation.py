@@ -42,9 +42,11 @@ SETS = {"many": (400, 400), "few": (64, 0), "few, many held out": (64, 600)}
 @pytest.mark.parametrize("name", SETS)
 def test_only_a_sampler_of_copies_is_called_memorised(name):
     train, valid = smooth(SETS[name][0], 0), smooth(SETS[name][1], 1)
-    found = find_copies(noisy(train[DRAW(2).integers(0, len(train), 200)], 5), [train], valid)
+    copies = noisy(train[DRAW(2).integers(0, len(train), 200)], 5)
+    found = find_copies(copies, [train], valid)
     assert found["memorised"]
     assert found["copies"]["low"] > 0.9
+    assert find_copies(copies[:, :, ::-1], [train, train[:, :, ::-1]], valid)["memorised"]
     fresh = find_copies(smooth(200, 3), [train], valid)
     assert not fresh["memorised"]
     assert fresh["copies"]["value"] <= 0.03
@@ -52,7 +54,7 @@ def test_only_a_sampler_of_copies_is_called_memorised(name):
     for odd in (
         np.full((100, 16, 16, 3), 127, np.uint8),
         DRAW(0).integers(0, 256, (100, 16, 16, 3), dtype=np.uint8),
-        blurred(smooth(100, 3), 4),
+        *(blurred(smooth(100, 3), radius) for radius in (1, 2, 4)),
         noisy(train.mean(0, keepdims=True).repeat(100, 0), 3),
     ):
         assert not find_copies(odd, [train], valid)["memorised"]
