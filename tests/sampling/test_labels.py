@@ -33,7 +33,7 @@ from ddim.sampling.labels import (
 from ddim.sampling.pipeline import Pipeline
 from ddim.sampling.sampling_setup import Guidance, SamplingSetup
 from ddim.training.validation import validate
-from oracles import made, normal, shaken
+from oracles import shaken
 
 SIZE = 4
 """Images in a micro-batch of these tests, so that few images fill several."""
@@ -151,23 +151,6 @@ def test_other_images_get_the_class_of_their_folder_name_or_none():
     assert label_any_images(run, unsorted, np.arange(3)) is None
     run.recipe = tiny.BASE
     assert label_any_images(run, other, np.arange(3)) is None
-
-
-# --- networks -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["layer norm", "group norm"])
-def test_a_dropped_label_equals_no_label_bit_for_bit(name):
-    net = shaken(made(lambda: replace(tiny.NETS[name], classes=3).network(3)))
-    x, t = normal(4, 3, 8, 8, dtype=torch.float32), torch.linspace(-3, 3, 4)
-    with torch.no_grad():
-        null, mixed = net(x, t), net(x, t, torch.tensor([2, NULL, 0, NULL]))
-        assert torch.equal(net(x, t, torch.full((4,), NULL)), null)
-        assert torch.equal(mixed[[1, 3]], null[[1, 3]])
-        for k, label in ((0, 2), (2, 0)):
-            alone = net(x, t, torch.full((4,), label))
-            assert torch.equal(alone[k], mixed[k])
-            assert not torch.allclose(alone[k], null[k], atol=1e-3)
 
 
 # --- samples ------------------------------------------------------------------------------------------------
