@@ -3,15 +3,12 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import ddim
 import tiny
 from ddim.files import LOCK, lock_folder, read_sealed
 from ddim.plots.pictures import enlarge, make_sheet, save_png, to_uint8
-from ddim.runs import checkpoint, names
 from ddim.sampling import samples
 from ddim.sampling.pipeline import load
 
@@ -74,27 +71,10 @@ def test_a_sample_depends_on_its_seed_and_not_on_the_number_of_samples(run, samp
 
 def test_the_result_is_the_record_of_what_the_samples_depend_on(run, tmp_path, command):
     words = "--seed 3 -n 2 --steps 4 --sampler ddim --sampler.eta 0.5 --grid quadratic --json --quiet"
-    shown = json.loads(command("sample", run, "--out", tmp_path, words).out)
-    record = read_record(tmp_path)
-    assert shown == {"folder": str(tmp_path), **read_sealed(tmp_path / "record.json")}
-    newest = names.find_checkpoint(run)
-    assert record["checkpoint"] == {"path": str(newest), "sha256": checkpoint.hash_checkpoint(newest)}
-    assert record["nfe"] == len(record["times"]) == 4
-    assert record["sampler"] == {"kind": "ddim", "eta": 0.5}
-    assert (record["seeds"], record["grid"]["kind"], record["weights"]) == ([3, 4], "quadratic", "ema")
-    assert record["seconds"] > 0
-
-
-def test_a_film_ends_with_the_sheet_and_is_named(run, tmp_path, command):
-    said = command("sample", run, "-n", 4, "--steps", 3, "--film", "--out", tmp_path / "a").out
-    assert f"film: {tmp_path / 'a' / 'film.webp'}" in said
-    with Image.open(tmp_path / "a" / "film.webp") as film, Image.open(tmp_path / "a" / "grid.png") as sheet:
-        assert film.n_frames == 4
-        first = np.asarray(film.convert("RGB")).astype(int)
-        film.seek(film.n_frames - 1)
-        final = np.asarray(film.convert("RGB")).astype(int)
-        pictures = np.asarray(sheet.convert("RGB")).astype(int)
-    assert np.abs(final - pictures).mean() < 8 < np.abs(first - pictures).mean()
+    record = json.loads(command("sample", run, "--out", tmp_path, words).out)
+    assert record == {"folder": str(tmp_path), **read_sealed(tmp_path / "record.json")}
+    assert (record["seeds"], record["nfe"], record["grid"]["kind"]) == ([3, 4], 4, "quadratic")
+    assert (record["sampler"], record["seconds"] > 0) == ({"kind": "ddim", "eta": 0.5}, True)
 
 
 def test_a_stopped_command_is_finished_by_the_same_command(run, sample, tmp_path, monkeypatch, command):
@@ -122,6 +102,7 @@ def test_only_missing_samples_are_made_and_the_sheet_shows_all(run, sample, tmp_
     noted.clear()
     said = command("sample", run, "--out", tmp_path / "a", "--steps", 2, *words).out
     assert said.startswith("6 images, of which 6 were there before, 2 network evaluations each: ")
+    assert f"film: {tmp_path / 'a' / 'film.webp'}" in said
     assert noted == []
     (tmp_path / "a" / "00004.png").unlink()
     # Samples are those of a checkpoint, wherever its run lies.
