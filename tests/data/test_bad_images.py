@@ -77,7 +77,7 @@ def test_a_file_and_a_folder_without_permission_are_listed(public_folder):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("each", "fuzzed"), mark_slow([(1, 60), (20, 1000)], lambda case: case[0] == 1))
+@pytest.mark.parametrize(("each", "fuzzed"), mark_slow([(1, 200), (20, 1000)], lambda case: case[0] == 1))
 def test_every_file_of_every_class_is_used_or_listed(each, fuzzed, tmp_path):
     report = run_classes(tmp_path, each, fuzzed)
     assert report["faults"] == []
