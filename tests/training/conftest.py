@@ -9,3 +9,12 @@ import tiny
 def whole(tmp_path_factory):
     """An undisturbed run of `tiny.recipe()`; no test changes it."""
     return tiny.train(tiny.recipe(), tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.fixture
+def photos_run(tmp_path, monkeypatch):
+    """The run runs/one on 32 images in photos/, which its recipe names relative to the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+    tiny.write_grays(tmp_path / "photos", range(0, 256, 8))
+    return tiny.train(tiny.recipe(images=8, data__size=8), tmp_path / "runs" / "one", "photos")
