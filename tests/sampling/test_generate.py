@@ -5,7 +5,6 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -17,12 +16,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, Multistep, UniPC
 from ddim.errors import UserError
 from ddim.runs import checkpoint
-from ddim.sampling.generate import (
-    generate,
-    list_seeds,
-    sample,
-    sample_uint8,
-)
+from ddim.sampling.generate import generate, sample, sample_uint8
 from ddim.sampling.pipeline import load, open_pipeline
 from ddim.sampling.sampling_setup import SamplingSetup
 
@@ -129,15 +123,6 @@ def test_a_pipeline_refuses_another_recipe_of_training(trained):
     for changed in ({"predicts": "image"}, {"schedule": ddim.schedules.LinearPath()}, {"seed": own.seed + 1}):
         with pytest.raises(UserError, match="cannot be changed after training"):
             trained.with_recipe(**changed)
-
-
-def test_seeds_are_listed_or_counted():
-    assert [*list_seeds(None, 0, None)] == [*range(16)]
-    assert [*list_seeds(3, 5, None)] == [5, 6, 7]
-    assert [*list_seeds(None, 0, (3, np.int64(7)))] == [3, 7]
-    for wrong in ((None, 5, [1, 2]), (3, 0, [1, 2]), (None, 0, torch.tensor([3.0]))):
-        with pytest.raises(UserError):
-            list_seeds(*wrong)
 
 
 def test_a_sampler_and_a_grid_can_be_named(trained):
