@@ -110,3 +110,31 @@ def foreground():
     yield
     for kind, handler in kept.items():
         signal.signal(kind, handler)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def command(capsys):
+    """A function that runs a command, checks its exit code and returns what it printed (out, err).
+
+    A text with spaces is several words.
+    """
+    from ddim.cli import main
+
+    def run(*words, code=0):
+        capsys.readouterr()
+        try:
+            found = main(" ".join(map(str, words)).split())
+        except SystemExit as end:
+            found = end.code
+        captured = capsys.readouterr()
+        assert found == code, captured.err
+        return captured
+
+    return run

@@ -18,12 +18,11 @@ def test_code_that_runs_is_heard():
 # A damaged checkpoint is set aside with a warning.
 @pytest.mark.filterwarnings("ignore:.*it is skipped")
 @pytest.mark.parametrize("name", CASES)
-def test_a_hostile_file_is_refused_in_one_sentence_and_runs_nothing(name, tmp_path, monkeypatch, capsys):
-    words = CASES[name](tmp_path)
-    before = {path.name for path in tmp_path.iterdir()}
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+def test_a_hostile_file_is_refused_in_one_sentence_and_runs_nothing(name, here, monkeypatch, capsys):
+    words = CASES[name](here)
+    before = {path.name for path in here.iterdir()}
+    monkeypatch.syspath_prepend(str(here))
+    monkeypatch.setenv("DDIM_CACHE", str(here / "cache"))
     with watched():
         code = main(words)
     said = capsys.readouterr()
@@ -32,5 +31,5 @@ def test_a_hostile_file_is_refused_in_one_sentence_and_runs_nothing(name, tmp_pa
     assert len(lines) == (name not in PARTLY)
     assert all(line.isprintable() and len(line) < 1000 for line in (said.out + said.err).splitlines())
     assert "Error:" not in said.err
-    assert {path.name for path in tmp_path.iterdir()} - before <= {"cache", "data-grid.png", "run"}
-    assert not (tmp_path.parent / "canary.png").exists()
+    assert {path.name for path in here.iterdir()} - before <= {"cache", "data-grid.png", "run"}
+    assert not (here.parent / "canary.png").exists()

@@ -2,28 +2,6 @@
 
 import pytest
 
-from ddim.cli import main
-
-
-@pytest.fixture
-def command(capsys):
-    """A function that runs a command, checks its exit code and returns what it printed (out, err).
-
-    A text with spaces is several words.
-    """
-
-    def run(*words, code=0):
-        capsys.readouterr()
-        try:
-            found = main(" ".join(map(str, words)).split())
-        except SystemExit as end:
-            found = end.code
-        captured = capsys.readouterr()
-        assert found == code, captured.err
-        return captured
-
-    return run
-
 
 @pytest.fixture
 def refused(command):
@@ -40,10 +18,3 @@ def refused(command):
         return errors[0].removeprefix("ddim: ")
 
     return run
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty current folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path

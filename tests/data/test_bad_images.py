@@ -10,13 +10,12 @@ import pytest
 
 from bad_images import encoded, fill, picture
 from cases import mark_slow
-from ddim.cli import main
 from ddim.data import open_images
 from ddim.errors import UserError, escape
 from image_classes import CLASSES, run_classes
 
 
-def test_good_images_are_used_and_bad_ones_are_listed_with_reasons(tmp_path, capsys, monkeypatch):
+def test_good_images_are_used_and_bad_ones_are_listed_with_reasons(tmp_path, command, monkeypatch):
     (folder := tmp_path / "photos").mkdir()
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     used, reasons = fill(folder)
@@ -26,9 +25,8 @@ def test_good_images_are_used_and_bad_ones_are_listed_with_reasons(tmp_path, cap
     assert listed.keys() == reasons.keys()
     for name, reason in reasons.items():
         assert re.search(reason, listed[name]), name
-    words = ["--size", "16", "--channels", "3", "--out", str(tmp_path / "g.png")]
-    assert main(["data", str(folder), *words]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    said = command("data", folder, "--size 16 --channels 3 --out", tmp_path / "g.png")
+    lines = said.out.splitlines()
     assert all(line.isprintable() for line in lines)
     for name in reasons:
         assert any(line.startswith(f"rejected: {escape(name)}: ") for line in lines), name

@@ -11,7 +11,6 @@ import pytest
 from archives import as_folder, as_zip
 from bad_images import encoded, picture
 from damage import damage_file, flip_bit
-from ddim.cli import main
 from ddim.data import cache as cache_module, open_images
 from ddim.data.cache import open_decoded, read_headers
 from ddim.data.cache_contents import CACHE_PARTS, inspect_cache
@@ -266,10 +265,10 @@ def test_one_part_is_cleared(filled, part):
     assert inspect_cache().parts == before | {part: 0}
 
 
-def test_clearing_everything_leaves_the_files_of_the_user(filled, capsys):
-    assert main(["cache", "--clear", "image"]) == 2
-    assert main(["cache", "--clear", "stamps,all", "--json"]) == 0
+def test_clearing_everything_leaves_the_files_of_the_user(filled, command):
+    command("cache --clear image", code=2)
+    cleared = json.loads(command("cache --clear stamps,all --json").out)
     left = sorted(str(path.relative_to(filled)) for path in filled.rglob("*") if path.is_file())
     left.remove("images/.lock")
     assert left == ["downloads/mine.zip", "features/mine.npy", "notes.txt", "weights/mine.pth"]
-    assert set(json.loads(capsys.readouterr().out)["parts"].values()) == {0}
+    assert set(cleared["parts"].values()) == {0}

@@ -59,19 +59,17 @@ def test_a_file_that_is_not_an_archive_and_two_channels_are_refused(tmp_path):
         open_images("blossoms", (32, 32), 2)
 
 
-def test_a_folder_wins_over_a_name(tmp_path, monkeypatch):
-    (tmp_path / "flowers").mkdir()
-    (tmp_path / "flowers" / "mine.png").write_bytes(encoded(picture(), "PNG"))
-    monkeypatch.chdir(tmp_path)
-    assert open_images("flowers", (8, 8), cache=tmp_path / "cache").names == ("mine.png",)
+def test_a_folder_wins_over_a_name(here):
+    (here / "flowers").mkdir()
+    (here / "flowers" / "mine.png").write_bytes(encoded(picture(), "PNG"))
+    assert open_images("flowers", (8, 8), cache=here / "cache").names == ("mine.png",)
 
 
 @pytest.mark.parametrize(
     ("text", "meant"), [("photos/", "my photos"), ("flower:copy", "flowers"), ("cifar", "cifar10")]
 )
-def test_a_mistyped_name_gets_a_folder_or_a_data_set_as_a_suggestion(text, meant, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "my photos").mkdir()
+def test_a_mistyped_name_gets_a_folder_or_a_data_set_as_a_suggestion(text, meant, here):
+    (here / "my photos").mkdir()
     with pytest.raises(UserError, match=f"perhaps you meant {meant}$"):
         open_images(text, (32, 32))
 

@@ -1,6 +1,7 @@
 """An evaluation compares samples of a run with held-out images; its folder is complete or absent."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -23,6 +24,8 @@ from ddim.evaluation.image_sets import Reference, open_reference
 from ddim.evaluation.measure import Difference, measure_difference, measure_metrics
 from ddim.evaluation.record import read_evaluation
 from ddim.files import read_sealed
+from ddim.machine import distributed
+from ddim.machine.distributed import Processes
 from ddim.metrics.features import Extractor, extract_features
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid
@@ -36,6 +39,12 @@ from stubs import stub
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
 FEW = {"n": 40, "steps": 2}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """The default features are quick."""
+    monkeypatch.setattr("ddim.metrics.features.load_extractor", lambda *_: stub())
 
 
 def test_samples_and_training_images_are_compared_with_the_held_out_images(run):
@@ -88,8 +97,7 @@ def test_the_record_holds_what_the_metrics_depend_on(run):
     assert {path.name for path in found.folder.iterdir()} == {"record.json", "features.npy", "grid.png"}
 
 
-def test_samples_in_a_folder_are_evaluated_like_samples_of_their_run(run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_samples_in_a_folder_are_evaluated_like_samples_of_their_run(run, here):
     reference = "blossoms:60"
     assert main(["sample", str(run), "-n", "41", "--steps", "2", "--sampler", "edm", "--out", "made"]) == 0
     of_run = ddim.evaluate(run, reference, 41, 2, sampler="edm", features=stub())
@@ -99,12 +107,12 @@ def test_samples_in_a_folder_are_evaluated_like_samples_of_their_run(run, tmp_pa
     found = measure_difference(of_files, of_run, "kid")
     assert (found.value, found.low, found.high, found.paired) == (0, 0, 0, True)
     # If a sample is missing or damaged, or the record is of another kind, the sampling is unknown.
-    (tmp_path / "made" / "00007.png").write_bytes(b"")
+    (here / "made" / "00007.png").write_bytes(b"")
     with pytest.warns(match="1 file left out, such as '0000000007': contains no image"):
         of_some = ddim.evaluate("made", reference, features=stub())
     assert (of_some.record["generated"]["images"], of_some.record["sampling"]) == (40, None)
     assert of_some.record["generated"]["fingerprint"] != of_files.record["generated"]["fingerprint"]
-    (tmp_path / "made" / "record.json").write_text("{")
+    (here / "made" / "record.json").write_text("{")
     with pytest.raises(UserError, match="made/record.json is damaged"):
         ddim.evaluate("made", reference, features=stub())
 
@@ -195,13 +203,12 @@ def test_a_killed_evaluation_leaves_no_record(run, batches):
     assert [path.name for path in (run / "evaluations").iterdir() if path not in left] == ["1"]
 
 
-def test_values_of_more_than_8_bits_have_one_scale(tmp_path, monkeypatch):
+def test_values_of_more_than_8_bits_have_one_scale(here):
     """Samples, also in files, the run's own images and named ones are scaled by the same range."""
-    monkeypatch.chdir(tmp_path)
     floats = tiny.images(60, channels=2).pixels / np.float32(64) - 1
     np.save("floats.npy", floats)
     np.save("darker.npy", floats[floats.mean((1, 2, 3)).argsort()[:40]].clip(-1, 1))
-    run = tiny.train(tiny.recipe(data__range=(-2, 4), images="8"), tmp_path / "run", "floats.npy")
+    run = tiny.train(tiny.recipe(data__range=(-2, 4), images="8"), here / "run", "floats.npy")
     own = ddim.evaluate(run, **FEW, part="all", features=stub()).record
     named = ddim.evaluate(run, "floats.npy", **FEW, features=stub())
     assert own["metrics"] == named.record["metrics"]
@@ -210,10 +217,9 @@ def test_values_of_more_than_8_bits_have_one_scale(tmp_path, monkeypatch):
     assert (other.values.low, other.values.high) == (-2, 4)
 
 
-def test_samples_in_arrays_are_evaluated_with_the_range_of_the_reference(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_samples_in_arrays_are_evaluated_with_the_range_of_the_reference(here):
     np.save("floats.npy", tiny.images(60, channels=2).pixels / np.float32(64) - 1)
-    tiny.train(tiny.recipe(images="8"), tmp_path / "run", "floats.npy")
+    tiny.train(tiny.recipe(images="8"), here / "run", "floats.npy")
     assert main(["sample", "run", "-n", "40", "--steps", "2", "--out", "made"]) == 0
     of_run = ddim.evaluate("run", "floats.npy", **FEW, features=stub())
     of_files = ddim.evaluate("made", "floats.npy", 40, features=stub())
@@ -247,15 +253,6 @@ def test_fid_is_extrapolated_only_if_every_part_has_two_images_for_each_dimensio
 
 
 # In a notebook
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty working folder, in which features are quick."""
-    monkeypatch.setattr("ddim.metrics.features.load_extractor", lambda *_: stub())
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
 
 
 def test_a_pipeline_is_evaluated_like_its_run_and_a_tensor_like_its_samples(run, here):
@@ -303,3 +300,42 @@ def test_a_model_of_your_own_is_evaluated_without_a_cache(here):
     assert one.folder.resolve() == here / "evaluations" / "model-1"
     with pytest.raises(UserError, match="only a run has images of its own: name the reference"):
         ddim.evaluate(model)
+
+
+# The command
+
+
+def test_an_evaluation_prints_its_verdict_first_and_its_record_as_json(run, command):
+    words = ["evaluate", run, "-n", 40, "--steps", 2, "--seed", 5]
+    found = json.loads(command(*words, "--json").out)
+    assert found["verdict"] == "30 images are too few to say whether these images differ from real ones"
+    assert (found["sampling"]["seeds"][0], found["kind"]) == (5, "evaluation")
+    folder = command(*words, "--quiet").out.strip()
+    evaluation = read_evaluation(run / "evaluations" / folder.rsplit("/", 1)[-1])
+    assert evaluation.record["metrics"] == found["metrics"]
+    assert command(*words).out.replace("\n", " ").startswith(evaluation.verdict)
+    assert "note: with so few images (30)" in command(*words, "--details").out.replace("\n", " ")
+
+
+def test_other_processes_take_the_results_of_process_0_and_write_no_file(run, monkeypatch, command):
+    words = ("evaluate", run, "-n", 40, "--seed", 7, "--steps", "1,2")
+    command(*words)
+    folders = sorted((run / "evaluations").iterdir(), key=lambda folder: int(folder.name))
+    found = ["the table", *map(read_evaluation, folders[-2:])]
+
+    class Other(Processes):
+        def broadcast(self, value):
+            assert value is None
+            return found.pop()
+
+        def interleave(self, mine):
+            return [*mine, *mine]
+
+        def local_first(self, work):
+            return work()
+
+    before = sorted(run.rglob("*"))
+    monkeypatch.setattr(distributed, "_joined", [Other(rank=1, count=2)])
+    assert command(*words).out == ""
+    assert sorted(run.rglob("*")) == before
+    assert found == []

@@ -148,8 +148,7 @@ def test_losses_are_plotted_against_images_seen_without_infinite_ones():
 
 
 @pytest.mark.parametrize("what", ["schedules", "embedding", "forward"])
-def test_a_figure_is_written_to_a_new_file_of_the_current_folder(tmp_path, monkeypatch, what):
-    monkeypatch.chdir(tmp_path)
+def test_a_figure_is_written_to_a_new_file_of_the_current_folder(here, what):
     first, second = (figures.plot(what) for _ in range(2))
     assert [str(first), str(second)] == [f"{what}.png", f"{what}-2.png"]
     assert first.read_bytes() == second.read_bytes()

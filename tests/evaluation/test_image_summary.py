@@ -8,7 +8,6 @@ import pytest
 import ddim
 from archives import as_folder
 from bad_images import encoded
-from ddim.cli import main
 from ddim.data.decode import FORMATS
 from ddim.plots import charts
 
@@ -18,9 +17,8 @@ def noise(seed, height=12, width=12):
 
 
 @pytest.fixture
-def folder(tmp_path, empty_cache, monkeypatch):
+def folder(here, empty_cache):
     """Five images in two classes, with copies within and across classes, and two broken files."""
-    monkeypatch.chdir(tmp_path)
     files = {
         "rose/a.png": encoded(noise(0), "PNG"),
         "rose/b.png": encoded(noise(0), "PNG"),
@@ -31,12 +29,11 @@ def folder(tmp_path, empty_cache, monkeypatch):
         "aster/torn.png": encoded(noise(3), "PNG")[:-40],
         "notes.txt": b"",
     }
-    return as_folder(tmp_path / "photos", files)
+    return as_folder(here / "photos", files)
 
 
-def test_the_command_describes_the_images_line_by_line(folder, capsys):
-    assert main(["data", "photos", "--size", "12"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
+def test_the_command_describes_the_images_line_by_line(folder, command):
+    assert command("data photos --size 12").out.splitlines() == [
         "photos: 5 usable images, 12x12, RGB; 2 files rejected",
         "original sizes: 12x12 3, 6x40 1, 30x20 1",
         "enlarged: 1",
@@ -52,10 +49,9 @@ def test_the_command_describes_the_images_line_by_line(folder, capsys):
         "grid: data-grid.png",
     ]
     # An existing file is never replaced.
-    assert main(["data", "photos", "--size", "8x12", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(command("data photos --size 8x12 --json").out)
     assert (found["images"], found["size"], found["sheet"]) == (5, [8, 12], "data-grid-2.png")
-    assert main(["data", "photos", "--out", "data-grid.png"]) == 2
+    command("data photos --out data-grid.png", code=2)
 
 
 def gray(value):

@@ -107,9 +107,9 @@ def test_the_program_of_the_docs_is_that_of_the_cards(exported):
     ],
     ids=["clip", "clip x0 of edm", "another schedule", "flow", "classes", "a class for every image"],
 )
-def test_the_steps_describe_every_kind_of_run(chosen, tmp_path, monkeypatch):
+def test_the_steps_describe_every_kind_of_run(chosen, here, monkeypatch):
     """The program of the docs, with the network of the run in place of the ONNX file."""
-    pipeline = load(run_of(chosen, tmp_path / "run"))
+    pipeline = load(run_of(chosen, here / "run"))
 
     class Session:
         def __init__(self, file):
@@ -120,7 +120,6 @@ def test_the_steps_describe_every_kind_of_run(chosen, tmp_path, monkeypatch):
             return [pipeline.model.net(*(torch.from_numpy(given[name]) for name in names)).numpy()]
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    monkeypatch.chdir(tmp_path)
     Path("sampling.json").write_text(json.dumps(describe_sampling(pipeline, 4), allow_nan=False))
     draw = Given()
     names = {"given": draw}

@@ -127,11 +127,10 @@ def test_each_refusal_is_one_sentence_and_nothing_is_uploaded(hub, run, monkeypa
 
 
 @pytest.mark.parametrize("use", [ddim.evaluate, ddim.distill, lambda name: ddim.train(source=name)])
-def test_no_images_are_opened_by_a_name_that_a_stranger_chose(hub, use, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_no_images_are_opened_by_a_name_that_a_stranger_chose(hub, use, here):
     fields = {"schedule": "cosine", "conditioning": "log_snr", "grid": "uniform", "data__size": "32"}
     chosen = recipe(data__source="hub:mallory/pictures", optim__batch=4, **fields)
-    publish(hub, "ada/flowers", run_of(chosen, tmp_path / "flowers", images=9))
+    publish(hub, "ada/flowers", run_of(chosen, here / "flowers", images=9))
     with pytest.raises(UserError, match="was published without its training images"):
         use("hub:ada/flowers")
     assert not [request for request in hub.requests if "mallory" in str(request)]

@@ -28,8 +28,7 @@ def plan(recipe=tiny.BASE, **options):
     return ddim.plan(None, recipe, machine=tiny.MACHINE, **options)
 
 
-def test_a_plan_has_a_row_for_each_budget_and_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_plan_has_a_row_for_each_budget_and_writes_nothing(here):
     state = torch.get_rng_state()
     found = plan(minutes=np.array([1, 0.2]), fields={"optim.batch": 16, "data.size": 16})
     long, short = found.to_records()
@@ -43,7 +42,7 @@ def test_a_plan_has_a_row_for_each_budget_and_writes_nothing(tmp_path, monkeypat
     assert found.speed.parameters == sum(p.numel() for p in tiny.training().parameters.values())
     assert (document["train"], document["held_out"], document["size"]) == (32, 8, [16, 16])
     assert any("few training images (32)" in caution for caution in document["cautions"])
-    assert list(tmp_path.iterdir()) == []
+    assert list(here.iterdir()) == []
     assert torch.equal(torch.get_rng_state(), state)
 
 

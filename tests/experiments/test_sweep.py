@@ -220,13 +220,10 @@ def test_a_child_that_finds_its_run_folder_locked_does_not_end_its_trial(tmp_pat
 # Searches
 
 
-def test_a_search_learns_from_runs_and_needs_neither_its_recipe_file_nor_its_first_folder(
-    tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
+def test_a_search_learns_from_runs_and_needs_neither_its_recipe_file_nor_its_first_folder(here, monkeypatch):
     Path("mine.yaml").write_text(write_recipe(smoke()))
-    (tmp_path / "images").mkdir()
-    (tmp_path / "elsewhere").mkdir()
+    (here / "images").mkdir()
+    (here / "elsewhere").mkdir()
     fields = {"optim.lr": "1e-4..1e-2", "objective.error": ["l1", "mse"], "optim.batch": "8..64"}
 
     def stop(*_):
@@ -237,11 +234,11 @@ def test_a_search_learns_from_runs_and_needs_neither_its_recipe_file_nor_its_fir
     with pytest.raises(UserError, match="stop"):
         ddim.sweep("images", fields=fields, recipe="mine.yaml", search=6, out="sweep")
     monkeypatch.chdir("elsewhere")
-    done = work(tmp_path / "sweep")
+    done = work(here / "sweep")
     check_all_ended_once(done.folder)
     planned = json.loads(beside(done.folder / "trials" / "1", TRIAL).read_text())
     first = {"optim.lr": 1e-4, "objective.error": "l1", "optim.batch": 8}
-    assert load_recipe(planned) == override(smoke(), {"data.source": str(tmp_path / "images"), **first})
+    assert load_recipe(planned) == override(smoke(), {"data.source": str(here / "images"), **first})
     rates = [run.errors["image_mae"] for run in done.runs]
     assert len(set(rates)) == 6
     assert all(1e-4 <= rate <= 1e-2 for rate in rates)
@@ -291,9 +288,8 @@ def test_workers_that_create_a_sweep_at_once_share_it(tmp_path):
     check_all_ended_once(tmp_path / "s")
 
 
-def test_sweeps_are_numbered_under_runs_and_may_share_a_database(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    address = f"sqlite:///{tmp_path}/queue.db"
+def test_sweeps_are_numbered_under_runs_and_may_share_a_database(here):
+    address = f"sqlite:///{here}/queue.db"
     for number in (1, 2):
         done = ddim.sweep(**SMOKE, storage=address)
         assert str(done.folder) == f"runs/blossoms-smoke-sweep-{number}"

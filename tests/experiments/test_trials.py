@@ -91,16 +91,15 @@ def test_every_combination_has_a_trial_for_each_seed():
         ("fast", {"data.source": "big.npy", "data.size": "32"}, {}),
     ],
 )
-def test_a_trial_has_the_recipe_that_train_would_have(recipe, fields, request_, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "fast.yaml").write_text(write_recipe(fast()))
-    np.save(tmp_path / "big.npy", np.zeros((30, 48, 40, 3), np.uint8))
+def test_a_trial_has_the_recipe_that_train_would_have(recipe, fields, request_, here):
+    (here / "fast.yaml").write_text(write_recipe(fast()))
+    np.save(here / "big.npy", np.zeros((30, 48, 40, 3), np.uint8))
     trials = plan(recipe, fields, **request_)
     choices = choose_values(parse_space(fields))
     data, budget = request_.get("data"), {n: request_[n] for n in ("images", "minutes") if n in request_}
     for trial, choice in zip(trials.values(), choices, strict=True):
         expected = choose_recipe(recipe, data, {**budget, **choice})
-        source = expected.data.source.replace("big.npy", str(tmp_path / "big.npy"))
+        source = expected.data.source.replace("big.npy", str(here / "big.npy"))
         assert load_recipe(trial) == override(expected, {"data.source": source})
 
 

@@ -224,14 +224,13 @@ def test_yaml_as_people_write_it_is_read(text, wanted, tmp_path):
     ],
     ids=lambda text: repr(text[:30]),
 )
-def test_hostile_and_broken_files_are_refused_in_one_sentence(text, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "recipe.yaml").write_bytes(text.encode())
+def test_hostile_and_broken_files_are_refused_in_one_sentence(text, here):
+    (here / "recipe.yaml").write_bytes(text.encode())
     with pytest.raises(UserError) as refused:
-        read_recipe(tmp_path / "recipe.yaml")
+        read_recipe(here / "recipe.yaml")
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 1000
-    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+    assert [path.name for path in here.iterdir()] == ["recipe.yaml"]
 
 
 def test_a_file_that_cannot_be_read_is_a_users_error(tmp_path):

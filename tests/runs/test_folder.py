@@ -13,8 +13,7 @@ from ddim.runs.folder import (
 )
 
 
-def test_a_run_is_named_after_the_last_part_of_its_data_and_recipe(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_run_is_named_after_the_last_part_of_its_data_and_recipe(here):
     for data, recipe, name in (
         ("photos/", "my/recipe.yaml", "photos-recipe-1"),
         ("my photos (2).tar.xz", "fast", "my-photos-2-fast-1"),

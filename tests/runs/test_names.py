@@ -8,12 +8,11 @@ from ddim.runs.names import find_checkpoint, find_run_folder, is_run_folder, par
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(here):
     """The run small-1 in the working folder: checkpoints 10, the best, 20 and 30."""
-    monkeypatch.chdir(tmp_path)
     for step in (10, 20, 30):
-        crash.put(tmp_path / "small-1" / "checkpoints", step, best=step == 10)
-    return tmp_path / "small-1"
+        crash.put(here / "small-1" / "checkpoints", step, best=step == 10)
+    return here / "small-1"
 
 
 @pytest.mark.parametrize(

@@ -246,13 +246,12 @@ def test_a_record_has_all_seeds(name, pipeline, images, tmp_path):
     assert edit.captions == ["seed 3", "seed 7"]
 
 
-def test_files_in_the_folder_are_recorded_by_their_paths_in_it(pipeline, files, tmp_path, monkeypatch):
-    image = tmp_path / "inputs" / "a.png"
+def test_files_in_the_folder_are_recorded_by_their_paths_in_it(pipeline, files, here):
+    image = here / "inputs" / "a.png"
     image.parent.mkdir()
     image.write_bytes(files["A"].read_bytes())
     edit = ddim.invert(pipeline, image, steps=2)
-    for folder, name in ((tmp_path, "inputs/a.png"), (tmp_path / "out", str(image))):
+    for folder, name in ((here, "inputs/a.png"), (here / "out", str(image))):
         edit.save(folder)
         assert json.loads((folder / "record.json").read_text())["images"] == [name]
-    monkeypatch.chdir(tmp_path)
     assert [edit.save().name for _ in range(2)] == ["invert-1", "invert-2"]

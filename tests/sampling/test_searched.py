@@ -37,21 +37,20 @@ def test_a_grid_is_found_for_its_sampler_steps_and_weights(tmp_path):
 
 
 @pytest.mark.parametrize("guide", [None, "@guide", "runs/small@raw"])
-def test_guidance_is_found_for_its_labels_and_means_the_same_guide_anywhere(tmp_path, guide, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_guidance_is_found_for_its_labels_and_means_the_same_guide_anywhere(here, guide):
     one, other = Guidance(2.0, (None, 5.0), guide), Guidance(1.5)
     for found, labelled in ((one, False), (other, True)):
-        save_guidance(tmp_path, DDIM(eta=0), 10, "ema", found, labelled=labelled)
-    place = str(tmp_path / guide) if guide == "runs/small@raw" else guide
+        save_guidance(here, DDIM(eta=0), 10, "ema", found, labelled=labelled)
+    place = str(here / guide) if guide == "runs/small@raw" else guide
 
     def find(labelled):
         name = name_search(DDIM(), 10, "ema") | {"labelled": labelled}
-        entry = find_searched(tmp_path, "guidance", name)
+        entry = find_searched(here, "guidance", name)
         return entry and {key: value for key, value in entry.items() if key not in name}
 
     assert find(False) == one.to_json() | {"guide": place}
     assert find(True) == other.to_json()
-    save_guidance(tmp_path, DDIM(), 10, "ema", None, labelled=False)
+    save_guidance(here, DDIM(), 10, "ema", None, labelled=False)
     assert (find(False), find(True)) == (None, other.to_json())
 
 

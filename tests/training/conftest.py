@@ -12,9 +12,8 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture
-def photos_run(tmp_path, monkeypatch):
+def photos_run(here, monkeypatch):
     """The run runs/one on 32 images in photos/, which its recipe names relative to the working folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
-    tiny.write_grays(tmp_path / "photos", range(0, 256, 8))
-    return tiny.train(tiny.recipe(images=8, data__size=8), tmp_path / "runs" / "one", "photos")
+    monkeypatch.setenv("DDIM_CACHE", str(here / "cache"))
+    tiny.write_grays(here / "photos", range(0, 256, 8))
+    return tiny.train(tiny.recipe(images=8, data__size=8), here / "runs" / "one", "photos")

@@ -170,13 +170,12 @@ def test_the_guidance_that_a_search_saved_is_learned_by_default(early, tmp_path)
     assert (loss.guidance, loss.interval, loss.guide) == (2.0, (-2.0, None), "@guide")
 
 
-def test_the_paths_of_teacher_and_guide_do_not_depend_on_the_working_folder(early, tmp_path, monkeypatch):
-    shutil.copytree(early, tmp_path / "small")
-    monkeypatch.chdir(tmp_path)
+def test_the_paths_of_teacher_and_guide_do_not_depend_on_the_working_folder(early, here):
+    shutil.copytree(early, here / "small")
     fields = {"optim.lr": "1e-4", "grid.sigma_min": 3.0}
     student = distil(early, "student", guidance=2.0, guide_with="small@raw", fields=fields, images=8)
     recipe = load(student).recipe
-    assert recipe.objective.guide == str(tmp_path / "small@raw")
+    assert recipe.objective.guide == str(here / "small@raw")
     assert recipe.objective.teacher == str(names.find_checkpoint(early))
     # Fields of the student are set by path.
     assert (recipe.optim.lr, recipe.grid.sigma_min) == (1e-4, 3.0)

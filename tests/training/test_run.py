@@ -101,8 +101,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_user_error_is_one_sentence_and_leaves_no_files(mistake, whole, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_user_error_is_one_sentence_and_leaves_no_files(mistake, whole, here):
     given, said = MISTAKES[mistake]
     if given.get("source") == "parent":
         given = {**given, "source": whole}
@@ -110,7 +109,7 @@ def test_a_user_error_is_one_sentence_and_leaves_no_files(mistake, whole, tmp_pa
     with pytest.raises(UserError, match=said) as error:
         train(**words)
     assert "\n" not in str(error.value)
-    assert list(tmp_path.iterdir()) == []
+    assert list(here.iterdir()) == []
 
 
 def test_a_folder_with_files_is_refused_before_images_are_read_and_an_empty_one_is_used(tmp_path):

@@ -82,12 +82,11 @@ def test_wandb_offline_holds_the_log_and_the_recipe(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_mlflow_holds_the_log_and_the_recipe_in_one_run_after_a_crash(tmp_path, monkeypatch):
+def test_mlflow_holds_the_log_and_the_recipe_in_one_run_after_a_crash(here, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here / 'mlflow.db'}")
     callbacks = MLflow("flowers"), tiny.At(7, tiny.crash)
-    folder = tiny.train_until_crash(tiny.recipe(), tmp_path / "run", *callbacks)
+    folder = tiny.train_until_crash(tiny.recipe(), here / "run", *callbacks)
     resume(folder, callbacks=[MLflow("flowers")])
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("flowers")

@@ -81,13 +81,12 @@ def test_vectors_of_the_same_columns_are_scaled_as_in_the_run_whose_weights_are_
     assert np.allclose(found.mean, scale * known.mean)
 
 
-def test_the_command_takes_vectors_and_records_them(run, given, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_command_takes_vectors_and_records_them(run, given, here):
     words = ["sample", str(run), "-n", "24", "--steps", "2", "--out"]
     # A vector may begin with a minus.
     assert main([*words, "out", "--vector", "-3.5,1"]) == 0
-    assert json.loads((tmp_path / "out" / "record.json").read_text())["label"] == [-3.5, 1.0]
+    assert json.loads((here / "out" / "record.json").read_text())["label"] == [-3.5, 1.0]
     assert main([*words, "rows", "--vector", str(given / "grays.csv")]) == 0
-    assert json.loads((tmp_path / "rows" / "record.json").read_text())["label"]["1"] == VECTORS[1].tolist()
+    assert json.loads((here / "rows" / "record.json").read_text())["label"]["1"] == VECTORS[1].tolist()
     # The folder already holds samples with other vectors.
     assert main([*words, "rows", "--vector", "-3.5,1"]) == 2

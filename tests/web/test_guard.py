@@ -95,14 +95,13 @@ def test_other_machines_need_a_strong_token(token):
         check_token(None, host)
 
 
-def test_the_name_of_a_folder_is_never_an_option_or_a_built_in_set(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    paths = [tmp_path / "--own=evil.py", tmp_path / "blossoms"]
+def test_the_name_of_a_folder_is_never_an_option_or_a_built_in_set(here):
+    paths = [here / "--own=evil.py", here / "blossoms"]
     for path in paths:
         path.mkdir()
     settings = check_settings(".", "127.0.0.1", None, ".")
     found = [source for entry, source in list_data(settings.data).values() if entry.kind == "folder"]
-    assert found == [*map(str, [tmp_path, *paths])]
+    assert found == [*map(str, [here, *paths])]
 
 
 def test_a_port_belongs_to_one_server():

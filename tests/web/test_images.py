@@ -32,12 +32,11 @@ def limited(trained):
 
 
 @pytest.fixture
-def repeat(client, tmp_path, monkeypatch):
+def repeat(client, here):
     """Run the commands and the code of a result beside the files of its archive, and compare the files.
 
     Returns what the code makes.
     """
-    monkeypatch.chdir(tmp_path)
 
     def run(found):
         with zipfile.ZipFile(io.BytesIO(client.get(found["archive"]).content)) as archive:
@@ -47,9 +46,9 @@ def repeat(client, tmp_path, monkeypatch):
         assert main([*words, "--out", "own", "--quiet"]) == 0
         made = [image["file"] for image in found["images"]] + [found["sheet"], found["film"]]
         for url in filter(None, made):
-            assert client.get(url).content == (tmp_path / "own" / url.rpartition("/")[2]).read_bytes()
+            assert client.get(url).content == (here / "own" / url.rpartition("/")[2]).read_bytes()
         other = dict.fromkeys(["time", "seconds", "seal", "notes"])
-        own = json.loads((tmp_path / "own/record.json").read_text())
+        own = json.loads((here / "own/record.json").read_text())
         assert {**client.get(found["record"]).json(), **other} == {**own, **other}
         names = {}
         exec(found["python"], names)

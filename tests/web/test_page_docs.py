@@ -12,15 +12,14 @@ TEXT = (Path(__file__).parents[2] / "docs/page.md").read_text()
 RUN = "photos-tiny-1"
 
 
-def test_the_example_samples_through_the_server(server, tmp_path, monkeypatch, capsys):
+def test_the_example_samples_through_the_server(server, here, capsys):
     (code,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-    monkeypatch.chdir(tmp_path)
     exec(code.replace("http://127.0.0.1:8000", server.address).replace("photos-fast-1", RUN), {})
     command = shlex.split(capsys.readouterr().out.splitlines()[-1])
     assert main([*command[1:], "--out", "own", "--quiet"]) == 0
     for seed in range(4):
         name = f"{seed:05d}.png"
-        assert (tmp_path / name).read_bytes() == (tmp_path / "own" / name).read_bytes()
+        assert (here / name).read_bytes() == (here / "own" / name).read_bytes()
 
 
 def test_the_limits_are_those_of_the_server():
