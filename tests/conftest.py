@@ -138,3 +138,12 @@ def command(capsys):
         return captured
 
     return run
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """An empty Hub, with its cache in the folder home."""
+    from hub_server import hub_in_use
+
+    with hub_in_use(tmp_path / "home") as hub:
+        yield hub

@@ -21,7 +21,6 @@ from ddim.data import open_images, split_images
 from ddim.data.open import absolute_source, find_source, source_exists
 from ddim.data.remote import NAMED, parse_repository
 from ddim.errors import UserError
-from hub_server import hub_in_use
 
 
 def gray(value, form="JPEG"):
@@ -133,12 +132,6 @@ def test_a_copy_is_found_through_the_environment_variable(name, copy, tmp_path, 
 # The Hub
 
 NAME = "hub:ada/photos"
-
-
-@pytest.fixture
-def hub(tmp_path):
-    with hub_in_use(tmp_path / "home") as hub:
-        yield hub
 
 
 def zipped(values):

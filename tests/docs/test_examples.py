@@ -15,7 +15,7 @@ from ddim.cli import main
 from ddim.recipe import named as named_recipes
 from ddim.recipe.codec import override
 from examples import DOCS, ROOT, Page
-from hub_server import TOKEN, hub_in_use
+from hub_server import TOKEN
 
 FAST = named_recipes.fast
 SMALL = {
@@ -83,18 +83,10 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def place(folder, tmp_path, monkeypatch):
     """A copy of this folder in which a page runs."""
-    here = tmp_path / "home"
+    here = tmp_path / "page"
     shutil.copytree(folder, here)
     monkeypatch.chdir(here)
     return here
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A Hub on this machine, on which the user is ada."""
-    with hub_in_use(tmp_path / "hub"):
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield
 
 
 @pytest.mark.moves_global_rng
@@ -103,9 +95,10 @@ def hub(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "page", mark_slow(PAGES, lambda page: page.name in QUICK), ids=lambda page: page.stem
 )
-def test_the_examples_of_a_page_run(page, place, small, request):
+def test_the_examples_of_a_page_run(page, place, small, request, monkeypatch):
     if page.name == "share.md":
         request.getfixturevalue("hub")
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
     words = page.read_text(encoding="utf-8")
     for name in set(re.findall(r"runs/(\w+)-fast-1", words)) & {"cells"}:
         assert main(["train", f"{name}.npy", "--images", "32", "--quiet"]) == 0

@@ -14,7 +14,7 @@ from ddim.diffusion.loss import Consistency
 from ddim.errors import UserError
 from ddim.exchange.card import hide_folders
 from ddim.sampling.sampling_setup import Guidance, save_guidance
-from hub_server import TOKEN, hub_in_use, publish
+from hub_server import TOKEN, publish
 from untrained import recipe, run_of
 
 # huggingface_hub calls its own HTTP library in an older way.
@@ -31,11 +31,10 @@ def run(tmp_path_factory):
     return run_of(chosen, folder, others={"ema/default": 1.25}, images=200)
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    with hub_in_use(tmp_path / "home") as hub:
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield hub
+@pytest.fixture(autouse=True)
+def token(hub, monkeypatch):
+    """The user is ada."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
 
 
 def newest(hub, name="ada/flowers"):
