@@ -1,10 +1,8 @@
 """Flowers, pets and CIFAR-10 from small copies of torchvision's folders, and data sets of a simulated Hub."""
 
-import io
 import os
 import pickle
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ from pyarrow import parquet
 from scipy.io import savemat
 from torchvision.datasets import CIFAR10, Flowers102
 
-from archives import as_folder, write_tar
+from archives import as_folder, file_bytes, write_tar, zipped
 from bad_images import encoded
 from ddim.data import open_images, split_images
 from ddim.data.open import absolute_source, find_source, source_exists
@@ -134,25 +132,18 @@ def test_a_copy_is_found_through_the_environment_variable(name, copy, tmp_path, 
 NAME = "hub:ada/photos"
 
 
-def zipped(values):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for value in values:
-            archive.writestr(f"{value}.png", gray(value, "PNG"))
-    return file.getvalue()
+def photos(values):
+    return zipped({f"{value}.png": gray(value, "PNG") for value in values})
 
 
 def table(values):
-    file = io.BytesIO()
     images = [{"bytes": gray(value, "PNG"), "path": None} for value in values]
-    parquet.write_table(pyarrow.table({"image": images}), file)
-    return file.getvalue()
+    return file_bytes(lambda file: parquet.write_table(pyarrow.table({"image": images}), file))
 
 
 def array(values):
-    file = io.BytesIO()
-    np.save(file, np.repeat(np.uint8(values), 300).reshape(len(values), 10, 10, 3))
-    return file.getvalue()
+    pixels = np.repeat(np.uint8(values), 300).reshape(len(values), 10, 10, 3)
+    return file_bytes(lambda file: np.save(file, pixels))
 
 
 def grays(source=NAME):
@@ -166,7 +157,7 @@ FORMS = {
         "data/test-00000-of-00001.parquet": table([99]),
         "sample.png": gray(98),
     },
-    "zip": {"photos.zip": zipped([10, 20, 30]), "loader.py": b"import os"},
+    "zip": {"photos.zip": photos([10, 20, 30]), "loader.py": b"import os"},
     "array": {"data/photos.npy": array([10, 20, 30])},
     "images": {f"train/{k}.PNG": gray(10 * k, "PNG") for k in (1, 2, 3)} | {"test/4.png": gray(99, "PNG")},
 }
@@ -200,7 +191,7 @@ def test_it_is_downloaded_once_and_then_needs_no_connection(hub, monkeypatch):
     hub.status = 503
     assert grays() == [10, 20, 30]
     hub.status = None
-    repository.add({"photos.zip": zipped([40])})
+    repository.add({"photos.zip": photos([40])})
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert grays() == [10, 20, 30]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

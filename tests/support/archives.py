@@ -13,12 +13,26 @@ def as_folder(path, files):
     return path
 
 
+def file_bytes(save):
+    """The bytes that `save(file)` writes."""
+    file = io.BytesIO()
+    save(file)
+    return file.getvalue()
+
+
+def zipped(files):
+    """The bytes of a zip archive of files."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
 def as_zip(path, files):
     """Write files into a zip archive; returns its path."""
     path = path.with_suffix(".zip")
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
+    path.write_bytes(zipped(files))
     return path
 
 

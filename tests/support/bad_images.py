@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import random
 import struct
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from archives import file_bytes
 
 
 def picture(height: int = 40, width: int = 48) -> np.ndarray:
@@ -23,9 +24,7 @@ def picture(height: int = 40, width: int = 48) -> np.ndarray:
 def encoded(pixels: np.ndarray | Image.Image, format: str, **options: object) -> bytes:
     """The bytes of an image file."""
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    file = io.BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
+    return file_bytes(lambda file: image.save(file, format, **options))
 
 
 def oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -1,10 +1,9 @@
 """Files of images with more than 8 bits, written without the code under test."""
 
-import io
-
 import numpy as np
 import tifffile
 
+from archives import file_bytes
 from bad_images import png
 
 
@@ -23,8 +22,6 @@ def png16(pixels):
 
 def tiff(pixels, **options):
     """The bytes of a TIFF file of (H, W) or (H, W, C)."""
-    file = io.BytesIO()
     if pixels.ndim == 3 and "photometric" not in options and "metadata" not in options:
         options |= {"photometric": "minisblack", "planarconfig": "contig"}
-    tifffile.imwrite(file, pixels, **options)
-    return file.getvalue()
+    return file_bytes(lambda file: tifffile.imwrite(file, pixels, **options))

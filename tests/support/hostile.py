@@ -6,13 +6,11 @@ writes a file named canary, or is heard by the audit hook of `canary`.
 """
 
 import gzip
-import io
 import json
 import os
 import pickle
 import struct
 import tarfile
-import zipfile
 from functools import cache, partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -22,7 +20,7 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
-from archives import write_tar
+from archives import file_bytes, write_tar, zipped
 from bad_images import chunk, encoded, picture
 from ddim.exchange.diffusers import export_to_diffusers
 from ddim.runs.checkpoint import MANIFEST
@@ -65,16 +63,9 @@ class Call:
         return self.call
 
 
-def written(save):
-    """The bytes that `save(file)` writes."""
-    file = io.BytesIO()
-    save(file)
-    return file.getvalue()
-
-
 def saved(value, **options):
     """The bytes of a file of torch.save."""
-    return written(lambda file: torch.save(value, file, **options))
+    return file_bytes(lambda file: torch.save(value, file, **options))
 
 
 HARM = Call(os.system, "touch canary")
@@ -234,12 +225,12 @@ def npy(header):
 
 def packed(**arrays):
     """The bytes of a .npz file."""
-    return written(lambda file: np.savez(file, **arrays))
+    return file_bytes(lambda file: np.savez(file, **arrays))
 
 
 OBJECTS = np.array([HARM, HARM], object)
 add("npy", {
-    "of objects": written(lambda file: np.save(file, OBJECTS)),
+    "of objects": file_bytes(lambda file: np.save(file, OBJECTS)),
     "that is a pickle": PICKLES["of a program"],
     "of a call": npy(b"__import__('os').system('touch canary')"),
     "of brackets": npy(b"[" * 60_000),
@@ -256,7 +247,7 @@ def parquet(metadata, images=(GOOD,)):
     """The bytes of a parquet file whose column of images has metadata of Arrow."""
     field = pyarrow.field("image", pyarrow.binary(), metadata=metadata)
     table = pyarrow.table([list(images)], pyarrow.schema([field]))
-    return written(lambda file: pyarrow.parquet.write_table(table, file))
+    return file_bytes(lambda file: pyarrow.parquet.write_table(table, file))
 
 
 _PARQUET = partial(in_file, "source.parquet", ["data", "source.parquet", "--size", "8"])
@@ -282,14 +273,6 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script href="http://127.0.0.1/x
 TEXT = GOOD[:33] + chunk(b"tEXt", b"a\0" + PICKLES["in letters"]) + GOOD[33:]
 NAMES = ("a.png", "../canary.png", "/tmp/canary.png", "b/../../canary.png", "c\x1b[2J.png")
 LINKS = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE
-
-
-def zipped(members):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return file.getvalue()
 
 
 def hostile_tar(folder):
