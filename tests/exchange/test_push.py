@@ -75,11 +75,11 @@ def test_a_second_push_leaves_no_file_of_the_first(hub, run):
     [("blossoms:200", "blossoms:200"), ("pets:C:\\copy", "pets"), ("/home/ada/a.zip", "a.zip")],
 )
 def test_images_vectors_and_guides_are_named_without_their_folders(source, shown):
-    loss = Consistency(guidance=2.0, guide="C:\\Users\\ada\\runs\\small-1\\best")
+    loss = Consistency(guidance=2.0, guide="C:\\Users\\ada\\runs\\small-1\\best@raw", teacher="/runs/1")
     chosen = replace(recipe(data__source=source), objective=loss)
     hidden = hide_folders(replace(chosen, data=replace(chosen.data, vectors="C:\\Users\\ada\\ages.csv")))
     assert (hidden.data.source, hidden.data.vectors) == (shown, "ages.csv")
-    assert hidden.objective.guide == "small-1/best"
+    assert (hidden.objective.guide, hidden.objective.teacher) == ("small-1/best@raw", None)
 
 
 def test_the_card_says_how_to_use_the_run_and_keeps_the_licence_of_its_owner(hub, run):

@@ -12,7 +12,6 @@ import tiny
 from ddim.diffusion.loss import Consistency
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
-from ddim.exchange.card import hide_folders
 from ddim.recipe.checks import check_training
 from ddim.recipe.codec import override
 from ddim.recipe.named import RECIPES, find_recipe
@@ -179,6 +178,3 @@ def test_the_paths_of_teacher_and_guide_do_not_depend_on_the_working_folder(earl
     assert recipe.objective.teacher == str(names.find_checkpoint(early))
     # Fields of the student are set by path.
     assert (recipe.optim.lr, recipe.grid.sigma_min) == (1e-4, 3.0)
-    # A published recipe names no folder.
-    shown = hide_folders(recipe).objective
-    assert (shown.guide, shown.teacher) == ("small@raw", None)

@@ -1,8 +1,6 @@
 """A training in several processes of torchrun is that of one process."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -114,11 +112,3 @@ def test_every_recipe_learns_the_same_in_several_processes(processes, compiled, 
     cases = ["compiled"] if compiled else [name for name in CASES if name not in (*SOME, "compiled")]
     one = launch_cases(tmp_path / "one", 1, 10, cases)
     check_cases(one, launch_cases(tmp_path / "several", processes, 10, cases), cases)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_a_run_whose_processes_are_killed_goes_on_by_itself_to_the_same_bits(tmp_path):
-    words = [SUPPORT / "kill_processes.py", tmp_path, "--kills", "1", "--steps", "150"]
-    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
