@@ -7,7 +7,6 @@ import torch
 
 import tiny
 from cases import mark_slow
-from ddim.cli import main
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.loss import Objective
 from ddim.diffusion.schedules import Cosine
@@ -85,9 +84,7 @@ def test_a_run_by_time_keeps_the_guide_once_its_budget_is_known(total, kept, tmp
     assert tiny.different(weights(f"{run}@guide"), weights(run)) == []
 
 
-def test_commands_take_the_guide_by_its_name(finished, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["sample", f"{finished}@guide", "-n", "1", "--steps", "2"]) == 0
+def test_a_run_keeps_no_guide_unless_it_is_asked_to(tmp_path):
     none = tiny.train(tiny.recipe(report__guide=0, images=8), tmp_path / "none")
     with pytest.raises(UserError, match="weights must be one of ema, raw"):
         load(f"{none}@guide")

@@ -110,12 +110,6 @@ def test_options_of_the_machine_may_change_at_a_resume_and_stay(tmp_path):
     assert names.find_checkpoint(folder / "best") == best
 
 
-def test_a_finished_run_is_left_as_it_is(whole):
-    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
-    assert resume(whole) == whole
-    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
-
-
 def test_the_best_and_the_newest_two_checkpoints_are_kept_and_a_resumed_run_remembers_the_best(tmp_path):
     """A high rate ruins the weights after a good start. Else the first validation would be the best again."""
     recipe = tiny.recipe(**tiny.DIVERGING, data__size=16)
