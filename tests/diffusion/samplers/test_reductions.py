@@ -1,7 +1,5 @@
 """Samplers that are one another's special cases, and rules written out independently."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 
@@ -9,9 +7,10 @@ from ddim.diffusion.grids import Quadratic, Uniform
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.parameterisation import Prediction
-from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, Sampler, UniPC, last_state
+from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC, last_state
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearPath
 from ddim.errors import UserError
+from mine import Euler
 from oracles import Gaussian, normal
 
 SEEDS = range(3)
@@ -101,7 +100,6 @@ class Constant:
         return torch.full_like(x, self.value)
 
 
-CHURN = EDM(s_churn=8.0)
 SAMPLERS = [DDIM(0.7), DDPM("large"), EDM(alpha=0.5), DPMSolver(2, eta=1.0), DPMSolver(3), UniPC()]
 SAMPLERS += [AdamsBashforth(4)]
 
@@ -118,14 +116,6 @@ def test_a_step_between_two_times_of_one_level_does_nothing(sampler, clip):
     twice, single = (last_state(sampler(law, X, grid, Constant(0))).x for grid in (times, once))
     assert torch.isfinite(twice).all()
     assert torch.allclose(twice, single, atol=1e-9)
-
-
-@dataclass(frozen=True)
-class Euler(Sampler):
-    """The deterministic step of DDIM, and nothing else."""
-
-    def step(self, x, p, now, then, noise):
-        return then.noisy(p.x0, p.eps)
 
 
 @pytest.mark.parametrize("sampler", [*SAMPLERS, Euler()], ids=str)
