@@ -70,7 +70,7 @@ def test_the_wheel_trains_and_samples_without_the_repository(tmp_path):
 
     def call(*words):
         done = subprocess.run(
-            [sys.executable, "-m", "ddim", *words],
+            [sys.executable, *words],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(site)},
             capture_output=True,
@@ -80,15 +80,7 @@ def test_the_wheel_trains_and_samples_without_the_repository(tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    where = subprocess.run(
-        [sys.executable, "-c", "import ddim; print(ddim.__file__)"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert Path(where.stdout.strip()).is_relative_to(site)
-    call("train", "--recipe", "smoke", "--images", "64", "--out", "run")
-    call("sample", "run", "-n", "2", "--out", "images")
+    assert Path(call("-c", "import ddim; print(ddim.__file__)").strip()).is_relative_to(site)
+    call("-m", "ddim", "train", "--recipe", "smoke", "--images", "64", "--out", "run")
+    call("-m", "ddim", "sample", "run", "-n", "2", "--out", "images")
     assert (tmp_path / "images" / "00001.png").is_file()
