@@ -19,7 +19,7 @@ from ddim.diffusion.noise import Noise
 from ddim.errors import UserError
 from ddim.exchange.card import write_card
 from ddim.exchange.export import describe_differences, describe_sampling, write_onnx
-from ddim.files import read_json, write_json
+from ddim.files import read_json
 from ddim.nn.unet import UNetSpec
 from ddim.recipe.codec import override
 from ddim.recipe.named import clear, fast
@@ -27,7 +27,7 @@ from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import load
 from ddim.sampling.sampling_setup import Guidance, SamplingSetup, save_guidance
 from ddim.sampling.searched import save_grid
-from evaluated_runs import record
+from evaluated_runs import record, write_record
 from small_nets import SPECS
 from untrained import run_of
 
@@ -235,11 +235,6 @@ def test_names_in_a_card_do_not_become_markup(tmp_path, card_of):
     assert "\n# *b" not in card
 
 
-def write_record(source, place, content):
-    (source / place).mkdir(parents=True)
-    write_json(source / place / "record.json", content)
-
-
 def test_only_measurements_of_these_weights_are_shown(tmp_path, card_of):
     source = run_of(small(), tmp_path / "run", images=5)
     assert "These weights were not evaluated" in card_of(source)
@@ -247,10 +242,10 @@ def test_only_measurements_of_these_weights_are_shown(tmp_path, card_of):
     others = [("0" * 64, "ema"), (ours, "raw")]
     for number, (sha256, weights) in enumerate([*others, (ours, "ema"), ("1" * 64, "ema")], 1):
         of = {"checkpoint": {"path": "x", "sha256": sha256}, "weights": weights}
-        write_record(source, f"evaluations/{number}", record(number / 8, **of))
+        write_record(source / f"evaluations/{number}", record(number / 8, **of))
         if number == 3:
             assert "These weights were not tested" in card_of(source)
-        write_record(source, f"memorisation/{number}", {**of, "verdict": f"It copies <b>{number}."})
+        write_record(source / f"memorisation/{number}", {**of, "verdict": f"It copies <b>{number}."})
     card = card_of(source)
     assert "| 1 | KID | 0.375 | 0.365 to 0.385 |" in card
     assert "It copies \\<b\\>3." in card

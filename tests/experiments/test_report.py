@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from ddim.experiments.index import Run, mark_comparable
 from ddim.plots.pictures import GAP, make_sheet, save_png, to_uint8
 from ddim.recipe.codec import dump, override
 from ddim.recipe.named import smoke
-from evaluated_runs import evaluation, record, run
+from evaluated_runs import evaluation, record, run, write_record
 from html_reader import Reader
 from run_folders import make
 
@@ -152,18 +151,13 @@ def images(n, height, width, seed=0):
     return torch.randint(0, 256, (n, 3, height, width), generator=draw, dtype=torch.uint8)
 
 
-def write(folder, document):
-    folder.mkdir(parents=True)
-    (folder / "record.json").write_text(json.dumps(document))
-
-
 @pytest.fixture
 def runs(tmp_path):
     """Two configurations, one with two seeds, one with an unfinished run; all have samples."""
     root = tmp_path / "runs"
     for seed, error in ((0, 0.25), (1, 0.35)):
         make(root / f"a{seed}", seed=seed, errors={"image_mae": error, "noise_mae": 0.5})
-        write(root / f"a{seed}" / "evaluations" / "1", record(kid=0.0001 * (seed + 1)))
+        write_record(root / f"a{seed}" / "evaluations" / "1", record(kid=0.0001 * (seed + 1)))
     make(root / "b<0>", seen=(480,), optim__lr=1e-4, errors={"image_mae": 0.2})
     for k, folder in enumerate(sorted(root.iterdir())):
         for step in (30, 60):
@@ -183,10 +177,10 @@ def test_the_table_has_a_row_for_each_configuration(runs):
     ]
     assert found.verdict == "2 of 3 runs finished; nothing to rank yet"
     assert found.to_records()[0]["kid"] == pytest.approx(0.00015)
-    write(make(runs / "c", optim__lr=1.0, errors={}) / "evaluations" / "1", record(kid=0.25))
+    write_record(make(runs / "c", optim__lr=1.0, errors={}) / "evaluations" / "1", record(kid=0.25))
     best = "closest to real images: a0 (2 seeds), KID 0.000150 ± 0.000071"
     assert ddim.report(runs).verdict == best
-    write(make(runs / "d", optim__lr=2.0, errors={}) / "evaluations" / "1", record(kid=0.0001))
+    write_record(make(runs / "d", optim__lr=2.0, errors={}) / "evaluations" / "1", record(kid=0.0001))
     assert ddim.report(runs).verdict.endswith("; 1 of 2 others may be as good")
 
 
@@ -216,10 +210,10 @@ def test_a_page_shows_tests_for_copies_and_likelihoods(runs):
     verdict = "By pixels, this run repeats training images."
     for number in (9, 10):
         home = runs / "a0" / "memorisation" / str(number)
-        write(home, {"copies": {"value": 0.03}, "verdict": verdict * (number - 9)})
+        write_record(home, {"copies": {"value": 0.03}, "verdict": verdict * (number - 9)})
         save_png(home / "pairs.png", make_sheet(images(1, 8, 8)))
     facts = {"method": "vlb", "steps": 1000, "reference": {"images": list(range(8))}}
-    write(runs / "a1" / "likelihoods" / "1", {"bits": {"value": 3.25, "error": 0.0625}} | facts)
+    write_record(runs / "a1" / "likelihoods" / "1", {"bits": {"value": 3.25, "error": 0.0625}} | facts)
     texts, pictures = read_page(ddim.report(runs))
     assert {"3.0 %", verdict, "3.250 ± 0.062 (vlb)"} <= set(texts)
     assert pictures[-1][0] == "a0: samples and their nearest training images"

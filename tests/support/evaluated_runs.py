@@ -1,5 +1,6 @@
 """Runs in memory and invented records of evaluations."""
 
+import json
 from pathlib import Path
 
 import stubs
@@ -38,3 +39,9 @@ def record(kid=0.1, fid=None, extractor="lite", samples=1000, part="valid", sha2
 def evaluation(*values, **facts):
     """Return the evaluation that has `record(*values, **facts)`."""
     return parse_evaluation(Path(), record(*values, **facts))
+
+
+def write_record(folder, document):
+    """Write the record of a new folder of results."""
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(json.dumps(document))

@@ -1,19 +1,17 @@
 """Commands that the page starts, the images it shows, and comparisons."""
 
-import json
 import os
 import shutil
 
 import numpy as np
 import pytest
 
-import stubs
 import sweeping
 import tiny
 from browsing import wait_until
 from ddim.files import is_locked
 from ddim.web import processes
-from evaluated_runs import record
+from evaluated_runs import record, write_record
 from serving import open_client
 
 RUN = "photos-tiny-1"
@@ -151,9 +149,7 @@ def test_runs_are_compared_by_evaluations_made_under_the_same_conditions(client,
         shutil.copytree(trained / RUN, client.runs / name)
     few = {"kid": 0.1, "samples": 7}
     for path, values in {"a/1": {"kid": 0.3}, "a/2": few, "b/1": {"kid": 0.2}}.items():
-        folder = client.runs / path.replace("/", "/evaluations/")
-        stubs.written(folder, np.zeros((4, 4)))
-        (folder / "record.json").write_text(json.dumps(record(step=10, **values)))
+        write_record(client.runs / path.replace("/", "/evaluations/"), record(step=10, **values))
     wait_until(lambda: "c" in list_rows(client) and "kid" in list_rows(client)["b"]["metrics"])
     found = client.get("/api/compare?run=b&run=c&run=none,b&run=a&metric=kid").json()
     assert (len(found["runs"]), found["excluded"]) == (2, ["c", "none,b"])
