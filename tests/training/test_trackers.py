@@ -6,7 +6,6 @@ import time
 import pytest
 
 import tiny
-from ddim.runs.log import read_metrics
 from ddim.training import MLflow, WandB, resume
 from ddim.training.callbacks import Tracker
 
@@ -38,7 +37,7 @@ class Book(Tracker):
 
 def logged(folder):
     """The lines of a run's log, without times and without values that were not finite."""
-    lines = [{name: value for name, value in line.items() if name != "time"} for line in read_metrics(folder)]
+    lines = tiny.metrics(folder)
     return [{name: value for name, value in line.items() if value is not None} for line in lines]
 
 

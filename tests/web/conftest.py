@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tiny
-from browsing import WIDTHS, open_browser
+from browsing import WIDTHS, open_browser, open_page
 from deep_files import noise16
 from serving import open_client, running_server
 
@@ -18,6 +18,12 @@ def browser():
     """Chromium, for the tests of a file: while it is open, other tests cannot call asyncio.run."""
     with open_browser() as found:
         yield found
+
+
+@pytest.fixture
+def visit(browser, served):
+    """Open the page of the served runs; see `open_page`."""
+    return lambda width, **options: open_page(browser, served.address, width, **options)
 
 
 @pytest.fixture(params=WIDTHS)

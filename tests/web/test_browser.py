@@ -50,12 +50,6 @@ def served(trained, tmp_path_factory):
         yield SimpleNamespace(address=server.address, folder=folder)
 
 
-@pytest.fixture
-def visit(browser, served):
-    """Open the page of the served runs; see `open_page`."""
-    return lambda width, **options: open_page(browser, served.address, width, **options)
-
-
 def names(page):
     """The names of the runs, in their order."""
     return page.locator(".card h3, .runs tbody th").all_inner_texts()

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 import stubs
-from browsing import CHROMIUM, open_page
+from browsing import CHROMIUM
 from ddim.files import lock_folder
 from serving import running_server
 
@@ -32,12 +32,6 @@ def served(trained, tmp_path_factory):
     photos.mkdir()
     with running_server(folder, "--data", photos) as server:
         yield SimpleNamespace(address=server.address, folder=folder)
-
-
-@pytest.fixture
-def visit(browser, served):
-    """Open a view of the served runs; see `open_page`."""
-    return lambda width, **options: open_page(browser, served.address, width, **options)
 
 
 def find_chart(page, title):
