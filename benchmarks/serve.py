@@ -18,19 +18,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 
 import psutil  # noqa: E402
 
-from serving import ask, connect, hang_up, running_server, send_crowd  # noqa: E402
+from serving import ask, running_server, send_crowd  # noqa: E402
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 HOSTILE = [
@@ -59,14 +61,15 @@ def measure_load(runs: Path, run: str, rounds: int, requests: int) -> None:
     """Send crowds, and print what happened to them."""
     with tempfile.TemporaryDirectory() as folder, running_server(runs) as server:
         expected = expect_images(runs / run.replace("~", "/"), 2, Path(folder) / "own")
-        asyncio.run(ask(server, "POST", f"/api/runs/{run}/samples", {"seeds": [0], "steps": 1}))
+        ask(server, "POST", f"/api/runs/{run}/samples", {"seeds": [0], "steps": 1})
         print(f"memory before: {server.memory()} MiB")
         for number in range(rounds):
             start = time.monotonic()
-            crowd = asyncio.run(send_crowd(server, run, expected, requests=requests))
+            crowd = send_crowd(server, run, expected, requests=requests)
             print(
-                f"round {number + 1}, {time.monotonic() - start:.0f} s: statuses {dict(crowd.statuses)}, "
-                f"{crowd.images} right images, {len(crowd.wrong)} wrong; memory {server.memory()} MiB",
+                f"round {number + 1}, {time.monotonic() - start:.0f} s: "
+                f"statuses {dict(Counter(crowd.statuses))}, {len(crowd.right)} right images, "
+                f"{len(crowd.wrong)} wrong; memory {server.memory()} MiB",
                 flush=True,
             )
         print_faults(server)
@@ -95,12 +98,12 @@ def measure_abuse(runs: Path, run: str, cases: int) -> None:
         print(f"schemathesis: exit code {found.returncode}; {' '.join(lines[place : place + 4])}", flush=True)
         if found.returncode:
             print("\n".join(line[:300] for line in lines[-150:]))
-        statuses = asyncio.run(send_hostile(server, run))
+        statuses = send_hostile(server, run)
         print(f"hostile requests: {dict(statuses)}; memory {server.memory()} MiB")
         print_faults(server)
 
 
-async def send_hostile(server, run: str) -> Counter:
+def send_hostile(server, run: str) -> Counter:
     """Send hostile requests one by one; return how often each status was answered.
 
     The key "closed" counts connections that the server closed without a status.
@@ -115,8 +118,7 @@ async def send_hostile(server, run: str) -> Counter:
         "\0",
     ]
     for path in HOSTILE:
-        status, _, _ = await ask(server, "GET", path)
-        statuses[status] += 1
+        statuses[ask(server, "GET", path)[0]] += 1
     raw = [f"POST /api/runs/{run}/samples HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"]
     raw = [f"{raw[0]}Content-Length: {len(body)}\r\n\r\n{body}" for body in bodies]
     raw += [
@@ -131,11 +133,11 @@ async def send_hostile(server, run: str) -> Counter:
         "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ]
     for text in raw:
-        reader, writer = await connect(server)
-        writer.write(text.encode("latin-1"))
-        first = await reader.readline()
+        first = b""
+        with socket.create_connection((server.host, server.port)) as connection, suppress(ConnectionError):
+            connection.sendall(text.encode("latin-1"))
+            first = connection.makefile("rb").readline()
         statuses[int(first.split()[1]) if first else "closed"] += 1
-        await hang_up(writer)
     return statuses
 
 
@@ -185,13 +187,13 @@ async def watch_pace(server, run: Path, seconds: float, looking: bool) -> float:
 
 async def listen(server) -> None:
     """Listen to the events of runs, as an open page does."""
-    reader, writer = await connect(server)
+    reader, writer = await asyncio.open_connection(server.host, server.port)
     writer.write(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
     try:
         while await reader.read(2**16):
             pass
     finally:
-        await hang_up(writer)
+        writer.transport.abort()
 
 
 def read_images(run: Path) -> tuple[int, float]:

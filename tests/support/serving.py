@@ -1,6 +1,5 @@
-"""A server in a process of its own, and crowds of clients: good ones, and some that leave."""
+"""A server in a process of its own, and crowds of clients."""
 
-import asyncio
 import json
 import re
 import signal
@@ -8,9 +7,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -69,33 +70,18 @@ def open_client(folder, at="127.0.0.1", processes=None, **settings):
     return TestClient(application, base_url=f"http://{at}:8000")
 
 
-async def connect(server, client=0):
-    """A connection from an address of its own: 127.0.1.0, 127.0.1.1, ..., as if from as many machines."""
-    local = (f"127.0.{1 + client // 250}.{1 + client % 250}", 0)
-    return await asyncio.open_connection(server.host, server.port, local_addr=local)
+def ask(server, method, path, body=None, client=0):
+    """Send one request; returns the status, the headers and the body.
 
-
-async def hang_up(writer):
-    """Close a connection at once, as a browser does whose tab is closed."""
-    writer.transport.abort()
-    with suppress(OSError):
-        await writer.wait_closed()
-
-
-async def ask(server, method, path, body=None, client=0, **headers):
-    """Send one request; returns the status, the headers and the body."""
-    reader, writer = await connect(server, client)
-    try:
-        content = b"" if body is None else json.dumps(body).encode()
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {server.host}:{server.port}", "Connection: close"]
-        lines += [f"Content-Length: {len(content)}", "Content-Type: application/json"]
-        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + content)
-        head, _, rest = (await reader.read()).partition(b"\r\n\r\n")
-        first, *others = head.decode().split("\r\n")
-        return int(first.split()[1]), dict(line.lower().split(": ", 1) for line in others), rest
-    finally:
-        await hang_up(writer)
+    Clients have the addresses 127.0.1.1, 127.0.1.2, ..., as if they were as many machines.
+    """
+    address = f"127.0.{1 + client // 250}.{1 + client % 250}", 0
+    content, headers = None if body is None else json.dumps(body), {"Content-Type": "application/json"}
+    connection = HTTPConnection(server.host, server.port, timeout=300, source_address=address)
+    with closing(connection):
+        connection.request(method, path, content, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
 
 
 @dataclass
@@ -103,17 +89,17 @@ class Crowd:
     """What happened to a crowd.
 
     Attributes:
-        statuses: how often each status was answered to samples.
-        wrong: the seeds whose images were not the expected ones.
-        images: number of images that were right.
+        statuses: the statuses of all answers to requests for samples.
+        right: the seeds whose images were the expected ones, once for each image.
+        wrong: the seeds whose images were others.
     """
 
-    statuses: Counter = field(default_factory=Counter)
+    statuses: list = field(default_factory=list)
+    right: list = field(default_factory=list)
     wrong: list = field(default_factory=list)
-    images: int = 0
 
 
-async def send_crowd(server, run, expected, *, clients=64, requests=3):
+def send_crowd(server, run, expected, *, clients=64, requests=3):
     """Send many clients at once; returns a `Crowd`.
 
     Args:
@@ -124,31 +110,24 @@ async def send_crowd(server, run, expected, *, clients=64, requests=3):
         requests: number of requests of each of them.
     """
     crowd = Crowd()
-    await asyncio.gather(
-        *(_sample(server, run, expected, crowd, k, requests) for k in range(clients)),
-    )
-    status, _, _ = await ask(server, "GET", "/healthz")
-    assert status == 200
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(partial(_sample, server, run, expected, crowd, requests), range(clients)))
+    assert ask(server, "GET", "/healthz")[0] == 200
     return crowd
 
 
-async def _sample(server, run, expected, crowd, client, requests):
+def _sample(server, run, expected, crowd, requests, client):
     seeds = sorted(expected)
     for number in range(requests):
         mine = [seeds[(client + number * 7 + j) % len(seeds)] for j in range(2)]
         while True:
             body = {"seeds": mine, "steps": 2}
-            status, headers, content = await ask(server, "POST", f"/api/runs/{run}/samples", body, client)
-            crowd.statuses[status] += 1
+            status, headers, content = ask(server, "POST", f"/api/runs/{run}/samples", body, client)
+            crowd.statuses.append(status)
             if status not in (429, 503):
                 break
             assert "retry-after" in headers
-            await asyncio.sleep(1 + client % 10 / 10)
-        if status != 200:
-            continue
-        for image in json.loads(content)["images"]:
-            status, _, png = await ask(server, "GET", image["url"], None, client)
-            if status == 200 and png == expected[image["seed"]]:
-                crowd.images += 1
-            else:
-                crowd.wrong.append(image["seed"])
+            time.sleep(1 + client % 10 / 10)
+        for image in json.loads(content)["images"] if status == 200 else []:
+            png = ask(server, "GET", image["url"], client=client)[2]
+            (crowd.right if png == expected[image["seed"]] else crowd.wrong).append(image["seed"])
