@@ -7,14 +7,8 @@ import pytest
 import sweeping
 
 
-@pytest.fixture
-def counting(monkeypatch):
-    """Count in place of training."""
+def test_a_sweep_prints_its_trials_and_runs_lists_them(here, command, monkeypatch):
     monkeypatch.setattr("ddim.experiments.sweep.trial_commands", sweeping.count)
-
-
-@pytest.mark.usefixtures("counting")
-def test_a_sweep_prints_its_trials_and_runs_lists_them(here, command):
     words = ["sweep", "blossoms:100", "--optim.lr", "0.02,0.01", "--recipe", "smoke", "--repeats", "2"]
     said = command(*words, "--jobs", "2").out
     best = "the best is optim.lr 0.01, with image_mae 0.0100 ± 0.0000"

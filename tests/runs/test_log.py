@@ -5,9 +5,9 @@ import time
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ddim.runs.log import RunLog, read_metrics
-from shown_events import read_events
 
 
 def logged(folder, steps, resumed=None):
@@ -26,8 +26,10 @@ def timeless(folder):
 
 def events(folder):
     """What TensorBoard shows: {name: [(step, value)]} of scalars, {name: [step]} of images."""
-    scalars, images = read_events(folder)
-    return scalars, {name: [step for step, _ in shown] for name, shown in images.items()}
+    shown = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
+    tags = shown.Tags()
+    scalars = {name: [(e.step, e.value) for e in shown.Scalars(name)] for name in tags["scalars"]}
+    return scalars, {name: [e.step for e in shown.Images(name)] for name in tags["images"]}
 
 
 def test_a_line_holds_the_step_the_images_the_time_and_the_values(tmp_path):

@@ -12,7 +12,6 @@ import torch
 
 import tiny
 from ddim.diffusion.denoiser import Model, Shape
-from ddim.diffusion.grids import UniformLogSNR
 from ddim.diffusion.parameterisation import PredictsImage
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, EDM, SAMPLERS
@@ -118,14 +117,6 @@ def test_the_nfe_of_a_record_is_that_of_the_samples(kind, low, high):
     plain = SamplingSetup(one, 6).count_evaluations()
     assert plain <= nfe <= 2 * plain
     assert (nfe == plain) == (low == 60)
-
-
-def test_the_last_step_of_a_grid_is_guided_if_it_is_the_end_of_the_interval():
-    """Rounding gives this step a log-SNR slightly above 3."""
-    one = run(STRONG, schedule=Cosine(0.014, 0.99995), grid=UniformLogSNR(3.0))
-    assert SamplingSetup(one, 13, guidance=guided(2.0, 2.9, 3.0)).count_evaluations() == 14
-    with pytest.raises(UserError, match="noise levels on which the guide is trained"):
-        open_guidance(one, None, 13, guided(2.0, 2.9, 3.0, schedule=Cosine(0.014, 0.8)))
 
 
 @pytest.mark.parametrize("labels", [True, False])
