@@ -194,7 +194,6 @@ def test_what_diffusers_lacks_is_named(tmp_path, changes, lacking):
     "part, changes",
     [
         ("unet", {"act_fn": "relu"}),
-        ("unet", {"layers_per_block": 20000}),
         ("scheduler", {"num_train_timesteps": 10**12}),
         ("scheduler", {"trained_betas": [0.5, 0.1] * 500}),
         ("scheduler", {"clip_sample": True, "clip_sample_range": 2.0}),

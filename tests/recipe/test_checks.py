@@ -6,18 +6,13 @@ import torch
 from ddim.errors import UserError
 from ddim.recipe.checks import check_training, find_other_meaning
 from ddim.recipe.codec import dump, load_recipe, override
-from ddim.recipe.named import RECIPES, find_recipe
+from ddim.recipe.named import find_recipe
 from options import options
 
 
 def changed(name, words=""):
     """A named recipe with other fields, as options."""
     return override(find_recipe(name), options(words))
-
-
-def test_no_recipe_contradicts_itself():
-    for name in RECIPES:
-        check_training(find_recipe(name))
 
 
 @pytest.mark.parametrize(

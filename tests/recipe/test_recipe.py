@@ -209,7 +209,6 @@ def test_yaml_as_people_write_it_is_read(text, wanted, tmp_path):
     [
         "!!python/object/apply:os.system ['touch canary']",
         "schedule: !!python/object/new:ddim.diffusion.schedules.Cosine []\nname: !!python/name:os.system",
-        "schedule: !!python/module:os",
         "!cosine {min_signal: 0.1}",
         "net: &n {widths: *n}",
         "{[1]: 2}",
@@ -218,7 +217,6 @@ def test_yaml_as_people_write_it_is_read(text, wanted, tmp_path):
         "",
         f"{'x' * 100_000}: 1",
         f"net: {'x' * 100_000}",
-        "[" * 100_000,
         "a: {" * 50_000,
         "- " * 50_000,
     ],

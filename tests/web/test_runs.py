@@ -47,7 +47,6 @@ def test_only_listed_runs_and_pictures_are_shown(client, run):
 
 
 DAMAGES = {
-    "not JSON": "{",
     "deep": "[" * 100_000,
     "texts for numbers": '{"recipe": {"optim": {"batch": "x"}, "data": {"size": "xy"}, "images": "many"}}',
     "infinite": '{"recipe": {"optim": {"batch": 1e999}, "data": {"source": 1, "size": [NaN]}, "images": 1}}',
