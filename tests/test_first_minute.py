@@ -176,13 +176,6 @@ def test_numbers_of_numpy_are_as_good_as_those_of_python(tmp_path):
     assert found.record["sampling"]["seeds"] == list(range(1, 21))
 
 
-def test_a_size_of_three_numbers_is_refused(tmp_path):
-    options = {"images": 8, "out": tmp_path / "run", "progress": False}
-    with pytest.raises(ddim.errors.UserError, match=r"must be a list of 2 whole numbers, got \(16, 16, 3\)"):
-        ddim.train("blossoms:40", size=(16, 16, 3), **options)
-    assert not (tmp_path / "run").exists()
-
-
 def test_every_repr_fits_a_screen(run):
     pipeline = ddim.load(run)
     values = [

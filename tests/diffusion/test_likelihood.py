@@ -1,7 +1,6 @@
 """Bits per dimension against the exact likelihood of known distributions, and the hybrid loss."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -16,12 +15,12 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Gaussian, Mixture
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, LinearPath
-from ddim.diffusion.times import TableTimes, UniformTimes
+from ddim.diffusion.times import TableTimes
 from ddim.errors import UserError
 from ddim.evaluation.likelihood import check_reaches_images, earliest_time
 from ddim.recipe.named import find_recipe
 from ddim.recipe.recipe import Fixed
-from oracles import Asked, TellsTime, normal
+from oracles import TellsTime, normal
 
 FIXED, MEASURED = Pixels.fixed(0.5, 0.5, 1), Pixels((0.45,), (0.12,))
 CENTRES = torch.tensor([-0.6, 0.5], dtype=torch.float64).reshape(2, 1, 1, 1)
@@ -153,18 +152,6 @@ def test_the_bound_is_near_the_bits_of_narrow_distributions_on_the_schedule_of_e
     x0, exact, denoise, pixels = law_of_values(1000, recipe)
     times = likelihood.bound_times(1000, recipe.schedule, pixels, earliest_time(recipe))
     assert 0 < (likelihood.bound_bits(denoise, x0, pixels, times, Even()) - exact).mean() < most
-
-
-def test_no_network_is_evaluated_at_times_that_training_does_not_draw():
-    recipe = find_recipe("edm-vp")
-    recipe = replace(recipe, objective=replace(recipe.objective, times=UniformTimes(1e-3)))
-    x0, _, denoise, pixels = law_of_values(2, recipe)
-    asked, earliest = Asked(denoise), earliest_time(recipe)
-    likelihood.flow_bits(asked, x0, pixels, OneStream(), earliest=earliest)
-    assert 1e-3 <= min(asked.times) < 1.02e-3
-    assert likelihood.bound_times(20, recipe.schedule, pixels, earliest)[-1].item() == pytest.approx(
-        min(asked.times)
-    )
 
 
 def test_the_bound_is_above_the_flow_and_its_gap_closes_with_the_steps():
