@@ -194,6 +194,8 @@ def test_it_is_downloaded_once_and_then_needs_no_connection(hub, monkeypatch):
     repository.add({"photos.zip": photos([40])})
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert grays() == [10, 20, 30]
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE"):
+        grays("hub:ada/other")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert grays() == [40]
 

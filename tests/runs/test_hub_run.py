@@ -1,10 +1,9 @@
-"""Runs on a Hub: the bits of the local run, copies without a connection, and hostile repositories."""
+"""Runs on a Hub: the bits of the local run, its weights and commits, and hostile repositories."""
 
 import shutil
 
 import pytest
 import torch
-from huggingface_hub import constants
 
 import ddim
 from ddim.errors import UserError
@@ -41,21 +40,6 @@ def test_a_published_run_names_the_weights_that_it_has(hub, run, tmp_path):
             assert torch.equal(sampled(loaded), sampled(ddim.load(folder, weights)))
         with pytest.raises(UserError, match=f"was published with its weights {weights} alone"):
             ddim.load(f"hub:ada/{weights}", "0.99")
-
-
-def test_it_is_downloaded_once_and_then_needs_no_connection(hub, run, monkeypatch):
-    publish(hub, "ada/flowers", run)
-    first = sampled(NAME)
-    assert sum(method == "GET" and path.endswith(".safetensors") for method, path in hub.requests) == 1
-    hub.requests.clear()
-    sampled(NAME)
-    assert "GET" not in {method for method, path in hub.requests if "resolve" in path}
-    hub.status = 500
-    assert torch.equal(sampled(NAME), first)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert torch.equal(sampled(NAME), first)
-    with pytest.raises(UserError, match="HF_HUB_OFFLINE"):
-        sampled("hub:ada/other")
 
 
 def test_a_commit_stays_while_the_branch_moves(hub, run, tmp_path):
