@@ -7,15 +7,8 @@ import pytest
 
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.samplers import DDIM, DPMSolver, Sampler
-from ddim.errors import UserError
 from ddim.sampling.sampling_setup import Guidance, save_guidance
-from ddim.sampling.searched import (
-    FILE,
-    find_saved_grid,
-    find_searched,
-    name_search,
-    save_grid,
-)
+from ddim.sampling.searched import find_saved_grid, find_searched, name_search, save_grid
 
 FOUND = (1.0, 0.5, 0.25)
 
@@ -78,11 +71,3 @@ def test_searches_that_end_at_the_same_time_lose_no_result(tmp_path):
     for steps in range(3, 27):
         assert find_saved_grid(tmp_path, DDIM(), steps, "ema")
         assert find_searched(tmp_path, "guidance", name_search(DDIM(), steps, "ema"))
-
-
-def test_a_damaged_file_is_not_believed(tmp_path):
-    save_grid(tmp_path, DDIM(), 3, "ema", FOUND, 0.1)
-    text = (tmp_path / FILE).read_text()
-    (tmp_path / FILE).write_text(text.replace("0.25", "0.35"))
-    with pytest.raises(UserError, match="damaged"):
-        find_saved_grid(tmp_path, DDIM(), 3, "ema")
