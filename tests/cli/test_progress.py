@@ -31,20 +31,14 @@ def test_work_shows_a_bar_on_a_terminal_and_leaves_only_its_notes_and_its_result
     assert "a note\r\n" in said
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """A function that sets the time of the display."""
-    now = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
-    return lambda seconds: now.__setitem__(0, seconds)
-
-
-def test_without_a_terminal_a_line_every_quarter_of_a_minute_tells_the_time_left(capsys, clock):
+def test_without_a_terminal_a_line_every_quarter_of_a_minute_tells_the_time_left(capsys, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
     with console.ProgressDisplay() as progress:
         for second in range(0, 41, 4):
-            clock(float(second))
+            now = float(second)
             progress("samples", second / 4, 100)
-        clock(44.0)
+        now = 44.0
         progress("features", 1, 2)
     assert capsys.readouterr().err.splitlines() == [
         "samples: 4 of 100, 6:24 left",

@@ -25,8 +25,7 @@ def test_good_images_are_used_and_bad_ones_are_listed_with_reasons(tmp_path, com
     assert listed.keys() == reasons.keys()
     for name, reason in reasons.items():
         assert re.search(reason, listed[name]), name
-    said = command("data", folder, "--size 16 --channels 3 --out", tmp_path / "g.png")
-    lines = said.out.splitlines()
+    lines = command("data", folder, "--size 16 --channels 3 --out", tmp_path / "g.png").out.splitlines()
     assert all(line.isprintable() for line in lines)
     for name in reasons:
         assert any(line.startswith(f"rejected: {escape(name)}: ") for line in lines), name

@@ -55,14 +55,10 @@ def write_cifar10(root):
 
 
 @pytest.fixture
-def unchecked(monkeypatch):
-    """Let torchvision take these copies for its own, whose MD5 they cannot have."""
+def copy(tmp_path, monkeypatch):
+    """A folder that torchvision takes for its own copies, whose MD5 these cannot have."""
     for module in ("flowers102", "cifar"):
         monkeypatch.setattr(f"torchvision.datasets.{module}.check_integrity", lambda path, md5=None: True)
-
-
-@pytest.fixture
-def copy(tmp_path, unchecked):
     for write in (write_flowers, write_pets, write_cifar10):
         write(tmp_path / "copy")
     return tmp_path / "copy"

@@ -1,7 +1,6 @@
 """Every example of the documentation runs, with a few tiny images and budgets of seconds."""
 
 import re
-import shutil
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -62,10 +61,10 @@ def small(monkeypatch):
     monkeypatch.setattr("ddim.metrics.features.load_extractor", lambda *_: stubs.stub())
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder of photos in two class folders, and the files that the pages name."""
-    here = tmp_path_factory.mktemp("photos")
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A current folder with photos in two class folders, and the files that the pages name."""
+    here = tmp_path / "page"
     draws = np.random.default_rng(0)
     for k in range(60):
         path = here / "photos" / ("rose", "tulip")[k % 2] / f"{k:03}.png"
@@ -77,16 +76,7 @@ def folder(tmp_path_factory):
     hole = np.zeros((32, 32), np.uint8)
     hole[8:24, 8:24] = 255
     Image.fromarray(hole).save(here / "mask.png")
-    return here
-
-
-@pytest.fixture
-def place(folder, tmp_path, monkeypatch):
-    """A copy of this folder in which a page runs."""
-    here = tmp_path / "page"
-    shutil.copytree(folder, here)
     monkeypatch.chdir(here)
-    return here
 
 
 @pytest.mark.moves_global_rng
