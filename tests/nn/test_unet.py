@@ -4,7 +4,7 @@ from torch.nn import functional as F
 from ddim.nn.blocks import Attention
 from ddim.nn.unet import UNetSpec
 from oracles import shaken, uniform
-from plain_layers import attended, convolved, projected, spread_out, swish, weights
+from plain_layers import attended_pixels, convolved, projected, spread_out, swish, weights
 from small_nets import build, images
 
 
@@ -17,11 +17,7 @@ def staged(x, stage, embedded):
         h = convolved(swish(normed(x, block.norm)), block.conv1, padding=1)
         scale, shift = projected(embedded, block.time_proj)[:, :, None, None].chunk(2, 1)
         x = x + convolved(swish(h * (1 + scale) + shift), block.conv2, padding=1)
-    if not isinstance(attention := stage.attention, Attention):
-        return x
-    tokens = normed(x, attention.norm).flatten(2).transpose(1, 2)
-    mixed = attended(tokens, attention.qkv, attention.proj, attention.heads)
-    return x + mixed.transpose(1, 2).reshape(x.shape)
+    return attended_pixels(x, stage.attention, normed) if isinstance(stage.attention, Attention) else x
 
 
 def test_the_network_equals_its_description_layer_by_layer():

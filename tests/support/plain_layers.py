@@ -47,9 +47,9 @@ def attended(x, qkv, proj, heads):
     return projected(torch.cat(mixed, -1), proj)
 
 
-def attended_pixels(x, attention):
-    """Apply self-attention to the pixels of x (B, C, H, W) after a group norm, and add x."""
-    tokens = normed(x, attention.norm).flatten(2).transpose(1, 2)
+def attended_pixels(x, attention, norm=normed):
+    """Apply self-attention to the pixels of x (B, C, H, W) after a norm, and add x."""
+    tokens = norm(x, attention.norm).flatten(2).transpose(1, 2)
     mixed = attended(tokens, attention.qkv, attention.proj, attention.heads)
     return x + mixed.transpose(1, 2).reshape(x.shape)
 
