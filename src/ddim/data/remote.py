@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 PREFIX = "hub:"
 """The prefix that tells the name of a repository from a path."""
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", *SUFFIXES)
-"""The ends of the names of archives, and of files of arrays."""
 ADVICE = "check its name and the connection; a private repository needs `hf auth login` or HF_TOKEN"
 """What to do if the Hub refuses a request."""
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", *SUFFIXES)
