@@ -18,16 +18,8 @@ PER_STAGE = ("widths", "multipliers", "down", "up", "attention")
 class NetworkSpec:
     """The options of a network: a subclass is a frozen dataclass with a method that builds the network.
 
-    An attribute below becomes an option if the subclass has a field of this name.
-
-    Attributes:
-        classes: number of classes on which the network is conditioned; 0 for none.
-        vector: length of the vector on which the network is conditioned in place of a class; 0 for none.
-        augment: number of augmentation labels on which the network is conditioned; 0 for none.
-        outputs: output channels for each image channel: 1, or 2 if the network also predicts a variance.
+    A property below becomes an option if the subclass has a field of this name.
     """
-
-    classes, vector, augment, outputs = 0, 0, 0, 1
 
     def __post_init__(self) -> None:
         check_part_values("net", self)
@@ -43,6 +35,26 @@ class NetworkSpec:
         if len(lengths) > 1 or 0 in lengths:
             names, given = (" and ".join(map(str, words)) for words in (stages, stages.values()))
             raise UserError(f"the net's {names} must have one entry per stage, got {given}")
+
+    @property
+    def classes(self) -> int:
+        """Number of classes on which the network is conditioned; 0 for none."""
+        return 0
+
+    @property
+    def vector(self) -> int:
+        """Length of the vector on which the network is conditioned in place of a class; 0 for none."""
+        return 0
+
+    @property
+    def augment(self) -> int:
+        """Number of augmentation labels on which the network is conditioned; 0 for none."""
+        return 0
+
+    @property
+    def outputs(self) -> int:
+        """Output channels for each image channel: 1, or 2 if the network also predicts a variance."""
+        return 1
 
     def takes(self, option: str) -> bool:
         """Return whether the network can be conditioned on "classes" or a "vector", fields of such a spec."""

@@ -45,6 +45,8 @@ class UserNetwork(NetworkSpec):
         UserError: if a call of `given` does not return a module.
     """
 
+    classes, vector, augment, outputs = 0, 0, 0, 1
+
     def __init__(self, given: nn.Module | Callable[[], nn.Module]) -> None:
         self.given = given
         # Initial weights must not change the caller's random state.
