@@ -32,7 +32,7 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def token(hub, monkeypatch):
+def signed_in(hub, monkeypatch):
     """The user is ada."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
 

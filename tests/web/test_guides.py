@@ -39,7 +39,7 @@ def test_a_run_is_guided_by_its_early_checkpoint_and_by_runs_of_the_same_images(
         return copy_client.get(f"/api/runs/{run}").json()["guides"].keys()
 
     assert guides(RUN) == {"@guide", "same", "labelled", "twin", "clusters"}
-    assert guides("labelled") == {"@guide", RUN, "same", "twin"}
+    assert guides("labelled") == {"@guide", RUN, "same", "always labelled", "twin"}
     # Clusters have numbers, and samples have a random one.
     found = copy_client.get("/api/runs/clusters").json()
     assert (found["class_names"], found["draws_labels"]) == (["0", "1", "2"], True)
