@@ -246,6 +246,8 @@ def test_only_measurements_of_these_weights_are_shown(tmp_path, card_of):
         if number == 3:
             assert "These weights were not tested" in card_of(source)
         write_record(source / f"memorisation/{number}", {**of, "verdict": f"It copies <b>{number}."})
+    # A test that was killed leaves an empty folder.
+    (source / "memorisation/9").mkdir()
     card = card_of(source)
     assert "| 1 | KID | 0.375 | 0.365 to 0.385 |" in card
     assert "It copies \\<b\\>3." in card

@@ -88,6 +88,7 @@ def test_images_of_16_bits_have_the_range_of_the_run(pipeline, tmp_path):
         (lambda run, x: ddim.invert(run, x - 2), "images must be .* convert them"),
         (lambda run, x: ddim.vary(run, x, seeds=[1, 2], steps=2), "one image, got 2"),
         (lambda run, x: ddim.vary(run, "none.png"), "none.png cannot be read"),
+        (lambda run, x: ddim.vary(run, x[0], n=0), "n must be at least 1"),
         (lambda run, x: ddim.interpolate(run), "two images, or two seeds"),
         (lambda run, x: ddim.interpolate(run, x, seeds=[3, 7]), "two images, or two seeds"),
         (lambda run, x: ddim.inpaint(run, x[0], mask=MASK * 0), "white pixels"),
@@ -202,7 +203,9 @@ SAVED = {
     "vary A --strength 0.6 -n 2 --seed 2": lambda run, a, b, m: ddim.vary(run, a, 0.6, [2, 3], STEPS),
     "inpaint A --mask MASK -n 1 --seed 1": lambda run, a, b, m: ddim.inpaint(run, a, [1], STEPS, mask=m),
     "interpolate A B --frames 3": lambda run, a, b, m: ddim.interpolate(run, a, b, frames=3, steps=STEPS),
-    "interpolate --seeds 3,8": lambda run, a, b, m: ddim.interpolate(run, seeds=[3, 8], steps=STEPS),
+    "interpolate --seeds 3,8": lambda run, a, b, m: ddim.interpolate(
+        run, seeds=np.array([3, 8]), steps=STEPS
+    ),
     "invert A B": lambda run, a, b, m: ddim.invert(run, a, b, steps=STEPS),
 }
 
