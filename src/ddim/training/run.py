@@ -111,10 +111,13 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
             check_unused(out, f", or continue the run with `ddim train --resume --out {quote(out)}`")
         with prepare_training(requested, source, machine, session.decoding) as (trainer, sha256):
             measure_kid = prepare_kid(trainer)
-            facts = describe_run(trainer) | {"requested": describe_request(requested), "asked": vars(machine)}
-            facts |= {"source": source and pin_place(str(source)), "source_sha256": sha256}
-            held = requested.data.source, trainer.recipe, trainer.tensors(), trainer.documents()
-            folder = processes.broadcast(create_run(out, *held, facts) if processes.leads else None)
+            folder = None
+            if processes.leads:
+                asked = {"requested": describe_request(requested), "asked": vars(machine)}
+                asked |= {"source": source and pin_place(str(source)), "source_sha256": sha256}
+                held = requested.data.source, trainer.recipe, trainer.tensors(), trainer.documents()
+                folder = create_run(out, *held, describe_run(trainer) | asked)
+            folder = processes.broadcast(folder)
             with lock_folder(folder) if processes.leads else nullcontext():
                 session.fit(trainer, folder, measure_kid, adapt=machine.threads is None)
     return folder
