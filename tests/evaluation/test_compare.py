@@ -113,7 +113,7 @@ def test_only_samples_of_the_same_seeds_are_paired(make, reference):
         paired = each is same
         wanted = kid_difference(x, y, reference, paired=paired)
         found = measure_difference(one, each, "kid")
-        assert found == Difference(wanted.value, wanted.low, wanted.high, paired)
+        assert found == Difference(**vars(wanted), paired=paired)
         radii.append(found.high - found.low)
     assert radii[0] < radii[1] / 2
 
@@ -128,9 +128,9 @@ def test_the_interval_of_a_difference_holds_the_truth_in_95_percent_of_cases():
     held = 0
     for seed in range(draws):
         x, y = normal(200, 2 * seed, 0.3), normal(90, 2 * seed + 1)
-        value, low, high = _jackknife(mean_apart, x, y, truth)
-        assert value == pytest.approx(x[:, 0].mean() - y[:, 0].mean(), abs=1e-6)
-        held += low <= 0.3 <= high
+        found = _jackknife(mean_apart, x, y, truth)
+        assert found.value == pytest.approx(x[:, 0].mean() - y[:, 0].mean(), abs=1e-6)
+        held += found.low <= 0.3 <= found.high
     # Within three and a half deviations of the count.
     assert abs(held / draws - 0.95) < 0.025
 
@@ -141,10 +141,10 @@ def test_intervals_of_other_differences_are_conservative_but_not_twice_too_wide(
     values, radii, held = [], [], 0
     for seed in range(60):
         x, y, truth = (normal(100, 3 * seed + k)[:, :4] for k in range(3))
-        value, low, high = _jackknife(statistic, 0.9 * x, 0.9 * y, truth)
-        values.append(value)
-        radii.append((high - low) / 2)
-        held += low <= 0 <= high
+        found = _jackknife(statistic, 0.9 * x, 0.9 * y, truth)
+        values.append(found.value)
+        radii.append((found.high - found.low) / 2)
+        held += not found.distinguishable
     assert held >= 57
     # 2.262 is the 97.5 % quantile of Student's t with 9 degrees of freedom.
     assert 1 < np.mean(radii) / (2.262 * np.std(values)) < 2.2
@@ -155,11 +155,9 @@ def test_samples_that_cycle_through_classes_have_no_wider_interval():
     x, y, truth = normal(500, 1), normal(500, 2), normal(500, 3)
     for samples in (x, y):
         samples[:, 0] += 20 * (np.arange(500) % 10)
-    _, low, high = _jackknife(mean_apart, x, y, truth)
-    # In pairs of equal seeds the classes cancel, so the interval is that of two sets without classes.
-    assert (high - low) / 2 < 3 * 1.96 * math.sqrt(2 / 500)
-    _, low, high = _jackknife(mean_apart, x, y[::-1], truth)
-    assert (high - low) / 2 < 3 * 1.96 * math.sqrt(2 * (400 * 8.25 + 1) / 500)
+    # In pairs of equal seeds the classes cancel, so the error is that of two sets without classes.
+    assert _jackknife(mean_apart, x, y, truth).error < 3 * math.sqrt(2 / 500)
+    assert _jackknife(mean_apart, x, y[::-1], truth).error < 3 * math.sqrt(2 * (400 * 8.25 + 1) / 500)
 
 
 def test_only_the_choices_that_differ_are_listed(make):

@@ -142,10 +142,11 @@ def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Diffe
         return f"{missing.folder / FEATURES} is missing or does not belong to its record"
     paired = bool(one.sampling and other.sampling and one.sampling["seeds"] == other.sampling["seeds"])
     if metric == "kid":
-        kid = kid_difference(mine, theirs, reference, paired=paired)
-        return Difference(kid.value, kid.low, kid.high, paired)
-    statistic = fid if metric == "fid" else lambda generated, of: getattr(prdc(generated, of), metric)
-    return Difference(*_jackknife(statistic, mine, theirs, reference), paired)
+        found = kid_difference(mine, theirs, reference, paired=paired)
+    else:
+        statistic = fid if metric == "fid" else lambda generated, of: getattr(prdc(generated, of), metric)
+        found = _jackknife(statistic, mine, theirs, reference)
+    return Difference(**vars(found), paired=paired)
 
 
 def load_features(evaluation: Evaluation) -> np.ndarray | None:
@@ -159,8 +160,8 @@ def load_features(evaluation: Evaluation) -> np.ndarray | None:
     return np.lib.format.open_memmap(path, mode="r")
 
 
-def _jackknife(statistic: Callable[..., float], *sets: np.ndarray) -> tuple[float, float, float]:
-    """Return (value, low, high) of the statistic of one set minus that of another, by a jackknife.
+def _jackknife(statistic: Callable[..., float], *sets: np.ndarray) -> Estimate:
+    """Return the statistic of one set minus that of another, with the interval of a jackknife.
 
     Each round leaves out a tenth of each of the three sets together. The variances of independent sets still
     add up, because their tenths are independent.
@@ -180,5 +181,4 @@ def _jackknife(statistic: Callable[..., float], *sets: np.ndarray) -> tuple[floa
         a, b, truth = (features[tenth != k] for features, tenth in zip(sets, tenths, strict=True))
         without.append(statistic(a, truth) - statistic(b, truth))
     error = math.sqrt((GROUPS - 1) * float(np.var(without)))
-    found = Estimate.from_error(value, error, GROUPS - 1)
-    return value, float(found.low), float(found.high)
+    return Estimate.from_error(value, error, GROUPS - 1)
