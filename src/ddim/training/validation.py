@@ -16,7 +16,6 @@ from ddim.errors import UserError
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import load_extractor
 from ddim.metrics.kid import kid
-from ddim.metrics.statistics import estimate_mean
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.generate import generate_together, sample_uint8, split_into_parts
 from ddim.sampling.image_features import BATCH, ImageSet, compute_features
@@ -85,23 +84,17 @@ def denoise_validation_images(
 def mean_by_level(log_snr: Tensor, values: Mapping[str, Tensor]) -> dict[str, float]:
     """Return means in bins of log-SNR, such as {"noise_mae/log_snr_-4": 0.2}.
 
-    For a bin with at least two values, the bounds of the 95 % confidence interval of the mean are added, as
-    "noise_mae_low/log_snr_-4" and "noise_mae_high/log_snr_-4".
-
     Args:
         log_snr: the log-SNR (N,) of each value.
         values: values (N,) keyed by the name of the quantity, such as "noise_mae".
     """
-    bins, means = log_snr_bins(log_snr), {}
-    for name, value in values.items():
-        for b in bins.unique().tolist():
-            inside = value[bins == b].double()
-            means[f"{name}/log_snr_{int(b)}"] = inside.mean().item()
-            if len(inside) > 1:
-                interval = estimate_mean(inside.numpy())
-                means[f"{name}_low/log_snr_{int(b)}"] = float(interval.low)
-                means[f"{name}_high/log_snr_{int(b)}"] = float(interval.high)
-    return means
+    bins = log_snr_bins(log_snr)
+    levels = bins.unique().tolist()
+    return {
+        f"{name}/log_snr_{int(level)}": value[bins == level].double().mean().item()
+        for name, value in values.items()
+        for level in levels
+    }
 
 
 def sample_preview(training: Trainer) -> Tensor:
