@@ -108,6 +108,7 @@ def test_a_trial_has_the_recipe_that_train_would_have(recipe, fields, request_, 
     [
         ({"fields": {"optim.lr": "1e-4..1e-2"}}, "a range needs random or search"),
         ({"fields": {"optim.lr": "1e-2..1e-4"}, "search": 3}, "the smaller end of its range first"),
+        ({"fields": {"optim.lr": "1e-4..1e-2"}, "search": 0}, "search must be at least 1"),
         ({"fields": {"data.source": "blossoms,flowrs"}}, "'flowrs' is missing"),
     ],
 )

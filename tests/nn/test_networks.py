@@ -142,6 +142,7 @@ def test_the_path_of_the_image_at_full_resolution_stays_float32_under_autocast(n
         ("unet", {"down": (0, 1, 1, -2)}, r"net\.down must be at least 0"),
         ("ddpm_unet", {"width": 48}, r"a multiple of net\.groups, got 48 and 32"),
         ("ddpm_unet", {"heads": 3}, r"net\.heads must divide"),
+        ("clear_unet", {"heads": 0}, r"net\.heads must be above 0"),
         ("dit", {"width": 64, "heads": 3}, r"a multiple of 4 and of net\.heads, got 64 and 3"),
     ],
 )

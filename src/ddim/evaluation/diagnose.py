@@ -140,6 +140,7 @@ def diagnose(
         ddim diagnose runs/photos-fast-1 -n 500 --levels 20
     """
     check_count("n", n, 2)
+    check_count("levels", levels)
     run = open_run_folder(run, out)
     split = open_run_images(run, progress)
     schedule, even = run.recipe.schedule, midpoints().to(run.runtime.exact_device)

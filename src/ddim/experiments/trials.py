@@ -14,7 +14,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from ddim.data.open import absolute_source, find_source
-from ddim.errors import UserError
+from ddim.errors import UserError, check_count
 from ddim.metrics.catalogue import DEFAULT
 from ddim.metrics.features import load_network
 from ddim.recipe.checks import check_training
@@ -109,6 +109,8 @@ def plan_trials(request: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: if a field, a value or a combination is invalid, or images are missing.
     """
+    for name in {"search", "random"} & request.keys():
+        check_count(name, request[name])
     space, search, repeats = parse_space(request["fields"]), request.get("search"), request.get("repeats", 1)
     if "evaluate" in request:
         load_network(DEFAULT)  # a missing package is an error now, and not after the first training

@@ -22,7 +22,9 @@ class NetworkSpec:
     """
 
     def __post_init__(self) -> None:
-        check_part_values("net", self)
+        # A number of heads, channels or so may be 0 only if this is the default.
+        counts = [name for name, value in vars(self).items() if type(value) is int]
+        check_part_values("net", self, positive=[name for name in counts if getattr(type(self), name, None)])
         for name, value in vars(self).items():
             values = value if isinstance(value, tuple) else (value,)
             # A truth value is no number here.
