@@ -112,3 +112,12 @@ def test_a_run_is_renamed_noted_and_deleted(runs, tmp_path, copy_client):
         assert client.delete("/api/runs/roses").status_code == 204
         assert client.get("/api/runs").json()["runs"] == []
         assert not (runs / "roses").exists()
+
+
+def test_of_a_run_on_another_drive_only_the_link_is_deleted(runs, tmp_path):
+    (runs / RUN).rename(tmp_path / "moved")
+    (runs / RUN).symlink_to(tmp_path / "moved")
+    with open_client(runs, data=tmp_path) as client:
+        assert client.delete(f"/api/runs/{RUN}").status_code == 204
+    assert not (runs / RUN).is_symlink()
+    assert (tmp_path / "moved" / "run.json").exists()

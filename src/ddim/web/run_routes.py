@@ -118,11 +118,11 @@ def change_run(run: str, here: Allowed, change: Change) -> Response:
 
 @router.delete("/runs/{run}", status_code=204)
 def delete_run(run: str, here: Allowed) -> Response:
-    """Delete a run with all its files."""
+    """Delete a run with all its files, or only the link if it is a link to another drive."""
     path = here.find_changeable(run).run.path
     here.processes.forget(path)
     if path.exists():  # a training that failed at its start has left nothing
-        shutil.rmtree(path)
+        path.unlink() if path.is_symlink() else shutil.rmtree(path)
     here.runs.read(now=True)
     return Response(None, 204)
 
