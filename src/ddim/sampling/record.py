@@ -19,7 +19,7 @@ SCHEMA = 1
 """The version of the layout of records."""
 
 _CONDITIONS = (
-    *("checkpoint", "weights", "average", "sha256", "sampler", "schedule", "clip", "times"),
+    *("checkpoint", "weights", "average", "sampler", "schedule", "clip", "times"),
     *("label", "guidance", "guidance_interval", "guide", "runtime", "versions"),
 )
 """Entries of a record on which samples depend, in addition to their seeds."""
