@@ -56,7 +56,7 @@ class Reference:
     part: Part | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.data, str | Path) and is_run_folder(Path(self.data).expanduser()):
+        if isinstance(self.data, str | Path) and is_run_folder(self.data):
             raise UserError(f"{self.data} is a run: name images, such as those it was trained on or sampled")
 
     def select(self, split: SplitImages, source: str) -> ImageSet:

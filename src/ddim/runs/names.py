@@ -4,6 +4,7 @@ A repository on the Hugging Face Hub holds one published checkpoint: one set of 
 needs. Only files of known names are downloaded, and they are used only if all bytes match the manifest.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -118,8 +119,9 @@ def is_checkpoint(path: Path) -> bool:
     return (path / MANIFEST).is_file() or names_best(path)
 
 
-def is_run_folder(path: Path) -> bool:
+def is_run_folder(path: str | Path) -> bool:
     """Return whether a path is the folder of a run or of a checkpoint, or RUN/best."""
+    path = Path(os.path.expanduser(path))
     # A folder of images may have a class of the name "checkpoints".
     return is_checkpoint(path) or (path / RUN).exists() or bool(list_checkpoints(path))
 

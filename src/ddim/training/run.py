@@ -349,7 +349,7 @@ def open_split(recipe: Recipe, progress: Progress = ignore_progress) -> SplitIma
     """
     source = recipe.data.source
     # The sheets of samples in a run folder would be read as images.
-    if is_run_folder(Path(source).expanduser()):
+    if is_run_folder(source):
         raise UserError(f"{source} is a run, not a folder of images: resume it, or give it to --from")
     return split_images(open_source(source, recipe.data, progress), recipe.data.validation, recipe.split_seed)
 
