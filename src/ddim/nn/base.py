@@ -23,8 +23,9 @@ class NetworkSpec:
 
     def __post_init__(self) -> None:
         # A number of heads, channels or so may be 0 only if this is the default.
-        counts = [name for name, value in vars(self).items() if type(value) is int]
-        check_part_values("net", self, positive=[name for name in counts if getattr(type(self), name, None)])
+        defaults = {name: getattr(type(self), name, None) for name in vars(self)}
+        positive = [name for name, default in defaults.items() if type(default) is int and default > 0]
+        check_part_values("net", self, positive)
         for name, value in vars(self).items():
             values = value if isinstance(value, tuple) else (value,)
             # A truth value is no number here.
