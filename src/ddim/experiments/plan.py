@@ -20,7 +20,7 @@ from ddim.recipe.codec import override
 from ddim.recipe.named import find_recipe
 from ddim.recipe.recipe import Recipe
 from ddim.training.budget import TRAINED, WARM_UP
-from ddim.training.machine import Machine, time_image
+from ddim.training.machine import Machine, count_validations, time_image, validation_cost
 from ddim.training.memory import advance_within_memory, estimate_memory
 from ddim.training.progress import format_duration, list_cautions
 from ddim.training.request import change_recipe, choose_recipe
@@ -228,8 +228,7 @@ def describe_minutes(minutes: float) -> str:
 def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime) -> Speed:
     """Train for `SECONDS` after `WARM_UP` steps, and return the speed.
 
-    No validation is run: a network evaluation is expected to take a third of the time of a training image.
-    The time that `report.kid` takes for features, and the time to save a checkpoint, are not included.
+    No validation is run: its time is expected from its evaluations of the network, see `validation_cost`.
 
     Args:
         recipe: the recipe of the run.
@@ -239,7 +238,7 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime) -> Speed
     Raises:
         UserError: if the memory of this machine is too small.
     """
-    optim, report = recipe.optim, recipe.report
+    optim = recipe.optim
     # The time of one image predicts how long a step will take.
     cost = time_image(recipe, parts.images.pixels.shape[-1], runtime.precision)
     most = LONGEST / (cost / runtime.threads) if runtime.device == "cpu" else optim.batch
@@ -257,13 +256,11 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime) -> Speed
     steps, seconds = len(ends) - WARM_UP, ends[-1] - warm
     # The compilation takes as long for a smaller batch, and the steps themselves do not.
     usual = WARM_UP * seconds / steps
-    samples = (report.grid + report.kid) * recipe.sampler.evaluations(recipe.steps)
-    evaluations = min(report.validation_images, len(parts.validation)) + samples
     return Speed(
         runtime=runtime,
         images_per_second=steps * batch / seconds,
         warm_up=max(0.0, warm - began - usual) + usual * optim.batch / batch,
-        validation=evaluations / 3 * seconds / (steps * batch),
+        validation=validation_cost(recipe, len(parts.validation)) * seconds / (steps * batch),
         parameters=sum(weight.numel() for weight in training.model.parameters()),
         memory=memory,
     )
@@ -280,13 +277,14 @@ def forecast_run(recipe: Recipe, speed: Speed, reading: float = 0.0) -> tuple[in
         speed: the measured speed of training.
         reading: seconds to open the images, before training is prepared.
     """
-    batch, events = recipe.optim.batch, recipe.report.events
+    batch, cost = recipe.optim.batch, speed.validation * speed.images_per_second
     aside, warm = reading + speed.warm_up, WARM_UP * batch
     if recipe.images is not None:
         images = math.ceil(recipe.images / batch) * batch
         rest = max(0, images - warm) / speed.images_per_second
+        events = count_validations(recipe, cost, images)
         return images, aside + rest + events * speed.validation
     left = max(0.0, recipe.minutes * 60 - aside)
-    # One validation more ends the measurement of the speed.
-    left = max(TRAINED * left, left - (events + 1) * speed.validation)
+    events = count_validations(recipe, cost, round(left * speed.images_per_second))
+    left = max(TRAINED * left, left - events * speed.validation)
     return warm + round(left * speed.images_per_second / batch) * batch, recipe.minutes * 60

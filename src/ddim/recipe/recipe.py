@@ -165,7 +165,8 @@ class Report:
     """Options of the measurements and files of a run during training.
 
     Attributes:
-        events: number of validations, evenly spaced; each also saves samples and a checkpoint.
+        events: number of validations, evenly spaced; each also saves samples and a checkpoint. None makes
+            at most 10, and fewer in a short run, so that they take at most about a tenth of its time.
         validation_images: largest number of images in a validation.
         grid: number of samples that each validation saves.
         log: updates between two lines of the log.
@@ -181,7 +182,7 @@ class Report:
             reconstructs averages of other widths; 0 for none. Each takes the space of two EMAs.
     """
 
-    events: int = 10
+    events: int | None = None
     validation_images: int = 256
     grid: int = 16
     log: int = 20

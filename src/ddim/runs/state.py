@@ -46,11 +46,14 @@ class Plan:
         """Return `count` evenly spaced steps after which a run validates; the last one is the end of the run.
 
         If `total` is None, the only step is 0. A step is left out if it would too closely follow the
-        validation at which the length was planned.
+        validation at which the length was changed.
         """
         total, begin = self.total or 0, self.settled
         steps = {math.ceil(total * k / count / batch) for k in range(1, count + 1)}
-        close = min(begin + total / count / 2, total) if begin else 0
+        # Without a decay, the length was planned between two validations.
+        if not self.decayed:
+            return steps
+        close = min(begin + total / count / 2, total)
         return {step for step in steps if not begin < step * batch < close}
 
     def rate(self, optim: Optim, seen: int) -> float:

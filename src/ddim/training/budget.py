@@ -13,19 +13,12 @@ WARM_UP = 3
 TOLERATED = 0.1
 """The length is changed if the run would end early or late by more than this fraction of its time budget."""
 
-TRAINED_AT_FIRST = 0.75
-"""After the first validation, at least this fraction of the remaining time is planned for training.
-
-The first validation is slow, because it compiles the sampling steps. So its duration says little about later
-validations.
-"""
-
 TRAINED = 0.25
-"""The same fraction after two or more validations."""
+"""At least this fraction of the remaining time is planned for training, whatever `report.events` asks for."""
 
 
 class TimeBudget:
-    """Converts the minutes of a recipe to a training length: at the start, and again at each validation.
+    """Converts the minutes of a recipe to a training length: when the speed is known, and at each validation.
 
     The training length is the number of images to process, where each repetition of an image counts. A
     resumed run keeps the length in its checkpoint, so that it continues exactly.
@@ -63,7 +56,7 @@ class TimeBudget:
             self.mark = self.mark[0] + validation, self.mark[1]
 
     def plan(self) -> str:
-        """Set the training length after the first validation; change it if the run would not end in time.
+        """Set the training length if the speed is known; change it if the run would not end in time.
 
         Returns:
             A sentence about a change; "" if there was no length before, or it stays.
@@ -74,11 +67,14 @@ class TimeBudget:
         images, seconds = self._measure()
         speed = images / seconds
         if total is None:
-            left, least = self._left(training.recipe.report.events), 0
+            most = training.seen + round(speed * self._left())
+            events = training.count_validations(most)
+            least = 0
         else:
-            left = self._left(sum(step > training.step for step in training.validation_steps()))
+            events = sum(step > training.step for step in training.validation_steps())
             # The run validates after its last step, and this step is validated already.
             least = training.recipe.optim.batch
+        left = self._left_for_training(events, speed)
         self.restart()
         if total and abs(left - (total - training.seen) / speed) <= TOLERATED * self.seconds:
             return ""
@@ -91,11 +87,16 @@ class TimeBudget:
         begin, seen = self.mark or (time.monotonic(), 0)
         return self.training.seen - seen, max(1e-9, time.monotonic() - begin)
 
-    def _left(self, validations: int) -> float:
+    def _left(self) -> float:
+        """Return the seconds left until the deadline."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    def _left_for_training(self, validations: int, speed: float) -> float:
         """Return the seconds left for training, if this number of validations is still to come.
 
-        Each of these validations is expected to take as long as the fastest validation so far.
+        Each of them is expected to take as long as the fastest validation so far; before the first
+        validation, as long as its evaluations of the network take at this speed, in images a second.
         """
-        left = max(0.0, self.deadline - time.monotonic())
-        least = TRAINED if len(self.validations) > 1 else TRAINED_AT_FIRST
-        return max(least * left, left - validations * min(self.validations, default=0.0))
+        expected = self.training.validation_cost / speed
+        each = min(self.validations, default=expected)
+        return max(TRAINED * self._left(), self._left() - validations * each)

@@ -93,20 +93,20 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
 def _share_decisions(trainer: Trainer, lead: Lead | None, signal: int | None) -> int:
     """Share the decisions of process 0 with all processes; return the number of a signal, or 0.
 
-    Process 0 decides three things: the number of planned images, whether to stop, and whether to validate
-    now. While no length is planned, it asks for a validation as soon as the speed is known, because then
-    `_validate` can plan the number of images. The other processes send 0 for these decisions, so the maximum
-    is what process 0 sent. A signal counts if it reached any process.
+    Process 0 decides two things: the number of planned images, and whether to stop. It plans this number as
+    soon as the speed is known. The other processes send 0 for these decisions, so the maximum is what
+    process 0 sent. A signal counts if it reached any process.
     """
-    planned, decisions = trainer.plan.total or 0, [0, 0, 0]
+    decisions = [0, 0]
     if lead:
-        decisions = [planned, trainer.stopped is not None, not planned and lead.budget.is_measured()]
-    signal, total, stopped, due = trainer.processes.highest(signal or 0, *decisions)
-    if total != planned:
+        if trainer.plan.total is None:
+            lead.budget.plan()
+        decisions = [trainer.plan.total or 0, trainer.stopped is not None]
+    signal, total, stopped = trainer.processes.highest(signal or 0, *decisions)
+    if total != (trainer.plan.total or 0):
         trainer.fix_total(total)
     if stopped and not lead:
         trainer.stop()
-    trainer.due |= bool(due)
     return signal
 
 

@@ -18,6 +18,15 @@ from ddim.recipe.user_parts import is_user_part
 SMALL = 64
 """The largest side in pixels of an image whose time is measured; larger for networks with many stages."""
 
+BACKWARD = 3
+"""Training on an image takes as long as this number of evaluations of the network."""
+
+VALIDATED = 0.1
+"""The share of a run that validations may take, relative to the time of training."""
+
+MOST_EVENTS = 10
+"""The largest number of validations, unless `report.events` gives a number."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -127,6 +136,38 @@ def time_image(recipe: Recipe, channels: int, precision: Precision = "fp32", dev
         # An accelerator is hardly slower with more images.
         few = 4 if cpu else min(16, recipe.optim.batch // recipe.optim.accumulate)
         return first if cpu and first > 1 else min(update(few) for _ in range(3))
+
+
+def validation_cost(recipe: Recipe, held_out: int) -> float:
+    """Return how many images could be trained in the time of one validation.
+
+    The validation evaluates the network for errors on held-out images, for the sheet and for KID. The time
+    that KID takes for features, and the time to save a checkpoint, are not included.
+
+    Args:
+        recipe: the recipe of the run.
+        held_out: number of validation images of the run.
+    """
+    report = recipe.report
+    samples = (report.grid + report.kid) * recipe.sampler.evaluations(recipe.steps)
+    return (min(report.validation_images, held_out) + samples) / BACKWARD
+
+
+def count_validations(recipe: Recipe, cost: float, images: int) -> int:
+    """Return the number of validations in a training on so many images: `report.events`, if it is given.
+
+    Otherwise they take at most the share `VALIDATED` of the training, but there is at least one. The number
+    does not depend on the clock, so that a resumed run makes the same validations.
+
+    Args:
+        recipe: the recipe of the run.
+        cost: see `validation_cost`.
+        images: number of training images, counting repetitions.
+    """
+    if recipe.report.events is not None:
+        return recipe.report.events
+    affordable = int(VALIDATED * images / cost)
+    return min(max(1, affordable), MOST_EVENTS)
 
 
 def reduce_size(recipe: Recipe, side: int) -> tuple[int, int]:

@@ -31,6 +31,7 @@ from ddim.recipe.user_parts import is_user_part
 from ddim.runs.state import Plan, RunState, TrainedOn
 from ddim.sampling.pipeline import Pipeline, list_conditions
 from ddim.training.batches import Batches, draw_times
+from ddim.training.machine import count_validations, validation_cost
 from ddim.training.optim import Muon, divide_parameters
 from ddim.training.student import load_teacher, make_own_teacher
 
@@ -190,7 +191,17 @@ class Trainer:
 
     def validation_steps(self) -> set[int]:
         """Return the steps after which a run of known length validates; see `Plan.validation_steps`."""
-        return self.plan.validation_steps(self.recipe.report.events, self.recipe.optim.batch)
+        count = self.count_validations(self.plan.total or 0)
+        return self.plan.validation_steps(count, self.recipe.optim.batch)
+
+    def count_validations(self, images: int) -> int:
+        """Return the number of validations in a training on so many images."""
+        return count_validations(self.recipe, self.validation_cost, images)
+
+    @property
+    def validation_cost(self) -> float:
+        """How many images could be trained in the time of one validation."""
+        return validation_cost(self.recipe, len(self.split.validation))
 
     def advance(self) -> StepValues:
         """Train for one step, and return its loss, gradient norm and learning rate.

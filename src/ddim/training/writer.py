@@ -29,6 +29,9 @@ from ddim.sampling.record import list_versions
 from ddim.training.callbacks import Callback
 from ddim.training.trainer import Trainer
 
+SAVING = 30
+"""A checkpoint is saved no sooner than after this many times the seconds that the last one took."""
+
 
 def create_run(
     out: Path | None, source: str, recipe: Recipe, tensors: Tensors, documents: Documents, facts: Documents
@@ -96,6 +99,7 @@ class RunWriter:
     def __init__(self, trainer: Trainer, folder: Path, log: RunLog, callbacks: Sequence[Callback]) -> None:
         self.trainer, self.folder, self.log, self.callbacks = trainer, folder, log, callbacks
         self.checkpoints = folder / CHECKPOINTS
+        self._save_seconds = 0.0
         self._note_saved()
         # If the best checkpoint is saved again at the same step, it keeps its mark.
         best = checkpoint.read_newest(self.checkpoints, checkpoint.read_manifest, best=True)
@@ -156,9 +160,11 @@ class RunWriter:
     def save_if_due(self) -> None:
         """Save if something was announced, or the newest checkpoint is older than `report.checkpoint`.
 
+        Checkpoints take at most a `SAVING`th of the time, also if the network is large or the disk slow.
         Do not call this between a step and its validation: a resumed run would miss the validation.
         """
-        if self._changed or time.monotonic() - self._saved_at > self.trainer.recipe.report.checkpoint:
+        pause = max(self.trainer.recipe.report.checkpoint, SAVING * self._save_seconds)
+        if self._changed or time.monotonic() - self._saved_at > pause:
             self.save()
 
     def save(self) -> None:
@@ -173,9 +179,11 @@ class RunWriter:
         trainer = self.trainer
         if not trainer.savable:
             return
+        began = time.monotonic()
         self.log.sync()
         held = trainer.tensors(), trainer.documents()
         path = checkpoint.save(self.checkpoints, trainer.step, *held, best=self._best == trainer.step)
+        self._save_seconds = time.monotonic() - began
         self._note_saved()
         self._tell("on_checkpoint", path)
 
