@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+import ddim.training.loop
 import ddim.training.validation
 import tiny
 from cases import mark_slow
@@ -36,6 +37,23 @@ def test_a_signal_ends_a_run_within_a_step_and_a_save(number, step, whole, tmp_p
     assert caught.value.exit_code == 128 + number
     assert {kind: signal.getsignal(kind) for kind in before} == before
     assert names.find_checkpoint(folder).name == f"step-{step:09d}"
+    resume(folder)
+    tiny.check_same_run(folder, whole)
+
+
+def test_a_signal_in_the_first_step_stops_at_once_and_loses_nothing(whole, tmp_path, monkeypatch):
+    """The first step may compile the network, which takes minutes."""
+
+    def compile_network(_training):
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("the step went on")
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(ddim.training.loop, "advance_within_memory", compile_network)
+        with pytest.raises(Interrupted, match="--resume"):
+            tiny.train(tiny.recipe(), folder)
+    assert names.find_checkpoint(folder).name == "step-000000000"
     resume(folder)
     tiny.check_same_run(folder, whole)
 

@@ -60,9 +60,13 @@ class Noted(BaseException):
 
 
 class SignalFlag:
-    """The number of the first signal that has arrived in a block of `note_signals`, at first None."""
+    """The number of the first signal that has arrived in a block of `note_signals`, at first None.
+
+    While `at_once` is set, the first signal raises `Stopped`, because everything is saved.
+    """
 
     number: int | None = None
+    at_once = False
 
     def check(self, *_progress: object) -> None:
         """Raise `Noted` if a signal has arrived; a validation calls this between its sampling steps."""
@@ -81,6 +85,8 @@ def note_signals(twice: bool = True) -> Generator[SignalFlag]:
     flag = SignalFlag()
 
     def note(number: int) -> None:
+        if flag.at_once:
+            _stop(number)
         if flag.number is None:
             flag.number = number
             # The terminal may be gone, and the run must still be saved.

@@ -5,7 +5,8 @@ budget; the others follow its decisions.
 """
 
 import time
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 
 from ddim.errors import Interrupted, format_count
 from ddim.machine.runtime import CoreMeter, choose_threads, count_cores
-from ddim.machine.signals import Noted, note_signals
+from ddim.machine.signals import Noted, SignalFlag, Stopped, note_signals
 from ddim.training.budget import TimeBudget
 from ddim.training.memory import advance_within_memory
 from ddim.training.trainer import Trainer
@@ -56,7 +57,7 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
         OutOfMemory: if the memory is full, and a batch cannot be trained in smaller parts.
     """
     alone = trainer.processes.count == 1
-    with note_signals(twice=alone) as flag:
+    with note_signals(twice=alone) as flag, _interrupted_at_once(flag, folder):
         # In a single process, a signal ends a validation after its present sampling step: `flag.check` raises
         # `Noted`. Several processes work on a validation together, so they finish it.
         if alone:
@@ -68,7 +69,11 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
             while not (trainer.complete or trainer.stopped or signal):
                 # A run resumed in the middle of a validation first repeats this validation.
                 if not trainer.due:
+                    # A step may compile the network for minutes. If it follows a checkpoint, a signal loses
+                    # nothing but this step.
+                    flag.at_once = alone and lead is not None and lead.writer.saved
                     values, notice = advance_within_memory(trainer)
+                    flag.at_once = False
                     trainer.due = trainer.step in trainer.validation_steps()
                     # This check waits until an accelerator has done its work. The log and a validation wait
                     # for it as well, so at these steps the check costs no time.
@@ -88,6 +93,17 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
     (signal,) = trainer.processes.highest(flag.number or 0)
     if signal and not trainer.complete:
         raise Interrupted(signal, folder)
+
+
+@contextmanager
+def _interrupted_at_once(flag: SignalFlag, folder: Path) -> Generator[None]:
+    """Raise `Interrupted` in place of `Stopped`, if a signal stopped a step that follows a checkpoint."""
+    try:
+        yield
+    except Stopped as stopped:
+        if flag.at_once:
+            raise Interrupted(stopped.number, folder) from None
+        raise
 
 
 def _share_decisions(trainer: Trainer, lead: Lead | None, signal: int | None) -> int:

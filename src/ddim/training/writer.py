@@ -193,11 +193,16 @@ class RunWriter:
         Raises:
             NotFinite: if the weights are not finite, so that they cannot be saved.
         """
-        if self._moment != self._saved:
+        if not self.saved:
             self.save()
-        if self._moment != self._saved:
+        if not self.saved:
             raise NotFinite("the weights are not finite at the last step: the last good checkpoint is kept")
         self._tell("on_end")
+
+    @property
+    def saved(self) -> bool:
+        """Whether the newest checkpoint is of this moment."""
+        return self._moment == self._saved
 
     @property
     def _moment(self) -> tuple[int, bool, str | None]:
