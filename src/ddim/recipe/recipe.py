@@ -170,7 +170,8 @@ class Report:
         validation_images: largest number of images in a validation.
         grid: number of samples that each validation saves.
         log: updates between two lines of the log.
-        checkpoint: seconds between two checkpoints.
+        checkpoint: seconds between two checkpoints. None means 120, or more if saving takes long: at most a
+            thirtieth of the time is spent on it.
         kid: number of samples whose KID against the validation images is measured; 0 for no KID.
         best: the metric by which the best checkpoint is kept; the lowest value is the best; "none" keeps
             no best checkpoint. If the run ends with the squared error of `objective.finish`, only errors
@@ -186,7 +187,7 @@ class Report:
     validation_images: int = 256
     grid: int = 16
     log: int = 20
-    checkpoint: float = 120.0
+    checkpoint: float | None = None
     kid: int = 0
     best: Literal["image_mae", "kid", "none"] = "image_mae"
     guide: float = 0.2

@@ -29,6 +29,9 @@ from ddim.sampling.record import list_versions
 from ddim.training.callbacks import Callback
 from ddim.training.trainer import Trainer
 
+PAUSE = 120.0
+"""The least seconds between two checkpoints, unless `report.checkpoint` gives a number."""
+
 SAVING = 30
 """A checkpoint is saved no sooner than after this many times the seconds that the last one took."""
 
@@ -160,10 +163,11 @@ class RunWriter:
     def save_if_due(self) -> None:
         """Save if something was announced, or the newest checkpoint is older than `report.checkpoint`.
 
-        Checkpoints take at most a `SAVING`th of the time, also if the network is large or the disk slow.
         Do not call this between a step and its validation: a resumed run would miss the validation.
         """
-        pause = max(self.trainer.recipe.report.checkpoint, SAVING * self._save_seconds)
+        pause = self.trainer.recipe.report.checkpoint
+        if pause is None:
+            pause = max(PAUSE, SAVING * self._save_seconds)
         if self._changed or time.monotonic() - self._saved_at > pause:
             self.save()
 
