@@ -26,7 +26,10 @@ Precision = Literal["fp32", "bf16"]
 M = TypeVar("M", bound=nn.Module)
 
 COMPILE_PAYS_AFTER = 300.0
-"""Seconds that training must take for compilation to save time; compilation takes a minute on two cores."""
+"""Seconds that training on an accelerator must take for compilation to save time."""
+
+COMPILE_PAYS_AFTER_ON_CPU = 1800.0
+"""The same for a CPU. There compilation takes minutes, and may gain nothing: see docs/results/fast.md."""
 
 TOLERATED = 0.3
 """Number of cores that other programs may use before this program uses one thread less.
@@ -215,7 +218,8 @@ def choose_runtime(
             threads = choose_threads(threads, meter.others())
     chosen: Precision = "bf16" if precision == "bf16" or precision == "auto" and _has_bf16(device) else "fp32"
     if compiling is None:
-        compiling = seconds >= COMPILE_PAYS_AFTER and not device.startswith("mps")
+        least = COMPILE_PAYS_AFTER_ON_CPU if device == "cpu" else COMPILE_PAYS_AFTER
+        compiling = seconds >= least and not device.startswith("mps")
     compiling = compiling and can_compile(device)
     # With recipe edm, the activations of 64 images of 256 pixels fill 46 GiB, more than many GPUs have. So a
     # micro-batch has at most as many pixels as 64 images of 64 x 64, but at least one image.
