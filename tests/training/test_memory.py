@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import ddim.training.memory
+import ddim.training.optim
 import tiny
 from ddim.errors import Notice, OutOfMemory, UserError
 from ddim.machine.runtime import Runtime
@@ -111,26 +112,25 @@ def test_a_training_goes_on_in_smaller_parts_with_the_same_numbers(error, name, 
     assert run.recipe.optim == replace(recipe.optim, accumulate={3: 4, 1: 8}[most])
 
 
-def test_a_memory_that_is_full_in_the_optimiser_is_answered(monkeypatch):
-    """The update is repeated in smaller parts, although the optimiser had begun to make its moments."""
-    whole, run, left = tiny.training(), tiny.training(), [0]
-    sound = run.optimizer.step
+def test_a_memory_that_is_full_in_the_optimiser_ends_the_run_with_its_last_checkpoint(tmp_path, monkeypatch):
+    """AdamW has changed its weights when Muon's matrices fill the memory: such a step is not repeated."""
+    recipe = tiny.recipe(optim__method="muon")
+    whole = tiny.train(recipe, tmp_path / "whole")
 
-    def fill():
+    sound, left = ddim.training.optim.orthogonalise, [0]
+
+    def fill_once(matrices):
         if left:
             left.pop()
-            run.optimizer.state[next(iter(run.parameters.values()))] = {"step": torch.tensor(7.0)}
             raise ERRORS["machine"]
-        sound()
+        return sound(matrices)
 
-    monkeypatch.setattr(run.optimizer, "step", fill)
-    advance_within_memory(run)
-    assert run.recipe.optim.accumulate == 2
-    run.recipe = whole.recipe
-    whole.advance()
-    # The two halves of the first batch have the gradient of the whole up to rounding.
-    for _ in range(2):
-        assert float(run.advance()["loss"]) == pytest.approx(float(whole.advance()["loss"]), rel=1e-4)
+    with monkeypatch.context() as patch:
+        patch.setattr(ddim.training.optim, "orthogonalise", fill_once)
+        with pytest.raises(OutOfMemory):
+            tiny.train(recipe, tmp_path / "run")
+    resume(tmp_path / "run")
+    tiny.check_same_run(tmp_path / "run", whole)
 
 
 def test_a_run_keeps_its_smaller_parts_when_it_is_resumed(tmp_path, monkeypatch):

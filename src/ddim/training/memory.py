@@ -101,14 +101,17 @@ def advance_within_memory(training: Trainer) -> tuple[StepValues, str]:
         The values of the step, and a sentence if parts were halved, else "".
 
     Raises:
-        OutOfMemory: if the parts cannot be halved: their number of images is odd, several processes would
-            have to agree, or the network has batch norm, whose statistics depend on the parts.
+        OutOfMemory: if the optimiser filled the memory, which smaller parts do not help. Also if the parts
+            cannot be halved: their number of images is odd, several processes would have to agree, or the
+            network has batch norm, whose statistics depend on the parts.
     """
     notice = ""
     while True:
         try:
             return training.advance(), notice
         except OutOfMemory:
+            if training.updating:
+                raise
             notice = _halve(training, "the memory was full")
             if not notice:
                 raise

@@ -80,6 +80,7 @@ class Trainer:
         stopped: the reason for which a callback stopped the run; None if no callback did.
         in_a_row: on the device, the number of steps in a row, up to now, that did not change the weights.
         past_losses: the losses of recent steps, if times depend on them, else None.
+        updating: whether the optimiser is changing the weights; True for good after an error in it.
         sums: sums of loss, gradient norm and learning rate, and the number of steps, since the last line of
             the log.
         samples: the samples (n, C, H, W) of the newest validation since this process started.
@@ -96,6 +97,7 @@ class Trainer:
         if recipe.optim.batch % divisor:
             raise UserError(f"optim.batch must be a multiple of {divisor}, accumulate times the processes")
         self.step, self.due, self.samples = 0, False, torch.empty(0)
+        self.updating = False
         self.best: float | None = None
         self.stopped: str | None = None
         self.sums: dict[str, Tensor | float] = {}
@@ -118,7 +120,7 @@ class Trainer:
             replica.broadcast_buffers = False  # they are equal in all processes
             self.compiled.net = replica
         self.compiled.train()
-        self.batches = Batches(recipe, split, self.model.shape, runtime)
+        self.batches = Batches(recipe, split, self.model.shape, runtime, self.processes)
         self.teacher = load_teacher(recipe, runtime)
         self.past_losses = recipe.objective.times.memory(runtime.exact_device)
         others, matrices = divide_parameters(self.model, recipe.optim)
@@ -208,7 +210,8 @@ class Trainer:
 
         If the loss or gradient is not finite, the weights are not updated, but the averages are, and `step`
         increases. A call that raises OutOfMemory before the optimiser has begun leaves the training
-        unchanged, so it can be repeated with a larger `optim.accumulate`.
+        unchanged, so it can be repeated with a larger `optim.accumulate`. After an error in the optimiser,
+        weights are changed in part: only a checkpoint continues the training.
 
         On an accelerator the call does not wait until the step is computed. A loss is read only when it is
         asked for, and `raise_if_not_finite` raises an error if too many steps in a row were not finite.
@@ -225,10 +228,11 @@ class Trainer:
             losses = torch.zeros(optim.batch, device=runtime.device)
             for k in range(optim.accumulate):
                 # Micro-batch k of a single process has the images k, k + accumulate, ... of the batch.
-                # Several processes divide these images among themselves.
+                # Several processes divide these images among themselves, as in `Batches`.
                 which = slice(k + optim.accumulate * processes.rank, None, optim.accumulate * processes.count)
                 with self._prepare_micro_batch(which, last=k == optim.accumulate - 1):
-                    denoise, x0, eps = batch.micro_batch(which, self.compiled, self.pixels, runtime)
+                    part = slice(k, None, optim.accumulate)
+                    denoise, x0, eps = batch.micro_batch(part, self.compiled, self.pixels, runtime)
                     with runtime.precise():
                         if self.teacher:
                             places = torch.arange(optim.batch)[which]
@@ -246,7 +250,9 @@ class Trainer:
             asynchronous = not runtime.device.startswith(("cpu", "mps"))
             self.optimizer.found_inf = (~finite).float() if asynchronous else None
             if asynchronous or finite.item():
+                self.updating = True
                 self.optimizer.step()
+                self.updating = False
         # The forward pass has changed the buffers. If the step is not finite, they are restored.
         for buffer, old in zip(self._read_buffers(), buffers, strict=True):
             buffer.copy_(torch.where(finite, buffer, old))
@@ -272,15 +278,13 @@ class Trainer:
     @contextmanager
     def _undone_after_error(self) -> Generator[list[Tensor]]:
         """Yield copies of the buffers; after an error, restore the buffers, and clear the gradients."""
-        before, fresh = [buffer.clone() for buffer in self._read_buffers()], not self.optimizer.state
+        before = [buffer.clone() for buffer in self._read_buffers()]
         try:
             yield before
         except BaseException as error:
             for buffer, old in zip(self._read_buffers(), before, strict=True):
                 buffer.copy_(old)
             self.optimizer.zero_grad(set_to_none=True)
-            if fresh:
-                self.optimizer.state.clear()  # a failed first step may have made part of the state
             if is_full_memory(error):
                 raise explain_error(error) from error
             raise
