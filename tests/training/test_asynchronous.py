@@ -4,6 +4,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -13,7 +14,9 @@ from cases import mark_slow
 from ddim.data import split_images
 from ddim.data.values import Values
 from ddim.diffusion.denoiser import Shape
+from ddim.machine.distributed import Processes
 from ddim.machine.runtime import Runtime
+from ddim.recipe.codec import override
 from ddim.runs.state import Plan
 from ddim.training import batches
 from ddim.training.batches import Batches
@@ -96,3 +99,41 @@ def test_an_accelerator_gets_the_same_images_as_a_cpu(values, memory, monkeypatc
         images = ours[step].images
         assert torch.equal(images, theirs[step].images)
         assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def make_batches(device, recipe=None, processes=Processes()):
+    source = replace(tiny.images(), labels=np.arange(40) % 4, classes=("a", "b", "c", "d"))
+    split = split_images(source, 0.2, 0)
+    return Batches(recipe or tiny.recipe(), split, Shape(3, 32, 32), Runtime(device), processes)
+
+
+def test_images_are_read_again_after_a_read_ahead_that_failed():
+    ours, fails = make_batches("cpu:0"), iter([False, True])
+    sound = ours._read
+
+    def read(*given):
+        if next(fails, False):
+            raise MemoryError
+        return sound(*given)
+
+    ours._read = read
+    ours[0]
+    with pytest.raises(MemoryError):
+        ours[1]
+    assert torch.equal(ours[1].images, make_batches("cpu")[1].images)
+
+
+@pytest.mark.parametrize("device", ["cpu:0", "cpu"])
+def test_a_process_reads_its_own_images_and_gets_the_numbers_of_the_whole_batch(device, monkeypatch):
+    changes = {"optim.accumulate": 2, "data.labels": True, "data.dequantise": True}
+    recipe, read, sound = override(tiny.recipe(), changes), [], batches.gather_batch
+    whole = make_batches(device, recipe)[3]
+    monkeypatch.setattr(batches, "gather_batch", lambda *given: [read.extend(given[1]), sound(*given)][1])
+    # Micro-batch k of process r has the images k + 2 * r, k + 2 * r + 4, ... of the batch.
+    for rank, mine in enumerate([[0, 1, 4, 5], [2, 3, 6, 7]]):
+        part = make_batches(device, recipe, Processes(rank, 2))[3]
+        for name in ("images", "noise", "grain", "class_labels"):
+            assert torch.equal(getattr(part, name), getattr(whole, name)[mine])
+        assert torch.equal(part.uniform, whole.uniform)
+    if device == "cpu":
+        assert len(read) == 8

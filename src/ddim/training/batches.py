@@ -3,6 +3,7 @@
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from ddim.diffusion.denoiser import Labelled, Model, Shape
 from ddim.diffusion.noise import AUGMENT, GRAIN, LABEL, NOISE, stream
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.times import LossMemory
+from ddim.machine.distributed import Processes
 from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.labels import drop_labels, label_images
@@ -23,24 +25,29 @@ from ddim.sampling.labels import drop_labels, label_images
 LARGEST_SHARE = 0.25
 """The largest share of an accelerator's memory that the images of a run may fill."""
 
+Rows = TypeVar("Rows", Tensor, np.ndarray)
+
+READERS = 4
+"""Threads that read images. Those of a memory map may have to wait for the disk, image by image."""
+
 _CHUNK = 256
 """The number of images that are copied to an accelerator at once, so that the CPU never holds all of them."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """All that a step with B images is trained on, before noise is added.
+    """All that a step with B images is trained on, before noise is added: the n images of this process.
 
     Tensors are on the device of the training, except where another device is named.
 
     Attributes:
-        images: the images (B, C, H, W), mirrored if the recipe says so, in the type of `gather_batch`.
+        images: the images (n, C, H, W), mirrored if the recipe says so, in the type of `gather_batch`.
         uniform: one random number (B,) of each of B equal slices of [0, 1), float64, on the exact device;
-            `draw_times` makes times from them.
-        noise: standard normal noise (B, C, H, W).
-        grain: uniform noise (B, C, H, W) within the bin of an 8-bit value, or None.
-        augment_labels: augmentation labels (B, 9) on the CPU, which define the augmentation, or None.
-        class_labels: class labels (B,) or vectors (B, d) on the CPU, or None.
+            `draw_times` makes the times of all B images from them.
+        noise: standard normal noise (n, C, H, W).
+        grain: uniform noise (n, C, H, W) within the bin of an 8-bit value, or None.
+        augment_labels: augmentation labels (n, 9) on the CPU, which define the augmentation, or None.
+        class_labels: class labels (n,) or vectors (n, d) on the CPU, or None.
     """
 
     images: Tensor
@@ -56,7 +63,7 @@ class Batch:
         """Return the model with the labels of some of the images, these images x0, and noise (b, C, H, W).
 
         Args:
-            which: the images, as a slice of the batch.
+            which: the images, as a slice of those of this process.
             model: the model.
             pixels: the map between images and model units.
             runtime: how the network runs.
@@ -77,20 +84,31 @@ class Batch:
 class Batches:
     """The batches of a run: `batches[step]` depends on the recipe and the step alone.
 
-    In particular it does not depend on `optim.accumulate` or the number of processes. If all images fit into
-    `LARGEST_SHARE` of a GPU's memory, they are copied to it once. Otherwise a thread reads the next batch
-    into pinned memory while the network works on the current one.
+    In particular it does not depend on `optim.accumulate` or the number of processes: all processes draw the
+    random numbers of the whole batch, and each reads and keeps its own images. If all images fit into
+    `LARGEST_SHARE` of a GPU's memory, they are copied to it once. Otherwise the next batch is read into
+    pinned memory while the network works on the current one.
 
     Args:
         recipe: the recipe of the run.
         split: the images of the run, split into training and validation images.
         shape: channels, height and width of the images.
         runtime: noise and times are drawn on its device.
+        processes: the processes that share each batch.
     """
 
-    def __init__(self, recipe: Recipe, split: SplitImages, shape: Shape, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        split: SplitImages,
+        shape: Shape,
+        runtime: Runtime,
+        processes: Processes = Processes(),  # noqa: B008  (a frozen value)
+    ) -> None:
         self.recipe, self.split, self.shape, self.runtime = recipe, split, shape, runtime
+        self._place, self._places = processes.rank, (-1, processes.count, recipe.optim.accumulate)
         self._on_device = _copy_if_small(split, runtime.device)
+        self._readers = ThreadPoolExecutor(READERS, "readers")
         ahead = runtime.device != "cpu" and self._on_device is None
         self._thread = ThreadPoolExecutor(1, "images") if ahead else None
         self._next: tuple[int, Future[Tensor]] | None = None
@@ -106,42 +124,72 @@ class Batches:
         uniform = uniform.to(self.runtime.exact_device).double()
         uniform = (torch.arange(size, device=uniform.device) + uniform) / size
         full = (size, self.shape.channels, self.shape.height, self.shape.width)
-        noise = torch.randn(full, generator=random, device=device)
+        noise = self._own(torch.randn(full, generator=random, device=device))
         grain = augment_labels = None
         if recipe.data.dequantise:
-            grain = torch.rand(full, generator=stream(device, seed, GRAIN, step), device=device)
+            grain = self._own(torch.rand(full, generator=stream(device, seed, GRAIN, step), device=device))
         if recipe.augment.probability:
-            augment_labels = recipe.augment.draw_labels(size, stream("cpu", seed, AUGMENT, step))
-        which, mirrored = self._draw_images(step)
-        class_labels = label_images(recipe, self.split.images, which)
+            augment_labels = self._own(recipe.augment.draw_labels(size, stream("cpu", seed, AUGMENT, step)))
+        class_labels = label_images(recipe, self.split.images, self._select_images(step))
         if class_labels is not None:
             draw = stream("cpu", seed, LABEL, step)
-            class_labels = drop_labels(class_labels, recipe.data.unlabelled, draw)
-        return Batch(self._load(step, which, mirrored), uniform, noise, grain, augment_labels, class_labels)
+            class_labels = self._own(drop_labels(class_labels, recipe.data.unlabelled, draw))
+        return Batch(self._load(step), uniform, noise, grain, augment_labels, class_labels)
 
-    def _draw_images(self, step: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the indices (B,) of the images of a step, and which of them are mirrored (B,), or None."""
-        size, train, seed = self.recipe.optim.batch, self.split.train, self.recipe.seed
-        mirrored = draw_flips(len(train), seed, step * size, size) if self.recipe.data.flip else None
-        return train[select_indices(len(train), seed, step * size, size)], mirrored
+    def _own(self, rows: Rows) -> Rows:
+        """Return the rows of the images of this process, from those of a whole batch.
 
-    def _load(self, step: int, which: np.ndarray, mirrored: np.ndarray | None) -> Tensor:
-        """Return images (B, C, H, W) on the device; if a thread reads them, it starts on the next batch."""
+        Micro-batch k of a single process has the images k, k + accumulate, ... of the batch. Several
+        processes divide these images among themselves.
+        """
+        shape = rows.shape[1:]
+        return rows.reshape(*self._places, *shape)[:, self._place].reshape(-1, *shape)
+
+    def _select_images(self, step: int) -> np.ndarray:
+        """Return the indices (B,) of the images of a step."""
+        size, train = self.recipe.optim.batch, self.split.train
+        return train[select_indices(len(train), self.recipe.seed, step * size, size)]
+
+    def _choose_images(self, step: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the indices (n,) of the images of this process, and which are mirrored (n,), or None."""
+        size, which = self.recipe.optim.batch, self._own(self._select_images(step))
+        if not self.recipe.data.flip:
+            return which, None
+        return which, self._own(draw_flips(len(self.split.train), self.recipe.seed, step * size, size))
+
+    def _load(self, step: int) -> Tensor:
+        """Return the images (n, C, H, W) of this process on the device, and start to read the next ones."""
         if self._on_device is not None:
-            pixels = self._on_device[self.runtime.send(torch.from_numpy(which))]
-            if mirrored is not None:
-                flipped = self.runtime.send(torch.from_numpy(mirrored))
-                pixels = torch.where(flipped.reshape(-1, 1, 1, 1), pixels.flip(2), pixels)
-            return pixels.permute(0, 3, 1, 2)
+            return self._copy_from_device(step)
         if self._thread is None:
-            return gather_batch(self.split.images, which, mirrored)
-        known = self._next and self._next[0] == step
-        images = self._next[1].result() if self._next and known else self._read(which, mirrored)
-        self._next = step + 1, self._thread.submit(self._read, *self._draw_images(step + 1))
+            return self._read(step)
+        ahead = self._next
+        # A read that failed is not asked again.
+        self._next = None
+        known = ahead is not None and ahead[0] == step
+        images = ahead[1].result() if ahead and known else self._read(step)
+        self._next = step + 1, self._thread.submit(self._read, step + 1)
         return self.runtime.move(images)
 
-    def _read(self, which: np.ndarray, mirrored: np.ndarray | None) -> Tensor:
-        images = gather_batch(self.split.images, which, mirrored)
+    def _copy_from_device(self, step: int) -> Tensor:
+        """Return the images (n, C, H, W) of this process from the copy of all images on the device."""
+        which, mirrored = self._choose_images(step)
+        pixels = self._on_device[self.runtime.send(torch.from_numpy(which))]
+        if mirrored is not None:
+            flipped = self.runtime.send(torch.from_numpy(mirrored))
+            pixels = torch.where(flipped.reshape(-1, 1, 1, 1), pixels.flip(2), pixels)
+        return pixels.permute(0, 3, 1, 2)
+
+    def _read(self, step: int) -> Tensor:
+        """Return the images (n, C, H, W) of this process from the memory map, which several threads read."""
+        which, mirrored = self._choose_images(step)
+        chunks = np.array_split(np.arange(len(which)), min(READERS, len(which)))
+
+        def gather(chunk: np.ndarray) -> Tensor:
+            flips = None if mirrored is None else mirrored[chunk]
+            return gather_batch(self.split.images, which[chunk], flips)
+
+        images = torch.cat([*self._readers.map(gather, chunks)])
         return images.pin_memory() if self.runtime.device.startswith("cuda") else images
 
 
