@@ -30,6 +30,8 @@ def changed(name, words=""):
         ("iddpm", "net.outputs=1", "need --net ddpm_unet --net.outputs 2"),
         ("ddpm", "objective=consistency", "needs a continuous schedule"),
         ("fast", "objective=consistency objective.guidance=2", "ddim distill"),
+        ("fast", "report.guide=0", "set --objective.guidance 1"),
+        ("fast", "objective.finish=0", "set --objective.guidance 1"),
     ],
 )
 def test_fields_that_contradict_each_other_are_named_before_anything_begins(name, words, word):

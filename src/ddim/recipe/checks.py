@@ -122,6 +122,9 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
     explodes = noisiest.alpha**2 + noisiest.sigma**2 > 2
     if isinstance(loss, Objective) and loss.finish and isinstance(loss.weight, Unweighted) and explodes:
         yield f"objective.finish grows with the noise of {kind_name(schedule)}: set --objective.finish 0"
+    if isinstance(loss, Objective) and loss.guidance != 1 and not (loss.finish and recipe.report.guide):
+        wanted = "objective.finish and report.guide above 0"
+        yield f"objective.guidance {loss.guidance:g} needs {wanted}: set --objective.guidance 1"
     if isinstance(loss, Consistency) and schedule.entries:
         yield "objective consistency needs a continuous schedule: set --schedule cosine"
     if isinstance(loss, Consistency) and loss.guidance != 1:
