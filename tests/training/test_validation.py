@@ -56,6 +56,14 @@ def test_only_errors_in_the_finish_choose_the_best_checkpoint(changes, first, tm
     assert best_step(folder) == min(finish, key=finish.get)
 
 
+def test_a_student_keeps_the_checkpoint_with_the_lowest_error(tmp_path):
+    """Its loss changes at each step, and the error that is validated keeps its meaning."""
+    recipe = tiny.recipe(objective="consistency", schedule="cosine", data__size=16, **tiny.DIVERGING)
+    folder = tiny.train(recipe, tmp_path / "run")
+    errors = values(folder, "image_mae")
+    assert best_step(folder) == min(errors, key=errors.get) < max(errors)
+
+
 @pytest.mark.parametrize("labels", ["no", "clusters:3"])
 def test_each_validation_logs_the_kid_of_the_ema_weights(labels, quick, tmp_path):
     """With classes, it is measured on samples with the frequencies of training."""

@@ -13,6 +13,7 @@ import numpy as np
 from ddim.data.arrays import PREFIX
 from ddim.data.images import gather_batch
 from ddim.data.open import absolute_source
+from ddim.diffusion.loss import Objective
 from ddim.errors import NotFinite
 from ddim.files import publish_folder, temporary_folder, write_atomic, write_sealed
 from ddim.machine.distributed import Processes, act_as
@@ -255,6 +256,8 @@ class RunWriter:
         If `objective.finish` changes the loss to the squared error, the error of the image rises, which is an
         absolute error. KID keeps its meaning.
         """
+        if not isinstance(self.trainer.recipe.objective, Objective):
+            return True
         recipe, plan, batch = self.trainer.recipe, self.trainer.plan, self.trainer.recipe.optim.batch
         # The images seen before the update of this step, and before the last update of the run.
         seen, last = (step - 1) * batch, math.ceil((plan.total or sys.maxsize) / batch - 1) * batch
