@@ -56,12 +56,12 @@ def test_only_errors_in_the_finish_choose_the_best_checkpoint(changes, first, tm
     assert best_step(folder) == min(finish, key=finish.get)
 
 
-def test_a_student_keeps_the_checkpoint_with_the_lowest_error(tmp_path):
-    """Its loss changes at each step, and the error that is validated keeps its meaning."""
+def test_the_newest_checkpoint_of_a_student_is_its_best(tmp_path):
+    """It learns to predict samples in place of their mean, which raises the error."""
     recipe = tiny.recipe(objective="consistency", schedule="cosine", data__size=16, **tiny.DIVERGING)
     folder = tiny.train(recipe, tmp_path / "run")
     errors = values(folder, "image_mae")
-    assert best_step(folder) == min(errors, key=errors.get) < max(errors)
+    assert min(errors, key=errors.get) < best_step(folder) == max(errors)
 
 
 @pytest.mark.parametrize("labels", ["no", "clusters:3"])

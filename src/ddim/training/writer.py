@@ -145,8 +145,10 @@ class RunWriter:
         error = values.get(trainer.recipe.report.best)
         if error is not None and math.isfinite(error) and self._has_last_loss(trainer.step):
             known = trainer.best if self._has_last_loss(self._best) else None
-            # While guidance is learnt, the error rises, so the newest validation is taken for the best.
-            rising = trainer.learns_guidance and trainer.recipe.report.best != "kid"
+            # While guidance is learnt, and while a student learns to predict samples in place of their mean,
+            # the error rises, so the newest validation is taken for the best.
+            learns_samples = trainer.learns_guidance or trainer.recipe.is_student
+            rising = learns_samples and trainer.recipe.report.best != "kid"
             if known is None or error < known or rising:
                 trainer.best, self._best = error, trainer.step
         self._tell("on_validation", values)
