@@ -64,7 +64,7 @@ def test_runtimes_of_two_threads_do_not_restore_each_others_settings():
     left.set()
     thread.join(30)
     assert restored == [True]
-    torch.backends.cudnn.conv.fp32_precision = before[1]
+    assert settings() == before
 
 
 @pytest.mark.parametrize("device", ["mps", "mps:0"])

@@ -38,7 +38,12 @@ An idle desktop uses about this much.
 """
 
 _outer = threading.local()
-"""Its `settings` are the (threads, convolution precision) outside each open runtime, innermost last."""
+"""Its `threads` are torch's threads outside each open runtime of a Python thread, innermost last."""
+
+_open: list[str] = []
+"""The precision of convolutions outside the first open runtime of the process, once for each open runtime."""
+
+_opening = threading.Lock()
 
 _convolutions: Any = torch.backends.cudnn.conv  # pyrefly: ignore[missing-attribute] (made at import)
 
@@ -74,18 +79,22 @@ class Runtime:
 
     def __enter__(self) -> Self:
         """Set the number of threads and the precision of convolutions."""
-        outer = torch.get_num_threads(), _convolutions.fp32_precision
-        _outer.settings = [*getattr(_outer, "settings", ()), outer]
+        _outer.threads = [*getattr(_outer, "threads", ()), torch.get_num_threads()]
         torch.set_num_threads(self.threads)
         # By default Nvidia's GPUs convolve in TF32, with 10 bits of mantissa, even in `ExactConv2d`. "ieee"
-        # is full float32.
-        _convolutions.fp32_precision = "ieee"
+        # is full float32. The process has one precision, so the last open runtime restores it.
+        with _opening:
+            _open.append(_open[0] if _open else _convolutions.fp32_precision)
+            _convolutions.fp32_precision = "ieee"
         return self
 
     def __exit__(self, *_error: object) -> None:
         """Restore the caller's number of threads and precision."""
-        threads, _convolutions.fp32_precision = _outer.settings.pop()
-        torch.set_num_threads(threads)
+        torch.set_num_threads(_outer.threads.pop())
+        with _opening:
+            outside = _open.pop()
+            if not _open:
+                _convolutions.fp32_precision = outside
 
     def describe(self) -> str:
         """Return the runtime of a training in words, such as "cpu, bf16, 2 threads, compiled"."""
@@ -264,8 +273,8 @@ def count_cores() -> int:
 
     The caller may have set a smaller number than that of the cores.
     """
-    settings = getattr(_outer, "settings", ())
-    return min(count_allowed(), settings[0][0] if settings else torch.get_num_threads())
+    outside, *_ = [*getattr(_outer, "threads", ()), torch.get_num_threads()]
+    return min(count_allowed(), outside)
 
 
 def count_allowed() -> int:
