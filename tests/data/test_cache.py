@@ -267,6 +267,8 @@ def test_one_part_is_cleared(filled, part):
 
 def test_clearing_everything_leaves_the_files_of_the_user(filled, command):
     command("cache --clear image", code=2)
+    with pytest.raises(UserError):
+        inspect_cache(clear="small")
     cleared = json.loads(command("cache --clear stamps,all --json").out)
     left = sorted(str(path.relative_to(filled)) for path in filled.rglob("*") if path.is_file())
     left.remove("images/.lock")

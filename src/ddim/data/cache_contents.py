@@ -62,7 +62,9 @@ def inspect_cache(*, clear: Sequence[str] = ()) -> CacheContents:
         ddim cache
         ddim cache --clear images,features
     """
-    names = CACHE_PARTS if "all" in clear else [clear] if isinstance(clear, str) else clear
+    names = [clear] if isinstance(clear, str) else clear
+    if "all" in names:
+        names = CACHE_PARTS
     for name in names:
         check_choice("a part of the cache", name, CACHE_PARTS)
     sizes, freed = dict[str, int](), 0
