@@ -43,7 +43,7 @@ values = {
     "clip": st.sampled_from([False, True, "x0"]),
     "minutes": positive,
     "images": st.none() | st.integers(1, 10**12),
-    "seed": st.integers(0, 2**32 - 1),
+    "seed": st.integers(0, 2**63 - 1),
 }
 recipes = st.builds(
     lambda name, kinds, values: override(find_recipe(name), {"objective": "objective"} | kinds | values),

@@ -384,9 +384,12 @@ def _parse(data: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911
     if wanted is str:
         return str(data)
     number = float(data)
-    if math.isfinite(number) and wanted(number) == number:
-        return wanted(number)
-    raise ValueError(data)
+    if not math.isfinite(number) or wanted(number) != number:
+        raise ValueError(data)
+    # A float rounds whole numbers above 2^53.
+    with suppress(ValueError):
+        return wanted(data)
+    return wanted(number)
 
 
 def _list_options(wanted: Any) -> tuple[Any, ...]:  # noqa: ANN401
