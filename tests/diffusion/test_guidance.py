@@ -35,6 +35,15 @@ def test_guidance_raises_the_strong_density_over_the_weak_one(scale, t):
     assert adds_up(p, X, t)
 
 
+@pytest.mark.parametrize("interval", [None, (0.0, None)])
+def test_each_image_may_have_a_time_of_its_own(interval):
+    times = torch.tensor([0.1, 0.99], dtype=torch.float64)
+    guided = Guided(STRONG, WEAK, 2.0, interval)
+    together = guided(X, times)
+    for k, t in enumerate(times):
+        assert torch.allclose(together.x0[k], guided(X[k : k + 1], t).x0[0])
+
+
 @pytest.mark.parametrize("labels", [2, torch.tensor([0, 1, 2, -1])], ids=["one", "each"])
 def test_one_model_predicts_with_and_without_its_label_in_one_batch(labels):
     sizes = []

@@ -13,7 +13,7 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Counted, Denoiser, Labelled
 from ddim.diffusion.parameterisation import Prediction, from_image
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedules import Level, Number, Schedule, copy_to_device, spread_over
+from ddim.diffusion.schedules import Level, Number, Schedule, as_double, copy_to_device, spread_over
 from ddim.errors import UserError
 
 Interval = tuple[float | None, float | None]
@@ -43,12 +43,14 @@ class Guided:
         return self.strong.schedule
 
     def __call__(self, x_t: Tensor, t: Number) -> Prediction:
-        """Return the guided prediction at a scalar time t, the same for all images; see `Denoiser`."""
+        """Return the guided prediction at times t, () or (B,); see `Denoiser`."""
         at = self.schedule(t)
-        if self.scale == 1 or not lies_inside(at.log_snr, self.interval):
+        inside = lies_inside(at.log_snr, self.interval)
+        if self.scale == 1 or not inside.any():
             return self.strong(x_t, t)
         strong, weak = predict_both(self.strong, self.weak, x_t, t)
-        return with_image(strong, x_t, torch.lerp(weak.x0, strong.x0, self.scale), at)
+        scale = torch.where(inside, self.scale, 1.0)
+        return with_image(strong, x_t, torch.lerp(weak.x0, strong.x0, spread_over(scale, x_t)), at)
 
     def move(self, x0: Tensor, t: Tensor, eps: Tensor, exact: bool = False) -> tuple[Tensor, Tensor]:
         """Return other images and other noise with the same x_t, from which a network learns guidance.
@@ -82,7 +84,7 @@ def predict_both(strong: Denoiser, weak: Denoiser, x_t: Tensor, t: Number) -> tu
         strong: a denoiser, such as a model with a class label, but without augmentation labels.
         weak: another denoiser, such as the same model without a label.
         x_t: noisy images (B, C, H, W).
-        t: a scalar time.
+        t: times, () or (B,).
     """
     counters = [denoise for denoise in (strong, weak) if isinstance(denoise, Counted)]
     one, other = (denoise.inner if isinstance(denoise, Counted) else denoise for denoise in (strong, weak))
@@ -92,7 +94,9 @@ def predict_both(strong: Denoiser, weak: Denoiser, x_t: Tensor, t: Number) -> tu
         counter.count()
     label = one.label.expand(len(x_t)) if one.label.ndim == 0 else one.label
     none = torch.full_like(label, math.nan if one.model.vector else -1)
-    p = one.model(torch.cat([x_t, x_t]), t, torch.cat([label, none]), one.augment)
+    t = as_double(t)
+    twice = t if t.ndim == 0 else torch.cat([t, t])
+    p = one.model(torch.cat([x_t, x_t]), twice, torch.cat([label, none]), one.augment)
     mixes = (None, None) if p.variance_mix is None else p.variance_mix.chunk(2)
     first, second = map(Prediction, p.x0.chunk(2), p.eps.chunk(2), mixes)
     return first, second
@@ -174,7 +178,7 @@ def check_reach(schedule: Schedule, at: Level, what: str = "sampled_on", model: 
     Raises:
         UserError: if a noise level is outside the range of `schedule`.
     """
-    clean, noisy = schedule(torch.tensor([0.0, 1.0])).log_snr.tolist()
+    clean, noisy = schedule(torch.tensor([0.0, 1.0], device="cpu")).log_snr.tolist()
     if at.log_snr.min() < noisy - _NEAR or at.log_snr.max() > clean + _NEAR:
         levels = f"{noisy:.2f} to {clean:.2f}, got {at.log_snr.min():.2f} to {at.log_snr.max():.2f}"
         raise UserError(f"{what} must lead to noise levels on which {model} is trained, log-SNR {levels}")
