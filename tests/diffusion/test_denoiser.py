@@ -19,7 +19,7 @@ from ddim.diffusion.parameterisation import (
 from ddim.diffusion.samplers import SAMPLERS, initial_noise, last_state
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, time_of_ratio
 from ddim.errors import UserError
-from oracles import Answers, Gaussian, normal, uniform
+from oracles import Answers, Gaussian, made, normal, uniform
 
 all_parameterisations = pytest.mark.parametrize(
     "predicts",
@@ -61,6 +61,26 @@ def test_one_time_stands_for_all_and_each_image_has_its_own():
         for time in (t[i].item(), t[i], t[i : i + 1]):
             assert torch.allclose(model()(x[i : i + 1], time).x0, whole.x0[i : i + 1])
     assert torch.equal(model()(x, t[0]).x0, model()(x, t[:1].expand(4)).x0)
+
+
+def test_a_network_in_bf16_gets_images_in_bf16_and_all_digits_of_the_noise_level():
+    class Small(nn.Conv2d):
+        def forward(self, x, condition):
+            seen.append(condition)
+            return super().forward(x)
+
+    seen, net = [], made(lambda: Small(3, 3, 1).bfloat16())
+    small = Model(net, Linear(), conditioning="timestep", shape=(3, 4, 5))
+    p = small(small.blank(2), 1.0)
+    assert seen[0].tolist() == [999, 999]
+    assert p.x0.dtype == torch.float32
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5, 9])
+def test_a_network_with_another_number_of_channels_is_refused(channels):
+    wrong = model(lambda x, condition: x[:, :1].expand(-1, channels, -1, -1))
+    with pytest.raises(UserError, match="must return images"):
+        wrong(normal(2, 3, 4, 5), 0.5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -118,14 +118,17 @@ class Model(nn.Module):
         level = self.schedule(t)
         c = self.predicts(level)
         # The addition brings a single value to the device of x_t without waiting for a copy.
-        zeros = x_t.new_zeros(len(x_t))
+        # In bf16, timestep 999 would become 1000.
+        zeros = x_t.new_zeros(len(x_t), dtype=torch.promote_types(x_t.dtype, torch.float32))
         condition = zeros + spread_over(self.conditioning(t, level), zeros)
         labels = (label,) if self.classes or self.vector else ()
         augments = {} if augment is None else {"augment": augment.to(x_t)}
-        output = self.net(spread_over(c.inp, x_t) * x_t, condition, *labels, **augments)
-        F, *more = output.to(x_t.dtype).split(x_t.shape[1], dim=1)
-        if F.shape != x_t.shape:
+        inp = (spread_over(c.inp, x_t) * x_t).to(self.dtype or x_t.dtype)
+        output = self.net(inp, condition, *labels, **augments)
+        size, channels, *sides = x_t.shape
+        if output.shape not in {(size, channels, *sides), (size, 2 * channels, *sides)}:
             raise UserError(f"the network must return images {tuple(x_t.shape)}, got {tuple(output.shape)}")
+        F, *more = output.to(x_t.dtype).split(channels, dim=1)
         x0 = spread_over(c.skip, x_t) * x_t + spread_over(c.out, x_t) * F
         p = from_image(x_t, x0, level.over(x_t))
         # If F has twice the channels, the second half v predicts the variance. As in the code of Nichol &
@@ -166,10 +169,19 @@ class Model(nn.Module):
         return Labelled(self, label.to(self.blank(0).device), augment)
 
     def blank(self, n: int) -> Tensor:
-        """Return zeros (n, C, H, W) with this model's image shape, dtype and device."""
-        weight = next(self.parameters(), torch.empty(()))
+        """Return zeros (n, C, H, W) with this model's image shape, on its device, at least in float32.
+
+        Weights may be bf16; in the sums of a sampler it would lose digits.
+        """
+        weight = next(self.parameters(), torch.empty((), device="cpu"))
         size = (n, self.shape.channels, self.shape.height, self.shape.width)
-        return torch.zeros(size, dtype=weight.dtype, device=weight.device)
+        kind = torch.promote_types(weight.dtype, torch.float32)
+        return torch.zeros(size, dtype=kind, device=weight.device)
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The dtype of the network's weights, in which it gets images; None without weights."""
+        return next((weight.dtype for weight in self.parameters()), None)
 
 
 @dataclass(frozen=True)
