@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from ddim.diffusion.denoiser import Model
-from ddim.diffusion.loss import EDMWeight, MinSNR, Objective
+from ddim.diffusion.loss import EDMWeight, Hybrid, MinSNR, Objective
 from ddim.diffusion.parameterisation import PARAMETERISATIONS, PredictsFlow, from_image
+from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearPath
 from ddim.diffusion.times import NormalLogSNR, TableTimes, UniformTimes
 from oracles import Answers, Gaussian, TellsTime, made, normal, uniform
@@ -118,3 +119,14 @@ def test_the_finish_replaces_the_loss_at_the_end_of_training():
         (1.0, 100, Objective("velocity", "mse")),
     ):
         assert torch.equal(loss.at(progress, seen)(Blind(), X0, T, EPS), wanted(Blind(), X0, T, EPS))
+
+
+def test_the_bound_of_a_hybrid_loss_is_over_the_table_of_the_schedule():
+    """Without a recipe too, which would give its times the number of entries."""
+    net = Model(lambda x, condition: torch.cat([x, 0 * x], dim=1), Linear(entries=100), shape=(1, 4, 4))
+    pixels, x0, eps = Pixels.fixed(0.5, 0.5, 1), uniform(8, 1, 4, 4), normal(8, 1, 4, 4)
+    losses = [
+        Hybrid(times=TableTimes(entries))(net, x0, torch.full((8,), 0.5), eps, pixels)
+        for entries in (None, 100)
+    ]
+    assert torch.equal(*losses)

@@ -30,6 +30,7 @@ PRESERVING = [
     Cosine(0.02, 1.0),
     LinearBeta(),
     LinearBeta(0.01, 200.0),
+    LinearBeta(0.0, 20.0),
     Linear(entries=7, first=0.01, last=0.7),
     *(Linear(clip=clip, read=read) for clip in ("none", "rates", "powers") for read in ("floor", "log_snr")),
     *(BetaTable(clip="none", read="log_snr", betas=betas) for betas in ("quad", "const", "sigmoid")),

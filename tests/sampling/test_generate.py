@@ -202,3 +202,9 @@ def test_a_run_of_a_missing_accelerator_uses_the_runtime_of_this_machine(trained
     assert (here.device, here.micro_batch) == ("cpu", 16)
     assert here.threads < 96
     assert load(trained.checkpoint.path).runtime.micro_batch == SIZE
+
+
+def test_another_default_device_of_the_caller_changes_nothing(trained):
+    expected = sample(trained, n=2, sampler=DPMSolver(2, eta=0.5))
+    with torch.device("meta"):
+        assert torch.equal(sample(trained, n=2, sampler=DPMSolver(2, eta=0.5)), expected)

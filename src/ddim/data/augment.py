@@ -65,9 +65,9 @@ class Augment:
 
     def draw_labels(self, count: int, draw: torch.Generator) -> Tensor:
         """Return labels (count, 9) float64 of random transformations; `draw` is a generator on the CPU."""
-        chance = torch.rand(count, 6, generator=draw, dtype=torch.float64)
-        uniform = torch.rand(count, 4, generator=draw, dtype=torch.float64)
-        scale, stretch, right, down = torch.randn(4, count, generator=draw, dtype=torch.float64)
+        chance = torch.rand(count, 6, generator=draw, dtype=torch.float64, device="cpu")
+        uniform = torch.rand(count, 4, generator=draw, dtype=torch.float64, device="cpu")
+        scale, stretch, right, down = torch.randn(4, count, generator=draw, dtype=torch.float64, device="cpu")
         mirrored, upended = (uniform[:, :2] < 0.5).double().unbind(1)
         angle, twice = (2 * math.pi * uniform[:, 2:]).unbind(1)
         rotated, stretched = (angle.cos() - 1, angle.sin()), (stretch * twice.cos(), stretch * twice.sin())
@@ -100,7 +100,7 @@ def prepare_transformations(labels: Tensor, height: int, width: int) -> Transfor
     labels = labels.double()
     moved = labels[:, 2:].any(1).nonzero().flatten()
     inverse = torch.linalg.inv(_matrix(labels[moved]))
-    shift = labels[moved, 7:] * _SHIFT * torch.tensor([width, height], dtype=torch.float64)
+    shift = labels[moved, 7:] * _SHIFT * torch.tensor([width, height], dtype=torch.float64, device="cpu")
     return Transformations(labels[:, 0] > 0, labels[:, 1] > 0, moved, inverse, shift)
 
 

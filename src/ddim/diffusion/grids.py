@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ddim.diffusion.schedules import Schedule, as_double, time_of_ratio
+from ddim.diffusion.schedules import Schedule, as_double, count_entries, time_of_ratio
 from ddim.errors import check_part_values
 
 
@@ -110,7 +110,7 @@ class Karras(Grid):
         last, log_snr = _end(schedule, -2 * math.log(self.sigma_min))
         low = math.exp(-log_snr / 2)
         top, end = start ** (1 / self.rho), low ** (1 / self.rho)
-        roots = torch.linspace(top, end, max(steps, 2), dtype=torch.float64)[:steps]
+        roots = torch.linspace(top, end, max(steps, 2), dtype=torch.float64, device="cpu")[:steps]
         times = time_of_ratio(schedule, roots**self.rho)
         if steps > 1:
             times[-1] = last
@@ -136,7 +136,7 @@ class Spaced(Grid):
     spacing: Literal["leading", "trailing"] = "trailing"
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        k, entries = count_down(steps), self.entries or schedule.entries or 1000
+        k, entries = count_down(steps), count_entries(schedule, self.entries)
         if self.spacing == "leading":
             return (((k - 1) * entries / steps).floor() + 1) / entries
         return (k * entries / steps).round() / entries
@@ -160,7 +160,7 @@ class Sections(Grid):
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         each = steps // sum(self.shares)
-        entries = self.entries or schedule.entries or 1000
+        entries = count_entries(schedule, self.entries)
         size, longer = divmod(entries, len(self.shares))
         index, first = [], 1
         for k, share in enumerate(self.shares):
@@ -201,12 +201,12 @@ GRIDS: dict[str, type[Grid]] = {
 
 def count_down(steps: int) -> Tensor:
     """Return the numbers steps, ..., 2, 1 (steps,), float64."""
-    return torch.arange(steps, 0, -1).double()
+    return torch.arange(steps, 0, -1, device="cpu").double()
 
 
 def equal_log_snr_times(schedule: Schedule, first: float, last: float, count: int) -> Tensor:
     """Return times (count,) in equal steps of log-SNR, from log-SNR `first` to log-SNR `last`."""
-    return schedule.inverse(torch.linspace(first, last, count, dtype=torch.float64))
+    return schedule.inverse(torch.linspace(first, last, count, dtype=torch.float64, device="cpu"))
 
 
 def _end(schedule: Schedule, log_snr: float) -> tuple[float, float]:

@@ -298,7 +298,7 @@ def flow_bits(
     schedule = denoise.schedule
     first = _clean_log_snr(schedule, pixels, FIRST, earliest)
     end = schedule(1.0).log_snr.item()
-    clock = -torch.linspace(first, end, 2 * steps + 1, dtype=torch.float64) / 2
+    clock = -torch.linspace(first, end, 2 * steps + 1, dtype=torch.float64, device="cpu") / 2
     times = schedule.inverse(-2 * clock)
     if not torch.allclose(-schedule(times).log_snr / 2, clock, atol=1e-6):
         raise UserError(
@@ -332,7 +332,7 @@ def _integrate(
         times: the times at which log(sigma / alpha) has the values of `clock`.
         signs: random signs (B, C, H, W), with which the divergence is estimated.
     """
-    fallen = torch.zeros(len(y), dtype=torch.float64)
+    fallen = torch.zeros(len(y), dtype=torch.float64, device="cpu")
 
     def slope(y: Tensor, k: int) -> tuple[Tensor, Tensor]:
         alpha = denoise.schedule(times[k]).over(y).alpha

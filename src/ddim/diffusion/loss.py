@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.guidance import Interval
 from ddim.diffusion.likelihood import bound_posterior, image_bits, posterior, step_bits
-from ddim.diffusion.parameterisation import Prediction, Quantity, error_ratio, quantity
+from ddim.diffusion.parameterisation import SIGMA_DATA, Prediction, Quantity, error_ratio, quantity
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedules import Level, time_of_ratio
+from ddim.diffusion.schedules import Level, count_entries, time_of_ratio
 from ddim.diffusion.times import NormalLogSNR, TableTimes, TimeSampling, UniformTimes
 from ddim.errors import UserError, check_part_values
 
@@ -102,7 +102,7 @@ class EDMWeight:
     sigma_data: float | None = None
 
     def __call__(self, at: Level, on: Quantity) -> Tensor:
-        data = self.sigma_data or 0.5
+        data = self.sigma_data or SIGMA_DATA
         of_image = (at.alpha / at.sigma) ** 2 + 1 / data**2
         return of_image / error_ratio(at, on).square()
 
@@ -219,7 +219,8 @@ class Hybrid(Loss):
 
     def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
         """Return the loss (B,) of 8-bit images; see `Loss`."""
-        schedule, entries = denoise.schedule, getattr(self.times, "entries", None) or 1000
+        schedule = denoise.schedule
+        entries = count_entries(schedule, self.times.entries)
         at = schedule(t).over(x0)
         x_t = at.noisy(x0, eps)
         p = denoise(x_t, t)

@@ -95,11 +95,11 @@ class AdamsBashforth(UsesHistory):
         The step begins at the noise level of the last slope, and is mapped to u in [0, 1].
         """
         now, count = known[-1][0], len(known)
-        nodes = torch.arange(1 - count, 1).double()
+        nodes = torch.arange(1 - count, 1, device="cpu").double()
         if self.steps == "unequal":
             ratios = torch.stack([at.noise_to_signal for at, _ in known])
             nodes = (ratios - ratios[-1]) / (then.noise_to_signal - ratios[-1])
-        moments = 1 / torch.arange(1, count + 1).double()  # the integrals of 1, u, u^2, ...
+        moments = 1 / torch.arange(1, count + 1, device="cpu").double()  # the integrals of 1, u, u^2, ...
         slopes = [(at, p.eps) for at, p in known]
         return move(x, weighted_sum(interpolation_weights(nodes, moments), slopes), now, then)
 

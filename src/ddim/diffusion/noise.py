@@ -38,9 +38,9 @@ class Noise:
 
         The noise is drawn on the CPU, so that samples do not depend on the device.
         """
-        pairs = zip(x, self.streams, strict=True)
-        draws = [torch.randn(image.shape, generator=stream, dtype=x.dtype) for image, stream in pairs]
-        noise = torch.stack(draws)
+        noise = torch.empty(x.shape, dtype=x.dtype, device="cpu")
+        for image, stream in zip(noise, self.streams, strict=True):
+            image.normal_(generator=stream)
         # From pinned memory, the program does not wait until a GPU has copied the noise.
         if x.is_cuda:
             return noise.pin_memory().to(x.device, non_blocking=True)

@@ -10,7 +10,10 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ddim.diffusion.schedules import Level
+from ddim.diffusion.schedules import Level, count_entries
+
+SIGMA_DATA = 0.5
+"""Standard deviation of images in model units, if it is not known (Karras et al. 2022, table 1)."""
 
 Quantity = Literal["noise", "image", "velocity", "flow"]
 """A quantity of a prediction: eps, x0, the velocity alpha * eps - sigma * x0, or the flow eps - x0."""
@@ -132,7 +135,7 @@ class PredictsEDM:
     sigma_data: float | None = None
 
     def __call__(self, at: Level) -> Scales:
-        ratio, data = at.noise_to_signal, self.sigma_data or 0.5
+        ratio, data = at.noise_to_signal, self.sigma_data or SIGMA_DATA
         norm = (ratio**2 + data**2).sqrt()
         return Scales(data**2 / norm**2 / at.alpha, ratio * data / norm, 1 / (norm * at.alpha))
 
@@ -212,7 +215,7 @@ class Timestep:
     scale: float = 1.0
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        return ((self.entries or 1000) * t.double() - 1).clamp(min=0) * self.scale
+        return (count_entries(entries=self.entries) * t.double() - 1).clamp(min=0) * self.scale
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Pixels:
             batches: batches (B, C, H, W) in [0, 1] of the whole training set; sums are computed in float64.
             deviation: the standard deviation in model units.
         """
-        count, total, square = 0, torch.zeros(()), torch.zeros(())
+        count, total, square = 0, torch.zeros((), device="cpu"), torch.zeros((), device="cpu")
         for batch in batches:
             values = batch.double()
             count += values.numel() // values.shape[1]
@@ -72,7 +72,7 @@ class Pixels:
     @property
     def bounds(self) -> Tensor:
         """Black and white in model units, for each channel: (2, C), float64."""
-        mean, std = torch.tensor([self.mean, self.std]).double()
+        mean, std = torch.tensor([self.mean, self.std], device="cpu").double()
         return torch.stack([-mean / std, (1 - mean) / std])
 
     def _over(self, x: Tensor) -> tuple[Tensor, Tensor]:

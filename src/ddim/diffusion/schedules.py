@@ -60,9 +60,20 @@ def variance_preserving(log_snr: Tensor) -> Level:
     return Level(log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt())
 
 
+ENTRIES = 1000
+"""Number of entries of a table of times, if neither a part nor its schedule has one (Ho et al. 2020)."""
+
+
+def count_entries(schedule: "Schedule | None" = None, entries: int | None = None) -> int:
+    """Return the number of entries of a table of times: `entries`, or that of the schedule, or `ENTRIES`."""
+    return entries or getattr(schedule, "entries", None) or ENTRIES
+
+
 def as_double(value: Number | Sequence[float]) -> Tensor:
     """Convert times or log-SNRs, numbers or a tensor of any dtype, to a float64 tensor."""
-    return torch.as_tensor(value, dtype=torch.float64)
+    if isinstance(value, Tensor):
+        return value.double()
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
 def as_times(t: Number) -> Tensor:
@@ -190,7 +201,8 @@ class LinearBeta(Schedule):
         slope = self.high - self.low
         integral = -logsigmoid(as_double(log_snr)).clamp(min=-self.low - slope / 2)
         root = (self.low**2 + 2 * slope * integral).sqrt()
-        return (2 * integral / (self.low + root)).clamp(0, 1)
+        # Without a beta at t = 0, both sides of the fraction are 0 for a clean image.
+        return (2 * integral / (self.low + root).clamp(min=1e-300)).clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -420,7 +432,7 @@ class Linear(Schedule):
 
     def line(self, low: float, high: float) -> Tensor:
         """Return equally spaced numbers (entries,), float64."""
-        return torch.linspace(low, high, self.entries, dtype=torch.float64)
+        return torch.linspace(low, high, self.entries, dtype=torch.float64, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -448,7 +460,7 @@ class BetaTable(Linear):
 
     def fractions(self) -> Tensor:
         """Return beta (entries,); see `Linear`."""
-        t = torch.arange(self.entries + 1).double() / self.entries
+        t = torch.arange(self.entries + 1, device="cpu").double() / self.entries
         match self.betas:
             case "cosine":
                 powers = ((t + 0.008) / 1.008 * math.pi / 2).cos() ** 2
@@ -486,7 +498,7 @@ def check_schedule(schedule: Schedule) -> None:
     """
     name = f"schedule {type(schedule).__name__}"
     with torch.device("cpu"):  # a model may be built on the device "meta"
-        times = torch.linspace(0, 1, 9, dtype=torch.float64)
+        times = torch.linspace(0, 1, 9, dtype=torch.float64, device="cpu")
         level = schedule(times)
     if not isinstance(level, Level) or {level.alpha.shape, level.sigma.shape} != {times.shape}:
         raise UserError(f"{name} must return a ddim.Level, alpha and sigma shaped like t, got {level}")

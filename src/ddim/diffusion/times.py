@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ddim.diffusion.schedules import Schedule
+from ddim.diffusion.schedules import Schedule, count_entries
 
 
 class TimeSampling(Protocol):
@@ -76,7 +76,7 @@ class TableTimes(TimeSampling):
     entries: int | None = None
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        entries = self.entries or schedule.entries or 1000
+        entries = count_entries(schedule, self.entries)
         return ((uniform.double() * entries).floor() + 1) / entries
 
 
@@ -110,7 +110,7 @@ class LossMemory:
     """
 
     def __init__(self, sampling: LossAware, device: str = "cpu") -> None:
-        self.sampling, self.entries = sampling, sampling.entries or 1000
+        self.sampling, self.entries = sampling, count_entries(entries=sampling.entries)
         self.losses = torch.zeros(self.entries, sampling.history, dtype=torch.float64, device=device)
         self.counts = torch.zeros(self.entries, dtype=torch.int64, device=device)
 
@@ -169,13 +169,13 @@ BIN = 2
 
 def midpoints(count: int = 100_000) -> Tensor:
     """Return the midpoints (count,) of `count` equal parts of [0, 1], which stand for uniform times."""
-    return (torch.arange(count).double() + 0.5) / count
+    return (torch.arange(count, device="cpu").double() + 0.5) / count
 
 
 def log_snr_range(schedule: Schedule) -> tuple[float, float]:
     """Return the largest and the smallest log-SNR at which a network is evaluated under a schedule."""
     # No network is evaluated on a clean image: if x_t at t = 0 is clean, t = 0.001 counts.
-    first, early, last = schedule(torch.tensor([0.0, 1e-3, 1.0])).log_snr.tolist()
+    first, early, last = schedule(torch.tensor([0.0, 1e-3, 1.0], device="cpu")).log_snr.tolist()
     return (first if math.isfinite(first) else early), last
 
 

@@ -353,7 +353,7 @@ def divergence_from_noise(rows: Tensor) -> Callable[[float], float]:
     total = torch.cat([spectrum, spectrum.new_zeros(dimensions - len(spectrum))])
 
     def divergence(log_snr: float) -> float:
-        at = variance_preserving(torch.tensor(log_snr))
+        at = variance_preserving(torch.tensor(log_snr, device="cpu"))
         # These are the variances alpha^2 lambda + sigma^2, minus the variance of the noise, which is 1.
         excess = at.alpha**2 * (total - 1)
         return 0.5 * ((excess - excess.log1p()).sum() + at.alpha**2 * square).item()

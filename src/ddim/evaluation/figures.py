@@ -150,7 +150,7 @@ def plot_schedules(schedules: Shown = DEFAULT, fields: Mapping[str, Any] | None 
         fields: fields of the schedules that are given by name, such as {"schedule.clip": "powers"}.
     """
     shown = name_schedules(schedules, fields)
-    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64, device="cpu")
     levels = {name: schedule(t) for name, schedule in shown.items()}
     # If a schedule keeps alpha = 1, its sigma grows far beyond 1, and the panel gets a log scale.
     log = any(level.sigma.max() > 1 for level in levels.values())
@@ -181,7 +181,7 @@ def plot_embedding() -> charts.Figure:
     that do not exist.
     """
     net = Sinusoidal(32)
-    middles = (torch.arange(720, dtype=torch.float64) + 0.5) / 720
+    middles = (torch.arange(720, dtype=torch.float64, device="cpu") + 0.5) / 720
     figure = charts.new_figure(12.0, 4.8)
     titles = {
         1.0: "All noise variances; white: average over a pixel of the figure",
@@ -247,7 +247,7 @@ def plot_forward(
         image = read_image(str(image), parse_plain(size, tuple[int, int], "data.size"))
     x0 = PHOTOGRAPH.enter(to_unit(torch.as_tensor(image)))
     eps = Noise([seed]).like(x0)
-    times = torch.linspace(0, 1, 9, dtype=torch.float64)
+    times = torch.linspace(0, 1, 9, dtype=torch.float64, device="cpu")
     rows, notes = {}, {}
     for name, schedule in name_schedules(schedules, fields).items():
         level = schedule(times)
@@ -289,7 +289,7 @@ def plot_reverse(
     sample = states[-1].x0.float().cpu()
     # The sample depends on the noise from which sampling started, so independent noise is added to it.
     fresh = Noise([2**32 - 1 - seed]).like(sample)
-    times = torch.tensor([state.t for state in kept], dtype=torch.float64)
+    times = torch.tensor([state.t for state in kept], dtype=torch.float64, device="cpu")
     levels = recipe.sampling_schedule(times[:-1])
     images = {
         "reverse:\nstate x_t": torch.cat([state.x for state in kept]),

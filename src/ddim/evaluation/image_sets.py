@@ -116,7 +116,7 @@ def share_range(images: Images, values: Values) -> Images:
 LARGEST_KEPT = 2**26
 """The largest size of all samples of an evaluation that are kept in the cache, in bytes."""
 
-_NO_IMAGES = torch.empty(0, dtype=torch.uint8)
+_NO_IMAGES = torch.empty(0, dtype=torch.uint8, device="cpu")
 
 
 @dataclass(frozen=True)

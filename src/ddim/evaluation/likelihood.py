@@ -18,7 +18,7 @@ from ddim.diffusion.guidance import Clipped
 from ddim.diffusion.likelihood import Variance, bound_bits, bound_times, flow_bits
 from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.schedules import Schedule
+from ddim.diffusion.schedules import Schedule, count_entries
 from ddim.diffusion.times import midpoints
 from ddim.errors import UserError, check_count
 from ddim.evaluation.image_sets import Part, Reference, open_reference
@@ -43,7 +43,7 @@ class Likelihood(Recorded):
     @property
     def bits(self) -> Tensor:
         """The bits per dimension of each image, (N,) float64."""
-        return torch.tensor(self.record["bits"]["each"], dtype=torch.float64)
+        return torch.tensor(self.record["bits"]["each"], dtype=torch.float64, device="cpu")
 
     @property
     def verdict(self) -> str:
@@ -127,7 +127,7 @@ def likelihood(  # noqa: PLR0913 (the options of a command)
         raise UserError(f"part {chosen.part} of {chosen.source} has no images")
     count, labels = len(which), label_any_images(run, chosen.images, which)
     if steps is None:
-        steps = {"vlb": min(1000, run.model.schedule.entries or 1000), "ode": 50}[method]
+        steps = {"vlb": min(1000, count_entries(run.model.schedule)), "ode": 50}[method]
     check_count("steps", steps)
     nfe = {"vlb": steps, "ode": 4 * steps}[method]
 
@@ -211,7 +211,7 @@ def label_any_images(run: Pipeline, images: Images, which: np.ndarray) -> Tensor
         labels = torch.from_numpy(run.clusters.find_labels(cells)[0])
     elif labels is not None and run.recipe.data.labels:
         places = [run.classes.index(name) if name in run.classes else NULL for name in images.classes]
-        labels = torch.tensor(places)[labels]
+        labels = torch.tensor(places, device="cpu")[labels]
     if labels is None or (run.recipe.data.labels and NULL in labels):
         what = "an image without a vector, or in a folder that is not named like a class"
         check_unconditional(run.recipe, what)

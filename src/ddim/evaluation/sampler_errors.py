@@ -63,7 +63,7 @@ class TimeRange:
 
         def space(quantity: Tensor) -> Tensor:
             first, last = quantity.tolist()
-            return torch.linspace(first, last, steps, dtype=torch.float64)
+            return torch.linspace(first, last, steps, dtype=torch.float64, device="cpu")
 
         grids = {
             "uniform": space(ends),
@@ -176,7 +176,7 @@ def prepare_run(
 def prepare_oracle(count: int) -> tuple[SamplingError, TimeRange]:
     """Return the same for a mixture of Gaussians, whose score is exact, and `count` samples."""
     draw = torch.Generator().manual_seed(0)
-    centres, x = torch.randn(2, max(3, count), 1, 4, 4, generator=draw, dtype=torch.float64)
+    centres, x = torch.randn(2, max(3, count), 1, 4, 4, generator=draw, dtype=torch.float64, device="cpu")
     law = Mixture(Cosine(0.014, 0.99995), centres[:3], 0.5)
 
     def sample(sampler: Sampler, times: Tensor) -> Tensor:

@@ -120,7 +120,8 @@ def extract_features(
     features = np.empty((len(images), extractor.dimensions), np.float32)
     for start in range(0, len(images), batch):
         pixels = np.ascontiguousarray(images[start : start + batch])
-        features[start : start + len(pixels)] = extractor(torch.tensor(pixels).permute(0, 3, 1, 2)).numpy()
+        some = torch.tensor(pixels, device="cpu").permute(0, 3, 1, 2)
+        features[start : start + len(pixels)] = extractor(some).numpy()
         if progress:
             progress(start + len(pixels), len(images))
     return features
@@ -163,7 +164,8 @@ def load_network(name: str, weights: str | Path | None = None) -> tuple[str, nn.
     # These are the bytes that were hashed; weights_only ensures that no code in them runs.
     tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     wanted = network.state_dict()
-    counters = {name: torch.tensor(0) for name in wanted if name.endswith("num_batches_tracked")}
+    zero = torch.tensor(0, device="cpu")
+    counters = {name: zero for name in wanted if name.endswith("num_batches_tracked")}
     network.load_state_dict(counters | {k: v for k, v in tensors.items() if k in wanted}, assign=True)
     network.eval().requires_grad_(False)
     # pyrefly: ignore[no-matching-overload] torch's annotations leave memory_format out

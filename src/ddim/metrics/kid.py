@@ -48,7 +48,8 @@ def kid(
     n, m = len(generated), len(reference)
     size = min(size, n, m)
     draw = np.random.RandomState(seed)
-    ours, theirs = torch.zeros(subsets, n, dtype=torch.float64), torch.zeros(subsets, m, dtype=torch.float64)
+    ours = torch.zeros(subsets, n, dtype=torch.float64, device="cpu")
+    theirs = torch.zeros(subsets, m, dtype=torch.float64, device="cpu")
     for one, other in zip(ours, theirs, strict=True):
         one[torch.from_numpy(draw.choice(n, size, replace=False))] = 1
         other[torch.from_numpy(draw.choice(m, size, replace=False))] = 1
@@ -131,8 +132,9 @@ def _sum_kernel(
         The sums over each row (n,), over each column (m,) and over each submatrix (S,).
     """
     other = x if y is None else y
-    over_rows, over_columns = (torch.zeros(len(part), dtype=torch.float64) for part in (x, other))
-    inside = torch.zeros(0 if of_x is None else len(of_x), dtype=torch.float64)
+    over_rows = torch.zeros(len(x), dtype=torch.float64, device="cpu")
+    over_columns = torch.zeros(len(other), dtype=torch.float64, device="cpu")
+    inside = torch.zeros(0 if of_x is None else len(of_x), dtype=torch.float64, device="cpu")
     for rows, some_x in read_blocks(x):
         for columns, some_y in read_blocks(other):
             k = (some_x @ some_y.T / some_x.shape[1] + 1).pow(3)

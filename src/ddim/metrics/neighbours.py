@@ -69,7 +69,7 @@ def standardise(images: np.ndarray) -> Tensor:
 def flatten_features(rows: np.ndarray) -> Tensor:
     """Flatten an array (N, ...) to vectors (N, d) float32."""
     # `torch.tensor` copies the array, because torch warns if a tensor shares a read-only array or memory map.
-    return torch.tensor(np.asarray(rows), dtype=torch.float32).flatten(1)
+    return torch.tensor(np.asarray(rows), dtype=torch.float32, device="cpu").flatten(1)
 
 
 def nearest_neighbours(
@@ -100,11 +100,11 @@ def nearest_neighbours(
     centre = x.mean(0)
     x = x - centre
     squares = x.double().square().sum(1, keepdim=True)
-    best = torch.full((len(x), k), torch.inf, dtype=torch.float64)
-    which = torch.full((len(x), k), -1)
+    best = torch.full((len(x), k), torch.inf, dtype=torch.float64, device="cpu")
+    which = torch.full((len(x), k), -1, device="cpu")
     for first in range(0, count, _BLOCK):
-        here = torch.arange(first, min(first + _BLOCK, count))
-        apart = torch.full((len(x), len(here)), torch.inf, dtype=torch.float64)
+        here = torch.arange(first, min(first + _BLOCK, count), device="cpu")
+        apart = torch.full((len(x), len(here)), torch.inf, dtype=torch.float64, device="cpu")
         for view in views:
             y = embed(view[first : first + _BLOCK]) - centre
             apart = apart.minimum(squares + y.double().square().sum(1) - 2 * (x @ y.T).double())

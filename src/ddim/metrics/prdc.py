@@ -50,7 +50,7 @@ def prdc(generated: np.ndarray, reference: np.ndarray, *, k: int = 3, k_density:
     around_x = _radii(generated, [k])[0]
     around_y, around_y_wide = _radii(reference, [k, k_density])
     n, m = len(generated), len(reference)
-    precise, recalled, covered = (torch.zeros(size, dtype=torch.bool) for size in (n, m, m))
+    precise, recalled, covered = (torch.zeros(size, dtype=torch.bool, device="cpu") for size in (n, m, m))
     inside = 0
     for rows, x in read_blocks(generated):
         for columns, y in read_blocks(reference):

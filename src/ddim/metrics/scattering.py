@@ -97,8 +97,8 @@ def _bank(scale: int, sampled: int, size: int, device: torch.device) -> Tensor:
     step = 2 * math.pi / size
     # The transform of a sampled wavelet is the sum of copies of the continuous one, shifted by multiples of
     # 2 pi. Five copies in each direction are summed.
-    w = step * (torch.arange(-2 * size, 3 * size, dtype=torch.float64))
-    angles = math.pi * torch.arange(_ANGLES, dtype=torch.float64)[:, None, None] / _ANGLES
+    w = step * (torch.arange(-2 * size, 3 * size, dtype=torch.float64, device="cpu"))
+    angles = math.pi * torch.arange(_ANGLES, dtype=torch.float64, device="cpu")[:, None, None] / _ANGLES
     along = w[:, None] * angles.cos() + w * angles.sin()
     across = w * angles.cos() - w[:, None] * angles.sin()
 

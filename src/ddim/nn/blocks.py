@@ -66,7 +66,7 @@ class Dropout(nn.Dropout):
         dropped = round(self.p * LEVELS)
         if not self.training or not 0 < dropped < LEVELS:
             return super().forward(input)
-        rows = torch.arange(len(input)) if self.rows is None else self.rows
+        rows = torch.arange(len(input), device=input.device) if self.rows is None else self.rows
         # Like torch's dropout, this draws from the global generator, which training seeds at each step: that
         # of the CPU or of CUDA. A seed of 32 bits is enough, because a CPU generator uses only 32 bits of it.
         source = "cpu" if input.device.type == "mps" else input.device
@@ -94,7 +94,7 @@ def draw_mask(seed: Tensor, rows: Tensor, shape: list[int], dropped: int) -> Ten
     """
     b, c, h, w = shape
     numbers = c * h * w
-    draws = torch.empty(b, -(-numbers // 4), dtype=torch.int64)
+    draws = torch.empty(b, -(-numbers // 4), dtype=torch.int64, device="cpu")
     for draw, row in zip(draws, rows.tolist(), strict=True):
         draw.random_(-(2**63), None, generator=torch.Generator().manual_seed((int(seed) + row) % 2**32))
     flat = draws.view(torch.int16)[:, :numbers] >= dropped - LEVELS // 2

@@ -115,7 +115,7 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
     loss, schedule, conditioning = recipe.objective, recipe.schedule, recipe.conditioning
     if source is not None and recipe.pixels != source.pixels:
         yield f"pixels must be the same as in the run of --from, {source.pixels}, got {recipe.pixels}"
-    t = torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
+    t = torch.linspace(0.01, 0.99, 9, dtype=torch.float64, device="cpu")
     if len(set(conditioning(t, schedule(t)).tolist())) == 1:
         yield f"conditioning {kind_name(conditioning)} is the same number at all noise levels: set another"
     noisiest = schedule(1.0)

@@ -16,6 +16,7 @@ from ddim.diffusion.loss import LOSSES, WEIGHTINGS, Consistency, Loss, Objective
 from ddim.diffusion.parameterisation import (
     CONDITIONINGS,
     PARAMETERISATIONS,
+    SIGMA_DATA,
     Conditioning,
     LogSNR,
     Parameterisation,
@@ -23,7 +24,7 @@ from ddim.diffusion.parameterisation import (
 )
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import SAMPLERS, DPMSolver, Sampler
-from ddim.diffusion.schedules import SCHEDULES, Cosine, Schedule
+from ddim.diffusion.schedules import SCHEDULES, Cosine, Schedule, count_entries
 from ddim.diffusion.times import TIME_SAMPLINGS, NormalLogSNR, TimeSampling
 from ddim.errors import UserError, check_count, check_part_values, to_float
 from ddim.metrics.catalogue import LEAST
@@ -307,13 +308,14 @@ class Recipe:
 
         They are 1000 entries for a schedule without a table, and EDM's sigma_data for unknown pixels.
         """
-        table: dict[str, float] = {"entries": getattr(self.schedule, "entries", None) or 1000}
+        table: dict[str, float] = {"entries": count_entries(self.schedule)}
+        predicted = getattr(self.predicts, "sigma_data", None)
         known = self.pixels.std if isinstance(self.pixels, Measured) else None
         return {
             "conditioning": table,
-            "grid": {"entries": getattr(self.sampling_schedule, "entries", None) or 1000},
-            "predicts": {"sigma_data": known or 0.5},
-            "objective": table | {"sigma_data": known or getattr(self.predicts, "sigma_data", None) or 0.5},
+            "grid": {"entries": count_entries(self.sampling_schedule)},
+            "predicts": {"sigma_data": known or SIGMA_DATA},
+            "objective": table | {"sigma_data": known or predicted or SIGMA_DATA},
         }
 
     @property

@@ -276,10 +276,10 @@ def interpolate(
     setup = open_edit(run, "an interpolation", steps, options, invert=seeds is None)
     pipeline, times, sampler = setup.pipeline, setup.times, setup.pipeline.recipe.sampler
     numbers, notes, restored, before = check_seeds([] if seeds is None else seeds), [], None, 0
-    x, names = open_pictures(pipeline, images, notes) if images else (torch.empty(0), [])
+    x, names = open_pictures(pipeline, images, notes) if images else (torch.empty(0, device="cpu"), [])
     if sorted([len(names), len(numbers)]) != [0, 2]:
         raise UserError("give two images, or two seeds, such as seeds=[3, 8] (--seeds 3,8)")
-    shares, latents = [k / (frames - 1) for k in range(frames)], torch.empty(0)
+    shares, latents = [k / (frames - 1) for k in range(frames)], torch.empty(0, device="cpu")
     if names:
         ends, restored, before, _ = _invert(setup, x, options)
         with pipeline.runtime:

@@ -114,7 +114,7 @@ def drop_labels(labels: Tensor, probability: float, draw: torch.Generator) -> Te
         probability: the probability with which each label is replaced, independently of the others.
         draw: the generator of the random numbers.
     """
-    dropped = torch.rand(len(labels), generator=draw, dtype=torch.float64) < probability
+    dropped = torch.rand(len(labels), generator=draw, dtype=torch.float64, device="cpu") < probability
     if labels.is_floating_point():
         return torch.where(dropped[:, None], torch.nan, labels)
     return torch.where(dropped, NULL, labels)

@@ -137,8 +137,12 @@ class Pipeline:
             known = isinstance(label, VectorLabel)
             return label.assign(seeds, self.vectors) if known else labels.draw_vectors(seeds, self.vectors)
         if label == "natural":
-            return torch.tensor([labels.draw_class(seed, self.class_counts) for seed in seeds])
-        return torch.tensor([seed % self.model.classes if label == "all" else label for seed in seeds])
+            classes = [labels.draw_class(seed, self.class_counts) for seed in seeds]
+        elif label == "all":
+            classes = [seed % self.model.classes for seed in seeds]
+        else:
+            classes = [label] * len(seeds)
+        return torch.tensor(classes, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -307,7 +311,7 @@ def open_pipeline(source: Source) -> Pipeline:
         what = "a run folder, a Pipeline or a Model, such as ddim.Model(network, ddim.Cosine())"
         raise UserError(f"model must be {what}, got {describe_given(source)}")
     shape = source.shape
-    weight = next(source.parameters(), torch.zeros(()))
+    weight = next(source.parameters(), torch.zeros((), device="cpu"))
     size, channels = (shape.height, shape.width), choose_channels(shape.channels)
     parts: dict[str, Any] = {name: getattr(source, name) for name in ("schedule", "predicts", "conditioning")}
     data = Data(size=size, channels=channels, labels=source.classes > 0)

@@ -175,7 +175,7 @@ class SamplingSetup(Generic[P]):
         """
         recipe = self.pipeline.recipe
         guided, counters = self.guidance.combine(*(Counted(_Zero(recipe.schedule)) for _ in range(2)))
-        blank = torch.zeros(self.pipeline.model.blank(1).shape)
+        blank = torch.zeros(self.pipeline.model.blank(1).shape, device="cpu")
         last_state(recipe.sampler(self.pipeline.denoiser(guided), blank, self.times, Noise([0])))
         return sum(counter.evaluations for counter in counters)
 

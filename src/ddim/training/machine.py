@@ -187,6 +187,6 @@ def blank_loss(model: Model, recipe: Recipe, runtime: Runtime, size: tuple[int, 
     """
     x0 = runtime.images(torch.ones_like(model.blank(count)[..., : size[0], : size[1]]))
     pixels, objective = Pixels.fixed(0.5, 0.5, model.shape.channels), recipe.objective.at(0.5, 0)
-    label = torch.zeros(count, model.vector) if model.vector else 0 if model.classes else None
+    label = torch.zeros(count, model.vector, device="cpu") if model.vector else 0 if model.classes else None
     with runtime.precise():
-        return objective(model.with_labels(label), x0, torch.full((count,), 0.5), x0, pixels)
+        return objective(model.with_labels(label), x0, torch.full((count,), 0.5, device="cpu"), x0, pixels)

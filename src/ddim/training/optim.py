@@ -63,7 +63,7 @@ class Muon(torch.optim.Optimizer):
         self, others: list[nn.Parameter], matrices: list[nn.Parameter], dtype: torch.dtype, optim: Optim
     ) -> None:
         # PyTorch's AdamW refuses an empty list; `step` gives it the group of `others`, which may be empty.
-        some = others or [nn.Parameter(torch.zeros(1))]
+        some = others or [nn.Parameter(torch.zeros(1, device="cpu"))]
         rates = {"lr": optim.lr, "betas": optim.betas, "weight_decay": optim.weight_decay}
         self.adamw = torch.optim.AdamW(some, **rates, fused=True)
         super().__init__([{"params": others}, {"params": matrices}], self.adamw.defaults)

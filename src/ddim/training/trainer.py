@@ -96,7 +96,7 @@ class Trainer:
         divisor = recipe.optim.accumulate * self.processes.count
         if recipe.optim.batch % divisor:
             raise UserError(f"optim.batch must be a multiple of {divisor}, accumulate times the processes")
-        self.step, self.due, self.samples = 0, False, torch.empty(0)
+        self.step, self.due, self.samples = 0, False, torch.empty(0, device="cpu")
         self.updating = False
         self.best: float | None = None
         self.stopped: str | None = None
@@ -235,7 +235,7 @@ class Trainer:
                     denoise, x0, eps = batch.micro_batch(part, self.compiled, self.pixels, runtime)
                     with runtime.precise():
                         if self.teacher:
-                            places = torch.arange(optim.batch)[which]
+                            places = torch.arange(optim.batch, device="cpu")[which]
                             x0, eps = self.teacher.move(denoise, x0, times[which], eps, places, self.step)
                         loss_per_image = objective(denoise, x0, times[which], eps, bins)
                         loss = (loss_per_image * weights[which].to(loss_per_image)).mean() / optim.accumulate

@@ -67,10 +67,12 @@ def denoise_validation_images(
     recipe, runtime = pipeline.recipe, pipeline.runtime
     times = choose_times(recipe, split)
     draw = stream("cpu", recipe.seed, VALIDATION, 0)
-    which = split.validation[torch.randperm(len(split.validation), generator=draw)[: len(times)].numpy()]
+    order = torch.randperm(len(split.validation), generator=draw, device="cpu")
+    which = split.validation[order[: len(times)].numpy()]
     # The noise of all batches is drawn in each process, so it does not depend on the number of processes.
-    parts = torch.arange(len(times)).split(runtime.micro_batch)
-    noises = [torch.randn(len(part), *astuple(pipeline.model.shape), generator=draw) for part in parts]
+    parts = torch.arange(len(times), device="cpu").split(runtime.micro_batch)
+    shape = astuple(pipeline.model.shape)
+    noises = [torch.randn(len(part), *shape, generator=draw, device="cpu") for part in parts]
     errors = []
     with runtime.precise():
         for k in share(range(len(parts))):
