@@ -49,7 +49,7 @@ def test_a_full_queue_refuses_and_a_client_that_leaves_makes_room():
     run_jobs(work, waiting=1)
 
 
-FAULTS = {422: UserError("no"), 404: Refused(404, "no"), 503: MemoryError(), 504: None}
+FAULTS = {422: UserError("no"), 404: Refused(404, "no"), 500: MemoryError(), 504: None}
 
 
 @pytest.mark.parametrize("status", FAULTS)

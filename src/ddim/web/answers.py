@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -18,8 +18,18 @@ from ddim.errors import UserError
 
 log = logging.getLogger("ddim.web")
 
+INTERFACE = "/api"
+"""The start of all addresses of the interface; the others are those of the page."""
+
 RETRY_SECONDS = 2
 """Seconds after which a client may repeat a request that was refused because the server was busy."""
+
+
+SENTENCES = {
+    "Not Found": "there is nothing at this address; the page is at /",
+    "Method Not Allowed": "this address does not take requests of this method; see /api/openapi.json",
+}
+"""What users read in place of the bare words of the framework."""
 
 
 class Refused(HTTPException):  # noqa: N818 (an answer, not a fault of the server)
@@ -50,7 +60,7 @@ def describe_failure(error: BaseException) -> tuple[int, str]:
     """Return the HTTP status and one sentence for the user about a request that failed."""
     match error:
         case HTTPException():
-            return error.status_code, error.detail
+            return error.status_code, SENTENCES.get(error.detail, error.detail)
         case RequestValidationError():
             first, *_ = error.errors()
             place = [str(part)[:80] for part in first["loc"] if part not in ("body", "query", "path")]
@@ -60,12 +70,14 @@ def describe_failure(error: BaseException) -> tuple[int, str]:
         case ClientDisconnect():
             return 499, "the client left"
     log.error("a request failed", exc_info=error)
-    return 503, f"the server failed at this request: {type(error).__name__}; its log has the reason"
+    return 500, f"the server failed at this request: {type(error).__name__}; its log has the reason"
 
 
-async def answer_error(_request: Request, error: Exception) -> Response:
-    """Return the answer to a request that failed; see `describe_failure`."""
+async def answer_error(request: Request, error: Exception) -> Response:
+    """Return the answer to a request that failed, as plain text outside the interface; see `describe_failure`."""
     status, sentence = describe_failure(error)
+    if not request.url.path.startswith(INTERFACE):
+        return PlainTextResponse(sentence, status)
     return reply(Problem(sentence), status)
 
 

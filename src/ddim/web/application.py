@@ -29,7 +29,7 @@ from ddim.web.state import Here, Server
 STATIC = Path(__file__).parent / "static"
 """The files of the page."""
 
-STATUSES = (400, 401, 403, 404, 409, 413, 422, 429, 503, 504)
+STATUSES = (400, 401, 403, 404, 409, 413, 422, 429, 500, 503, 504)
 
 
 @dataclass(frozen=True)
