@@ -49,8 +49,10 @@ SENDERS += [({"Sec-Fetch-Site": site}, 403) for site in ("cross-site", "same-sit
 
 
 @pytest.mark.parametrize(("headers", "status"), SENDERS, ids=str)
-def test_only_this_page_and_programs_can_post(client, headers, status):
+def test_only_this_page_and_programs_use_the_interface_and_links_lead_to_the_page(client, headers, status):
     assert client.post("/api/runs/one/samples", json=[], headers=headers).status_code == status
+    reading = [client.get(path, headers=headers).status_code for path in ("/api/about", "/api/events/", "/")]
+    assert reading == ([200, 404, 200] if status == 422 else [403, 403, 200])
 
 
 def test_a_body_may_have_64_kib(client):
@@ -102,6 +104,13 @@ def test_the_name_of_a_folder_is_never_an_option_or_a_built_in_set(here):
     settings = check_settings(".", "127.0.0.1", None, ".")
     found = [source for entry, source in list_data(settings.data).values() if entry.kind == "folder"]
     assert found == [*map(str, [here, *paths])]
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/static/nothing.js", "/api/nothing", "/api/runs/one/samples"])
+def test_an_unknown_address_is_answered_by_a_sentence_as_plain_text_outside_the_interface(client, path):
+    answer = client.get(path)
+    assert (answer.status_code, "this address" in answer.text) == (405 if "runs" in path else 404, True)
+    assert answer.headers["content-type"].startswith("application/json" if "api" in path else "text/plain")
 
 
 def test_a_port_belongs_to_one_server():

@@ -50,7 +50,7 @@ def test_without_data_nothing_is_trained(copy_client):
     assert copy_client.get("/api/choices").json()["data"] == []
     for path in ("", f"/{RUN}/stop", f"/{RUN}/resume", f"/{RUN}/evaluate", f"/{RUN}/distill"):
         assert copy_client.post(f"/api/runs{path}", json={}).status_code == 403
-    assert copy_client.get("/api/data/built-in~blossoms").status_code == 403
+    assert copy_client.post("/api/data/built-in~blossoms").status_code == 403
 
 
 def test_the_choices_are_those_of_the_command_and_the_sets_below_the_folder(client):
@@ -60,7 +60,7 @@ def test_the_choices_are_those_of_the_command_and_the_sets_below_the_folder(clie
     recipes = {recipe["name"]: recipe for recipe in found["recipes"]}
     assert {"fast", "flow", "dit", "smoke"} <= recipes.keys()
     assert recipes["fast"]["size"] == [64, 64]
-    found = client.get("/api/data/folder").json()
+    found = client.post("/api/data/folder").json()
     assert found["classes"] == {"few": 1, "one": 4, "two": 2}
     assert [each["name"] for each in found["rejects"]] == ["elsewhere", "two/broken.png"]
     assert found["duplicates"] == [["one/2.png", "one/3.png"]]
@@ -81,7 +81,7 @@ def test_a_training_that_cannot_begin_is_one_sentence_and_leaves_nothing(client,
     assert "\n" not in answer.json()["error"]
     assert sorted(client.runs.iterdir()) == before
     if "data" in change:
-        assert client.get(f"/api/data/{change['data']}").status_code == 404
+        assert client.post(f"/api/data/{change['data']}").status_code == 404
 
 
 def test_what_has_ended_cannot_be_stopped_and_a_trial_is_resumed_by_its_sweep(client, trained):

@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ddim.web.answers import Refused, answer_error
+from ddim.web.answers import INTERFACE, Refused, answer_error
 from ddim.web.settings import Settings, is_loopback
 
 log = logging.getLogger("ddim.web")
@@ -84,7 +84,7 @@ class Guard:
                 answer = await answer_error(request, refused)
                 await answer(scope, receive, send_safely)
         finally:
-            if path.startswith("/api"):
+            if path.startswith(INTERFACE):
                 # The query is left out, because it can hold the token.
                 shown = path[:200].encode("unicode_escape").decode()
                 client = request.client.host if request.client else "unknown"
@@ -100,11 +100,9 @@ class Guard:
         hosts = request.headers.getlist("host")
         if len(hosts) != 1 or not self._knows(hosts[0]):
             raise Refused(400, "this server is not known by the name in the header Host; see --host")
-        same, sites = (f"http://{hosts[0]}".lower(), f"https://{hosts[0]}".lower()), ("same-origin", "none")
-        # This page or a program may send a request that changes something, and another site may not.
-        foreign = [origin for origin in request.headers.getlist("origin") if origin.lower() not in same]
-        foreign = foreign or request.headers.get("sec-fetch-site", "none") not in sites
-        if foreign and request.method not in READS:
+        # A link on another site may lead to the page; only this page and programs may use the interface.
+        shows_page = request.method in READS and not request.url.path.startswith(INTERFACE)
+        if not shows_page and _is_foreign(request, hosts[0]):
             raise Refused(403, "a page of another address sent this request")
         return self._check_token(request)
 
@@ -131,6 +129,14 @@ class Guard:
         if not _equal(given, token):
             raise Refused(401, "this page needs its token: open the address that `ddim serve` printed")
         return None
+
+
+def _is_foreign(request: Request, host: str) -> bool:
+    """Return whether a page of another site or port sent a request."""
+    own = (f"http://{host}".lower(), f"https://{host}".lower())
+    if any(origin.lower() not in own for origin in request.headers.getlist("origin")):
+        return True
+    return request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
 
 
 def _equal(given: str, token: str) -> bool:

@@ -47,7 +47,7 @@ class Choices:
 Minutes = Annotated[float | None, Body(embed=True, gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Body(embed=True, ge=20, le=50_000)]
 Name = Annotated[str, Query(max_length=80)]
-Size = Annotated[int, Query(ge=8, le=256)]
+Size = Annotated[int, Body(embed=True, ge=8, le=256)]
 
 router = APIRouter()
 
@@ -147,7 +147,7 @@ def distill_run(run: str, here: Allowed, minutes: Minutes = 60.0) -> Response:
     return start(here, "distill", folder, str(teacher), "--out", str(folder), f"--minutes={minutes or 60:g}")
 
 
-@router.get("/data/{data}", response_model=dict[str, Any])
+@router.post("/data/{data}", response_model=dict[str, Any])
 async def show_data(data: str, request: Request, here: Allowed, size: Size = 64) -> Response:
     """Describe a set of images; see `ddim data`. `sheet` is the address of a picture of the images."""
     _, source = await asyncio.to_thread(find_data, here.settings.data, data)

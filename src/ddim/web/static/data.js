@@ -1,6 +1,6 @@
 // A set of training images: a sheet, the classes, the files that were left out, and the duplicates.
 
-import { get } from "./api.js";
+import { get, post } from "./api.js";
 import { hideGaps } from "./card.js";
 import { field, h, menu, section, show } from "./dom.js";
 import { count } from "./format.js";
@@ -24,7 +24,7 @@ export async function draw(root, { id, query, about, signal }) {
   if (!chosen) return show(place, h("p.note", none));
   const reading = "Reading the images; a large set takes a while the first time …";
   show(place, h("div", h("p.note", { role: "status" }, reading), h("progress", { "aria-label": "Reading" })));
-  const request = get(`/api/data/${encodeURIComponent(id)}?size=${size}`, signal);
+  const request = post(`/api/data/${encodeURIComponent(id)}`, { size: Number(size) }, signal);
   const found = await request.finally(() => show(place));
   return show(place, describe(chosen, size, about, found));
 }
