@@ -32,7 +32,7 @@ def test_every_answer_carries_the_security_headers(client, path):
 
 OWN = ("127.0.0.1", "LOCALHOST:9000", "[::1]:8000")
 NUMBERS = ("10.1.2.3:8000", "[fe80::1]:8000")
-FOREIGN = ("evil.example", "", "[::1", "127.0.0.1.evil.example", "localhost@evil.example")
+FOREIGN = ("evil.example", "localhost:99999", "", "[::1", "127.0.0.1.evil.example", "localhost@evil.example")
 
 
 def test_a_server_answers_to_its_own_names_and_numbers_only(client, secret_client):
@@ -68,15 +68,18 @@ def test_only_the_token_opens_the_page(secret_client):
         return secret_client.get(path, headers=headers, follow_redirects=False).status_code
 
     for token, right in ((TOKEN[:-1], 401), (TOKEN, 200)):
-        assert status(Authorization=f"Bearer {token}") == status(Cookie=f"ddim_token={token}") == right
+        assert status(Authorization=f"Bearer {token}") == status(Cookie=f"ddim_token_8000={token}") == right
     wrong = ("/api/runs", f"/api/runs?token={TOKEN}", "/?token=wrong", "/static/main.js")
     assert [status(path) for path in wrong] == [401] * 4
     assert (status(Authorization=f"Basic {TOKEN}"), status("/healthz")) == (401, 200)
     answer = secret_client.get(f"/?token={TOKEN}", follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
     cookie, *flags = answer.headers["set-cookie"].split("; ")
-    assert cookie == f"ddim_token={TOKEN}"
+    assert cookie == f"ddim_token_8000={TOKEN}"
     assert {"httponly", "samesite=strict", "path=/"} <= {flag.lower() for flag in flags}
+    # Browsers send a cookie to all ports of a host: a server at another port has another cookie.
+    other = secret_client.get(f"/?token={TOKEN}", headers={"Host": "10.1.2.3:9000"}, follow_redirects=False)
+    assert not other.headers["set-cookie"].startswith(cookie)
     secret_client.cookies.clear()
 
 

@@ -17,7 +17,6 @@ from ddim.web.settings import Settings, is_loopback
 
 log = logging.getLogger("ddim.web")
 
-COOKIE = "ddim_token"
 UPLOADS = "/api/uploads"
 READS = ("GET", "HEAD", "OPTIONS")
 
@@ -109,7 +108,9 @@ class Guard:
     def _knows(self, host: str) -> bool:
         # Anybody can make a host name point to this address (DNS rebinding), so names must be known.
         with suppress(ValueError):
-            name = urlsplit(f"//{host}").hostname or ""
+            parts = urlsplit(f"//{host}")
+            name = parts.hostname or ""
+            int(parts.port or 0)  # raises ValueError if there is no such port
             if name in self.names:
                 return True
             return not is_loopback(self.settings.host) and bool(ipaddress.ip_address(name))
@@ -117,15 +118,17 @@ class Guard:
 
     def _check_token(self, request: Request) -> Response | None:
         token, query = self.settings.token, request.query_params.getlist("token")
+        # Browsers send a cookie to all ports of a host, so its name has the port.
+        name = f"ddim_token_{request.url.port or 80}"
         if token is None or request.url.path == "/healthz":
             return None
         if request.url.path == "/" and request.method == "GET" and query:
             if not _equal(query[-1], token):
                 raise Refused(401, "the token in this address is wrong; `ddim serve` prints the address")
-            cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"
+            cookie = f"{name}={token}; HttpOnly; SameSite=Strict; Path=/"
             return Response(None, 303, {"Location": "/", "Set-Cookie": cookie})
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        given = given.strip() if scheme.lower() == "bearer" else request.cookies.get(COOKIE, "")
+        given = given.strip() if scheme.lower() == "bearer" else request.cookies.get(name, "")
         if not _equal(given, token):
             raise Refused(401, "this page needs its token: open the address that `ddim serve` printed")
         return None
