@@ -74,7 +74,7 @@ def describe_failure(error: BaseException) -> tuple[int, str]:
 
 
 async def answer_error(request: Request, error: Exception) -> Response:
-    """Return the answer to a request that failed, as plain text outside the interface; see `describe_failure`."""
+    """Return the answer to a failed request; outside the interface, a browser shows it as plain text."""
     status, sentence = describe_failure(error)
     if not request.url.path.startswith(INTERFACE):
         return PlainTextResponse(sentence, status)
