@@ -80,9 +80,9 @@ def client(trained, vector_run, deep_run, weaker_run):
 
 
 @pytest.fixture(scope="session")
-def server(trained):
-    """A server of this folder in a process of its own."""
-    with running_server(trained) as found:
+def server(trained, vector_run):
+    """A server of this folder and of the images beside it, in a process of its own."""
+    with running_server(trained, "--data", trained.parent) as found:
         yield found
 
 

@@ -1,4 +1,4 @@
-"""The thread of the models: its queue is bounded, and a job that is cancelled or fails makes room."""
+"""A thread of the server: its queue is bounded, and a job that is cancelled or fails makes room."""
 
 import asyncio
 from unittest.mock import AsyncMock
@@ -7,7 +7,7 @@ import pytest
 
 from ddim.errors import UserError
 from ddim.web.answers import Refused
-from ddim.web.jobs import ModelThread
+from ddim.web.jobs import WorkThread
 from ddim.web.settings import Limits
 
 
@@ -17,10 +17,10 @@ def client(left):
 
 
 def run_jobs(work, **limits):
-    """Run a coroutine function with a thread of models."""
+    """Run a coroutine function with such a thread."""
 
     async def run():
-        models = ModelThread(Limits(**limits))
+        models = WorkThread(Limits(**limits))
         try:
             await work(models)
         finally:

@@ -43,6 +43,7 @@ def test_the_page_answers_while_it_samples_and_a_client_that_leaves_frees_the_mo
     answer, _, _ = begin_sampling(server)
     for path in ("/healthz", "/api/runs", f"/api/runs/{RUN}", f"/api/runs/{RUN}/curves"):
         assert ask(server, path).status == 200
+    assert ask(server, "/api/data/file~grays.npy", {"size": 16}).status == 200
     answer.close()
     assert ask(server, SAMPLES, {"seeds": [0], "steps": 1}).status == 200
     with socket.create_connection((server.host, server.port)) as upload:

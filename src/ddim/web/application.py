@@ -19,7 +19,7 @@ from ddim.errors import UserError
 from ddim.web import image_routes, run_routes, training_routes
 from ddim.web.answers import Problem, answer_error, reply
 from ddim.web.guard import Guard
-from ddim.web.jobs import ModelThread
+from ddim.web.jobs import WorkThread
 from ddim.web.processes import Processes
 from ddim.web.results import ResultStore
 from ddim.web.runs import RunList
@@ -73,21 +73,23 @@ def build_application(settings: Settings, processes: Processes | None = None) ->
         processes: the commands that the page starts; pass your own object to ask it later which still run.
     """
     limits, commands = settings.limits, processes or Processes()
-    runs, models, store = RunList(settings.folder, commands), ModelThread(limits), ResultStore(limits.results)
+    runs, store = RunList(settings.folder, commands), ResultStore(limits.results)
+    threads = [WorkThread(limits) for _ in ("models", "images", "records")]
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
         try:
             yield
         finally:
-            await models.stop()
+            for thread in threads:
+                await thread.stop()
             store.close()
             commands.close()
 
     # FastAPI's own pages of documentation load scripts from another server.
     addresses = {"docs_url": None, "redoc_url": None, "openapi_url": "/api/openapi.json"}
     app = FastAPI(title="ddim", version=__version__, lifespan=lifespan, redirect_slashes=False, **addresses)
-    app.state.server = Server(settings, runs, models, commands, store, {})
+    app.state.server = Server(settings, runs, *threads, commands, store, {})
     for kind in (HTTPException, RequestValidationError, UserError, ClientDisconnect, Exception):
         app.add_exception_handler(kind, answer_error)
     problems: dict[int | str, Any] = {status: {"model": Problem} for status in STATUSES}

@@ -1,4 +1,4 @@
-"""The work with models: one thread does it, one job after another; jobs show previews and can be stopped."""
+"""Threads that do one job after another; jobs show previews and can be stopped."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Job:
         self.step: Step | None = None
         self.ended: Future[Any]
 
-    # These methods are called in the thread of the models.
+    # These methods are called in the thread that does the job.
 
     def check(self) -> None:
         """Raise `Enough` if the job shall end, or `Refused` if nobody needs it any more."""
@@ -96,13 +96,13 @@ class Job:
             raise Refused(504, f"nothing was ready after {self.seconds:g} s; ask for less") from None
 
 
-class ModelThread:
+class WorkThread:
     """A bounded queue of jobs, and the thread that does them."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._jobs: list[Job] = []
-        self._thread = ThreadPoolExecutor(1, "models")
+        self._thread = ThreadPoolExecutor(1)
 
     async def stop(self) -> None:
         """End all jobs."""

@@ -149,7 +149,7 @@ async def rank_runs(request: Request, here: Here, chosen: Chosen, metric: str = 
         except UserError as error:  # that nothing can be ranked is an answer
             return {"verdict": str(error), "rows": [], "choices": {}}
 
-    found = await here.models.finish(here.models.submit(work), request)
+    found = await here.records.finish(here.records.submit(work), request)
     ranked = [judged[Path(row["folder"])] for row in found["rows"]]
     return reply({"comparison": found, "runs": ranked, "excluded": excluded})
 
@@ -168,5 +168,5 @@ async def show_report(sweep: str, request: Request, here: Here) -> Response:
             report(places[0], out=file)
             return file.read_text(encoding="utf-8")
 
-    content = await here.models.finish(here.models.submit(work), request)
+    content = await here.records.finish(here.records.submit(work), request)
     return Response(content, headers={"Content-Security-Policy": POLICY}, media_type="text/html")

@@ -21,7 +21,7 @@ class Limits:
     Attributes:
         images: number of images of one request.
         steps: sampling steps of one request.
-        waiting: requests that wait for the thread of the models.
+        waiting: requests that wait for the same thread.
         seconds: time after which a request ends with the images that are ready.
         json_bytes: bytes of a JSON body.
         upload_bytes: bytes of an uploaded image.

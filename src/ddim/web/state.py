@@ -7,7 +7,7 @@ from fastapi import Depends, Request
 
 from ddim.files import is_locked
 from ddim.web.answers import Refused
-from ddim.web.jobs import Job, ModelThread
+from ddim.web.jobs import Job, WorkThread
 from ddim.web.processes import Processes
 from ddim.web.results import ResultStore
 from ddim.web.runs import ListedRun, RunList
@@ -16,14 +16,18 @@ from ddim.web.settings import Settings
 
 @dataclass(frozen=True)
 class Server:
-    """The settings of a server, its runs, its thread of models, its commands, its results and its jobs.
+    """The settings of a server, its runs, its threads, its commands, its results and its jobs.
+
+    `models` samples, `images` reads sets of images, and `records` compares runs: none waits for another.
 
     `jobs` has the jobs that make images and have not ended, keyed by the id of their result.
     """
 
     settings: Settings
     runs: RunList
-    models: ModelThread
+    models: WorkThread
+    images: WorkThread
+    records: WorkThread
     processes: Processes
     store: ResultStore
     jobs: dict[str, Job]

@@ -162,4 +162,4 @@ async def show_data(data: str, request: Request, here: Allowed, size: Size = 64)
         return {**shown, "rejects": facts["rejected"][:LISTED], "duplicates": facts["duplicates"][:LISTED]}
 
     # Reading a large set takes as long as it takes; its client may leave.
-    return reply(await here.models.finish(here.models.submit(work, float("inf")), request))
+    return reply(await here.images.finish(here.images.submit(work, float("inf")), request))
