@@ -74,7 +74,7 @@ def build_application(settings: Settings, processes: Processes | None = None) ->
     """
     limits, commands = settings.limits, processes or Processes()
     runs, store = RunList(settings.folder, commands), ResultStore(limits.results)
-    threads = [WorkThread(limits) for _ in ("models", "images", "records")]
+    models, images, records = threads = [WorkThread(limits) for _ in range(3)]
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
@@ -89,7 +89,7 @@ def build_application(settings: Settings, processes: Processes | None = None) ->
     # FastAPI's own pages of documentation load scripts from another server.
     addresses = {"docs_url": None, "redoc_url": None, "openapi_url": "/api/openapi.json"}
     app = FastAPI(title="ddim", version=__version__, lifespan=lifespan, redirect_slashes=False, **addresses)
-    app.state.server = Server(settings, runs, *threads, commands, store, {})
+    app.state.server = Server(settings, runs, models, images, records, commands, store, {})
     for kind in (HTTPException, RequestValidationError, UserError, ClientDisconnect, Exception):
         app.add_exception_handler(kind, answer_error)
     problems: dict[int | str, Any] = {status: {"model": Problem} for status in STATUSES}
