@@ -199,6 +199,10 @@ def test_damage_is_named_and_the_checkpoint_is_set_aside(change, word, run):
     with pytest.warns(Notice, match="skipped") as notices:
         assert crash.label(read_newest(run, verify)) == (10, 0)
     assert len(notices) == 1
+    # A training may be saving the checkpoint again, so that only the writer of the run may rename it.
+    assert names(run) == ["step-000000010", "step-000000020"]
+    with pytest.warns(Notice, match="skipped, as damaged-"):
+        read_newest(run, verify, writes=True)
     assert names(run) == ["damaged-step-000000020-1", "step-000000010"]
 
 
@@ -226,9 +230,18 @@ def test_damaged_checkpoints_are_skipped_until_none_is_left(tmp_path):
         crash.put(tmp_path, step, keep=9, best=step < 30)
     (tmp_path / "step-000000020" / "model.safetensors").write_bytes(b"")
     with pytest.warns(Notice):
-        assert crash.label(read_newest(tmp_path, verify, best=True)) == (10, 0)
+        assert crash.label(read_newest(tmp_path, verify, best=True, writes=True)) == (10, 0)
     for step in (30, 10):
         (tmp_path / f"step-{step:09d}" / "state.json").unlink()
     with pytest.warns(Notice, match=r"state\.json is missing"):
-        assert read_newest(tmp_path, verify) is None
+        assert read_newest(tmp_path, verify, writes=True) is None
     assert len(names(tmp_path)) == 3
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_read_is_skipped(run):
+    def read(path):
+        if path.name == "step-000000020":
+            shutil.rmtree(path)
+        return checkpoint.hash_checkpoint(path)
+
+    assert read_newest(run, read) == checkpoint.hash_checkpoint(run / "step-000000010")

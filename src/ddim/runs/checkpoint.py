@@ -87,7 +87,7 @@ def save(
         raise NotFinite(f"{target.name} was not written, because {error}") from None
     except OSError as error:
         raise explain_error(error, f"{target} was not written") from error
-    kept = read_newest(folder, lambda path: path, best=True)
+    kept = read_newest(folder, lambda path: path, best=True, writes=True)
     for _, path in list_steps(folder)[:-keep]:
         if path != kept:
             _remove_folder(path)
@@ -172,17 +172,21 @@ def list_steps(folder: Path, suffix: str = "") -> list[tuple[int, Path]]:
     return sorted((step, path) for step, path in steps if step is not None)
 
 
-def read_newest(folder: Path, read: Callable[[Path], T], best: bool = False) -> T | None:
+def read_newest(
+    folder: Path, read: Callable[[Path], T], best: bool = False, *, writes: bool = False
+) -> T | None:
     """Return `read(path)` for the newest undamaged checkpoint in a folder; None without one.
 
-    A damaged checkpoint is renamed to ``damaged-step-...-k`` and skipped, with a warning. A checkpoint that a
-    training removes meanwhile is skipped too.
+    A damaged checkpoint is skipped, with a warning. A checkpoint that a training removes meanwhile is skipped
+    too.
 
     Args:
         folder: the folder of a run's checkpoints.
         read: a function of the folder of a checkpoint. It raises `Damaged` for damaged files, as
             `read_tensors`, `read_document` and `verify` do, so that each file is read once.
         best: whether only checkpoints that are marked as best count.
+        writes: whether the caller writes this run. It renames a damaged checkpoint to
+            ``damaged-step-...-k``; for other readers, a training may be saving it again.
     """
     passed: set[Path] = set()
     # The folder is listed again each time, because a training may write and remove checkpoints meanwhile.
@@ -192,24 +196,30 @@ def read_newest(folder: Path, read: Callable[[Path], T], best: bool = False) -> 
             if not best or read_manifest(path).best:
                 return read(path)
         except UserError:
-            if not _set_aside(path):
+            damage = _find_damage(path)
+            if damage is None:
                 raise
+            if path.exists():
+                warn_user(f"{damage}; it is skipped{_set_aside(path) if writes else ''}")
     return None
 
 
-def _set_aside(path: Path) -> bool:
-    """Return whether a checkpoint is damaged or absent; rename a damaged one, with a warning."""
+def _find_damage(path: Path) -> Damaged | None:
+    """Return why a checkpoint is damaged or absent; None if it is neither."""
     try:
         verify(path)
     except Damaged as damage:
-        if path.exists():
-            number = len([*path.parent.glob(f"damaged-{path.name}-*")]) + 1
-            aside = path.with_name(f"damaged-{path.name}-{number}")
-            with suppress(OSError):
-                os.rename(path, aside)
-            warn_user(f"{damage}; it is skipped, as {aside.name}")
-        return True
-    return False
+        return damage
+    return None
+
+
+def _set_aside(path: Path) -> str:
+    """Rename a damaged checkpoint, and return its new name as the end of a sentence."""
+    number = len([*path.parent.glob(f"damaged-{path.name}-*")]) + 1
+    aside = path.with_name(f"damaged-{path.name}-{number}")
+    with suppress(OSError):
+        os.rename(path, aside)
+    return f", as {aside.name}"
 
 
 # Reading
@@ -246,8 +256,15 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def hash_checkpoint(path: Path) -> str:
-    """Return the SHA-256 (hex) of a checkpoint's manifest, which depends on every byte of the checkpoint."""
-    return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+    """Return the SHA-256 (hex) of a checkpoint's manifest, which depends on every byte of the checkpoint.
+
+    Raises:
+        Damaged: if the manifest is missing, as after a training has removed the checkpoint.
+    """
+    try:
+        return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise Damaged(f"{path} is damaged: {MANIFEST} is missing") from None
 
 
 def read_tensors(path: Path, name: str) -> dict[str, Tensor]:

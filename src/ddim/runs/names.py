@@ -64,12 +64,12 @@ def locate_run(run: str | Path) -> Path:
     return fetch(parse_repository(run), "model", choose)
 
 
-def read_checkpoint(run: str | Path, read: Callable[[Path], T]) -> T:
+def read_checkpoint(run: str | Path, read: Callable[[Path], T], *, writes: bool = False) -> T:
     """Return `read(path)` for the checkpoint that a path means; see `parse_place`.
 
     Args:
         run: the path.
-        read: a function of the checkpoint folder that verifies what it reads; see `checkpoint.read_newest`.
+        read, writes: see `checkpoint.read_newest`.
 
     Raises:
         UserError: if there is no such checkpoint, or a checkpoint folder that is named itself is damaged.
@@ -79,7 +79,7 @@ def read_checkpoint(run: str | Path, read: Callable[[Path], T]) -> T:
         checkpoint.verify(run)
         return read(run)
     best = names_best(run)
-    content = checkpoint.read_newest((run.parent if best else run) / CHECKPOINTS, read, best)
+    content = checkpoint.read_newest((run.parent if best else run) / CHECKPOINTS, read, best, writes=writes)
     if content is not None:
         return content
     if best:
@@ -90,9 +90,12 @@ def read_checkpoint(run: str | Path, read: Callable[[Path], T]) -> T:
     raise UserError(f"{run} is not a run, or has no undamaged checkpoint: see `ddim runs {quote(run)}`")
 
 
-def find_checkpoint(run: str | Path) -> Path:
-    """Return the folder of the checkpoint that a path means; its files are verified."""
-    return read_checkpoint(run, checkpoint.verify)
+def find_checkpoint(run: str | Path, *, writes: bool = False) -> Path:
+    """Return the folder of the checkpoint that a path means; its files are verified.
+
+    See `checkpoint.read_newest` for `writes`.
+    """
+    return read_checkpoint(run, checkpoint.verify, writes=writes)
 
 
 def find_run_folder(path: str | Path) -> Path:

@@ -166,7 +166,7 @@ def resume(  # noqa: PLR0913 (the choices of a notebook)
     # The images given from Python can be opened as long as this variable refers to their source.
     data = hold_images(data, facts["recipe"]["data"]["values"])
     with join_processes() as processes, lock_folder(folder) if processes.leads else nullcontext():
-        path = processes.broadcast(find_checkpoint(folder) if processes.leads else None)
+        path = processes.broadcast(find_checkpoint(folder, writes=True) if processes.leads else None)
         recipe, state, source = _read_exactly(path), load_state(path), str(getattr(data, "text", data))
         # A repeated command may give the old path of images that have moved. This path no longer exists.
         if data is not None and state.images and processes.leads and source_exists(source):

@@ -106,7 +106,7 @@ class RunWriter:
         self._save_seconds = 0.0
         self._note_saved()
         # If the best checkpoint is saved again at the same step, it keeps its mark.
-        best = checkpoint.read_newest(self.checkpoints, checkpoint.read_manifest, best=True)
+        best = checkpoint.read_newest(self.checkpoints, checkpoint.read_manifest, best=True, writes=True)
         self._best = best.step if best else -1
 
     def start(self) -> None:
