@@ -59,7 +59,7 @@ def test_a_run_is_finished_once_its_last_checkpoint_is_there(tmp_path):
     assert read_run(folder).state == "finished"
 
 
-def test_evaluations_are_sorted_by_number_and_an_unreadable_one_is_named(tmp_path):
+def test_evaluations_are_sorted_by_number_and_an_unreadable_one_is_named_and_left_out(tmp_path):
     folder = make(tmp_path / "run")
     for number in (1, 2, 10):
         write_evaluation(folder, number, kid=number / 100, fid=number)
@@ -67,8 +67,9 @@ def test_evaluations_are_sorted_by_number_and_an_unreadable_one_is_named(tmp_pat
     assert len(read_run(folder).evaluations) == 3
     (folder / "evaluations" / "10" / "record.json").write_text("{")
     run = read_run(folder)
-    assert run.state == "damaged"
-    assert run.why.startswith("evaluations/10/record.json is ")
+    assert run.state == "finished"
+    assert len(run.evaluations) == 2
+    assert run.why.startswith("evaluation 10 is left out: evaluations/10/record.json is ")
 
 
 def test_runs_are_found_at_any_depth_and_behind_links_to_other_drives(tmp_path):

@@ -137,7 +137,7 @@ def read_run(path: str | Path) -> Run:
 def _read_run(path: Path) -> Run:
     facts, lines = read_sealed(path / RUN), read_metrics(path)
     recipe = facts["recipe"]
-    evaluations = [records.read_evaluation(folder) for folder in records.list_results(path)]
+    evaluations, why = _read_evaluations(path)
     # The lock is checked before checkpoints are listed. In the other order, a run that saves its last
     # checkpoint and ends in between would look as if it had stopped early.
     locked = is_locked(path)
@@ -155,7 +155,19 @@ def _read_run(path: Path) -> Run:
     pace = measure_pace(lines) if locked else None
     left = (total - images) * pace if pace and total is not None else None
     state = "running" if locked else state
-    return Run(path, state, recipe, facts, images, total, errors, evaluations, changed, "", left)
+    return Run(path, state, recipe, facts, images, total, errors, evaluations, changed, why, left)
+
+
+def _read_evaluations(path: Path) -> tuple[list[Evaluation], str]:
+    """Return the evaluations of a run that can be read, and a sentence about the last other one, or ""."""
+    evaluations, why = [], ""
+    for folder in records.list_results(path):
+        # A record can contain any JSON. The run is usable without it.
+        try:
+            evaluations.append(records.read_evaluation(folder))
+        except Exception as error:  # noqa: BLE001
+            why = f"evaluation {folder.name} is left out: {_describe_fault(path, error)}"
+    return evaluations, why
 
 
 def _describe_fault(path: Path, error: Exception) -> str:
