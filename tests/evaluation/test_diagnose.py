@@ -165,7 +165,7 @@ def test_a_diagnosis_is_a_table_a_figure_and_a_record_and_leaves_the_log(run):
     record = read_sealed(found.folder / "record.json")
     assert sorted(path.name for path in found.folder.iterdir()) == ["figure.png", "record.json"]
     assert json.loads(json.dumps(found.record)) == record
-    assert str(found).startswith("no memorisation is seen")
+    assert str(found).startswith("no gap is seen")
     assert f"{found.folder}/figure.png" in str(found)
     assert "The schedule goes from log-SNR 2.9 to -3.9." in found.details.replace("\n", " ")
     assert len(found.to_records()) == 5

@@ -64,8 +64,9 @@ class Diagnosis(Recorded):
             return "memorisation cannot be measured: fewer than two images were held out"
         if gap["overall"]["low"] > 0:
             more = f"{100 * gap['overall']['value']:.1f} %"
-            return f"the run memorises: its error on new images is {more} larger than on its training images"
-        return "no memorisation is seen: new images are denoised about as well as training images, or better"
+            gap = f"its error on new images is {more} larger than on its training images"
+            return f"the run generalises with a gap: {gap}; `ddim memorisation` looks for copies"
+        return "no gap is seen: new images are denoised about as well as training images, or better"
 
     @property
     def title(self) -> str:
@@ -302,7 +303,7 @@ def describe_gap(gap: Mapping[str, Any]) -> str:
     times, low, high = (1 + gap[name] for name in ("value", "low", "high"))
     return (
         f"Over all noise levels, the noise MSE on held-out images is {times:.3g} [{low:.3g}, {high:.3g}] "
-        "times the noise MSE on training images; a run that memorises is above 1."
+        "times the noise MSE on training images; above 1 there is a generalisation gap."
     )
 
 
