@@ -1,6 +1,7 @@
 """Measure bits per dimension of images under the model of a run."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from ddim.evaluation.image_sets import Part, Reference, open_reference
 from ddim.evaluation.record import Recorded, describe_part
 from ddim.evaluation.run_folder import open_run_folder, write_result
 from ddim.machine.progress import Progress, ignore_progress, with_bar
+from ddim.metrics.estimate import Estimate
 from ddim.recipe.checks import check_diffusion_model, check_unconditional
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.labels import NULL, label_images
@@ -53,12 +55,11 @@ class Likelihood(Recorded):
 
     @property
     def title(self) -> str:
-        """The mean bits per dimension with its standard error, the images, and the file of the record."""
+        """The mean bits per dimension with half of its 95 % interval, the images, and the file."""
         record, bits, of = self.record, self.record["bits"], self.record["reference"]
-        error = "" if bits["error"] is None else f" ± {bits['error']:.4f} (standard error)"
         unit = f"bits per dimension by {record['method']} in {record['steps']} steps"
         images = describe_part(len(bits["each"]), of["part"], of["source"])
-        return f"{bits['value']:.4f}{error} {unit} of {images}: {self.folder}/record.json"
+        return f"{format_bits(bits, 4)} {unit} of {images}: {self.folder}/record.json"
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return one dictionary for each image, with its bits per dimension."""
@@ -66,6 +67,15 @@ class Likelihood(Recorded):
 
     def _shown_rows(self) -> list[dict[str, Any]]:
         return []
+
+
+def format_bits(bits: Mapping[str, Any], digits: int) -> str:
+    """Return the mean bits per dimension of a record as text, with half the width of its 95 % interval."""
+    value = f"{bits['value']:.{digits}f}"
+    if bits["error"] is None:
+        return value
+    mean = Estimate.from_error(bits["value"], bits["error"], len(bits["each"]) - 1)
+    return f"{value} ± {mean.high - mean.value:.{digits}f}"
 
 
 @with_bar

@@ -1,5 +1,6 @@
 """Write a report on runs: their results, loss curves, and samples of the same seeds, on one page."""
 
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +15,13 @@ from PIL import Image
 
 from ddim.errors import UserError, format_count
 from ddim.evaluation.figures import plot_logs
+from ddim.evaluation.likelihood import format_bits
 from ddim.evaluation.record import format_estimate, list_results, name_guide
 from ddim.experiments.index import Run, find_runs, mark_comparable, name_runs, training_images
 from ddim.files import read_sealed, write_atomic
 from ddim.metrics.catalogue import METRICS as EVALUATED, Metric
 from ddim.metrics.estimate import Estimate
+from ddim.metrics.statistics import estimate_difference
 from ddim.plots import charts
 from ddim.plots.pictures import SHEET, arrange_images, enlarge, render_png, split_sheet
 from ddim.plots.table import Table, Tabular, render_template
@@ -60,6 +63,11 @@ class Configuration:
     runs: Sequence[Run]
 
     @property
+    def counted(self) -> Sequence[Run]:
+        """The runs whose mean is taken: the finished runs, or all if none is finished."""
+        return self.finished or self.runs
+
+    @property
     def finished(self) -> Sequence[Run]:
         """The finished runs."""
         return [run for run in self.runs if run.state == "finished"]
@@ -68,11 +76,12 @@ class Configuration:
     def scores(self) -> dict[str, Estimate]:
         """The mean of each measured metric over the finished runs, or over all if none is finished.
 
-        The ends of a mean are one standard deviation away from it; those of a single run are the ends of its
-        95 % interval. Only evaluations that `mark_comparable` marked as comparable count.
+        The ends are those of its 95 % interval over the seeds; for a single run, those of the interval of its
+        evaluation, without the noise of training. Only evaluations that `mark_comparable` marked as
+        comparable count.
         """
         values = defaultdict[str, list[Estimate]](list)
-        for run in self.finished or self.runs:
+        for run in self.counted:
             for name, error in run.errors.items():
                 values[name].append(Estimate(error, None, None))
             for evaluation in run.evaluations if run.comparable else ():
@@ -81,7 +90,7 @@ class Configuration:
         return {name: _average(values[name]) for name in METRICS if name in values}
 
     def describe(self, metric: str) -> str:
-        """Return the mean of a metric as text, with its standard deviation or interval; – if not measured."""
+        """Return the mean of a metric as text, with half of its 95 % interval; – if not measured."""
         return format_estimate(self.scores[metric]) if metric in self.scores else "–"
 
 
@@ -89,8 +98,7 @@ def _average(estimates: Sequence[Estimate]) -> Estimate:
     if len(estimates) == 1:
         return estimates[0]
     values = [each.value for each in estimates]
-    mean, spread = fmean(values), stdev(values)
-    return Estimate(mean, mean - spread, mean + spread)
+    return Estimate.from_error(fmean(values), stdev(values) / math.sqrt(len(values)), len(values) - 1)
 
 
 def group_runs(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Configuration]:
@@ -152,12 +160,19 @@ def rank_configurations(rows: Sequence[Configuration], metric: str) -> list[Conf
 
 def describe_doubt(ranked: Sequence[Configuration], metric: str) -> str:
     """Return how many configurations may be as good as the first, as the end of a sentence; "" if none."""
-    best, *others = [row.scores[metric] for row in ranked]
-    if best.low is None:
-        return "; with one seed each, this may be chance"
-    # Spreads over seeds, or intervals, that overlap do not show which of two is better.
-    close = [each for each in others if each.low is None or (each.low <= best.high and best.low <= each.high)]
-    return f"; {len(close)} of {len(others)} others may be as good" if close else ""
+    best, *others = ranked
+    if len(best.counted) == 1:
+        return "; with one seed of it, this may be chance"
+
+    def is_worse(other: Configuration) -> bool:
+        # Of a configuration with one seed, the noise of training is not known.
+        if len(other.counted) == 1:
+            return False
+        difference = estimate_difference(best.scores[metric], other.scores[metric])
+        return difference.distinguishable_among(len(others))
+
+    close = len([other for other in others if not is_worse(other)])
+    return f"; {close} of {len(others)} others may be as good" if close else ""
 
 
 def _describe_unit(recipe: Mapping[str, Any]) -> str:
@@ -200,7 +215,7 @@ class Report(Tabular):
     @property
     def notes(self) -> list[str]:
         """Say what the numbers mean, and under which conditions they were measured."""
-        meaning = "± is the standard deviation over seeds; of a single run, half of its 95 % interval"
+        meaning = "± is half of a 95 % interval: over seeds, or of the evaluation of a single run"
         shown = [run.evaluations[-1] for run in self.runs if run.evaluations and run.comparable]
         conditions = [f"KID and other metrics: {each.conditions}; {each.name}" for each in shown]
         return [meaning, *dict.fromkeys(conditions)]
@@ -233,7 +248,7 @@ class Report(Tabular):
 def report(*folders: str | Path, out: str | Path | None = None) -> Report:
     """Write a report on runs: one page with tables, curves and samples.
 
-    The page is one HTML file that contains its images. Means and standard deviations are over runs that
+    The page is one HTML file that contains its images. Means and their 95 % intervals are over runs that
     differ only in their seed. The page shows samples of the same seeds below real images, and the newest
     results of `ddim memorisation`, `likelihood` and `diagnose`.
 
@@ -325,9 +340,7 @@ def _list_runs(runs: Sequence[Run], names: Mapping[Path, str]) -> Table:
             row |= {"copies": f"{100 * copies['copies']['value']:.1f} %", "memorisation": copies["verdict"]}
         if file := _find_newest(run, "likelihoods", "record.json"):
             likelihood = read_sealed(file)
-            bits = likelihood["bits"]
-            error = "" if bits["error"] is None else f" ± {bits['error']:.3f}"
-            row["bits per dimension ↓"] = f"{bits['value']:.3f}{error} ({likelihood['method']})"
+            row["bits per dimension ↓"] = f"{format_bits(likelihood['bits'], 3)} ({likelihood['method']})"
         rows.append({**row, "note": run.why} if run.why else row)
     return Table.from_records(rows)
 
