@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from ddim.metrics import statistics
 from ddim.metrics.statistics import Estimate, estimate_difference, estimate_mean, estimate_share
@@ -65,3 +66,15 @@ def test_false_alarms_exceed_the_bound_only_as_often_as_the_confidence_allows(n)
     found = [statistics.false_alarm_threshold(draw.random(n)) for _ in range(2000)]
     assert 0.02 < np.mean([rate > bound for rate, bound in found]) < 0.065
     assert found[0][1] == pytest.approx(max(0.01, 1 - 0.05 ** (1 / n)))
+
+
+def test_the_best_of_many_equal_candidates_is_seldom_distinguishable():
+    """By its own 95 % interval, the best of ten would be in about a fifth of the cases."""
+    draws = np.random.default_rng(0).normal(size=(600, 10))
+    best = [Estimate.from_error(values.min(), 1.0) for values in draws]
+    assert np.mean([each.distinguishable for each in best]) > 0.15
+    assert np.mean([each.distinguishable_among(10) for each in best]) < 0.05
+    # With few degrees of freedom too, by Student's t.
+    edge = stats.t.ppf(1 - 0.025 / 4, 3)
+    for value, wanted in ((0.99 * edge, False), (1.01 * edge, True)):
+        assert Estimate.from_error(value, 1.0, 3).distinguishable_among(4) == wanted

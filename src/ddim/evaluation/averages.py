@@ -7,7 +7,6 @@ of several widths can be measured, and the best is kept.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +34,10 @@ WIDTHS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25)
 
 LARGEST_ERROR = 0.1
 """Largest error of a reconstruction that is tried by default; see `Combination`."""
+
+
+Measured = tuple[dict[str, float], Estimate]
+"""A measured value by name, and its difference from that of the default average."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,8 @@ def ema(
     A run alone, or with several widths, lists the errors of reconstructions. With one width, this average is
     stored in RUN/averages, and RUN@width-0.05 is the run with the average of width 0.05. With pick, several
     widths are measured, and RUN@picked is the run with the best of them. The default average is among them.
-    The lowest of several values is partly low by chance, so evaluate the kept average anew.
+    The lowest of several values is partly low by chance: the interval by which it is called better is
+    corrected for their number (Bonferroni). Evaluate the kept average anew.
 
     Args:
         run: a run folder, for its newest checkpoint; RUN/best; or a checkpoint.
@@ -196,14 +200,20 @@ def _pick_average(
     default = averages.default
     tried = [default, *(average for average in others if average.facts.width != default.facts.width)]
     measure = {"kid": _measure_kid, "validation": _measure_errors}[pick]
-    measured = measure(averages.loaded, tried, n, progress)
-    rows = [_to_row(average.facts) | row for average, row in zip(tried, measured, strict=True)]
-    best = min(rows, key=itemgetter("difference"))
+    rows, differences = [], []
+    for average, (value, difference) in zip(tried, measure(averages.loaded, tried, n, progress), strict=True):
+        ends = {"difference": difference.value, "low": difference.low, "high": difference.high}
+        rows.append(_to_row(average.facts) | value | {name: float(end) for name, end in ends.items()})
+        differences.append(difference)
+    best = min(range(len(tried)), key=lambda k: differences[k].value)
     verdict = "the default average is the best"
-    if best is not rows[0]:
-        words = "distinguishably better than" if best["high"] < 0 else "not distinguishable from"
-        verdict = f"width {best['width']:.3g} is the best; it is {words} the default at 95 %"
-    return verdict, tried[rows.index(best)], rows
+    if best:
+        words = "not distinguishable from"
+        if differences[best].distinguishable_among(len(tried) - 1):
+            words = "distinguishably better than"
+        width = f"width {tried[best].facts.width:.3g} is the best of {len(tried)}"
+        verdict = f"{width}; it is {words} the default at 95 %, corrected for their number"
+    return verdict, tried[best], rows
 
 
 def _load_each(loaded: LoadedRun, averages: Sequence[Average], progress: Progress) -> Iterator[None]:
@@ -216,7 +226,7 @@ def _load_each(loaded: LoadedRun, averages: Sequence[Average], progress: Progres
 
 def _measure_errors(
     loaded: LoadedRun, averages: Sequence[Average], n: int, progress: Progress
-) -> Iterator[dict[str, float]]:
+) -> Iterator[Measured]:
     """Yield the validation error of each average, and its difference from that of the first average."""
     if loaded.recipe.is_student:
         raise UserError("the validation error of a student rises while it learns sharp images: pick by kid")
@@ -227,20 +237,16 @@ def _measure_errors(
         errors = denoise_validation_images(loaded, split)
         found = torch.cat([error["image_mae"] for error in errors]).numpy()
         default = found if default is None else default
-        yield {"validation_error": float(found.mean()), **_to_difference(estimate_mean(found - default))}
+        yield {"validation_error": float(found.mean())}, estimate_mean(found - default)
 
 
 def _measure_kid(
     loaded: LoadedRun, averages: Sequence[Average], n: int, progress: Progress
-) -> Iterator[dict[str, float]]:
+) -> Iterator[Measured]:
     """Yield the KID of `n` samples of each average, and its difference from that of the first average."""
     trials, default = Trials(loaded, n, len(averages), progress), None
     setup = SamplingSetup(loaded, loaded.recipe.steps, choose_label(loaded.recipe))
     for _ in _load_each(loaded, averages, ignore_progress):
         found = trials.measure("average", setup, cached=False)
         default = found if default is None else default
-        yield {"kid": found.kid, **_to_difference(trials.compare(found, default))}
-
-
-def _to_difference(found: Estimate) -> dict[str, float]:
-    return {"difference": float(found.value), "low": float(found.low), "high": float(found.high)}
+        yield {"kid": found.kid}, trials.compare(found, default)

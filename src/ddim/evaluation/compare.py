@@ -206,7 +206,7 @@ class EvaluationTable(Tabular):
             equal = len({cell.evaluation.value(self.metric) for cell in pair}) == 1
             best = f"{better} and {worse} have equal values" if equal else f"{better} has the best value"
             return f"{best}; by chance or not is not known: {difference}"
-        if not difference.distinguishable:
+        if not difference.distinguishable_among(len(column) - 1):
             return f"{better} and {worse} cannot be told apart: their difference may be chance{cost}"
         return f"{better} is better than {worse}: the difference is larger than chance{cost}"
 
@@ -360,7 +360,8 @@ def compare(*evaluations: Compared | Iterable[Compared], metric: str = "kid") ->
 
     Evaluations are ranked if they have the same features and reference and, except by KID and FID-infinity,
     the same number of samples. Differences from the first evaluation have 95 % confidence intervals. They are
-    paired if both evaluations sampled the same seeds. Except for KID, the intervals are conservative.
+    paired if both evaluations sampled the same seeds. Except for KID, the intervals are conservative. The
+    best of several is called better only by an interval that is corrected for their number (Bonferroni).
 
     Args:
         evaluations: runs (the newest evaluation of each), evaluations or their folders, or a folder of runs

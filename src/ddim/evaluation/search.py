@@ -105,7 +105,8 @@ def search(  # noqa: PLR0913 (the choices of a notebook)
     """Find the best sampling times or the best guidance of a run.
 
     Times are kept if their samples are nearer to samples with many steps. Guidance, and the times of a
-    student of `ddim distill`, are kept if the KID of their samples is distinguishably lower.
+    student of `ddim distill`, are kept if the KID of their samples is distinguishably lower on new seeds, by
+    an interval that is corrected for the number of candidates (Bonferroni).
 
     The result is saved in RUN/searched.json. From then on, samples of the run with this sampler, number of
     steps and weights use it, unless a grid or a guidance scale is given.
@@ -263,11 +264,16 @@ class Trials:
         return kid_difference(one.features, other.features, self.reference, paired=True)
 
     def confirm(self, best: Trial, usual: Trial) -> bool:
-        """Return whether the KID of the best candidate is distinguishably lower on new seeds."""
+        """Return whether the KID of the best candidate is distinguishably lower on new seeds.
+
+        The candidates were compared with the same held-out images, so the interval of the difference is
+        corrected for their number.
+        """
+        candidates = len(self.rows)
         mine, theirs = (self.measure(each.name, each.setup, new=True) for each in (best, usual))
         difference = self.compare(mine, theirs)
         self._add_row("difference", True, difference)
-        return difference.high < 0
+        return difference.value < 0 and difference.distinguishable_among(candidates)
 
     def _add_row(self, name: str, new: bool, found: Estimate, **costs: int) -> None:
         row = {"candidate": name, "seeds": "new" if new else "search", **costs}
