@@ -33,7 +33,7 @@ def limited(trained):
 
 @pytest.fixture
 def repeat(client, here):
-    """Run the commands and the code of a result beside the files of its archive, and compare the files.
+    """Run the commands of a result as shown, and its code, beside the files of its archive; compare the files.
 
     Returns what the code makes.
     """
@@ -42,8 +42,9 @@ def repeat(client, here):
         with zipfile.ZipFile(io.BytesIO(client.get(found["archive"]).content)) as archive:
             assert not [name for name in archive.namelist() if name.startswith((".", "view-"))]
             archive.extractall()
-        words = shlex.split(found["command"].splitlines()[-1])[1:]
-        assert main([*words, "--out", "own", "--quiet"]) == 0
+        lines = found["command"].splitlines()
+        assert [main(shlex.split(line)[1:]) for line in lines[:-1]] == [0] * len(lines[:-1])
+        assert main([*shlex.split(lines[-1])[1:], "--out", "own"]) == 0
         made = [image["file"] for image in found["images"]] + [found["sheet"], found["film"]]
         for url in filter(None, made):
             assert client.get(url).content == (here / "own" / url.rpartition("/")[2]).read_bytes()
@@ -142,6 +143,19 @@ def test_edits_equal_those_of_the_commands(client, repeat, kind, start, options)
         ends = [[client.get(image["url"]).content for image in each["images"]] for each in (found, made)]
         assert ends[0][::2] == ends[1]
         assert made["seeded"]
+
+
+@pytest.mark.parametrize("start", ["sample", "upload"])
+def test_a_chain_of_edits_is_repeated_as_shown_and_keeps_its_input(client, repeat, start):
+    """Also an upload that has the name of an output, and an image of each edit by the next one."""
+    if start == "upload":
+        source = {"upload": upload(client, photo(), "varied-00.png")["upload"]}
+    else:
+        source = {"result": make(client, seeds=[3])["id"], "name": "00003.png"}
+    for strength in (0.4, 0.5, 0.6):
+        found = make(client, "edits/vary", sources=[source], seeds=[0, 1], strength=strength)
+        source = {"result": found["id"], "name": "varied-00.png"}
+    repeat(found)
 
 
 def test_images_of_8_channels_of_16_bits_are_shown_and_saved_exactly(client, deep_run, repeat):

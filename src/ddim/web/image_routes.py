@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shutil
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,9 @@ from fastapi.responses import FileResponse
 
 from ddim.cli.commands import COMMANDS
 from ddim.cli.signatures import read_signature
-from ddim.plots.pictures import find_unused_path
 from ddim.web.answers import EventStream, Refused, Started, encode_events, reply
 from ddim.web.details import find_guide
-from ddim.web.images import MASK, SEEDS, Result, fill_result, find_address, preview_upload
+from ddim.web.images import SEEDS, UPLOAD, Result, fill_result, find_address, name_place, preview_upload
 from ddim.web.jobs import Job, Step
 from ddim.web.options import Text, make_model
 from ddim.web.results import ResultStore
@@ -74,13 +74,15 @@ async def make_edits(run: str, kind: Kind, request: Request, here: Here, given: 
     body |= given.model_dump(exclude_none=True)
     if strange := body.keys() - read_signature(COMMANDS[kind]).names - {"sources"}:
         raise Refused(422, f"{min(strange)} is not an option of {kind}")
-    sources = body.get("sources", [])
-    if len(sources) not in {"interpolate": (0, 2), "invert": range(1, 65)}.get(kind, (1,)):
-        raise Refused(422, f"{kind} needs another number of images than {len(sources)}")
-    count = body.get("frames", 9) if kind == "interpolate" else len(body.get("seeds", sources))
-    made = {source.get("result") for source in sources}
-    commands = [f"{each.command} --out .\n" for each in here.store.select(Result) if each.id in made]
-    return await begin(here, request, Result(run, kind, body, command="".join(commands)), count)
+    given_images = body.get("sources", [])
+    if len(given_images) not in {"interpolate": (0, 2), "invert": range(1, 65)}.get(kind, (1,)):
+        raise Refused(422, f"{kind} needs another number of images than {len(given_images)}")
+    count = body.get("frames", 9) if kind == "interpolate" else len(body.get("seeds", given_images))
+    made = {source.get("result") for source in given_images}
+    sources = [each for each in here.store.select(Result) if each.id in made]
+    lines = [line for each in sources for line in f"{each.command} --out {each.place}\n".splitlines(True)]
+    # Two sources may come from the same samples.
+    return await begin(here, request, Result(run, kind, body, command="".join(dict.fromkeys(lines))), count)
 
 
 @router.post("/uploads", response_model=Upload, openapi_extra=UPLOADED)
@@ -159,9 +161,9 @@ async def begin(here: Server, request: Request, result: Result, images: int) -> 
 
     def work(job: Job) -> Result:
         folder = here.store.make(result.id)
-        copies = [copy_into(folder, file) for file in files]
+        copies = [copy_input(folder, file, here.store) for file in files]
         if "mask" in options:
-            options["mask"] = copy_into(folder, options["mask"], MASK)
+            options["mask"] = copy_input(folder, options["mask"], here.store)
         fill_result(result, job, known.run.path, folder, options, copies)
         here.store.keep(folder, result)
         return result
@@ -190,8 +192,16 @@ def find_given(store: ResultStore, source: dict[str, str]) -> Path:
     return store.find(source["upload"], kept.name if isinstance(kept, Upload) else "")
 
 
-def copy_into(folder: Path, file: Path, name: str = "") -> Path:
-    """Copy a file into the folder of a result, so that its archive holds it, and return the copy."""
-    path = find_unused_path(folder / (name or file.name))
-    path.write_bytes(file.read_bytes())
-    return path
+def copy_input(folder: Path, file: Path, store: ResultStore) -> Path:
+    """Copy the image of a result or an upload into a folder of its own below `folder`; return the copy.
+
+    So no output replaces it, and its path is the one that the shown command names. The uploads from which a
+    result was made are copied too.
+    """
+    source = file.parent
+    kept = store.kept.get(source.name)
+    place = kept.place if isinstance(kept, Result) else name_place(UPLOAD, source.name)
+    for upload in source.glob(f"{UPLOAD}-*"):
+        shutil.copytree(upload, folder / upload.name, dirs_exist_ok=True)
+    (folder / place).mkdir(exist_ok=True)
+    return Path(shutil.copy(file, folder / place))

@@ -35,8 +35,10 @@ PATIENCE = 2.0
 """Seconds of work after which its duration is estimated."""
 SEEDS = {"sample": range(16), "vary": range(8), "inpaint": range(4)}
 """The seeds of the kinds of results that have seeds, if a request gives none."""
-ARCHIVE, MASK, VIEW = "all.zip", "mask.png", "view-"
-"""The archive of a result, its mask, and the start of the names of pictures for the page alone."""
+ARCHIVE, VIEW = "all.zip", "view-"
+"""The archive of a result, and the start of the names of pictures for the page alone."""
+UPLOAD = "upload"
+"""The kind of an uploaded image, beside those of results."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,16 @@ class Result:
     notes: list[str] = field(default_factory=list)
     seeded: bool = False
 
+    @property
+    def place(self) -> str:
+        """The folder into which a shown command writes this result, if another command edits its images."""
+        return name_place(self.kind, self.id)
+
+
+def name_place(kind: str, key: str) -> str:
+    """Return the folder that shown commands name for the files of a result or an upload with this id."""
+    return f"{kind}-{key[:6]}"
+
 
 @lru_cache(4)
 def load_stamped(run: Path, stamp: tuple[object, ...]) -> LoadedRun:  # noqa: ARG001 (a key of the cache)
@@ -127,8 +139,10 @@ def fill_result(
         sample_run(result, preview, folder, options)
     else:
         edit_run(result, preview, folder, options, files)
-    words = [str(run), *(file.name for file in files)]
-    facts = {name: value.name if isinstance(value, Path) else value for name, value in options.items()}
+    words = [str(run), *(str(file.relative_to(folder)) for file in files)]
+    facts = dict(options)
+    if "mask" in facts:
+        facts["mask"] = str(facts["mask"].relative_to(folder))
     result.command += quote("ddim", kind, *words, *write_options(kind, facts))
     result.python = write_call(kind, words, {name: facts[name] for name in facts if name != "film"})
     channels, values = pipeline.model.shape.channels, pipeline.values
@@ -189,7 +203,11 @@ def edit_run(
     seeds = preview.seeds or [None] * len(paths)
     result.images = [show_file(path, pipeline, seed) for path, seed in zip(paths, seeds, strict=True)]
     result.nfe, result.sheet = edit.calls, find_address(folder / edits.STRIP)
-    result.notes += [shorten_paths(note, folder) for note in edit.notes]
+    places = [path for path in folder.iterdir() if path.is_dir()]
+    for note in edit.notes:
+        for place in (*places, folder):
+            note = shorten_paths(note, place)  # noqa: PLW2901
+        result.notes.append(note)
     if "input" in edit.rows:
         result.before = show_file(folder / edit.name_files("input")[0], pipeline).url
 
@@ -214,11 +232,15 @@ def show_file(
 
 
 def pack(folder: Path) -> Path:
-    """Write the files of a folder, but for pictures of the page, into a .zip file; return its path."""
+    """Write the files of a result and the uploads behind it into a .zip file; return its path.
+
+    Pictures of the page alone are left out, and the images of other results, which their commands make.
+    """
+    made = [path for path in folder.iterdir() if path.is_file()]
+    paths = [path for path in made if not path.name.startswith((".", VIEW, ARCHIVE))]
     with zipfile.ZipFile(folder / ARCHIVE, "w", zipfile.ZIP_STORED) as file:
-        for path in sorted(folder.iterdir()):
-            if path.is_file() and not path.name.startswith((".", VIEW, ARCHIVE)):
-                file.write(path, path.name)
+        for path in sorted([*paths, *folder.glob(f"{UPLOAD}-*/*")]):
+            file.write(path, path.relative_to(folder))
     return folder / ARCHIVE
 
 
