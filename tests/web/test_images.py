@@ -33,7 +33,7 @@ def limited(trained):
 
 @pytest.fixture
 def repeat(client, here):
-    """Run the commands of a result as shown, and its code, beside the files of its archive; compare the files.
+    """Run the shown commands and code of a result beside the files of its archive, and compare the files.
 
     Returns what the code makes.
     """

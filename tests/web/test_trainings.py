@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -141,7 +143,51 @@ def test_an_evaluation_that_fails_says_why_and_only_a_few_commands_run(client, t
     wait_until(lambda: "`ddim evaluate`: " in list_rows(client)["early"]["why"], 120)
     assert "checkpoint" in list_rows(client)["early"]["why"]
     monkeypatch.setattr(processes, "MOST", 0)
+    before = sorted(client.runs.iterdir())
     assert client.post("/api/runs", json={"data": "folder~one", "recipe": "smoke"}).status_code == 429
+    assert client.post(f"/api/runs/{RUN}/distill", json={}).status_code == 429
+    assert sorted(client.runs.iterdir()) == before
+
+
+def test_of_many_starts_at_once_one_succeeds(tmp_path):
+    commands = processes.Processes()
+
+    def start(_):
+        try:
+            commands.start("train", tmp_path, ["--help"])
+        except processes.Refused as refused:
+            return refused.status_code
+        return 202
+
+    with closing(commands), ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(start, range(8))) == [202] + [409] * 7
+        wait_until(lambda: not commands.running, 60)
+
+
+def test_the_command_that_still_works_is_stopped_also_by_a_later_server(client, trained):
+    """After an evaluation of the same run has ended, and after a restart of the server."""
+    run = client.runs / "long"
+    shutil.copytree(trained / RUN, run)
+    first = client.processes
+
+    def evaluate():
+        """Begin an evaluation that takes minutes."""
+        first.start("evaluate", run, [str(run), "-n", "50000"])
+        return first.find(run).process
+
+    process = evaluate()
+    first.start("diagnose", run, ["--help"])
+    wait_until(lambda: len(first.running) == 1, 60)
+    assert client.post("/api/runs/long/stop").status_code == 202
+    wait_until(lambda: process.poll() is not None, 60)
+    process = evaluate()
+    wait_until(lambda: client.get("/api/runs/long").json()["said"], 60)
+    assert "samples" in client.get("/api/runs/long").json()["said"]
+    with open_client(client.runs, data=client.runs.parent) as later:
+        assert later.get("/api/runs/long").json()["doing"] == "evaluate"
+        assert later.post("/api/runs/long/stop").status_code == 202
+        wait_until(lambda: process.poll() is not None, 60)
+        assert later.post("/api/runs/long/stop").status_code == 409
 
 
 def test_runs_are_compared_by_evaluations_made_under_the_same_conditions(client, trained):

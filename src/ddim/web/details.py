@@ -101,7 +101,8 @@ class Details(Row):
         edits: the names of the edits that it can make.
         can_guide: whether a class or vector can guide its samples.
         can_change: whether this server can rename and delete it.
-        doing: the names of the commands of this server that work on it.
+        doing: the names of the commands of the page that work on it.
+        said: what the last of them has said of its progress.
     """
 
     fields: list[Field] = field(default_factory=list)
@@ -126,6 +127,7 @@ class Details(Row):
     can_guide: bool = False
     can_change: bool = False
     doing: str = ""
+    said: str = ""
 
 
 def describe_details(known: ListedRun, others: Mapping[str, ListedRun]) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 They go on when the server ends. What a command says goes into a file in the folder of the runs until it ends.
 """
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -17,6 +20,8 @@ from ddim.web.answers import Refused
 
 MOST = 8
 """The largest number of commands of the page that run at the same time."""
+TAIL = 4096
+"""The bytes at the end of what a command has said in which its last line is looked for."""
 
 
 @dataclass
@@ -29,6 +34,7 @@ class Child:
         process: its process.
         said: the file with its standard error.
         began: when it began, in seconds since 1970.
+        lock: held while the file is read or closed.
     """
 
     name: str
@@ -36,6 +42,7 @@ class Child:
     process: subprocess.Popen[bytes]
     said: IO[bytes] = field(repr=False)
     began: float
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def state(self) -> str:
@@ -46,21 +53,44 @@ class Child:
         return "running" if code is None else "finished" if code in stopped else "failed"
 
     @property
+    def last_line(self) -> str:
+        """The last line that the command has written on its standard error, "" if there is none."""
+        # The process writes at the end of the same file, so the place of this file must not be moved.
+        with self.lock:
+            if self.said.closed:
+                return ""
+            size = os.fstat(self.said.fileno()).st_size
+            said = os.pread(self.said.fileno(), TAIL, max(0, size - TAIL))
+        lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines()]
+        return next(filter(None, reversed(lines)), "")
+
+    def close(self) -> None:
+        """Close the file; the command goes on."""
+        with self.lock:
+            self.said.close()
+
+    @property
     def failure(self) -> str:
         """Why the command failed: the last line on its standard error; "" if it did not fail."""
         if self.state != "failed":
             return ""
-        self.said.seek(0)
-        lines = self.said.read().decode("utf-8", "replace").splitlines()
-        said = [line.strip() for line in lines if line.strip()] or ["it ended without a message"]
-        return f"`ddim {self.name}`: {said[-1].removeprefix('ddim: ')}"
+        return (
+            f"`ddim {self.name}`: {(self.last_line or 'it ended without a message').removeprefix('ddim: ')}"
+        )
 
 
 class Processes:
-    """The commands that this server has started, the oldest first."""
+    """The commands that this server has started, the oldest first; several threads may use it."""
 
     def __init__(self) -> None:
-        self.children: list[Child] = []
+        self._children: list[Child] = []
+        self._lock = threading.RLock()
+
+    @property
+    def children(self) -> list[Child]:
+        """The commands that run, and of those that have ended the last one of each run."""
+        with self._lock:
+            return [*self._children]
 
     def start(self, name: str, folder: Path, words: Sequence[str]) -> None:
         """Start `ddim NAME WORDS`.
@@ -68,41 +98,51 @@ class Processes:
         Raises:
             Refused: if too many commands run, or the same one already works on this folder.
         """
-        if len(self.running) >= MOST:
-            raise Refused(429, f"{MOST} commands of this page run already; stop one of them first")
-        if any(child.folder == folder and child.name == name for child in self.running):
-            raise Refused(409, f"`ddim {name}` already works on this run")
-        # The file has no name; it stays open as long as the server runs.
-        said = TemporaryFile()  # noqa: SIM115
-        command = [sys.executable, "-m", "ddim", name, *words, "--quiet"]
-        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": said}
-        # In a session of its own, the command does not get the Ctrl-C that ends the server.
-        process = subprocess.Popen(command, start_new_session=True, **streams)
-        # Of the commands that have ended, the last one of each run is kept for what it said.
-        self.forget(folder)
-        self.children.append(Child(name, folder, process, said, time.time()))
+        with self._lock:
+            if len(self.running) >= MOST:
+                raise Refused(429, f"{MOST} commands of this page run already; stop one of them first")
+            if any(child.folder == folder and child.name == name for child in self.running):
+                raise Refused(409, f"`ddim {name}` already works on this run")
+            # The file has no name; it stays open as long as the command is known.
+            said = TemporaryFile()  # noqa: SIM115
+            command = [sys.executable, "-m", "ddim", name, *words]
+            streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": said}
+            # In a session of its own, the command does not get the Ctrl-C that ends the server.
+            process = subprocess.Popen(command, start_new_session=True, **streams)
+            # Of the commands that have ended, the last one of each run is kept for what it said.
+            self.forget(folder)
+            self._children.append(Child(name, folder, process, said, time.time()))
 
     def stop(self, folder: Path) -> None:
-        """Ask the command that works on a run folder to stop; a training saves a checkpoint first.
+        """Ask the last command that works on a run folder to stop; a training saves a checkpoint first.
 
         Raises:
-            Refused: if there is none that was started here.
+            Refused: if there is none that was started from the page.
         """
-        child = self.find(folder)
-        if child is None or child.state != "running":
-            raise Refused(409, "this server does not work on this run; stop a training where it was started")
-        child.process.send_signal(signal.SIGTERM)
+        working = [child for child in self.running if child.folder == folder]
+        if working:
+            working[-1].process.send_signal(signal.SIGTERM)
+        elif earlier := find_commands(folder):
+            os.kill(max(earlier), signal.SIGTERM)
+        else:
+            raise Refused(409, "the page does not work on this run; stop a training where it was started")
 
     def find(self, folder: Path) -> Child | None:
         """Return the last command on a folder, None if there is none."""
         return next((child for child in reversed(self.children) if child.folder == folder), None)
 
+    def list_names(self, folder: Path) -> list[str]:
+        """Return the names of the commands that work on a folder, also of those of an earlier server."""
+        names = [child.name for child in self.running if child.folder == folder]
+        return names or [*find_commands(folder).values()]
+
     def forget(self, folder: Path) -> None:
         """Remove the commands on a folder that have ended."""
-        ended = [child for child in self.children if child.folder == folder and child.state != "running"]
-        for child in ended:
-            child.said.close()
-            self.children.remove(child)
+        with self._lock:
+            for child in self.children:
+                if child.folder == folder and child.state != "running":
+                    child.close()
+                    self._children.remove(child)
 
     @property
     def running(self) -> list[Child]:
@@ -112,4 +152,21 @@ class Processes:
     def close(self) -> None:
         """Close the files of all commands; the commands go on."""
         for child in self.children:
-            child.said.close()
+            child.close()
+
+
+def find_commands(folder: Path) -> dict[int, str]:
+    """Return the commands that a page of this user has started on a folder, their names keyed by process id.
+
+    It finds those of a server that has ended. It finds none on a system without /proc, such as macOS.
+    """
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        number = int(path.parent.name)
+        with suppress(OSError):  # it has ended
+            _, *words = path.read_bytes().decode("utf-8", "replace").split("\0")
+            own = path.stat().st_uid == os.getuid()
+            # Helpers of a command have its words, but not a session of their own.
+            if own and words[:2] == ["-m", "ddim"] and str(folder) in words and os.getsid(number) == number:
+                found[number] = words[2]
+    return found

@@ -81,8 +81,12 @@ def show_run(run: str, here: Here) -> Response:
     """Describe a run."""
     known = here.runs.find(run)
     details, change = describe_details(known, here.runs.read()), here.may_change(known)
-    doing = [child.name for child in here.processes.running if child.folder == known.run.path]
-    return reply(Details(**vars(known.row), **details, doing=", ".join(doing), can_change=change))
+    doing, child = here.processes.list_names(known.run.path), here.processes.find(known.run.path)
+    said = ""
+    if child and child.state == "running":
+        said = child.last_line
+    facts = {"doing": ", ".join(doing), "said": said, "can_change": change}
+    return reply(Details(**vars(known.row), **details, **facts))
 
 
 @router.get("/runs/{run}/curves", response_model=dict[str, Any])

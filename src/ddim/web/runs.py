@@ -160,9 +160,14 @@ def describe_start(child: Child) -> Run:
     """Return the run of a command that has written no file yet; if it failed, its empty folder is removed."""
     if child.state == "running":
         return Run(child.folder, "waiting", why="it reads the images", changed=child.began)
-    if child.folder.is_dir() and is_unused(child.folder):
-        shutil.rmtree(child.folder)
+    remove_unused(child.folder)
     return Run(child.folder, "failed", why=child.failure, changed=child.began)
+
+
+def remove_unused(folder: Path) -> None:
+    """Remove a run folder in which no command has written a file."""
+    if folder.is_dir() and is_unused(folder):
+        shutil.rmtree(folder)
 
 
 def stamp_run(path: Path) -> str:

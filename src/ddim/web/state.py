@@ -47,7 +47,7 @@ class Server:
         path = known.run.path
         if not self.may_change(known):
             raise Refused(409, "this run belongs to a sweep, or is the folder of the page")
-        if is_locked(path) or any(child.folder == path for child in self.processes.running):
+        if is_locked(path) or self.processes.list_names(path):
             raise Refused(409, "this run is in use: stop it first")
         return known
 

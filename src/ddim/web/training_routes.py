@@ -21,7 +21,7 @@ from ddim.web.details import Field, explain_recipe
 from ddim.web.images import find_address
 from ddim.web.jobs import Job
 from ddim.web.options import make_model, write_options
-from ddim.web.runs import check_folder_name, name_id
+from ddim.web.runs import check_folder_name, name_id, remove_unused
 from ddim.web.state import Allowed, Here, Server
 
 LISTED = 1000
@@ -107,8 +107,12 @@ def begin_training(here: Allowed, given: TrainOptions, name: Name = "") -> Respo
 
 
 def start(here: Server, command: str, folder: Path, *words: str) -> Response:
-    """Start a command on a run folder."""
-    here.processes.start(command, folder, words)
+    """Start a command on a run folder; if it is refused, a folder that was made for it is removed."""
+    try:
+        here.processes.start(command, folder, words)
+    except Refused:
+        remove_unused(folder)
+        raise
     here.runs.read(now=True)
     return reply(Started(name_id(folder, here.settings.folder)), 202)
 
