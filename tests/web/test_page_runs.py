@@ -150,8 +150,11 @@ def test_a_run_is_noted_renamed_and_deleted(visit, served, width):
     first, name, other = f"draft {width}", f"best {width}", f"gone {width}"
     for copy in (first, other):
         shutil.copytree(served.folder / OTHER, served.folder / copy)
+    shutil.rmtree(served.folder / first / "samples")
     with visit(width) as page:
         page.go(f"#/run/{first.replace(' ', '%20')}")
+        # A run that has ended draws no first samples any more.
+        expect(page.locator(".sheets figcaption")).to_have_text("No samples.")
         page.get_by_text("Rename or note").click()
         page.get_by_label("Name").fill(name)
         page.get_by_label("Note", exact=True).fill("wide net\n<b>keep</b>")
@@ -217,6 +220,7 @@ def test_an_evaluation_is_begun_and_stopped(visit):
         page.get_by_label("Number of samples").fill("5000")
         page.get_by_role("button", name="Evaluate").click()
         expect(page.get_by_text("It is being evaluated now.")).to_be_visible(timeout=30_000)
+        expect(page.get_by_text(re.compile(r"evaluated now\. samples"))).to_be_visible(timeout=60_000)
         page.reload()
         page.get_by_role("button", name="Stop the evaluation").click()
         expect(page.locator("summary", has_text="Evaluate")).to_be_visible(timeout=60_000)

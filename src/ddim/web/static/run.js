@@ -38,7 +38,7 @@ export async function draw(root, { id, about, signal }) {
       row.why && h("p.why", row.why),
     );
     actions.update(row);
-    slider.update(detail.sheets, detail.real_sheet, detail.size);
+    slider.update({ ...detail, state: row.state });
     // These parts are redrawn only if they differ, so that folded parts and the focus stay.
     const copies = [detail.memorisation, detail.pairs_url];
     const shown = [detail.evaluations, copies, detail.films, detail.fields, detail.checkpoints];

@@ -74,8 +74,9 @@ export class Actions {
     this.delete.hidden = !row.can_change || busy;
     this.change.hidden = this.delete.hidden || !row.recipe; // a run that never began has no files
     // A message ends when the state changes, because what it promised has come true, or when a command fails.
-    const now = [row.state, evaluating, row.why].join();
-    if (this.shown !== now) show(this.message, evaluating && h("p.note", "It is being evaluated now."));
+    const now = [row.state, evaluating, row.why, evaluating && row.said].join();
+    const said = row.said && ` ${row.said}`;
+    if (this.shown !== now) show(this.message, evaluating && h("p.note", "It is being evaluated now.", said));
     this.shown = now;
   }
 

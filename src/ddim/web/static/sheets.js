@@ -18,7 +18,6 @@ export class SheetSlider {
     this.controls = h("div.row", this.playButton, place, this.realButton);
     this.element = h("figure.sheets", this.frame, this.caption, this.controls);
     this.controls.hidden = true;
-    setText(this.caption, "The run draws its first samples at its first validation.");
     signal.addEventListener("abort", () => this.stop());
   }
 
@@ -26,13 +25,16 @@ export class SheetSlider {
     return Number(this.range.value) >= this.sheets.length - 1;
   }
 
-  /** Show sheets {url, images}, and `real` images at an address; `size` is [height, width] of an image. */
-  update(sheets, real, size) {
+  /** Show the sheets {url, images} of a run, and its `real_sheet`; see the class `Details`. */
+  update({ sheets, real_sheet: real, size, state }) {
     const following = this.atEnd;
     const onload = ({ target }) => hideGaps(target, size);
     const load = (src, alt) => h("img.sheet.pixels", { src, alt, onload });
     this.controls.hidden = !sheets.length;
     this.realButton.hidden = !real;
+    const trains = ["waiting", "running"].includes(state);
+    if (!sheets.length)
+      setText(this.caption, trains ? "The run draws its first samples at its first validation." : "No samples.");
     if (sheets.length === this.sheets.length) return;
     this.real = real && load(real, "Real images, for comparison");
     // All pictures are loaded before they are shown, so that they do not flicker.
