@@ -133,3 +133,12 @@ def test_no_images_are_opened_by_a_name_that_a_stranger_chose(hub, use, here):
     with pytest.raises(UserError, match="was published without its training images"):
         use("hub:ada/flowers")
     assert not [request for request in hub.requests if "mallory" in str(request)]
+
+
+def test_a_fault_of_the_card_is_not_told_as_one_of_the_hub(run, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("ddim.exchange.hub.write_card", fail)
+    with pytest.raises(ZeroDivisionError):
+        ddim.push(run, "ada/flowers", dry_run=True)

@@ -87,7 +87,8 @@ def push(
     """
     to = parse_repository(repository)
     loaded = load(run, weights, own=own, device="cpu")
-    with TemporaryDirectory(prefix="ddim-") as temporary, explain_errors(f"{to} cannot be uploaded", ADVICE):
+    fault = f"{to} cannot be uploaded"
+    with TemporaryDirectory(prefix="ddim-") as temporary:
         folder = Path(temporary)
         recipe, notes = write_published(loaded, folder)
         write_atomic(folder / "recipe.yaml", write_recipe(recipe).encode())
@@ -95,21 +96,27 @@ def push(
         # A network that always saw a class cannot sample without one.
         needed = not recipe.data.unconditional and default_label(recipe) is None
         use = {"format": "hub", "repository": str(to), "needs_label": needed}
-        write_card(loaded, folder, use, _open_repository(api, to) if api else "")
+        card = ""
+        if api is not None:
+            with explain_errors(fault, ADVICE):
+                card = _open_repository(api, to)
+        write_card(loaded, folder, use, card)
         files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         size = f"{len(files)} files, {sum(files.values()) / 1e6:,.1f} MB"
         if api is None:
             return Pushed(f"Nothing was uploaded; without dry_run, {to} gets {size}.", str(to), files, notes)
         at = loaded.checkpoint
-        done = api.upload_folder(
-            repo_id=to.id,
-            folder_path=folder,
-            revision=to.revision,
-            commit_message=f"Upload a run of ddim after {at.state.step:,} steps, {at.weights} weights",
-            # Files of an earlier push that this run does not have, such as the vectors of its images.
-            delete_patterns=[*FILES, SAMPLES],
-        )
-        url, private = f"{api.endpoint}/{to.id}", bool(api.model_info(to.id).private)
+        with explain_errors(fault, ADVICE):
+            done = api.upload_folder(
+                repo_id=to.id,
+                folder_path=folder,
+                revision=to.revision,
+                commit_message=f"Upload a run of ddim after {at.state.step:,} steps, {at.weights} weights",
+                # Files of an earlier push that this run does not have, such as the vectors of its images.
+                delete_patterns=[*FILES, SAMPLES],
+            )
+            private = bool(api.model_info(to.id).private)
+        url = f"{api.endpoint}/{to.id}"
         seen = "only you can see it, until you make it public in its settings" if private else "public"
         return Pushed(f"{to} has {size}: {url} ({seen}).", str(to), files, notes, url, done.oid, private)
 
