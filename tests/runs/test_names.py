@@ -63,3 +63,9 @@ def test_a_folder_named_checkpoints_makes_no_run(run, tmp_path):
 
 def test_a_pinned_name_means_the_same_in_every_folder(run):
     assert [pin_place("small-1@raw"), pin_place("@guide")] == [f"{run}@raw", "@guide"]
+
+
+def test_a_path_may_begin_with_the_home_folder(run, monkeypatch):
+    monkeypatch.setenv("HOME", str(run.parent))
+    assert find_checkpoint("~/small-1").parents[1] == run
+    assert parse_place("~/small-1@raw") == (run, "raw")

@@ -36,8 +36,8 @@ def parse_place(text: str, within: Path | None = None) -> tuple[Path, str]:
             hub:OWNER/NAME[@REVISION]. "@best", "@STEP" or "@WEIGHTS" may follow the path of a run.
         within: the run that is meant if the path is left out, as in "@guide".
     """
-    if "@" not in text or names_repository(text) or Path(text).exists():
-        return Path(text or within or ""), "ema"
+    if "@" not in text or names_repository(text) or os.path.exists(os.path.expanduser(text)):
+        return Path(os.path.expanduser(text or within or "")), "ema"
     before, _, name = text.rpartition("@")
     path, weights = parse_place(before, within)
     if name == BEST:
@@ -54,7 +54,7 @@ def locate_run(run: str | Path) -> Path:
         UserError: if the run on the Hub cannot be downloaded or is not published.
     """
     if not names_repository(run):
-        return Path(run)
+        return Path(os.path.expanduser(run))
 
     def choose(names: list[str]) -> list[str]:
         if MANIFEST not in names:
