@@ -211,3 +211,13 @@ def test_a_result_is_printed_as_its_text_folder_or_json(flags, said, capsys):
     print_result(Result(), {*flags})
     out = capsys.readouterr().out
     assert json.loads(out) == said if isinstance(said, dict) else out == f"{said}\n"
+
+
+@pytest.mark.parametrize("name", ["evaluate", "sample"])
+def test_commands_that_load_a_run_have_its_options(name):
+    assert {"--precision", "--compile", "--device"} <= read_signature(COMMANDS[name]).options.keys()
+
+
+def test_ema_has_only_the_options_that_it_uses():
+    options = read_signature(COMMANDS["ema"]).options
+    assert not {"--precision", "--compile", "--device", "--weights"} & options.keys()

@@ -140,7 +140,7 @@ def test_the_list_has_all_widths_with_their_errors(run):
 
 
 def test_the_best_average_is_kept_and_never_worse_than_the_default(run):
-    found = ddim.ema(load(run), pick="validation")
+    found = ddim.ema(run, pick="validation")
     default, *others = found.rows
     logged = [line["image_mae"] for line in tiny.metrics(run) if "image_mae" in line]
     assert default["validation_error"] == pytest.approx(logged[-1], rel=1e-6)

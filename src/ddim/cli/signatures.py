@@ -249,9 +249,10 @@ def find_definition(module: str, name: str) -> tuple[str, Any]:
             return module, node.value
         if isinstance(node, ast.AnnAssign) and name == ast.unparse(node.target):
             return module, node.value
-        if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
-            package, _, home = str(node.module).partition(".")
-            return find_definition(home, name) if package == "ddim" else (module, None)
+        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+            if name == (alias.asname or alias.name):
+                package, _, home = str(node.module).partition(".")
+                return find_definition(home, alias.name) if package == "ddim" else (module, None)
     return module, None
 
 

@@ -119,7 +119,7 @@ class Averages:
 
 @with_bar
 def ema(
-    run: str | Path | LoadedRun,
+    run: str | Path,
     width: float | Sequence[float] | None = None,
     *,
     pick: Literal["validation", "kid"] | None = None,
@@ -157,7 +157,7 @@ def ema(
         ddim ema runs/photos-fast-1 --pick validation
         ddim ema runs/photos-fast-1 --width 0.08
     """
-    averages = Averages(run.checkpoint.run if isinstance(run, LoadedRun) else run)
+    averages = Averages(run)
     widths = averages.list_widths() if width is None else [float(each) for each in np.atleast_1d(width)]
     tried, rows = [averages.reconstruct(each) for each in widths], []
     if pick is None and (width is None or len(tried) > 1):

@@ -111,7 +111,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
             else all).
         fields: sampling fields of the recipe, such as --sampler.eta 0,1.
         metric: the metric of a table.
-        out: a new folder (default: RUN/evaluations/N or RUN/tables/N).
+        out: a new folder (default: RUN/evaluations/N or tables/N).
 
     Other Parameters:
         guidance_interval: guide only at these log-SNRs, such as -2,5; an end may be left out.
