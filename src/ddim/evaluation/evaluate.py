@@ -38,6 +38,7 @@ from ddim.evaluation.run_folder import find_home
 from ddim.files import hash_file, read_sealed, temporary_folder, write_atomic, write_sealed
 from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.progress import Progress, continue_progress, open_progress
+from ddim.machine.runtime import Precision
 from ddim.metrics.catalogue import DEFAULT, LEAST, metric_name
 from ddim.metrics.features import Extractor, open_extractor
 from ddim.plots.charts import save_figure
@@ -86,6 +87,8 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     out: str | Path | None = None,
     device: str | None = None,
     threads: int | None = None,
+    precision: Precision | None = None,
+    compiling: bool = False,
     progress: bool | Progress = True,
 ) -> Evaluation | EvaluationTable:
     """Measure how close samples or other images are to real images.
@@ -120,6 +123,8 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
         features_weights: a file with the weights of the feature network.
         device: cpu, cuda, ... (default: where the run was trained).
         threads: processor threads (default: as in the training); others change the last bits of samples.
+        precision: fp32 or bf16 (default: that of the training).
+        compiling: compile the network: faster after a minute; results differ in the last bits.
         progress: True shows a bar in a notebook cell, False shows nothing; or a function, see `Progress`.
 
     Returns:
@@ -153,6 +158,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
             evaluator = _open_given_images(images, n, asked, extractor, shown)
         else:
             loading = {"device": device, "threads": threads}
+            loading |= {"precision": precision, "compiling": compiling}
             seeds = range(seed, seed + (1000 if n is None else n))
             evaluator = _open_samples(images, asked, choices, seeds, extractor, shown, loading)
         if len(choices) == 1:
