@@ -37,6 +37,7 @@ FIRST_VERSION = {
     "optim.lr": "3e-3",
     "optim.batch": "16",
     "objective.finish": "0",
+    "objective.guidance": "1",
 }
 """The fields of the recipe `fast` that had other values in its first version, with these values."""
 
@@ -47,7 +48,7 @@ VARIANTS = {
     "fast": {},
     "fast with the squared error": FINISH,
     "fast without guidance": {"objective.guidance": "1"},
-    "fast without the squared error": {"objective.finish": "0"},
+    "fast without the squared error": {"objective.finish": "0", "objective.guidance": "1"},
     "fast with AdamW": {**ADAMW, **FINISH},
     "fast with the first channels": {"net.widths": "32,64,128,256", **FINISH},
     "first version": FIRST_VERSION,

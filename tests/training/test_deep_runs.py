@@ -19,7 +19,7 @@ ARRAYS = {
     "floats": (SMOOTH[..., :2] / 65536).astype(np.float32) * 7 - 2,
 }
 """Arrays of 8 channels of 16 bits, of one such channel, and of two channels of floats."""
-RECIPE = tiny.recipe(data__size=16, report__guide=0, images=32)
+RECIPE = tiny.recipe(data__size=16, report__guide=0, objective__guidance=1, images=32)
 
 
 def saved(folder, name):

@@ -85,7 +85,7 @@ def test_a_run_by_time_keeps_the_guide_once_its_budget_is_known(total, kept, tmp
 
 
 def test_a_run_keeps_no_guide_unless_it_is_asked_to(tmp_path):
-    none = tiny.train(tiny.recipe(report__guide=0, images=8), tmp_path / "none")
+    none = tiny.train(tiny.recipe(report__guide=0, objective__guidance=1, images=8), tmp_path / "none")
     with pytest.raises(UserError, match="weights must be one of ema, raw"):
         load(f"{none}@guide")
 

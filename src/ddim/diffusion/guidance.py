@@ -49,8 +49,10 @@ class Guided:
         if self.scale == 1 or not inside.any():
             return self.strong(x_t, t)
         strong, weak = predict_both(self.strong, self.weak, x_t, t)
-        scale = torch.where(inside, self.scale, 1.0)
-        return with_image(strong, x_t, torch.lerp(weak.x0, strong.x0, spread_over(scale, x_t)), at)
+        scale = self.scale
+        if inside.ndim:
+            scale = spread_over(torch.where(inside, scale, 1.0), x_t)
+        return with_image(strong, x_t, torch.lerp(weak.x0, strong.x0, scale), at)
 
     def move(self, x0: Tensor, t: Tensor, eps: Tensor, exact: bool = False) -> tuple[Tensor, Tensor]:
         """Return other images and other noise with the same x_t, from which a network learns guidance.

@@ -195,8 +195,11 @@ def read_newest(
         try:
             if not best or read_manifest(path).best:
                 return read(path)
-        except UserError:
+        except UserError as error:
             damage = _find_damage(path)
+            # A checkpoint that is no longer damaged was saved again while it was read.
+            if damage is None and isinstance(error, Damaged):
+                return read(path)
             if damage is None:
                 raise
             if path.exists():
