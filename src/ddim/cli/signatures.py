@@ -249,7 +249,9 @@ def find_definition(module: str, name: str) -> tuple[str, Any]:
             return module, node.value
         if isinstance(node, ast.AnnAssign) and name == ast.unparse(node.target):
             return module, node.value
-        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        for alias in node.names:
             if name == (alias.asname or alias.name):
                 package, _, home = str(node.module).partition(".")
                 return find_definition(home, alias.name) if package == "ddim" else (module, None)

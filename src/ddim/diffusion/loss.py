@@ -220,7 +220,7 @@ class Hybrid(Loss):
     def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
         """Return the loss (B,) of 8-bit images; see `Loss`."""
         schedule = denoise.schedule
-        entries = count_entries(schedule, self.times.entries)
+        entries = count_entries(schedule, getattr(self.times, "entries", None))
         at = schedule(t).over(x0)
         x_t = at.noisy(x0, eps)
         p = denoise(x_t, t)

@@ -160,7 +160,7 @@ class Batches:
     def _load(self, step: int) -> Tensor:
         """Return the images (n, C, H, W) of this process on the device, and start to read the next ones."""
         if self._on_device is not None:
-            return self._copy_from_device(step)
+            return self._copy_from_device(self._on_device, step)
         if self._thread is None:
             return self._read(step)
         ahead = self._next
@@ -171,10 +171,10 @@ class Batches:
         self._next = step + 1, self._thread.submit(self._read, step + 1)
         return self.runtime.move(images)
 
-    def _copy_from_device(self, step: int) -> Tensor:
-        """Return the images (n, C, H, W) of this process from the copy of all images on the device."""
+    def _copy_from_device(self, images: Tensor, step: int) -> Tensor:
+        """Return the images (n, C, H, W) of this process from all images (N, H, W, C) on the device."""
         which, mirrored = self._choose_images(step)
-        pixels = self._on_device[self.runtime.send(torch.from_numpy(which))]
+        pixels = images[self.runtime.send(torch.from_numpy(which))]
         if mirrored is not None:
             flipped = self.runtime.send(torch.from_numpy(mirrored))
             pixels = torch.where(flipped.reshape(-1, 1, 1, 1), pixels.flip(2), pixels)
