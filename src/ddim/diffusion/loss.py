@@ -380,8 +380,10 @@ def denoising_error(denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> di
         eps_hat^2 as "power", and of eps_hat * (eps - eps_hat) as "inner".
     """
     p = denoise(denoise.schedule(t).noisy(x0, eps), t)
-    predicted, noise, image = (value.cpu().double() for value in (p.eps, eps, x0))
-    wrong, away = predicted - noise, p.x0.cpu().double() - image
+    # Apple's GPUs have no float64.
+    exact = torch.float32 if x0.device.type == "mps" else torch.float64
+    predicted = p.eps.to(exact)
+    wrong, away = predicted - eps.to(exact), p.x0.to(exact) - x0.to(exact)
     errors = {
         "noise_mse": wrong.square(),
         "noise_mae": wrong.abs(),
@@ -390,4 +392,4 @@ def denoising_error(denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> di
         "power": predicted.square(),
         "inner": -predicted * wrong,
     }
-    return {name: values.flatten(1).mean(1) for name, values in errors.items()}
+    return {name: values.flatten(1).mean(1).cpu().double() for name, values in errors.items()}
