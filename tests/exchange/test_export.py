@@ -1,5 +1,6 @@
 """Exports: programs that give the outputs of the run, how to sample with them, folders and model cards."""
 
+import errno
 import json
 import re
 from dataclasses import replace
@@ -197,12 +198,34 @@ def test_a_repeated_export_replaces_its_own_folder_and_keeps_the_licence(run, tm
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_an_export_that_fails_leaves_the_earlier_one_whole(run, tmp_path, quick, monkeypatch):
+    out = tmp_path / "out"
+    ddim.export(run, out=out)
+    (out / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def fill_disk(folder, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ddim.exchange.export.publish_folder", fill_disk)
+        with pytest.raises(OSError, match="No space"):
+            ddim.export(run, out=out, weights="raw")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    ddim.export(run, out=out, weights="raw")
+    assert (out / "notes.txt").read_text() == "mine"
+    assert read_json(out / "export.json")["weights"] == "raw"
+
+
 def test_a_folder_of_someone_else_is_not_overwritten(run, tmp_path, quick):
     out = tmp_path / "out"
     ddim.export(run, out=out)
     with pytest.raises(UserError, match="is not a new or empty folder"):
         ddim.export(run_of(small(), tmp_path / "other"), out=out)
     assert read_json(out / "export.json")["run"] == "flowers"
+    # A run of another project may have the same name.
+    with pytest.raises(UserError, match="is not a new or empty folder"):
+        ddim.export(run_of(small(seed=1), tmp_path / "elsewhere" / run.name), out=out)
 
 
 # Cards

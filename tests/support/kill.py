@@ -70,7 +70,7 @@ class Life:
             pid, status = os.waitpid(self.pid, 0 if wait else os.WNOHANG)
             if pid:
                 self.code = os.waitstatus_to_exitcode(status)
-                self.reader.join()
+                self.reader.join(30)  # a process that it started may hold the pipe open
         return self.code is not None
 
     def ends(self, code=0):

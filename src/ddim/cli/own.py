@@ -4,6 +4,7 @@ This is the only module that runs code of the user, and only from a file that th
 """
 
 import importlib.util
+import os
 import re
 import sys
 from contextlib import suppress
@@ -33,7 +34,7 @@ def load_own(text: str) -> Any:  # noqa: ANN401 (whatever the user wrote)
     named = _NAMED.fullmatch(text)
     if not named:
         raise UserError(f"a component of your own is named as FILE.py:NAME, got {text!r}")
-    values = vars(_run_file(Path(named["file"]).expanduser().resolve()))
+    values = vars(_run_file(Path(os.path.expanduser(named["file"])).resolve()))
     if named["name"] not in values:
         raise UserError(f"{named['file']} has no {named['name']}{suggest(named['name'], values)}")
     return values[named["name"]]
@@ -57,7 +58,7 @@ def load_parts(file: str) -> None:
 
     from ddim.recipe.user_parts import give_parts
 
-    module = _run_file(Path(file).expanduser().resolve())
+    module = _run_file(Path(os.path.expanduser(file)).resolve())
     for value in vars(module).values():
         written = isinstance(value, type) and value.__module__ == module.__name__
         part = is_dataclass(value) or (isinstance(value, type) and issubclass(value, nn.Module))

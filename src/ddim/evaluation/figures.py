@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -212,7 +213,7 @@ def read_image(source: str, size: tuple[int, int]) -> Tensor:
     Raises:
         UserError: if there is no usable image.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if is_image_name(path.name, b"") and not path.is_dir():
         members = [Member(path.name, path.read_bytes())]
     else:

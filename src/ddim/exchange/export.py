@@ -3,6 +3,7 @@
 The template of the model card has a program of numpy and onnxruntime that reads model.onnx and sampling.json.
 """
 
+import os
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -107,7 +108,10 @@ def export(
     at, name = loaded.checkpoint, find_run_folder(loaded.checkpoint.run).resolve().name
     out = Path(out or f"exports/{name}-{to}")
     earlier = read_sealed(out / RECORD) if (out / RECORD).is_file() else {}
-    if (earlier.get("run"), earlier.get("format")) != (name, to):
+    # Runs of two projects may have the same name, but hardly the same images and the same seed.
+    images = at.state.images and at.state.images.fingerprint
+    of_run = {"run": name, "format": to, "images": images, "seed": loaded.recipe.seed}
+    if not of_run.items() <= earlier.items():
         check_unused(out)
     # A missing package must not leave an empty folder.
     import_extra("onnxruntime" if to == "onnx" else to, to)
@@ -121,13 +125,27 @@ def export(
             write_onnx(loaded.model, [step["condition"] for step in document["steps"]], folder / ONNX)
         use["notes"] = notes = (*use["notes"], *describe_differences(loaded, to))
         write_card(loaded, folder, use, (out / CARD).read_text(encoding="utf-8") if earlier else "")
-        record = {"run": name, "format": to, "recipe": dump(hide_folders(loaded.recipe))}
+        record = {**of_run, "recipe": dump(hide_folders(loaded.recipe))}
         write_sealed(folder / RECORD, {**record, "checkpoint": at.sha256, "weights": at.weights})
-        if earlier:
-            shutil.copytree(folder, out, dirs_exist_ok=True)
-        else:
-            publish_folder(folder, out.resolve())
+        _publish(folder, out.resolve())
     return Exported(f"{out} holds the model as {FORMATS[to]}{reason}.", out, to, notes)
+
+
+def _publish(folder: Path, out: Path) -> None:
+    """Move an export to `out`, in the place of an earlier one; other files there stay."""
+    if not out.exists():
+        publish_folder(folder, out)
+        return
+    with temporary_folder(out) as whole:
+        for each in (out, folder):
+            shutil.copytree(each, whole, dirs_exist_ok=True)
+        with temporary_folder(out) as earlier:
+            os.rename(out, earlier)
+            try:
+                publish_folder(whole, out)
+            except BaseException:
+                os.rename(earlier, out)
+                raise
 
 
 def describe_differences(run: LoadedRun, to: str) -> list[str]:
