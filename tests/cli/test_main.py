@@ -31,7 +31,7 @@ SAVED = "stopped and saved; continue with `ddim train --resume --out runs/one`"
     ("words", "said"),
     [
         (["frobnicate"], "'frobnicate' is not a command; `ddim` lists the commands"),
-        (["sample"], "the following arguments are required: RUN"),
+        (["sample"], "the following arguments are required: RUN; the newest runs: there is none"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(words, said, refused):

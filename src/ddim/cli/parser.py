@@ -46,7 +46,11 @@ class CommandParser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-[\d.]")
 
     def error(self, message: str) -> NoReturn:
-        """Raise a `UserError`."""
+        """Raise a `UserError`; if a run is missing, name the newest ones."""
+        if message.endswith(" RUN"):
+            from ddim.runs.folder import name_newest_runs
+
+            message += f"; the newest runs: {name_newest_runs()}"
         raise UserError(message.removeprefix("argument "))
 
 

@@ -1,6 +1,5 @@
 """`ddim train`: train a new run, or continue one."""
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from ddim.machine.startup import count_restarts
 from ddim.recipe.codec import load_recipe, override
 from ddim.recipe.named import find_recipe
 from ddim.recipe.recipe import Recipe
-from ddim.runs.folder import RUN
+from ddim.runs.folder import RUN, list_newest_runs, name_newest_runs
 from ddim.training import Callback, Machine, run as training
 from ddim.training.callbacks import TRACKERS
 from ddim.training.lr_finder import CurvePlot, find_learning_rate
@@ -98,8 +97,7 @@ def train_or_resume(  # noqa: PLR0913 (the choices of a user)
         # If the command gives images or a recipe, it may start a new run. So a user can repeat one command,
         # from the start of a run until it is finished.
         if more is not None or (data is None and recipe is None and not restarted):
-            runs = ", ".join(str(path.parent) for path in _list_runs()[:3])
-            advice = f"name one with --out ({runs or 'there is none'}), or give DATA to start a new one"
+            advice = f"name one with --out ({name_newest_runs()}), or give DATA to start a new one"
             raise UserError(f"no run fits this command: {advice}")
         say("no run fits this command: starting a new one")
     chosen = choose_recipe(recipe, data, fields, source)
@@ -121,20 +119,15 @@ def find_run(recipe: Recipe, any_rate: bool) -> Path | None:
         any_rate: whether runs with another learning rate fit too, because a range test chose it.
     """
     wanted = describe_request(recipe)
-    for path in _list_runs():
+    for path in list_newest_runs():
         # A run that cannot be read, or was started elsewhere, does not fit.
         with suppress(UserError, KeyError):
-            known = read_sealed(path)["requested"]
+            known = read_sealed(path / RUN)["requested"]
             if any_rate:
                 known["optim"]["lr"] = wanted["optim"]["lr"]
             if known == wanted:
-                return path.parent
+                return path
     return None
-
-
-def _list_runs() -> list[Path]:
-    """Return the files run.json of the runs in runs/, the newest first."""
-    return sorted(Path("runs").glob(f"*/{RUN}"), key=os.path.getmtime, reverse=True)
 
 
 def check_resumed_recipe(run: Path, recipe: str | None, fields: Mapping[str, Any]) -> None:

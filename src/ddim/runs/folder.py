@@ -107,6 +107,17 @@ def _shorten_name(name: str) -> str:
 # What a run holds
 
 
+def list_newest_runs() -> list[Path]:
+    """Return the folders of the runs in runs/, the newest first."""
+    files = sorted(Path("runs").glob(f"*/{RUN}"), key=os.path.getmtime, reverse=True)
+    return [file.parent for file in files]
+
+
+def name_newest_runs() -> str:
+    """Return the three newest runs in runs/ in words."""
+    return ", ".join(map(str, list_newest_runs()[:3])) or "there is none"
+
+
 def record_in_run(folder: Path, **facts: object) -> None:
     """Add facts to the run.json of a run folder; facts of the same names are replaced."""
     write_sealed(folder / RUN, {**read_sealed(folder / RUN), **facts})
