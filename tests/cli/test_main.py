@@ -32,6 +32,7 @@ SAVED = "stopped and saved; continue with `ddim train --resume --out runs/one`"
     [
         (["frobnicate"], "'frobnicate' is not a command; `ddim` lists the commands"),
         (["sample"], "the following arguments are required: RUN; the newest runs: there is none"),
+        (["plot", "forward", "~no-such-user/x.png"], "~no-such-user/x.png"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(words, said, refused):

@@ -162,7 +162,6 @@ def test_a_figure_is_written_to_a_new_file_of_the_current_folder(here, what):
     [
         (["forward"], {"fields": {"schedule": "linear"}}, "schedule"),
         (["forward"], {"steps": 3}, "'steps'"),
-        (["forward", "~no-such-user/x.png"], {}, "~no-such-user"),
         (["reverse"], {}, "missing .* 'model'"),
     ],
 )
