@@ -32,9 +32,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 
 import psutil  # noqa: E402
 
-from serving import ask, running_server, send_crowd  # noqa: E402
+from serving import TOKEN, ask, running_server, send_crowd  # noqa: E402
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+KNOWN = f"Host: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
+"""The lines of a request that the server accepts."""
 HOSTILE = [
     "/api/runs/..%2f..%2f..%2fetc%2fpasswd",
     "/..%2f..%2f..%2fetc%2fpasswd",
@@ -89,6 +91,7 @@ def measure_abuse(runs: Path, run: str, cases: int) -> None:
         config = Path(folder) / "schemathesis.toml"
         config.write_text(f'[parameters]\nrun = "{run}"\n')
         command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run"]
+        command += ["-H", f"Authorization: Bearer {TOKEN}"]
         command += [f"{server.address}/api/openapi.json", "--checks", CHECKS, "--exclude-path", "/api/events"]
         # 20 operations share the cases; about 600 more are made to cover the schema.
         command += ["--max-examples", str(max(1, cases // 20)), "--seed", "1"]
@@ -119,17 +122,17 @@ def send_hostile(server, run: str) -> Counter:
     ]
     for path in HOSTILE:
         statuses[ask(server, "GET", path)[0]] += 1
-    raw = [f"POST /api/runs/{run}/samples HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"]
-    raw = [f"{raw[0]}Content-Length: {len(body)}\r\n\r\n{body}" for body in bodies]
+    head = f"POST /api/runs/{run}/samples HTTP/1.1\r\n{KNOWN}Content-Type: application/json\r\n"
+    raw = [f"{head}Content-Length: {len(body)}\r\n\r\n{body}" for body in bodies]
     raw += [
         "GET /api/runs HTTP/1.1\r\nHost: evil.example\r\n\r\n",
         "GET /api/runs HTTP/1.1\r\n\r\n",
-        "GET /api/runs HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
-        "POST /api/runs HTTP/1.1\r\nHost: localhost\r\nOrigin: null\r\nContent-Length: 0\r\n\r\n",
-        "POST /api/uploads HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n",
-        "POST /api/uploads HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
-        "POST /api/uploads HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        f"GET / HTTP/1.1\r\nHost: localhost\r\nX: {'a' * 100_000}\r\n\r\n",
+        f"GET /api/runs HTTP/1.1\r\n{KNOWN}Host: evil.example\r\n\r\n",
+        f"POST /api/runs HTTP/1.1\r\n{KNOWN}Origin: null\r\nContent-Length: 0\r\n\r\n",
+        f"POST /api/uploads HTTP/1.1\r\n{KNOWN}Content-Length: 99999999999\r\n\r\n",
+        f"POST /api/uploads HTTP/1.1\r\n{KNOWN}Content-Length: -1\r\n\r\n",
+        f"POST /api/uploads HTTP/1.1\r\n{KNOWN}Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        f"GET / HTTP/1.1\r\n{KNOWN}X: {'a' * 100_000}\r\n\r\n",
         "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ]
     for text in raw:
@@ -188,7 +191,7 @@ async def watch_pace(server, run: Path, seconds: float, looking: bool) -> float:
 async def listen(server) -> None:
     """Listen to the events of runs, as an open page does."""
     reader, writer = await asyncio.open_connection(server.host, server.port)
-    writer.write(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    writer.write(f"GET /api/events HTTP/1.1\r\n{KNOWN}\r\n".encode())
     try:
         while await reader.read(2**16):
             pass

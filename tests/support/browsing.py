@@ -11,7 +11,9 @@ import time
 from contextlib import contextmanager
 from functools import cache
 from urllib.parse import urlsplit
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
+
+from serving import BEARER, TOKEN
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTHS = (390, 1440)
@@ -53,7 +55,7 @@ any fields.
 @cache
 def list_fields(address):
     """The fields of each schema that a server describes, keyed by the name of the schema."""
-    with urlopen(f"{address}/api/openapi.json") as answer:
+    with urlopen(Request(f"{address}/api/openapi.json", headers=BEARER)) as answer:
         schemas = json.load(answer)["components"]["schemas"]
     return {name: list(schema["properties"]) for name, schema in schemas.items() if "properties" in schema}
 
@@ -85,6 +87,7 @@ def open_page(browser, address, width=1440, refused=False, **options):
     """
     context = browser.new_context(viewport={"width": width, "height": HEIGHTS[width]}, **options)
     context.set_default_timeout(30_000)
+    context.request.get(f"{address}/?token={TOKEN}")  # the browser keeps the cookie
     context.add_init_script(f"({WATCH_FIELDS})({json.dumps(list_fields(address))})")
     page, faults, hosts = context.new_page(), [], set()
     page.on("console", lambda message: faults.append(_told(message)) if message.type == "error" else None)

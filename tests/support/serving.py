@@ -1,7 +1,9 @@
 """A server in a process of its own, and crowds of clients."""
 
 import json
+import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -20,6 +22,11 @@ from fastapi.testclient import TestClient
 
 from ddim.web.application import build_application
 from ddim.web.settings import Settings
+
+TOKEN = secrets.token_hex(16)
+"""The token of all servers of the tests."""
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+"""The header of a client that knows it."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +57,12 @@ def running_server(folder, *options):
         # A test that runs in the background ignores Ctrl-C, and its children would inherit this.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            process = subprocess.Popen(command, stdout=out, stderr=out)
+            environment = {**os.environ, "DDIM_TOKEN": TOKEN}
+            process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
         finally:
             signal.signal(signal.SIGINT, before)
         try:
-            while not (found := re.search(r"http://[^\s;]+", Path(log.name).read_text())):
+            while not (found := re.search(r"http://[^\s\"]+", Path(log.name).read_text())):
                 assert process.poll() is None, Path(log.name).read_text()
                 time.sleep(0.05)
             parts = urlsplit(found[0])
@@ -66,8 +74,8 @@ def running_server(folder, *options):
 
 def open_client(folder, at="127.0.0.1", processes=None, **settings):
     """A client of a server of a folder in this process; use it in a `with` block."""
-    application = build_application(Settings(folder, **settings), processes)
-    return TestClient(application, base_url=f"http://{at}:8000")
+    application = build_application(Settings(folder, token=TOKEN, **settings), processes)
+    return TestClient(application, base_url=f"http://{at}:8000", headers=BEARER)
 
 
 def ask(server, method, path, body=None, client=0):
@@ -76,7 +84,8 @@ def ask(server, method, path, body=None, client=0):
     Clients have the addresses 127.0.1.1, 127.0.1.2, ..., as if they were as many machines.
     """
     address = f"127.0.{1 + client // 250}.{1 + client % 250}", 0
-    content, headers = None if body is None else json.dumps(body), {"Content-Type": "application/json"}
+    content = None if body is None else json.dumps(body)
+    headers = {"Content-Type": "application/json", **BEARER}
     connection = HTTPConnection(server.host, server.port, timeout=300, source_address=address)
     with closing(connection):
         connection.request(method, path, content, headers)

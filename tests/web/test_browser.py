@@ -12,7 +12,7 @@ from PIL import Image
 import sweeping
 from browsing import CHROMIUM, is_loaded, open_page, wait_until
 from ddim.files import lock_folder
-from serving import running_server
+from serving import TOKEN, running_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
 
@@ -192,6 +192,8 @@ def test_a_stopped_server_is_told_and_nothing_is_lost(browser, trained, tmp_path
                 page.locator("h1", has_text=view).wait_for()
             page.get_by_role("alert").filter(has_text=absent).wait_for()
             shutil.rmtree(tmp_path / "runs" / "deleted")
+            with running_server(tmp_path / "runs", "--port", server.port, "--token", TOKEN[::-1]):
+                page.locator("#connection", has_text="the address that `ddim serve` printed").wait_for()
             with running_server(tmp_path / "runs", "--data", tmp_path / "photos", "--port", server.port):
                 page.locator(".sets a").first.wait_for(timeout=60_000)  # without a reload
                 wait_until(lambda: not page.locator("#connection").is_visible())

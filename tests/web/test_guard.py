@@ -1,21 +1,18 @@
 """What the server refuses before it does any work."""
 
-import secrets
-
 import pytest
 
 from ddim.errors import UserError
 from ddim.web.data_sets import list_data
 from ddim.web.serve import check_settings, open_socket
-from ddim.web.settings import check_token
-from serving import open_client
-
-TOKEN = secrets.token_urlsafe(24)
+from serving import BEARER, TOKEN, open_client
 
 
 @pytest.fixture(scope="module")
 def secret_client(trained):
-    with open_client(trained, "10.1.2.3", host="0.0.0.0", token=TOKEN) as found:
+    """A client that other machines could be, and that does not know the token."""
+    with open_client(trained, "10.1.2.3", host="0.0.0.0") as found:
+        del found.headers["Authorization"]
         yield found
 
 
@@ -63,20 +60,23 @@ def test_a_body_may_have_64_kib(client):
     assert send(b"x" * 65536) == send(b"x" * 1024 for _ in range(64)) == 422
 
 
-def test_only_the_token_opens_the_page(secret_client):
+def test_only_the_token_opens_the_page(client, secret_client):
     def status(path="/api/runs", **headers):
         return secret_client.get(path, headers=headers, follow_redirects=False).status_code
 
     for token, right in ((TOKEN[:-1], 401), (TOKEN, 200)):
         assert status(Authorization=f"Bearer {token}") == status(Cookie=f"ddim_token_8000={token}") == right
-    wrong = ("/api/runs", f"/api/runs?token={TOKEN}", "/?token=wrong", "/static/main.js")
-    assert [status(path) for path in wrong] == [401] * 4
+    wrong = ("/api/runs", f"/api/runs?token={TOKEN}", "/", "/?token=wrong", "/static/main.js")
+    assert [status(path) for path in wrong] == [401] * 5
+    assert client.get("/api/runs", headers={"Authorization": ""}).status_code == 401
+    texts = {secret_client.get(path).text for path in wrong[2:]}
+    assert ["`ddim serve` printed" in text for text in texts] == [True]
     assert (status(Authorization=f"Basic {TOKEN}"), status("/healthz")) == (401, 200)
     answer = secret_client.get(f"/?token={TOKEN}", follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
     cookie, *flags = answer.headers["set-cookie"].split("; ")
     assert cookie == f"ddim_token_8000={TOKEN}"
-    assert {"httponly", "samesite=strict", "path=/"} <= {flag.lower() for flag in flags}
+    assert {"httponly", "samesite=lax", "path=/"} <= {flag.lower() for flag in flags}
     # Browsers send a cookie to all ports of a host: a server at another port has another cookie.
     other = secret_client.get(f"/?token={TOKEN}", headers={"Host": "10.1.2.3:9000"}, follow_redirects=False)
     assert not other.headers["set-cookie"].startswith(cookie)
@@ -86,18 +86,29 @@ def test_only_the_token_opens_the_page(secret_client):
 def test_the_log_has_a_line_for_each_request_of_the_interface_without_the_token(secret_client, caplog):
     with caplog.at_level("INFO", "ddim.web"):
         for path in (f"/api/runs?token={TOKEN}", "/api/runs%0Aforged", "/", "/static/main.js"):
-            secret_client.get(path, headers={"Authorization": f"Bearer {TOKEN}"})
+            secret_client.get(path, headers=BEARER)
     lines = [record.getMessage() for record in caplog.records if record.name == "ddim.web"]
     assert [TOKEN in line or "\n" in line for line in lines] == [False, False]
 
 
-@pytest.mark.parametrize("token", [None, "", "short", "a" * 40, "with space in the middle of it", "ü" * 30])
-def test_other_machines_need_a_strong_token(token):
-    with pytest.raises(UserError, match="--token"):
-        check_token(token, "0.0.0.0")
-    check_token(TOKEN, "0.0.0.0")
-    for host in ("127.0.0.1", "localhost", "::1", "127.1.2.3"):
-        check_token(None, host)
+@pytest.mark.parametrize("token", ["", "short", "a" * 40, "with space in the middle of it", "ü" * 30])
+def test_a_token_that_can_be_guessed_is_refused(token, monkeypatch):
+    with pytest.raises(UserError, match="22 random letters"):
+        check_settings(".", "127.0.0.1", token, None)
+    if token:
+        monkeypatch.setenv("DDIM_TOKEN", token)
+        with pytest.raises(UserError, match="DDIM_TOKEN"):
+            check_settings(".", "127.0.0.1", None, None)
+
+
+def test_every_server_has_a_token_of_the_option_or_the_environment_or_a_new_one(monkeypatch):
+    def find_token(option=None):
+        return check_settings(".", "127.0.0.1", option, None).token
+
+    monkeypatch.delenv("DDIM_TOKEN", raising=False)
+    assert find_token() != find_token()
+    monkeypatch.setenv("DDIM_TOKEN", TOKEN)
+    assert (find_token(), find_token(TOKEN[::-1])) == (TOKEN, TOKEN[::-1])
 
 
 def test_the_name_of_a_folder_is_never_an_option_or_a_built_in_set(here):

@@ -14,7 +14,7 @@ from PIL import Image
 
 import ddim
 from ddim.cli import main
-from serving import running_server, send_crowd
+from serving import BEARER, TOKEN, running_server, send_crowd
 
 RUN = "photos-tiny-1"
 SAMPLES = f"/api/runs/{RUN}/samples"
@@ -22,7 +22,7 @@ SAMPLES = f"/api/runs/{RUN}/samples"
 
 def ask(server, path, body=None, kind="application/json"):
     """The answer to a request, which comes as JSON or as events."""
-    headers = {"Content-Type": "application/json", "Accept": kind}
+    headers = {"Content-Type": "application/json", "Accept": kind, **BEARER}
     content = None if body is None else json.dumps(body).encode()
     return urlopen(Request(f"{server.address}{path}", content, headers), timeout=120)
 
@@ -47,7 +47,8 @@ def test_the_page_answers_while_it_samples_and_a_client_that_leaves_frees_the_mo
     answer.close()
     assert ask(server, SAMPLES, {"seeds": [0], "steps": 1}).status == 200
     with socket.create_connection((server.host, server.port)) as upload:
-        upload.sendall(b"POST /api/uploads HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx")
+        head = f"POST /api/uploads HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
+        upload.sendall(head.encode() + b"Content-Length: 9\r\n\r\nx")
     for text in (b"\x16\x03\x01\x02\x00", b"GET", b"A" * 70_000):  # no HTTP
         with socket.create_connection((server.host, server.port)) as connection:
             connection.sendall(text + b"\r\nConnection: close\r\n\r\n")
@@ -85,6 +86,7 @@ def test_many_clients_get_right_images_or_status_429(server, trained, tmp_path):
 def test_made_up_requests_have_the_answers_that_the_interface_describes(server, tmp_path):
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.address}/api/openapi.json"]
+    command += ["-H", f"Authorization: Bearer {TOKEN}"]
     command += ["--checks", checks, "--exclude-path", "/api/events", "--max-examples", "8", "--seed", "1"]
     found = subprocess.run(command, check=False, timeout=280, cwd=tmp_path, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout[-6000:]
@@ -94,7 +96,7 @@ def test_made_up_requests_have_the_answers_that_the_interface_describes(server, 
 def test_scripts_read_the_address_and_ctrl_c_ends_the_server_while_it_samples(trained):
     with running_server(trained, "--json") as server:
         document = "".join(server.log.read_text().splitlines()[:4])
-        assert json.loads(document)["address"] == f"{server.address}/"
+        assert json.loads(document)["address"] == f"{server.address}/?token={TOKEN}"
         answer, _, _ = begin_sampling(server)
         os.kill(server.process.pid, signal.SIGINT)
         assert server.process.wait(60) == 128 + signal.SIGINT

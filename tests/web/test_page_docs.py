@@ -7,12 +7,14 @@ from pathlib import Path
 from ddim.cli import main
 from ddim.web.processes import MOST
 from ddim.web.settings import TOKEN_LETTERS, Limits
+from serving import TOKEN
 
 TEXT = (Path(__file__).parents[2] / "docs/page.md").read_text()
 RUN = "photos-tiny-1"
 
 
-def test_the_example_samples_through_the_server(server, here, capsys):
+def test_the_example_samples_through_the_server(server, here, capsys, monkeypatch):
+    monkeypatch.setenv("DDIM_TOKEN", TOKEN)
     (code,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
     exec(code.replace("http://127.0.0.1:8000", server.address).replace("photos-fast-1", RUN), {})
     command = shlex.split(capsys.readouterr().out.splitlines()[-1])

@@ -117,21 +117,25 @@ class Guard:
         return False
 
     def _check_token(self, request: Request) -> Response | None:
+        if request.url.path == "/healthz":
+            return None
         token, query = self.settings.token, request.query_params.getlist("token")
         # Browsers send a cookie to all ports of a host, so its name has the port.
         name = f"ddim_token_{request.url.port or 80}"
-        if token is None or request.url.path == "/healthz":
-            return None
-        if request.url.path == "/" and request.method == "GET" and query:
-            if not _equal(query[-1], token):
-                raise Refused(401, "the token in this address is wrong; `ddim serve` prints the address")
-            cookie = f"{name}={token}; HttpOnly; SameSite=Strict; Path=/"
-            return Response(None, 303, {"Location": "/", "Set-Cookie": cookie})
+        opens_page = request.url.path == "/" and request.method == "GET" and bool(query)
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        given = given.strip() if scheme.lower() == "bearer" else request.cookies.get(name, "")
-        if not _equal(given, token):
-            raise Refused(401, "this page needs its token: open the address that `ddim serve` printed")
-        return None
+        if opens_page:
+            given = query[-1]
+        elif scheme.lower() != "bearer":
+            given = request.cookies.get(name, "")
+        if not _equal(given.strip(), token):
+            address = "the address that `ddim serve` printed when it last started"
+            raise Refused(401, f"this page needs its token: open {address}")
+        if not opens_page:
+            return None
+        # With "Strict", a browser would lose the cookie where a page of another site links to the address.
+        cookie = f"{name}={token}; HttpOnly; SameSite=Lax; Path=/"
+        return Response(None, 303, {"Location": "/", "Set-Cookie": cookie})
 
 
 def _is_foreign(request: Request, host: str) -> bool:

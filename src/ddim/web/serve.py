@@ -1,6 +1,8 @@
 """Serve the page until Ctrl-C."""
 
 import logging
+import os
+import secrets
 import socket
 import threading
 import webbrowser
@@ -28,7 +30,8 @@ class Page:
 
     def __str__(self) -> str:
         """Return a sentence with the address."""
-        return f"the runs in {self.runs} are shown at {self.address}; Ctrl-C ends the server"
+        # Some terminals take a character behind the address into the link.
+        return f"Ctrl-C ends the server; the runs in {self.runs} are shown at {self.address}"
 
 
 def serve(  # noqa: PLR0913 (the choices of a user)
@@ -48,21 +51,22 @@ def serve(  # noqa: PLR0913 (the choices of a user)
 
     Args:
         folder: the folder of the runs; the default folder may be missing.
-        host: the address to listen at; one that other machines can reach needs a token.
+        host: the address to listen at; 0.0.0.0 lets other machines see the page.
         port: the port; 0 takes a free one.
-        token: a secret that each request must carry: at least 22 random letters, digits, - and _.
+        token: a secret that each request must carry: at least 22 random letters, digits, - and _ (default:
+            the variable DDIM_TOKEN, or a new one, which the address contains).
         data: the page may also start, stop and resume trainings on the images in this folder; they go on
             after the server has ended.
         opening: open the page in a browser.
         ready: called with the page when the server listens (default: write its address on standard error).
 
     Raises:
-        UserError: if a folder does not exist, the address or port cannot be used, the token is missing or
-            weak, or the extra `web` is not installed.
+        UserError: if a folder does not exist, the address or port cannot be used, the token is weak, or the
+            extra `web` is not installed.
 
     Commands:
         ddim serve runs --data photos --open
-        ddim serve --host 0.0.0.0 --token "$(openssl rand -hex 16)"
+        ddim serve --host 0.0.0.0
     """
     settings = check_settings(folder, host, token, data)
     with explain_errors("the page needs another package", 'pip install "ddim[web]"', ImportError):
@@ -75,7 +79,7 @@ def serve(  # noqa: PLR0913 (the choices of a user)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("ddim.web").setLevel(logging.INFO)
     name = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    address = f"http://{name}:{listener.getsockname()[1]}/{'' if token is None else f'?token={token}'}"
+    address = f"http://{name}:{listener.getsockname()[1]}/?token={settings.token}"
     processes = Processes()
     # The address in a header such as X-Forwarded-For could be forged.
     plain: dict[str, Any] = {"ws": "none", "log_config": None, **dict.fromkeys(OFF, False)}
@@ -104,9 +108,12 @@ def check_settings(folder: str | Path, host: str, token: str | None, data: str |
         raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` creates runs, in runs/")
     if data is not None and not data.is_dir():
         raise UserError(f"--data must be a folder that holds images, or folders of images, got {str(data)!r}")
-    check_token(token, host)
+    if token is None:
+        # Other users see the options of a command, but not its variables.
+        token = os.environ.get("DDIM_TOKEN") or secrets.token_urlsafe(24)
+    check_token(token)
     # A relative name such as --own=evil.py would be read as an option of `ddim train`.
-    return Settings(folder.absolute(), data and data.absolute(), host, token)
+    return Settings(folder.absolute(), token, data and data.absolute(), host)
 
 
 def open_socket(host: str, port: int) -> socket.socket:

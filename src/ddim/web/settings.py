@@ -1,7 +1,6 @@
 """The settings of a server: what it shows and to whom, and how much work it accepts."""
 
 import ipaddress
-import secrets
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,16 +42,16 @@ class Settings:
 
     Attributes:
         folder: the folder whose runs are shown.
+        token: the secret that each request must carry.
         data: the folder with the images on which the page may train; without it the page changes nothing.
         host: the address at which the server listens.
-        token: the secret that each request must carry, or None.
         limits: how much work the server accepts.
     """
 
     folder: Path
+    token: str = field(repr=False)
     data: Path | None = None
     host: str = "127.0.0.1"
-    token: str | None = field(default=None, repr=False)
     limits: Limits = Limits()
 
     @property
@@ -68,19 +67,14 @@ def is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
-def check_token(token: str | None, host: str) -> None:
-    """Check that a server that other machines can reach has a token that nobody can guess.
+def check_token(token: str) -> None:
+    """Check that nobody can guess a token.
 
     Raises:
-        UserError: if the token is missing, is too short, has too few different letters, or has characters
-            that a header or cookie cannot contain.
+        UserError: if the token is too short, has too few different letters, or has characters that a header
+            or cookie cannot contain.
     """
-    fresh = f"for example this new one: --token {secrets.token_urlsafe(24)}"
-    if token is None:
-        if not is_loopback(host):
-            raise UserError(f"--host {host} lets other machines see the page, so it needs --token, {fresh}")
-        return
     plain = all(letter.isascii() and (letter.isalnum() or letter in "-_") for letter in token)
     if not plain or len(token) < TOKEN_LETTERS or len(set(token)) < TOKEN_VARIETY:
         needed = f"{TOKEN_LETTERS} random letters, digits, - and _ (128 bits)"
-        raise UserError(f"--token must be at least {needed}; {fresh}")
+        raise UserError(f"the token must be at least {needed}; without --token and DDIM_TOKEN you get one")

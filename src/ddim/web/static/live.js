@@ -1,5 +1,7 @@
 // The latest rows of all runs from the server. All views share one connection.
 
+import { get } from "./api.js";
+
 const LOST = "The connection to the server is lost. The page tries again by itself.";
 
 const rows = new Map();
@@ -37,8 +39,10 @@ function listen(back) {
   own.addEventListener("open", back);
   own.addEventListener("error", () => {
     warn(LOST);
-    // The browser gives up after an answer other than 200, such as 503 during a restart.
-    if (own.readyState === EventSource.CLOSED) setTimeout(() => own === source && listen(back), 5000);
+    if (own.readyState !== EventSource.CLOSED) return;
+    // The browser gives up after an answer other than 200, which it does not tell: the token may be a new one.
+    get("/api/about").catch((error) => warn(error.message));
+    setTimeout(() => own === source && listen(back), 5000);
   });
   own.addEventListener("failed", (event) => warn(JSON.parse(event.data).error));
   own.addEventListener("runs", (event) => take(JSON.parse(event.data)));
