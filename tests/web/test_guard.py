@@ -83,6 +83,14 @@ def test_only_the_token_opens_the_page(client, secret_client):
     secret_client.cookies.clear()
 
 
+def test_a_ticket_opens_the_page_once(secret_client):
+    path = f"/?token={secret_client.app.ticket}"
+    first, second = (secret_client.get(path, follow_redirects=False) for _ in range(2))
+    assert first.headers["set-cookie"].startswith(f"ddim_token_8000={TOKEN};")
+    assert (second.status_code, secret_client.get("/?token=").status_code) == (401, 401)
+    secret_client.cookies.clear()
+
+
 def test_the_log_has_a_line_for_each_request_of_the_interface_without_the_token(secret_client, caplog):
     with caplog.at_level("INFO", "ddim.web"):
         for path in (f"/api/runs?token={TOKEN}", "/api/runs%0Aforged", "/", "/static/main.js"):

@@ -6,13 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
-from urllib.request import Request, urlopen
+from urllib.request import HTTPCookieProcessor, Request, build_opener, urlopen
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import ddim
+from browsing import wait_until
 from ddim.cli import main
 from serving import BEARER, TOKEN, running_server, send_crowd
 
@@ -93,10 +94,16 @@ def test_made_up_requests_have_the_answers_that_the_interface_describes(server, 
 
 
 @pytest.mark.slow
-def test_scripts_read_the_address_and_ctrl_c_ends_the_server_while_it_samples(trained):
-    with running_server(trained, "--json") as server:
+def test_scripts_read_the_address_and_ctrl_c_ends_the_server_while_it_samples(trained, monkeypatch):
+    """The browser that `--open` starts does not show the token in its command, which other users can read."""
+    monkeypatch.setenv("BROWSER", "echo opened %s")
+    with running_server(trained, "--json", "--open") as server:
         document = "".join(server.log.read_text().splitlines()[:4])
         assert json.loads(document)["address"] == f"{server.address}/?token={TOKEN}"
+        wait_until(lambda: "opened" in server.log.read_text())
+        opened = server.log.read_text().partition("opened ")[2].split()[0]
+        assert TOKEN not in opened
+        assert build_opener(HTTPCookieProcessor()).open(opened).url == f"{server.address}/"
         answer, _, _ = begin_sampling(server)
         os.kill(server.process.pid, signal.SIGINT)
         assert server.process.wait(60) == 128 + signal.SIGINT

@@ -3,6 +3,7 @@
 import hmac
 import ipaddress
 import logging
+import secrets
 import socket
 import time
 from contextlib import suppress
@@ -37,10 +38,15 @@ HEADERS = {
 
 
 class Guard:
-    """Passes allowed requests on to an application, and answers all others itself."""
+    """Passes allowed requests on to an application, and answers all others itself.
+
+    Attributes:
+        ticket: opens the page once in place of the token.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app, self.settings = app, settings
+        self.ticket = secrets.token_urlsafe(24)
         # The names under which a browser may know this server.
         self.names = {"localhost", "127.0.0.1", "::1", settings.host.lower()}
         if not is_loopback(settings.host):
@@ -126,6 +132,9 @@ class Guard:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if opens_page:
             given = query[-1]
+            if _equal(given, self.ticket):
+                self.ticket = secrets.token_urlsafe(24)
+                given = token
         elif scheme.lower() != "bearer":
             given = request.cookies.get(name, "")
         if not _equal(given.strip(), token):
@@ -147,5 +156,5 @@ def _is_foreign(request: Request, host: str) -> bool:
 
 
 def _equal(given: str, token: str) -> bool:
-    """Return whether a token is right; the duration of the comparison tells nothing about the token."""
+    """Return whether a secret is right; the duration of the comparison tells nothing about it."""
     return hmac.compare_digest(given.encode("utf-8", "replace"), token.encode())

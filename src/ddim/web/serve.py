@@ -79,16 +79,17 @@ def serve(  # noqa: PLR0913 (the choices of a user)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("ddim.web").setLevel(logging.INFO)
     name = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    address = f"http://{name}:{listener.getsockname()[1]}/?token={settings.token}"
+    start = f"http://{name}:{listener.getsockname()[1]}/?token="
     processes = Processes()
     # The address in a header such as X-Forwarded-For could be forged.
     plain: dict[str, Any] = {"ws": "none", "log_config": None, **dict.fromkeys(OFF, False)}
     application = build_application(settings, processes)
     config = uvicorn.Config(application, **plain, limit_concurrency=REQUESTS, timeout_graceful_shutdown=2)
-    page = Page(settings.folder, address)
+    page = Page(settings.folder, start + settings.token)
     ready(page) if ready else say(str(page))
     if opening:
-        threading.Timer(1.0, webbrowser.open, [address]).start()
+        # Other users see the command of the browser, so its address opens the page only once.
+        threading.Timer(1.0, webbrowser.open, [start + application.ticket]).start()
     try:
         uvicorn.Server(config).run(sockets=[listener])
     finally:
