@@ -226,8 +226,9 @@ def test_a_notebook_saves_the_folder_of_the_command(words, run, files, tmp_path,
         key: value for key, value in records[1].items() if key not in ("time", "seal")
     }
     assert {file for row in edit.rows for file in edit.name_files(row)} < one.keys()
-    with pytest.raises(UserError, match="holds results already"):
-        edit.save(tmp_path / "notebook")
+    edit.save(tmp_path / "notebook")  # the same files again
+    with pytest.raises(UserError, match="holds another result"):
+        replace(edit, calls=edit.calls + 1).save(tmp_path / "notebook")
 
 
 @pytest.mark.parametrize("name", ["vary", "inpaint"])

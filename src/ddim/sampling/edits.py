@@ -6,7 +6,7 @@ folder, as the commands do: a file for each image, strip.png with all images, an
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -27,7 +27,7 @@ from ddim.diffusion.guidance import Interval
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.samplers import DDIM, State, initial_noise
 from ddim.errors import UserError, check_count, format_count
-from ddim.files import shorten_paths, write_atomic, write_sealed
+from ddim.files import hash_json, read_sealed, shorten_paths, write_atomic, write_sealed
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.plots.charts import plot_strip, rasterise, save_figure
 from ddim.plots.pictures import render_png, save_film, to_uint8
@@ -154,7 +154,7 @@ class Edit:
         return [name_file(f"{row}-{k:02d}", channels, values) for k in range(count)]
 
     def save(self, out: str | Path | None = None) -> Path:
-        """Write the files of the edit, and return their folder.
+        """Write the files of the edit, and return their folder; the same edit may be there already.
 
         The record names images in the folder by their relative paths.
 
@@ -164,9 +164,13 @@ class Edit:
         Raises:
             UserError: if the folder holds the record of another result.
         """
-        if out is not None and (Path(out) / RECORD).exists():
-            raise UserError(f"folder {out} holds results already; give a new folder")
-        self.folder = folder = make_output_folder(out, "edits", self.command)
+        folder = make_output_folder(out, "edits", self.command)
+        record = replace(self, folder=folder).to_json()
+        del record["folder"]
+        earlier = read_sealed(folder / RECORD) if (folder / RECORD).exists() else record
+        if hash_json({**earlier, "time": ""}) != hash_json({**record, "time": ""}):
+            raise UserError(f"folder {folder} holds another result; give a new folder")
+        self.folder = folder
         for row, images in self.rows.items():
             write_images([folder / name for name in self.name_files(row)], images, self.setup.pipeline.values)
         save_figure(folder / STRIP, self.figure())
@@ -174,8 +178,7 @@ class Edit:
             save_film(folder / FILM, list(to_uint8(self.images)))
         if self.latents is not None:
             write_atomic(folder / LATENTS, save({"latent": self.latents.contiguous()}))
-        record = self.to_json()
-        write_sealed(folder / RECORD, {name: record[name] for name in record if name != "folder"})
+        write_sealed(folder / RECORD, record)
         return folder
 
 
