@@ -4,6 +4,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,6 +189,18 @@ def test_the_command_that_still_works_is_stopped_also_by_a_later_server(client, 
         assert later.post("/api/runs/long/stop").status_code == 202
         wait_until(lambda: process.poll() is not None, 60)
         assert later.post("/api/runs/long/stop").status_code == 409
+
+
+def test_a_later_server_finds_the_commands_of_its_own_folders(tmp_path, monkeypatch):
+    """However it writes the folder; none of another folder of this name, and no student of a teacher."""
+    monkeypatch.chdir(tmp_path)
+    with closing(processes.Processes()) as commands:
+        commands.start("distill", Path("runs/one"), ["runs/teacher", "--out", "runs/one"])
+        here = [processes.find_commands(path) for path in (tmp_path / "runs/one", Path("runs/teacher"))]
+        monkeypatch.chdir("/")
+        found = [*here, processes.find_commands(Path("runs/one"))]
+        wait_until(lambda: not commands.running, 60)
+    assert [[*each.values()] for each in found] == [["distill"], [], []]
 
 
 def test_runs_are_compared_by_evaluations_made_under_the_same_conditions(client, trained):

@@ -20,6 +20,8 @@ from ddim.web.answers import Refused
 
 MOST = 8
 """The largest number of commands of the page that run at the same time."""
+WORKS_ON = "DDIM_WORKS_ON"
+"""The variable of the environment of a command of a page: the folder that it works on."""
 TAIL = 4096
 """The bytes at the end of what a command has said in which its last line is looked for."""
 
@@ -108,7 +110,8 @@ class Processes:
             command = [sys.executable, "-m", "ddim", name, *words]
             streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": said}
             # In a session of its own, the command does not get the Ctrl-C that ends the server.
-            process = subprocess.Popen(command, start_new_session=True, **streams)
+            own = {**os.environ, WORKS_ON: str(folder.resolve())}
+            process = subprocess.Popen(command, start_new_session=True, env=own, **streams)
             # Of the commands that have ended, the last one of each run is kept for what it said.
             self.forget(folder)
             self._children.append(Child(name, folder, process, said, time.time()))
@@ -160,13 +163,13 @@ def find_commands(folder: Path) -> dict[int, str]:
 
     It finds those of a server that has ended. It finds none on a system without /proc, such as macOS.
     """
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        number = int(path.parent.name)
-        with suppress(OSError):  # it has ended
-            _, *words = path.read_bytes().decode("utf-8", "replace").split("\0")
-            own = path.stat().st_uid == os.getuid()
-            # Helpers of a command have its words, but not a session of their own.
-            if own and words[:2] == ["-m", "ddim"] and str(folder) in words and os.getsid(number) == number:
-                found[number] = words[2]
+    found, mark = {}, os.fsencode(f"{WORKS_ON}={folder.resolve()}")
+    for path in Path("/proc").glob("[0-9]*"):
+        number = int(path.name)
+        with suppress(OSError):  # it has ended, or is another user's
+            marked = mark in (path / "environ").read_bytes().split(b"\0")
+            words = os.fsdecode((path / "cmdline").read_bytes()).split("\0")
+            # Helpers of a command have its environment too, and its words or a session of their own.
+            if marked and words[1:3] == ["-m", "ddim"] and os.getsid(number) == number:
+                found[number] = words[3]
     return found
