@@ -174,8 +174,11 @@ def test_images_are_enlarged_and_edited(visit):
         page.locator(".entry").last.locator(".tile").nth(3).click()
         panel.get_by_label("Frames", exact=True).fill("4")
         panel.get_by_role("button", name="Interpolate").click()
-        frames = tile_files(page, finish_entry(page, 4))
+        blend = finish_entry(page, 4)
+        frames = tile_files(page, blend)
         assert (len(frames), frames[0], frames[-1]) == (4, files[0], files[3])
+        blend.get_by_text("Watch the film").click(timeout=5000)
+        wait_until(lambda: is_loaded(blend.get_by_role("img", name=re.compile("^Film"))))
         page.keyboard.press("Escape")
         wait_until(lambda: not panel.is_visible())
 

@@ -155,7 +155,9 @@ class Entry {
     const again = h("details", h("summary", "Repeat this elsewhere"));
     again.append(code("Command line", result.command), code("Python", result.python));
     again.append(code("Address", new URL(this.address, location.href).href));
-    show(this.files, this.links(result), result.notes.map((note) => h("p.note", note)), again);
+    const film = (src) => h("img.pixels.sheet", { src, alt: `Film of ${this.title}`, loading: "lazy" });
+    const watch = result.film && h("details", h("summary", "Watch the film"), film(result.film));
+    show(this.files, this.links(result), watch, result.notes.map((note) => h("p.note", note)), again);
   }
 
   links({ sheet, film, record, archive, nfe, seconds }) {
