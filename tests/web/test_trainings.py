@@ -186,6 +186,7 @@ def test_the_command_that_still_works_is_stopped_also_by_a_later_server(client, 
     assert "samples" in client.get("/api/runs/long").json()["said"]
     with open_client(client.runs, data=client.runs.parent) as later:
         assert later.get("/api/runs/long").json()["doing"] == "evaluate"
+        assert later.post("/api/runs/long/evaluate", json={"n": 20}).status_code == 409
         assert later.post("/api/runs/long/stop").status_code == 202
         wait_until(lambda: process.poll() is not None, 60)
         assert later.post("/api/runs/long/stop").status_code == 409

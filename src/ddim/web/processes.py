@@ -103,7 +103,7 @@ class Processes:
         with self._lock:
             if len(self.running) >= MOST:
                 raise Refused(429, f"{MOST} commands of this page run already; stop one of them first")
-            if any(child.folder == folder and child.name == name for child in self.running):
+            if name in self.list_names(folder):
                 raise Refused(409, f"`ddim {name}` already works on this run")
             # The file has no name; it stays open as long as the command is known.
             said = TemporaryFile()  # noqa: SIM115
@@ -136,8 +136,8 @@ class Processes:
 
     def list_names(self, folder: Path) -> list[str]:
         """Return the names of the commands that work on a folder, also of those of an earlier server."""
-        names = [child.name for child in self.running if child.folder == folder]
-        return names or [*find_commands(folder).values()]
+        own = {child.name for child in self.running if child.folder == folder}
+        return sorted({*own, *find_commands(folder).values()})
 
     def forget(self, folder: Path) -> None:
         """Remove the commands on a folder that have ended."""
