@@ -23,7 +23,7 @@ from ddim.evaluation.search import FACTOR, SCALES, TRIED, list_guided_intervals
 from ddim.recipe.codec import override
 from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import load
-from ddim.sampling.sampling_setup import Guidance, choose_sampling, open_guidance, save_guidance
+from ddim.sampling.sampling_setup import Guidance, choose_sampling, save_guidance
 from ddim.sampling.searched import read_searched
 from ddim.training import distill
 from oracles import normal
@@ -109,24 +109,36 @@ def level(setup):
     return setup.pipeline.recipe.grid.sigma_min
 
 
+def find_guidance(model, steps=STEPS, label=None):
+    """The guidance of samples that use what a search saved."""
+    return choose_sampling(model, steps, label, searched=True).guidance
+
+
 # Times
 
 
-def test_times_are_found_saved_and_then_used(run):
+def test_times_are_found_saved_and_then_used(run, command):
     found = ddim.search(run, 4, n=2, save=False)
     assert not (run / "searched.json").exists()
-    listed = ddim.sample(run, n=2, **found.options)
+    listed, usual = ddim.sample(run, n=2, **found.options), ddim.sample(run, n=2, steps=4)
     assert ddim.search(run, 4, n=2).options == found.options
-    assert torch.equal(ddim.sample(run, n=2, steps=4), listed)
-    assert not torch.equal(ddim.sample(run, n=2, steps=4, grid="uniform"), listed)
+    # In Python, what was saved changes no samples unless it is asked for; the command says that it uses it.
+    assert torch.equal(ddim.sample(run, n=2, steps=4), usual)
+    assert torch.equal(ddim.sample(run, n=2, steps=4, searched=True), listed)
+    assert not torch.equal(ddim.sample(run, n=2, steps=4, searched=True, grid="uniform"), listed)
+    said = command("sample", run, "-n", 2, "--steps", 4, "--out", run / "listed").out
+    assert "with sampling times found by ddim search" in said
+    said = command("sample", run, "-n", 2, "--steps", 4, "--no-searched", "--out", run / "usual").out
+    assert "ddim search" not in said
     (entry,) = read_searched(run)["grids"]
     assert (entry["times"], entry["error"]) == ([*found.options["grid"]], found.value)
     # Other samplers, numbers of steps and weights have their own times, and a chosen grid stays.
     own = load(run)
     others = [(own, 5), (load(run, "raw"), 4), (own.with_recipe(sampled_on=Cosine(0.02, 0.95)), 4)]
     others += [(own.with_recipe(grid=Karras()), 4), (own.with_recipe(sampler="unipc"), 4)]
-    assert choose_sampling(own, 4, None).searched
-    assert not any(choose_sampling(model, steps, None).searched for model, steps in others)
+    assert choose_sampling(own, 4, None, searched=True).searched
+    used = [choose_sampling(model, steps, None, searched=True).searched for model, steps in others]
+    assert not any(used)
 
 
 def test_a_search_samples_as_the_recipe_does(run):
@@ -156,7 +168,7 @@ def test_the_best_level_of_a_student_is_found_saved_and_then_used(student, quali
     assert names == [f"sigma_min {10.0 * FACTOR**k:.3g}" for k in TRIED]
     assert found.value == min(row["kid"] for row in found.rows if row["seeds"] == "search")
     assert found.options["grid"] == tuple(Karras(RIGHT)(2, load(student).recipe.schedule).tolist())
-    after = ddim.sample(student, n=2, progress=False)
+    after = ddim.sample(student, n=2, searched=True, progress=False)
     assert not torch.equal(before, after)
     assert torch.equal(after, ddim.sample(student, n=2, grid=Karras(RIGHT), progress=False))
 
@@ -192,11 +204,11 @@ def test_the_best_guidance_is_found_saved_and_then_used(run, quality):
     assert [(row["steps"], row["seeds"]) for row in found.rows[-3:-1]] == [(STEPS, "new"), (10, "new")]
     assert (found.rows[-1]["candidate"], found.rows[-1]["high"] < 0) == ("difference", True)
     own = load(run)
-    used = open_guidance(own, None, STEPS, None)
+    used = find_guidance(own)
     assert used == Guidance(1.5, found.options["guidance_interval"], "@guide")
-    assert torch.equal(ddim.sample(run, 2, STEPS), ddim.sample(run, 2, **found.options))
+    assert torch.equal(ddim.sample(run, 2, STEPS, searched=True), ddim.sample(run, 2, **found.options))
     others = ((own, STEPS + 1), (load(run, "raw"), STEPS), (own.with_recipe(clip=True), STEPS))
-    assert [open_guidance(model, None, steps, None) for model, steps in others] == [Guidance()] * 3
+    assert [find_guidance(model, steps) for model, steps in others] == [Guidance()] * 3
 
 
 @pytest.mark.parametrize(
@@ -221,7 +233,7 @@ def test_guidance_without_a_distinguishable_gain_is_not_kept(distance, run, qual
     found = ddim.search(run, STEPS, guidance=True, n=N)
     assert found.rows[-1]["high"] >= 0
     assert (found.options["guidance"], found.value) == (1.0, found.rows[0]["kid"])
-    assert not open_guidance(load(run), None, STEPS, None).on
+    assert not find_guidance(load(run)).on
 
 
 def test_real_samples_are_measured_and_a_repeated_search_finds_the_same(run):
@@ -240,7 +252,7 @@ def test_a_run_with_labels_also_guides_itself(run, quality, tmp_path):
     assert [row["candidate"] for row in found.rows[2:10]] == [
         f"guidance {scale:g}{guide}" for guide in ("", ", guide @guide") for scale in SCALES
     ]
-    assert open_guidance(load(labelled), "natural", STEPS, None) == Guidance(3.0)
+    assert find_guidance(load(labelled), label="natural") == Guidance(3.0)
 
 
 @pytest.mark.parametrize("steps", [3, 4, 6, 7, 13, 20])

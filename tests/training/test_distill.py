@@ -17,7 +17,6 @@ from ddim.recipe.codec import override
 from ddim.recipe.named import RECIPES, find_recipe
 from ddim.runs import checkpoint, names
 from ddim.sampling.pipeline import load
-from ddim.sampling.sampling_setup import Guidance, save_guidance
 from ddim.training import Callback, distill, resume
 from ddim.training.student import make_student
 
@@ -158,15 +157,6 @@ def test_classes_guide_a_student_by_the_teacher_without_its_label(teacher, tmp_p
             for scale in (1.0, 3.0)
         )
         assert (tiny.different(plain, guided) == []) == same
-
-
-def test_the_guidance_that_a_search_saved_is_learned_by_default(early, tmp_path):
-    run = shutil.copytree(early, tmp_path / "run")
-    recipe = load(run).recipe
-    saved = Guidance(2.0, (-2.0, None), "@guide")
-    save_guidance(run, recipe.sampler, recipe.steps, "ema", saved, labelled=False)
-    loss = load(distil(run, tmp_path / "student", images=8)).recipe.objective
-    assert (loss.guidance, loss.interval, loss.guide) == (2.0, (-2.0, None), "@guide")
 
 
 def test_the_paths_of_teacher_and_guide_do_not_depend_on_the_working_folder(early, here):

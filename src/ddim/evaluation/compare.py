@@ -31,7 +31,7 @@ from ddim.runs.names import is_run_folder
 # Combinations of choices
 
 
-OWN = ("steps", "weights", "label", "guidance", "guidance_interval", "guide_with")
+OWN = ("steps", "weights", "label", "guidance", "guidance_interval", "guide_with", "searched")
 """Choices that are arguments of `evaluate`; all other choices are fields of the recipe."""
 
 _KINDS: dict[str, Mapping[str, type]] = {"sampler": SAMPLERS, "grid": GRIDS, "sampled_on": SCHEDULES}

@@ -78,6 +78,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     guidance: float | Sequence[float] | None = None,
     guidance_interval: Interval | Sequence[Interval] | None = None,
     guide_with: str | Path | Sequence[str] | None = None,
+    searched: bool = False,
     weights: str | Sequence[str] | None = None,
     part: Part | None = None,
     features: str | Extractor = DEFAULT,
@@ -104,11 +105,12 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
         n: number of samples (default: 1000), or of images (default: all).
         steps: sampling steps (default: the run's, 20 in most recipes).
         sampler: ddim, ddpm, edm, ... (default: the run's).
-        grid: uniform, karras, ... (default: what `ddim search` found, else the run's).
+        grid: uniform, karras, ... (default: the run's).
         seed: the samples have the seeds S, S+1, ...
         label: class name, class index or "all".
-        guidance: guidance scale; 1 is off (default: what `ddim search` found, else 1).
+        guidance: guidance scale (default: 1, off).
         guide_with: a weaker model that guides, such as @guide.
+        searched: use the times and the guidance that `ddim search` found, where none are given.
         weights: ema, raw or another average of the run (default: ema).
         part: the part of the reference (default: valid for the run's own images if at least 20 are held out,
             else all).
@@ -145,7 +147,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     """
     given: dict[str, Any] = {"steps": steps, "weights": weights, "label": label, "sampler": sampler}
     given |= {"grid": grid, "guidance": guidance, "guidance_interval": guidance_interval}
-    given |= {"guide_with": guide_with, **(fields or {})}
+    given |= {"guide_with": guide_with, "searched": searched or None, **(fields or {})}
     choices = expand_choices({name: value for name, value in given.items() if value is not None})
     asked, out, metric = Reference(hold_images(reference), part), parse_out(out), metric_name(metric)
     with open_progress(progress) as shown, join_processes() as processes:

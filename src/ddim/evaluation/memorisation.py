@@ -136,14 +136,14 @@ def memorisation(  # noqa: PLR0913 (the options of a command)
     The test also measures how much worse held-out images are denoised than training images: this gap grows
     before copies appear. The record lists held-out images that are training images too.
 
-    The samples are those of `ddim sample`, of all classes in turn; clusters are as frequent as in training.
+    The samples are those of `ddim.sample`, of all classes in turn; clusters are as frequent as in training.
 
     Args:
         run: a run folder.
         n: number of samples; their seeds are 0 ... n - 1.
         steps: sampling steps (default: the run's).
         features: "pixels", or the network whose features are compared, such as efficientnet-lite0.
-        guidance: guidance scale; 1 is off (default: what `ddim search` found, else 1).
+        guidance: guidance scale (default: 1, off).
         guidance_interval: guide only at these log-SNRs, such as -2,5 (default: all).
         guide_with: guide with a weaker model: @guide (early weights of the run), or runs/small-1@raw.
         out: a new or empty folder for the results (default: RUN/memorisation/N).

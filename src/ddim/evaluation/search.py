@@ -108,8 +108,8 @@ def search(  # noqa: PLR0913 (the choices of a notebook)
     student of `ddim distill`, are kept if the KID of their samples is distinguishably lower on new seeds, by
     an interval that is corrected for the number of candidates (Bonferroni).
 
-    The result is saved in RUN/searched.json. From then on, samples of the run with this sampler, number of
-    steps and weights use it, unless a grid or a guidance scale is given.
+    The result is saved in RUN/searched.json. From then on, `ddim sample` uses it with this sampler, number of
+    steps and weights, unless a grid or a guidance scale is given. In Python, `searched=True` uses it.
 
     Args:
         run: a run folder.
@@ -117,7 +117,7 @@ def search(  # noqa: PLR0913 (the choices of a notebook)
         guidance: search for guidance: the guide, the scale and the noise levels.
         n: samples of each candidate (default: 16 for times, 500 where KID is measured).
         fields: the sampler, the grid and their fields, such as sampler dpm_solver and sampler.order 3.
-        save: save the result with the run, so that later samples use it; else it is only shown.
+        save: save the result with the run, for later samples; else it is only shown.
 
     Other Parameters:
         guide_with: guides to try, such as "@guide,runs/small-1@raw" (default: @guide, if the run has one).
@@ -160,13 +160,14 @@ def _save(run: LoadedRun, found: Search) -> str:
     """Save a result in the run folder, and return a sentence that says which samples use it."""
     at, sampler, options = run.checkpoint, run.recipe.sampler, found.options
     steps = options["steps"]
-    if "grid" in options:
+    if "guidance" not in options:
         save_grid(at.run, sampler, steps, at.weights, options["grid"], found.value)
     else:
         chosen = Guidance(options["guidance"], options["guidance_interval"], options["guide_with"])
         kept, labelled = chosen if chosen.on else None, choose_label(run.recipe) is not None
         sampling_setup.save_guidance(at.run, sampler, steps, at.weights, kept, labelled=labelled)
-    return f"samples by {describe_kind(sampler)} in {steps} steps use this from now on: {at.run / FILE}"
+    what = f"{describe_kind(sampler)} in {steps} steps"
+    return f"`ddim sample` uses this for {what} from now on, ddim.sample with searched=True: {at.run / FILE}"
 
 
 # By the error of samples
@@ -322,7 +323,9 @@ def _search_guidance(
     steps or at about the same NFE, whichever had the lower KID.
     """
     label = choose_label(run.recipe)
-    plain = choose_sampling(run, steps, label, {}, guidance=Guidance())
+    # Candidates have the times that an earlier search saved, as samples with the result will.
+    choose = partial(choose_sampling, run, label=label, guidance=Guidance(), searched=True)
+    plain = choose(steps)
     guides = _open_guides(plain, guide_with)
     intervals = list_guided_intervals(plain)
     trials = Trials(run, n, 2 + len(guides) * len(SCALES) + len(intervals) + 2, progress)
@@ -331,7 +334,7 @@ def _search_guidance(
         """Return the largest number of steps without guidance that costs at most `nfe`."""
         for more in range(count_levels(run.recipe.sampler, nfe), 1, -1):
             with suppress(UserError):  # the grid does not allow this number
-                return choose_sampling(run, more, label, {}, guidance=Guidance())
+                return choose(more)
         return plain
 
     def try_guidance(guided: Guidance) -> Trial:
@@ -356,6 +359,7 @@ def _search_guidance(
         "guidance_interval": chosen.interval,
         "guide_with": chosen.guide,
     }
+    options |= {"grid": tuple(plain.times.tolist())} if plain.searched else {}
     return Search(verdict, options, trials.rows, value=best.kid)
 
 

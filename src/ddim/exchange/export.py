@@ -65,6 +65,7 @@ def export(
     *,
     weights: str = "ema",
     steps: int | None = None,
+    searched: bool = False,
     own: Sequence[Any] = (),
 ) -> Exported:
     """Write a run for other programs: as a pipeline of diffusers or as ONNX.
@@ -82,6 +83,7 @@ def export(
         out: a new or empty folder, or an earlier export of this run; by default exports/RUN-FORMAT.
         weights: "ema", "raw", or the name of another average.
         steps: number of sampling steps in sampling.json and in the card, by default that of the recipe.
+        searched: for ONNX, use the times that `ddim search` saved for DDIM and this number of steps.
         own: the components of the run that you wrote, as for `ddim.load`.
 
     Returns:
@@ -120,10 +122,10 @@ def export(
         if to == "diffusers":
             use |= export_to_diffusers(loaded, folder)
         else:
-            document = describe_sampling(loaded, use["steps"])
+            document = describe_sampling(loaded, use["steps"], searched=searched)
             write_json(folder / SAMPLING, document)
             write_onnx(loaded.model, [step["condition"] for step in document["steps"]], folder / ONNX)
-        use["notes"] = notes = (*use["notes"], *describe_differences(loaded, to))
+        use["notes"] = notes = (*use["notes"], *describe_differences(loaded, to, searched=searched))
         write_card(loaded, folder, use, (out / CARD).read_text(encoding="utf-8") if earlier else "")
         record = {**of_run, "recipe": dump(hide_folders(loaded.recipe))}
         write_sealed(folder / RECORD, {**record, "checkpoint": at.sha256, "weights": at.weights})
@@ -148,17 +150,17 @@ def _publish(folder: Path, out: Path) -> None:
                 raise
 
 
-def describe_differences(run: LoadedRun, to: str) -> list[str]:
+def describe_differences(run: LoadedRun, to: str, *, searched: bool = False) -> list[str]:
     """Return sentences about how samples of an export differ from those of `ddim sample`."""
-    recipe, values, searched, notes = run.recipe, run.values, read_searched(run.checkpoint.run), []
+    recipe, values, saved, notes = run.recipe, run.values, read_searched(run.checkpoint.run), []
     if to == "onnx" and recipe.sampler != DDIM():
         sampler = describe_kind(recipe.sampler)
         notes.append(f"{SAMPLING} has the steps of DDIM: samples differ from those of the run, by {sampler}")
     if to == "diffusers" and default_label(recipe) == "natural":
         notes.append("ddim sample draws the classes of samples as often as they occur in training")
-    if searched["grids"] and (to == "diffusers" or recipe.sampler != DDIM()):
+    if saved["grids"] and not (searched and to == "onnx" and recipe.sampler == DDIM()):
         notes.append("the times that ddim search found are left out")
-    if searched["guidance"]:
+    if saved["guidance"]:
         notes.append("the guidance that ddim search found is left out")
     if not values.eight_bits:
         notes.append(f"in samples, [0, 1] stands for {values.low:g} to {values.high:g} ({values.type})")
@@ -178,19 +180,19 @@ FORMULAS = (
 """The formulas of DDIM (Song et al. 2021, eq. 12), written with the entries of the JSON file."""
 
 
-def describe_sampling(pipeline: Pipeline, steps: int) -> dict[str, Any]:
+def describe_sampling(pipeline: Pipeline, steps: int, *, searched: bool = False) -> dict[str, Any]:
     """Return the content of `SAMPLING`: shape, pixels, classes, clipping, and coefficients of each DDIM step.
 
     `class_weights` are the relative frequencies of the classes that samples have by default; null means
     samples without a class. `values` is the range of the training images, which [0, 1] stands for.
 
-    The times are those of the grid that `ddim search` saved for DDIM and this number of steps, or else of the
-    grid of the recipe. All coefficients already contain the effect of another sampling schedule
-    (`sampled_on`).
+    The times are those of the grid of the recipe. All coefficients already contain the effect of another
+    sampling schedule (`sampled_on`).
 
     Args:
         pipeline: the model.
         steps: number of sampling steps.
+        searched: see `export`.
 
     Raises:
         UserError: if the grid cannot have this number of steps, or the model was not trained at one of the
@@ -198,7 +200,8 @@ def describe_sampling(pipeline: Pipeline, steps: int) -> dict[str, Any]:
     """
     recipe, model = pipeline.recipe, pipeline.model
     check_steps(recipe, steps)
-    grid = find_searched_grid(pipeline, DDIM(), steps) or recipe.grid
+    saved = find_searched_grid(pipeline, DDIM(), steps) if searched else None
+    grid = saved or recipe.grid
     levels = _describe_levels(pipeline, grid(steps, recipe.sampling_schedule))
     low, high = (bound.tolist() for bound in pipeline.pixels.bounds)
     free = recipe.data.unconditional

@@ -243,8 +243,7 @@ def trial_commands(trial: Path, request: Mapping[str, Any], values: Choice, jobs
         train += ["--threads", str(max(1, count_allowed() // jobs))]
     if "evaluate" not in request:
         return [train]
-    # A trial whose guidance was searched is still compared with the others.
-    evaluate = [*ddim, "evaluate", str(trial), "-n", str(request["evaluate"]), "--guidance", "1"]
+    evaluate = [*ddim, "evaluate", str(trial), "-n", str(request["evaluate"])]
     # The real images are of all classes. For clusters and vectors, samples are so by default.
     if read_sealed(beside(trial, TRIAL))["data"]["labels"] is True:
         evaluate += ["--label", "all"]

@@ -47,9 +47,6 @@ def sample(
 ) -> Tensor:
     """Sample images; image k depends on the k-th seed and on no other seed.
 
-    If no grid is given, it is the one that `ddim search` saved for this sampler and number of steps, else the
-    grid of the recipe. If no guidance is given, it is the one that `ddim search` saved, else guidance is off.
-
     Args:
         model: a run folder, a `Pipeline` from `load`, or a `Model`, which is sampled as recipe `fast` says.
         n: number of images; by default 16, or the number of seeds.
@@ -59,7 +56,8 @@ def sample(
         seeds: the seed of each image, in place of `n` and `seed`.
         progress: True shows a bar in a notebook cell, False nothing. It can be a function, see `Progress`.
         options: sampler, grid, label, guidance and so on, see `SamplingOptions`. A sampler and a grid can be
-            objects, see `ddim.samplers` and `ddim.grids`, and vectors can be numbers (d,) or (n, d).
+            objects, see `ddim.samplers` and `ddim.grids`, and vectors can be numbers (d,) or (n, d). With
+            `searched`, a grid or guidance that is not given is the one that `ddim search` saved.
 
     Returns:
         Images (n, C, H, W), float32 in [0, 1], on the CPU.

@@ -109,7 +109,7 @@ def sample_to_folder(  # noqa: PLR0913 (the choices of a user)
     if isinstance(vector := options.get("vector"), str | Path) and seeds is None and n is None:
         n = len(read_vectors(Path(vector)).rows)
     listed, pipeline = list_seeds(n, seed, seeds), load_given_run(run)
-    setup = open_samples(pipeline, steps, listed, options)
+    setup = open_samples(pipeline, steps, listed, {"searched": True, **options})
     processes, record = current_processes(), make_record("samples", sampling_record(setup, listed))
     # Process 0 alone reads and writes the folder.
     folder = _make_folder(out, record) if processes.leads else None

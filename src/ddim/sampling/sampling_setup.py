@@ -38,15 +38,15 @@ class SamplingOptions(TypedDict, total=False):
 
     Attributes:
         sampler: ddim, ddpm, dpm_solver, ... (default: the recipe's).
-        grid: the sampling times: uniform, karras, ..., or a list of times (default: those that `ddim search`
-            found, else the recipe's).
+        grid: the sampling times: uniform, karras, ..., or a list of times (default: the recipe's).
         label: class name, class index or "all" for a run with labels; for clusters also "natural" (the
             default) and "none".
         vector: numbers such as 0.2,1.5, or a CSV file with a row for each image, for a run with vectors.
-        guidance: guidance scale; 1 is off (default: what `ddim search --guidance` found, else 1).
+        guidance: guidance scale (default: 1, off).
         guidance_interval: guide only at these log-SNRs, such as -2,5; an end may be left out.
         guide_with: a weaker model that guides: @guide (early weights of the run), or runs/small-1@raw
             (default: the run without its label).
+        searched: use what `ddim search` saved (default: no in Python).
         fields: sampling fields of the recipe, such as --sampler.eta 0, --grid.end 5, --sampled_on linear or
             --clip yes.
     """
@@ -58,6 +58,7 @@ class SamplingOptions(TypedDict, total=False):
     guidance: float | None
     guidance_interval: Interval | None
     guide_with: str | Path | LoadedRun | None
+    searched: bool | None
     fields: Mapping[str, Any] | None
 
 
@@ -192,7 +193,7 @@ class _Zero:
         return replace(from_image(x_t, zero, self.schedule(t).over(x_t)), variance_mix=zero + 0.5)
 
 
-def choose_sampling(
+def choose_sampling(  # noqa: PLR0913 (the choices of a user)
     pipeline: P,
     steps: int | None,
     label: Label,
@@ -201,11 +202,9 @@ def choose_sampling(
     sampler: Sampler | str | None = None,
     grid: Grid | str | Sequence[float] | None = None,
     guidance: Guidance | None = None,
+    searched: bool = False,
 ) -> SamplingSetup[P]:
     """Return how a model is sampled with the options that a user gives; the guide is loaded.
-
-    A grid that `ddim search` saved for the sampler and the number of steps replaces the grid of the recipe.
-    This does not happen if the options change the grid or the schedule of sampling.
 
     Args:
         pipeline: the model.
@@ -213,8 +212,10 @@ def choose_sampling(
         label: the label of the samples, see `Pipeline.find_label`.
         fields: new values of sampling fields keyed by path, see `override_sampling`.
         sampler: the sampler or its name; None for that of the recipe.
-        grid: the grid, its name or a list of times; None for that of `ddim search` or of the recipe.
-        guidance: see `collect_guidance`; None for that of `ddim search`, or else no guidance.
+        grid: the grid, its name or a list of times; None for that of the recipe.
+        guidance: see `collect_guidance`; None for no guidance.
+        searched: use the grid that `ddim search` saved for the sampler and the number of steps, unless the
+            options change the grid or the schedule, and the guidance that it saved, unless one is given.
 
     Raises:
         UserError: if the options cannot be used together or with this model.
@@ -230,13 +231,16 @@ def choose_sampling(
     steps = len(listed.times) if steps is None and isinstance(listed, Listed) else steps
     steps = pipeline.recipe.choose_steps(steps)
     chosen = grid is not None or {"grid", "sampled_on"} & {name.split(".")[0] for name in changes}
-    searched = None if chosen else find_searched_grid(pipeline, pipeline.recipe.sampler, steps)
-    pipeline = pipeline.with_recipe(grid=searched) if searched else pipeline
+    use_saved = searched and not chosen
+    saved = find_searched_grid(pipeline, pipeline.recipe.sampler, steps) if use_saved else None
+    pipeline = pipeline.with_recipe(grid=saved) if saved else pipeline
     if isinstance(pipeline, LoadedRun):  # the recipe of a bare model does not describe its network
         check_recipe(pipeline.recipe)
     check_steps(pipeline.recipe, steps)
-    guided = open_guidance(pipeline, label, steps, guidance)
-    return SamplingSetup(pipeline, steps, label, guided, searched=searched is not None)
+    if searched and guidance is None:
+        guidance = find_searched_guidance(pipeline, label, steps)
+    guided = open_guidance(pipeline, label, steps, guidance or OFF)
+    return SamplingSetup(pipeline, steps, label, guided, searched=saved is not None)
 
 
 def open_samples(
@@ -245,8 +249,9 @@ def open_samples(
     """Return how the samples of these seeds are made; see `SamplingOptions` and `choose_sampling`."""
     label = pipeline.find_label(options.get("label"), options.get("vector"), seeds)
     guidance = collect_guidance(*(options.get(name) for name in GUIDING))
-    parts = {"sampler": options.get("sampler"), "grid": options.get("grid")}
-    return choose_sampling(pipeline, steps, label, options.get("fields"), guidance=guidance, **parts)
+    parts = {name: options.get(name) for name in ("fields", "sampler", "grid")}
+    searched = options.get("searched", False)
+    return choose_sampling(pipeline, steps, label, guidance=guidance, searched=searched, **parts)
 
 
 def open_edit(
@@ -312,19 +317,18 @@ def collect_guidance(
     return Guidance(guidance, guidance_interval, None if guide_with is None else str(guide_with))
 
 
-def open_guidance(pipeline: Pipeline, label: Label, steps: int, asked: Guidance | None) -> Guidance:
+def open_guidance(pipeline: Pipeline, label: Label, steps: int, chosen: Guidance) -> Guidance:
     """Return the guidance of samples; its guide is loaded, and fits the model.
 
     Args:
         pipeline: the model to sample, with its sampler and grid.
         label: the label of the samples.
         steps: number of sampling steps.
-        asked: the guidance; None for that which `ddim search` saved, or `OFF` if it saved none.
+        chosen: the guidance.
 
     Raises:
         UserError: if the guide cannot be loaded or does not fit, or classifier-free guidance is impossible.
     """
-    chosen = asked or find_searched_guidance(pipeline, label, steps) or OFF
     if not chosen.on:
         return OFF
     data = pipeline.recipe.data
@@ -414,7 +418,7 @@ def find_searched_guidance(pipeline: Pipeline, label: Label, steps: int) -> Guid
 def save_guidance(
     run: Path, sampler: Sampler, steps: int, weights: str, found: Guidance | None, *, labelled: bool
 ) -> None:
-    """Save guidance in the run folder; `ddim sample` uses it if the user gives no guidance scale.
+    """Save guidance in the run folder; samples use it if `searched` is on and no guidance scale is given.
 
     Args:
         run: the run folder.

@@ -60,7 +60,7 @@ def find_saved_grid(run: Path, sampler: Sampler, steps: int, weights: str) -> Li
 def save_grid(
     run: Path, sampler: Sampler, steps: int, weights: str, times: Sequence[float], error: float
 ) -> None:
-    """Save a grid in the run folder; `ddim sample` uses this grid if the user names no other grid.
+    """Save a grid in the run folder; samples use it if `searched` is on and no other grid is given.
 
     Args:
         run: the run folder.

@@ -216,7 +216,7 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
         data: the images, with the size and the labels of the run (default: the images of the run).
         minutes: training time of the student (default: 60).
         images: number of training images to see, repetitions counted, in place of minutes.
-        guidance: guidance scale of the teacher (default: what `ddim search` found, else 1).
+        guidance: guidance scale of the teacher (default: 1, off).
         guide_with: a weaker model with the same network, such as @guide (default: RUN without labels).
         fields: other values for fields of the student's recipe, such as --optim.lr 3e-4; see `ddim recipe`.
         own: the components of the run that you wrote; see `resume`.
@@ -251,9 +251,7 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     asked = collect_guidance(guidance, guidance_interval, guide_with)
     budget = {"minutes": minutes, "images": images}
     changes = {**(fields or {}), **{name: value for name, value in budget.items() if value is not None}}
-    if any(name.startswith(("objective.guid", "objective.interval")) for name in changes):
-        asked = asked or OFF  # saved guidance would be mixed with these fields
-    learned = open_teacher_guidance(load(run, device="cpu"), asked)
+    learned = open_teacher_guidance(load(run, device="cpu"), asked or OFF)
     parent = load_parent_recipe(run, own_images=data is not None or "data.source" in changes)
     recipe = make_student(parent, learned)
     recipe = use_data(recipe, data, {"data.labels": recipe.data.labels, **changes}, keep_size=False)

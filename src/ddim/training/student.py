@@ -165,12 +165,12 @@ def make_own_teacher(
     return OwnTeacher(strong, weak, 2 - 1 / loss.guidance, loss.interval)
 
 
-def open_teacher_guidance(run: LoadedRun, asked: Guidance | None) -> Guidance:
+def open_teacher_guidance(run: LoadedRun, asked: Guidance) -> Guidance:
     """Return the guidance that a student of a run learns.
 
     Args:
         run: the teacher.
-        asked: see `open_guidance`. Saved guidance is that for the sampler and the steps of the run.
+        asked: the guidance; its guide is loaded.
 
     Raises:
         UserError: if the run cannot be guided in this way, or the guide has no name or another network.

@@ -23,6 +23,7 @@ from ddim.sampling import edits
 from ddim.sampling.pictures import is_picture, read_saved_image, show_image
 from ddim.sampling.pipeline import LoadedRun, load
 from ddim.sampling.samples import FILM, RECORD, SHEET, find_sample, sample_to_folder
+from ddim.sampling.searched import read_searched
 from ddim.training.progress import format_duration
 from ddim.web.answers import Refused
 from ddim.web.jobs import Enough, Job
@@ -178,6 +179,8 @@ def sample_run(result: Result, preview: Preview, folder: Path, options: dict[str
     usual = record["grid"] == dump(pipeline.recipe.grid, named=True) and record.get("label") is None
     same = options.get("guidance", 1.0) == record["guidance"]
     result.seeded = plain and usual and same
+    if any(read_searched(pipeline.checkpoint.run).values()):
+        options["searched"] = True  # the shown code asks for what the command uses by default
 
 
 def list_labels(pipeline: LoadedRun, options: Mapping[str, Any]) -> Sequence[str | None]:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 from ddim.cli.commands import COMMANDS
 from ddim.cli.signatures import Type, read_signature
 
-HIDDEN = {"n", "seed", "find_lr", "track", "resume", "more"}
+HIDDEN = {"n", "seed", "searched", "find_lr", "track", "resume", "more"}
 """The parameters that a request cannot set, besides those that are files."""
 
 FILES = ("data.source", "data.vectors", "objective.guide", "objective.teacher")
