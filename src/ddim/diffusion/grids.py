@@ -12,7 +12,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ddim.diffusion.schedules import Schedule, as_double, count_entries, time_of_ratio
+from ddim.diffusion.parameterisation import count_entries
+from ddim.diffusion.schedules import Schedule, as_double, time_of_ratio
 from ddim.errors import check_part_values
 
 

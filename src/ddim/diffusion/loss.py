@@ -13,9 +13,16 @@ from torch.nn import functional as F
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.guidance import Interval
 from ddim.diffusion.likelihood import bound_posterior, image_bits, posterior, step_bits
-from ddim.diffusion.parameterisation import SIGMA_DATA, Prediction, Quantity, error_ratio, quantity
+from ddim.diffusion.parameterisation import (
+    SIGMA_DATA,
+    Prediction,
+    Quantity,
+    count_entries,
+    error_ratio,
+    quantity,
+)
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedules import Level, count_entries, time_of_ratio
+from ddim.diffusion.schedules import Level, time_of_ratio
 from ddim.diffusion.times import NormalLogSNR, TableTimes, TimeSampling, UniformTimes
 from ddim.errors import UserError, check_part_values
 

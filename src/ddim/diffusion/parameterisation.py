@@ -10,7 +10,16 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ddim.diffusion.schedules import Level, count_entries
+from ddim.diffusion.schedules import Level, Schedule
+
+ENTRIES = 1000
+"""Number of entries of a table of times, if neither a part nor its schedule has one (Ho et al. 2020)."""
+
+
+def count_entries(schedule: Schedule | None = None, entries: int | None = None) -> int:
+    """Return the number of entries of a table of times: `entries`, or that of the schedule, or `ENTRIES`."""
+    return entries or getattr(schedule, "entries", None) or ENTRIES
+
 
 SIGMA_DATA = 0.5
 """Standard deviation of images in model units, if it is not known (Karras et al. 2022, table 1)."""

@@ -60,15 +60,6 @@ def variance_preserving(log_snr: Tensor) -> Level:
     return Level(log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt())
 
 
-ENTRIES = 1000
-"""Number of entries of a table of times, if neither a part nor its schedule has one (Ho et al. 2020)."""
-
-
-def count_entries(schedule: "Schedule | None" = None, entries: int | None = None) -> int:
-    """Return the number of entries of a table of times: `entries`, or that of the schedule, or `ENTRIES`."""
-    return entries or getattr(schedule, "entries", None) or ENTRIES
-
-
 def as_double(value: Number | Sequence[float]) -> Tensor:
     """Convert times or log-SNRs, numbers or a tensor of any dtype, to a float64 tensor."""
     if isinstance(value, Tensor):

@@ -7,7 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ddim.diffusion.schedules import Schedule, count_entries
+from ddim.diffusion.parameterisation import count_entries
+from ddim.diffusion.schedules import Schedule
 
 
 class TimeSampling(Protocol):

@@ -19,7 +19,8 @@ from ddim.diffusion.guidance import Clipped
 from ddim.diffusion.likelihood import Variance, bound_bits, bound_times, flow_bits
 from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.schedules import Schedule, count_entries
+from ddim.diffusion.parameterisation import count_entries
+from ddim.diffusion.schedules import Schedule
 from ddim.diffusion.times import midpoints
 from ddim.errors import UserError, check_count
 from ddim.evaluation.image_sets import Part, Reference, open_reference

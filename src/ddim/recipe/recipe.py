@@ -21,10 +21,11 @@ from ddim.diffusion.parameterisation import (
     LogSNR,
     Parameterisation,
     PredictsVelocity,
+    count_entries,
 )
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import SAMPLERS, DPMSolver, Sampler
-from ddim.diffusion.schedules import SCHEDULES, Cosine, Schedule, count_entries
+from ddim.diffusion.schedules import SCHEDULES, Cosine, Schedule
 from ddim.diffusion.times import TIME_SAMPLINGS, NormalLogSNR, TimeSampling
 from ddim.errors import UserError, check_count, check_part_values, to_float
 from ddim.metrics.catalogue import LEAST
