@@ -148,7 +148,7 @@ def test_a_search_samples_as_the_recipe_does(run):
     times, seen = torch.tensor(grid.times, dtype=torch.float64), []
     for changes in ({}, {"clip": "yes"}, {"sampled_on": "linear_in", "sampled_on.end": "-5"}):
         chosen = replace(own, recipe=override(own.recipe, changes))
-        setup = choose_sampling(chosen, 3, None, sampler=DDIM(), grid=grid)
+        setup = choose_sampling(chosen, 3, None, {"sampler": DDIM(), "grid": grid})
         seen.append(chosen.pixels.leave(sample_in_model_units(chosen, DDIM(), times, range(2))))
         assert torch.allclose(seen[-1], generate(setup, range(2))[0], atol=1e-6)
         assert len(seen) == 1 or not torch.allclose(seen[-1], seen[0], atol=1e-3)

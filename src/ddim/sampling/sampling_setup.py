@@ -193,14 +193,12 @@ class _Zero:
         return replace(from_image(x_t, zero, self.schedule(t).over(x_t)), variance_mix=zero + 0.5)
 
 
-def choose_sampling(  # noqa: PLR0913 (the choices of a user)
+def choose_sampling(
     pipeline: P,
     steps: int | None,
     label: Label,
     fields: Mapping[str, Any] | None = None,
     *,
-    sampler: Sampler | str | None = None,
-    grid: Grid | str | Sequence[float] | None = None,
     guidance: Guidance | None = None,
     searched: bool = False,
 ) -> SamplingSetup[P]:
@@ -210,9 +208,8 @@ def choose_sampling(  # noqa: PLR0913 (the choices of a user)
         pipeline: the model.
         steps: number of sampling steps; None for the length of a list of times, else for the recipe's.
         label: the label of the samples, see `Pipeline.find_label`.
-        fields: new values of sampling fields keyed by path, see `override_sampling`.
-        sampler: the sampler or its name; None for that of the recipe.
-        grid: the grid, its name or a list of times; None for that of the recipe.
+        fields: new values of sampling fields keyed by path, see `override_sampling`. A sampler and a grid may
+            be objects, and a grid may be its times.
         guidance: see `collect_guidance`; None for no guidance.
         searched: use the grid that `ddim search` saved for the sampler and the number of steps, unless the
             options change the grid or the schedule, and the guidance that it saved, unless one is given.
@@ -220,17 +217,20 @@ def choose_sampling(  # noqa: PLR0913 (the choices of a user)
     Raises:
         UserError: if the options cannot be used together or with this model.
     """
-    grid = grid.tolist() if isinstance(grid, np.ndarray | Tensor) else grid
-    parts = {name: part for name, part in {"sampler": sampler, "grid": grid}.items() if part is not None}
     # A name and the fields of its part, such as "listed" and grid.times, are read together.
-    changes = {name: part for name, part in parts.items() if isinstance(part, str)} | {**(fields or {})}
-    pipeline = pipeline.with_recipe(**{name: parts[name] for name in parts.keys() - changes.keys()})
+    changes, parts = {**(fields or {})}, {}
+    for name in ("sampler", "grid"):
+        if not isinstance(changes.get(name, ""), str):
+            parts[name] = changes.pop(name)
+    if isinstance(parts.get("grid"), np.ndarray | Tensor):
+        parts["grid"] = parts["grid"].tolist()
+    pipeline = pipeline.with_recipe(**parts)
     # Even without changes, values become those of a file: eta 1 becomes 1.0, in records and cache keys.
     pipeline = replace(pipeline, recipe=override_sampling(pipeline.recipe, changes))
     listed = pipeline.recipe.grid
     steps = len(listed.times) if steps is None and isinstance(listed, Listed) else steps
     steps = pipeline.recipe.choose_steps(steps)
-    chosen = grid is not None or {"grid", "sampled_on"} & {name.split(".")[0] for name in changes}
+    chosen = {"grid", "sampled_on"} & {name.split(".")[0] for name in [*parts, *changes]}
     use_saved = searched and not chosen
     saved = find_searched_grid(pipeline, pipeline.recipe.sampler, steps) if use_saved else None
     pipeline = pipeline.with_recipe(grid=saved) if saved else pipeline
@@ -249,9 +249,10 @@ def open_samples(
     """Return how the samples of these seeds are made; see `SamplingOptions` and `choose_sampling`."""
     label = pipeline.find_label(options.get("label"), options.get("vector"), seeds)
     guidance = collect_guidance(*(options.get(name) for name in GUIDING))
-    parts = {name: options.get(name) for name in ("fields", "sampler", "grid")}
+    parts = {name: options[name] for name in ("sampler", "grid") if options.get(name) is not None}
+    fields = parts | {**(options.get("fields") or {})}
     searched = options.get("searched", False)
-    return choose_sampling(pipeline, steps, label, guidance=guidance, searched=searched, **parts)
+    return choose_sampling(pipeline, steps, label, fields, guidance=guidance, searched=searched)
 
 
 def open_edit(
@@ -289,7 +290,7 @@ def open_edit(
         # accurate with equal steps of log-SNR.
         cleanest = recipe.sampling_schedule(0.0).log_snr
         grid = UniformLogSNR() if cleanest > UniformLogSNR.end else Uniform()
-    setup = choose_sampling(pipeline, steps, label, fields, grid=grid, guidance=guidance)
+    setup = choose_sampling(pipeline, steps, label, {"grid": grid, **fields}, guidance=guidance)
     return replace(setup, consistent=real)
 
 
