@@ -108,7 +108,9 @@ def test_samples_equal_those_of_the_command_and_of_the_function(client, repeat, 
 
 def test_samples_on_a_searched_grid_are_not_called_seeded(copy_client, runs):
     save_grid(runs / RUN, tiny.BASE.sampler, 3, "ema", (1.0, 0.4, 0.1), 0.0)
-    assert [make(copy_client, seeds=[3], steps=steps)["seeded"] for steps in (2, 3)] == [True, False]
+    found = [make(copy_client, seeds=[3], steps=steps) for steps in (2, 3)]
+    assert [each["seeded"] for each in found] == [True, False]
+    assert "searched=True" in found[1]["python"]
 
 
 EDITS = [
