@@ -27,6 +27,8 @@ from small_recipes import make_small
 from tiny import differing_files
 
 COMPILED = "compiled"
+LAST_WORDS = 5
+"""Seconds in which what an ended process has printed is read."""
 QUICK = {"net.widths": "8", "net.down": "0", "net.up": "0", "net.attention": "no", "net.embedding": 8}
 """Fields of a network of one stage, which is compiled in a few kernels."""
 
@@ -70,12 +72,18 @@ class Life:
             pid, status = os.waitpid(self.pid, 0 if wait else os.WNOHANG)
             if pid:
                 self.code = os.waitstatus_to_exitcode(status)
-                self.reader.join(30)  # a process that it started may hold the pipe open
+                # A process that lives on, such as process 1 of two, may hold the pipe open.
+                self.reader.join(LAST_WORDS)
         return self.code is not None
 
-    def ends(self, code=0):
-        """Wait for the end; RuntimeError unless it is this one."""
-        self.over(wait=True)
+    def ends(self, code=0, longest=1800):
+        """Wait for the end; RuntimeError unless it is this one and comes in `longest` seconds."""
+        last = time.monotonic() + longest
+        self.wait_for(lambda: time.monotonic() > last)
+        if not self.over():
+            os.kill(self.pid, signal.SIGKILL)
+            self.over(wait=True)
+            raise RuntimeError(f"the run has not ended in {longest} s: {''.join(self.said[-3:])}")
         if self.code != code:
             raise RuntimeError(f"the run ended with {self.code}: {''.join(self.said[-3:])}")
 
