@@ -250,3 +250,15 @@ def test_files_in_the_folder_are_recorded_by_their_paths_in_it(pipeline, files, 
         edit.save(folder)
         assert json.loads((folder / "record.json").read_text())["images"] == [name]
     assert [edit.save().name for _ in range(2)] == ["invert-1", "invert-2"]
+
+
+def test_an_edit_replaces_no_file_and_says_so_before_its_work(
+    run, pipeline, files, here, monkeypatch, command
+):
+    (here / "varied-00.png").write_bytes(b"mine")
+    edit = ddim.vary(pipeline, files["A"], 0.6, [2], steps=2)
+    with pytest.raises(UserError, match="not a new or empty folder"):
+        edit.save(here)
+    monkeypatch.setattr(ddim.sampling.edits, "generate", None)
+    assert "not a new or empty folder" in command("vary", run, files["A"], "--out", here, code=2).err
+    assert [path.read_bytes() for path in here.iterdir()] == [b"mine"]

@@ -71,19 +71,20 @@ def parse_out(out: str | Path | None) -> Path | None:
     return None if out is None else Path(out)
 
 
-def check_unused(out: Path, more: str = "") -> None:
-    """Check that `out` is an empty folder or a new one.
+def check_unused(out: Path, more: str = "", *, with_folders: bool = False) -> None:
+    """Check that `out` is an empty folder or a new one; `with_folders`, it may hold other folders.
 
     Raises:
         UserError: if it is not. The message ends with `more`, another suggestion.
     """
-    if out.exists() and not (out.is_dir() and is_unused(out)):
+    if out.exists() and not (out.is_dir() and is_unused(out, with_folders=with_folders)):
         raise UserError(f"{out} is not a new or empty folder; give a new or empty folder{more}")
 
 
-def is_unused(folder: Path) -> bool:
-    """Return whether a folder is empty, apart from what a killed process has left there."""
-    return all(path.name == LOCK or path.name.startswith(TEMPORARY) for path in folder.iterdir())
+def is_unused(folder: Path, *, with_folders: bool = False) -> bool:
+    """Return whether a folder is empty, apart from what a killed process has left there, and from folders."""
+    others = (path for path in folder.iterdir() if not (with_folders and path.is_dir()))
+    return all(path.name == LOCK or path.name.startswith(TEMPORARY) for path in others)
 
 
 def check_outside(out: Path, source: str) -> None:

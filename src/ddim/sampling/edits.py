@@ -31,7 +31,7 @@ from ddim.files import hash_json, read_sealed, shorten_paths, write_atomic, writ
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.plots.charts import plot_strip, rasterise, save_figure
 from ddim.plots.pictures import render_png, save_film, to_uint8
-from ddim.runs.folder import make_output_folder
+from ddim.runs.folder import check_unused, make_output_folder
 from ddim.sampling.generate import Walk, Watch, generate, list_seeds
 from ddim.sampling.pictures import Picture, name_file, name_picture, open_mask, open_pictures, write_images
 from ddim.sampling.pipeline import LoadedRun, Source, evaluating
@@ -162,8 +162,10 @@ class Edit:
             out: the output folder (default: a new edits/COMMAND-N).
 
         Raises:
-            UserError: if the folder holds the record of another result.
+            UserError: if the folder holds another result, or files without a record.
         """
+        if out is not None:
+            check_edit_folder(Path(out))
         folder = make_output_folder(out, "edits", self.command)
         record = replace(self, folder=folder).to_json()
         del record["folder"]
@@ -180,6 +182,16 @@ class Edit:
             write_atomic(folder / LATENTS, save({"latent": self.latents.contiguous()}))
         write_sealed(folder / RECORD, record)
         return folder
+
+
+def check_edit_folder(out: Path) -> None:
+    """Check that a folder for an edit is new, has only folders in it, or holds the record of an edit.
+
+    Raises:
+        UserError: if it holds other files.
+    """
+    if not (out / RECORD).exists():
+        check_unused(out, with_folders=True)
 
 
 def _shorten(value: Any, out: Path | None) -> Any:  # noqa: ANN401 (JSON)
