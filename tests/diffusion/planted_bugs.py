@@ -18,7 +18,7 @@ BUGS = [
     bug(
         "all images of a batch share one random stream",
         "diffusion/noise.py",
-        "generator=stream, dtype => generator=self.streams[0], dtype",
+        "image.normal_(generator=stream) => image.normal_(generator=self.streams[0])",
         "diffusion/test_noise.py::test_an_image_depends_on_its_own_seed_only",
     ),
     bug(
@@ -48,7 +48,7 @@ BUGS = [
     bug(
         "guidance moves away from the label",
         "diffusion/guidance.py",
-        "torch.lerp(weak.x0, strong.x0, self.scale) => torch.lerp(strong.x0, weak.x0, self.scale)",
+        "torch.lerp(weak.x0, strong.x0, scale) => torch.lerp(strong.x0, weak.x0, scale)",
         "diffusion/test_guidance.py::test_guidance_raises_the_strong_density_over_the_weak_one",
     ),
     bug(

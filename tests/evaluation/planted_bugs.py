@@ -6,7 +6,7 @@ BUGS = [
     bug(
         "guidance is kept although its gain is not distinguishable",
         "evaluation/search.py",
-        "return difference.high < 0 => return difference.value < 0",
+        "return difference.value < 0 and difference.distinguishable_among(candidates) => return difference.value < 0",
         "evaluation/test_search.py::test_guidance_without_a_distinguishable_gain_is_not_kept",
     ),
     bug(
