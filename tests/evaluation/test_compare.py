@@ -221,7 +221,12 @@ def test_a_larger_table_computes_only_features_that_are_missing(run):
 
 def test_a_table_says_how_samples_were_made_and_ranks_no_values_of_too_few_images(run):
     save_guidance(run, ddim.DDIM(), 3, "ema", Guidance(2.0, None, "@raw"), labelled=False)
-    ways = {"steps": 3, "sampler": [ddim.DDIM(), ddim.EDM(), Euler()], "metric": "precision", "searched": True}
+    ways = {
+        "steps": 3,
+        "sampler": [ddim.DDIM(), ddim.EDM(), Euler()],
+        "metric": "precision",
+        "searched": True,
+    }
     table = ddim.evaluate(run, n=20, **ways, features=stub())
     efforts = ["6 NFE, guidance 2, guide @raw", "5 NFE", "3 NFE"]
     assert [record["sampling"] for record in table.to_records()] == efforts

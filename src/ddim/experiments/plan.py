@@ -20,7 +20,7 @@ from ddim.recipe.codec import override
 from ddim.recipe.named import find_recipe
 from ddim.recipe.recipe import Recipe
 from ddim.training.budget import TRAINED, WARM_UP
-from ddim.training.machine import Machine, count_validations, time_image, validation_cost
+from ddim.training.machine import Machine, plan_validations, time_image, validation_cost
 from ddim.training.memory import advance_within_memory, estimate_memory
 from ddim.training.progress import format_duration, list_cautions
 from ddim.training.request import change_recipe, choose_recipe
@@ -282,9 +282,9 @@ def forecast_run(recipe: Recipe, speed: Speed, reading: float = 0.0) -> tuple[in
     if recipe.images is not None:
         images = math.ceil(recipe.images / batch) * batch
         rest = max(0, images - warm) / speed.images_per_second
-        events = count_validations(recipe, cost, images)
-        return images, aside + rest + events * speed.validation
+        events, share = plan_validations(recipe, cost, images)
+        return images, aside + rest + events * share * speed.validation
     left = max(0.0, recipe.minutes * 60 - aside)
-    events = count_validations(recipe, cost, round(left * speed.images_per_second))
-    left = max(TRAINED * left, left - events * speed.validation)
+    events, share = plan_validations(recipe, cost, round(left * speed.images_per_second))
+    left = max(TRAINED * left, left - events * share * speed.validation)
     return warm + round(left * speed.images_per_second / batch) * batch, recipe.minutes * 60

@@ -168,7 +168,8 @@ class Report:
 
     Attributes:
         events: number of validations, evenly spaced; each also saves samples and a checkpoint. None makes
-            at most 10, and fewer in a short run, so that they take at most about a tenth of its time.
+            at most 10, and fewer or one with fewer images in a short run, so that they take at most about a
+            tenth of its time.
         validation_images: largest number of images in a validation.
         grid: number of samples that each validation saves.
         log: updates between two lines of the log.

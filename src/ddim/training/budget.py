@@ -68,13 +68,14 @@ class TimeBudget:
         speed = images / seconds
         if total is None:
             most = training.seen + round(speed * self._left())
-            events = training.count_validations(most)
+            events, share = training.plan_validations(most)
             least = 0
         else:
             events = sum(step > training.step for step in training.validation_steps())
+            _, share = training.plan_validations(total)
             # The run validates after its last step, and this step is validated already.
             least = training.recipe.optim.batch
-        left = self._left_for_training(events, speed)
+        left = self._left_for_training(events, share * training.validation_cost / speed)
         self.restart()
         if total and abs(left - (total - training.seen) / speed) <= TOLERATED * self.seconds:
             return ""
@@ -91,12 +92,11 @@ class TimeBudget:
         """Return the seconds left until the deadline."""
         return max(0.0, self.deadline - time.monotonic())
 
-    def _left_for_training(self, validations: int, speed: float) -> float:
+    def _left_for_training(self, validations: int, expected: float) -> float:
         """Return the seconds left for training, if this number of validations is still to come.
 
-        Each of them is expected to take as long as the fastest validation so far; before the first
-        validation, as long as its evaluations of the network take at this speed, in images a second.
+        Each of them is expected to take as long as the fastest validation so far; `expected` seconds before
+        the first one.
         """
-        expected = self.training.validation_cost / speed
         each = min(self.validations, default=expected)
         return max(TRAINED * self._left(), self._left() - validations * each)

@@ -153,11 +153,12 @@ def validation_cost(recipe: Recipe, held_out: int) -> float:
     return (min(report.validation_images, held_out) + samples) / BACKWARD
 
 
-def count_validations(recipe: Recipe, cost: float, images: int) -> int:
-    """Return the number of validations in a training on so many images: `report.events`, if it is given.
+def plan_validations(recipe: Recipe, cost: float, images: int) -> tuple[int, float]:
+    """Return the number of validations in a training, and the share of its images that each takes.
 
-    Otherwise they take at most the share `VALIDATED` of the training, but there is at least one. The number
-    does not depend on the clock, so that a resumed run makes the same validations.
+    If `report.events` is given, there are as many whole validations. Otherwise they take at most the share
+    `VALIDATED` of the training: fewer validations, or one with fewer images. Both numbers do not depend on
+    the clock, so that a resumed run makes the same validations.
 
     Args:
         recipe: the recipe of the run.
@@ -165,9 +166,9 @@ def count_validations(recipe: Recipe, cost: float, images: int) -> int:
         images: number of training images, counting repetitions.
     """
     if recipe.report.events is not None:
-        return recipe.report.events
-    affordable = int(VALIDATED * images / cost)
-    return min(max(1, affordable), MOST_EVENTS)
+        return recipe.report.events, 1.0
+    affordable = VALIDATED * images / cost
+    return min(max(1, int(affordable)), MOST_EVENTS), min(1.0, affordable)
 
 
 def reduce_size(recipe: Recipe, side: int) -> tuple[int, int]:

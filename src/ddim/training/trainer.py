@@ -31,7 +31,7 @@ from ddim.recipe.user_parts import is_user_part
 from ddim.runs.state import Plan, RunState, TrainedOn
 from ddim.sampling.pipeline import Pipeline, list_conditions
 from ddim.training.batches import Batches, draw_times
-from ddim.training.machine import count_validations, validation_cost
+from ddim.training.machine import plan_validations, validation_cost
 from ddim.training.optim import Muon, divide_parameters
 from ddim.training.student import load_teacher, make_own_teacher
 
@@ -193,12 +193,12 @@ class Trainer:
 
     def validation_steps(self) -> set[int]:
         """Return the steps after which a run of known length validates; see `Plan.validation_steps`."""
-        count = self.count_validations(self.plan.total or 0)
+        count, _ = self.plan_validations(self.plan.total or 0)
         return self.plan.validation_steps(count, self.recipe.optim.batch)
 
-    def count_validations(self, images: int) -> int:
-        """Return the number of validations in a training on so many images."""
-        return count_validations(self.recipe, self.validation_cost, images)
+    def plan_validations(self, images: int) -> tuple[int, float]:
+        """Return the number of validations in a training on so many images, and their size from 0 to 1."""
+        return plan_validations(self.recipe, self.validation_cost, images)
 
     @property
     def validation_cost(self) -> float:

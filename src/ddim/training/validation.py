@@ -1,7 +1,7 @@
 """Validate a run: denoising errors on held-out images, a sheet of samples, and the KID of samples."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from ddim.errors import UserError
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import load_extractor
 from ddim.metrics.kid import kid
-from ddim.recipe.recipe import Recipe
+from ddim.recipe.recipe import Recipe, Report
 from ddim.sampling.generate import generate_together, sample_uint8, split_into_parts
 from ddim.sampling.image_features import BATCH, ImageSet, compute_features
 from ddim.sampling.labels import choose_label, default_label, label_images
@@ -34,15 +34,27 @@ def validate(training: Trainer) -> dict[str, float]:
     Entries such as "noise_mae/log_snr_-4" are means over the images with a log-SNR in [-4, -2) (see
     `mean_by_level`). Without validation images the result is empty. See also `denoise_validation_images`.
     """
-    times = choose_times(training.recipe, training.split)
+    recipe = replace(training.recipe, report=shrink_report(training))
+    times = choose_times(recipe, training.split)
     if not len(times):
         return {}
     with training.averaged() as pipeline:
-        errors = denoise_validation_images(pipeline, training.split, training.processes.share)
+        shrunk = replace(pipeline, recipe=recipe)
+        errors = denoise_validation_images(shrunk, training.split, training.processes.share)
     errors = training.processes.interleave(errors)
     each = {name: torch.cat([error[name] for error in errors]) for name in ("noise_mae", "image_mae")}
     means = {name: values.mean().item() for name, values in each.items()}
     return means | mean_by_level(training.recipe.schedule(times).log_snr, each)
+
+
+def shrink_report(training: Trainer) -> Report:
+    """Return the options of a validation; it has fewer images in a run that is too short for a whole one."""
+    report, plan = training.recipe.report, training.plan
+    if plan.total is None:
+        return report
+    _, share = training.plan_validations(plan.total)
+    images = max(1, round(share * report.validation_images))
+    return replace(report, validation_images=images, grid=max(1, round(share * report.grid)))
 
 
 def choose_times(recipe: Recipe, split: SplitImages) -> Tensor:
@@ -106,9 +118,10 @@ def sample_preview(training: Trainer) -> Tensor:
     """
     recipe = training.recipe
     label = "all" if recipe.data.labels else default_label(recipe)
+    seeds = range(shrink_report(training).grid)
     with training.averaged() as pipeline:
         setup = SamplingSetup(pipeline, recipe.steps, label)
-        images, _ = generate_together(setup, range(recipe.report.grid), progress=training.check_signals)
+        images, _ = generate_together(setup, seeds, progress=training.check_signals)
     return images
 
 
