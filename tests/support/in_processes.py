@@ -98,9 +98,13 @@ def train(name, updates):
     def part(batch, which, *given):
         denoise, x0, eps = original(batch, which, *given)
         t, _ = draw_times(run.recipe, batch.uniform, run.past_losses)
+        # A process has its own rows of the batch: micro-batch k has the rows k + parts * rank, ...
+        parts, processes = run.recipe.optim.accumulate, run.processes
+        first = which.start + parts * processes.rank
+        rows = range(first, len(batch.uniform), parts * processes.count)
         labels = [] if isinstance(denoise, Model) else [denoise.label, denoise.augment]
-        values = [x0, t[which], eps, *(value for value in labels if value is not None)]
-        for k, row in enumerate(range(len(batch.uniform))[which]):
+        values = [x0, t[list(rows)], eps, *(value for value in labels if value is not None)]
+        for k, row in enumerate(rows):
             drawn.append([run.step, row, digest(value[k] for value in values)])
         return denoise, x0, eps
 
