@@ -205,9 +205,10 @@ def call_function(signature: Signature, arguments: Arguments) -> int:
     from ddim.cli.progress import Console, ProgressDisplay
     from ddim.experiments.index import read_run, run_record
     from ddim.machine.distributed import current_processes
-    from ddim.sampling.edits import check_edit_folder
 
     if out := arguments.given["save"].get("out"):
+        from ddim.sampling.edits import check_edit_folder
+
         check_edit_folder(Path(out))
     module, name = signature.home.split(":")
     function, values = getattr(import_module(f"ddim.{module}"), name), _complete(signature, arguments)
