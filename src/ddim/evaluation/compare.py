@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from ddim.metrics.estimate import Estimate
 from ddim.plots import charts
 from ddim.plots.table import Table, Tabular, format_cell
 from ddim.recipe.codec import dump
-from ddim.recipe.options import flatten, list_varied, option_text
+from ddim.recipe.options import flatten, list_varied, option_text, split_list, strip_brackets
 from ddim.runs.names import is_run_folder
 
 # Combinations of choices
@@ -100,9 +99,9 @@ def _name_value(name: str, value: Any) -> Choice:  # noqa: ANN401
 def _list_values(name: str, given: Any) -> list[Any]:  # noqa: ANN401
     """Return the values of a choice, which are a list, or a text such as "0,0.5,1", or one value."""
     if isinstance(given, str):
-        if name in _LISTS:
-            return re.findall(r"\[(.+?)\]", given) or [given]
-        return [word.strip() for word in given.split(",")]
+        if name in _LISTS and not given.startswith("["):
+            return [given]
+        return [strip_brackets(item) for item in split_list(given)]
     if not isinstance(given, list | tuple | range):
         return [given]
     if name in _LISTS and not any(isinstance(each, list | tuple | str) for each in given):

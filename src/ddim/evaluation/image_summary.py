@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from ddim.data.clusters import average_cells, group_images
 from ddim.data.images import gather_batch
 from ddim.data.open import find_array_size
 from ddim.data.order import shuffle_epoch
-from ddim.data.values import Reading
 from ddim.errors import escape, format_count
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.plots import charts
@@ -83,15 +82,13 @@ class DataSummary:
 
 
 @with_bar
-def inspect_data(  # noqa: PLR0913 (the choices of a notebook)
+def inspect_data(
     data: str | Path = "blossoms",
     *,
     size: int | str | None = None,
     channels: int | None = None,
     clusters: int | None = None,
     out: str | Path | None = None,
-    axis: Literal["first", "last"] | None = None,
-    array: str | None = None,
     progress: Progress = ignore_progress,
 ) -> DataSummary:
     """Show what a training would use of your images.
@@ -108,20 +105,21 @@ def inspect_data(  # noqa: PLR0913 (the choices of a notebook)
         out: a new PNG file for the sheet (default: data-grid.png or data-clusters.png).
 
     Other Parameters:
-        axis: the axis of the channels in a .npy or .npz file.
-        array: the array of a .npz file that holds the images.
         progress: called while images are decoded.
 
     Commands:
         ddim data photos/ --size 64x96
         ddim data photos/ --clusters 16
     """
-    source, reading = str(data), Reading(axis=axis or "auto", array=array)
-    shape = parse_size(str(size)) if size is not None else find_array_size(source, reading) or (64, 64)
+    source = str(data)
+    if size is None:
+        shape = find_array_size(source) or (64, 64)
+    else:
+        shape = parse_size(str(size))
     file = Path(out or find_unused_path("data-clusters.png" if clusters else "data-grid.png"))
     check_outside(file, source)
     check_picture_path(file)
-    images = open_images(source, shape, channels, reading=reading, progress=progress)
+    images = open_images(source, shape, channels, progress=progress)
     facts = summarise_images(source, images)
     if clusters:
         facts["clusters"], figure = _find_clusters(images, clusters)

@@ -19,7 +19,7 @@ from ddim.metrics.catalogue import DEFAULT
 from ddim.metrics.features import load_network
 from ddim.recipe.checks import check_training
 from ddim.recipe.codec import dump
-from ddim.recipe.options import option_text
+from ddim.recipe.options import option_text, split_list
 from ddim.recipe.recipe import Recipe
 from ddim.training.request import choose_recipe
 
@@ -57,8 +57,7 @@ def parse_space(fields: Mapping[str, str]) -> Space:
     for name, text in fields.items():
         ends = re.fullmatch(rf"({NUMBER})\.\.({NUMBER})", text)
         if ends is None:
-            values = re.split(r",(?![^\[]*\])", text)
-            space[name] = CategoricalDistribution([value.strip() for value in values])
+            space[name] = CategoricalDistribution(split_list(text) or [text])
             continue
         low, high = map(float, ends.groups())
         if low >= high:

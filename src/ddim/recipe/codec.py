@@ -22,7 +22,7 @@ from ddim.data import parse_size
 from ddim.data.clusters import Clusters
 from ddim.errors import UserError, suggest
 from ddim.nn.networks import UserNetwork
-from ddim.recipe.options import SAMPLING_FIELDS, option_text
+from ddim.recipe.options import SAMPLING_FIELDS, option_text, split_list, strip_brackets
 from ddim.recipe.recipe import FAMILIES, Recipe
 from ddim.recipe.user_parts import find_part, identify_part, is_user_part
 
@@ -369,8 +369,7 @@ def _parse(data: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911
         return {str(name): math.nan if value is None else args[1](value) for name, value in data.items()}
     if get_origin(wanted) is tuple:
         if isinstance(data, str):
-            inside = data.strip("()[] ")
-            data = [item.strip() or None for item in inside.split(",")] if inside else []
+            data = [item or None for item in split_list(strip_brackets(data))]
         if isinstance(data, list | tuple) and (args[-1] is ... or len(data) == len(args)):
             return tuple(parse_plain(item, args[0], "item") for item in data)
     if wanted is types.NoneType and data in (None, "none", "null"):

@@ -1,5 +1,6 @@
 """A recipe as options of the command line: one text for each field. This module does not import torch."""
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,6 +41,27 @@ def option_text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(option_text, value)) or "[]"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def split_list(text: str) -> list[str]:
+    """Return the items of a list in a text; an item in brackets is itself a list.
+
+    This is the form of all lists on the command line: "1,2" has two items, and so has "[16,32],[32,64]".
+    Spaces around items do not count, and an empty text has no items.
+
+    Example:
+        >>> split_list("1, 2"), split_list("[16,32],[32,64]"), split_list("[16,32]")
+        (['1', '2'], ['[16,32]', '[32,64]'], ['[16,32]'])
+    """
+    if not text.strip():
+        return []
+    # A comma separates items, unless the next bracket closes.
+    return [item.strip() for item in re.split(r",(?![^\[]*\])", text)]
+
+
+def strip_brackets(text: str) -> str:
+    """Return a list in a text without the brackets around it, if there are any."""
+    return text.strip("()[] ")
 
 
 def labels_by_default(data: Mapping[str, Any]) -> bool:
