@@ -33,6 +33,8 @@ def test_a_field_is_combined_only_with_kinds_that_have_it():
     ("name", "given", "values"),
     [
         ("sampler.eta", "0, 0.5", ["0", "0.5"]),
+        ("label", "rose (red), tulip", ["rose (red)", "tulip"]),
+        ("label", "", [""]),
         ("grid.times", "1,0.5", ["1,0.5"]),
         ("grid.times", "[1,0.5],[1,0.2]", ["1,0.5", "1,0.2"]),
         ("grid.times", (1.0, 0.5), [(1.0, 0.5)]),

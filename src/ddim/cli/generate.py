@@ -16,6 +16,7 @@ from ddim.cli.own import find_file, load_own, load_parts, name_own_part
 from ddim.cli.parser import COMMON, build_parser
 from ddim.cli.signatures import Parameter, Signature, Type, read_class
 from ddim.errors import UserError, quote, suggest
+from ddim.recipe.options import SAMPLING_FIELDS, split_list, strip_brackets
 
 HINTS = {
     "--image-size": "--size",
@@ -103,7 +104,6 @@ def hint_at(name: str, signature: Signature) -> str:
     known = [*signature.options, *COMMON]
     if signature.fields is not None:
         from ddim.recipe.codec import list_paths
-        from ddim.recipe.options import SAMPLING_FIELDS
 
         # Where a loaded run is used, only fields of sampling can be changed.
         sampling = any(p.owner == "load" for p in signature.parameters)
@@ -174,8 +174,8 @@ def _read_as(kind: Type, text: str, *, alone: bool) -> Any:  # noqa: ANN401
     if kind.name == "Literal":
         return {str(value): value for value in kind.inner}[text]
     if kind.name == "tuple":
-        pairs = zip(kind.inner, text.split(","), strict=True)
-        return tuple(read_value(types, part) if part.strip() else None for types, part in pairs)
+        pairs = zip(kind.inner, split_list(text), strict=True)
+        return tuple(read_value(types, part) if part else None for types, part in pairs)
     if kind.name == "Sequence":
         return _read_list(kind.inner, text, alone=alone)
     return int(text) if kind.name == "int" else float(text)
@@ -186,14 +186,16 @@ def _read_list(types: Sequence[Type], text: str, *, alone: bool) -> list[Any]:
     numbers = {kind.name for kind in types} <= {"int", "float"}
     if not (alone or numbers or "," in text):
         raise ValueError(text)
-    parts = re.findall(r"\[([^\]]*)\]", text) if text.startswith("[") else text.split(",")
+    parts = split_list(text)
+    if text.startswith("["):
+        parts = [strip_brackets(part) for part in parts]
     values = []
     for part in parts:
-        span = re.fullmatch(r"(\d+)-(\d+)", part.strip())
+        span = re.fullmatch(r"(\d+)-(\d+)", part)
         if span and numbers:
             values += range(int(span[1]), int(span[2]) + 1)
         else:
-            values.append(read_value(types, part.strip()))
+            values.append(read_value(types, part))
     return values
 
 

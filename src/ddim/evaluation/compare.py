@@ -99,7 +99,9 @@ def _name_value(name: str, value: Any) -> Choice:  # noqa: ANN401
 def _list_values(name: str, given: Any) -> list[Any]:  # noqa: ANN401
     """Return the values of a choice, which are a list, or a text such as "0,0.5,1", or one value."""
     if isinstance(given, str):
-        if name in _LISTS and not given.startswith("["):
+        if name not in _LISTS:
+            return split_list(given)
+        if not given.startswith("["):
             return [given]
         return [strip_brackets(item) for item in split_list(given)]
     if not isinstance(given, list | tuple | range):

@@ -57,7 +57,7 @@ def parse_space(fields: Mapping[str, str]) -> Space:
     for name, text in fields.items():
         ends = re.fullmatch(rf"({NUMBER})\.\.({NUMBER})", text)
         if ends is None:
-            space[name] = CategoricalDistribution(split_list(text) or [text])
+            space[name] = CategoricalDistribution(split_list(text))
             continue
         low, high = map(float, ends.groups())
         if low >= high:

@@ -369,7 +369,8 @@ def _parse(data: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911
         return {str(name): math.nan if value is None else args[1](value) for name, value in data.items()}
     if get_origin(wanted) is tuple:
         if isinstance(data, str):
-            data = [item or None for item in split_list(strip_brackets(data))]
+            inside = strip_brackets(data)
+            data = [item or None for item in split_list(inside)] if inside else []
         if isinstance(data, list | tuple) and (args[-1] is ... or len(data) == len(args)):
             return tuple(parse_plain(item, args[0], "item") for item in data)
     if wanted is types.NoneType and data in (None, "none", "null"):

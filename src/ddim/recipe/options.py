@@ -47,14 +47,12 @@ def split_list(text: str) -> list[str]:
     """Return the items of a list in a text; an item in brackets is itself a list.
 
     This is the form of all lists on the command line: "1,2" has two items, and so has "[16,32],[32,64]".
-    Spaces around items do not count, and an empty text has no items.
+    Spaces around items do not count. As with `str.split`, an empty text is one empty item.
 
     Example:
         >>> split_list("1, 2"), split_list("[16,32],[32,64]"), split_list("[16,32]")
         (['1', '2'], ['[16,32]', '[32,64]'], ['[16,32]'])
     """
-    if not text.strip():
-        return []
     # A comma separates items, unless the next bracket closes.
     return [item.strip() for item in re.split(r",(?![^\[]*\])", text)]
 
